@@ -1,0 +1,29 @@
+//! `#[derive(Config)]`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{DeriveInput, Result};
+
+use crate::keys::Keys;
+
+pub fn expand(item: TokenStream) -> Result<TokenStream> {
+    let item: DeriveInput = syn::parse2(item)?;
+    let name = &item.ident;
+    let keys = Keys::of_attribute(&item.attrs, "config", &["id", "validate"], name, "id = \"example/greeter\"")?;
+    let id = keys.id("example/greeter")?;
+    let validate = keys.expression("validate")?.map(|validate| {
+        quote! {
+            fn validate(&self) -> ::controllerbus::Result<()> {
+                #validate(self)
+            }
+        }
+    });
+    let (generics, types, bounds) = item.generics.split_for_impl();
+    Ok(quote! {
+        #[automatically_derived]
+        impl #generics ::controllerbus::Config for #name #types #bounds {
+            const ID: &'static str = #id;
+            #validate
+        }
+    })
+}

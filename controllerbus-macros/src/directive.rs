@@ -1,0 +1,106 @@
+//! `#[derive(Directive)]`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Data, DeriveInput, Error, Fields, Result};
+
+use crate::keys::Keys;
+
+const KNOWN: [&str; 7] = ["id", "value", "max_values", "hard_cap", "keep_for_ms", "drop_if_empty", "validate"];
+
+pub fn expand(item: TokenStream) -> Result<TokenStream> {
+    let item: DeriveInput = syn::parse2(item)?;
+    let name = &item.ident;
+    let example = "id = \"example/greet\", value = Greeting";
+    let keys = Keys::of_attribute(&item.attrs, "directive", &KNOWN, name, example)?;
+    let id = keys.id("example/greet")?;
+    let Some(value) = keys.expression("value")? else {
+        return Err(Error::new(name.span(), "`value` is missing: `value = Greeting`, the type of what satisfies it"));
+    };
+    if !item.generics.params.is_empty() {
+        return Err(Error::new_spanned(
+            &item.generics,
+            "a directive cannot be generic: its id stands for one type in every process and plugin",
+        ));
+    }
+    let validate = keys.expression("validate")?.map(|validate| {
+        quote! {
+            fn validate(&self) -> ::controllerbus::Result<()> {
+                #validate(self)
+            }
+        }
+    });
+    let options = options(&keys)?;
+    let duplicate = duplicate(&item.data)?;
+    Ok(quote! {
+        #[automatically_derived]
+        impl ::controllerbus::Directive for #name {
+            type Value = #value;
+            const ID: &'static str = #id;
+            fn duplicate(&self) -> Self {
+                #duplicate
+            }
+            #validate
+            #options
+        }
+        const _: () = {
+            use ::controllerbus::__private::linkme;
+            #[linkme::distributed_slice(::controllerbus::__private::DIRECTIVE_TYPES)]
+            #[linkme(crate = linkme)]
+            static TYPE: &'static ::controllerbus::__private::DirectiveType =
+                ::controllerbus::__private::DirectiveType::of::<#name>();
+        };
+    })
+}
+
+fn options(keys: &Keys) -> Result<Option<TokenStream>> {
+    let (max, keep) = (keys.expression("max_values")?, keys.expression("keep_for_ms")?);
+    let (hard_cap, drop_if_empty) = (keys.flag("hard_cap")?, keys.flag("drop_if_empty")?);
+    if max.is_none() && keep.is_none() && !hard_cap && !drop_if_empty {
+        return Ok(None);
+    }
+    let max = max.map_or(quote!(::std::option::Option::None), |max| quote!(::std::option::Option::Some(#max)));
+    let keep = keep.map_or(quote!(0), |keep| quote!(#keep));
+    Ok(Some(quote! {
+        fn options(&self) -> ::controllerbus::directive::Options {
+            ::controllerbus::directive::Options {
+                max_values: #max,
+                hard_cap: #hard_cap,
+                keep_for: ::std::time::Duration::from_millis(#keep),
+                drop_if_empty: #drop_if_empty,
+            }
+        }
+    }))
+}
+
+/// A copy made field by field, so that the type need not be `Clone`.
+fn duplicate(data: &Data) -> Result<TokenStream> {
+    match data {
+        Data::Struct(data) => {
+            let (pattern, copy) = fields(&data.fields);
+            Ok(quote!(let Self #pattern = self; Self #copy))
+        }
+        Data::Enum(data) => {
+            let arms = data.variants.iter().map(|variant| {
+                let name = &variant.ident;
+                let (pattern, copy) = fields(&variant.fields);
+                quote!(Self::#name #pattern => Self::#name #copy)
+            });
+            Ok(quote!(match self { #(#arms,)* }))
+        }
+        Data::Union(data) => Err(Error::new(data.union_token.span, "a directive cannot be a union")),
+    }
+}
+
+fn fields(fields: &Fields) -> (TokenStream, TokenStream) {
+    let names: Vec<_> = (0..fields.len()).map(|n| quote::format_ident!("field_{n}")).collect();
+    let copies: Vec<_> = names.iter().map(|name| quote!(::std::clone::Clone::clone(#name))).collect();
+    match fields {
+        Fields::Named(named) => {
+            let idents: Vec<_> = named.named.iter().map(|field| &field.ident).collect();
+            (quote!({ #(#idents: #names),* }), quote!({ #(#idents: #copies),* }))
+        }
+        Fields::Unnamed(_) => (quote!(( #(#names),* )), quote!(( #(#copies),* ))),
+        Fields::Unit => (quote!(), quote!()),
+    }
+}

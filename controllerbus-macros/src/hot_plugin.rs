@@ -1,0 +1,259 @@
+//! `#[hot_plugin]`: checks the block, takes the resolvers out of it, and emits what makes the crate a plugin.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Attribute, Error, Expr, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Lit, LitStr, Meta, Result, ReturnType, Type};
+
+use crate::keys::Keys;
+
+pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let keys = Keys::parse(arguments, &["id", "version"], Span::call_site())?;
+    let id = keys.id("example/greeter")?;
+    let version = keys.text("version", "1.0.0")?;
+    if let Err(error) = semver::Version::parse(&version.value()) {
+        return Err(Error::new(version.span(), format!("`version` is not a semantic version such as \"1.0.0\": {error}")));
+    }
+    let mut block = controller_block(item)?;
+    let resolvers = take_resolvers(&mut block)?;
+    let routes = routes(&block, &resolvers)?;
+    let plugin = plugin(&block, &id, &version, &resolvers);
+    let unique = unique(&id);
+    let controller = &block.self_ty;
+    let methods = resolvers.iter().map(|resolver| &resolver.method);
+    let inherent = (!resolvers.is_empty()).then(|| quote!(impl #controller { #(#methods)* }));
+    block.items.extend(routes);
+    Ok(quote!(#block #inherent #plugin #unique))
+}
+
+/// The item, if it is an `impl Controller for T` that a plugin can be made of.
+fn controller_block(item: TokenStream) -> Result<ItemImpl> {
+    const WANTED: &str = "#[hot_plugin] goes on an `impl Controller for ...` block";
+    let block = match syn::parse2::<Item>(item)? {
+        Item::Impl(block) => block,
+        other => return Err(Error::new_spanned(other, WANTED)),
+    };
+    let Some((path, _)) = &block.trait_ else {
+        return Err(Error::new_spanned(&block.self_ty, format!("{WANTED}, not on an inherent impl")));
+    };
+    if path.segments.last().is_none_or(|segment| segment.ident != "Controller") {
+        return Err(Error::new_spanned(path, format!("{WANTED}, not on an impl of another trait")));
+    }
+    if !block.generics.params.is_empty() {
+        return Err(Error::new_spanned(&block.generics, "a plugin's controller cannot be generic: its id stands for one type"));
+    }
+    Ok(block)
+}
+
+/// A method marked `#[resolves]`.
+struct Resolver {
+    method: ImplItemFn,
+    directive: Type,
+    by_reference: bool,
+    has_values: bool,
+}
+
+fn take_resolvers(block: &mut ItemImpl) -> Result<Vec<Resolver>> {
+    let mut resolvers = Vec::new();
+    let mut kept = Vec::new();
+    for item in std::mem::take(&mut block.items) {
+        match item {
+            ImplItem::Fn(mut method) if method.attrs.iter().any(is_resolves) => {
+                method.attrs.retain(|attribute| !is_resolves(attribute));
+                resolvers.push(resolver(method)?);
+            }
+            other => kept.push(other),
+        }
+    }
+    block.items = kept;
+    Ok(resolvers)
+}
+
+fn is_resolves(attribute: &Attribute) -> bool {
+    attribute.path().segments.last().is_some_and(|segment| segment.ident == "resolves")
+}
+
+fn resolver(method: ImplItemFn) -> Result<Resolver> {
+    let signature = &method.sig;
+    let name = &signature.ident;
+    let wrong = |span: Span, what: &str| {
+        Error::new(
+            span,
+            format!(
+                "{what}; a resolver is `async fn {name}(&self, request: Directive, values: Values<Value>) -> Result<()>`, \
+                 or `async fn {name}(&self, request: Directive) -> Result<Value>`"
+            ),
+        )
+    };
+    if signature.asyncness.is_none() {
+        return Err(wrong(signature.fn_token.span(), "it must be async"));
+    }
+    if !signature.generics.params.is_empty() {
+        return Err(wrong(signature.generics.span(), "it cannot be generic"));
+    }
+    let mut inputs = signature.inputs.iter();
+    match inputs.next() {
+        Some(FnArg::Receiver(receiver)) if matches!(receiver.kind, syn::ReceiverKind::Reference(_, _, None)) => {}
+        Some(other) => return Err(wrong(other.span(), "its first parameter must be `&self`")),
+        None => return Err(wrong(signature.paren_token.span.join(), "it has no parameters")),
+    }
+    let Some(FnArg::Typed(request)) = inputs.next() else {
+        return Err(wrong(signature.paren_token.span.join(), "it takes no directive"));
+    };
+    let (directive, by_reference) = match &*request.ty {
+        Type::Reference(reference) => ((*reference.elem).clone(), true),
+        other => (other.clone(), false),
+    };
+    let has_values = inputs.next().is_some();
+    if let Some(extra) = inputs.next() {
+        return Err(wrong(extra.span(), "it takes too many parameters"));
+    }
+    if matches!(signature.output, ReturnType::Default) {
+        return Err(wrong(name.span(), "it returns nothing"));
+    }
+    Ok(Resolver { directive, by_reference, has_values, method })
+}
+
+/// The `routes` function over the resolvers; none if there are none, so that one can be written by hand.
+fn routes(block: &ItemImpl, resolvers: &[Resolver]) -> Result<Option<ImplItem>> {
+    if resolvers.is_empty() {
+        return Ok(None);
+    }
+    let by_hand = block.items.iter().find_map(|item| match item {
+        ImplItem::Fn(method) if method.sig.ident == "routes" => Some(method),
+        _ => None,
+    });
+    if let Some(method) = by_hand {
+        return Err(Error::new(method.sig.ident.span(), "either write `routes` by hand or use `#[resolves]`, not both"));
+    }
+    let adds = resolvers.iter().map(|resolver| {
+        let (name, directive) = (&resolver.method.sig.ident, &resolver.directive);
+        let request = if resolver.by_reference { quote!(&request) } else { quote!(request) };
+        let body = if resolver.has_values {
+            quote!(this.#name(#request, values).await)
+        } else {
+            quote! {
+                let value = this.#name(#request).await?;
+                values.add(value);
+                ::std::result::Result::Ok(())
+            }
+        };
+        quote_spanned! {directive.span()=>
+            routes.add::<#directive>(|this, request, values| ::std::boxed::Box::pin(async move { #body }));
+        }
+    });
+    syn::parse2(quote! {
+        fn routes(routes: &mut ::controllerbus::Routes<Self>) {
+            #(#adds)*
+        }
+    })
+    .map(Some)
+}
+
+/// The manifest record, the factory's entry in the slice, and the crate's entry symbol.
+fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver]) -> TokenStream {
+    let controller = &block.self_ty;
+    let description = description(&block.attrs);
+    let package = |name: &str| std::env::var(name).unwrap_or_default();
+    let (name, package_version) = (package("CARGO_PKG_NAME"), package("CARGO_PKG_VERSION"));
+    let entry = format!("controllerbus_plugin_{:016x}", fingerprint(&[&name, &package_version, &id.value()]));
+    let head = format!(
+        "{{\"record\":\"factory\",\"plugin\":\"{}\",\"version\":\"{}\",\"crate\":\"{name}\",\"crate_version\":\"{package_version}\",\
+         \"description\":\"{}\",\"entry\":\"{entry}\",\"abi\":\"",
+        id.value(),
+        version.value(),
+        json_escaped(&description),
+    );
+    let resolves = resolvers.iter().enumerate().map(|(index, resolver)| {
+        let directive = &resolver.directive;
+        let before = if index == 0 { "\"" } else { "\",\"" };
+        quote!(#before, <#directive as ::controllerbus::Directive>::ID,)
+    });
+    let tail = if resolvers.is_empty() { "]}\n" } else { "\"]}\n" };
+    quote! {
+        const _: () = {
+            use ::controllerbus::__private::{self as cbus, linkme};
+
+            const CONFIG: &str = <<#controller as ::controllerbus::Controller>::Config as ::controllerbus::Config>::ID;
+            const PARTS: &[&str] = &[
+                #head, cbus::manifest::ABI_HEX, "\",\"config\":\"", CONFIG, "\",\"resolves\":[", #(#resolves)* #tail
+            ];
+            const LENGTH: usize = cbus::manifest::length(PARTS);
+            #[used]
+            #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
+            #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
+            #[cfg_attr(
+                not(any(windows, target_os = "macos", target_os = "ios")),
+                unsafe(link_section = ".cbus.manifest")
+            )]
+            static RECORD: [u8; LENGTH] = cbus::manifest::concat(PARTS);
+
+            #[linkme::distributed_slice(cbus::FACTORIES)]
+            #[linkme(crate = linkme)]
+            static ENTRY: cbus::FactoryEntry = cbus::FactoryEntry {
+                id: #id,
+                version: #version,
+                description: #description,
+                config_id: CONFIG,
+                record: &RECORD,
+                factory: cbus::FactoryOf::<#controller>::new,
+            };
+
+            #[unsafe(export_name = #entry)]
+            extern "C" fn entry(call: &mut cbus::guest::EntryCall) {
+                cbus::guest::enter(call, ::std::option::Option::Some(#id));
+            }
+        };
+    }
+}
+
+/// A name that stands once at the crate's root, so that two plugins of one id do not compile.
+fn unique(id: &LitStr) -> TokenStream {
+    let plain: String = id.value().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let name = format_ident!("two_plugins_have_the_id_{plain}", span = id.span());
+    quote! {
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! #name {
+            () => {};
+        }
+    }
+}
+
+/// The first line of the block's doc comment.
+fn description(attributes: &[Attribute]) -> String {
+    let line = attributes.iter().find_map(|attribute| match &attribute.meta {
+        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
+            Expr::Lit(literal) => match &literal.lit {
+                Lit::Str(text) => Some(text.value().trim().to_owned()),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    });
+    line.unwrap_or_default()
+}
+
+fn json_escaped(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// FNV-1a: the same for the same crate and id on every machine.
+fn fingerprint(parts: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash
+}

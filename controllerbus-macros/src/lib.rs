@@ -1,0 +1,35 @@
+//! The macros of `controllerbus`. Use them through that crate, which re-exports them.
+
+mod config;
+mod directive;
+mod hot_plugin;
+mod keys;
+
+use proc_macro::TokenStream;
+
+/// Makes an `impl Controller for T` block a hot plugin.
+///
+/// ```text
+/// #[hot_plugin(id = "example/greeter", version = "1.0.0")]
+/// impl Controller for Greeter { ... }
+/// ```
+///
+/// Methods marked `#[resolves]` become resolvers: `async fn name(&self, request: D, values: Values<V>) -> Result<()>`,
+/// or, without `values`, `async fn name(&self, request: D) -> Result<V>`.
+#[proc_macro_attribute]
+pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    hot_plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Implements `Config`: `#[config(id = "example/greeter")]`, and optionally `validate = path::to::function`.
+#[proc_macro_derive(Config, attributes(config))]
+pub fn derive_config(item: TokenStream) -> TokenStream {
+    config::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Implements `Directive`: `#[directive(id = "example/greet", value = Greeting)]`, and optionally
+/// `max_values = 1`, `hard_cap`, `keep_for_ms = 100`, `drop_if_empty`, `validate = path::to::function`.
+#[proc_macro_derive(Directive, attributes(directive))]
+pub fn derive_directive(item: TokenStream) -> TokenStream {
+    directive::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}

@@ -1,0 +1,272 @@
+//! The bus: keeps running controllers and standing directives, and routes one to the other.
+
+mod configs;
+mod engine;
+mod entry;
+mod factories;
+mod handle;
+mod resolver;
+mod standing;
+mod swap;
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use configs::{ConfigState, RunState};
+pub use handle::{Backend, BusHandle};
+pub use swap::{Committed, Staged};
+
+use crate::config::ConfigSet;
+use crate::controller::factory::{FACTORIES, Factory};
+use crate::controller::{AnyController, Info};
+use crate::directive::{Directive, Request};
+use crate::Result;
+use engine::Engine;
+use entry::ControllerEntry;
+
+/// Where factories and controllers come from: this binary, or one generation of a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(pub u64);
+
+impl Source {
+    /// This binary.
+    pub const STATIC: Self = Self(0);
+}
+
+/// Identifies a controller on a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ControllerId(pub u64);
+
+/// A controller as tools see it.
+#[derive(Clone, Debug)]
+pub struct ControllerSnapshot {
+    /// Its id on this bus.
+    pub id: ControllerId,
+    /// Who it is.
+    pub info: Info,
+    /// Where it comes from.
+    pub source: Source,
+    /// How many standing directives it answers.
+    pub answers: usize,
+}
+
+/// A standing directive as tools see it.
+#[derive(Clone, Debug)]
+pub struct DirectiveSnapshot {
+    /// [`Directive::ID`].
+    pub id: String,
+    /// How many references keep it.
+    pub references: usize,
+    /// How many values are visible.
+    pub values: usize,
+    /// How many controllers answer it.
+    pub resolvers: usize,
+}
+
+/// Where controllers meet. Cheap to clone; every clone is the same bus.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> controllerbus::Result<()> {
+/// use controllerbus::prelude::*;
+///
+/// let bus = Bus::new();
+/// bus.apply(ConfigSet::from_yaml("{}")?).await?;
+/// assert!(bus.controllers().is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Bus(Arc<Engine>);
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bus {
+    /// A bus that knows the factories linked into this binary. Best made inside the tokio runtime that it shall use.
+    pub fn new() -> Self {
+        let engine = Engine::new();
+        let factories = FACTORIES.iter().map(|entry| entry.factory()).collect();
+        engine.factories.lock().unwrap_or_else(PoisonError::into_inner).add(Source::STATIC, factories);
+        Self(engine)
+    }
+
+    /// The bus as controllers see it.
+    pub fn handle(&self) -> BusHandle {
+        self.0.handle()
+    }
+
+    /// See [`BusHandle::request`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>> {
+        self.handle().request(directive)
+    }
+
+    /// See [`BusHandle::resolve`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
+        self.handle().resolve(directive).await
+    }
+
+    /// See [`BusHandle::resolve_all`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>> {
+        self.handle().resolve_all(directive).await
+    }
+
+    /// See [`BusHandle::try_resolve`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>> {
+        self.handle().try_resolve(directive).await
+    }
+
+    /// Puts a controller on the bus: it is executed, and offered the directives that stand.
+    pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
+        let id = self.0.next_id();
+        let cancel = CancellationToken::new();
+        let entry = ControllerEntry::new(id, info, Source::STATIC, controller, None, None, cancel, false);
+        self.0.go(&entry);
+        ControllerId(id)
+    }
+
+    /// Takes a controller off the bus: its values go, it is cancelled and closed. False if it is not there.
+    pub async fn remove_controller(&self, id: ControllerId) -> bool {
+        self.0.remove_controller(id).await
+    }
+
+    /// Makes factories known and constructs the configs that wait for them, in the background.
+    pub fn add_factories(&self, source: Source, factories: Vec<Arc<dyn Factory>>) {
+        self.0.factories.lock().unwrap_or_else(PoisonError::into_inner).add(source, factories);
+        let engine = Arc::clone(&self.0);
+        self.0.spawn(async move {
+            let turn = Arc::clone(&engine.turn);
+            let _turn = turn.lock_owned().await;
+            engine.reconcile_queued().await;
+        });
+    }
+
+    /// Takes a source's factories and controllers off the bus; configs that ran on it use another factory, or wait.
+    pub async fn remove_source(&self, source: Source) {
+        let engine = &self.0;
+        let _turn = engine.turn.lock().await;
+        let gone = engine.factories.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
+        drop(gone);
+        let leaving: Vec<_> = engine.controllers().values().filter(|entry| entry.source == source).cloned().collect();
+        for entry in leaving {
+            engine.remove_controller(ControllerId(entry.id)).await;
+            if let Some(key) = &entry.key {
+                if let Some(applied) = engine.configs().by_key.get_mut(key) {
+                    applied.state = RunState::Queued;
+                }
+            }
+        }
+        engine.reconcile_queued().await;
+    }
+
+    /// Applies a config set: of each key the highest revision wins, and an equal config is left running.
+    /// Returns when each of its keys runs, has failed once, or waits for a factory; see [`Bus::configs`].
+    ///
+    /// # Errors
+    /// None at present; what is wrong with one key is shown in its state and does not keep the others.
+    pub async fn apply(&self, set: ConfigSet) -> Result<()> {
+        self.0.apply(set).await;
+        Ok(())
+    }
+
+    /// Forgets a config and takes its controller off the bus. False if the key is not there.
+    pub async fn remove_config(&self, key: &str) -> bool {
+        let _turn = self.0.turn.lock().await;
+        let Some(applied) = self.0.configs().by_key.remove(key) else { return false };
+        if let RunState::Running(id) = applied.state {
+            self.0.remove_controller(id).await;
+        }
+        true
+    }
+
+    /// The applied configs and what their controllers are doing, by key.
+    pub fn configs(&self) -> Vec<ConfigState> {
+        let configs = self.0.configs();
+        let state = |(key, applied): (&String, &configs::Applied)| ConfigState {
+            key: key.clone(),
+            config_id: applied.entry.id.clone(),
+            revision: applied.entry.revision,
+            state: applied.state.clone(),
+        };
+        configs.by_key.iter().map(state).collect()
+    }
+
+    /// The config IDs that some factory makes controllers of.
+    pub fn config_ids(&self) -> Vec<String> {
+        self.0.factories.lock().unwrap_or_else(PoisonError::into_inner).config_ids()
+    }
+
+    /// Marked changed whenever configs, controllers or generations change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// The controllers on the bus.
+    pub fn controllers(&self) -> Vec<ControllerSnapshot> {
+        let snapshot = |entry: &Arc<ControllerEntry>| ControllerSnapshot {
+            id: ControllerId(entry.id),
+            info: Info::clone(&entry.info),
+            source: entry.source,
+            answers: entry.answers().len(),
+        };
+        let entries: Vec<_> = self.0.controllers().values().cloned().collect();
+        entries.iter().map(snapshot).collect()
+    }
+
+    /// The directives that stand.
+    pub fn directives(&self) -> Vec<DirectiveSnapshot> {
+        let snapshot = |standing: &Arc<standing::Standing>| {
+            let state = standing.lock();
+            DirectiveSnapshot {
+                id: standing.directive.id().to_owned(),
+                references: state.references,
+                values: state.visible_values(),
+                resolvers: state.resolvers.len(),
+            }
+        };
+        self.0.standing().iter().map(snapshot).collect()
+    }
+
+    /// Makes a new generation of controllers ready beside the one that runs: constructs each with the new
+    /// factory, hands its state over, executes it, and offers it what stands, with its values held back.
+    ///
+    /// # Errors
+    /// What kept a controller from being constructed, restored, executed or ready within `grace`.
+    /// The running generation is untouched then.
+    pub async fn stage(
+        &self,
+        from: Source,
+        to: Source,
+        factories: Vec<Arc<dyn Factory>>,
+        grace: Duration,
+    ) -> Result<Staged> {
+        self.0.stage(from, to, factories, grace).await
+    }
+
+    /// Ends every directive and refuses new ones, then takes every controller off.
+    pub async fn close(&self) {
+        self.0.close();
+        let ids: Vec<u64> = self.0.controllers().keys().copied().collect();
+        for id in ids {
+            self.0.remove_controller(ControllerId(id)).await;
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Configs: what a controller is made from, and keyed sets of them.
+
+mod set;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Result;
+
+pub use set::{ConfigSet, Entry};
+
+/// The config of one kind of controller.
+///
+/// Derive it: `#[derive(Config, Serialize, Deserialize, PartialEq)]` with `#[config(id = "example/greeter")]`.
+pub trait Config: Serialize + DeserializeOwned + PartialEq + Send + Sync + Sized + 'static {
+    /// The name by which a factory is found, such as `example/greeter`.
+    const ID: &'static str;
+
+    /// Refuses a config that makes no sense, before a controller is made of it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the config.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Factories: what makes a controller of one config ID, and the slice that plugins fill.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::{AnyController, BoxFuture, Context, Controller, Info, Routes, State};
+use crate::directive::{AnyDirective, ValueSink, wire};
+use crate::{Config, Error, Result, error::ErrorKind};
+
+/// Makes controllers of one config ID; of this binary or behind a plugin boundary.
+pub trait Factory: Send + Sync + 'static {
+    /// Who the controllers will be.
+    fn info(&self) -> Info;
+
+    /// Makes a controller from a config in the boundary's encoding.
+    fn construct(self: Arc<Self>, config: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>>;
+}
+
+/// One `#[hot_plugin]`, as it stands in the slice.
+pub struct FactoryEntry {
+    /// The plugin id.
+    pub id: &'static str,
+    /// The plugin's version, checked to be semver when the attribute was expanded.
+    pub version: &'static str,
+    /// One line about the controller.
+    pub description: &'static str,
+    /// The config ID.
+    pub config_id: &'static str,
+    /// The manifest record; referring to it keeps the linker from dropping its section.
+    pub record: &'static [u8],
+    /// Makes the factory.
+    pub factory: fn(&'static FactoryEntry) -> Arc<dyn Factory>,
+}
+
+/// Every `#[hot_plugin]` linked into this binary or plugin.
+#[linkme::distributed_slice]
+pub static FACTORIES: [FactoryEntry];
+
+impl FactoryEntry {
+    /// The factory of this entry.
+    pub fn factory(&'static self) -> Arc<dyn Factory> {
+        (self.factory)(self)
+    }
+
+    /// Who its controllers will be.
+    pub fn info(&self) -> Info {
+        Info {
+            id: self.id.to_owned(),
+            version: self.version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
+            description: self.description.to_owned(),
+            config_id: self.config_id.to_owned(),
+        }
+    }
+}
+
+/// The factory of a [`Controller`] type.
+pub struct FactoryOf<C> {
+    info: Info,
+    controller: PhantomData<fn() -> C>,
+}
+
+impl<C: Controller> FactoryOf<C> {
+    /// The factory for an entry of the slice.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(entry: &'static FactoryEntry) -> Arc<dyn Factory> {
+        Self::with_info(entry.info())
+    }
+
+    /// A factory under a name of one's own, for a controller without `#[hot_plugin]`.
+    pub fn with_info(info: Info) -> Arc<dyn Factory> {
+        Arc::new(Self { info, controller: PhantomData })
+    }
+}
+
+impl<C: Controller> Factory for FactoryOf<C> {
+    fn info(&self) -> Info {
+        self.info.clone()
+    }
+
+    fn construct(self: Arc<Self>, config: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let config: C::Config = wire::decode(&config).map_err(|e| e.context(format!("config {}", C::Config::ID)))?;
+            config.validate().map_err(|error| {
+                Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID))
+            })?;
+            let controller = Arc::new(C::construct(config, &context).await?);
+            let mut routes = Routes::new();
+            C::routes(&mut routes);
+            Ok(Arc::new(Erased { controller, routes }) as Arc<dyn AnyController>)
+        })
+    }
+}
+
+/// Makes a typed controller object-safe.
+struct Erased<C> {
+    controller: Arc<C>,
+    routes: Routes<C>,
+}
+
+impl<C: Controller> AnyController for Erased<C> {
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { self.controller.execute(&context).await })
+    }
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.controller.close().await })
+    }
+    fn save(&self) -> Result<Option<State>> {
+        self.controller.save()
+    }
+    fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { self.controller.restore(state).await })
+    }
+    fn resolves(&self) -> Vec<String> {
+        self.routes.ids().map(str::to_owned).collect()
+    }
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        self.routes.resolve(Arc::clone(&self.controller), &*directive, sink)
+    }
+}
+
+/// A controller made by hand, for [`crate::Bus::add_controller`].
+pub fn erase<C: Controller>(controller: C) -> Arc<dyn AnyController> {
+    let mut routes = Routes::new();
+    C::routes(&mut routes);
+    Arc::new(Erased { controller: Arc::new(controller), routes })
+}

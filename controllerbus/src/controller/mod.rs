@@ -1,0 +1,133 @@
+//! Controllers: control loops with a config that execute and resolve directives.
+
+mod context;
+pub mod factory;
+mod routes;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::Result;
+use crate::config::Config;
+use crate::directive::{AnyDirective, ValueSink};
+
+pub use context::Context;
+pub use routes::Routes;
+
+/// A boxed future, as object-safe traits return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A control loop with a config.
+///
+/// `#[hot_plugin]` on the `impl` block adds [`Controller::routes`] from the methods marked `#[resolves]`.
+pub trait Controller: Send + Sync + Sized + 'static {
+    /// What the controller is made from.
+    type Config: Config;
+
+    /// Makes the controller.
+    ///
+    /// # Errors
+    /// Whatever keeps the controller from being made; it is tried again with backoff.
+    fn construct(config: Self::Config, context: &Context) -> impl Future<Output = Result<Self>> + Send;
+
+    /// Runs until the work is done or `context` is cancelled. The default waits for cancellation.
+    ///
+    /// # Errors
+    /// An error (or a panic) makes the bus execute the controller again with backoff; `Ok` ends it cleanly.
+    fn execute(&self, context: &Context) -> impl Future<Output = Result<()>> + Send {
+        async {
+            context.cancelled().await;
+            Ok(())
+        }
+    }
+
+    /// Called once when the controller goes, after `execute` ended.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// State to hand over to the next generation; `None` if there is none.
+    ///
+    /// # Errors
+    /// An error keeps this generation running and rolls the swap back.
+    fn save(&self) -> Result<Option<State>> {
+        Ok(None)
+    }
+
+    /// Takes over the state of the generation before, before `execute` is called.
+    ///
+    /// # Errors
+    /// Refusing the state rolls the swap back. The default accepts nothing but ignores what it is given.
+    fn restore(&self, _state: State) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Registers the resolvers. Written by `#[hot_plugin]`; write it by hand only without the attribute.
+    fn routes(_routes: &mut Routes<Self>) {}
+}
+
+/// A controller's state on its way to the next generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The version of the state's shape, which the author raises when the shape changes.
+    pub schema: u32,
+    /// The state in an encoding of the author's choice.
+    pub bytes: Vec<u8>,
+}
+
+impl State {
+    /// Encodes a serde value as state, with field names.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Encoding`] when it does not serialize.
+    pub fn encode<T: serde::Serialize>(schema: u32, value: &T) -> Result<Self> {
+        Ok(Self { schema, bytes: crate::directive::wire::encode(value)? })
+    }
+
+    /// Decodes a state made by [`State::encode`].
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Encoding`] with the field that does not fit.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        crate::directive::wire::decode(&self.bytes)
+    }
+}
+
+/// A controller as the bus holds it: object-safe, of this binary or behind a plugin boundary.
+pub trait AnyController: Send + Sync + 'static {
+    /// See [`Controller::execute`].
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>>;
+    /// See [`Controller::close`].
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    /// See [`Controller::save`].
+    ///
+    /// # Errors
+    /// As the controller's.
+    fn save(&self) -> Result<Option<State>>;
+    /// See [`Controller::restore`].
+    fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>>;
+    /// The ids of the directives that this controller resolves.
+    fn resolves(&self) -> Vec<String>;
+    /// Resolves a directive into a sink. `None` if the controller has no resolver for it.
+    ///
+    /// The future ends when the resolver is done; its values stay. Dropping it cancels the resolver.
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>>;
+}
+
+/// Who a controller is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Info {
+    /// The plugin's or factory's id, such as `example/greeter`.
+    pub id: String,
+    /// The version given to `#[hot_plugin]`.
+    pub version: semver::Version,
+    /// One line about it: the first line of the doc comment on the `impl` block.
+    pub description: String,
+    /// The config ID.
+    pub config_id: String,
+}

@@ -1,0 +1,55 @@
+//! Which directives a controller resolves, and with what.
+
+use std::sync::Arc;
+
+use super::BoxFuture;
+use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
+use crate::Result;
+
+type Resolve<C> =
+    Box<dyn Fn(Arc<C>, &dyn AnyDirective, Arc<dyn ValueSink>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// The resolvers of a controller type, by directive id.
+pub struct Routes<C> {
+    routes: Vec<(&'static str, Resolve<C>)>,
+}
+
+impl<C: Send + Sync + 'static> Routes<C> {
+    pub(crate) fn new() -> Self {
+        Self { routes: Vec::new() }
+    }
+
+    /// Resolves directives of type `D` with a function.
+    pub fn add<D: Directive>(
+        &mut self,
+        resolve: fn(Arc<C>, D, Values<D::Value>) -> BoxFuture<'static, Result<()>>,
+    ) -> &mut Self {
+        let erased: Resolve<C> = Box::new(move |controller, directive, sink| {
+            let owned = match directive.as_any().downcast_ref::<D>() {
+                Some(typed) => Ok(typed.duplicate()),
+                // Another build's type of the same id: through the encoding, which bridges versions.
+                None => directive.encode().and_then(|bytes| wire::decode::<D>(&bytes)),
+            };
+            match owned {
+                Ok(owned) => resolve(controller, owned, Values::new(sink)),
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            }
+        });
+        self.routes.push((D::ID, erased));
+        self
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.routes.iter().map(|(id, _)| *id)
+    }
+
+    pub(crate) fn resolve(
+        &self,
+        controller: Arc<C>,
+        directive: &dyn AnyDirective,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        let (_, resolve) = self.routes.iter().find(|(id, _)| *id == directive.id())?;
+        Some(resolve(controller, directive, sink))
+    }
+}

@@ -1,0 +1,150 @@
+//! What a resolver answers with: typed handles over a sink that the bus, or a plugin boundary, provides.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{wire, wrong_type};
+use crate::Result;
+
+/// Identifies a value among those of one directive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u64);
+
+/// A value whose type is known only at run time: a native one, or one still in the boundary's encoding.
+#[derive(Clone)]
+pub struct AnyValue(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Native(Arc<dyn Any + Send + Sync>, fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>>),
+    Encoded(Arc<[u8]>),
+}
+
+impl AnyValue {
+    /// A value of this process.
+    pub fn native<V: Serialize + Send + Sync + 'static>(value: V) -> Self {
+        Self(Repr::Native(Arc::new(value), |value| match value.downcast_ref::<V>() {
+            Some(value) => wire::encode(value),
+            None => Err(wrong_type(std::any::type_name::<V>())),
+        }))
+    }
+
+    /// A value from across a boundary.
+    pub fn encoded(bytes: &[u8]) -> Self {
+        Self(Repr::Encoded(bytes.into()))
+    }
+
+    /// The value in the boundary's encoding.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails.
+    pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
+        match &self.0 {
+            Repr::Encoded(bytes) => Ok(Cow::Borrowed(bytes)),
+            Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
+        }
+    }
+
+    /// The value as a `V`; decoded if it came from across a boundary.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Encoding`] when it is of another type, with the field where it is known.
+    pub fn get<V: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<V>> {
+        match &self.0 {
+            Repr::Native(value, _) => {
+                Arc::clone(value).downcast().map_err(|_| wrong_type(std::any::type_name::<V>()))
+            }
+            Repr::Encoded(bytes) => wire::decode(bytes).map(Arc::new),
+        }
+    }
+}
+
+/// Where a resolver's values go. Implemented by the bus and by the guest's side of the boundary.
+pub trait ValueSink: Send + Sync {
+    /// Adds a value. `None` when the directive is gone or its hard cap is reached.
+    fn add(&self, value: AnyValue) -> Option<ValueId>;
+    /// Withdraws a value; false when it is not there any more.
+    fn remove(&self, id: ValueId) -> bool;
+    /// Says whether the resolver has, for now, nothing more to add.
+    fn set_idle(&self, idle: bool);
+    /// Whether the directive, the controller or the resolver is gone.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// A resolver's handle: it adds and withdraws the values of one directive.
+///
+/// A value stays until it is withdrawn, the directive is dropped, or the controller goes.
+/// When the resolver function returns, its values stay and it counts as idle.
+pub struct Values<V> {
+    sink: Arc<dyn ValueSink>,
+    value: PhantomData<fn(V)>,
+}
+
+impl<V> Clone for Values<V> {
+    fn clone(&self) -> Self {
+        Self { sink: Arc::clone(&self.sink), value: PhantomData }
+    }
+}
+
+impl<V: Serialize + Send + Sync + 'static> Values<V> {
+    #[doc(hidden)]
+    pub fn new(sink: Arc<dyn ValueSink>) -> Self {
+        Self { sink, value: PhantomData }
+    }
+
+    /// Adds a value that stays for as long as this resolver stands.
+    ///
+    /// `None` when nobody wants it any more: the directive is gone, or its hard cap is reached.
+    pub fn add(&self, value: V) -> Option<ValueId> {
+        self.sink.add(AnyValue::native(value))
+    }
+
+    /// Adds a value that is withdrawn when the returned guard is dropped.
+    pub fn hold(&self, value: V) -> Option<Held> {
+        self.add(value).map(|id| Held { sink: Arc::clone(&self.sink), id })
+    }
+
+    /// Withdraws a value; false when it is not there any more.
+    pub fn remove(&self, id: ValueId) -> bool {
+        self.sink.remove(id)
+    }
+
+    /// Says that there is, for now, nothing more to add, though the resolver runs on.
+    pub fn idle(&self) {
+        self.sink.set_idle(true);
+    }
+
+    /// Takes [`Values::idle`] back.
+    pub fn busy(&self) {
+        self.sink.set_idle(false);
+    }
+
+    /// Whether nobody wants values any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.sink.is_cancelled()
+    }
+}
+
+/// Keeps one value standing; dropping it withdraws the value.
+pub struct Held {
+    sink: Arc<dyn ValueSink>,
+    id: ValueId,
+}
+
+impl Held {
+    /// The value that this guard keeps.
+    pub fn id(&self) -> ValueId {
+        self.id
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.sink.remove(self.id);
+    }
+}

@@ -1,0 +1,90 @@
+//! The one error type of the bus and of everything a controller answers with.
+
+use std::fmt;
+
+/// Shorthand for a result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do about it, as text that survives a plugin boundary.
+///
+/// Any `std::error::Error` converts into it with `?`; its chain of sources is kept as text,
+/// because the original value must not outlive the library that it came from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+}
+
+/// The class of an [`Error`], for callers that act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// User code returned an error.
+    Failed,
+    /// User code panicked; the panic was contained.
+    Panicked,
+    /// A value, config or directive could not be encoded or decoded; the message names type and field.
+    Encoding,
+    /// A directive or a config failed its own validation.
+    Invalid,
+    /// The thing asked for is not there: an unknown config ID, controller or plugin.
+    NotFound,
+    /// The bus, the controller or the generation is shutting down.
+    Closed,
+    /// Something did not happen within its time.
+    TimedOut,
+}
+
+impl Error {
+    /// An error of a class with a message.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// An error of class [`ErrorKind::Failed`]: the usual one in controllers.
+    pub fn msg(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Failed, message.to_string())
+    }
+
+    /// The class of this error.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The same error with a word in front about what was being done.
+    #[must_use]
+    pub fn context(self, what: impl fmt::Display) -> Self {
+        Self { kind: self.kind, message: format!("{what}: {}", self.message) }
+    }
+
+    /// The error for a caught panic payload, which is dropped here and now.
+    pub fn from_panic(payload: Box<dyn std::any::Any + Send>) -> Self {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a payload that is not text".to_owned());
+        // A payload's own destructor may panic; that one is not worth more than its text.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(payload)));
+        Self::new(ErrorKind::Panicked, format!("panicked: {text}"))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Error {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::new(ErrorKind::Failed, message)
+    }
+}

@@ -1,0 +1,290 @@
+//! The types and traits that cross the plugin boundary, stable by stabby's layout rules.
+//!
+//! Named by who implements them: a `Host…` object lives in the host and is called by the guest,
+//! a `Guest…` object the other way round. No call unwinds: each implementation catches panics.
+
+use stabby::string::String as StableString;
+use stabby::vec::Vec as StableVec;
+
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+/// An [`Error`] on its way across.
+#[stabby::stabby]
+pub struct Failure {
+    kind: u8,
+    message: StableString,
+}
+
+/// A yes with nothing to say, or a failure.
+#[stabby::stabby]
+pub struct Outcome {
+    /// Whether `failure` is empty.
+    pub ok: bool,
+    failure: Failure,
+}
+
+const KINDS: [ErrorKind; 7] = [
+    ErrorKind::Failed,
+    ErrorKind::Panicked,
+    ErrorKind::Encoding,
+    ErrorKind::Invalid,
+    ErrorKind::NotFound,
+    ErrorKind::Closed,
+    ErrorKind::TimedOut,
+];
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(0);
+        Self { kind: kind as u8, message: StableString::from(error.to_string().as_str()) }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = KINDS.get(usize::from(failure.kind)).copied().unwrap_or(ErrorKind::Failed);
+        Error::new(kind, failure.message.as_str())
+    }
+}
+
+impl From<Result<()>> for Outcome {
+    fn from(result: Result<()>) -> Self {
+        match result {
+            Ok(()) => Self { ok: true, failure: Failure { kind: 0, message: StableString::default() } },
+            Err(error) => Self { ok: false, failure: error.into() },
+        }
+    }
+}
+
+impl From<Outcome> for Result<()> {
+    fn from(outcome: Outcome) -> Self {
+        if outcome.ok { Ok(()) } else { Err(outcome.failure.into()) }
+    }
+}
+
+/// Who a factory's controllers will be.
+#[stabby::stabby]
+pub struct FactoryInfo {
+    /// The plugin id.
+    pub id: StableString,
+    /// Semver.
+    pub version: StableString,
+    /// One line.
+    pub description: StableString,
+    /// The config ID.
+    pub config_id: StableString,
+}
+
+/// A controller's state on its way to the next generation; `there` is false when it has none.
+#[stabby::stabby]
+pub struct SavedState {
+    /// Whether there is a state.
+    pub there: bool,
+    /// The version of its shape.
+    pub schema: u32,
+    /// Its bytes.
+    pub bytes: StableVec<u8>,
+}
+
+/// What [`HostRequest::poll`] found.
+#[stabby::stabby]
+pub struct PolledEvent {
+    /// One of the `EVENT_` constants.
+    pub kind: u8,
+    /// The value's id, for added and removed.
+    pub value: u64,
+    /// The value's bytes (added) or nothing.
+    pub bytes: StableVec<u8>,
+    /// The error (failed).
+    pub failure: Outcome,
+}
+
+/// No event yet: the waker is called when there is one.
+pub const EVENT_PENDING: u8 = 0;
+/// No further event will come.
+pub const EVENT_END: u8 = 1;
+/// A value came.
+pub const EVENT_ADDED: u8 = 2;
+/// A value went.
+pub const EVENT_REMOVED: u8 = 3;
+/// Every resolver has nothing more to add.
+pub const EVENT_IDLE: u8 = 4;
+/// A resolver works again.
+pub const EVENT_BUSY: u8 = 5;
+/// A resolver failed.
+pub const EVENT_FAILED: u8 = 6;
+
+/// One `tracing` event or new span of a guest.
+#[stabby::stabby]
+pub struct TraceRecord {
+    /// The target.
+    pub target: StableString,
+    /// The event's message, or the span's name.
+    pub message: StableString,
+    /// The other fields as `name=value`, separated by spaces.
+    pub fields: StableString,
+    /// The source file, or empty.
+    pub file: StableString,
+    /// The line, or 0.
+    pub line: u32,
+    /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
+    pub level: u8,
+}
+
+/// Wakes a guest's task.
+#[stabby::stabby]
+pub trait GuestWaker {
+    /// Wakes it.
+    extern "C" fn wake(&self);
+}
+/// An owned [`GuestWaker`].
+pub type GuestWakerPtr = stabby::dynptr!(stabby::boxed::Box<dyn GuestWaker + Send + Sync>);
+
+/// A guest's reference to a directive that stands on the host's bus.
+#[stabby::stabby]
+pub trait HostRequest {
+    /// The next event, or [`EVENT_PENDING`], and then the waker is kept until there is one.
+    extern "C" fn poll(&self, waker: GuestWakerPtr) -> PolledEvent;
+}
+/// An owned [`HostRequest`].
+pub type HostRequestPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostRequest + Send + Sync>);
+
+/// The host, as one generation of a plugin sees it.
+#[stabby::stabby]
+pub trait HostSide {
+    /// Adds a directive in the boundary's encoding to the host's bus.
+    extern "C" fn request(&self, id: StableString, bytes: StableVec<u8>)
+    -> stabby::result::Result<HostRequestPtr, Failure>;
+    /// The most verbose level that anybody listens to: 0 none to 5 trace.
+    extern "C" fn trace_level(&self) -> u8;
+    /// A `tracing` event.
+    extern "C" fn trace_event(&self, record: TraceRecord);
+    /// A new span below the current one; returns its id, 0 for none.
+    extern "C" fn span_new(&self, record: TraceRecord) -> u64;
+    /// Enters a span on this thread.
+    extern "C" fn span_enter(&self, id: u64);
+    /// Leaves a span on this thread.
+    extern "C" fn span_exit(&self, id: u64);
+    /// Ends a span.
+    extern "C" fn span_close(&self, id: u64);
+}
+/// A shared [`HostSide`].
+pub type HostPtr = stabby::dynptr!(stabby::sync::Arc<dyn HostSide + Send + Sync>);
+
+/// Where a guest's resolver puts its values.
+#[stabby::stabby]
+pub trait HostSink {
+    /// Adds a value; returns its id plus 1, or 0 when nobody wants it.
+    extern "C" fn add(&self, bytes: StableVec<u8>) -> u64;
+    /// Withdraws a value.
+    extern "C" fn remove(&self, id: u64) -> bool;
+    /// Whether there is, for now, nothing more to add.
+    extern "C" fn set_idle(&self, idle: bool);
+    /// Whether nobody wants values any more.
+    extern "C" fn is_cancelled(&self) -> bool;
+}
+/// A shared [`HostSink`].
+pub type HostSinkPtr = stabby::dynptr!(stabby::sync::Arc<dyn HostSink + Send + Sync>);
+
+/// Told once how a guest's task ended.
+#[stabby::stabby]
+pub trait HostDone {
+    /// The task ended.
+    extern "C" fn done(&self, outcome: Outcome);
+}
+/// An owned [`HostDone`]; dropping it without a call means that the task was dropped.
+pub type HostDonePtr = stabby::dynptr!(stabby::boxed::Box<dyn HostDone + Send + Sync>);
+
+/// A task on the guest's runtime. Dropping it drops the task's future.
+#[stabby::stabby]
+pub trait GuestTask {
+    /// Cancels the context that the task was given; the task ends in its own time.
+    extern "C" fn cancel(&self);
+}
+/// An owned [`GuestTask`].
+pub type GuestTaskPtr = stabby::dynptr!(stabby::boxed::Box<dyn GuestTask + Send + Sync>);
+
+/// A controller in a guest.
+#[stabby::stabby]
+pub trait GuestController {
+    /// Starts `execute`.
+    extern "C" fn execute(&self, done: HostDonePtr) -> GuestTaskPtr;
+    /// Starts `close`.
+    extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr;
+    /// Saves the state.
+    extern "C" fn save(&self) -> stabby::result::Result<SavedState, Failure>;
+    /// Starts `restore`.
+    extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr;
+    /// The ids of the directives that it resolves.
+    extern "C" fn resolves(&self) -> StableVec<StableString>;
+    /// Starts a resolver; `done` is told when it ends.
+    extern "C" fn resolve(
+        &self,
+        id: StableString,
+        bytes: StableVec<u8>,
+        sink: HostSinkPtr,
+        done: HostDonePtr,
+    ) -> GuestTaskPtr;
+}
+/// A shared [`GuestController`].
+pub type GuestControllerPtr = stabby::dynptr!(stabby::sync::Arc<dyn GuestController + Send + Sync>);
+
+/// Told once what became of a construction.
+#[stabby::stabby]
+pub trait HostConstructed {
+    /// The controller, or why there is none.
+    extern "C" fn done(&self, result: stabby::result::Result<GuestControllerPtr, Failure>);
+}
+/// An owned [`HostConstructed`].
+pub type HostConstructedPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostConstructed + Send + Sync>);
+
+/// One loaded generation, as the host sees it.
+#[stabby::stabby]
+pub trait GuestSide {
+    /// Its factories; the index is what [`GuestSide::construct`] takes.
+    extern "C" fn factories(&self) -> StableVec<FactoryInfo>;
+    /// Starts the construction of a controller.
+    extern "C" fn construct(&self, factory: u32, config: StableVec<u8>, done: HostConstructedPtr) -> GuestTaskPtr;
+    /// Ends the guest's runtime and joins its threads; false when some did not end within the time.
+    extern "C" fn shutdown(&self, timeout_ms: u64) -> bool;
+    /// How many thread-local values of this generation were left behind on the host's threads.
+    extern "C" fn leaked_thread_locals(&self) -> u64;
+}
+/// A shared [`GuestSide`].
+pub type GuestPtr = stabby::dynptr!(stabby::sync::Arc<dyn GuestSide + Send + Sync>);
+
+/// How a guest tells the host of its threads, so that nothing is unmapped that still runs.
+#[stabby::stabby]
+#[derive(Clone, Copy)]
+pub struct ThreadHooks {
+    /// Handed to each call.
+    pub context: *const (),
+    /// A thread is about to be made.
+    pub created: extern "C" fn(*const ()),
+    /// Called first thing on the new thread.
+    pub entered: extern "C" fn(*const ()),
+    /// The thread could not be made after all.
+    pub failed: extern "C" fn(*const ()),
+}
+
+/// What a guest is started with.
+#[stabby::stabby]
+pub struct GuestStart {
+    /// The host.
+    pub host: HostPtr,
+    /// How to tell it of threads.
+    pub threads: ThreadHooks,
+    /// How many worker threads the guest's runtime has.
+    pub workers: u32,
+    /// The plugin and the generation, for thread names.
+    pub name: StableString,
+}
+
+/// The fingerprint of everything above: it changes when a type, a field or a method's signature does.
+pub(crate) const FINGERPRINT: u64 = {
+    use stabby::IStable;
+    <GuestStart as IStable>::ID.rotate_left(32)
+        ^ <stabby::result::Result<GuestPtr, Failure> as IStable>::ID
+        ^ super::manifest::BOUNDARY_VERSION as u64
+};

@@ -1,0 +1,329 @@
+//! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
+
+mod bus;
+pub mod threads;
+mod trace;
+
+use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stabby::string::String as StableString;
+use stabby::vec::Vec as StableVec;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::abi::{
+    Failure, FactoryInfo, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask,
+    GuestTaskPtr, HostConstructedDyn, HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSinkPtr, SavedState,
+};
+use crate::bus::BusHandle;
+use crate::controller::factory::{FACTORIES, Factory};
+use crate::controller::{AnyController, Context, State};
+use crate::directive::DirectiveType;
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+/// What a host hands to a plugin's entry symbol, and where the answer goes.
+#[repr(C)]
+pub struct EntryCall {
+    state: u32,
+    start: MaybeUninit<GuestStart>,
+    guest: MaybeUninit<GuestPtr>,
+    failure_length: u32,
+    failure: [u8; 480],
+}
+
+const STARTED: u32 = 0;
+const TAKEN: u32 = 1;
+const ANSWERED: u32 = 2;
+
+/// A plugin's entry symbol.
+pub type Entry = extern "C" fn(&mut EntryCall);
+
+impl EntryCall {
+    pub(crate) fn new(start: GuestStart) -> Self {
+        Self {
+            state: STARTED,
+            start: MaybeUninit::new(start),
+            guest: MaybeUninit::uninit(),
+            failure_length: 0,
+            failure: [0; 480],
+        }
+    }
+
+    fn take_start(&mut self) -> Option<GuestStart> {
+        if self.state != STARTED {
+            return None;
+        }
+        self.state = TAKEN;
+        // SAFETY: `new` filled `start`, and `state` says that nobody has taken it since.
+        Some(unsafe { self.start.assume_init_read() })
+    }
+
+    fn answer(&mut self, result: Result<GuestPtr>) {
+        match result {
+            Ok(guest) => {
+                self.guest = MaybeUninit::new(guest);
+                self.state = ANSWERED;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let length = text.len().min(self.failure.len());
+                self.failure[..length].copy_from_slice(&text.as_bytes()[..length]);
+                self.failure_length = length as u32;
+            }
+        }
+    }
+
+    pub(crate) fn into_answer(mut self) -> Result<GuestPtr> {
+        if self.state == ANSWERED {
+            self.state = TAKEN;
+            // SAFETY: `answer` filled `guest` before it set the state, which is changed so that it is read once.
+            return Ok(unsafe { self.guest.assume_init_read() });
+        }
+        let length = (self.failure_length as usize).min(self.failure.len());
+        let text = String::from_utf8_lossy(&self.failure[..length]).into_owned();
+        Err(Error::msg(if text.is_empty() { "the entry symbol gave no answer".to_owned() } else { text }))
+    }
+}
+
+impl Drop for EntryCall {
+    fn drop(&mut self) {
+        if self.state == STARTED {
+            // SAFETY: `start` is filled and was not taken.
+            unsafe { self.start.assume_init_drop() };
+        } else if self.state == ANSWERED {
+            // SAFETY: `guest` is filled and was not taken.
+            unsafe { self.guest.assume_init_drop() };
+        }
+    }
+}
+
+/// The body of every entry symbol: starts the guest, with all factories or only those of one plugin id.
+pub fn enter(call: &mut EntryCall, only: Option<&'static str>) {
+    static ENTERED: AtomicBool = AtomicBool::new(false);
+    let Some(start) = call.take_start() else { return };
+    if ENTERED.swap(true, Ordering::AcqRel) {
+        call.answer(Err(Error::new(ErrorKind::Invalid, "this library has been started already")));
+        return;
+    }
+    let result = catch_unwind(AssertUnwindSafe(|| Guest::start(start, only)));
+    call.answer(result.unwrap_or_else(|payload| Err(Error::from_panic(payload))));
+}
+
+/// One loaded generation, on its own runtime.
+struct Guest {
+    runtime: Mutex<Option<Runtime>>,
+    handle: Handle,
+    bus: BusHandle,
+    factories: Vec<Arc<dyn Factory>>,
+}
+
+impl Guest {
+    fn start(start: GuestStart, only: Option<&'static str>) -> Result<GuestPtr> {
+        let GuestStart { host, threads, workers, name } = start;
+        threads::set_hooks(threads);
+        let host: Arc<HostPtr> = Arc::new(host);
+        trace::forward_to(Arc::clone(&host));
+        let name = name.as_str().to_owned();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(workers.max(1) as usize)
+            .thread_name(name)
+            .enable_all()
+            .build()
+            .map_err(|error| Error::msg(format!("cannot start the plugin's runtime: {error}")))?;
+        let factories: Vec<_> = FACTORIES
+            .iter()
+            .filter(|entry| only.is_none_or(|id| id == entry.id))
+            .map(|entry| entry.factory())
+            .collect();
+        let guest = Self {
+            handle: runtime.handle().clone(),
+            runtime: Mutex::new(Some(runtime)),
+            bus: BusHandle::new(Arc::new(bus::HostBus::new(host))),
+            factories,
+        };
+        Ok(stabby::sync::Arc::new(guest).into())
+    }
+}
+
+impl GuestSide for Guest {
+    extern "C" fn factories(&self) -> StableVec<FactoryInfo> {
+        let mut out = StableVec::new();
+        for factory in &self.factories {
+            let info = factory.info();
+            out.push(FactoryInfo {
+                id: StableString::from(info.id.as_str()),
+                version: StableString::from(info.version.to_string().as_str()),
+                description: StableString::from(info.description.as_str()),
+                config_id: StableString::from(info.config_id.as_str()),
+            });
+        }
+        out
+    }
+
+    extern "C" fn construct(&self, factory: u32, config: StableVec<u8>, done: HostConstructedPtr) -> GuestTaskPtr {
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        let handle = self.handle.clone();
+        let bus = self.bus.clone();
+        let factory = self.factories.get(factory as usize).cloned();
+        let config = config.as_ref().to_vec();
+        spawn(&self.handle, cancel, async move {
+            let made = contained(async move {
+                let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
+                let context = Context::new(bus, token, Arc::new(factory.info()));
+                let controller = factory.construct(config, context.clone()).await?;
+                Ok(GuestObject { controller, context, handle })
+            })
+            .await;
+            done.done(match made {
+                Ok(object) => stabby::result::Result::Ok(stabby::sync::Arc::new(object).into()),
+                Err(error) => stabby::result::Result::Err(error.into()),
+            });
+        })
+    }
+
+    extern "C" fn shutdown(&self, timeout_ms: u64) -> bool {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(runtime) = runtime {
+                runtime.shutdown_timeout(Duration::from_millis(timeout_ms));
+            }
+        }))
+        .is_ok();
+        trace::stop();
+        ended
+    }
+
+    extern "C" fn leaked_thread_locals(&self) -> u64 {
+        threads::leaked()
+    }
+}
+
+/// One controller of the guest.
+struct GuestObject {
+    controller: Arc<dyn AnyController>,
+    context: Context,
+    handle: Handle,
+}
+
+impl GuestObject {
+    fn run(
+        &self,
+        cancel: CancellationToken,
+        done: HostDonePtr,
+        work: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> GuestTaskPtr {
+        spawn(&self.handle, cancel, async move {
+            let outcome = contained(work).await;
+            done.done(outcome.into());
+        })
+    }
+}
+
+impl GuestController for GuestObject {
+    extern "C" fn execute(&self, done: HostDonePtr) -> GuestTaskPtr {
+        let cancel = self.context.token().child_token();
+        let work = Arc::clone(&self.controller).execute(self.context.with_token(cancel.clone()));
+        self.run(cancel, done, work)
+    }
+
+    extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr {
+        self.context.token().cancel();
+        let controller = Arc::clone(&self.controller);
+        self.run(CancellationToken::new(), done, async move {
+            controller.close().await;
+            Ok(())
+        })
+    }
+
+    extern "C" fn save(&self) -> stabby::result::Result<SavedState, Failure> {
+        let saved = catch_unwind(AssertUnwindSafe(|| {
+            let _runtime = self.handle.enter();
+            self.controller.save()
+        }));
+        match saved.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
+            Ok(Some(state)) => stabby::result::Result::Ok(SavedState {
+                there: true,
+                schema: state.schema,
+                bytes: state.bytes.as_slice().into(),
+            }),
+            Ok(None) => {
+                stabby::result::Result::Ok(SavedState { there: false, schema: 0, bytes: StableVec::new() })
+            }
+            Err(error) => stabby::result::Result::Err(error.into()),
+        }
+    }
+
+    extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr {
+        let state = State { schema: state.schema, bytes: state.bytes.as_ref().to_vec() };
+        let controller = Arc::clone(&self.controller);
+        self.run(CancellationToken::new(), done, async move { controller.restore(state).await })
+    }
+
+    extern "C" fn resolves(&self) -> StableVec<StableString> {
+        let mut out = StableVec::new();
+        for id in self.controller.resolves() {
+            out.push(StableString::from(id.as_str()));
+        }
+        out
+    }
+
+    extern "C" fn resolve(
+        &self,
+        id: StableString,
+        bytes: StableVec<u8>,
+        sink: HostSinkPtr,
+        done: HostDonePtr,
+    ) -> GuestTaskPtr {
+        let controller = Arc::clone(&self.controller);
+        let sink = Arc::new(bus::RemoteSink::new(sink));
+        self.run(CancellationToken::new(), done, async move {
+            let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
+            match controller.resolve(directive, sink) {
+                Some(work) => work.await,
+                None => Err(Error::new(ErrorKind::NotFound, format!("no resolver for {}", id.as_str()))),
+            }
+        })
+    }
+}
+
+/// A task of the guest's runtime; dropped by the host, it is aborted.
+struct Task {
+    cancel: CancellationToken,
+    abort: tokio::task::AbortHandle,
+}
+
+impl GuestTask for Task {
+    extern "C" fn cancel(&self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.cancel.cancel()));
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.abort.abort()));
+    }
+}
+
+fn spawn(handle: &Handle, cancel: CancellationToken, work: impl Future<Output = ()> + Send + 'static) -> GuestTaskPtr {
+    let abort = handle.spawn(work).abort_handle();
+    stabby::boxed::Box::new(Task { cancel, abort }).into()
+}
+
+/// Runs user code to its end, turning a panic of it, or of its destructor, into an error.
+async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    poll_fn(move |cx| {
+        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
+            .unwrap_or_else(|payload| std::task::Poll::Ready(Err(Error::from_panic(payload))))
+    })
+    .await
+}
+

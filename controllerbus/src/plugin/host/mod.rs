@@ -1,0 +1,259 @@
+//! The host's side: starts a loaded library as a guest and makes ordinary factories and controllers of it.
+
+mod objects;
+mod threads;
+mod trace;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stabby::string::String as StableString;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::abi::{
+    FactoryInfo, GuestControllerDyn, GuestControllerPtr, GuestPtr, GuestSideDyn, GuestStart, GuestTaskDyn,
+    GuestTaskPtr, HostDonePtr, SavedState,
+};
+use super::guest::{Entry, EntryCall};
+use super::lease::{Holder, Lease, Leases};
+use crate::bus::BusHandle;
+use crate::controller::factory::Factory;
+use crate::controller::{AnyController, BoxFuture, Context, Info, State};
+use crate::directive::{AnyDirective, ValueSink};
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+/// What a guest is started with.
+pub struct HostOptions {
+    /// The bus that its controllers use.
+    pub bus: BusHandle,
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation's number.
+    pub generation: u64,
+    /// How many worker threads its runtime gets.
+    pub workers: u32,
+    /// Where its leases are counted.
+    pub leases: Arc<Leases>,
+}
+
+/// One loaded generation: the root of all that the host has of it.
+pub struct Connection {
+    shared: Arc<Shared>,
+    threads: Arc<threads::ThreadCount>,
+}
+
+struct Shared {
+    guest: GuestPtr,
+    leases: Arc<Leases>,
+    name: String,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Shutdown {
+    /// Threads of the library that still run; it must not be unmapped unless this is 0.
+    pub threads_left: usize,
+    /// Thread-local values with destructors that were left behind on the host's threads.
+    pub leaked_thread_locals: u64,
+}
+
+impl Connection {
+    /// Calls a library's entry symbol. Must be called inside a tokio runtime.
+    ///
+    /// # Safety
+    /// `entry` must be the entry symbol of a library whose ABI fingerprint is [`super::manifest::ABI_HEX`],
+    /// and the library must stay loaded until [`Connection::shutdown`] reported no thread left, the
+    /// connection is dropped, and [`Leases::released`] has come true.
+    ///
+    /// # Errors
+    /// What kept the guest from starting; a panic in it is one.
+    pub unsafe fn start(entry: Entry, options: HostOptions) -> Result<Self> {
+        let HostOptions { bus, plugin, generation, workers, leases } = options;
+        let name = format!("{plugin}#{generation}");
+        let threads = threads::ThreadCount::new();
+        let host = objects::HostObject::new(bus, Handle::current(), Arc::clone(&leases), plugin, generation);
+        let mut call = EntryCall::new(GuestStart {
+            host: stabby::sync::Arc::new(host).into(),
+            threads: threads::hooks(&threads),
+            workers,
+            name: StableString::from(name.as_str()),
+        });
+        entry(&mut call);
+        let guest = call.into_answer().map_err(|error| error.context(format!("starting {name}")))?;
+        Ok(Self { shared: Arc::new(Shared { guest, leases, name }), threads })
+    }
+
+    /// The guest's factories; each holds a lease.
+    pub fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        let infos = self.shared.guest.factories();
+        let made = infos.as_ref().iter().enumerate().map(|(index, info)| {
+            Arc::new(FactoryProxy {
+                info: read_info(info),
+                index: index as u32,
+                shared: Arc::clone(&self.shared),
+                _lease: self.shared.leases.take(Holder::Factory),
+            }) as Arc<dyn Factory>
+        });
+        made.collect()
+    }
+
+    /// Ends the guest's runtime and joins its threads. Blocks for up to `timeout`.
+    ///
+    /// To be called once its leases are drained; the connection stays good for another try.
+    pub fn shutdown(&self, timeout: Duration) -> Shutdown {
+        let deadline = Instant::now() + timeout;
+        self.shared.guest.shutdown(timeout.as_millis() as u64);
+        let threads_left = self.threads.wait_until_zero(deadline);
+        Shutdown { threads_left, leaked_thread_locals: self.shared.guest.leaked_thread_locals() }
+    }
+
+    /// How many threads of the library run now.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+}
+
+fn read_info(info: &FactoryInfo) -> Info {
+    Info {
+        id: info.id.as_str().to_owned(),
+        version: info.version.as_str().parse().unwrap_or(semver::Version::new(0, 0, 0)),
+        description: info.description.as_str().to_owned(),
+        config_id: info.config_id.as_str().to_owned(),
+    }
+}
+
+/// A factory of a guest. Fields drop in order: the lease goes last.
+struct FactoryProxy {
+    info: Info,
+    index: u32,
+    shared: Arc<Shared>,
+    _lease: Lease,
+}
+
+impl Factory for FactoryProxy {
+    fn info(&self) -> Info {
+        self.info.clone()
+    }
+
+    fn construct(
+        self: Arc<Self>,
+        config: Vec<u8>,
+        context: Context,
+    ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let lease = self.shared.leases.take(Holder::Call);
+            let (done, made) = oneshot::channel();
+            let done = stabby::boxed::Box::new(objects::Constructed::new(done)).into();
+            let task = self.shared.guest.construct(self.index, config.as_slice().into(), done);
+            let call = Call { task, _lease: lease };
+            let pointer = tokio::select! {
+                made = made => made.map_err(|_| dropped(&self.shared.name))??,
+                () = context.cancelled() => {
+                    return Err(Error::new(ErrorKind::Closed, "cancelled while it was being constructed"));
+                }
+            };
+            drop(call);
+            let resolves = pointer.resolves().as_ref().iter().map(|id| id.as_str().to_owned()).collect();
+            Ok(Arc::new(ControllerProxy {
+                pointer,
+                resolves,
+                name: self.shared.name.clone(),
+                leases: Arc::clone(&self.shared.leases),
+                _lease: self.shared.leases.take(Holder::Controller),
+            }) as Arc<dyn AnyController>)
+        })
+    }
+}
+
+/// A task of the guest and the lease that it needs. Fields drop in order: the lease goes last.
+struct Call {
+    task: GuestTaskPtr,
+    _lease: Lease,
+}
+
+/// A controller of a guest. Fields drop in order: the lease goes last.
+struct ControllerProxy {
+    pointer: GuestControllerPtr,
+    resolves: Vec<String>,
+    name: String,
+    leases: Arc<Leases>,
+    _lease: Lease,
+}
+
+fn dropped(name: &str) -> Error {
+    Error::new(ErrorKind::Closed, format!("{name} dropped the call"))
+}
+
+impl ControllerProxy {
+    /// Starts a call of the guest and waits for its end; dropping the future aborts it.
+    async fn call(self: Arc<Self>, cancel: Option<&Context>, start: impl FnOnce(HostDonePtr) -> GuestTaskPtr) -> Result<()> {
+        let lease = self.leases.take(Holder::Call);
+        let (done, mut ended) = oneshot::channel();
+        let task = start(stabby::boxed::Box::new(objects::Done::new(done)).into());
+        let call = Call { task, _lease: lease };
+        if let Some(context) = cancel {
+            tokio::select! {
+                ended = &mut ended => return ended.unwrap_or_else(|_| Err(dropped(&self.name))),
+                () = context.cancelled() => call.task.cancel(),
+            }
+        }
+        ended.await.unwrap_or_else(|_| Err(dropped(&self.name)))
+    }
+}
+
+impl AnyController for ControllerProxy {
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let this = Arc::clone(&self);
+            self.call(Some(&context), |done| this.pointer.execute(done)).await
+        })
+    }
+
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let this = Arc::clone(&self);
+            if let Err(error) = self.call(None, |done| this.pointer.close(done)).await {
+                tracing::warn!(plugin = this.name, %error, "close failed");
+            }
+        })
+    }
+
+    fn save(&self) -> Result<Option<State>> {
+        self.pointer.save().match_owned(
+            |saved| Ok(saved.there.then(|| State { schema: saved.schema, bytes: saved.bytes.as_ref().to_vec() })),
+            |failure| Err(failure.into()),
+        )
+    }
+
+    fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let this = Arc::clone(&self);
+            let state = SavedState { there: true, schema: state.schema, bytes: state.bytes.as_slice().into() };
+            self.call(None, |done| this.pointer.restore(state, done)).await
+        })
+    }
+
+    fn resolves(&self) -> Vec<String> {
+        self.resolves.clone()
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        if !self.resolves.iter().any(|id| id == directive.id()) {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let id = StableString::from(directive.id());
+            let bytes = directive.encode()?;
+            let sink = stabby::sync::Arc::new(objects::Sink::new(sink)).into();
+            let this = Arc::clone(&self);
+            self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await
+        }))
+    }
+}
+

@@ -1,0 +1,94 @@
+//! Gives a guest's events and spans to the host's `tracing` subscriber, with plugin and generation.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Span};
+
+use crate::plugin::abi::TraceRecord;
+
+/// The spans of one generation that are open.
+pub(super) struct Traces {
+    plugin: String,
+    generation: u64,
+    next: AtomicU64,
+    spans: Mutex<HashMap<u64, Span>>,
+}
+
+impl Traces {
+    pub(super) fn new(plugin: String, generation: u64) -> Self {
+        Self { plugin, generation, next: AtomicU64::new(1), spans: Mutex::default() }
+    }
+
+    pub(super) fn level(&self) -> u8 {
+        match LevelFilter::current().into_level() {
+            None => 0,
+            Some(Level::ERROR) => 1,
+            Some(Level::WARN) => 2,
+            Some(Level::INFO) => 3,
+            Some(Level::DEBUG) => 4,
+            Some(Level::TRACE) => 5,
+        }
+    }
+
+    pub(super) fn event(&self, record: &TraceRecord) {
+        let (plugin, generation) = (self.plugin.as_str(), self.generation);
+        let (module, message, fields) = (record.target.as_str(), record.message.as_str(), record.fields.as_str());
+        let (file, line) = (record.file.as_str(), record.line);
+        // A callsite's level is a constant, so there is one for each.
+        macro_rules! emit {
+            ($level:expr) => {
+                tracing::event!(target: "controllerbus::guest", $level, plugin, generation, module, fields, file, line, "{message}")
+            };
+        }
+        match record.level {
+            1 => emit!(Level::ERROR),
+            2 => emit!(Level::WARN),
+            3 => emit!(Level::INFO),
+            4 => emit!(Level::DEBUG),
+            _ => emit!(Level::TRACE),
+        }
+    }
+
+    pub(super) fn open(&self, record: &TraceRecord) -> u64 {
+        let (plugin, generation) = (self.plugin.as_str(), self.generation);
+        let (name, module, fields) = (record.message.as_str(), record.target.as_str(), record.fields.as_str());
+        macro_rules! open {
+            ($level:expr) => {
+                tracing::span!(target: "controllerbus::guest", $level, "guest", name, plugin, generation, module, fields)
+            };
+        }
+        let span = match record.level {
+            1 => open!(Level::ERROR),
+            2 => open!(Level::WARN),
+            3 => open!(Level::INFO),
+            4 => open!(Level::DEBUG),
+            _ => open!(Level::TRACE),
+        };
+        if span.is_disabled() {
+            return 0;
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(id, span);
+        id
+    }
+
+    /// Enters or leaves a span on this thread.
+    pub(super) fn switch(&self, id: u64, enter: bool) {
+        let span = self.lock().get(&id).cloned();
+        if let Some(span) = span {
+            let _ = span.with_subscriber(|(id, subscriber)| if enter { subscriber.enter(id) } else { subscriber.exit(id) });
+        }
+    }
+
+    pub(super) fn close(&self, id: u64) {
+        let span = self.lock().remove(&id);
+        drop(span);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Span>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,102 @@
+//! What keeps a generation loaded: every object of it that the host holds counts here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// What holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A factory that the bus knows.
+    Factory = 0,
+    /// A controller on the bus.
+    Controller = 1,
+    /// A call of a controller: construct, execute, close, restore or a resolver.
+    Call = 2,
+    /// A waker of a guest's task that waits for the bus.
+    Waker = 3,
+}
+
+/// The leases of one generation, counted by their holders' kind.
+#[derive(Default)]
+pub struct Leases {
+    counts: [AtomicUsize; 4],
+    changed: Notify,
+}
+
+/// How many of each kind hold a generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Holders {
+    /// Factories that the bus knows.
+    pub factories: usize,
+    /// Controllers on the bus.
+    pub controllers: usize,
+    /// Calls in flight.
+    pub calls: usize,
+    /// Wakers of the guest's tasks that wait for the host's bus.
+    pub wakers: usize,
+}
+
+impl Leases {
+    /// No lease yet.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Takes a lease.
+    pub fn take(self: &Arc<Self>, holder: Holder) -> Lease {
+        self.counts[holder as usize].fetch_add(1, Ordering::Relaxed);
+        Lease { leases: Arc::clone(self), holder }
+    }
+
+    /// Who holds leases now.
+    pub fn holders(&self) -> Holders {
+        let count = |holder: Holder| self.counts[holder as usize].load(Ordering::Acquire);
+        Holders {
+            factories: count(Holder::Factory),
+            controllers: count(Holder::Controller),
+            calls: count(Holder::Call),
+            wakers: count(Holder::Waker),
+        }
+    }
+
+    /// Waits until no factory, controller or call holds a lease.
+    ///
+    /// Wakers are not waited for: they belong to the guest's own tasks, which end when it shuts down.
+    pub async fn drained(&self) {
+        self.wait(|held| held.factories + held.controllers + held.calls == 0).await;
+    }
+
+    /// Waits until nobody holds a lease.
+    pub async fn released(&self) {
+        self.wait(|held| held == Holders::default()).await;
+    }
+
+    async fn wait(&self, done: impl Fn(Holders) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if done(self.holders()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Keeps a generation loaded until it is dropped.
+pub struct Lease {
+    leases: Arc<Leases>,
+    holder: Holder,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Release: what the holder did with the library happens before the unload that sees zero.
+        if self.leases.counts[self.holder as usize].fetch_sub(1, Ordering::Release) == 1 {
+            self.leases.changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The plugin boundary: stable types both ways, the guest's side and the host's side of it.
+//!
+//! Everything a controller crate emits is plain Rust against [`crate::controller`]; the types that
+//! cross the boundary are compiled once, here. Unsafe code is allowed in this module only.
+#![allow(unsafe_code)]
+
+pub mod abi;
+mod bundle;
+pub mod guest;
+pub mod host;
+pub mod lease;
+pub mod manifest;
+
+pub use host::{Connection, HostOptions};
+pub use lease::{Holders, Lease, Leases};

@@ -1,0 +1,116 @@
+//! What can go wrong between a source and a serving generation: what, where, and what to do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Shorthand for a result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the runtime. Whatever it is, what served before goes on serving.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("{what}: {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done.
+        what: String,
+        /// With which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Cargo could not describe a crate.
+    #[error("cargo cannot read the crate at {path}: {message}", path = path.display())]
+    Metadata {
+        /// The crate's folder.
+        path: PathBuf,
+        /// What cargo said.
+        message: String,
+    },
+    /// A crate cannot be part of a plugin.
+    #[error("the crate at {path} is no controller crate: {message}", path = path.display())]
+    NotAController {
+        /// The crate's folder.
+        path: PathBuf,
+        /// What is missing and how to add it.
+        message: String,
+    },
+    /// The compiler refused the source.
+    #[error("building {plugin} failed:\n{rendered}")]
+    Build {
+        /// The plugin's id.
+        plugin: String,
+        /// The messages as cargo renders them, errors first.
+        rendered: String,
+    },
+    /// A build did not end in time and was stopped.
+    #[error("building {plugin} took longer than {after:?} and was stopped; raise the limit with `build_timeout`")]
+    BuildTimedOut {
+        /// The plugin's id.
+        plugin: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// A build was stopped because its source is out of date, or the runtime ends.
+    #[error("building {plugin} was cancelled")]
+    Cancelled {
+        /// The plugin's id.
+        plugin: String,
+    },
+    /// A file is not an artifact that may be loaded. None of it was executed.
+    #[error("{path} was refused: {reason}; {help}", path = path.display())]
+    Artifact {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        help: String,
+    },
+    /// A verified artifact could not be loaded.
+    #[error("{path} could not be loaded: {reason}", path = path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What the loader or the plugin said.
+        reason: String,
+    },
+    /// A new generation did not become ready.
+    #[error("generation {generation} of {plugin} was rolled back: {reason}")]
+    Swap {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation that was rolled back.
+        generation: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A file watcher could not be set up.
+    #[error("cannot watch {path}: {message}", path = path.display())]
+    Watch {
+        /// What should be watched.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+    /// No plugin of this id.
+    #[error("no plugin `{id}` is loaded{}", nearest.as_ref().map(|id| format!("; did you mean `{id}`?")).unwrap_or_default())]
+    UnknownPlugin {
+        /// The id that was asked for.
+        id: String,
+        /// The nearest known one.
+        nearest: Option<String>,
+    },
+    /// The runtime is shutting down.
+    #[error("the runtime is shutting down")]
+    Closed,
+}
+
+impl Error {
+    /// An [`Error::Io`] for `map_err`.
+    pub(crate) fn io(what: &str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let (what, path) = (what.to_owned(), path.to_owned());
+        move |source| Self::Io { what, path, source }
+    }
+}

@@ -1,0 +1,125 @@
+//! What the runtime tells those who watch it.
+
+use serde::Serialize;
+
+/// How long each phase took, in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Timeline {
+    /// From the file event to the new code serving; `None` when nothing was edited.
+    pub edit_to_live_ms: Option<f64>,
+    /// The build; 0 for a ready-made artifact.
+    pub build_ms: f64,
+    /// Reading, hashing and checking the artifact.
+    pub verify_ms: f64,
+    /// The private copy, opening the library, and starting its guest.
+    pub load_ms: f64,
+    /// From construction of the new controllers to the one step that made them serve.
+    pub swap_ms: f64,
+}
+
+/// How a swap, or a first load, ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SwapReport {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation that served before.
+    pub from: Option<u64>,
+    /// The one that serves now.
+    pub to: u64,
+    /// How long each phase took.
+    pub timeline: Timeline,
+}
+
+/// How an unload ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UnloadReport {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation that was unloaded.
+    pub generation: u64,
+    /// From its withdrawal to the closed library, in milliseconds.
+    pub unload_ms: f64,
+    /// Whether the process's maps confirm that it is gone.
+    pub unmapped: bool,
+    /// Thread-local values of it that were left behind on the host's threads.
+    pub leaked_thread_locals: u64,
+}
+
+/// What happens to plugins.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RuntimeEvent {
+    /// A build began.
+    BuildStarted {
+        /// The plugin's id.
+        plugin: String,
+    },
+    /// A build failed; what is loaded goes on.
+    BuildFailed {
+        /// The plugin's id.
+        plugin: String,
+        /// The compiler's messages as cargo renders them, or what else kept the build from ending.
+        rendered: String,
+    },
+    /// A build ended well.
+    Built {
+        /// The plugin's id.
+        plugin: String,
+        /// How long it took.
+        build_ms: f64,
+    },
+    /// A build gave what is loaded already.
+    Unchanged {
+        /// The plugin's id.
+        plugin: String,
+    },
+    /// A new generation serves.
+    Swapped {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation before.
+        from: Option<u64>,
+        /// The one that serves now.
+        to: u64,
+        /// How long each phase took.
+        timeline: Timeline,
+    },
+    /// A generation did not make it; the one before goes on.
+    RolledBack {
+        /// The plugin's id.
+        plugin: String,
+        /// Why.
+        reason: String,
+        /// The generation that goes on serving.
+        serving: Option<u64>,
+    },
+    /// A replaced generation is still held after the drain time.
+    Draining {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// How many hold it.
+        leases: usize,
+    },
+    /// Threads of a replaced generation do not end; it stays loaded.
+    Stuck {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// How many threads.
+        threads: usize,
+    },
+    /// A generation is closed.
+    Unloaded {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// From its withdrawal to the closed library.
+        unload_ms: f64,
+        /// Whether the process's maps confirm it.
+        unmapped: bool,
+    },
+}

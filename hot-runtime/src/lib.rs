@@ -1,0 +1,31 @@
+//! Source to artifact to generation: builds controller crates, checks, loads and hot-swaps them, and unloads the old code.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use controllerbus::Bus;
+//! use hot_runtime::HotRuntime;
+//!
+//! let bus = Bus::new();
+//! let runtime = HotRuntime::builder(&bus).watch("../greeter").plugins_dir("plugins").start().await?;
+//! # runtime.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod artifact;
+pub mod build;
+pub mod error;
+mod event;
+mod load;
+pub mod overlay;
+mod registry;
+mod runtime;
+mod swap;
+pub mod watch;
+pub mod workspace;
+
+pub use error::{Error, Result};
+pub use event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+pub use overlay::PluginSpec;
+pub use registry::{GenerationInfo, GenerationState, Registry};
+pub use runtime::{Builder, HotRuntime};

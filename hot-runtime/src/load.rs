@@ -1,0 +1,167 @@
+//! Opens a verified artifact, starts its guest, and closes it again: the only unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use controllerbus::BusHandle;
+use controllerbus::controller::factory::Factory;
+use controllerbus::plugin::guest::Entry;
+use controllerbus::plugin::{Connection, HostOptions, Leases};
+
+use crate::artifact::Artifact;
+use crate::error::{Error, Result};
+
+/// A library in this process with its guest started. Dropping it leaves the library mapped: only
+/// [`Loaded::unload`] may take it away, because only that knows that nothing of it runs any more.
+pub struct Loaded {
+    connection: Option<Connection>,
+    library: Option<Library>,
+    path: PathBuf,
+    leases: Arc<Leases>,
+}
+
+/// What a library is loaded for.
+pub struct LoadOptions {
+    /// The bus that its controllers use.
+    pub bus: BusHandle,
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation's number.
+    pub generation: u64,
+    /// Worker threads of its runtime.
+    pub workers: u32,
+}
+
+/// How an unload ended.
+#[derive(Debug, Clone)]
+pub enum Unload {
+    /// The library is closed. `unmapped` says whether the process's maps confirm it.
+    Closed {
+        /// Whether no mapping of the file is left.
+        unmapped: bool,
+        /// Thread-local values left behind on the host's threads.
+        leaked_thread_locals: u64,
+    },
+    /// Threads of the library still run, so it stays loaded; another try may succeed.
+    Stuck {
+        /// How many.
+        threads: usize,
+    },
+    /// Something of it is still held, so it stays loaded; another try may succeed.
+    Held,
+}
+
+#[cfg(unix)]
+type Library = libloading::os::unix::Library;
+#[cfg(windows)]
+type Library = libloading::os::windows::Library;
+
+impl Loaded {
+    /// Opens `path`, a private copy of `artifact`, and starts its guest. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Load`] with what the loader or the guest said. Nothing stays behind but, where the guest
+    /// was started and failed, the mapped library.
+    pub fn open(artifact: &Artifact, path: &Path, options: LoadOptions) -> Result<Self> {
+        let refuse = |reason: String| Error::Load { path: artifact.path.clone(), reason };
+        let library = open_library(path).map_err(|error| refuse(error.to_string()))?;
+        // SAFETY: the artifact was verified: it is a plugin whose manifest names this symbol as its entry and
+        // whose ABI fingerprint is ours, so the symbol is an `Entry`.
+        let entry: Entry = match unsafe { library.get::<Entry>(artifact.bundle.entry.as_bytes()) } {
+            Ok(symbol) => *symbol,
+            Err(error) => return Err(refuse(format!("no entry symbol {}: {error}", artifact.bundle.entry))),
+        };
+        let leases = Leases::new();
+        let host = HostOptions {
+            bus: options.bus,
+            plugin: options.plugin,
+            generation: options.generation,
+            workers: options.workers,
+            leases: Arc::clone(&leases),
+        };
+        // SAFETY: as above; and `unload` closes the library only after a shutdown that left no thread, with the
+        // connection dropped and every lease released.
+        match unsafe { Connection::start(entry, host) } {
+            Ok(connection) => {
+                Ok(Self { connection: Some(connection), library: Some(library), path: path.to_owned(), leases })
+            }
+            Err(error) => {
+                // Some of its code may run: it stays.
+                std::mem::forget(library);
+                Err(refuse(error.to_string()))
+            }
+        }
+    }
+
+    /// The guest's factories; each holds a lease.
+    pub fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        self.connection.as_ref().map(Connection::factories).unwrap_or_default()
+    }
+
+    /// Who holds the library.
+    pub fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    /// Joins the library's threads and closes it, provided that nothing holds it. Blocks for up to `timeout`.
+    pub fn unload(&mut self, timeout: Duration) -> Unload {
+        let held = self.leases.holders();
+        if held.factories + held.controllers + held.calls > 0 {
+            return Unload::Held;
+        }
+        let Some(connection) = &self.connection else {
+            return Unload::Closed { unmapped: !is_mapped(&self.path), leaked_thread_locals: 0 };
+        };
+        let shutdown = connection.shutdown(timeout);
+        if shutdown.threads_left > 0 {
+            return Unload::Stuck { threads: shutdown.threads_left };
+        }
+        if self.leases.holders() != controllerbus::plugin::Holders::default() {
+            return Unload::Held;
+        }
+        self.connection = None;
+        if let Some(library) = self.library.take() {
+            if let Err(error) = library.close() {
+                tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
+            }
+        }
+        let unmapped = !is_mapped(&self.path);
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "removing a plugin's private copy");
+        }
+        Unload::Closed { unmapped, leaked_thread_locals: shutdown.leaked_thread_locals }
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Some(library) = self.library.take() {
+            // Something may still run or hold code of it; a mapping that stays is the safe side.
+            std::mem::forget(self.connection.take());
+            std::mem::forget(library);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn open_library(path: &Path) -> std::result::Result<Library, libloading::Error> {
+    use libloading::os::unix::{RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: opening runs the library's initialisers. The file was verified to be a plugin built by us for this
+    // target, and it lies in a folder that only this user can write. RTLD_LOCAL keeps its symbols to itself.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+}
+
+#[cfg(windows)]
+fn open_library(path: &Path) -> std::result::Result<Library, libloading::Error> {
+    // SAFETY: as on Unix.
+    unsafe { Library::new(path) }
+}
+
+/// Whether the process's maps name this file. Always false where there is no /proc/self/maps to ask.
+pub fn is_mapped(path: &Path) -> bool {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    let path = path.to_string_lossy();
+    maps.lines().any(|line| line.contains(path.as_ref()))
+}

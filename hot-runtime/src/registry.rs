@@ -1,0 +1,115 @@
+//! Every generation, its state and its leases: the manifest of what is loaded.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use controllerbus::plugin::{Holders, Leases};
+use serde::Serialize;
+
+/// What a generation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationState {
+    /// Being verified, opened or staged.
+    Loading,
+    /// The one that new directives go to.
+    Serving,
+    /// Replaced; kept until nobody holds it.
+    Draining,
+    /// Replaced, but some of its code does not end; it stays loaded.
+    Stuck,
+    /// Closed.
+    Unloaded,
+    /// Never served: its swap was rolled back.
+    Failed,
+}
+
+/// One generation as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct GenerationInfo {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation's number, unique in the process.
+    pub generation: u64,
+    /// The plugin's version.
+    pub version: semver::Version,
+    /// The hash of the build's inputs.
+    pub build_hash: String,
+    /// What it is doing.
+    pub state: GenerationState,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why, for a failed or stuck one.
+    pub reason: Option<String>,
+    /// How many factories, controllers, calls and wakers hold it.
+    pub leases: usize,
+    /// The same by kind.
+    pub holders: Holders,
+    /// The private copy that was opened.
+    pub path: PathBuf,
+    /// Whether the process's maps still name that copy.
+    pub mapped: bool,
+}
+
+struct Record {
+    info: GenerationInfo,
+    leases: Option<Arc<Leases>>,
+}
+
+/// How many ended generations are remembered.
+const REMEMBERED: usize = 64;
+
+/// The manifest of what is loaded.
+#[derive(Default)]
+pub struct Registry {
+    records: Mutex<BTreeMap<u64, Record>>,
+}
+
+impl Registry {
+    pub(crate) fn add(&self, info: GenerationInfo, leases: Option<Arc<Leases>>) {
+        let mut records = self.lock();
+        records.insert(info.generation, Record { info, leases });
+        let ended: Vec<u64> = records
+            .iter()
+            .filter(|(_, record)| matches!(record.info.state, GenerationState::Unloaded | GenerationState::Failed))
+            .map(|(generation, _)| *generation)
+            .collect();
+        for generation in ended.iter().take(ended.len().saturating_sub(REMEMBERED)) {
+            records.remove(generation);
+        }
+    }
+
+    pub(crate) fn set(&self, generation: u64, state: GenerationState, reason: Option<String>) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.info.state = state;
+            record.info.since = SystemTime::now();
+            record.info.reason = reason;
+            if matches!(state, GenerationState::Unloaded | GenerationState::Failed) {
+                record.leases = None;
+            }
+        }
+    }
+
+    /// Every generation that is loaded, and the last ended ones, oldest first.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let snapshot = |record: &Record| {
+            let mut info = record.info.clone();
+            if let Some(leases) = &record.leases {
+                info.holders = leases.holders();
+                info.leases =
+                    info.holders.factories + info.holders.controllers + info.holders.calls + info.holders.wakers;
+            }
+            let path = info.path.to_string_lossy();
+            info.mapped = !path.is_empty() && maps.lines().any(|line| line.contains(path.as_ref()));
+            info
+        };
+        self.lock().values().map(snapshot).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

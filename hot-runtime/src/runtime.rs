@@ -1,0 +1,600 @@
+//! The runtime that a host embeds: one task for each plugin, which builds, swaps and unloads in turn.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use controllerbus::Bus;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifact::{self, Artifact};
+use crate::build::{self, BuildOptions};
+use crate::error::{Error, Result};
+use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::overlay::{Overlay, PluginSpec};
+use crate::registry::{GenerationInfo, Registry};
+use crate::swap::{self, Generation, millis};
+use crate::watch::{Change, Watcher};
+use crate::workspace::Workspace;
+
+type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
+
+/// What holds for every plugin of a runtime.
+pub(crate) struct Settings {
+    pub(crate) workers: u32,
+    pub(crate) grace: Duration,
+    pub(crate) drain: Duration,
+    build_timeout: Duration,
+}
+
+/// What the plugins' tasks share.
+pub(crate) struct Shared {
+    pub(crate) bus: Bus,
+    pub(crate) registry: Registry,
+    pub(crate) settings: Settings,
+    pub(crate) private_dir: PathBuf,
+    work_dir: PathBuf,
+    events: broadcast::Sender<RuntimeEvent>,
+    listeners: Vec<Listener>,
+    retiring: TaskTracker,
+}
+
+/// Generations are numbered through the whole process, so that a `Source` means one of them on any bus.
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+
+impl Shared {
+    pub(crate) fn next_generation(&self) -> u64 {
+        GENERATIONS.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn emit(&self, event: RuntimeEvent) {
+        tracing::debug!(?event);
+        for listener in &self.listeners {
+            listener(&event);
+        }
+        let _ = self.events.send(event);
+    }
+}
+
+/// Collects what a [`HotRuntime`] starts with.
+pub struct Builder {
+    bus: Bus,
+    plugins: Vec<PluginSpec>,
+    watches: Vec<PathBuf>,
+    plugins_dir: Option<PathBuf>,
+    work_dir: Option<PathBuf>,
+    listeners: Vec<Listener>,
+    settings: Settings,
+}
+
+impl Builder {
+    /// Builds the controller crate at `path` into a plugin of its own and rebuilds it on each change.
+    #[must_use]
+    pub fn watch(mut self, path: impl Into<PathBuf>) -> Self {
+        self.watches.push(path.into());
+        self
+    }
+
+    /// Builds and watches a plugin of one or more crates.
+    #[must_use]
+    pub fn plugin(mut self, spec: PluginSpec) -> Self {
+        self.plugins.push(spec);
+        self
+    }
+
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) of a folder and follows the folder.
+    #[must_use]
+    pub fn plugins_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plugins_dir = Some(path.into());
+        self
+    }
+
+    /// Where overlays, builds and artifacts go. The default is `target/controllerbus` below the current folder.
+    #[must_use]
+    pub fn work_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.work_dir = Some(path.into());
+        self
+    }
+
+    /// How long a new generation may take to become ready before it is rolled back; 10 s unless set.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long a replaced generation may take to end before it is shown as draining or stuck; 5 s unless set.
+    #[must_use]
+    pub fn drain(mut self, drain: Duration) -> Self {
+        self.settings.drain = drain;
+        self
+    }
+
+    /// How long a build may take; 10 minutes unless set.
+    #[must_use]
+    pub fn build_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.build_timeout = timeout;
+        self
+    }
+
+    /// Worker threads of each plugin's own runtime; 2 unless set.
+    #[must_use]
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.settings.workers = workers.max(1);
+        self
+    }
+
+    /// Calls a function with every event, from the first on. It must return soon.
+    #[must_use]
+    pub fn on_event(mut self, listener: impl Fn(&RuntimeEvent) + Send + Sync + 'static) -> Self {
+        self.listeners.push(Arc::new(listener));
+        self
+    }
+
+    /// Starts the runtime and waits until each plugin has been built and loaded, or has failed once.
+    ///
+    /// A plugin that does not build or load is told by events, not by an error: its next change mends it.
+    ///
+    /// # Errors
+    /// A crate that is not there or is no controller crate, or a folder that cannot be used.
+    pub async fn start(self) -> Result<HotRuntime> {
+        let work_dir = match self.work_dir {
+            Some(dir) => dir,
+            None => PathBuf::from("target/controllerbus"),
+        };
+        std::fs::create_dir_all(&work_dir).map_err(|source| Error::Io {
+            what: "creating the work folder".to_owned(),
+            path: work_dir.clone(),
+            source,
+        })?;
+        let work_dir = std::path::absolute(&work_dir).unwrap_or(work_dir);
+        let private_dir = work_dir.join(format!("loaded-{}-{}", std::process::id(), GENERATIONS.load(Ordering::Relaxed)));
+        let shared = Arc::new(Shared {
+            bus: self.bus,
+            registry: Registry::default(),
+            settings: self.settings,
+            private_dir,
+            work_dir,
+            events: broadcast::channel(256).0,
+            listeners: self.listeners,
+            retiring: TaskTracker::new(),
+        });
+        let runtime = HotRuntime {
+            inner: Arc::new(Inner {
+                shared,
+                plugins: Mutex::default(),
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            }),
+        };
+        let mut specs = self.plugins;
+        for path in self.watches {
+            let read = path.clone();
+            let workspace = run_blocking(move || Workspace::read(&[read])).await?;
+            let name = workspace.crates.first().map(|found| found.name.clone()).unwrap_or_default();
+            specs.push(PluginSpec::new(name).crate_path(path));
+        }
+        let mut first = Vec::new();
+        for spec in specs {
+            first.push(runtime.inner.add_source(spec).await?);
+        }
+        if let Some(dir) = self.plugins_dir {
+            runtime.inner.follow_folder(dir).await?;
+        }
+        for loaded in first {
+            let _ = loaded.await;
+        }
+        Ok(runtime)
+    }
+}
+
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
+}
+
+/// Compiles controller crates, loads them onto a bus, swaps and unloads them while the process serves.
+///
+/// Dropping it stops the watching; [`HotRuntime::shutdown`] also unloads everything.
+pub struct HotRuntime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    plugins: Mutex<HashMap<String, mpsc::Sender<Command>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+enum Command {
+    Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
+    Load(PathBuf, oneshot::Sender<Result<SwapReport>>),
+    Unload(oneshot::Sender<Result<UnloadReport>>),
+}
+
+impl HotRuntime {
+    /// Starts to describe a runtime on a bus.
+    pub fn builder(bus: &Bus) -> Builder {
+        Builder {
+            bus: bus.clone(),
+            plugins: Vec::new(),
+            watches: Vec::new(),
+            plugins_dir: None,
+            work_dir: None,
+            listeners: Vec::new(),
+            settings: Settings {
+                workers: 2,
+                grace: Duration::from_secs(10),
+                drain: Duration::from_secs(5),
+                build_timeout: Duration::from_secs(600),
+            },
+        }
+    }
+
+    /// The events from now on. A receiver that falls 256 events behind loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.inner.shared.events.subscribe()
+    }
+
+    /// Every generation that is loaded, and the last ended ones.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        self.inner.shared.registry.generations()
+    }
+
+    /// Loads a built artifact, or swaps it for what is loaded of the same plugin.
+    ///
+    /// # Errors
+    /// Why the file was refused or the swap rolled back; what served before goes on.
+    pub async fn load_file(&self, path: impl AsRef<Path>) -> Result<SwapReport> {
+        self.inner.load_file(path.as_ref()).await
+    }
+
+    /// Builds a plugin again now and swaps it in; `None` if the build gave what is loaded already.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlugin`], the build's error, or why the swap was rolled back.
+    pub async fn rebuild(&self, plugin: &str) -> Result<Option<SwapReport>> {
+        let (answer, answered) = oneshot::channel();
+        self.inner.send(plugin, Command::Build(Some(answer))).await?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Takes a plugin off the bus and unloads it. Its source is watched on: the next change loads it again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlugin`] when nothing of this id is loaded.
+    pub async fn unload(&self, plugin: &str) -> Result<UnloadReport> {
+        let (answer, answered) = oneshot::channel();
+        self.inner.send(plugin, Command::Unload(answer)).await?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Stops watching, unloads every plugin, and waits until replaced generations are gone too.
+    pub async fn shutdown(self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        let retiring = &self.inner.shared.retiring;
+        retiring.close();
+        // A stuck generation never ends; it does not keep the host from ending.
+        let _ = tokio::time::timeout(self.inner.shared.settings.drain * 2, retiring.wait()).await;
+        let _ = std::fs::remove_dir(&self.inner.shared.private_dir);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, mpsc::Sender<Command>>> {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sender of a plugin's task, made without a source if there is none yet.
+    fn task_of(&self, plugin: &str) -> mpsc::Sender<Command> {
+        let mut plugins = self.lock();
+        if let Some(sender) = plugins.get(plugin) {
+            return sender.clone();
+        }
+        let sender = self.spawn(plugin, None);
+        plugins.insert(plugin.to_owned(), sender.clone());
+        sender
+    }
+
+    fn spawn(&self, plugin: &str, source: Option<Source>) -> mpsc::Sender<Command> {
+        let (sender, commands) = mpsc::channel(16);
+        let actor = Plugin { id: plugin.to_owned(), shared: Arc::clone(&self.shared), source, current: None };
+        self.tasks.spawn(actor.run(commands, self.stop.clone()));
+        sender
+    }
+
+    async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
+        let crates = spec.crates.clone();
+        let workspace = run_blocking(move || Workspace::read(&crates)).await?;
+        let id = spec.id.clone();
+        let (watcher, changes) = if spec.watch {
+            let (watcher, changes) = Watcher::new(workspace.watched.clone())?;
+            (Some(watcher), Some(changes))
+        } else {
+            (None, None)
+        };
+        let sender = self.spawn(&id, Some(Source { spec, watcher, changes }));
+        self.lock().insert(id, sender.clone());
+        let (answer, answered) = oneshot::channel();
+        sender.send(Command::Build(Some(answer))).await.map_err(|_| Error::Closed)?;
+        Ok(answered)
+    }
+
+    async fn load_file(&self, path: &Path) -> Result<SwapReport> {
+        let read = path.to_owned();
+        let id = run_blocking(move || Artifact::read(&read)).await?.bundle.id;
+        let (answer, answered) = oneshot::channel();
+        self.task_of(&id).send(Command::Load(path.to_owned(), answer)).await.map_err(|_| Error::Closed)?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn send(&self, plugin: &str, command: Command) -> Result<()> {
+        let sender = self.lock().get(plugin).cloned();
+        let Some(sender) = sender else {
+            let nearest = self.lock().keys().min_by_key(|id| distance(id, plugin)).cloned();
+            return Err(Error::UnknownPlugin { id: plugin.to_owned(), nearest });
+        };
+        sender.send(command).await.map_err(|_| Error::Closed)
+    }
+
+    /// Loads what is in a folder and each artifact that comes or changes there.
+    async fn follow_folder(self: &Arc<Self>, dir: PathBuf) -> Result<()> {
+        std::fs::create_dir_all(&dir).map_err(|source| Error::Io {
+            what: "creating the plugins folder".to_owned(),
+            path: dir.clone(),
+            source,
+        })?;
+        let (watcher, mut changes) = Watcher::new(vec![dir.clone()])?;
+        for path in artifacts_in(&dir)? {
+            self.load_or_tell(&path).await;
+        }
+        let weak = Arc::downgrade(self);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let _watcher = watcher;
+            loop {
+                let change = tokio::select! {
+                    change = changes.recv() => change,
+                    () = stop.cancelled() => None,
+                };
+                let (Some(change), Some(inner)) = (change, weak.upgrade()) else { return };
+                for path in change.paths {
+                    if is_artifact(&path) && path.is_file() {
+                        inner.load_or_tell(&path).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn load_or_tell(&self, path: &Path) {
+        if let Err(error) = self.load_file(path).await {
+            tracing::warn!(path = %path.display(), %error, "a plugin file was not loaded");
+            self.shared.emit(RuntimeEvent::RolledBack {
+                plugin: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                reason: error.to_string(),
+                serving: None,
+            });
+        }
+    }
+}
+
+fn is_artifact(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [".cbus.so", ".cbus.dylib", ".cbus.dll"].iter().any(|ending| name.ends_with(ending))
+}
+
+fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut found: Vec<_> = std::fs::read_dir(dir)?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| is_artifact(path))
+            .collect();
+        found.sort();
+        Ok(found)
+    };
+    list().map_err(|source| Error::Io { what: "listing the plugins folder".to_owned(), path: dir.to_owned(), source })
+}
+
+/// How many single-letter edits lie between two ids (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Where a plugin is built from.
+struct Source {
+    spec: PluginSpec,
+    watcher: Option<Watcher>,
+    changes: Option<mpsc::UnboundedReceiver<Change>>,
+}
+
+/// One plugin's task.
+struct Plugin {
+    id: String,
+    shared: Arc<Shared>,
+    source: Option<Source>,
+    current: Option<Generation>,
+}
+
+/// A built artifact and what led to it.
+struct Made {
+    path: PathBuf,
+    build_hash: String,
+    build_ms: f64,
+}
+
+impl Plugin {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        loop {
+            let changes = self.source.as_mut().and_then(|source| source.changes.as_mut());
+            let change = async {
+                match changes {
+                    Some(changes) => changes.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                command = commands.recv() => match command {
+                    Some(Command::Build(answer)) => {
+                        let result = self.build_and_swap(None, &stop).await;
+                        if let Some(answer) = answer {
+                            let _ = answer.send(result);
+                        }
+                    }
+                    Some(Command::Load(path, answer)) => {
+                        let result = self.swap(&path, Timeline::default(), None).await;
+                        let _ = answer.send(result);
+                    }
+                    Some(Command::Unload(answer)) => {
+                        let _ = answer.send(self.unload().await);
+                    }
+                    None => break,
+                },
+                Some(change) = change => {
+                    // Errors are told as events; there is nobody to answer.
+                    let _ = self.build_and_swap(Some(change.at), &stop).await;
+                }
+            }
+        }
+        if let Some(generation) = self.current.take() {
+            swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await;
+        }
+    }
+
+    async fn unload(&mut self) -> Result<UnloadReport> {
+        let Some(generation) = self.current.take() else {
+            return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
+        };
+        Ok(swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await)
+    }
+
+    /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
+    async fn build_and_swap(&mut self, edited: Option<Instant>, stop: &CancellationToken) -> Result<Option<SwapReport>> {
+        let mut edited = edited;
+        let made = loop {
+            let Some(source) = self.source.as_mut() else {
+                return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
+            };
+            let cancel = stop.child_token();
+            let building = make(&self.shared, &source.spec, source.watcher.as_ref(), &cancel);
+            tokio::pin!(building);
+            let overtaken = async {
+                match source.changes.as_mut() {
+                    Some(changes) => match changes.recv().await {
+                        Some(change) => change,
+                        None => std::future::pending().await,
+                    },
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                change = overtaken => {
+                    // What is being built is out of date: stop it, wait until it has stopped, start over.
+                    cancel.cancel();
+                    let _ = building.await;
+                    edited = Some(edited.unwrap_or(change.at));
+                }
+                made = &mut building => break made,
+            }
+        };
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                if !matches!(error, Error::Cancelled { .. }) {
+                    let rendered = match &error {
+                        Error::Build { rendered, .. } => rendered.clone(),
+                        other => other.to_string(),
+                    };
+                    self.shared.emit(RuntimeEvent::BuildFailed { plugin: self.id.clone(), rendered });
+                }
+                return Err(error);
+            }
+        };
+        self.shared.emit(RuntimeEvent::Built { plugin: self.id.clone(), build_ms: made.build_ms });
+        if self.current.as_ref().is_some_and(|current| current.build_hash == made.build_hash) {
+            self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone() });
+            return Ok(None);
+        }
+        let timeline = Timeline { build_ms: made.build_ms, ..Timeline::default() };
+        self.swap(&made.path, timeline, edited).await.map(Some)
+    }
+
+    async fn swap(&mut self, path: &Path, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
+        match swap::replace(&self.shared, &self.id, self.current.as_ref(), path, timeline, edited).await {
+            Ok((generation, report, committed)) => {
+                if let Some(old) = self.current.replace(generation) {
+                    let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
+                    self.shared.retiring.spawn(async move {
+                        swap::retire(&shared, &id, old, committed, true).await;
+                    });
+                }
+                Ok(report)
+            }
+            Err(error) => {
+                self.shared.emit(RuntimeEvent::RolledBack {
+                    plugin: self.id.clone(),
+                    reason: error.to_string(),
+                    serving: self.current.as_ref().map(|current| current.number),
+                });
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Source to sealed artifact.
+async fn make(shared: &Shared, spec: &PluginSpec, watcher: Option<&Watcher>, cancel: &CancellationToken) -> Result<Made> {
+    shared.emit(RuntimeEvent::BuildStarted { plugin: spec.id.clone() });
+    let begun = Instant::now();
+    let folder = shared.work_dir.join("overlays").join(spec.id.replace('/', "-"));
+    let (workspace, overlay) = {
+        let (spec, folder) = (spec.clone(), folder.clone());
+        run_blocking(move || {
+            let workspace = Workspace::read(&spec.crates)?;
+            let overlay = Overlay::generate(&workspace, &spec, &folder)?;
+            Ok((workspace, overlay))
+        })
+        .await?
+    };
+    if let Some(watcher) = watcher {
+        // A dependency may have come or gone with the edit.
+        watcher.set_paths(workspace.watched)?;
+    }
+    let options = BuildOptions {
+        target_dir: shared.work_dir.join("target"),
+        release: spec.release,
+        timeout: shared.settings.build_timeout,
+    };
+    let built = build::build(&overlay, spec, &options, cancel).await?;
+    let out = shared.work_dir.join("artifacts").join(format!("{}.cbus{}", spec.id.replace('/', "-"), std::env::consts::DLL_SUFFIX));
+    let sealed = out.clone();
+    run_blocking(move || artifact::seal(&built.library, &sealed)).await?;
+    Ok(Made { path: out, build_hash: built.build_hash, build_ms: millis(begun) })
+}

@@ -1,0 +1,258 @@
+//! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use controllerbus::Bus;
+use controllerbus::bus::Source;
+
+use crate::artifact::Artifact;
+use crate::error::{Error, Result};
+use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::load::{LoadOptions, Loaded, Unload};
+use crate::registry::{GenerationInfo, GenerationState};
+use crate::runtime::Shared;
+
+/// A generation that serves.
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    pub(crate) build_hash: String,
+    loaded: Loaded,
+}
+
+/// Milliseconds since `from`.
+pub(crate) fn millis(from: Instant) -> f64 {
+    from.elapsed().as_secs_f64() * 1000.0
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Closed),
+    }
+}
+
+/// Loads the artifact at `path` as the next generation of `plugin` and swaps it for `current`.
+///
+/// On an error `current` is untouched and goes on serving.
+pub(crate) async fn replace(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    current: Option<&Generation>,
+    path: &Path,
+    timeline: Timeline,
+    edited: Option<Instant>,
+) -> Result<(Generation, SwapReport, Option<controllerbus::bus::Committed>)> {
+    let mut timeline = timeline;
+    let begun = Instant::now();
+    let artifact = {
+        let path = path.to_owned();
+        blocking(move || Artifact::read(&path)).await?
+    };
+    if artifact.bundle.id != plugin {
+        return Err(Error::Artifact {
+            path: path.to_owned(),
+            reason: format!("it is the plugin `{}`, not `{plugin}`", artifact.bundle.id),
+            help: "load it under its own id, or build it with the id that is wanted".to_owned(),
+        });
+    }
+    timeline.verify_ms = millis(begun);
+
+    let number = shared.next_generation();
+    shared.registry.add(
+        GenerationInfo {
+            plugin: plugin.to_owned(),
+            generation: number,
+            version: artifact.bundle.version.clone(),
+            build_hash: artifact.bundle.build_hash.clone(),
+            state: GenerationState::Loading,
+            since: SystemTime::now(),
+            reason: None,
+            leases: 0,
+            holders: controllerbus::plugin::Holders::default(),
+            path: path.to_owned(),
+            mapped: false,
+        },
+        None,
+    );
+    let result = bring_up(shared, plugin, current, artifact, number, &mut timeline).await;
+    match result {
+        Ok((generation, committed)) => {
+            timeline.edit_to_live_ms = edited.map(millis);
+            shared.registry.set(number, GenerationState::Serving, None);
+            let from = current.map(|generation| generation.number);
+            if let Some(from) = from {
+                shared.registry.set(from, GenerationState::Draining, None);
+            }
+            let report = SwapReport { plugin: plugin.to_owned(), from, to: number, timeline };
+            shared.emit(RuntimeEvent::Swapped {
+                plugin: report.plugin.clone(),
+                from,
+                to: number,
+                timeline: report.timeline.clone(),
+            });
+            Ok((generation, report, committed))
+        }
+        Err(error) => {
+            shared.registry.set(number, GenerationState::Failed, Some(error.to_string()));
+            Err(error)
+        }
+    }
+}
+
+async fn bring_up(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    current: Option<&Generation>,
+    artifact: Artifact,
+    number: u64,
+    timeline: &mut Timeline,
+) -> Result<(Generation, Option<controllerbus::bus::Committed>)> {
+    let begun = Instant::now();
+    let build_hash = artifact.bundle.build_hash.clone();
+    let (version, folder) = (artifact.bundle.version.clone(), shared.private_dir.clone());
+    let options = LoadOptions {
+        bus: shared.bus.handle(),
+        plugin: plugin.to_owned(),
+        generation: number,
+        workers: shared.settings.workers,
+    };
+    let (loaded, private) = blocking(move || {
+        let private = artifact.write_private(&folder)?;
+        match Loaded::open(&artifact, &private, options) {
+            Ok(loaded) => Ok((loaded, private)),
+            Err(error) => {
+                let _ = std::fs::remove_file(&private);
+                Err(error)
+            }
+        }
+    })
+    .await?;
+    shared.registry.add(
+        GenerationInfo {
+            plugin: plugin.to_owned(),
+            generation: number,
+            version,
+            build_hash: build_hash.clone(),
+            state: GenerationState::Loading,
+            since: SystemTime::now(),
+            reason: None,
+            leases: 0,
+            holders: controllerbus::plugin::Holders::default(),
+            path: private,
+            mapped: true,
+        },
+        Some(Arc::clone(loaded.leases())),
+    );
+    timeline.load_ms = millis(begun);
+
+    let begun = Instant::now();
+    let generation = Generation { number, build_hash, loaded };
+    let committed = match current {
+        None => {
+            shared.bus.add_factories(Source(number), generation.loaded.factories());
+            None
+        }
+        Some(current) => {
+            let factories = generation.loaded.factories();
+            let staged =
+                shared.bus.stage(Source(current.number), Source(number), factories, shared.settings.grace).await;
+            match staged {
+                Ok(staged) => Some(staged.commit()),
+                Err(error) => {
+                    let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
+                    let shared = Arc::clone(shared);
+                    let plugin = plugin.to_owned();
+                    tokio::spawn(async move { retire(&shared, &plugin, generation, None, false).await });
+                    return Err(failed);
+                }
+            }
+        }
+    };
+    timeline.swap_ms = millis(begun);
+    Ok((generation, committed))
+}
+
+/// Waits until nothing holds a replaced generation, joins its threads, and closes it.
+///
+/// It is tried for as long as it takes; what keeps it is shown in the registry and told as events.
+/// `served` is false for one that was rolled back, which keeps its `failed` state.
+pub(crate) async fn retire(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    mut generation: Generation,
+    committed: Option<controllerbus::bus::Committed>,
+    served: bool,
+) -> UnloadReport {
+    let begun = Instant::now();
+    let number = generation.number;
+    let state = |state, reason| {
+        if served {
+            shared.registry.set(number, state, reason);
+        }
+    };
+    if let Some(committed) = committed {
+        committed.drained().await;
+    }
+    let leases = Arc::clone(generation.loaded.leases());
+    let mut patience = shared.settings.drain;
+    loop {
+        if tokio::time::timeout(patience, leases.drained()).await.is_err() {
+            let held = leases.holders();
+            let count = held.factories + held.controllers + held.calls;
+            state(GenerationState::Draining, Some(format!("{held:?}")));
+            shared.emit(RuntimeEvent::Draining { plugin: plugin.to_owned(), generation: number, leases: count });
+            leases.drained().await;
+        }
+        let timeout = shared.settings.drain;
+        let (outcome, back) = {
+            let task = tokio::task::spawn_blocking(move || {
+                let outcome = generation.loaded.unload(timeout);
+                (outcome, generation)
+            });
+            match task.await {
+                Ok(done) => done,
+                // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
+                Err(error) => {
+                    state(GenerationState::Stuck, Some(error.to_string()));
+                    return report(plugin, number, begun, false, 0);
+                }
+            }
+        };
+        generation = back;
+        match outcome {
+            Unload::Closed { unmapped, leaked_thread_locals } => {
+                let report = report(plugin, number, begun, unmapped, leaked_thread_locals);
+                state(GenerationState::Unloaded, None);
+                shared.emit(RuntimeEvent::Unloaded {
+                    plugin: plugin.to_owned(),
+                    generation: number,
+                    unload_ms: report.unload_ms,
+                    unmapped,
+                });
+                return report;
+            }
+            Unload::Stuck { threads } => {
+                state(GenerationState::Stuck, Some(format!("{threads} of its threads do not end")));
+                shared.emit(RuntimeEvent::Stuck { plugin: plugin.to_owned(), generation: number, threads });
+            }
+            Unload::Held => {}
+        }
+        patience = (patience * 2).min(Duration::from_secs(60));
+        // Not a wait for a state that could be watched: a thread's end is only seen by asking again.
+        tokio::time::sleep(Duration::from_millis(50).min(patience)).await;
+    }
+}
+
+fn report(plugin: &str, generation: u64, begun: Instant, unmapped: bool, leaked_thread_locals: u64) -> UnloadReport {
+    UnloadReport { plugin: plugin.to_owned(), generation, unload_ms: millis(begun), unmapped, leaked_thread_locals }
+}
+
+/// Takes a plugin off the bus and unloads its serving generation.
+pub(crate) async fn remove(shared: &Arc<Shared>, bus: &Bus, plugin: &str, generation: Generation) -> UnloadReport {
+    shared.registry.set(generation.number, GenerationState::Draining, None);
+    bus.remove_source(Source(generation.number)).await;
+    retire(shared, plugin, generation, None, true).await
+}

@@ -1,0 +1,213 @@
+//! Which crates, files and patches a plugin is made of, by cargo's own account.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId};
+
+use crate::error::{Error, Result};
+
+/// One controller crate of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerCrate {
+    /// The package's name.
+    pub name: String,
+    /// The library target's name, as `extern crate` wants it.
+    pub library: String,
+    /// The package's folder.
+    pub dir: PathBuf,
+    /// The package's version.
+    pub version: semver::Version,
+}
+
+/// What a plugin's crates are built from.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// The controller crates, in the order that they were asked for.
+    pub crates: Vec<ControllerCrate>,
+    /// How the overlay depends on the very `controllerbus` that the crates use, as a TOML inline table.
+    pub controllerbus: String,
+    /// Folders of local packages, and manifests, whose change is a change of the plugin.
+    pub watched: Vec<PathBuf>,
+    /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths.
+    pub patches: String,
+    /// The lock file of the crates' workspace.
+    pub lock_file: Option<PathBuf>,
+}
+
+/// The compiler that builds plugins.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    /// The first line of `rustc -vV`.
+    pub version: String,
+    /// The host's target triple.
+    pub target: String,
+}
+
+impl Toolchain {
+    /// Asks the compiler once in a process.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no compiler.
+    pub fn current() -> Result<&'static Self> {
+        static CURRENT: OnceLock<Toolchain> = OnceLock::new();
+        if let Some(known) = CURRENT.get() {
+            return Ok(known);
+        }
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let output = Command::new(&rustc)
+            .arg("-vV")
+            .output()
+            .map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.lines().next().unwrap_or_default().to_owned();
+        let target = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
+        Ok(CURRENT.get_or_init(|| Self { version, target }))
+    }
+}
+
+impl Workspace {
+    /// Asks cargo about the crates in these folders. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] with what cargo said, or [`Error::NotAController`] with what the crate lacks.
+    pub fn read(crates: &[PathBuf]) -> Result<Self> {
+        let mut found =
+            Self { crates: Vec::new(), controllerbus: String::new(), watched: Vec::new(), patches: String::new(), lock_file: None };
+        let mut watched = BTreeSet::new();
+        for path in crates {
+            found.read_crate(path, &mut watched)?;
+        }
+        found.watched = watched.into_iter().collect();
+        Ok(found)
+    }
+
+    fn read_crate(&mut self, path: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<()> {
+        let path = path.canonicalize().map_err(Error::io("finding the crate", path))?;
+        let not_a_controller = |message: &str| Error::NotAController { path: path.clone(), message: message.to_owned() };
+        let metadata = MetadataCommand::new()
+            .manifest_path(path.join("Cargo.toml"))
+            .features(CargoOpt::AllFeatures)
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .exec()
+            .map_err(|error| Error::Metadata { path: path.clone(), message: error.to_string() })?;
+        let manifest = path.join("Cargo.toml");
+        let package = metadata
+            .packages
+            .iter()
+            .find(|package| package.manifest_path.as_std_path() == manifest)
+            .ok_or_else(|| not_a_controller("its manifest has no [package]"))?;
+        let library = package
+            .targets
+            .iter()
+            .find(|target| target.kind.iter().any(|kind| matches!(kind.to_string().as_str(), "lib" | "rlib")))
+            .ok_or_else(|| not_a_controller("it has no library target that others can link; add src/lib.rs"))?;
+        let closure = closure(&metadata, &package.id);
+        let bus = closure
+            .iter()
+            .find(|package| package.name.as_str() == "controllerbus")
+            .ok_or_else(|| not_a_controller("it does not depend on `controllerbus`; add it to its [dependencies]"))?;
+        self.controllerbus = dependency(bus);
+        for package in &closure {
+            if package.source.is_none() {
+                if let Some(dir) = package.manifest_path.parent() {
+                    watched.insert(dir.as_std_path().to_owned());
+                }
+            }
+        }
+        let root = metadata.workspace_root.as_std_path();
+        for file in ["Cargo.toml", "Cargo.lock"].map(|name| root.join(name)) {
+            if file.is_file() {
+                watched.insert(file);
+            }
+        }
+        let lock_file = root.join("Cargo.lock");
+        if self.lock_file.is_none() && lock_file.is_file() {
+            self.lock_file = Some(lock_file);
+        }
+        if self.patches.is_empty() {
+            self.patches = patches(root, watched)?;
+        }
+        self.crates.push(ControllerCrate {
+            name: package.name.to_string(),
+            library: library.name.replace('-', "_"),
+            dir: path,
+            version: package.version.clone(),
+        });
+        Ok(())
+    }
+}
+
+/// A package and everything that it depends on, as cargo resolved it.
+fn closure<'a>(metadata: &'a Metadata, root: &'a PackageId) -> Vec<&'a Package> {
+    let packages: HashMap<_, _> = metadata.packages.iter().map(|package| (&package.id, package)).collect();
+    let nodes: HashMap<_, _> =
+        metadata.resolve.iter().flat_map(|resolve| &resolve.nodes).map(|node| (&node.id, node)).collect();
+    let mut seen = BTreeSet::from([root]);
+    let mut waiting = vec![root];
+    while let Some(id) = waiting.pop() {
+        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
+            let needed = dependency.dep_kinds.is_empty()
+                || dependency.dep_kinds.iter().any(|kind| kind.kind != cargo_metadata::DependencyKind::Development);
+            if needed && seen.insert(&dependency.pkg) {
+                waiting.push(&dependency.pkg);
+            }
+        }
+    }
+    seen.into_iter().filter_map(|id| packages.get(id).copied()).collect()
+}
+
+/// A dependency on exactly this package.
+fn dependency(package: &Package) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    match &package.source {
+        None => {
+            let dir = package.manifest_path.parent().map(ToString::to_string).unwrap_or_default();
+            format!("{{ path = {} }}", quoted(&dir))
+        }
+        Some(source) => match source.repr.strip_prefix("git+") {
+            Some(git) => {
+                let (url, revision) = git.split_once('#').unwrap_or((git, ""));
+                let url = url.split('?').next().unwrap_or(url);
+                format!("{{ git = {}, rev = {} }}", quoted(url), quoted(revision))
+            }
+            None => format!("{{ version = {} }}", quoted(&format!("={}", package.version))),
+        },
+    }
+}
+
+/// The workspace's `[patch]`, `[replace]` and `[profile]`, with absolute paths, which are also to be watched.
+fn patches(root: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<String> {
+    let file = root.join("Cargo.toml");
+    let text = std::fs::read_to_string(&file).map_err(Error::io("reading the workspace's manifest", &file))?;
+    let manifest: toml::Table = toml::from_str(&text)
+        .map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
+    let mut kept = toml::Table::new();
+    for section in ["patch", "replace", "profile"] {
+        if let Some(value) = manifest.get(section) {
+            let mut value = value.clone();
+            if section != "profile" {
+                make_absolute(&mut value, root, watched);
+            }
+            kept.insert(section.to_owned(), value);
+        }
+    }
+    toml::to_string(&kept).map_err(|error| Error::Metadata { path: file, message: error.to_string() })
+}
+
+fn make_absolute(value: &mut toml::Value, root: &Path, watched: &mut BTreeSet<PathBuf>) {
+    let Some(table) = value.as_table_mut() else { return };
+    for (key, value) in table.iter_mut() {
+        match value {
+            toml::Value::String(text) if key == "path" => {
+                let joined = root.join(&*text);
+                let path = joined.canonicalize().unwrap_or(joined);
+                *text = path.to_string_lossy().into_owned();
+                watched.insert(path);
+            }
+            other => make_absolute(other, root, watched),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The whole way, for real: sources built by cargo, loaded, swapped, rolled back and unmapped.
+
+use controllerbus::prelude::*;
+use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
+use tests::{Ask, Scratch, Second, ask, events, mapped_below, nonce, wait_for, work_dir};
+
+const CONFIG: &str = "probe:\n  id: probe\n  config: { mode: ok }\n";
+
+fn loaded(event: &RuntimeEvent) -> Option<u64> {
+    match event {
+        RuntimeEvent::Swapped { to, .. } => Some(*to),
+        _ => None,
+    }
+}
+
+fn unloaded(event: &RuntimeEvent) -> Option<bool> {
+    match event {
+        RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped),
+        _ => None,
+    }
+}
+
+async fn host(config: &str) -> Bus {
+    let bus = Bus::new();
+    bus.apply(ConfigSet::from_yaml(config).expect("a config set")).await.expect("applying");
+    bus
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
+    let scratch = Scratch::new(&["probe"]);
+    let bus = host(CONFIG).await;
+    let (listener, mut told) = events();
+    let work = work_dir().join("edit");
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(&work)
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    wait_for(&mut told, loaded).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
+
+    // A standing request sees the new value before the old one goes.
+    let mut standing = bus.request(Ask { what: "sentence".to_owned(), nonce: nonce() }).expect("a request");
+    let Some(Event::Added(first, _)) = standing.next().await else { panic!("a value comes first") };
+
+    scratch.edit("probe", "\"first\"", "\"second\"");
+    wait_for(&mut told, loaded).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "second");
+    let mut added = None;
+    loop {
+        match standing.next().await.expect("the directive stands") {
+            Event::Added(id, value) => added = Some((id, value.0.clone())),
+            Event::Removed(id) => {
+                assert_eq!(id, first);
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(added.expect("added before removed").1, "second");
+    drop(standing);
+    assert!(wait_for(&mut told, unloaded).await, "the first generation is unmapped");
+
+    scratch.edit("probe", "\"second\"", "\"third\" oops");
+    let rendered = wait_for(&mut told, |event| match event {
+        RuntimeEvent::BuildFailed { rendered, .. } => Some(rendered.clone()),
+        _ => None,
+    })
+    .await;
+    assert!(rendered.contains("oops"), "{rendered}");
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "second");
+
+    scratch.edit("probe", "\"third\" oops", "\"third\"");
+    wait_for(&mut told, loaded).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "third");
+
+    let report = runtime.unload("probe").await.expect("unloading");
+    assert!(report.unmapped);
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
+    let scratch = Scratch::new(&["probe"]);
+    let bus = host(CONFIG).await;
+    let work = work_dir().join("hard");
+    let runtime =
+        HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work).start().await.expect("starting");
+    bus.handle().resolve(Ask { what: "sentence".to_owned(), nonce: nonce() }).await.expect("an answer");
+    assert_eq!(ask(&bus, "socket").await.expect("an answer"), "over the wire");
+    assert_eq!(ask(&bus, "own-thread").await.expect("an answer"), "1");
+    assert_eq!(ask(&bus, "print").await.expect("an answer"), "printed");
+    ask(&bus, "thread-local").await.expect("an answer");
+
+    // `save` runs on a thread of the host's, where a thread-local with a destructor must not pin the library.
+    let file = work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX));
+    let swap = runtime.load_file(&file).await.expect("a swap with the same artifact");
+    assert!(swap.from.is_some());
+    let report = runtime.unload("probe").await.expect("unloading");
+    assert!(report.unmapped);
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_construct_execute_or_resolve_is_contained() {
+    let scratch = Scratch::new(&["probe"]);
+    let bus = Bus::new();
+    let work = work_dir().join("panic");
+    let runtime =
+        HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work).start().await.expect("starting");
+
+    let construct = ConfigSet::from_yaml("bad:\n  id: probe\n  config: { mode: panic-construct }\n").expect("a set");
+    bus.apply(construct).await.expect("applying");
+    let state = format!("{:?}", bus.configs().remove(0).state);
+    assert!(state.contains("construct was told to panic"), "{state}");
+    assert!(bus.remove_config("bad").await);
+
+    let execute = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: panic-execute }\n").expect("a set");
+    bus.apply(execute).await.expect("applying");
+    assert_eq!(ask(&bus, "sentence").await.expect("it resolves all the same"), "first");
+
+    let error = ask(&bus, "panic").await.expect_err("an error");
+    assert!(error.to_string().contains("resolve was told to panic"), "{error}");
+    assert_eq!(ask(&bus, "sentence").await.expect("it goes on"), "first");
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
+    let scratch = Scratch::new(&["probe", "second"]);
+    let config = format!("{CONFIG}second:\n  id: second\n");
+    let work = work_dir().join("two");
+
+    let bus = host(&config).await;
+    let spec = PluginSpec::new("both").crate_path(scratch.path("probe")).crate_path(scratch.path("second"));
+    let runtime = HotRuntime::builder(&bus).plugin(spec).work_dir(&work).start().await.expect("starting");
+    assert_eq!(ask(&bus, "ask-second").await.expect("an answer"), "from the second");
+    let serving: Vec<_> =
+        runtime.generations().into_iter().filter(|found| found.state == GenerationState::Serving).collect();
+    assert_eq!(serving.len(), 1);
+    runtime.shutdown().await;
+
+    let bus = host(&config).await;
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .watch(scratch.path("second"))
+        .work_dir(&work)
+        .start()
+        .await
+        .expect("starting");
+    assert_eq!(ask(&bus, "ask-second").await.expect("an answer"), "from the second");
+    assert_eq!(bus.resolve(Second { nonce: nonce() }).await.expect("an answer").0, "from the second");
+    let serving: Vec<_> =
+        runtime.generations().into_iter().filter(|found| found.state == GenerationState::Serving).collect();
+    assert_eq!(serving.len(), 2);
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_and_its_plugins_see_only_their_own_factories() {
+    // This host exports its symbols (-rdynamic) and links the same slices, with two directive types of its own.
+    let own = controllerbus::__private::DIRECTIVE_TYPES.len();
+    let scratch = Scratch::new(&["probe"]);
+    let bus = host(CONFIG).await;
+    let work = work_dir().join("slices");
+    let runtime =
+        HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work).start().await.expect("starting");
+    assert_eq!(own, controllerbus::__private::DIRECTIVE_TYPES.len());
+    assert!(controllerbus::__private::FACTORIES.is_empty());
+    assert_eq!(bus.config_ids(), ["probe"]);
+    let error = runtime.unload("prbe").await.expect_err("no such plugin");
+    assert!(error.to_string().contains("did you mean `probe`"), "{error}");
+    runtime.shutdown().await;
+}

@@ -1,0 +1,147 @@
+//! What the end-to-end tests share: scratch copies of the fixtures, a host, and waits for states.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use controllerbus::prelude::*;
+use hot_runtime::RuntimeEvent;
+use tokio::sync::mpsc;
+
+/// The same directive as in the `probe` fixture, as another program would declare it.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "probe/ask", value = Answer)]
+pub struct Ask {
+    /// What the controller shall do.
+    pub what: String,
+    /// Makes requests differ, so that they are not merged.
+    pub nonce: u64,
+}
+
+/// What came of it.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Answer(pub String);
+
+/// The same directive as in the `second` fixture.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "second/ask", value = Answer)]
+pub struct Second {
+    /// Makes requests differ.
+    pub nonce: u64,
+}
+
+/// A number that no other request of this process has.
+pub fn nonce() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Asks the probe to do something.
+///
+/// # Errors
+/// What the controller answered.
+pub async fn ask(bus: &Bus, what: &str) -> Result<String> {
+    let answer = bus.resolve(Ask { what: what.to_owned(), nonce: nonce() });
+    match tokio::time::timeout(Duration::from_secs(20), answer).await {
+        Ok(answer) => answer.map(|answer| answer.0.clone()),
+        Err(_) => Err(Error::msg(format!("no answer to `{what}` within 20 s"))),
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Copies of fixture crates in a folder of their own.
+pub struct Scratch {
+    folder: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// Copies the named fixtures.
+    #[allow(clippy::new_without_default)]
+    pub fn new(fixtures: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let controllerbus = root().join("controllerbus").canonicalize().expect("the controllerbus crate");
+        for fixture in fixtures {
+            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+            let to = folder.path().join(fixture);
+            std::fs::create_dir_all(to.join("src")).expect("a folder in the scratch");
+            let manifest = std::fs::read_to_string(from.join("Cargo.toml")).expect("the fixture's manifest");
+            let manifest = manifest.replace("@CONTROLLERBUS@", &controllerbus.to_string_lossy());
+            std::fs::write(to.join("Cargo.toml"), manifest).expect("writing the manifest");
+            std::fs::copy(from.join("src/lib.rs"), to.join("src/lib.rs")).expect("copying the source");
+            // The workspace's own versions, so that nothing new has to be resolved or fetched.
+            std::fs::copy(root().join("Cargo.lock"), to.join("Cargo.lock")).expect("copying the lock file");
+        }
+        Self { folder }
+    }
+
+    /// The folder of a fixture's copy.
+    pub fn path(&self, fixture: &str) -> PathBuf {
+        self.folder.path().join(fixture)
+    }
+
+    /// The folder of the copies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Replaces a text in a fixture's source, by rename as many editors save.
+    pub fn edit(&self, fixture: &str, from: &str, to: &str) {
+        let path = self.path(fixture).join("src/lib.rs");
+        let source = std::fs::read_to_string(&path).expect("the source");
+        assert!(source.contains(from), "the source has no `{from}`");
+        let next = path.with_extension("rs.new");
+        std::fs::write(&next, source.replace(from, to)).expect("writing the source");
+        std::fs::rename(&next, &path).expect("renaming over the source");
+    }
+}
+
+/// Where all tests build: one folder, so that the dependencies are compiled once.
+pub fn work_dir() -> PathBuf {
+    let target = option_env!("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("fixtures")
+}
+
+/// A channel that gets every event of a runtime; hand the function to `Builder::on_event`.
+pub fn events() -> (impl Fn(&RuntimeEvent) + Send + Sync + 'static, mpsc::UnboundedReceiver<RuntimeEvent>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let send = move |event: &RuntimeEvent| {
+        let _ = sender.send(event.clone());
+    };
+    (send, receiver)
+}
+
+/// Waits for the first event that a function takes.
+pub async fn wait_for<T>(
+    events: &mut mpsc::UnboundedReceiver<RuntimeEvent>,
+    mut take: impl FnMut(&RuntimeEvent) -> Option<T>,
+) -> T {
+    let found = async {
+        loop {
+            let event = events.recv().await.expect("the runtime goes on");
+            if let Some(found) = take(&event) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(300), found).await.expect("the event within five minutes")
+}
+
+/// How many mappings of plugin files this process has that lie below a folder.
+pub fn mapped_below(folder: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let folder = std::path::absolute(folder).expect("an absolute path");
+    let folder = folder.to_string_lossy().into_owned();
+    let files: std::collections::BTreeSet<&str> =
+        maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).filter(|path| path.starts_with(&folder)).collect();
+    files.len()
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
