@@ -88,8 +88,13 @@ async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
     let scratch = Scratch::new(&["probe"]);
     let bus = host(CONFIG).await;
     let work = work_dir().join("hard");
-    let runtime =
-        HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(&work)
+        .on_event(events().0)
+        .start()
+        .await
+        .expect("starting");
     bus.handle().resolve(Ask { what: "sentence".to_owned(), nonce: nonce() }).await.expect("an answer");
     assert_eq!(ask(&bus, "socket").await.expect("an answer"), "over the wire");
     assert_eq!(ask(&bus, "own-thread").await.expect("an answer"), "1");
@@ -111,8 +116,13 @@ async fn a_panic_in_construct_execute_or_resolve_is_contained() {
     let scratch = Scratch::new(&["probe"]);
     let bus = Bus::new();
     let work = work_dir().join("panic");
-    let runtime =
-        HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(&work)
+        .on_event(events().0)
+        .start()
+        .await
+        .expect("starting");
 
     let construct = ConfigSet::from_yaml("bad:\n  id: probe\n  config: { mode: panic-construct }\n").expect("a set");
     bus.apply(construct).await.expect("applying");
@@ -170,8 +180,13 @@ async fn a_host_and_its_plugins_see_only_their_own_factories() {
     let scratch = Scratch::new(&["probe"]);
     let bus = host(CONFIG).await;
     let work = work_dir().join("slices");
-    let runtime =
-        HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(&work)
+        .on_event(events().0)
+        .start()
+        .await
+        .expect("starting");
     assert_eq!(own, controllerbus::__private::DIRECTIVE_TYPES.len());
     assert!(controllerbus::__private::FACTORIES.is_empty());
     assert_eq!(bus.config_ids(), ["probe"]);

@@ -108,6 +108,7 @@ pub fn work_dir() -> PathBuf {
 pub fn events() -> (impl Fn(&RuntimeEvent) + Send + Sync + 'static, mpsc::UnboundedReceiver<RuntimeEvent>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let send = move |event: &RuntimeEvent| {
+        println!("{event:?}");
         let _ = sender.send(event.clone());
     };
     (send, receiver)

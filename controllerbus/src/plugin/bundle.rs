@@ -14,7 +14,8 @@ macro_rules! plugin_bundle {
         profile: $profile:literal,
         entry: $entry:literal $(,)?
     ) => {
-        const _: () = {
+        #[doc(hidden)]
+        mod __plugin {
             use $crate::__private::{guest, manifest};
 
             const PARTS: &[&str] = &[
@@ -56,7 +57,7 @@ macro_rules! plugin_bundle {
             }
 
             $crate::__plugin_hooks!();
-        };
+        }
     };
 }
 
