@@ -35,6 +35,7 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
+        .target_dir(work_dir().join("target"))
         .on_event(listener)
         .start()
         .await
@@ -91,6 +92,7 @@ async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
+        .target_dir(work_dir().join("target"))
         .on_event(events().0)
         .start()
         .await
@@ -119,6 +121,7 @@ async fn a_panic_in_construct_execute_or_resolve_is_contained() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
+        .target_dir(work_dir().join("target"))
         .on_event(events().0)
         .start()
         .await
@@ -149,7 +152,13 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
 
     let bus = host(&config).await;
     let spec = PluginSpec::new("both").crate_path(scratch.path("probe")).crate_path(scratch.path("second"));
-    let runtime = HotRuntime::builder(&bus).plugin(spec).work_dir(&work).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .plugin(spec)
+        .work_dir(&work)
+        .target_dir(work_dir().join("target"))
+        .start()
+        .await
+        .expect("starting");
     assert_eq!(ask(&bus, "ask-second").await.expect("an answer"), "from the second");
     let serving: Vec<_> =
         runtime.generations().into_iter().filter(|found| found.state == GenerationState::Serving).collect();
@@ -161,6 +170,7 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
         .watch(scratch.path("probe"))
         .watch(scratch.path("second"))
         .work_dir(&work)
+        .target_dir(work_dir().join("target"))
         .start()
         .await
         .expect("starting");
@@ -183,6 +193,7 @@ async fn a_host_and_its_plugins_see_only_their_own_factories() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
+        .target_dir(work_dir().join("target"))
         .on_event(events().0)
         .start()
         .await

@@ -13,7 +13,9 @@ const SWAPS: usize = 100;
 async fn a_hundred_swaps_leave_nothing_behind_and_lose_nothing() {
     let scratch = Scratch::new(&["probe"]);
     let bus = Bus::new();
-    bus.apply(ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: ok }\n").expect("a set")).await.expect("applying");
+    bus.apply(ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: ok }\n").expect("a set"))
+        .await
+        .expect("applying");
     let work = work_dir().join("hundred");
     let built = work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX));
     let mut artifacts = Vec::new();
@@ -21,14 +23,22 @@ async fn a_hundred_swaps_leave_nothing_behind_and_lose_nothing() {
         if index > 0 {
             scratch.edit("probe", "\"first\"", sentence);
         }
-        let builder = HotRuntime::builder(&bus).watch(scratch.path("probe")).work_dir(&work);
+        let builder = HotRuntime::builder(&bus)
+            .watch(scratch.path("probe"))
+            .work_dir(&work)
+            .target_dir(work_dir().join("target"));
         builder.start().await.expect("starting").shutdown().await;
         let copy = scratch.folder().join(format!("{index}.cbus.so"));
         std::fs::copy(&built, &copy).expect("keeping the artifact");
         artifacts.push(copy);
     }
 
-    let runtime = HotRuntime::builder(&bus).work_dir(&work).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .work_dir(&work)
+        .target_dir(work_dir().join("target"))
+        .start()
+        .await
+        .expect("starting");
     runtime.load_file(&artifacts[0]).await.expect("loading");
     let stop = Arc::new(AtomicBool::new(false));
     let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

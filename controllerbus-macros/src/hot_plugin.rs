@@ -3,7 +3,9 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, Expr, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Lit, LitStr, Meta, Result, ReturnType, Type};
+use syn::{
+    Attribute, Error, Expr, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Lit, LitStr, Meta, Result, ReturnType, Type,
+};
 
 use crate::keys::Keys;
 
@@ -12,7 +14,10 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     let id = keys.id("example/greeter")?;
     let version = keys.text("version", "1.0.0")?;
     if let Err(error) = semver::Version::parse(&version.value()) {
-        return Err(Error::new(version.span(), format!("`version` is not a semantic version such as \"1.0.0\": {error}")));
+        return Err(Error::new(
+            version.span(),
+            format!("`version` is not a semantic version such as \"1.0.0\": {error}"),
+        ));
     }
     let mut block = controller_block(item)?;
     let resolvers = take_resolvers(&mut block)?;
@@ -40,7 +45,10 @@ fn controller_block(item: TokenStream) -> Result<ItemImpl> {
         return Err(Error::new_spanned(path, format!("{WANTED}, not on an impl of another trait")));
     }
     if !block.generics.params.is_empty() {
-        return Err(Error::new_spanned(&block.generics, "a plugin's controller cannot be generic: its id stands for one type"));
+        return Err(Error::new_spanned(
+            &block.generics,
+            "a plugin's controller cannot be generic: its id stands for one type",
+        ));
     }
     Ok(block)
 }
@@ -124,7 +132,10 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver]) -> Result<Option<ImplItem>> 
         _ => None,
     });
     if let Some(method) = by_hand {
-        return Err(Error::new(method.sig.ident.span(), "either write `routes` by hand or use `#[resolves]`, not both"));
+        return Err(Error::new(
+            method.sig.ident.span(),
+            "either write `routes` by hand or use `#[resolves]`, not both",
+        ));
     }
     let adds = resolvers.iter().map(|resolver| {
         let (name, directive) = (&resolver.method.sig.ident, &resolver.directive);

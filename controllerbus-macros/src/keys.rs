@@ -45,7 +45,13 @@ impl Keys {
     }
 
     /// Reads the helper attribute of a derive, which must be there.
-    pub fn of_attribute(attributes: &[Attribute], name: &str, known: &[&str], item: &Ident, example: &str) -> Result<Self> {
+    pub fn of_attribute(
+        attributes: &[Attribute],
+        name: &str,
+        known: &[&str],
+        item: &Ident,
+        example: &str,
+    ) -> Result<Self> {
         let found = attributes.iter().find(|attribute| attribute.path().is_ident(name));
         match found.map(|attribute| &attribute.meta) {
             Some(Meta::List(list)) => Self::parse(list.tokens.clone(), known, list.path.segments[0].ident.span()),

@@ -8,8 +8,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, where, and what to do about it, as text that survives a plugin boundary.
 ///
 /// Any `std::error::Error` converts into it with `?`; its chain of sources is kept as text,
-/// because the original value must not outlive the library that it came from.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// because the original value must not outlive the library that it came from. For that reason it cannot itself
+/// implement `std::error::Error`; it converts with `?` into `Box<dyn std::error::Error + Send + Sync>`, which
+/// hosts that collect errors of many kinds can use.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -73,6 +75,19 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+// As `fn main() -> Result<()>` prints it.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Box<dyn std::error::Error + Send + Sync> {
+    fn from(error: Error) -> Self {
+        error.message.into()
     }
 }
 

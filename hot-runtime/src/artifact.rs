@@ -122,7 +122,11 @@ impl Artifact {
     /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] with what is wrong and what to do.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("reading the plugin file", path))?;
-        Self::verify(path, bytes).map_err(|(reason, help)| Error::Artifact { path: path.to_owned(), reason, help: help.to_owned() })
+        Self::verify(path, bytes).map_err(|(reason, help)| Error::Artifact {
+            path: path.to_owned(),
+            reason,
+            help: help.to_owned(),
+        })
     }
 
     fn verify(path: &Path, mut bytes: Vec<u8>) -> std::result::Result<Self, (String, &'static str)> {
@@ -134,7 +138,10 @@ impl Artifact {
         let (hash, rest) = bytes[body..].split_at(32);
         let (length, magic) = rest.split_at(8);
         if magic != MAGIC {
-            return Err(("it has no artifact trailer".to_owned(), "only files built by hot-runtime are loaded; build the plugin with it"));
+            return Err((
+                "it has no artifact trailer".to_owned(),
+                "only files built by hot-runtime are loaded; build the plugin with it",
+            ));
         }
         if length != (body as u64).to_le_bytes() {
             return Err(("its length is not the one in its trailer".to_owned(), REPLACE));
@@ -145,13 +152,17 @@ impl Artifact {
         }
         bytes.truncate(body);
         let (bundle, factories) = {
-            let file = object::File::parse(&*bytes).map_err(|error| (format!("it is not a library: {error}"), REBUILD))?;
+            let file =
+                object::File::parse(&*bytes).map_err(|error| (format!("it is not a library: {error}"), REBUILD))?;
             check_format(&file)?;
             records(&file)?
         };
         let here = crate::workspace::Toolchain::current().map(|toolchain| toolchain.target.clone()).unwrap_or_default();
         if !here.is_empty() && bundle.target != here {
-            return Err((format!("it was built for {}, and this is {here}", bundle.target), "build it for this target"));
+            return Err((
+                format!("it was built for {}, and this is {here}", bundle.target),
+                "build it for this target",
+            ));
         }
         if bundle.boundary != BOUNDARY_VERSION {
             return Err((
@@ -171,7 +182,10 @@ impl Artifact {
         }
         let mut ids = HashSet::new();
         if let Some(twice) = factories.iter().find(|factory| !ids.insert(&factory.plugin)) {
-            return Err((format!("it has two factories of the id `{}`", twice.plugin), "give each #[hot_plugin] an id of its own"));
+            return Err((
+                format!("it has two factories of the id `{}`", twice.plugin),
+                "give each #[hot_plugin] an id of its own",
+            ));
         }
         Ok(Self { path: path.to_owned(), bytes, hash: computed.to_hex().to_string(), bundle, factories })
     }
@@ -189,7 +203,12 @@ impl Artifact {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         private_folder(dir)?;
         let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{}-{sequence}{}", slug(&self.bundle.id), slug(&self.bundle.build_hash), std::env::consts::DLL_SUFFIX);
+        let name = format!(
+            "{}-{}-{sequence}{}",
+            slug(&self.bundle.id),
+            slug(&self.bundle.build_hash),
+            std::env::consts::DLL_SUFFIX
+        );
         let path = dir.join(name);
         // Never a path that exists: the loader would hand out the old library for a known one.
         let mut file = std::fs::OpenOptions::new()
@@ -234,12 +253,16 @@ fn records(file: &object::File<'_>) -> std::result::Result<(BundleRecord, Vec<Fa
         object::BinaryFormat::Coff | object::BinaryFormat::Pe => ".cbusman",
         _ => ".cbus.manifest",
     };
-    let section = file.section_by_name(name).ok_or_else(|| ("it is a library but no plugin: it has no manifest".to_owned(), HELP))?;
+    let section = file
+        .section_by_name(name)
+        .ok_or_else(|| ("it is a library but no plugin: it has no manifest".to_owned(), HELP))?;
     let data = section.data().map_err(|error| (format!("its manifest cannot be read: {error}"), HELP))?;
     let mut bundle = None;
     let mut factories = Vec::new();
     for line in data.split(|byte| *byte == b'\n' || *byte == 0).filter(|line| !line.is_empty()) {
-        match serde_json::from_slice(line).map_err(|error| (format!("its manifest is not understood: {error}"), HELP))? {
+        match serde_json::from_slice(line)
+            .map_err(|error| (format!("its manifest is not understood: {error}"), HELP))?
+        {
             Record::Bundle(record) if bundle.is_none() => bundle = Some(record),
             Record::Bundle(_) => return Err(("its manifest has two bundle records".to_owned(), HELP)),
             Record::Factory(record) => factories.push(record),

@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) private_dir: PathBuf,
     work_dir: PathBuf,
+    target_dir: PathBuf,
     events: broadcast::Sender<RuntimeEvent>,
     listeners: Vec<Listener>,
     retiring: TaskTracker,
@@ -67,6 +68,7 @@ pub struct Builder {
     watches: Vec<PathBuf>,
     plugins_dir: Option<PathBuf>,
     work_dir: Option<PathBuf>,
+    target_dir: Option<PathBuf>,
     listeners: Vec<Listener>,
     settings: Settings,
 }
@@ -97,6 +99,14 @@ impl Builder {
     #[must_use]
     pub fn work_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.work_dir = Some(path.into());
+        self
+    }
+
+    /// Where cargo compiles. The default is `target` in the work folder; runtimes that share one share the builds
+    /// of their plugins' dependencies.
+    #[must_use]
+    pub fn target_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.target_dir = Some(path.into());
         self
     }
 
@@ -152,13 +162,17 @@ impl Builder {
             source,
         })?;
         let work_dir = std::path::absolute(&work_dir).unwrap_or(work_dir);
-        let private_dir = work_dir.join(format!("loaded-{}-{}", std::process::id(), GENERATIONS.load(Ordering::Relaxed)));
+        let target_dir = self.target_dir.unwrap_or_else(|| work_dir.join("target"));
+        let target_dir = std::path::absolute(&target_dir).unwrap_or(target_dir);
+        let private_dir =
+            work_dir.join(format!("loaded-{}-{}", std::process::id(), GENERATIONS.load(Ordering::Relaxed)));
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),
             settings: self.settings,
             private_dir,
             work_dir,
+            target_dir,
             events: broadcast::channel(256).0,
             listeners: self.listeners,
             retiring: TaskTracker::new(),
@@ -225,6 +239,7 @@ impl HotRuntime {
             watches: Vec::new(),
             plugins_dir: None,
             work_dir: None,
+            target_dir: None,
             listeners: Vec::new(),
             settings: Settings {
                 workers: 2,
@@ -477,6 +492,9 @@ impl Plugin {
                     None => break,
                 },
                 Some(change) = change => {
+                    if let Some(changes) = self.source.as_mut().and_then(|source| source.changes.as_mut()) {
+                        settle(changes).await;
+                    }
                     // Errors are told as events; there is nobody to answer.
                     let _ = self.build_and_swap(Some(change.at), &stop).await;
                 }
@@ -495,7 +513,11 @@ impl Plugin {
     }
 
     /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
-    async fn build_and_swap(&mut self, edited: Option<Instant>, stop: &CancellationToken) -> Result<Option<SwapReport>> {
+    async fn build_and_swap(
+        &mut self,
+        edited: Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Result<Option<SwapReport>> {
         let mut edited = edited;
         let made = loop {
             let Some(source) = self.source.as_mut() else {
@@ -520,6 +542,9 @@ impl Plugin {
                     cancel.cancel();
                     let _ = building.await;
                     edited = Some(edited.unwrap_or(change.at));
+                    if let Some(changes) = source.changes.as_mut() {
+                        settle(changes).await;
+                    }
                 }
                 made = &mut building => break made,
             }
@@ -569,11 +594,29 @@ impl Plugin {
     }
 }
 
+/// A save is several file events in a row: how long no further one must come.
+const QUIET: Duration = Duration::from_millis(3);
+
+/// How long to wait for quiet at most.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// Reads on until a save's events are all there, so that its build is not started for half of it.
+async fn settle(changes: &mut mpsc::UnboundedReceiver<Change>) {
+    let quiet = async { while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {} };
+    let _ = tokio::time::timeout(SETTLED, quiet).await;
+}
+
 /// Source to sealed artifact.
-async fn make(shared: &Shared, spec: &PluginSpec, watcher: Option<&Watcher>, cancel: &CancellationToken) -> Result<Made> {
+async fn make(
+    shared: &Shared,
+    spec: &PluginSpec,
+    watcher: Option<&Watcher>,
+    cancel: &CancellationToken,
+) -> Result<Made> {
     shared.emit(RuntimeEvent::BuildStarted { plugin: spec.id.clone() });
     let begun = Instant::now();
     let folder = shared.work_dir.join("overlays").join(spec.id.replace('/', "-"));
+    let _turn = build::Turn::take(&shared.target_dir, spec).await?;
     let (workspace, overlay) = {
         let (spec, folder) = (spec.clone(), folder.clone());
         run_blocking(move || {
@@ -588,12 +631,16 @@ async fn make(shared: &Shared, spec: &PluginSpec, watcher: Option<&Watcher>, can
         watcher.set_paths(workspace.watched)?;
     }
     let options = BuildOptions {
-        target_dir: shared.work_dir.join("target"),
+        target_dir: shared.target_dir.clone(),
         release: spec.release,
         timeout: shared.settings.build_timeout,
     };
     let built = build::build(&overlay, spec, &options, cancel).await?;
-    let out = shared.work_dir.join("artifacts").join(format!("{}.cbus{}", spec.id.replace('/', "-"), std::env::consts::DLL_SUFFIX));
+    let out = shared.work_dir.join("artifacts").join(format!(
+        "{}.cbus{}",
+        spec.id.replace('/', "-"),
+        std::env::consts::DLL_SUFFIX
+    ));
     let sealed = out.clone();
     run_blocking(move || artifact::seal(&built.library, &sealed)).await?;
     Ok(Made { path: out, build_hash: built.build_hash, build_ms: millis(begun) })

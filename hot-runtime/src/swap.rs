@@ -162,7 +162,8 @@ async fn bring_up(
             match staged {
                 Ok(staged) => Some(staged.commit()),
                 Err(error) => {
-                    let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
+                    let failed =
+                        Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
                     let shared = Arc::clone(shared);
                     let plugin = plugin.to_owned();
                     tokio::spawn(async move { retire(&shared, &plugin, generation, None, false).await });

@@ -83,7 +83,8 @@ impl Watcher {
 fn places(paths: &BTreeSet<PathBuf>) -> BTreeSet<(PathBuf, bool)> {
     let folders: BTreeSet<_> = paths.iter().filter(|path| path.is_dir()).map(|path| (path.clone(), true)).collect();
     let parents = paths.iter().filter(|path| !path.is_dir()).filter_map(|path| path.parent());
-    let parents: Vec<_> = parents.filter(|parent| !paths.contains(*parent)).map(|parent| (parent.to_owned(), false)).collect();
+    let parents: Vec<_> =
+        parents.filter(|parent| !paths.contains(*parent)).map(|parent| (parent.to_owned(), false)).collect();
     folders.into_iter().chain(parents).collect()
 }
 

@@ -32,7 +32,9 @@ pub struct Workspace {
     /// Folders of local packages, and manifests, whose change is a change of the plugin.
     pub watched: Vec<PathBuf>,
     /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths.
-    pub patches: String,
+    pub settings: toml::Table,
+    /// The names of the packages that are built from local folders.
+    pub local: BTreeSet<String>,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
 }
@@ -74,8 +76,14 @@ impl Workspace {
     /// # Errors
     /// [`Error::Metadata`] with what cargo said, or [`Error::NotAController`] with what the crate lacks.
     pub fn read(crates: &[PathBuf]) -> Result<Self> {
-        let mut found =
-            Self { crates: Vec::new(), controllerbus: String::new(), watched: Vec::new(), patches: String::new(), lock_file: None };
+        let mut found = Self {
+            crates: Vec::new(),
+            controllerbus: String::new(),
+            watched: Vec::new(),
+            settings: toml::Table::new(),
+            local: BTreeSet::new(),
+            lock_file: None,
+        };
         let mut watched = BTreeSet::new();
         for path in crates {
             found.read_crate(path, &mut watched)?;
@@ -86,7 +94,8 @@ impl Workspace {
 
     fn read_crate(&mut self, path: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<()> {
         let path = path.canonicalize().map_err(Error::io("finding the crate", path))?;
-        let not_a_controller = |message: &str| Error::NotAController { path: path.clone(), message: message.to_owned() };
+        let not_a_controller =
+            |message: &str| Error::NotAController { path: path.clone(), message: message.to_owned() };
         let metadata = MetadataCommand::new()
             .manifest_path(path.join("Cargo.toml"))
             .features(CargoOpt::AllFeatures)
@@ -114,6 +123,7 @@ impl Workspace {
             if package.source.is_none() {
                 if let Some(dir) = package.manifest_path.parent() {
                     watched.insert(dir.as_std_path().to_owned());
+                    self.local.insert(package.name.to_string());
                 }
             }
         }
@@ -127,8 +137,8 @@ impl Workspace {
         if self.lock_file.is_none() && lock_file.is_file() {
             self.lock_file = Some(lock_file);
         }
-        if self.patches.is_empty() {
-            self.patches = patches(root, watched)?;
+        if self.settings.is_empty() {
+            self.settings = settings(root, watched)?;
         }
         self.crates.push(ControllerCrate {
             name: package.name.to_string(),
@@ -179,11 +189,11 @@ fn dependency(package: &Package) -> String {
 }
 
 /// The workspace's `[patch]`, `[replace]` and `[profile]`, with absolute paths, which are also to be watched.
-fn patches(root: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<String> {
+fn settings(root: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<toml::Table> {
     let file = root.join("Cargo.toml");
     let text = std::fs::read_to_string(&file).map_err(Error::io("reading the workspace's manifest", &file))?;
-    let manifest: toml::Table = toml::from_str(&text)
-        .map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
+    let manifest: toml::Table =
+        toml::from_str(&text).map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
     let mut kept = toml::Table::new();
     for section in ["patch", "replace", "profile"] {
         if let Some(value) = manifest.get(section) {
@@ -194,7 +204,7 @@ fn patches(root: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<String> {
             kept.insert(section.to_owned(), value);
         }
     }
-    toml::to_string(&kept).map_err(|error| Error::Metadata { path: file, message: error.to_string() })
+    Ok(kept)
 }
 
 fn make_absolute(value: &mut toml::Value, root: &Path, watched: &mut BTreeSet<PathBuf>) {

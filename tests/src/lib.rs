@@ -135,8 +135,11 @@ pub fn mapped_below(folder: &Path) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let folder = std::path::absolute(folder).expect("an absolute path");
     let folder = folder.to_string_lossy().into_owned();
-    let files: std::collections::BTreeSet<&str> =
-        maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).filter(|path| path.starts_with(&folder)).collect();
+    let files: std::collections::BTreeSet<&str> = maps
+        .lines()
+        .filter_map(|line| line.find('/').map(|at| &line[at..]))
+        .filter(|path| path.starts_with(&folder))
+        .collect();
     files.len()
 }
 

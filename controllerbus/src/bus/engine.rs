@@ -97,7 +97,8 @@ impl Engine {
         if let Some(table) = types.get(id) {
             return Arc::clone(table);
         }
-        let table = Arc::new(TypeTable { routes: ArcSwap::default(), shards: std::array::from_fn(|_| Mutex::default()) });
+        let table =
+            Arc::new(TypeTable { routes: ArcSwap::default(), shards: std::array::from_fn(|_| Mutex::default()) });
         let mut types = HashMap::clone(&types);
         types.insert(id.to_owned(), Arc::clone(&table));
         self.types.store(Arc::new(types));
@@ -245,7 +246,12 @@ impl Drop for Reference {
 /// Gives a reference back, or, with an epoch, ends a kept directive to which nobody came back.
 ///
 /// Returns the epoch when the directive shall be kept for its keep time.
-fn standing_released(table: &TypeTable, standing: &Arc<Standing>, subscriber: Option<u64>, epoch: Option<u64>) -> Option<u64> {
+fn standing_released(
+    table: &TypeTable,
+    standing: &Arc<Standing>,
+    subscriber: Option<u64>,
+    epoch: Option<u64>,
+) -> Option<u64> {
     let mut shard = table.shard(standing.hash);
     let mut keep = None;
     let mut ended = false;
@@ -257,9 +263,8 @@ fn standing_released(table: &TypeTable, standing: &Arc<Standing>, subscriber: Op
         }
         if state.references == 0 && !state.ended && epoch.is_none_or(|epoch| epoch == state.epoch) {
             let options = &standing.options;
-            let at_once = options.keep_for.is_zero()
-                || epoch.is_some()
-                || (options.drop_if_empty && state.visible_values() == 0);
+            let at_once =
+                options.keep_for.is_zero() || epoch.is_some() || (options.drop_if_empty && state.visible_values() == 0);
             if at_once {
                 ended = true;
                 state.end(&mut effects);

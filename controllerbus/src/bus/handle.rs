@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::directive::{AnyDirective, Directive, RawRequest, Request};
 use crate::Result;
+use crate::directive::{AnyDirective, Directive, RawRequest, Request};
 
 /// What adds directives: the engine of this process, or the boundary's way to the host's.
 pub trait Backend: Send + Sync {

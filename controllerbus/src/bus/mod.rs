@@ -19,11 +19,11 @@ pub use configs::{ConfigState, RunState};
 pub use handle::{Backend, BusHandle};
 pub use swap::{Committed, Staged};
 
+use crate::Result;
 use crate::config::ConfigSet;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request};
-use crate::Result;
 use engine::Engine;
 use entry::ControllerEntry;
 

@@ -308,8 +308,8 @@ impl State {
 
     /// Tells references when the directive became idle or busy.
     fn announce(&mut self, effects: &mut Effects) {
-        let idle = self.offers == 0
-            && self.resolvers.iter().all(|resolver| resolver.idle || resolver.entry.is_staged());
+        let idle =
+            self.offers == 0 && self.resolvers.iter().all(|resolver| resolver.idle || resolver.entry.is_staged());
         if idle != self.idle {
             self.idle = idle;
             self.tell(if idle { &RawEvent::Idle } else { &RawEvent::Busy }, effects);
@@ -339,7 +339,8 @@ impl Subscriber {
     fn push(&mut self, event: RawEvent) {
         match &event {
             RawEvent::Removed(id) => {
-                let unread = self.unread.iter().position(|queued| matches!(queued, RawEvent::Added(other, _) if other == id));
+                let unread =
+                    self.unread.iter().position(|queued| matches!(queued, RawEvent::Added(other, _) if other == id));
                 if let Some(at) = unread {
                     self.unread.remove(at);
                     return;

@@ -13,7 +13,11 @@ pub trait Factory: Send + Sync + 'static {
     fn info(&self) -> Info;
 
     /// Makes a controller from a config in the boundary's encoding.
-    fn construct(self: Arc<Self>, config: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>>;
+    fn construct(
+        self: Arc<Self>,
+        config: Vec<u8>,
+        context: Context,
+    ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>>;
 }
 
 /// One `#[hot_plugin]`, as it stands in the slice.
@@ -77,9 +81,14 @@ impl<C: Controller> Factory for FactoryOf<C> {
         self.info.clone()
     }
 
-    fn construct(self: Arc<Self>, config: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+    fn construct(
+        self: Arc<Self>,
+        config: Vec<u8>,
+        context: Context,
+    ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let config: C::Config = wire::decode(&config).map_err(|e| e.context(format!("config {}", C::Config::ID)))?;
+            let config: C::Config =
+                wire::decode(&config).map_err(|e| e.context(format!("config {}", C::Config::ID)))?;
             config.validate().map_err(|error| {
                 Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID))
             })?;

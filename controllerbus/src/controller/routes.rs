@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::BoxFuture;
-use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
 use crate::Result;
+use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
 
 type Resolve<C> =
     Box<dyn Fn(Arc<C>, &dyn AnyDirective, Arc<dyn ValueSink>) -> BoxFuture<'static, Result<()>> + Send + Sync>;

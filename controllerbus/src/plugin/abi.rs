@@ -154,8 +154,11 @@ pub type HostRequestPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostRequest + S
 #[stabby::stabby]
 pub trait HostSide {
     /// Adds a directive in the boundary's encoding to the host's bus.
-    extern "C" fn request(&self, id: StableString, bytes: StableVec<u8>)
-    -> stabby::result::Result<HostRequestPtr, Failure>;
+    extern "C" fn request(
+        &self,
+        id: StableString,
+        bytes: StableVec<u8>,
+    ) -> stabby::result::Result<HostRequestPtr, Failure>;
     /// The most verbose level that anybody listens to: 0 none to 5 trace.
     extern "C" fn trace_level(&self) -> u8;
     /// A `tracing` event.

@@ -55,5 +55,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// Whether a file or folder is none of a crate's sources: build outputs, version control, editors' own files.
 pub(crate) fn ignored(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == "target" || name == "4913" || name.starts_with('.') || name.starts_with('#') || name.ends_with('~') || name.ends_with(".swp")
+    name == "target"
+        || name == "4913"
+        || name.starts_with('.')
+        || name.starts_with('#')
+        || name.ends_with('~')
+        || name.ends_with(".swp")
 }

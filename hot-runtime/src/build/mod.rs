@@ -2,7 +2,7 @@
 
 pub(crate) mod inputs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -39,11 +39,39 @@ pub struct Built {
     pub warnings: usize,
 }
 
+/// The right to build one plugin in a target folder, which two processes may share. Released on drop.
+pub(crate) struct Turn {
+    _file: std::fs::File,
+}
+
+impl Turn {
+    /// Waits until nobody else builds this plugin there.
+    pub(crate) async fn take(target_dir: &Path, spec: &PluginSpec) -> Result<Self> {
+        let path = target_dir.join(format!(".cbus-{}.lock", spec.slug()));
+        std::fs::create_dir_all(target_dir).map_err(Error::io("creating the target folder", target_dir))?;
+        let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = open.map_err(Error::io("opening the build's lock file", &path))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                // Another process's end cannot be awaited without a thread that could not be cancelled.
+                Err(std::fs::TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("locking the build", &path)(error)),
+            }
+        }
+    }
+}
+
 /// Builds an overlay. Cancelling stops the compiler with all that it started.
 ///
 /// # Errors
 /// [`Error::Build`] with the rendered messages, [`Error::BuildTimedOut`], [`Error::Cancelled`].
-pub async fn build(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, cancel: &CancellationToken) -> Result<Built> {
+pub async fn build(
+    overlay: &Overlay,
+    spec: &PluginSpec,
+    options: &BuildOptions,
+    cancel: &CancellationToken,
+) -> Result<Built> {
     let begun = Instant::now();
     let cancelled = || Error::Cancelled { plugin: spec.id.clone() };
     if cancel.is_cancelled() {
@@ -90,7 +118,8 @@ pub async fn build(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions,
             warnings: messages.warnings,
         }),
         _ => {
-            let rendered = if messages.errors.is_empty() { String::from_utf8_lossy(&err).into_owned() } else { messages.errors };
+            let rendered =
+                if messages.errors.is_empty() { String::from_utf8_lossy(&err).into_owned() } else { messages.errors };
             Err(Error::Build { plugin: spec.id.clone(), rendered })
         }
     }
@@ -109,7 +138,9 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions) -> Comm
     }
     command.current_dir(&overlay.dir).env("CARGO_TARGET_DIR", &options.target_dir).env("CARGO_INCREMENTAL", "1");
     // What the cargo or clippy that runs this process says is about this process.
-    for name in ["RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CARGO", "CLIPPY_ARGS", "RUSTUP_TOOLCHAIN_SOURCE"] {
+    for name in
+        ["RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CARGO", "CLIPPY_ARGS", "RUSTUP_TOOLCHAIN_SOURCE"]
+    {
         command.env_remove(name);
     }
     for (name, _) in std::env::vars_os() {
@@ -152,8 +183,10 @@ impl Messages {
                 Message::CompilerArtifact(artifact) => {
                     let cdylib = artifact.target.crate_types.iter().any(|kind| kind.to_string() == "cdylib");
                     if cdylib && artifact.target.name.starts_with("cbus_overlay_") {
-                        let library =
-                            artifact.filenames.iter().find(|file| file.as_str().ends_with(std::env::consts::DLL_SUFFIX));
+                        let library = artifact
+                            .filenames
+                            .iter()
+                            .find(|file| file.as_str().ends_with(std::env::consts::DLL_SUFFIX));
                         found.library = library.map(|file| file.as_std_path().to_owned());
                     }
                 }

@@ -25,11 +25,10 @@ impl HostBus {
 impl Backend for HostBus {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
         let bytes = directive.encode()?;
-        self.0
-            .request(StableString::from(directive.id()), bytes.as_slice().into())
-            .match_owned(|request| Ok(Box::new(RemoteRequest(request)) as Box<dyn RawRequest>), |failure| {
-                Err(Error::from(failure))
-            })
+        self.0.request(StableString::from(directive.id()), bytes.as_slice().into()).match_owned(
+            |request| Ok(Box::new(RemoteRequest(request)) as Box<dyn RawRequest>),
+            |failure| Err(Error::from(failure)),
+        )
     }
 }
 

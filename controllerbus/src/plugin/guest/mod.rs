@@ -18,8 +18,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::abi::{
-    Failure, FactoryInfo, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask,
-    GuestTaskPtr, HostConstructedDyn, HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSinkPtr, SavedState,
+    FactoryInfo, Failure, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr,
+    HostConstructedDyn, HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSinkPtr, SavedState,
 };
 use crate::bus::BusHandle;
 use crate::controller::factory::{FACTORIES, Factory};
@@ -254,9 +254,7 @@ impl GuestController for GuestObject {
                 schema: state.schema,
                 bytes: state.bytes.as_slice().into(),
             }),
-            Ok(None) => {
-                stabby::result::Result::Ok(SavedState { there: false, schema: 0, bytes: StableVec::new() })
-            }
+            Ok(None) => stabby::result::Result::Ok(SavedState { there: false, schema: 0, bytes: StableVec::new() }),
             Err(error) => stabby::result::Result::Err(error.into()),
         }
     }
@@ -326,4 +324,3 @@ async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     })
     .await
 }
-

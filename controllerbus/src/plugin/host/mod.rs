@@ -188,7 +188,11 @@ fn dropped(name: &str) -> Error {
 
 impl ControllerProxy {
     /// Starts a call of the guest and waits for its end; dropping the future aborts it.
-    async fn call(self: Arc<Self>, cancel: Option<&Context>, start: impl FnOnce(HostDonePtr) -> GuestTaskPtr) -> Result<()> {
+    async fn call(
+        self: Arc<Self>,
+        cancel: Option<&Context>,
+        start: impl FnOnce(HostDonePtr) -> GuestTaskPtr,
+    ) -> Result<()> {
         let lease = self.leases.take(Holder::Call);
         let (done, mut ended) = oneshot::channel();
         let task = start(stabby::boxed::Box::new(objects::Done::new(done)).into());
@@ -256,4 +260,3 @@ impl AnyController for ControllerProxy {
         }))
     }
 }
-

@@ -14,8 +14,8 @@ use crate::bus::BusHandle;
 use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink};
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure,
-    GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr,
-    HostSide, HostSink, Outcome, PolledEvent, TraceRecord,
+    GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr, HostSide,
+    HostSink, Outcome, PolledEvent, TraceRecord,
 };
 use crate::plugin::lease::{Holder, Lease, Leases};
 use crate::{Error, Result};
@@ -46,7 +46,8 @@ impl HostObject {
         let _runtime = self.runtime.enter();
         let directive = DirectiveType::decode(id, bytes)?;
         let raw = self.bus.raw(directive)?;
-        let request = RequestObject { raw: Mutex::new(raw), runtime: self.runtime.clone(), leases: Arc::clone(&self.leases) };
+        let request =
+            RequestObject { raw: Mutex::new(raw), runtime: self.runtime.clone(), leases: Arc::clone(&self.leases) };
         Ok(stabby::boxed::Box::new(request).into())
     }
 }

@@ -79,7 +79,8 @@ impl Traces {
     pub(super) fn switch(&self, id: u64, enter: bool) {
         let span = self.lock().get(&id).cloned();
         if let Some(span) = span {
-            let _ = span.with_subscriber(|(id, subscriber)| if enter { subscriber.enter(id) } else { subscriber.exit(id) });
+            let _ =
+                span.with_subscriber(|(id, subscriber)| if enter { subscriber.enter(id) } else { subscriber.exit(id) });
         }
     }
 

@@ -1,0 +1,105 @@
+//! What a person sees: lines, and while something goes on a spinner with the requests so far.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use console::style;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::load::Counts;
+
+/// How the demo is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Colours, and a spinner on a terminal.
+    Rich,
+    /// Lines only.
+    Plain,
+    /// Nothing but the JSON summary.
+    Silent,
+}
+
+/// Prints the story.
+pub struct Show {
+    mode: Mode,
+    spinner: ProgressBar,
+    counts: Arc<OnceLock<Arc<Counts>>>,
+}
+
+impl Show {
+    /// Sets the terminal up.
+    pub fn new(mode: Mode) -> Self {
+        if mode != Mode::Rich {
+            console::set_colors_enabled(false);
+        }
+        let spinner = if mode == Mode::Rich { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let counts: Arc<OnceLock<Arc<Counts>>> = Arc::default();
+        let told = Arc::clone(&counts);
+        let look = ProgressStyle::with_template("  {spinner} {msg} {requests}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner())
+            .with_key("requests", move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                if let Some(counts) = told.get() {
+                    let (served, failed) =
+                        (counts.served.load(Ordering::Relaxed), counts.failed.load(Ordering::Relaxed));
+                    let _ = write!(out, "({served} requests served, {failed} failed)");
+                }
+            });
+        spinner.set_style(look);
+        Self { mode, spinner, counts }
+    }
+
+    /// From now on the spinner shows these.
+    pub fn count(&self, counts: &Arc<Counts>) {
+        let _ = self.counts.set(Arc::clone(counts));
+    }
+
+    /// A new part of the story.
+    pub fn part(&self, text: &str) {
+        self.line(&format!("\n{} {}", style("▸").cyan(), style(text).bold()));
+    }
+
+    /// A line of it.
+    pub fn say(&self, text: &str) {
+        self.line(&format!("  {text}"));
+    }
+
+    /// Something goes on until the next line.
+    pub fn busy(&self, text: &str) {
+        match self.mode {
+            Mode::Rich => {
+                self.spinner.set_message(text.to_owned());
+                self.spinner.enable_steady_tick(Duration::from_millis(80));
+            }
+            Mode::Plain => println!("  {text} ..."),
+            Mode::Silent => {}
+        }
+    }
+
+    /// What the compiler said, as it said it.
+    pub fn compiler(&self, rendered: &str) {
+        let text = if console::colors_enabled() {
+            rendered.to_owned()
+        } else {
+            console::strip_ansi_codes(rendered).into_owned()
+        };
+        for line in text.trim_end().lines() {
+            self.line(&format!("    {line}"));
+        }
+    }
+
+    fn line(&self, text: &str) {
+        self.spinner.disable_steady_tick();
+        self.spinner.set_message("");
+        match self.mode {
+            Mode::Rich => self.spinner.suspend(|| println!("{text}")),
+            Mode::Plain => println!("{text}"),
+            Mode::Silent => {}
+        }
+    }
+
+    /// Takes the spinner away.
+    pub fn end(&self) {
+        self.spinner.finish_and_clear();
+    }
+}

@@ -1,0 +1,191 @@
+//! What the demo does: load, edit, swap, break, mend, unload.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use console::style;
+use controllerbus::{Bus, ConfigSet, Error, Result};
+use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
+use tokio::sync::mpsc;
+
+use crate::api::{Boilerplate, Greet};
+use crate::load::Load;
+use crate::scratch::{CRATES, Scratch};
+use crate::show::Show;
+use crate::summary::{Summary, Swap};
+
+/// What runs: one controller of each crate.
+const CONFIG: &str = "\
+greeter:
+  id: example/greeter
+  config: { greeting: Hello }
+boilerplate:
+  id: boilerplate/1
+  config: { exampleField: from the config }
+";
+
+/// The longest that a step may take; a first build compiles all dependencies.
+const STEP: Duration = Duration::from_secs(900);
+
+struct Demo<'a> {
+    show: &'a Show,
+    scratch: Scratch,
+    bus: Bus,
+    events: mpsc::UnboundedReceiver<RuntimeEvent>,
+    swaps: Vec<Swap>,
+}
+
+/// Runs the whole demo.
+pub async fn run(show: &Show) -> Result<Summary> {
+    show.part("Two controller crates become one plugin");
+    let scratch = Scratch::new()?;
+    show.say(&format!("copied {} to {}", CRATES.join(" and "), scratch.work_dir().join("crates").display()));
+
+    let bus = Bus::new();
+    let (sender, events) = mpsc::unbounded_channel();
+    let mut spec = PluginSpec::new("demo");
+    for name in CRATES {
+        spec = spec.crate_path(scratch.path(name));
+    }
+    let builder = HotRuntime::builder(&bus)
+        .plugin(spec)
+        .work_dir(scratch.work_dir())
+        .on_event(move |event| drop(sender.send(event.clone())));
+    show.busy("building the plugin; the first time this compiles its dependencies, which takes a minute or two");
+    let runtime = builder.start().await?;
+    let mut demo = Demo { show, scratch, bus, events, swaps: Vec::new() };
+    let loaded = demo
+        .event(|event| match event {
+            RuntimeEvent::Swapped { to, timeline, .. } => Some(Ok((*to, timeline.clone()))),
+            RuntimeEvent::BuildFailed { rendered, .. } => Some(Err(rendered.clone())),
+            RuntimeEvent::RolledBack { reason, .. } => Some(Err(reason.clone())),
+            _ => None,
+        })
+        .await?;
+    let (generation, timeline) = loaded.map_err(Error::msg)?;
+    show.say(&format!(
+        "built in {:.0} ms, verified in {:.1} ms, loaded in {:.1} ms: generation {generation}",
+        timeline.build_ms, timeline.verify_ms, timeline.load_ms
+    ));
+
+    show.part("A config set starts a controller of each, and requests begin");
+    demo.bus.apply(ConfigSet::from_yaml(CONFIG)?).await?;
+    demo.answers().await?;
+    let load = Load::start(&demo.bus);
+    show.count(&load.counts);
+
+    show.part("An edit of the greeter, live");
+    demo.edit("greeter", "{}, {}!", "{}, dear {}! Nice to see you.", "greeter").await?;
+    demo.answers().await?;
+
+    show.part("An edit of the other crate");
+    demo.edit("boilerplate", "{} is done", "{} is done, and well", "boilerplate").await?;
+    demo.answers().await?;
+
+    show.part("A mistake");
+    demo.scratch.edit("greeter", "dear {}! Nice to see you.\"", "dear {}! Oops\" +")?;
+    show.busy("building");
+    let rendered = demo
+        .event(|event| match event {
+            RuntimeEvent::BuildFailed { rendered, .. } => Some(rendered.clone()),
+            _ => None,
+        })
+        .await?;
+    show.compiler(&rendered);
+    show.say("the old code goes on:");
+    demo.answers().await?;
+
+    show.part("The mistake mended");
+    demo.edit("greeter", "dear {}! Oops\" +", "dear {}! All is well again.\"", "the mend").await?;
+    demo.answers().await?;
+
+    show.part("The plugin is removed");
+    let counts = load.stop().await;
+    let report = runtime.unload("demo").await?;
+    let mapped = runtime.generations().iter().filter(|generation| generation.mapped).count();
+    let unmapped = runtime.generations().iter().filter(|found| found.state == GenerationState::Unloaded).count();
+    show.say(&format!(
+        "unloaded in {:.1} ms; of {unmapped} generations the process's maps name {}",
+        report.unload_ms,
+        if mapped == 0 { style("none".to_owned()).green() } else { style(mapped.to_string()).red() },
+    ));
+    if demo.bus.try_resolve(Greet { name: "Ada".into() }).await?.is_some() {
+        return Err(Error::msg("something still answers for the plugin"));
+    }
+    show.say("nobody answers for it any more");
+    runtime.shutdown().await;
+
+    if let Some(why) = counts.first_failure() {
+        show.say(&format!("{} {why}", style("a request failed:").red()));
+    }
+    Ok(Summary {
+        requests: counts.served.load(Ordering::Relaxed),
+        failed: counts.failed.load(Ordering::Relaxed),
+        swaps: demo.swaps,
+        generations_mapped_at_end: mapped,
+        slowest_ms: counts.slowest().as_secs_f64() * 1000.0,
+    })
+}
+
+impl Demo<'_> {
+    /// Edits a crate and waits until its new code serves and the old is unloaded.
+    async fn edit(&mut self, name: &str, from: &str, to: &str, what: &str) -> Result<()> {
+        self.scratch.edit(name, from, to)?;
+        self.show.say(&format!("{} {}", style("-").red(), style(from).dim()));
+        self.show.say(&format!("{} {to}", style("+").green()));
+        self.show.busy("building");
+        let swapped = self
+            .event(|event| match event {
+                RuntimeEvent::Swapped { from: Some(from), to, timeline, .. } => {
+                    Some(Ok((*from, *to, timeline.clone())))
+                }
+                RuntimeEvent::BuildFailed { rendered, .. } => Some(Err(rendered.clone())),
+                RuntimeEvent::RolledBack { reason, .. } => Some(Err(reason.clone())),
+                _ => None,
+            })
+            .await?;
+        let (old, new, timeline) = swapped.map_err(Error::msg)?;
+        let mut swap = Swap::new(what, old, new, &timeline);
+        let (unload_ms, unmapped) = self
+            .event(|event| match event {
+                RuntimeEvent::Unloaded { generation, unload_ms, unmapped, .. } if *generation == old => {
+                    Some((*unload_ms, *unmapped))
+                }
+                _ => None,
+            })
+            .await?;
+        if !unmapped {
+            return Err(Error::msg(format!("generation {old} is closed, but still mapped")));
+        }
+        swap.unload_ms = (unload_ms * 1000.0).round() / 1000.0;
+        self.show.say(&format!(
+            "generation {} serves {} after the save; generation {} is unloaded",
+            swap.to,
+            style(format!("{:.0} ms", swap.edit_to_live_ms)).green().bold(),
+            swap.from,
+        ));
+        self.swaps.push(swap);
+        Ok(())
+    }
+
+    /// Asks both controllers and shows what they say.
+    async fn answers(&self) -> Result<()> {
+        let greeting = self.bus.resolve(Greet { name: "Ada".into() }).await?;
+        let result = self.bus.resolve(Boilerplate { boilerplate_id: "this".into() }).await?;
+        self.show.say(&format!("greeter:     {}", style(&greeting.0).cyan()));
+        self.show.say(&format!("boilerplate: {}", style(&result.print_output).cyan()));
+        Ok(())
+    }
+
+    async fn event<T>(&mut self, mut take: impl FnMut(&RuntimeEvent) -> Option<T>) -> Result<T> {
+        let found = async {
+            loop {
+                let event = self.events.recv().await.ok_or_else(|| Error::msg("the runtime has ended"))?;
+                if let Some(found) = take(&event) {
+                    return Ok(found);
+                }
+            }
+        };
+        tokio::time::timeout(STEP, found).await.map_err(|_| Error::msg("nothing happened for fifteen minutes"))?
+    }
+}

@@ -1,0 +1,106 @@
+//! What a run came to: for machines as JSON, for people as a timeline.
+
+use console::{Style, style};
+use hot_runtime::Timeline;
+use serde::Serialize;
+
+/// The machine-readable summary.
+#[derive(Default, Serialize)]
+pub struct Summary {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Requests that were not.
+    pub failed: u64,
+    /// Each swap, in order.
+    pub swaps: Vec<Swap>,
+    /// Generations whose library was still in the process's maps at the end.
+    pub generations_mapped_at_end: usize,
+    /// The longest that a request took, in milliseconds; for people only.
+    #[serde(skip)]
+    pub slowest_ms: f64,
+}
+
+/// One swap's phases, in milliseconds.
+#[derive(Clone, Serialize)]
+pub struct Swap {
+    #[serde(skip)]
+    pub what: String,
+    #[serde(skip)]
+    pub from: u64,
+    #[serde(skip)]
+    pub to: u64,
+    pub build_ms: f64,
+    pub verify_ms: f64,
+    pub load_ms: f64,
+    pub swap_ms: f64,
+    pub unload_ms: f64,
+    pub edit_to_live_ms: f64,
+}
+
+impl Swap {
+    /// A swap whose unload is yet to come.
+    pub fn new(what: &str, from: u64, to: u64, timeline: &Timeline) -> Self {
+        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
+        Self {
+            what: what.to_owned(),
+            from,
+            to,
+            build_ms: rounded(timeline.build_ms),
+            verify_ms: rounded(timeline.verify_ms),
+            load_ms: rounded(timeline.load_ms),
+            swap_ms: rounded(timeline.swap_ms),
+            unload_ms: 0.0,
+            edit_to_live_ms: rounded(timeline.edit_to_live_ms.unwrap_or_default()),
+        }
+    }
+}
+
+/// How many columns the longest bar has.
+const COLUMNS: f64 = 44.0;
+
+impl Summary {
+    /// The timeline, a line for each swap.
+    pub fn show(&self) {
+        let longest = self.swaps.iter().map(|swap| swap.edit_to_live_ms).fold(1.0, f64::max);
+        println!();
+        println!("  {}", style("edit -> live, in ms").bold());
+        println!(
+            "  {:<12} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6}",
+            "", "build", "verify", "load", "swap", "unload", "total"
+        );
+        for swap in &self.swaps {
+            let bar: String = [
+                (swap.build_ms, '█', Style::new().blue()),
+                (swap.verify_ms, '▓', Style::new().yellow()),
+                (swap.load_ms, '▒', Style::new().magenta()),
+                (swap.swap_ms, '▏', Style::new().green()),
+            ]
+            .into_iter()
+            .map(|(ms, mark, style)| {
+                let columns = (ms / longest * COLUMNS).round().max(1.0);
+                style.apply_to(mark.to_string().repeat(columns as usize)).to_string()
+            })
+            .collect();
+            println!(
+                "  {:<12} {:>6.0} {:>6.1} {:>6.1} {:>6.2} {:>6.1} {:>6.0}  {bar}",
+                swap.what,
+                swap.build_ms,
+                swap.verify_ms,
+                swap.load_ms,
+                swap.swap_ms,
+                swap.unload_ms,
+                swap.edit_to_live_ms,
+            );
+        }
+        let failed = style(format!("{} failed", self.failed));
+        let failed = if self.failed == 0 { failed.green() } else { failed.red() };
+        println!();
+        println!(
+            "  {} requests served, {failed}, the slowest in {:.1} ms; {} swaps; {} generations still mapped",
+            style(self.requests).bold(),
+            self.slowest_ms,
+            self.swaps.len(),
+            self.generations_mapped_at_end,
+        );
+    }
+}
