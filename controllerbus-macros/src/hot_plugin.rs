@@ -139,18 +139,20 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver]) -> Result<Option<ImplItem>> 
     }
     let adds = resolvers.iter().map(|resolver| {
         let (name, directive) = (&resolver.method.sig.ident, &resolver.directive);
-        let request = if resolver.by_reference { quote!(&request) } else { quote!(request) };
+        let (this, values, request) = (quote!(this), quote!(values), quote!(request));
+        let argument = if resolver.by_reference { quote!(&#request) } else { request.clone() };
         let body = if resolver.has_values {
-            quote!(this.#name(#request, values).await)
+            quote!(#this.#name(#argument, #values).await)
         } else {
-            quote! {
-                let value = this.#name(#request).await?;
-                values.add(value);
+            // A value of the wrong type is pointed at where it is declared.
+            quote_spanned! {resolver.method.sig.output.span()=>
+                let value = #this.#name(#argument).await?;
+                #values.add(value);
                 ::std::result::Result::Ok(())
             }
         };
         quote_spanned! {directive.span()=>
-            routes.add::<#directive>(|this, request, values| ::std::boxed::Box::pin(async move { #body }));
+            routes.add::<#directive>(|#this, #request, #values| ::std::boxed::Box::pin(async move { #body }));
         }
     });
     syn::parse2(quote! {

@@ -56,7 +56,11 @@ impl AnyValue {
     /// [`crate::error::ErrorKind::Encoding`] when it is of another type, with the field where it is known.
     pub fn get<V: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<V>> {
         match &self.0 {
-            Repr::Native(value, _) => Arc::clone(value).downcast().map_err(|_| wrong_type(std::any::type_name::<V>())),
+            Repr::Native(value, encode) => match Arc::clone(value).downcast() {
+                Ok(typed) => Ok(typed),
+                // Another declaration of the same value: through the encoding, which bridges versions.
+                Err(other) => encode(&*other).and_then(|bytes| wire::decode(&bytes)).map(Arc::new),
+            },
             Repr::Encoded(bytes) => wire::decode(bytes).map(Arc::new),
         }
     }

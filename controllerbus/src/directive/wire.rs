@@ -1,4 +1,7 @@
 //! The boundary's encoding: MessagePack with field names, so that both sides may be of different versions.
+//!
+//! What is generic here is compiled again into every controller crate at every edit, so it is next to nothing: the
+//! encoding itself works on `erased_serde`'s objects and is compiled once.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,10 +13,13 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`ErrorKind::Encoding`] with the type's name.
-pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    rmp_serde::to_vec_named(value).map_err(|error| {
-        Error::new(ErrorKind::Encoding, format!("cannot encode `{}`: {error}", std::any::type_name::<T>()))
-    })
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    encode_erased(value, std::any::type_name::<T>())
+}
+
+fn encode_erased(value: &dyn erased_serde::Serialize, type_name: &str) -> Result<Vec<u8>> {
+    rmp_serde::to_vec_named(value)
+        .map_err(|error| Error::new(ErrorKind::Encoding, format!("cannot encode `{type_name}`: {error}")))
 }
 
 /// Decodes a value; unknown fields are ignored, as serde does unless the type says otherwise.
@@ -21,13 +27,87 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
 /// # Errors
 /// [`ErrorKind::Encoding`] with the type's name and the path to the field.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    rmp_serde::from_slice(bytes).map_err(|error| {
+    let mut decoded = None;
+    decode_erased(bytes, std::any::type_name::<T>(), &mut |deserializer| {
+        decoded = Some(T::deserialize(deserializer)?);
+        Ok(())
+    })?;
+    decoded.ok_or_else(|| Error::new(ErrorKind::Encoding, "nothing was decoded"))
+}
+
+type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
+
+fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
+    first.map_err(|error| {
         // Only a failure pays for tracking the path.
-        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-        let place = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-            Err(at) if !at.path().to_string().starts_with('.') => format!(" at `{}`", at.path()),
-            _ => String::new(),
-        };
-        Error::new(ErrorKind::Encoding, format!("cannot decode `{}`{place}: {error}", std::any::type_name::<T>()))
+        let mut track = serde_path_to_error::Track::new();
+        let mut again = rmp_serde::Deserializer::from_read_ref(bytes);
+        let tracked = serde_path_to_error::Deserializer::new(&mut again, &mut track);
+        let _ = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked));
+        let path = track.path().to_string();
+        let place = if path.starts_with('.') { String::new() } else { format!(" at `{path}`") };
+        Error::new(ErrorKind::Encoding, format!("cannot decode `{type_name}`{place}: {error}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    struct Inner {
+        count: u32,
+        kind: Kind,
+    }
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    enum Kind {
+        Empty,
+        One(String),
+        Named { at: Option<i64>, bytes: Vec<u8> },
+    }
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    struct Outer {
+        inner: Vec<Inner>,
+        tuple: (f64, char),
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_again() {
+        let kinds = [Kind::Empty, Kind::One("one".into()), Kind::Named { at: Some(-3), bytes: vec![1, 2] }];
+        let inner = kinds.into_iter().map(|kind| Inner { count: 7, kind }).collect();
+        let outer = Outer { inner, tuple: (0.5, 'x') };
+        assert_eq!(decode::<Outer>(&encode(&outer).unwrap()).unwrap(), outer);
+    }
+
+    #[test]
+    fn another_version_of_a_type_is_understood_and_a_mismatch_names_type_and_field() {
+        #[derive(Serialize)]
+        struct Newer {
+            count: u32,
+            kind: Kind,
+            added_since: bool,
+        }
+        let newer = encode(&Newer { count: 1, kind: Kind::Empty, added_since: true }).unwrap();
+        assert_eq!(decode::<Inner>(&newer).unwrap().count, 1);
+
+        #[derive(Serialize)]
+        struct Wrong {
+            inner: Vec<WrongInner>,
+            tuple: (f64, char),
+        }
+        #[derive(Serialize)]
+        struct WrongInner {
+            count: &'static str,
+            kind: Kind,
+        }
+        let wrong = Wrong { inner: vec![WrongInner { count: "many", kind: Kind::Empty }], tuple: (0.0, 'x') };
+        let error = decode::<Outer>(&encode(&wrong).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("Outer") && error.contains("inner[0].count"), "{error}");
+    }
 }

@@ -1,0 +1,6 @@
+use controllerbus::prelude::*;
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+struct UiConfig;
+
+fn main() {}

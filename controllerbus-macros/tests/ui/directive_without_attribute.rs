@@ -1,0 +1,6 @@
+use controllerbus::prelude::*;
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+struct Ask;
+
+fn main() {}

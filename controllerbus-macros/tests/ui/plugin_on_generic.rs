@@ -1,0 +1,16 @@
+use controllerbus::prelude::*;
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "ui/ask", value = u32)]
+struct Ask;
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "ui")]
+struct UiConfig;
+
+struct Ui<T>(T);
+
+#[hot_plugin(id = "ui", version = "1.0.0")]
+impl<T> Controller for Ui<T> {}
+
+fn main() {}

@@ -1,0 +1,16 @@
+use controllerbus::prelude::*;
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "ui/ask", value = u32)]
+struct Ask;
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "ui")]
+struct UiConfig;
+
+struct Ui;
+
+#[hot_plugin(id = "ui", version = "1.0.0")]
+impl Ui {}
+
+fn main() {}

@@ -1,0 +1,14 @@
+use controllerbus::prelude::*;
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "ui/ask", value = u32)]
+struct Ask;
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "ui")]
+struct UiConfig;
+
+#[hot_plugin(id = "ui", version = "1.0.0")]
+struct Ui;
+
+fn main() {}
