@@ -17,6 +17,16 @@ pub struct Timeline {
     pub swap_ms: f64,
 }
 
+impl std::fmt::Display for Timeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { edit_to_live_ms, build_ms, verify_ms, load_ms, swap_ms } = self;
+        if let Some(ms) = edit_to_live_ms {
+            write!(f, "live {ms:.0} ms after the edit: ")?;
+        }
+        write!(f, "build {build_ms:.0} ms, verify {verify_ms:.1} ms, load {load_ms:.1} ms, swap {swap_ms:.2} ms")
+    }
+}
+
 /// How a swap, or a first load, ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SwapReport {

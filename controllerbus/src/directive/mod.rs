@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use request::{Event, RawEvent, RawRequest, Request};
-pub use values::{AnyValue, Held, ValueId, ValueSink, Values};
+pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
 
 use crate::{Result, error::ErrorKind};
 

@@ -111,6 +111,11 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
         self.add(value).map(|id| Held { sink: Arc::clone(&self.sink), id })
     }
 
+    /// A place for one value at a time, which is withdrawn when the slot is dropped.
+    pub fn slot(&self) -> Slot<V> {
+        Slot { values: self.clone(), held: None }
+    }
+
     /// Withdraws a value; false when it is not there any more.
     pub fn remove(&self, id: ValueId) -> bool {
         self.sink.remove(id)
@@ -148,5 +153,24 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.sink.remove(self.id);
+    }
+}
+
+/// Holds one value of a directive at a time; dropping it withdraws the value.
+pub struct Slot<V> {
+    values: Values<V>,
+    held: Option<Held>,
+}
+
+impl<V: Serialize + Send + Sync + 'static> Slot<V> {
+    /// Puts a value in place of the one before: the new one is added, then the old one removed.
+    pub fn set(&mut self, value: V) {
+        let new = self.values.hold(value);
+        self.held = new;
+    }
+
+    /// Withdraws the value.
+    pub fn clear(&mut self) {
+        self.held = None;
     }
 }
