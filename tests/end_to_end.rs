@@ -4,6 +4,14 @@ use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use tests::{Ask, Scratch, Second, ask, events, mapped_below, nonce, wait_for, work_dir};
 
+/// The names that a library offers to others.
+fn exported_symbols(library: &[u8]) -> Vec<String> {
+    use object::{Object, ObjectSymbol};
+    let file = object::File::parse(library).expect("an object file");
+    let defined = file.dynamic_symbols().filter(ObjectSymbol::is_definition);
+    defined.filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect()
+}
+
 const CONFIG: &str = "probe:\n  id: probe\n  config: { mode: ok }\n";
 
 fn loaded(event: &RuntimeEvent) -> Option<u64> {
@@ -201,6 +209,11 @@ async fn a_host_and_its_plugins_see_only_their_own_factories() {
     assert_eq!(own, controllerbus::__private::DIRECTIVE_TYPES.len());
     assert!(controllerbus::__private::FACTORIES.is_empty());
     assert_eq!(bus.config_ids(), ["probe"]);
+    let artifact = std::fs::read(work.join(format!("artifacts/probe.cbus{}", std::env::consts::DLL_SUFFIX)));
+    let exported = exported_symbols(&artifact.expect("the artifact"));
+    assert!(exported.iter().any(|name| name.starts_with("controllerbus_plugin_")), "{exported:?}");
+    let slices: Vec<_> = exported.iter().filter(|name| name.contains("linkme")).collect();
+    assert!(slices.is_empty(), "{slices:?}");
     let error = runtime.unload("prbe").await.expect_err("no such plugin");
     assert!(error.to_string().contains("did you mean `probe`"), "{error}");
     runtime.shutdown().await;

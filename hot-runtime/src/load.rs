@@ -122,10 +122,10 @@ impl Loaded {
             return Unload::Held;
         }
         self.connection = None;
-        if let Some(library) = self.library.take() {
-            if let Err(error) = library.close() {
-                tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
-            }
+        if let Some(library) = self.library.take()
+            && let Err(error) = library.close()
+        {
+            tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
         }
         let unmapped = !is_mapped(&self.path);
         if let Err(error) = std::fs::remove_file(&self.path) {

@@ -120,11 +120,11 @@ impl Workspace {
             .ok_or_else(|| not_a_controller("it does not depend on `controllerbus`; add it to its [dependencies]"))?;
         self.controllerbus = dependency(bus);
         for package in &closure {
-            if package.source.is_none() {
-                if let Some(dir) = package.manifest_path.parent() {
-                    watched.insert(dir.as_std_path().to_owned());
-                    self.local.insert(package.name.to_string());
-                }
+            if package.source.is_none()
+                && let Some(dir) = package.manifest_path.parent()
+            {
+                watched.insert(dir.as_std_path().to_owned());
+                self.local.insert(package.name.to_string());
             }
         }
         let root = metadata.workspace_root.as_std_path();

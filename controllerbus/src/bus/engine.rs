@@ -155,7 +155,7 @@ impl Engine {
             for shard in &table.shards {
                 let standing: Vec<_> = shard.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
                 for standing in standing {
-                    standing.change(|state, effects| state.end(effects));
+                    standing.change(super::standing::State::end);
                 }
             }
         }
@@ -273,10 +273,8 @@ fn standing_released(
             }
         }
     }
-    if ended {
-        if let Ok(found) = shard.find_entry(standing.hash, |other| Arc::ptr_eq(other, standing)) {
-            found.remove();
-        }
+    if ended && let Ok(found) = shard.find_entry(standing.hash, |other| Arc::ptr_eq(other, standing)) {
+        found.remove();
     }
     drop(shard);
     effects.apply(standing);

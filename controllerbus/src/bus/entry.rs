@@ -134,7 +134,7 @@ impl ControllerEntry {
         }
         self.cancel.cancelled().await;
         let work = Arc::clone(&self.controller);
-        if let Err(error) = contained(async { Ok::<(), Error>(work.close().await) }).await {
+        if let Err(error) = contained(closing(work)).await {
             tracing::warn!(controller = self.info.id, %error, "close failed");
         }
         self.closed.cancel();
@@ -165,4 +165,10 @@ impl Backoff {
         let jitter = RandomState::new().hash_one(self.tries) % (full / 2 + 1);
         Duration::from_millis(full / 2 + jitter)
     }
+}
+
+/// A controller's close, in the shape that [`contained`] takes.
+pub(super) async fn closing(controller: Arc<dyn AnyController>) -> Result<()> {
+    controller.close().await;
+    Ok(())
 }

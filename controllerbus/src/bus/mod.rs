@@ -92,7 +92,7 @@ impl Bus {
     /// A bus that knows the factories linked into this binary. Best made inside the tokio runtime that it shall use.
     pub fn new() -> Self {
         let engine = Engine::new();
-        let factories = FACTORIES.iter().map(|entry| entry.factory()).collect();
+        let factories = FACTORIES.iter().map(super::controller::factory::FactoryEntry::factory).collect();
         engine.factories.lock().unwrap_or_else(PoisonError::into_inner).add(Source::STATIC, factories);
         Self(engine)
     }
@@ -168,10 +168,10 @@ impl Bus {
         let leaving: Vec<_> = engine.controllers().values().filter(|entry| entry.source == source).cloned().collect();
         for entry in leaving {
             engine.remove_controller(ControllerId(entry.id)).await;
-            if let Some(key) = &entry.key {
-                if let Some(applied) = engine.configs().by_key.get_mut(key) {
-                    applied.state = RunState::Queued;
-                }
+            if let Some(key) = &entry.key
+                && let Some(applied) = engine.configs().by_key.get_mut(key)
+            {
+                applied.state = RunState::Queued;
             }
         }
         engine.reconcile_queued().await;

@@ -7,7 +7,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::configs::RunState;
 use super::engine::Engine;
-use super::entry::{ControllerEntry, contained};
+use super::entry::{ControllerEntry, closing, contained};
 use super::{ControllerId, Source};
 use crate::controller::factory::Factory;
 use crate::error::ErrorKind;
@@ -173,13 +173,13 @@ impl Staged {
                     standing.change(|state, effects| state.replace(pair.old.id, new.id, effects));
                 }
             }
-            if let Some(key) = &pair.old.key {
-                if let Some(applied) = engine.configs().by_key.get_mut(key) {
-                    applied.state = match &pair.new {
-                        Some(new) => RunState::Running(ControllerId(new.id)),
-                        None => RunState::Queued,
-                    };
-                }
+            if let Some(key) = &pair.old.key
+                && let Some(applied) = engine.configs().by_key.get_mut(key)
+            {
+                applied.state = match &pair.new {
+                    Some(new) => RunState::Running(ControllerId(new.id)),
+                    None => RunState::Queued,
+                };
             }
         }
         for pair in &pairs {
@@ -234,7 +234,7 @@ fn close(entry: Arc<ControllerEntry>) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move {
             let controller = Arc::clone(&entry.controller);
-            let _ = contained(async { Ok::<(), Error>(controller.close().await) }).await;
+            let _ = contained(closing(controller)).await;
             entry.closed.cancel();
         });
     }

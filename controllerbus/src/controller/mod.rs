@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::directive::{AnyDirective, ValueSink};
 
 pub use context::Context;
-pub use routes::Routes;
+pub use routes::{ResolveWith, Routes};
 
 /// A boxed future, as object-safe traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

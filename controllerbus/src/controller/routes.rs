@@ -9,6 +9,9 @@ use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
 type Resolve<C> =
     Box<dyn Fn(Arc<C>, &dyn AnyDirective, Arc<dyn ValueSink>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
+/// A resolver of a directive type; a function or a closure that captures nothing.
+pub type ResolveWith<C, D> = fn(Arc<C>, D, Values<<D as Directive>::Value>) -> BoxFuture<'static, Result<()>>;
+
 /// The resolvers of a controller type, by directive id.
 pub struct Routes<C> {
     routes: Vec<(&'static str, Resolve<C>)>,
@@ -20,10 +23,7 @@ impl<C: Send + Sync + 'static> Routes<C> {
     }
 
     /// Resolves directives of type `D` with a function.
-    pub fn add<D: Directive>(
-        &mut self,
-        resolve: fn(Arc<C>, D, Values<D::Value>) -> BoxFuture<'static, Result<()>>,
-    ) -> &mut Self {
+    pub fn add<D: Directive>(&mut self, resolve: ResolveWith<C, D>) -> &mut Self {
         let erased: Resolve<C> = Box::new(move |controller, directive, sink| {
             let owned = match directive.as_any().downcast_ref::<D>() {
                 Some(typed) => Ok(typed.duplicate()),

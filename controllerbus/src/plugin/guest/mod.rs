@@ -140,7 +140,7 @@ impl Guest {
         let factories: Vec<_> = FACTORIES
             .iter()
             .filter(|entry| only.is_none_or(|id| id == entry.id))
-            .map(|entry| entry.factory())
+            .map(super::super::controller::factory::FactoryEntry::factory)
             .collect();
         let guest = Self {
             handle: runtime.handle().clone(),
