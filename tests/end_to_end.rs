@@ -192,6 +192,43 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edit_of_a_path_dependency_or_of_a_patched_crate_is_swapped_in() {
+    let scratch = Scratch::new(&["probe"]);
+    scratch.add("helper", "", "pub fn word() -> &'static str { \"helped\" }\n");
+    scratch.add("ferris-says", "", "pub fn word() -> &'static str { \"patched\" }\n");
+    scratch.amend(
+        "probe",
+        "[dependencies]\n",
+        "[dependencies]\nhelper = { path = \"../helper\" }\nferris-says = \"2\"\n",
+    );
+    scratch.amend(
+        "probe",
+        "[workspace]",
+        "[workspace]\n\n[patch.crates-io]\nferris-says = { path = \"../ferris-says\" }\n",
+    );
+    scratch.edit("probe", "SENTENCE.to_owned()", "format!(\"{} {}\", helper::word(), ferris_says::word())");
+    let bus = host(CONFIG).await;
+    let (listener, mut told) = events();
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(work_dir().join("sources"))
+        .target_dir(work_dir().join("target"))
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    wait_for(&mut told, loaded).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "helped patched");
+    scratch.edit("helper", "helped", "mended");
+    wait_for(&mut told, loaded).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "mended patched");
+    scratch.edit("ferris-says", "patched", "replaced");
+    wait_for(&mut told, loaded).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "mended replaced");
+    runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_and_its_plugins_see_only_their_own_factories() {
     // This host exports its symbols (-rdynamic) and links the same slices, with two directive types of its own.
     let own = controllerbus::__private::DIRECTIVE_TYPES.len();

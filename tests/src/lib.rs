@@ -87,6 +87,23 @@ impl Scratch {
         self.folder.path()
     }
 
+    /// Adds a library crate with a manifest's end and a source.
+    pub fn add(&self, name: &str, manifest: &str, source: &str) {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(folder.join("src")).expect("a folder in the scratch");
+        let manifest = format!("[package]\nname = \"{name}\"\nversion = \"2.99.0\"\nedition = \"2024\"\n\n{manifest}");
+        std::fs::write(folder.join("Cargo.toml"), manifest).expect("writing the manifest");
+        std::fs::write(folder.join("src/lib.rs"), source).expect("writing the source");
+    }
+
+    /// Replaces a text in a fixture's manifest.
+    pub fn amend(&self, fixture: &str, from: &str, to: &str) {
+        let path = self.path(fixture).join("Cargo.toml");
+        let manifest = std::fs::read_to_string(&path).expect("the manifest");
+        assert!(manifest.contains(from), "the manifest has no `{from}`");
+        std::fs::write(&path, manifest.replace(from, to)).expect("writing the manifest");
+    }
+
     /// Replaces a text in a fixture's source, by rename as many editors save.
     pub fn edit(&self, fixture: &str, from: &str, to: &str) {
         let path = self.path(fixture).join("src/lib.rs");
