@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Closed,
     /// Something did not happen within its time.
     TimedOut,
+    /// The process of a plugin ended while it worked on this; it is restarted, and what stands is tried again.
+    Crashed,
 }
 
 impl Error {

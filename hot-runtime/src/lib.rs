@@ -16,6 +16,7 @@ pub mod artifact;
 pub mod build;
 pub mod error;
 mod event;
+mod hosted;
 mod load;
 pub mod overlay;
 mod registry;

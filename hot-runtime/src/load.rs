@@ -65,13 +65,19 @@ impl Loaded {
     /// [`Error::Load`] with what the loader or the guest said. Nothing stays behind but, where the guest
     /// was started and failed, the mapped library.
     pub fn open(artifact: &Artifact, path: &Path, options: LoadOptions) -> Result<Self> {
-        let refuse = |reason: String| Error::Load { path: artifact.path.clone(), reason };
+        Self::open_verified(&artifact.path, &artifact.bundle.entry, path, options)
+    }
+
+    /// [`Loaded::open`] where another process of this program has verified the artifact: `shown` is where that came
+    /// from, `entry` the entry symbol that it names.
+    pub(crate) fn open_verified(shown: &Path, entry: &str, path: &Path, options: LoadOptions) -> Result<Self> {
+        let refuse = |reason: String| Error::Load { path: shown.to_owned(), reason };
         let library = open_library(path).map_err(|error| refuse(error.to_string()))?;
         // SAFETY: the artifact was verified: it is a plugin whose manifest names this symbol as its entry and
         // whose ABI fingerprint is ours, so the symbol is an `Entry`.
-        let entry: Entry = match unsafe { library.get::<Entry>(artifact.bundle.entry.as_bytes()) } {
+        let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
             Ok(symbol) => *symbol,
-            Err(error) => return Err(refuse(format!("no entry symbol {}: {error}", artifact.bundle.entry))),
+            Err(error) => return Err(refuse(format!("no entry symbol {entry}: {error}"))),
         };
         let leases = Leases::new();
         let host = HostOptions {

@@ -10,7 +10,8 @@ use controllerbus::bus::Source;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
-use crate::load::{LoadOptions, Loaded, Unload};
+use crate::hosted::Hosted;
+use crate::load::{LoadOptions, Unload};
 use crate::registry::{GenerationInfo, GenerationState};
 use crate::runtime::Shared;
 
@@ -18,7 +19,7 @@ use crate::runtime::Shared;
 pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
-    loaded: Loaded,
+    hosted: Hosted,
 }
 
 /// Milliseconds since `from`.
@@ -26,7 +27,7 @@ pub(crate) fn millis(from: Instant) -> f64 {
     from.elapsed().as_secs_f64() * 1000.0
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -119,17 +120,7 @@ async fn bring_up(
         generation: number,
         workers: shared.settings.workers,
     };
-    let (loaded, private) = blocking(move || {
-        let private = artifact.write_private(&folder)?;
-        match Loaded::open(&artifact, &private, options) {
-            Ok(loaded) => Ok((loaded, private)),
-            Err(error) => {
-                let _ = std::fs::remove_file(&private);
-                Err(error)
-            }
-        }
-    })
-    .await?;
+    let (hosted, private) = Hosted::open(artifact, folder, options).await?;
     shared.registry.add(
         GenerationInfo {
             plugin: plugin.to_owned(),
@@ -144,19 +135,19 @@ async fn bring_up(
             path: private,
             mapped: true,
         },
-        Some(Arc::clone(loaded.leases())),
+        Some(Arc::clone(hosted.leases())),
     );
     timeline.load_ms = millis(begun);
 
     let begun = Instant::now();
-    let generation = Generation { number, build_hash, loaded };
+    let generation = Generation { number, build_hash, hosted };
     let committed = match current {
         None => {
-            shared.bus.add_factories(Source(number), generation.loaded.factories());
+            shared.bus.add_factories(Source(number), generation.hosted.factories());
             None
         }
         Some(current) => {
-            let factories = generation.loaded.factories();
+            let factories = generation.hosted.factories();
             let staged =
                 shared.bus.stage(Source(current.number), Source(number), factories, shared.settings.grace).await;
             match staged {
@@ -183,12 +174,12 @@ async fn bring_up(
 pub(crate) async fn retire(
     shared: &Arc<Shared>,
     plugin: &str,
-    mut generation: Generation,
+    generation: Generation,
     committed: Option<controllerbus::bus::Committed>,
     served: bool,
 ) -> UnloadReport {
     let begun = Instant::now();
-    let number = generation.number;
+    let Generation { number, mut hosted, .. } = generation;
     let state = |state, reason| {
         if served {
             shared.registry.set(number, state, reason);
@@ -197,7 +188,7 @@ pub(crate) async fn retire(
     if let Some(committed) = committed {
         committed.drained().await;
     }
-    let leases = Arc::clone(generation.loaded.leases());
+    let leases = Arc::clone(hosted.leases());
     let mut patience = shared.settings.drain;
     loop {
         if tokio::time::timeout(patience, leases.drained()).await.is_err() {
@@ -207,22 +198,15 @@ pub(crate) async fn retire(
             shared.emit(RuntimeEvent::Draining { plugin: plugin.to_owned(), generation: number, leases: count });
             leases.drained().await;
         }
-        let timeout = shared.settings.drain;
-        let (outcome, back) = {
-            let task = tokio::task::spawn_blocking(move || {
-                let outcome = generation.loaded.unload(timeout);
-                (outcome, generation)
-            });
-            match task.await {
-                Ok(done) => done,
-                // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
-                Err(error) => {
-                    state(GenerationState::Stuck, Some(error.to_string()));
-                    return report(plugin, number, begun, false, 0);
-                }
+        let (outcome, back) = match hosted.unload(shared.settings.drain).await {
+            Ok(done) => done,
+            // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
+            Err(error) => {
+                state(GenerationState::Stuck, Some(error.to_string()));
+                return report(plugin, number, begun, false, 0);
             }
         };
-        generation = back;
+        hosted = back;
         match outcome {
             Unload::Closed { unmapped, leaked_thread_locals } => {
                 let report = report(plugin, number, begun, unmapped, leaked_thread_locals);

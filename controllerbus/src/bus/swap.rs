@@ -115,9 +115,9 @@ impl Staged {
             cancel,
             true,
         );
-        let saved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| old.controller.save()))
-            .unwrap_or_else(|payload| Err(Error::from_panic(payload)))
-            .map_err(|error| told(error, "saving the state of"))?;
+        let running = Arc::clone(&old.controller);
+        let saved = contained(async move { running.save_later().await }).await;
+        let saved = saved.map_err(|error| told(error, "saving the state of"))?;
         if let Some(state) = saved {
             let controller = Arc::clone(&new.controller);
             let restored = contained(async move { controller.restore(state).await }).await;

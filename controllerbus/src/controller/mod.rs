@@ -105,6 +105,10 @@ pub trait AnyController: Send + Sync + 'static {
     /// # Errors
     /// As the controller's.
     fn save(&self) -> Result<Option<State>>;
+    /// [`AnyController::save`] for a controller that has to be asked first, because it is in another process.
+    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        Box::pin(async move { self.save() })
+    }
     /// See [`Controller::restore`].
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>>;
     /// The ids of the directives that this controller resolves.

@@ -24,7 +24,7 @@ pub struct Outcome {
     failure: Failure,
 }
 
-const KINDS: [ErrorKind; 7] = [
+const KINDS: [ErrorKind; 8] = [
     ErrorKind::Failed,
     ErrorKind::Panicked,
     ErrorKind::Encoding,
@@ -32,6 +32,7 @@ const KINDS: [ErrorKind; 7] = [
     ErrorKind::NotFound,
     ErrorKind::Closed,
     ErrorKind::TimedOut,
+    ErrorKind::Crashed,
 ];
 
 impl From<Error> for Failure {
@@ -249,6 +250,8 @@ pub trait GuestSide {
     extern "C" fn factories(&self) -> StableVec<FactoryInfo>;
     /// Starts the construction of a controller.
     extern "C" fn construct(&self, factory: u32, config: StableVec<u8>, done: HostConstructedPtr) -> GuestTaskPtr;
+    /// Starts a task on each worker of the guest's runtime; `done` is told once every one of them has run it.
+    extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Ends the guest's runtime and joins its threads; false when some did not end within the time.
     extern "C" fn shutdown(&self, timeout_ms: u64) -> bool;
     /// How many thread-local values of this generation were left behind on the host's threads.

@@ -1,6 +1,7 @@
 //! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
 
 mod bus;
+mod ping;
 pub mod threads;
 mod trace;
 
@@ -120,6 +121,7 @@ pub fn enter(call: &mut EntryCall, only: Option<&'static str>) {
 struct Guest {
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
+    workers: usize,
     bus: BusHandle,
     factories: Vec<Arc<dyn Factory>>,
 }
@@ -131,8 +133,9 @@ impl Guest {
         let host: Arc<HostPtr> = Arc::new(host);
         trace::forward_to(Arc::clone(&host));
         let name = name.as_str().to_owned();
+        let workers = workers.max(1) as usize;
         let runtime = Builder::new_multi_thread()
-            .worker_threads(workers.max(1) as usize)
+            .worker_threads(workers)
             .thread_name(name)
             .enable_all()
             .build()
@@ -145,6 +148,7 @@ impl Guest {
         let guest = Self {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
+            workers,
             bus: BusHandle::new(Arc::new(bus::HostBus::new(host))),
             factories,
         };
@@ -187,6 +191,10 @@ impl GuestSide for Guest {
                 Err(error) => stabby::result::Result::Err(error.into()),
             });
         })
+    }
+
+    extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr {
+        ping::start(&self.handle, self.workers, done)
     }
 
     extern "C" fn shutdown(&self, timeout_ms: u64) -> bool {

@@ -99,6 +99,20 @@ impl Connection {
         made.collect()
     }
 
+    /// Whether every worker of the guest's runtime still runs tasks: ends once each has run one of this call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`] when one did not in time: it is blocked, or computes without a pause.
+    pub async fn ping(&self) -> Result<()> {
+        let _lease = self.shared.leases.take(Holder::Waker);
+        let (done, ended) = oneshot::channel();
+        let _task = self.shared.guest.ping(stabby::boxed::Box::new(objects::Done::new(done)).into());
+        ended.await.unwrap_or_else(|_| {
+            let what = format!("a worker thread of {} does not answer", self.shared.name);
+            Err(Error::new(ErrorKind::TimedOut, what))
+        })
+    }
+
     /// Ends the guest's runtime and joins its threads. Blocks for up to `timeout`.
     ///
     /// To be called once its leases are drained; the connection stays good for another try.
