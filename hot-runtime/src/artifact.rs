@@ -1,7 +1,7 @@
 //! Seals built libraries into artifacts, and reads and verifies artifacts without executing any of them.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,9 @@ use crate::overlay::slug;
 const MAGIC: &[u8; 8] = b"CBUSART1";
 /// Hash, body length, magic.
 const TRAILER: usize = 32 + 8 + 8;
+
+/// The largest file that is read as an artifact. Real ones have a few megabytes.
+const LARGEST: u64 = 1 << 30;
 
 /// What the overlay says of the whole plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -97,15 +100,16 @@ pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
     file.write_all(hash.as_bytes()).map_err(failed())?;
     file.write_all(&(body.len() as u64).to_le_bytes()).map_err(failed())?;
     file.write_all(MAGIC).map_err(failed())?;
+    make_readable(&file).map_err(failed())?;
     file.persist(out).map_err(|error| failed()(error.error))?;
     Ok(Sealed { hash: hash.to_hex().to_string(), size: (body.len() + TRAILER) as u64 })
 }
 
-/// A verified artifact: what was checked is what these bytes are.
+/// An artifact whose bytes were checked: what was checked is what is in memory here, and what is loaded.
 pub struct Artifact {
     /// Where it was read from.
     pub path: PathBuf,
-    /// The library, without the trailer.
+    /// The whole file.
     bytes: Vec<u8>,
     /// The BLAKE3 hash of the library, as hex.
     pub hash: String,
@@ -115,84 +119,62 @@ pub struct Artifact {
     pub factories: Vec<FactoryRecord>,
 }
 
+/// What is wrong, and what to do about it.
+type Refusal = (String, &'static str);
+
 impl Artifact {
-    /// Reads and verifies a file: trailer, hash, format, architecture, manifest, boundary, target. Blocks.
+    /// Reads and verifies a file that is to be loaded: all of [`Artifact::inspect`] and
+    /// [`Artifact::check_compatible`]. None of it is executed. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] with what is wrong and what to do.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("reading the plugin file", path))?;
-        Self::verify(path, bytes).map_err(|(reason, help)| Error::Artifact {
-            path: path.to_owned(),
-            reason,
-            help: help.to_owned(),
-        })
+        let artifact = Self::inspect(path)?;
+        artifact.check_compatible()?;
+        Ok(artifact)
     }
 
-    fn verify(path: &Path, mut bytes: Vec<u8>) -> std::result::Result<Self, (String, &'static str)> {
-        const REBUILD: &str = "build the plugin again";
-        const REPLACE: &str = "copy or build it again; it is damaged or was not written to its end";
-        let Some(body) = bytes.len().checked_sub(TRAILER) else {
-            return Err((format!("it has {} bytes, too few for an artifact", bytes.len()), REPLACE));
-        };
-        let (hash, rest) = bytes[body..].split_at(32);
-        let (length, magic) = rest.split_at(8);
-        if magic != MAGIC {
-            return Err((
-                "it has no artifact trailer".to_owned(),
-                "only files built by hot-runtime are loaded; build the plugin with it",
-            ));
+    /// Reads a file and verifies that it is whole and what it says of itself: trailer, hash, format, manifest. It may
+    /// be for another machine or another version of the boundary. None of it is executed. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] with what is wrong and what to do.
+    pub fn inspect(path: &Path) -> Result<Self> {
+        Self::from_bytes(path, read_bounded(path, LARGEST, "reading the plugin file")?)
+    }
+
+    /// [`Artifact::inspect`] of bytes that were read already; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with what is wrong and what to do.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+        match verified(&bytes) {
+            Ok((hash, bundle, factories)) => Ok(Self { path: path.to_owned(), bytes, hash, bundle, factories }),
+            Err(refusal) => Err(refused(path, refusal)),
         }
-        if length != (body as u64).to_le_bytes() {
-            return Err(("its length is not the one in its trailer".to_owned(), REPLACE));
-        }
-        let computed = blake3::hash(&bytes[..body]);
-        if computed.as_bytes() != hash {
-            return Err(("its content does not have the hash in its trailer".to_owned(), REPLACE));
-        }
-        bytes.truncate(body);
-        let (bundle, factories) = {
-            let file =
-                object::File::parse(&*bytes).map_err(|error| (format!("it is not a library: {error}"), REBUILD))?;
-            check_format(&file)?;
-            records(&file)?
-        };
-        let here = crate::workspace::Toolchain::current().map(|toolchain| toolchain.target.clone()).unwrap_or_default();
-        if !here.is_empty() && bundle.target != here {
-            return Err((
-                format!("it was built for {}, and this is {here}", bundle.target),
-                "build it for this target",
-            ));
-        }
-        if bundle.boundary != BOUNDARY_VERSION {
-            return Err((
-                format!("its boundary has version {}, and this runtime's has {BOUNDARY_VERSION}", bundle.boundary),
-                "build it against this runtime's version of controllerbus",
-            ));
-        }
-        if bundle.abi != ABI_HEX {
-            return Err((
-                format!("its boundary types have the fingerprint {}, and this runtime's have {ABI_HEX}", bundle.abi),
-                "build it against this runtime's version of controllerbus",
-            ));
-        }
-        let runtime: Option<semver::Version> = env!("CARGO_PKG_VERSION").parse().ok();
-        if runtime.is_some_and(|runtime| runtime < bundle.min_runtime) {
-            return Err((format!("it needs hot-runtime {} or later", bundle.min_runtime), "update the host"));
-        }
-        let mut ids = HashSet::new();
-        if let Some(twice) = factories.iter().find(|factory| !ids.insert(&factory.plugin)) {
-            return Err((
-                format!("it has two factories of the id `{}`", twice.plugin),
-                "give each #[hot_plugin] an id of its own",
-            ));
-        }
-        Ok(Self { path: path.to_owned(), bytes, hash: computed.to_hex().to_string(), bundle, factories })
+    }
+
+    /// Checks that this process can load it: architecture, target, boundary, types, runtime version.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with what does not fit and what to do.
+    pub fn check_compatible(&self) -> Result<()> {
+        compatible(self.library(), &self.bundle).map_err(|refusal| refused(&self.path, refusal))
+    }
+
+    /// The library alone, without the trailer.
+    pub fn library(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - TRAILER]
+    }
+
+    /// The whole file, as it was read.
+    pub fn file(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The size of the library in bytes.
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.library().len()
     }
 
     /// Writes the verified bytes to a file of their own in a folder that only this user can write.
@@ -216,7 +198,7 @@ impl Artifact {
             .create_new(true)
             .open(&path)
             .map_err(Error::io("creating the private copy of a plugin", &path))?;
-        if let Err(error) = file.write_all(&self.bytes) {
+        if let Err(error) = file.write_all(self.library()) {
             let _ = std::fs::remove_file(&path);
             return Err(Error::io("writing the private copy of a plugin (is the disk full?)", &path)(error));
         }
@@ -224,7 +206,113 @@ impl Artifact {
     }
 }
 
-fn check_format(file: &object::File<'_>) -> std::result::Result<(), (String, &'static str)> {
+fn refused(path: &Path, (reason, help): Refusal) -> Error {
+    Error::Artifact { path: path.to_owned(), reason, help: help.to_owned() }
+}
+
+/// Reads a regular file of at most so many bytes. A pipe or a device is not waited for.
+pub(crate) fn read_bounded(path: &Path, limit: u64, what: &str) -> Result<Vec<u8>> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
+    }
+    let file = options.open(path).map_err(Error::io(what, path))?;
+    // Of the open file, not of the path, which may be another by now.
+    let found = file.metadata().map_err(Error::io(what, path))?;
+    if !found.is_file() {
+        return Err(refused(path, ("it is no regular file".to_owned(), "give the path of a built plugin")));
+    }
+    let too_large = || {
+        refused(path, (format!("it has more than {limit} bytes"), "build the plugin again; real ones are far smaller"))
+    };
+    if found.len() > limit {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(found.len() as usize + 1);
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(what, path))?;
+    // It may have grown since.
+    if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Lets everybody read a file that was made for its owner only.
+pub(crate) fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    }
+    let _ = file;
+    Ok(())
+}
+
+/// Trailer, hash, format and manifest of a whole file.
+fn verified(bytes: &[u8]) -> std::result::Result<(String, BundleRecord, Vec<FactoryRecord>), Refusal> {
+    const REPLACE: &str = "copy or build it again; it is damaged or was not written to its end";
+    let Some(length) = bytes.len().checked_sub(TRAILER) else {
+        return Err((format!("it has {} bytes, too few for an artifact", bytes.len()), REPLACE));
+    };
+    let (body, trailer) = bytes.split_at(length);
+    let (hash, rest) = trailer.split_at(32);
+    let (recorded, magic) = rest.split_at(8);
+    if magic != MAGIC {
+        return Err((
+            "it has no artifact trailer".to_owned(),
+            "only files built by hot-runtime are loaded; build the plugin with it, or copy it again if it was",
+        ));
+    }
+    if recorded != (length as u64).to_le_bytes() {
+        return Err(("its length is not the one in its trailer".to_owned(), REPLACE));
+    }
+    let computed = blake3::hash(body);
+    if computed.as_bytes() != hash {
+        return Err(("its content does not have the hash in its trailer".to_owned(), REPLACE));
+    }
+    let file = parse(body)?;
+    if file.kind() != object::ObjectKind::Dynamic {
+        return Err((format!("it is no dynamic library but {:?}", file.kind()), "build the plugin again"));
+    }
+    let (bundle, factories) = records(&file)?;
+    let mut ids = HashSet::new();
+    if let Some(twice) = factories.iter().find(|factory| !ids.insert(&factory.plugin)) {
+        return Err((
+            format!("it has two factories of the id `{}`", twice.plugin),
+            "give each #[hot_plugin] an id of its own",
+        ));
+    }
+    Ok((computed.to_hex().to_string(), bundle, factories))
+}
+
+fn parse(body: &[u8]) -> std::result::Result<object::File<'_>, Refusal> {
+    object::File::parse(body).map_err(|error| (format!("it is not a library: {error}"), "build the plugin again"))
+}
+
+fn compatible(library: &[u8], bundle: &BundleRecord) -> std::result::Result<(), Refusal> {
+    const REBUILD: &str = "build it against this runtime's version of controllerbus";
+    check_machine(&parse(library)?)?;
+    let here = env!("CBUS_TARGET");
+    if bundle.target != here {
+        return Err((format!("it was built for {}, and this is {here}", bundle.target), "build it for this target"));
+    }
+    if bundle.boundary != BOUNDARY_VERSION {
+        let reason = format!("its boundary has version {}, and this runtime's has {BOUNDARY_VERSION}", bundle.boundary);
+        return Err((reason, REBUILD));
+    }
+    if bundle.abi != ABI_HEX {
+        let reason =
+            format!("its boundary types have the fingerprint {}, and this runtime's have {ABI_HEX}", bundle.abi);
+        return Err((reason, REBUILD));
+    }
+    let runtime: Option<semver::Version> = env!("CARGO_PKG_VERSION").parse().ok();
+    if runtime.is_some_and(|runtime| runtime < bundle.min_runtime) {
+        return Err((format!("it needs hot-runtime {} or later", bundle.min_runtime), "update the host"));
+    }
+    Ok(())
+}
+
+fn check_machine(file: &object::File<'_>) -> std::result::Result<(), Refusal> {
     const HELP: &str = "build it for this machine";
     let wanted = match std::env::consts::ARCH {
         "x86_64" => object::Architecture::X86_64,
@@ -240,13 +328,10 @@ fn check_format(file: &object::File<'_>) -> std::result::Result<(), (String, &'s
     if file.is_little_endian() != cfg!(target_endian = "little") {
         return Err(("its byte order is not this machine's".to_owned(), HELP));
     }
-    if file.kind() != object::ObjectKind::Dynamic {
-        return Err((format!("it is no dynamic library but {:?}", file.kind()), "build the plugin again"));
-    }
     Ok(())
 }
 
-fn records(file: &object::File<'_>) -> std::result::Result<(BundleRecord, Vec<FactoryRecord>), (String, &'static str)> {
+fn records(file: &object::File<'_>) -> std::result::Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
     const HELP: &str = "build the plugin with hot-runtime";
     let name = match file.format() {
         object::BinaryFormat::MachO => "__cbus_manifest",
@@ -306,6 +391,7 @@ fn private_folder(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tiny::{self, Tiny};
 
     fn refused(bytes: &[u8]) -> String {
         let folder = tempfile::tempdir().expect("a folder");
@@ -317,12 +403,26 @@ mod tests {
         }
     }
 
-    /// This test's own executable, sealed: a real object file without a manifest.
-    fn sealed() -> Vec<u8> {
+    fn sealed(tiny: &Tiny) -> Vec<u8> {
+        sealed_bytes(&tiny.library())
+    }
+
+    fn sealed_bytes(library: &[u8]) -> Vec<u8> {
         let folder = tempfile::tempdir().expect("a folder");
-        let out = folder.path().join("sealed");
-        seal(&std::env::current_exe().expect("this executable"), &out).expect("sealing");
+        let out = folder.path().join("sealed.so");
+        tiny::seal(library, &out);
         std::fs::read(&out).expect("reading")
+    }
+
+    #[test]
+    fn a_whole_artifact_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("plugin.cbus.so");
+        std::fs::write(&path, sealed(&Tiny::default())).expect("writing");
+        let artifact = Artifact::read(&path).expect("an artifact");
+        assert_eq!(artifact.bundle.id, "tiny");
+        assert_eq!(artifact.factories.len(), 1);
+        assert_eq!(artifact.library(), Tiny::default().library());
     }
 
     #[test]
@@ -332,20 +432,70 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_and_a_flipped_byte_are_refused() {
-        let whole = sealed();
-        for step in 0..64 {
-            refused(&whole[..whole.len() * step / 64]);
+    fn every_truncation_and_every_flipped_byte_are_refused() {
+        let whole = sealed(&Tiny::default());
+        let refused = |bytes: &[u8]| match Artifact::from_bytes(Path::new("tiny"), bytes.to_vec()) {
+            Ok(_) => panic!("a bad file was accepted"),
+            Err(error) => error.to_string(),
+        };
+        for length in 0..whole.len() {
+            refused(&whole[..length]);
         }
-        let mut flipped = whole.clone();
-        let middle = flipped.len() / 2;
-        flipped[middle] ^= 1;
-        assert!(refused(&flipped).contains("hash"));
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            let reason = refused(&flipped);
+            assert!(reason.contains("hash") || reason.contains("trailer"), "{reason}");
+        }
     }
 
     #[test]
-    fn a_sealed_file_that_is_no_plugin_is_refused() {
-        let reason = refused(&sealed());
-        assert!(reason.contains("manifest") || reason.contains("no dynamic library"), "{reason}");
+    fn what_does_not_fit_this_process_can_be_inspected_but_is_refused_with_a_reason() {
+        let cases = [
+            (Tiny { architecture: object::Architecture::S390x, ..Tiny::default() }, "S390x"),
+            (Tiny { architecture: object::Architecture::Riscv64, ..Tiny::default() }, "Riscv64"),
+            (Tiny { target: "x86_64-unknown-other", ..Tiny::default() }, "built for x86_64-unknown-other"),
+            (Tiny { boundary: BOUNDARY_VERSION - 1, ..Tiny::default() }, "its boundary has version"),
+            (Tiny { abi: "0000000000000000".to_owned(), ..Tiny::default() }, "fingerprint"),
+            (Tiny { min_runtime: "99.0.0", ..Tiny::default() }, "needs hot-runtime 99.0.0"),
+        ];
+        for (tiny, reason) in cases {
+            let bytes = sealed(&tiny);
+            let error = refused(&bytes);
+            assert!(error.contains(reason), "{error}");
+            Artifact::from_bytes(Path::new("tiny"), bytes).expect("it can be inspected");
+        }
+    }
+
+    #[test]
+    fn a_plugin_without_factories_or_with_two_of_one_id_is_refused() {
+        assert!(refused(&sealed(&Tiny { factories: vec![], ..Tiny::default() })).contains("no controllers"));
+        let twice = refused(&sealed(&Tiny { factories: vec!["one", "two", "one"], ..Tiny::default() }));
+        assert!(twice.contains("two factories of the id `one`"), "{twice}");
+    }
+
+    #[test]
+    fn a_sealed_library_that_is_no_plugin_is_refused() {
+        let library = Tiny::default().library();
+        let name = library.windows(13).position(|bytes| bytes == b"cbus.manifest").expect("the section's name");
+        let mut other = library.clone();
+        other[name] = b'x';
+        assert!(refused(&sealed_bytes(&other)).contains("no manifest"));
+        let mut relocatable = library;
+        relocatable[16] = 1;
+        assert!(refused(&sealed_bytes(&relocatable)).contains("no dynamic library"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_a_device_and_a_pipe_are_refused_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe.cbus.so");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success());
+        for path in [folder.path(), Path::new("/dev/zero"), &pipe] {
+            let error = Artifact::read(path).err().expect("refused").to_string();
+            assert!(error.contains("no regular file"), "{error}");
+        }
     }
 }

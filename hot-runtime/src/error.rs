@@ -68,6 +68,30 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// A key for signatures cannot be used.
+    #[error("the key in {path} cannot be used: {reason}", path = path.display())]
+    Key {
+        /// Where the key is, or was to be written.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder is not fit to load plugins from.
+    #[error("{path} was refused: {reason}; {help}", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        help: String,
+    },
+    /// The runtime was asked for what cannot be.
+    #[error("the runtime's settings make no sense: {reason}")]
+    Settings {
+        /// Which, and what to change.
+        reason: String,
+    },
     /// A verified artifact could not be loaded.
     #[error("{path} could not be loaded: {reason}", path = path.display())]
     Load {

@@ -94,6 +94,13 @@ pub enum RuntimeEvent {
         /// How long each phase took.
         timeline: Timeline,
     },
+    /// A file of the plugins folder, or the folder itself, was refused. Nothing of it ran; what is loaded goes on.
+    Refused {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A generation did not make it; the one before goes on.
     RolledBack {
         /// The plugin's id.

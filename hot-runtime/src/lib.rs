@@ -16,12 +16,16 @@ pub mod artifact;
 pub mod build;
 pub mod error;
 mod event;
+mod folder;
 mod hosted;
 mod load;
 pub mod overlay;
 mod registry;
 mod runtime;
+pub mod sign;
 mod swap;
+#[cfg(test)]
+mod tiny;
 pub mod watch;
 pub mod workspace;
 

@@ -15,8 +15,10 @@ use crate::artifact::{self, Artifact};
 use crate::build::{self, BuildOptions};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::folder;
 use crate::overlay::{Overlay, PluginSpec};
 use crate::registry::{GenerationInfo, Registry};
+use crate::sign::{PublicKey, Trust};
 use crate::swap::{self, Generation, millis};
 use crate::watch::{Change, Watcher};
 use crate::workspace::Workspace;
@@ -28,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) workers: u32,
     pub(crate) grace: Duration,
     pub(crate) drain: Duration,
+    pub(crate) trust: Trust,
+    world_writable: bool,
     build_timeout: Duration,
 }
 
@@ -131,6 +135,29 @@ impl Builder {
         self
     }
 
+    /// Accepts signatures by this key. A file with a signature by it that does not fit is always refused; one without
+    /// a signature only if [`Builder::require_signature`] says so. May be called again for further keys.
+    #[must_use]
+    pub fn trust_key(mut self, key: PublicKey) -> Self {
+        self.settings.trust = self.settings.trust.key(key);
+        self
+    }
+
+    /// Refuses plugin files that none of the accepted keys has signed. What this runtime builds itself is not a
+    /// file from elsewhere and needs no signature: who may change its sources may change what it runs.
+    #[must_use]
+    pub fn require_signature(mut self, required: bool) -> Self {
+        self.settings.trust = self.settings.trust.required(required);
+        self
+    }
+
+    /// Follows the plugins folder, and loads files from it, even if everybody on the machine may write to them.
+    #[must_use]
+    pub fn allow_world_writable(mut self, allowed: bool) -> Self {
+        self.settings.world_writable = allowed;
+        self
+    }
+
     /// Worker threads of each plugin's own runtime; 2 unless set.
     #[must_use]
     pub fn workers(mut self, workers: u32) -> Self {
@@ -152,6 +179,10 @@ impl Builder {
     /// # Errors
     /// A crate that is not there or is no controller crate, or a folder that cannot be used.
     pub async fn start(self) -> Result<HotRuntime> {
+        if self.settings.trust.accepts_nothing() {
+            let reason = "signatures are required and there is no key to verify them with; add one with `trust_key`";
+            return Err(Error::Settings { reason: reason.to_owned() });
+        }
         let work_dir = match self.work_dir {
             Some(dir) => dir,
             None => PathBuf::from("target/controllerbus"),
@@ -197,7 +228,8 @@ impl Builder {
             first.push(runtime.inner.add_source(spec).await?);
         }
         if let Some(dir) = self.plugins_dir {
-            runtime.inner.follow_folder(dir).await?;
+            let world_writable = runtime.inner.shared.settings.world_writable;
+            folder::follow(&runtime.inner, dir, world_writable).await?;
         }
         for loaded in first {
             let _ = loaded.await;
@@ -217,16 +249,16 @@ pub struct HotRuntime {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
     plugins: Mutex<HashMap<String, mpsc::Sender<Command>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
 }
 
 enum Command {
     Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
-    Load(PathBuf, oneshot::Sender<Result<SwapReport>>),
+    Load(Box<Artifact>, Timeline, oneshot::Sender<Result<SwapReport>>),
     Unload(oneshot::Sender<Result<UnloadReport>>),
 }
 
@@ -245,6 +277,8 @@ impl HotRuntime {
                 workers: 2,
                 grace: Duration::from_secs(10),
                 drain: Duration::from_secs(5),
+                trust: Trust::new(),
+                world_writable: false,
                 build_timeout: Duration::from_secs(600),
             },
         }
@@ -265,7 +299,8 @@ impl HotRuntime {
     /// # Errors
     /// Why the file was refused or the swap rolled back; what served before goes on.
     pub async fn load_file(&self, path: impl AsRef<Path>) -> Result<SwapReport> {
-        self.inner.load_file(path.as_ref()).await
+        let (artifact, timeline) = self.inner.read(path.as_ref()).await?;
+        self.inner.load(artifact, timeline).await
     }
 
     /// Builds a plugin again now and swaps it in; `None` if the build gave what is loaded already.
@@ -347,11 +382,25 @@ impl Inner {
         Ok(answered)
     }
 
-    async fn load_file(&self, path: &Path) -> Result<SwapReport> {
-        let read = path.to_owned();
-        let id = run_blocking(move || Artifact::read(&read)).await?.bundle.id;
+    /// Reads, verifies and checks the signature of a file.
+    pub(crate) async fn read(&self, path: &Path) -> Result<(Artifact, Timeline)> {
+        let begun = Instant::now();
+        let (path, trust) = (path.to_owned(), self.shared.settings.trust.clone());
+        // Read once: what is checked here is what is loaded, whatever becomes of the path.
+        let artifact = run_blocking(move || {
+            let artifact = Artifact::read(&path)?;
+            trust.check(&artifact)?;
+            Ok(artifact)
+        })
+        .await?;
+        Ok((artifact, Timeline { verify_ms: millis(begun), ..Timeline::default() }))
+    }
+
+    /// Swaps a verified artifact in.
+    pub(crate) async fn load(&self, artifact: Artifact, timeline: Timeline) -> Result<SwapReport> {
         let (answer, answered) = oneshot::channel();
-        self.task_of(&id).send(Command::Load(path.to_owned(), answer)).await.map_err(|_| Error::Closed)?;
+        let task = self.task_of(&artifact.bundle.id);
+        task.send(Command::Load(Box::new(artifact), timeline, answer)).await.map_err(|_| Error::Closed)?;
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -363,65 +412,6 @@ impl Inner {
         };
         sender.send(command).await.map_err(|_| Error::Closed)
     }
-
-    /// Loads what is in a folder and each artifact that comes or changes there.
-    async fn follow_folder(self: &Arc<Self>, dir: PathBuf) -> Result<()> {
-        std::fs::create_dir_all(&dir).map_err(|source| Error::Io {
-            what: "creating the plugins folder".to_owned(),
-            path: dir.clone(),
-            source,
-        })?;
-        let (watcher, mut changes) = Watcher::new(vec![dir.clone()])?;
-        for path in artifacts_in(&dir)? {
-            self.load_or_tell(&path).await;
-        }
-        let weak = Arc::downgrade(self);
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            let _watcher = watcher;
-            loop {
-                let change = tokio::select! {
-                    change = changes.recv() => change,
-                    () = stop.cancelled() => None,
-                };
-                let (Some(change), Some(inner)) = (change, weak.upgrade()) else { return };
-                for path in change.paths {
-                    if is_artifact(&path) && path.is_file() {
-                        inner.load_or_tell(&path).await;
-                    }
-                }
-            }
-        });
-        Ok(())
-    }
-
-    async fn load_or_tell(&self, path: &Path) {
-        if let Err(error) = self.load_file(path).await {
-            tracing::warn!(path = %path.display(), %error, "a plugin file was not loaded");
-            self.shared.emit(RuntimeEvent::RolledBack {
-                plugin: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                reason: error.to_string(),
-                serving: None,
-            });
-        }
-    }
-}
-
-fn is_artifact(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    [".cbus.so", ".cbus.dylib", ".cbus.dll"].iter().any(|ending| name.ends_with(ending))
-}
-
-fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {
-    let list = || -> std::io::Result<Vec<PathBuf>> {
-        let mut found: Vec<_> = std::fs::read_dir(dir)?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| is_artifact(path))
-            .collect();
-        found.sort();
-        Ok(found)
-    };
-    list().map_err(|source| Error::Io { what: "listing the plugins folder".to_owned(), path: dir.to_owned(), source })
 }
 
 /// How many single-letter edits lie between two ids (Levenshtein).
@@ -482,8 +472,8 @@ impl Plugin {
                             let _ = answer.send(result);
                         }
                     }
-                    Some(Command::Load(path, answer)) => {
-                        let result = self.swap(&path, Timeline::default(), None).await;
+                    Some(Command::Load(artifact, timeline, answer)) => {
+                        let result = self.swap(*artifact, timeline, None).await;
                         let _ = answer.send(result);
                     }
                     Some(Command::Unload(answer)) => {
@@ -567,12 +557,17 @@ impl Plugin {
             self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone() });
             return Ok(None);
         }
-        let timeline = Timeline { build_ms: made.build_ms, ..Timeline::default() };
-        self.swap(&made.path, timeline, edited).await.map(Some)
+        let begun = Instant::now();
+        let artifact = match run_blocking(move || Artifact::read(&made.path)).await {
+            Ok(artifact) => artifact,
+            Err(error) => return Err(self.rolled_back(error)),
+        };
+        let timeline = Timeline { build_ms: made.build_ms, verify_ms: millis(begun), ..Timeline::default() };
+        self.swap(artifact, timeline, edited).await.map(Some)
     }
 
-    async fn swap(&mut self, path: &Path, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
-        match swap::replace(&self.shared, &self.id, self.current.as_ref(), path, timeline, edited).await {
+    async fn swap(&mut self, artifact: Artifact, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
+        match swap::replace(&self.shared, &self.id, self.current.as_ref(), artifact, timeline, edited).await {
             Ok((generation, report, committed)) => {
                 if let Some(old) = self.current.replace(generation) {
                     let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
@@ -582,15 +577,18 @@ impl Plugin {
                 }
                 Ok(report)
             }
-            Err(error) => {
-                self.shared.emit(RuntimeEvent::RolledBack {
-                    plugin: self.id.clone(),
-                    reason: error.to_string(),
-                    serving: self.current.as_ref().map(|current| current.number),
-                });
-                Err(error)
-            }
+            Err(error) => Err(self.rolled_back(error)),
         }
+    }
+
+    /// Tells why nothing was swapped.
+    fn rolled_back(&self, error: Error) -> Error {
+        self.shared.emit(RuntimeEvent::RolledBack {
+            plugin: self.id.clone(),
+            reason: error.to_string(),
+            serving: self.current.as_ref().map(|current| current.number),
+        });
+        error
     }
 }
 

@@ -1,6 +1,5 @@
 //! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,32 +34,25 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
-/// Loads the artifact at `path` as the next generation of `plugin` and swaps it for `current`.
+/// Loads a verified artifact as the next generation of `plugin` and swaps it for `current`.
 ///
 /// On an error `current` is untouched and goes on serving.
 pub(crate) async fn replace(
     shared: &Arc<Shared>,
     plugin: &str,
     current: Option<&Generation>,
-    path: &Path,
+    artifact: Artifact,
     timeline: Timeline,
     edited: Option<Instant>,
 ) -> Result<(Generation, SwapReport, Option<controllerbus::bus::Committed>)> {
     let mut timeline = timeline;
-    let begun = Instant::now();
-    let artifact = {
-        let path = path.to_owned();
-        blocking(move || Artifact::read(&path)).await?
-    };
     if artifact.bundle.id != plugin {
         return Err(Error::Artifact {
-            path: path.to_owned(),
+            path: artifact.path,
             reason: format!("it is the plugin `{}`, not `{plugin}`", artifact.bundle.id),
             help: "load it under its own id, or build it with the id that is wanted".to_owned(),
         });
     }
-    timeline.verify_ms = millis(begun);
-
     let number = shared.next_generation();
     shared.registry.add(
         GenerationInfo {
@@ -73,7 +65,7 @@ pub(crate) async fn replace(
             reason: None,
             leases: 0,
             holders: controllerbus::plugin::Holders::default(),
-            path: path.to_owned(),
+            path: artifact.path.clone(),
             mapped: false,
         },
         None,

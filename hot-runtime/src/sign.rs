@@ -1,0 +1,376 @@
+//! Who made an artifact: minisign keys, signatures in a file beside it, and whose signatures a host accepts.
+//!
+//! The signature of `greeter.cbus.so` is `greeter.cbus.so.minisig`, over the whole file, as the `minisign` tool writes
+//! and verifies it (`minisign -Vm greeter.cbus.so -p minisign.pub`).
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (secret_file, public_file) = (folder.path().join("minisign.key"), folder.path().join("minisign.pub"));
+//! use hot_runtime::sign::{self, PublicKey, SecretKey};
+//!
+//! let public = sign::generate(&secret_file, &public_file, None)?;
+//! let secret = SecretKey::read(&secret_file, None)?;
+//! assert_eq!(PublicKey::read(&public_file)?.id(), public.id());
+//! assert_eq!(secret.id(), public.id());
+//! # Ok(())
+//! # }
+//! ```
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::artifact::Artifact;
+use crate::error::{Error, Result};
+
+/// The file beside an artifact that holds its signature: its name with `.minisig` at the end.
+pub fn signature_path(artifact: &Path) -> PathBuf {
+    let mut name = artifact.as_os_str().to_owned();
+    name.push(".minisig");
+    PathBuf::from(name)
+}
+
+/// Signatures have a few hundred bytes.
+const LARGEST_SIGNATURE: u64 = 64 * 1024;
+
+/// A key that signatures are verified with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    key: minisign_verify::PublicKey,
+    id: String,
+}
+
+impl PublicKey {
+    /// A key from its base64 text, or from the two lines of a `.pub` file.
+    ///
+    /// # Errors
+    /// [`Error::Key`] when it is no minisign public key.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_from(text, Path::new("the given text"))
+    }
+
+    /// A key from a `.pub` file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Key`] when it is no minisign public key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading a public key", path))?;
+        Self::parse_from(&text, path)
+    }
+
+    fn parse_from(text: &str, path: &Path) -> Result<Self> {
+        let encoded = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+        let refuse = |reason: String| Error::Key { path: path.to_owned(), reason };
+        let key = minisign_verify::PublicKey::from_base64(encoded)
+            .map_err(|error| refuse(format!("it is no minisign public key: {error}")))?;
+        let parsed = minisign::PublicKey::from_base64(encoded).map_err(|error| refuse(error.to_string()))?;
+        Ok(Self { key, id: id_text(parsed.keynum()) })
+    }
+
+    /// The key's id, as the `minisign` tool shows it: 16 hex digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl std::str::FromStr for PublicKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+/// A key that artifacts are signed with.
+pub struct SecretKey {
+    key: minisign::SecretKey,
+}
+
+impl SecretKey {
+    /// A key from a file, with the password that protects it, if one does. Deriving a key from a password is slow
+    /// on purpose: about a second.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Key`] when it is no minisign secret key, or the password is
+    /// missing or wrong.
+    pub fn read(path: &Path, password: Option<&str>) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading a secret key", path))?;
+        let refuse = |error: minisign::PError| Error::Key { path: path.to_owned(), reason: error.to_string() };
+        let boxed = minisign::SecretKeyBox::from_string(&text).map_err(refuse)?;
+        let key = match password {
+            Some(password) => boxed.into_secret_key(Some(password.to_owned())),
+            // Never asks on the terminal.
+            None => boxed.into_unencrypted_secret_key(),
+        };
+        Ok(Self { key: key.map_err(refuse)? })
+    }
+
+    /// The id of its public key.
+    pub fn id(&self) -> String {
+        id_text(self.key.keynum())
+    }
+}
+
+// The library's own would print the key.
+impl std::fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretKey").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+fn id_text(keynum: &[u8]) -> String {
+    keynum.iter().rev().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// Makes a pair of keys and writes it to two new files, the secret one readable by its owner only. With a password,
+/// the secret key is encrypted with it.
+///
+/// # Errors
+/// [`Error::Io`] when a file exists already or cannot be written.
+pub fn generate(secret: &Path, public: &Path, password: Option<&str>) -> Result<PublicKey> {
+    let refuse = |error: minisign::PError| Error::Key { path: secret.to_owned(), reason: error.to_string() };
+    let pair = match password {
+        Some(password) => minisign::KeyPair::generate_encrypted_keypair(Some(password.to_owned())),
+        None => minisign::KeyPair::generate_unencrypted_keypair(),
+    };
+    let pair = pair.map_err(refuse)?;
+    let secret_text = pair.sk.to_box(None).map_err(refuse)?.to_string();
+    let public_text = pair.pk.to_box().map_err(refuse)?.to_string();
+    write_new(secret, &secret_text, true)?;
+    if let Err(error) = write_new(public, &public_text, false) {
+        let _ = std::fs::remove_file(secret);
+        return Err(error);
+    }
+    PublicKey::parse_from(&public_text, public)
+}
+
+fn write_new(path: &Path, text: &str, private: bool) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if private {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    let _ = private;
+    let write = || options.open(path)?.write_all(text.as_bytes());
+    write().map_err(Error::io("writing a key (an existing file is never overwritten)", path))
+}
+
+/// Signs an artifact: verifies that it is whole, and writes its signature beside it. Returns the signature's file.
+/// Blocks.
+///
+/// # Errors
+/// As [`Artifact::inspect`], and [`Error::Io`] when the signature cannot be written.
+pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
+    let read = Artifact::inspect(artifact)?;
+    let about = format!(
+        "plugin:{} version:{} build:{} blake3:{}",
+        read.bundle.id, read.bundle.version, read.bundle.build_hash, read.hash
+    );
+    let refuse = |error: minisign::PError| Error::Key { path: artifact.to_owned(), reason: error.to_string() };
+    let signed = minisign::sign(None, &key.key, read.file(), Some(&about), None).map_err(refuse)?;
+    let path = signature_path(artifact);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(signed.to_string().as_bytes())?;
+        crate::artifact::make_readable(&file)?;
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    written().map_err(Error::io("writing a signature", &path))?;
+    Ok(path)
+}
+
+/// Whose signatures a host accepts, and whether it insists on one.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    keys: Vec<PublicKey>,
+    required: bool,
+}
+
+impl Trust {
+    /// Accepts everything that is not signed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Accepts signatures by this key too.
+    #[must_use]
+    pub fn key(mut self, key: PublicKey) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    /// Refuses what no accepted key has signed.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    /// Whether nothing at all could be accepted: a signature is required and there is no key.
+    pub fn accepts_nothing(&self) -> bool {
+        self.required && self.keys.is_empty()
+    }
+
+    /// Checks an artifact's signature over the bytes that were read. Returns the key that made it, or `None` for an
+    /// artifact that no accepted key has signed and that need not be signed. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] when a signature is required and missing, made by an unknown key, or does not fit; one by
+    /// an accepted key that does not fit is refused in any case.
+    pub fn check(&self, artifact: &Artifact) -> Result<Option<&PublicKey>> {
+        let path = signature_path(&artifact.path);
+        let refuse =
+            |reason: String, help: &str| Error::Artifact { path: artifact.path.clone(), reason, help: help.to_owned() };
+        if self.keys.is_empty() && !self.required {
+            return Ok(None);
+        }
+        let text = match crate::artifact::read_bounded(&path, LARGEST_SIGNATURE, "reading a signature") {
+            Ok(bytes) => bytes,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if self.required {
+                    let reason = format!("it is not signed: there is no {}", path.display());
+                    return Err(refuse(reason, "sign it with a key that this host accepts"));
+                }
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let signature = match minisign_verify::Signature::decode(&String::from_utf8_lossy(&text)) {
+            Ok(signature) => signature,
+            Err(error) => {
+                return Err(refuse(format!("{} is no minisign signature: {error}", path.display()), "sign it again"));
+            }
+        };
+        for key in &self.keys {
+            match key.key.verify(artifact.file(), &signature, false) {
+                Ok(()) => return Ok(Some(key)),
+                Err(minisign_verify::Error::UnexpectedKeyId) => {}
+                Err(error) => {
+                    let reason = format!("its signature by key {} does not fit: {error}", key.id);
+                    return Err(refuse(reason, "it was changed after it was signed; build and sign it again"));
+                }
+            }
+        }
+        if self.required {
+            let known: Vec<_> = self.keys.iter().map(PublicKey::id).collect();
+            let reason = format!("it is signed, but by none of the accepted keys ({})", known.join(", "));
+            return Err(refuse(reason, "sign it with one of them, or let the host accept the key"));
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiny::Tiny;
+
+    struct Signed {
+        folder: tempfile::TempDir,
+        artifact: PathBuf,
+        key: PublicKey,
+    }
+
+    fn keys(folder: &Path, name: &str) -> (SecretKey, PublicKey) {
+        let (secret, public) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
+        let key = generate(&secret, &public, None).expect("keys");
+        assert_eq!(PublicKey::read(&public).expect("the public key"), key);
+        (SecretKey::read(&secret, None).expect("the secret key"), key)
+    }
+
+    fn signed() -> Signed {
+        let folder = tempfile::tempdir().expect("a folder");
+        let artifact = folder.path().join("tiny.cbus.so");
+        Tiny::default().seal(&artifact);
+        let (secret, key) = keys(folder.path(), "mine");
+        let signature = sign(&artifact, &secret).expect("signing");
+        assert_eq!(signature, signature_path(&artifact));
+        Signed { folder, artifact, key }
+    }
+
+    fn check(trust: &Trust, artifact: &Path) -> Result<Option<String>> {
+        let artifact = Artifact::read(artifact)?;
+        trust.check(&artifact).map(|key| key.map(|key| key.id().to_owned()))
+    }
+
+    #[test]
+    fn a_signature_by_an_accepted_key_is_accepted_and_by_another_is_not() {
+        let Signed { folder, artifact, key } = signed();
+        let (_, other) = keys(folder.path(), "other");
+        let required = Trust::new().required(true);
+        let both = required.clone().key(other.clone()).key(key.clone());
+        assert_eq!(check(&both, &artifact).expect("accepted"), Some(key.id().to_owned()));
+        let error = check(&required.key(other.clone()), &artifact).expect_err("refused").to_string();
+        assert!(error.contains("none of the accepted keys") && error.contains(other.id()), "{error}");
+        assert_eq!(check(&Trust::new().key(other), &artifact).expect("need not be signed"), None);
+    }
+
+    #[test]
+    fn what_is_not_signed_is_refused_only_where_a_signature_is_required() {
+        let Signed { folder: _folder, artifact, key } = signed();
+        std::fs::remove_file(signature_path(&artifact)).expect("removing");
+        let trust = Trust::new().key(key);
+        assert_eq!(check(&trust, &artifact).expect("accepted"), None);
+        let error = check(&trust.required(true), &artifact).expect_err("refused").to_string();
+        assert!(error.contains("it is not signed"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_changed_after_it_was_signed_is_refused_in_any_case() {
+        let Signed { folder: _folder, artifact, key } = signed();
+        // Whole and plausible, but not what was signed.
+        Tiny { min_runtime: "0.0.9", ..Tiny::default() }.seal(&artifact);
+        let error = check(&Trust::new().key(key), &artifact).expect_err("refused").to_string();
+        assert!(error.contains("does not fit"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_signature_is_refused_with_a_reason() {
+        let Signed { folder: _folder, artifact, key } = signed();
+        let path = signature_path(&artifact);
+        let whole = std::fs::read(&path).expect("the signature");
+        let trust = Trust::new().key(key).required(true);
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            std::fs::write(&path, &flipped).expect("writing");
+            let end_of_comment = whole.iter().position(|byte| *byte == b'\n').expect("a line");
+            // The first line is nobody's claim.
+            if at < end_of_comment {
+                continue;
+            }
+            assert!(check(&trust, &artifact).is_err(), "a flip at byte {at} went unnoticed");
+        }
+        for bad in ["", "hello", &"x".repeat(100_000)] {
+            std::fs::write(&path, bad).expect("writing");
+            assert!(check(&trust, &artifact).is_err());
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_none_says_so_and_an_existing_key_is_never_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = PublicKey::parse("not a key").expect_err("refused").to_string();
+        assert!(error.contains("no minisign public key"), "{error}");
+        let (secret, public) = (folder.path().join("a.key"), folder.path().join("a.pub"));
+        generate(&secret, &public, None).expect("keys");
+        let before = std::fs::read(&secret).expect("the key");
+        assert!(generate(&secret, &folder.path().join("b.pub"), None).is_err());
+        assert_eq!(std::fs::read(&secret).expect("the key"), before);
+        assert!(SecretKey::read(&public, None).is_err());
+    }
+
+    #[test]
+    fn a_key_with_a_password_needs_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (secret, public) = (folder.path().join("a.key"), folder.path().join("a.pub"));
+        let key = generate(&secret, &public, Some("secret")).expect("keys");
+        assert!(SecretKey::read(&secret, None).is_err());
+        assert!(SecretKey::read(&secret, Some("wrong")).is_err());
+        assert_eq!(SecretKey::read(&secret, Some("secret")).expect("the key").id(), key.id());
+    }
+}
