@@ -5,6 +5,7 @@ use quote::quote;
 use syn::{DeriveInput, Result};
 
 use crate::keys::Keys;
+use crate::schema;
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
@@ -18,12 +19,17 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             }
         }
     });
+    let schema = schema::implementation(&item)?;
     let (generics, types, bounds) = item.generics.split_for_impl();
     Ok(quote! {
-        #[automatically_derived]
-        impl #generics ::controllerbus::Config for #name #types #bounds {
-            const ID: &'static str = #id;
-            #validate
-        }
+        const _: () = {
+            #schema
+            #[automatically_derived]
+            impl #generics ::controllerbus::Config for #name #types #bounds {
+                const ID: &'static str = #id;
+                const SCHEMA: &'static Node = <Self as ::controllerbus::Schema>::NODE;
+                #validate
+            }
+        };
     })
 }

@@ -8,6 +8,7 @@ use syn::{
 };
 
 use crate::keys::Keys;
+use crate::schema::json_escaped;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let keys = Keys::parse(arguments, &["id", "version"], Span::call_site())?;
@@ -182,16 +183,18 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
         let before = if index == 0 { "\"" } else { "\",\"" };
         quote!(#before, <#directive as ::controllerbus::Directive>::ID,)
     });
-    let tail = if resolvers.is_empty() { "]}\n" } else { "\"]}\n" };
+    let tail = if resolvers.is_empty() { "],\"schema\":" } else { "\"],\"schema\":" };
     quote! {
         const _: () = {
             use ::controllerbus::__private::{self as cbus, linkme};
 
-            const CONFIG: &str = <<#controller as ::controllerbus::Controller>::Config as ::controllerbus::Config>::ID;
+            type Config = <#controller as ::controllerbus::Controller>::Config;
+            const CONFIG: &str = <Config as ::controllerbus::Config>::ID;
+            const SCHEMA: &cbus::schema::Node = <Config as ::controllerbus::Config>::SCHEMA;
             const PARTS: &[&str] = &[
                 #head, cbus::manifest::ABI_HEX, "\",\"config\":\"", CONFIG, "\",\"resolves\":[", #(#resolves)* #tail
             ];
-            const LENGTH: usize = cbus::manifest::length(PARTS);
+            const LENGTH: usize = cbus::manifest::record_length(PARTS, SCHEMA);
             #[used]
             #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
             #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
@@ -199,7 +202,7 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
                 not(any(windows, target_os = "macos", target_os = "ios")),
                 unsafe(link_section = ".cbus.manifest")
             )]
-            static RECORD: [u8; LENGTH] = cbus::manifest::concat(PARTS);
+            static RECORD: [u8; LENGTH] = cbus::manifest::record(PARTS, SCHEMA);
 
             #[linkme::distributed_slice(cbus::FACTORIES)]
             #[linkme(crate = linkme)]
@@ -246,18 +249,6 @@ fn description(attributes: &[Attribute]) -> String {
         _ => None,
     });
     line.unwrap_or_default()
-}
-
-fn json_escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// FNV-1a: the same for the same crate and id on every machine.

@@ -4,6 +4,7 @@ mod config;
 mod directive;
 mod hot_plugin;
 mod keys;
+mod schema;
 
 use proc_macro::TokenStream;
 
@@ -22,9 +23,16 @@ pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// Implements `Config`: `#[config(id = "example/greeter")]`, and optionally `validate = path::to::function`.
-#[proc_macro_derive(Config, attributes(config))]
+#[proc_macro_derive(Config, attributes(config, serde))]
 pub fn derive_config(item: TokenStream) -> TokenStream {
     config::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Implements `Schema` for a struct or an enum that a config consists of, from its fields, its doc comments and serde's
+/// attributes.
+#[proc_macro_derive(Schema, attributes(serde))]
+pub fn derive_schema(item: TokenStream) -> TokenStream {
+    schema::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// Implements `Directive`: `#[directive(id = "example/greet", value = Greeting)]`, and optionally

@@ -12,18 +12,18 @@ pub mod error;
 pub mod plugin;
 
 pub use bus::{Bus, BusHandle};
-pub use config::{Config, ConfigSet};
+pub use config::{Config, ConfigSet, Schema};
 pub use controller::{Context, Controller, Routes, State};
 pub use directive::{Directive, Event, Request, ValueId, Values};
 pub use error::{Error, Result};
 
-pub use controllerbus_macros::{Config, Directive, hot_plugin};
+pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin};
 
 /// Everything that a controller crate needs.
 pub mod prelude {
     pub use crate::{
-        Bus, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Request, Result, State,
-        Values, hot_plugin,
+        Bus, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Request, Result, Schema,
+        State, Values, hot_plugin,
     };
     pub use serde::{Deserialize, Serialize};
 }
@@ -31,6 +31,7 @@ pub mod prelude {
 /// What the macros' output refers to. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::config::schema;
     pub use crate::controller::factory::{FACTORIES, FactoryEntry, FactoryOf};
     pub use crate::directive::{DIRECTIVE_TYPES, DirectiveType};
     pub use crate::plugin::{guest, manifest};

@@ -67,6 +67,9 @@ pub struct FactoryRecord {
     pub config: String,
     /// The ids of the directives that it resolves.
     pub resolves: Vec<String>,
+    /// The JSON schema of the config.
+    #[serde(default)]
+    pub schema: serde_json::Value,
 }
 
 #[derive(Deserialize)]

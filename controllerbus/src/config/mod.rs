@@ -1,5 +1,6 @@
 //! Configs: what a controller is made from, and keyed sets of them.
 
+pub mod schema;
 mod set;
 
 use serde::Serialize;
@@ -7,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 
+pub use schema::Schema;
 pub use set::{ConfigSet, Entry};
 
 /// The config of one kind of controller.
@@ -15,6 +17,9 @@ pub use set::{ConfigSet, Entry};
 pub trait Config: Serialize + DeserializeOwned + PartialEq + Send + Sync + Sized + 'static {
     /// The name by which a factory is found, such as `example/greeter`.
     const ID: &'static str;
+
+    /// The JSON schema; [`schema::Node::to_json`] gives the text. The derive makes it from the fields.
+    const SCHEMA: &'static schema::Node = &schema::Node::Any;
 
     /// Refuses a config that makes no sense, before a controller is made of it.
     ///

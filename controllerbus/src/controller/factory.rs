@@ -12,6 +12,11 @@ pub trait Factory: Send + Sync + 'static {
     /// Who the controllers will be.
     fn info(&self) -> Info;
 
+    /// The JSON schema of the configs that it makes controllers of; `{}`, which anything fits, if there is none.
+    fn schema(&self) -> String {
+        "{}".to_owned()
+    }
+
     /// Makes a controller from a config in the boundary's encoding.
     fn construct(
         self: Arc<Self>,
@@ -79,6 +84,10 @@ impl<C: Controller> FactoryOf<C> {
 impl<C: Controller> Factory for FactoryOf<C> {
     fn info(&self) -> Info {
         self.info.clone()
+    }
+
+    fn schema(&self) -> String {
+        C::Config::SCHEMA.to_json()
     }
 
     fn construct(

@@ -75,6 +75,8 @@ pub struct FactoryInfo {
     pub description: StableString,
     /// The config ID.
     pub config_id: StableString,
+    /// The config's JSON schema.
+    pub schema: StableString,
 }
 
 /// A controller's state on its way to the next generation; `there` is false when it has none.

@@ -1,6 +1,7 @@
 //! What a plugin file says about itself in a section of its own, readable without executing any of it.
 
 use super::abi;
+use crate::config::schema::{self, Node};
 
 /// The version of the boundary's meaning, raised when calls change in a way that types do not show.
 pub const BOUNDARY_VERSION: u32 = 1;
@@ -42,6 +43,26 @@ pub const fn concat<const N: usize>(parts: &[&str]) -> [u8; N] {
             byte += 1;
         }
         part += 1;
+    }
+    out
+}
+
+/// The length of a factory's record: its parts, the schema of its config, and its end.
+pub const fn record_length(parts: &[&str], schema: &Node) -> usize {
+    length(parts) + schema::length(schema) + END.len()
+}
+
+const END: &str = "}\n";
+
+/// A factory's record; `N` must be its [`record_length`].
+pub const fn record<const N: usize>(parts: &[&str], schema: &Node) -> [u8; N] {
+    let mut out = concat::<N>(parts);
+    let (_, rest) = out.split_at_mut(length(parts));
+    let written = schema::write_into(schema, rest);
+    let mut byte = 0;
+    while byte < END.len() {
+        rest[written + byte] = END.as_bytes()[byte];
+        byte += 1;
     }
     out
 }

@@ -166,6 +166,7 @@ impl GuestSide for Guest {
                 version: StableString::from(info.version.to_string().as_str()),
                 description: StableString::from(info.description.as_str()),
                 config_id: StableString::from(info.config_id.as_str()),
+                schema: StableString::from(factory.schema().as_str()),
             });
         }
         out

@@ -91,6 +91,7 @@ impl Connection {
         let made = infos.as_ref().iter().enumerate().map(|(index, info)| {
             Arc::new(FactoryProxy {
                 info: read_info(info),
+                schema: info.schema.as_str().to_owned(),
                 index: index as u32,
                 shared: Arc::clone(&self.shared),
                 _lease: self.shared.leases.take(Holder::Factory),
@@ -141,6 +142,7 @@ fn read_info(info: &FactoryInfo) -> Info {
 /// A factory of a guest. Fields drop in order: the lease goes last.
 struct FactoryProxy {
     info: Info,
+    schema: String,
     index: u32,
     shared: Arc<Shared>,
     _lease: Lease,
@@ -149,6 +151,10 @@ struct FactoryProxy {
 impl Factory for FactoryProxy {
     fn info(&self) -> Info {
         self.info.clone()
+    }
+
+    fn schema(&self) -> String {
+        self.schema.clone()
     }
 
     fn construct(
