@@ -111,7 +111,9 @@ fn node(item: &DeriveInput) -> Result<TokenStream> {
             Fields::Named(_) => {
                 let fields = object_fields(&own, &data.fields, &serde, None)?;
                 let closed = serde.closed;
-                Ok(quote!(&Node::Object { title: #title, description: #description, fields: &[#fields], closed: #closed }))
+                Ok(
+                    quote!(&Node::Object { title: #title, description: #description, fields: &[#fields], closed: #closed }),
+                )
             }
             fields => tuple(&own, fields),
         },
@@ -129,6 +131,10 @@ fn value(own: &str, of: &Type) -> TokenStream {
         return quote!(&Node::Any);
     }
     quote!(<Probe<#of>>::NODE)
+}
+
+fn is_option(of: &Type) -> bool {
+    matches!(of, Type::Path(path) if path.path.segments.last().is_some_and(|segment| segment.ident == "Option"))
 }
 
 fn mentions(tokens: TokenStream, name: &str) -> bool {
@@ -178,18 +184,12 @@ fn object_field(own: &str, field: &Field, rename_all: Option<&str>, all_default:
         (None, None) => ident.to_owned(),
     };
     let (name, description) = (json_escaped(&name), json_escaped(&doc(&field.attrs)));
-    let optional = serde.default || all_default;
+    let optional = serde.default || all_default || is_option(&field.ty);
     let node = if serde.foreign { quote!(&Node::Any) } else { value(own, &field.ty) };
     Ok(quote!(Field { name: #name, description: #description, optional: #optional, node: #node },))
 }
 
-fn enumeration(
-    own: &str,
-    title: &str,
-    description: &str,
-    variants: &[&Variant],
-    serde: &Serde,
-) -> Result<TokenStream> {
+fn enumeration(own: &str, title: &str, description: &str, variants: &[&Variant], serde: &Serde) -> Result<TokenStream> {
     let mut nodes = Vec::new();
     let mut names = Vec::new();
     let mut plain = true;

@@ -15,6 +15,28 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    location: Option<Box<Location>>,
+}
+
+/// A place in a text, such as a config file.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Location {
+    /// The file, where the text came from one.
+    pub file: Option<String>,
+    /// The line, from 1.
+    pub line: u64,
+    /// The column in characters, from 1.
+    pub column: u64,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{file}:{}:{}", self.line, self.column),
+            None => write!(f, "line {}, column {}", self.line, self.column),
+        }
+    }
 }
 
 /// The class of an [`Error`], for callers that act on it.
@@ -42,7 +64,7 @@ pub enum ErrorKind {
 impl Error {
     /// An error of a class with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), location: None }
     }
 
     /// An error of class [`ErrorKind::Failed`]: the usual one in controllers.
@@ -55,10 +77,26 @@ impl Error {
         self.kind
     }
 
+    /// The text, as `Display` shows it.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The same error with a word in front about what was being done.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
-        Self { kind: self.kind, message: format!("{what}: {}", self.message) }
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// The same error with the place that it is about, which also goes in front of its text.
+    #[must_use]
+    pub fn at(self, location: Location) -> Self {
+        Self { message: format!("{location}: {}", self.message), location: Some(Box::new(location)), ..self }
+    }
+
+    /// The place in a text that the error is about. It does not cross a plugin's boundary; the error's text does.
+    pub fn location(&self) -> Option<&Location> {
+        self.location.as_deref()
     }
 
     /// The error for a caught panic payload, which is dropped here and now.

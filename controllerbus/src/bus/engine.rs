@@ -34,6 +34,7 @@ pub(super) struct Engine {
     /// Whoever changes configs, factories or generations takes it, so that they see each other's results.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) changed: watch::Sender<u64>,
+    pub(super) directives_changed: watch::Sender<u64>,
     next: AtomicU64,
     closed: AtomicBool,
 }
@@ -70,6 +71,7 @@ impl Engine {
             configs: Mutex::default(),
             turn: Arc::default(),
             changed: watch::Sender::new(0),
+            directives_changed: watch::Sender::new(0),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
         })
@@ -180,7 +182,7 @@ impl Engine {
             let (standing, new) = match found {
                 Some(standing) => (standing, false),
                 None => {
-                    let standing = Standing::new(directive, hash);
+                    let standing = Standing::new(directive, hash, self.directives_changed.clone());
                     shard.insert_unique(hash, Arc::clone(&standing), |standing| standing.hash);
                     (standing, true)
                 }
@@ -188,6 +190,7 @@ impl Engine {
             let subscriber = standing.lock().subscribe();
             (standing, subscriber, new)
         };
+        standing.touch();
         let reference = Reference { engine: Arc::clone(self), table, standing, subscriber };
         if new {
             let routes = reference.table.routes.load_full();
@@ -278,5 +281,6 @@ fn standing_released(
     }
     drop(shard);
     effects.apply(standing);
+    standing.touch();
     keep
 }

@@ -5,8 +5,9 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::standing::Standing;
@@ -35,8 +36,29 @@ pub(super) struct ControllerEntry {
     pub(super) closed: CancellationToken,
     /// The first error of `execute`, which ends the staging of a new generation.
     pub(super) failed: Mutex<Option<Error>>,
+    execution: Mutex<(Execution, SystemTime)>,
     phase: AtomicU8,
     answers: [Mutex<HashMap<usize, Arc<Standing>>>; SHARDS],
+}
+
+/// What a controller's execution is doing.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum Execution {
+    /// It executes.
+    Running,
+    /// It failed, and is executed again after a time.
+    Failed {
+        /// Why.
+        error: Error,
+        /// When, from the failure on.
+        #[serde(rename = "retry_in_ms", serialize_with = "super::configs::millis")]
+        retry_in: Duration,
+    },
+    /// It ended without an error; the controller goes on answering directives.
+    Ended,
+    /// It was told to end, and is being closed.
+    Closing,
 }
 
 impl ControllerEntry {
@@ -61,6 +83,7 @@ impl ControllerEntry {
             cancel,
             closed: CancellationToken::new(),
             failed: Mutex::default(),
+            execution: Mutex::new((Execution::Running, SystemTime::now())),
             phase: AtomicU8::new(if staged { STAGED } else { LIVE }),
             answers: std::array::from_fn(|_| Mutex::default()),
         })
@@ -114,25 +137,41 @@ impl ControllerEntry {
         }
     }
 
+    /// What its execution is doing, and since when.
+    pub(super) fn execution(&self) -> (Execution, SystemTime) {
+        self.execution.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn executes(&self, execution: Execution, changed: &watch::Sender<u64>) {
+        *self.execution.lock().unwrap_or_else(PoisonError::into_inner) = (execution, SystemTime::now());
+        changed.send_modify(|version| *version += 1);
+    }
+
     /// Executes the controller until it is cancelled, again with backoff after an error or a panic; then closes it.
-    pub(super) async fn run(self: Arc<Self>, bus: BusHandle) {
+    pub(super) async fn run(self: Arc<Self>, bus: BusHandle, changed: watch::Sender<u64>) {
         let mut backoff = Backoff::default();
         let context = Context::new(bus, self.cancel.clone(), Arc::clone(&self.info));
         while !self.cancel.is_cancelled() {
             let work = Arc::clone(&self.controller);
             let ended = contained(async { work.execute(context.clone()).await }).await;
-            let Err(error) = ended else { break };
+            let Err(error) = ended else {
+                self.executes(Execution::Ended, &changed);
+                break;
+            };
             if self.cancel.is_cancelled() {
                 break;
             }
             tracing::warn!(controller = self.info.id, %error, "execute failed; it is tried again");
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+            let retry_in = backoff.next();
+            self.executes(Execution::Failed { error, retry_in }, &changed);
             tokio::select! {
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(retry_in) => self.executes(Execution::Running, &changed),
                 () = self.cancel.cancelled() => {}
             }
         }
         self.cancel.cancelled().await;
+        self.executes(Execution::Closing, &changed);
         let work = Arc::clone(&self.controller);
         if let Err(error) = contained(closing(work)).await {
             tracing::warn!(controller = self.info.id, %error, "close failed");

@@ -5,6 +5,7 @@ mod engine;
 mod entry;
 mod factories;
 mod handle;
+mod introspect;
 mod resolver;
 mod standing;
 mod swap;
@@ -12,11 +13,15 @@ mod swap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use configs::{ConfigState, RunState};
+pub use entry::Execution;
 pub use handle::{Backend, BusHandle};
+pub use introspect::{
+    ConfigWatch, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, ResolverSnapshot, ResolverState, Snapshot,
+    ValueSnapshot,
+};
 pub use swap::{Committed, Staged};
 
 use crate::Result;
@@ -28,7 +33,7 @@ use engine::Engine;
 use entry::ControllerEntry;
 
 /// Where factories and controllers come from: this binary, or one generation of a plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Source(pub u64);
 
 impl Source {
@@ -37,34 +42,8 @@ impl Source {
 }
 
 /// Identifies a controller on a bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ControllerId(pub u64);
-
-/// A controller as tools see it.
-#[derive(Clone, Debug)]
-pub struct ControllerSnapshot {
-    /// Its id on this bus.
-    pub id: ControllerId,
-    /// Who it is.
-    pub info: Info,
-    /// Where it comes from.
-    pub source: Source,
-    /// How many standing directives it answers.
-    pub answers: usize,
-}
-
-/// A standing directive as tools see it.
-#[derive(Clone, Debug)]
-pub struct DirectiveSnapshot {
-    /// [`Directive::ID`].
-    pub id: String,
-    /// How many references keep it.
-    pub references: usize,
-    /// How many values are visible.
-    pub values: usize,
-    /// How many controllers answer it.
-    pub resolvers: usize,
-}
 
 /// Where controllers meet. Cheap to clone; every clone is the same bus.
 ///
@@ -151,6 +130,7 @@ impl Bus {
     /// Makes factories known and constructs the configs that wait for them, in the background.
     pub fn add_factories(&self, source: Source, factories: Vec<Arc<dyn Factory>>) {
         self.0.factories.lock().unwrap_or_else(PoisonError::into_inner).add(source, factories);
+        self.0.touch();
         let engine = Arc::clone(&self.0);
         self.0.spawn(async move {
             let turn = Arc::clone(&engine.turn);
@@ -175,6 +155,7 @@ impl Bus {
             }
         }
         engine.reconcile_queued().await;
+        engine.touch();
     }
 
     /// Applies a config set: of each key the highest revision wins, and an equal config is left running.
@@ -183,66 +164,44 @@ impl Bus {
     /// # Errors
     /// None at present; what is wrong with one key is shown in its state and does not keep the others.
     pub async fn apply(&self, set: ConfigSet) -> Result<()> {
-        self.0.apply(set).await;
+        self.0.apply(0, set).await;
         Ok(())
     }
 
-    /// Forgets a config and takes its controller off the bus. False if the key is not there.
+    /// Applies a config set as all there is: keys that it does not name are removed.
+    ///
+    /// # Errors
+    /// As [`Bus::apply`].
+    pub async fn apply_only(&self, set: ConfigSet) -> Result<()> {
+        self.0.keep_only(&set).await;
+        self.apply(set).await
+    }
+
+    /// Forgets a config, all its revisions, and takes its controller off the bus. False if the key is not there.
     pub async fn remove_config(&self, key: &str) -> bool {
-        let _turn = self.0.turn.lock().await;
-        let Some(applied) = self.0.configs().by_key.remove(key) else { return false };
-        if let RunState::Running(id) = applied.state {
-            self.0.remove_controller(id).await;
-        }
-        true
+        self.0.remove_config(key).await
+    }
+
+    /// Takes one revision of a config back: if it is the one that runs, the next lower one takes over. False if it is
+    /// not there.
+    pub async fn withdraw_config(&self, key: &str, revision: u64) -> bool {
+        self.0.withdraw_revision(key, revision).await
+    }
+
+    /// An applied config and what its controller is doing.
+    pub fn config(&self, key: &str) -> Option<ConfigState> {
+        self.0.config_state(key)
     }
 
     /// The applied configs and what their controllers are doing, by key.
     pub fn configs(&self) -> Vec<ConfigState> {
-        let configs = self.0.configs();
-        let state = |(key, applied): (&String, &configs::Applied)| ConfigState {
-            key: key.clone(),
-            config_id: applied.entry.id.clone(),
-            revision: applied.entry.revision,
-            state: applied.state.clone(),
-        };
-        configs.by_key.iter().map(state).collect()
+        let keys: Vec<String> = self.0.configs().by_key.keys().cloned().collect();
+        keys.iter().filter_map(|key| self.0.config_state(key)).collect()
     }
 
     /// The config IDs that some factory makes controllers of.
     pub fn config_ids(&self) -> Vec<String> {
         self.0.factories.lock().unwrap_or_else(PoisonError::into_inner).config_ids()
-    }
-
-    /// Marked changed whenever configs, controllers or generations change.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
-    }
-
-    /// The controllers on the bus.
-    pub fn controllers(&self) -> Vec<ControllerSnapshot> {
-        let snapshot = |entry: &Arc<ControllerEntry>| ControllerSnapshot {
-            id: ControllerId(entry.id),
-            info: Info::clone(&entry.info),
-            source: entry.source,
-            answers: entry.answers().len(),
-        };
-        let entries: Vec<_> = self.0.controllers().values().cloned().collect();
-        entries.iter().map(snapshot).collect()
-    }
-
-    /// The directives that stand.
-    pub fn directives(&self) -> Vec<DirectiveSnapshot> {
-        let snapshot = |standing: &Arc<standing::Standing>| {
-            let state = standing.lock();
-            DirectiveSnapshot {
-                id: standing.directive.id().to_owned(),
-                references: state.references,
-                values: state.visible_values(),
-                resolvers: state.resolvers.len(),
-            }
-        };
-        self.0.standing().iter().map(snapshot).collect()
     }
 
     /// Makes a new generation of controllers ready beside the one that runs: constructs each with the new

@@ -1,13 +1,17 @@
 //! One standing directive: its references, resolvers, values, and the events that each reference has not read.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use smallvec::SmallVec;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::ControllerId;
 use super::entry::ControllerEntry;
+use super::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
 use crate::Error;
 use crate::directive::{AnyDirective, AnyValue, Options, RawEvent, ValueId};
 
@@ -16,6 +20,8 @@ pub(super) struct Standing {
     pub(super) directive: Arc<dyn AnyDirective>,
     pub(super) hash: u64,
     pub(super) options: Options,
+    /// Told of changes, if anybody listens.
+    changed: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -81,12 +87,13 @@ impl Effects {
 }
 
 impl Standing {
-    pub(super) fn new(directive: Arc<dyn AnyDirective>, hash: u64) -> Arc<Self> {
+    pub(super) fn new(directive: Arc<dyn AnyDirective>, hash: u64, changed: watch::Sender<u64>) -> Arc<Self> {
         let options = directive.options();
         Arc::new(Self {
             directive,
             hash,
             options,
+            changed,
             state: Mutex::new(State {
                 references: 0,
                 offers: 1,
@@ -99,6 +106,51 @@ impl Standing {
                 idle: false,
             }),
         })
+    }
+
+    /// The directive as tools see it.
+    pub(super) fn snapshot(self: &Arc<Self>) -> DirectiveSnapshot {
+        // User code (names, encoders) runs without the lock.
+        let (mut snapshot, values) = {
+            let state = self.lock();
+            let visible = state.values.iter().filter(|value| !value.staged);
+            let values: Vec<_> = visible.map(|found| (found.id, found.resolver, found.value.clone())).collect();
+            let resolver = |resolver: &Resolver| ResolverSnapshot {
+                controller: ControllerId(resolver.entry.id),
+                state: match &resolver.error {
+                    _ if resolver.entry.is_staged() || resolver.successor.is_some() => ResolverState::Held,
+                    Some(error) => ResolverState::Failed { error: error.clone() },
+                    None if resolver.idle => ResolverState::Idle,
+                    None => ResolverState::Working,
+                },
+            };
+            let snapshot = DirectiveSnapshot {
+                id: String::new(),
+                name: String::new(),
+                debug: Vec::new(),
+                options: self.options.clone(),
+                references: state.references,
+                weak_references: 0,
+                idle: state.idle,
+                values: Vec::new(),
+                resolvers: state.resolvers.iter().map(resolver).collect(),
+            };
+            (snapshot, values)
+        };
+        let shown = |text: &dyn Fn() -> String| {
+            catch_unwind(AssertUnwindSafe(text)).unwrap_or_else(|payload| Error::from_panic(payload).to_string())
+        };
+        snapshot.id = self.directive.id().to_owned();
+        snapshot.name = shown(&|| self.directive.name());
+        snapshot.debug = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values())).unwrap_or_default();
+        let value = |(id, controller, value): (ValueId, u64, AnyValue)| ValueSnapshot {
+            id,
+            controller: ControllerId(controller),
+            value: catch_unwind(AssertUnwindSafe(|| value.to_json()))
+                .unwrap_or_else(|payload| Error::from_panic(payload).to_string().into()),
+        };
+        snapshot.values = values.into_iter().map(value).collect();
+        snapshot
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -115,7 +167,15 @@ impl Standing {
             result
         };
         effects.apply(self);
+        self.touch();
         result
+    }
+
+    /// Tells those who watch the bus's directives that something changed.
+    pub(super) fn touch(&self) {
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_modify(|version| *version += 1);
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Staged {
         let new: Vec<_> = self.pairs.iter().filter_map(|pair| pair.new.clone()).collect();
         for entry in &new {
             self.engine.controllers().insert(entry.id, Arc::clone(entry));
-            self.engine.spawn(Arc::clone(entry).run(self.engine.handle()));
+            self.engine.run(entry);
         }
         self.engine.route(&new, &[]);
         for entry in &new {

@@ -1,5 +1,7 @@
 //! Configs: what a controller is made from, and keyed sets of them.
 
+mod nearest;
+pub(crate) mod origin;
 pub mod schema;
 mod set;
 
@@ -8,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 
+pub use nearest::nearest;
 pub use schema::Schema;
 pub use set::{ConfigSet, Entry};
 

@@ -1,10 +1,13 @@
 //! Keyed controller configs with revisions, from YAML or JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::ErrorKind;
+use super::origin::{Origin, Place};
+use crate::error::{ErrorKind, Location};
 use crate::{Config, Error, Result};
 
 /// Controller configs by key.
@@ -16,10 +19,25 @@ use crate::{Config, Error, Result};
 /// assert_eq!(set.get("my-greeter").map(|entry| entry.revision), Some(1));
 /// # Ok::<(), controllerbus::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ConfigSet {
     entries: BTreeMap<String, Entry>,
+    /// Where the entries were read.
+    #[serde(skip)]
+    places: BTreeMap<String, Place>,
+}
+
+impl PartialEq for ConfigSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl fmt::Debug for ConfigSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(&self.entries).finish()
+    }
 }
 
 /// One controller's config.
@@ -28,6 +46,9 @@ pub struct ConfigSet {
 pub struct Entry {
     /// The config ID.
     pub id: String,
+    /// Which versions of the controller will do, such as `^1.2`; any if it is not given. The highest of them is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<semver::VersionReq>,
     /// The higher revision of a key wins.
     #[serde(default)]
     pub revision: u64,
@@ -51,7 +72,7 @@ impl ConfigSet {
     /// # Errors
     /// [`ErrorKind::Invalid`] with the line and the column.
     pub fn from_yaml(text: &str) -> Result<Self> {
-        serde_saphyr::from_str(text).map_err(|error| Error::new(ErrorKind::Invalid, format!("config set: {error}")))
+        Self::yaml(None, text)
     }
 
     /// Reads a set from JSON.
@@ -59,7 +80,58 @@ impl ConfigSet {
     /// # Errors
     /// [`ErrorKind::Invalid`] with the line and the column.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|error| Error::new(ErrorKind::Invalid, format!("config set: {error}")))
+        Self::json(None, text)
+    }
+
+    /// Reads a set from a file: JSON if its name ends so, YAML otherwise. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the file cannot be read, [`ErrorKind::Invalid`] with the file, the line and the
+    /// column.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::new(ErrorKind::NotFound, format!("cannot read the config set {name}: {error}")))?;
+        let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        if json { Self::json(Some(&name), &text) } else { Self::yaml(Some(&name), &text) }
+    }
+
+    /// Reads a set from a YAML text, or a JSON one, that came from somewhere: `name` stands in its errors.
+    ///
+    /// # Errors
+    /// As [`ConfigSet::from_yaml`].
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
+        if name.ends_with(".json") { Self::json(Some(name), text) } else { Self::yaml(Some(name), text) }
+    }
+
+    fn yaml(file: Option<&str>, text: &str) -> Result<Self> {
+        let set = match serde_saphyr::from_str::<Option<Self>>(text) {
+            Ok(set) => set.unwrap_or_default(),
+            Err(error) => {
+                let place = error.location().map(|at| (at.line(), at.column()));
+                return Err(invalid(file, text, place, &plain(&error)));
+            }
+        };
+        Ok(set.placed(file, text))
+    }
+
+    fn json(file: Option<&str>, text: &str) -> Result<Self> {
+        match serde_json::from_str::<Self>(text) {
+            Ok(set) => Ok(set.placed(file, text)),
+            Err(error) => {
+                let place = (error.line() as u64, error.column() as u64);
+                let message = error.to_string();
+                let message = message.split(" at line ").next().unwrap_or(&message);
+                Err(invalid(file, text, Some(place), message))
+            }
+        }
+    }
+
+    fn placed(mut self, file: Option<&str>, text: &str) -> Self {
+        let origin = Origin::new(file, text);
+        self.places = self.entries.keys().map(|key| (key.clone(), Place::new(&origin, key))).collect();
+        self
     }
 
     /// Adds a typed config, replacing the key's.
@@ -69,18 +141,32 @@ impl ConfigSet {
     pub fn insert<C: Config>(&mut self, key: impl Into<String>, revision: u64, config: &C) -> Result<()> {
         let config = serde_json::to_value(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
-        self.entries.insert(key.into(), Entry { id: C::ID.to_owned(), revision, config });
+        self.set(key, Entry { id: C::ID.to_owned(), version: None, revision, config });
         Ok(())
     }
 
+    /// Adds an entry, replacing the key's.
+    pub fn set(&mut self, key: impl Into<String>, entry: Entry) {
+        let key = key.into();
+        self.places.remove(&key);
+        self.entries.insert(key, entry);
+    }
+
+    /// Takes a key's entry out.
+    pub fn remove(&mut self, key: &str) -> Option<Entry> {
+        self.places.remove(key);
+        self.entries.remove(key)
+    }
+
     /// Takes another set's entries in; of a key that both have the higher revision wins, and this set's on a tie.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, mut other: Self) {
         for (key, entry) in other.entries {
-            match self.entries.get(&key) {
-                Some(own) if own.revision >= entry.revision => {}
-                _ => {
-                    self.entries.insert(key, entry);
-                }
+            if self.entries.get(&key).is_none_or(|own| own.revision < entry.revision) {
+                match other.places.remove(&key) {
+                    Some(place) => self.places.insert(key.clone(), place),
+                    None => self.places.remove(&key),
+                };
+                self.entries.insert(key, entry);
             }
         }
     }
@@ -95,7 +181,34 @@ impl ConfigSet {
         self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
     }
 
-    pub(crate) fn into_entries(self) -> impl Iterator<Item = (String, Entry)> {
-        self.entries.into_iter()
+    /// Where a key's config ID stands, where the set was read from a text.
+    pub fn location(&self, key: &str) -> Option<Location> {
+        self.places.get(key)?.id()
+    }
+
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = (String, Entry, Option<Place>)> {
+        let mut places = self.places;
+        self.entries.into_iter().map(move |(key, entry)| {
+            let place = places.remove(&key);
+            (key, entry, place)
+        })
+    }
+}
+
+/// A YAML error's words without its place, which stands in front already, and without the excerpt.
+fn plain(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    match first.rfind(" at line ") {
+        Some(at) => first[..at].to_owned(),
+        None => first.to_owned(),
+    }
+}
+
+fn invalid(file: Option<&str>, text: &str, place: Option<(u64, u64)>, message: &str) -> Error {
+    let error = Error::new(ErrorKind::Invalid, format!("config set: {message}"));
+    match place {
+        Some((line, column)) => error.at(Origin::new(file, text).at(line, column)),
+        None => error.context(file.unwrap_or("the text")),
     }
 }

@@ -9,8 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub use request::{Event, RawEvent, RawRequest, Request};
 pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
@@ -39,6 +39,16 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
         Ok(())
     }
 
+    /// What the directive is called where a person reads of it.
+    fn name(&self) -> String {
+        Self::ID.to_owned()
+    }
+
+    /// What tells it from others of its type, where a person reads of it; its fields, unless that is changed.
+    fn debug_values(&self) -> Vec<(String, String)> {
+        wire::encode(self).map(|bytes| wire::fields(&bytes)).unwrap_or_default()
+    }
+
     /// How the bus keeps the directive.
     fn options(&self) -> Options {
         Options::default()
@@ -51,7 +61,7 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
 }
 
 /// How the bus keeps a standing directive.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// The largest number of values; `None` is no limit.
     pub max_values: Option<usize>,
@@ -73,6 +83,10 @@ pub trait AnyDirective: Send + Sync + 'static {
     fn hash_key(&self, hasher: &mut dyn Hasher);
     /// Whether both are the same directive.
     fn same_key(&self, other: &dyn AnyDirective) -> bool;
+    /// [`Directive::name`].
+    fn name(&self) -> String;
+    /// [`Directive::debug_values`].
+    fn debug_values(&self) -> Vec<(String, String)>;
     /// [`Directive::options`].
     fn options(&self) -> Options;
     /// [`Directive::validate`].
@@ -103,6 +117,12 @@ impl<D: Directive> AnyDirective for D {
     }
     fn same_key(&self, other: &dyn AnyDirective) -> bool {
         other.as_any().downcast_ref::<D>().is_some_and(|other| self == other)
+    }
+    fn name(&self) -> String {
+        Directive::name(self)
+    }
+    fn debug_values(&self) -> Vec<(String, String)> {
+        Directive::debug_values(self)
     }
     fn options(&self) -> Options {
         Directive::options(self)
@@ -139,6 +159,12 @@ impl AnyDirective for OpaqueDirective {
     }
     fn same_key(&self, other: &dyn AnyDirective) -> bool {
         other.as_any().downcast_ref::<Self>().is_some_and(|other| self.id == other.id && self.bytes == other.bytes)
+    }
+    fn name(&self) -> String {
+        self.id.clone()
+    }
+    fn debug_values(&self) -> Vec<(String, String)> {
+        wire::fields(&self.bytes)
     }
     fn options(&self) -> Options {
         Options::default()

@@ -12,7 +12,7 @@ use super::{wire, wrong_type};
 use crate::Result;
 
 /// Identifies a value among those of one directive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
 pub struct ValueId(pub u64);
 
 /// A value whose type is known only at run time: a native one, or one still in the boundary's encoding.
@@ -48,6 +48,11 @@ impl AnyValue {
             Repr::Encoded(bytes) => Ok(Cow::Borrowed(bytes)),
             Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
         }
+    }
+
+    /// The value as JSON, for tools.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.encode().map_or_else(|error| error.to_string().into(), |bytes| wire::to_json(&bytes))
     }
 
     /// The value as a `V`; decoded if it came from across a boundary.

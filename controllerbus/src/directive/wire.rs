@@ -52,6 +52,33 @@ fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Resu
     })
 }
 
+/// An encoded value as JSON, for tools; a text that says so where JSON has no word for it.
+pub(crate) fn to_json(bytes: &[u8]) -> serde_json::Value {
+    rmp_serde::from_slice(bytes).unwrap_or_else(|_| format!("{} bytes that are no JSON", bytes.len()).into())
+}
+
+/// The fields of an encoded struct as texts; what is no struct is one field without a name.
+pub(crate) fn fields(bytes: &[u8]) -> Vec<(String, String)> {
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    };
+    match to_json(bytes) {
+        serde_json::Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, text(value))).collect(),
+        serde_json::Value::Null => Vec::new(),
+        other => vec![(String::new(), text(other))],
+    }
+}
+
+/// The path to the field that an error of [`decode`] is about, such as `doors[0].width`.
+pub(crate) fn path_of(error: &Error) -> Option<&str> {
+    if error.kind() != ErrorKind::Encoding {
+        return None;
+    }
+    let (_, place) = error.message().split_once("` at `")?;
+    place.split_once('`').map(|(path, _)| path)
+}
+
 #[cfg(test)]
 mod tests {
     use serde::{Deserialize, Serialize};
@@ -109,5 +136,6 @@ mod tests {
         let wrong = Wrong { inner: vec![WrongInner { count: "many", kind: Kind::Empty }], tuple: (0.0, 'x') };
         let error = decode::<Outer>(&encode(&wrong).unwrap()).unwrap_err().to_string();
         assert!(error.contains("Outer") && error.contains("inner[0].count"), "{error}");
+        assert_eq!(path_of(&Error::new(ErrorKind::Encoding, error)), Some("inner[0].count"));
     }
 }

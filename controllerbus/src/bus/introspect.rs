@@ -1,0 +1,229 @@
+//! What tools see of a bus: controllers, directives, values, resolvers, factories; and word of every change.
+
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::entry::{ControllerEntry, Execution};
+use super::standing::Standing;
+use super::{Bus, ConfigState, ControllerId, Source};
+use crate::controller::Info;
+use crate::directive::{Options, ValueId};
+use crate::{Error, Result};
+
+/// A controller as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ControllerSnapshot {
+    /// Its id on this bus.
+    pub id: ControllerId,
+    /// Who it is.
+    pub info: Info,
+    /// Where it comes from.
+    pub source: Source,
+    /// The config set's key, where it came from one.
+    pub key: Option<String>,
+    /// The ids of the directives that it resolves.
+    pub resolves: Vec<String>,
+    /// Whether it is being made ready beside the controller that it shall replace.
+    pub staged: bool,
+    /// What its execution is doing.
+    pub execution: Execution,
+    /// Since when.
+    pub since: SystemTime,
+    /// How many standing directives it answers.
+    pub answers: usize,
+}
+
+/// A standing directive as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct DirectiveSnapshot {
+    /// [`crate::Directive::ID`].
+    pub id: String,
+    /// What it is called: [`crate::Directive::name`].
+    pub name: String,
+    /// What tells it from others of its type: [`crate::Directive::debug_values`].
+    pub debug: Vec<(String, String)>,
+    /// How the bus keeps it.
+    pub options: Options,
+    /// How many strong references keep it.
+    pub references: usize,
+    /// How many weak references read its events without keeping it.
+    pub weak_references: usize,
+    /// Whether every resolver has nothing more to add.
+    pub idle: bool,
+    /// Its values that requesters see.
+    pub values: Vec<ValueSnapshot>,
+    /// The controllers that answer it.
+    pub resolvers: Vec<ResolverSnapshot>,
+}
+
+/// A value as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ValueSnapshot {
+    /// Identifies it among those of its directive.
+    pub id: ValueId,
+    /// Who gave it.
+    pub controller: ControllerId,
+    /// Its content.
+    pub value: serde_json::Value,
+}
+
+/// One controller's answer to a directive as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ResolverSnapshot {
+    /// Whose.
+    pub controller: ControllerId,
+    /// What it is doing.
+    pub state: ResolverState,
+}
+
+/// What a resolver is doing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum ResolverState {
+    /// It may add values.
+    Working,
+    /// It has, for now, nothing more to add.
+    Idle,
+    /// It failed, and is tried again with backoff.
+    Failed {
+        /// Why.
+        error: Error,
+    },
+    /// Its generation is not the one that serves: it is made ready, or it stays until its successor has a value.
+    Held,
+}
+
+/// A factory as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct FactorySnapshot {
+    /// Who its controllers will be.
+    pub info: Info,
+    /// Where it comes from.
+    pub source: Source,
+    /// The JSON schema of its configs.
+    pub schema: serde_json::Value,
+}
+
+/// All of it, taken one after the other: what changes meanwhile may show in one part and not yet in another.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// The controllers.
+    pub controllers: Vec<ControllerSnapshot>,
+    /// The standing directives.
+    pub directives: Vec<DirectiveSnapshot>,
+    /// The applied configs.
+    pub configs: Vec<ConfigState>,
+    /// The factories.
+    pub factories: Vec<FactorySnapshot>,
+}
+
+impl Bus {
+    /// Everything that tools want to show.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            controllers: self.controllers(),
+            directives: self.directives(),
+            configs: self.configs(),
+            factories: self.factories(),
+        }
+    }
+
+    /// The controllers on the bus, in the order in which they came.
+    pub fn controllers(&self) -> Vec<ControllerSnapshot> {
+        let snapshot = |entry: &Arc<ControllerEntry>| {
+            let (execution, since) = entry.execution();
+            ControllerSnapshot {
+                id: ControllerId(entry.id),
+                info: Info::clone(&entry.info),
+                source: entry.source,
+                key: entry.key.clone(),
+                resolves: entry.controller.resolves(),
+                staged: entry.is_staged(),
+                execution,
+                since,
+                answers: entry.answers().len(),
+            }
+        };
+        let entries: Vec<_> = self.0.controllers().values().cloned().collect();
+        entries.iter().map(snapshot).collect()
+    }
+
+    /// The directives that stand, by id and name.
+    pub fn directives(&self) -> Vec<DirectiveSnapshot> {
+        let mut all: Vec<_> = self.0.standing().iter().map(Standing::snapshot).collect();
+        all.sort_by(|a, b| (&a.id, &a.name, &a.debug).cmp(&(&b.id, &b.name, &b.debug)));
+        all
+    }
+
+    /// The factories that the bus knows, with the schemas of their configs.
+    pub fn factories(&self) -> Vec<FactorySnapshot> {
+        let known: Vec<_> = {
+            let factories = self.0.factories.lock().unwrap_or_else(PoisonError::into_inner);
+            factories.all().map(|(source, factory)| (source, Arc::clone(factory))).collect()
+        };
+        let snapshot = |(source, factory): &(Source, Arc<dyn crate::controller::factory::Factory>)| FactorySnapshot {
+            info: factory.info(),
+            source: *source,
+            schema: serde_json::from_str(&factory.schema()).unwrap_or_default(),
+        };
+        known.iter().map(snapshot).collect()
+    }
+
+    /// Marked changed whenever configs, controllers, their executions, factories or generations change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Marked changed whenever directives, their references, values or resolvers change. Adding and releasing a
+    /// directive costs more while somebody listens.
+    pub fn directive_changes(&self) -> watch::Receiver<u64> {
+        self.0.directives_changed.subscribe()
+    }
+
+    /// The state of one key of the config sets, now and whenever it changes.
+    pub fn watch_config(&self, key: impl Into<String>) -> ConfigWatch {
+        ConfigWatch { bus: self.clone(), changed: self.changes(), key: key.into(), last: None }
+    }
+}
+
+/// Reads the states of one config. See [`Bus::watch_config`].
+pub struct ConfigWatch {
+    bus: Bus,
+    changed: watch::Receiver<u64>,
+    key: String,
+    last: Option<Option<ConfigState>>,
+}
+
+impl ConfigWatch {
+    /// The state, the first time at once and then whenever it has changed; `None` while the key is not applied.
+    /// States that pass quickly may be left out. Cancel-safe.
+    pub async fn next(&mut self) -> Option<ConfigState> {
+        loop {
+            self.changed.borrow_and_update();
+            let state = self.bus.config(&self.key);
+            if self.last.as_ref() != Some(&state) {
+                self.last = Some(state.clone());
+                return state;
+            }
+            // The bus is held here, so the sender is there.
+            let _ = self.changed.changed().await;
+        }
+    }
+
+    /// Waits until the controller runs.
+    ///
+    /// # Errors
+    /// Its first error, where it fails before that.
+    pub async fn running(&mut self) -> Result<ControllerId> {
+        loop {
+            match self.next().await.map(|state| state.state) {
+                Some(super::RunState::Running(id)) => return Ok(id),
+                Some(super::RunState::Failed { error, .. }) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! "Did you mean": the known name that is nearest to a wrong one.
+
+/// The candidate that is nearest to `name`, if one is near enough to be meant.
+///
+/// ```
+/// let known = ["example/greeter", "clock"];
+/// assert_eq!(controllerbus::config::nearest("example/greter", known), Some("example/greeter"));
+/// assert_eq!(controllerbus::config::nearest("database", known), None);
+/// ```
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, best) =
+        candidates.into_iter().map(|candidate| (distance(name, candidate), candidate)).min_by_key(|found| found.0)?;
+    (distance <= name.chars().count().max(best.chars().count()) / 3).then_some(best)
+}
+
+/// How many letters must be put in, taken out or exchanged.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,204 @@
+//! Config sets: reading, errors with their place, revisions, states.
+
+use controllerbus::bus::{RunState, Source};
+use controllerbus::config::Entry;
+use controllerbus::prelude::*;
+
+use crate::kit::{factory, soon};
+
+#[derive(Config, Serialize, Deserialize, PartialEq, Debug)]
+#[config(id = "test/door", validate = Door::check)]
+struct Door {
+    width: u32,
+    #[serde(default)]
+    hinges: Vec<Hinge>,
+}
+
+impl Door {
+    fn check(&self) -> Result<()> {
+        if self.width == 0 { Err(Error::msg("nobody fits through")) } else { Ok(()) }
+    }
+}
+
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+struct Hinge {
+    height: i32,
+}
+
+struct DoorController;
+
+impl Controller for DoorController {
+    type Config = Door;
+    async fn construct(config: Door, _: &Context) -> Result<Self> {
+        if config.width == 13 { Err(Error::msg("13 brings bad luck")) } else { Ok(Self) }
+    }
+}
+
+fn bus() -> Bus {
+    let bus = Bus::new();
+    bus.add_factories(Source::STATIC, vec![factory::<DoorController>("door", "1.0.0")]);
+    bus
+}
+
+async fn problem(text: &str) -> Error {
+    let bus = bus();
+    bus.apply(ConfigSet::parse("doors.yaml", text).expect("a set")).await.expect("applying");
+    bus.configs().remove(0).problem.expect("a problem")
+}
+
+fn place(error: &Error) -> (Option<&str>, u64, u64) {
+    let at = error.location().expect("a place");
+    (at.file.as_deref(), at.line, at.column)
+}
+
+#[test]
+fn a_text_that_is_no_config_set_is_refused_with_line_and_column() {
+    let error = ConfigSet::from_yaml("door:\n  id: test/door\n  revision: first\n").expect_err("no number");
+    assert_eq!(place(&error), (None, 3, 13), "{error}");
+    let error = ConfigSet::parse("doors.yaml", "door:\n  id: test/door\n  colour: red\n").expect_err("unknown key");
+    assert_eq!(place(&error), (Some("doors.yaml"), 3, 3), "{error}");
+    assert!(error.to_string().starts_with("doors.yaml:3:3: "), "{error}");
+    assert!(error.to_string().contains("colour"), "{error}");
+    let error = ConfigSet::parse("doors.yaml", "door:\n  id: [\n").expect_err("no YAML");
+    assert_eq!(error.location().and_then(|at| at.file.as_deref()), Some("doors.yaml"), "{error}");
+    let error = ConfigSet::from_json("{\"door\": {\"id\": 7}}").expect_err("no text");
+    assert_eq!(place(&error), (None, 1, 17), "{error}");
+    let twice = "door: { id: a }\ndoor: { id: b }\n";
+    assert_eq!(place(&ConfigSet::from_yaml(twice).expect_err("twice")).1, 2);
+}
+
+#[test]
+fn an_empty_text_is_an_empty_set() {
+    assert_eq!(ConfigSet::from_yaml("").expect("a set"), ConfigSet::new());
+    assert_eq!(ConfigSet::from_yaml("# nothing yet\n").expect("a set"), ConfigSet::new());
+}
+
+#[test]
+fn json_and_yaml_mean_the_same() {
+    let yaml = "door:\n  id: test/door\n  revision: 2\n  version: ^1.2\n  config: { width: 3 }\n";
+    let json = r#"{"door": {"id": "test/door", "revision": 2, "version": "^1.2", "config": {"width": 3}}}"#;
+    assert_eq!(ConfigSet::from_yaml(yaml).expect("a set"), ConfigSet::from_json(json).expect("a set"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = ConfigSet::read("/no/such/set.yaml").expect_err("no file");
+    assert!(error.to_string().contains("/no/such/set.yaml"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_config_id_is_pointed_at_with_the_nearest_known_one() {
+    let error = problem("door:\n  id: test/dor\n").await;
+    assert_eq!(place(&error), (Some("doors.yaml"), 2, 7), "{error}");
+    assert!(error.to_string().contains("did you mean `test/door`?"), "{error}");
+}
+
+#[tokio::test]
+async fn a_version_that_nobody_has_is_told_with_those_there_are() {
+    let error = problem("door:\n  id: test/door\n  version: ^2\n  config: { width: 1 }\n").await;
+    assert!(error.to_string().contains("there are 1.0.0"), "{error}");
+}
+
+#[tokio::test]
+async fn a_field_of_the_wrong_type_is_pointed_at_in_its_file() {
+    let text =
+        "door:\n  id: test/door\n  config:\n    width: 80\n    hinges:\n      - height: 1\n      - height: high\n";
+    let error = problem(text).await;
+    assert_eq!(place(&error), (Some("doors.yaml"), 7, 17), "{error}");
+    assert!(error.to_string().contains("hinges[1].height"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_field_and_a_refused_config_are_pointed_at() {
+    let error = problem("# doors\ndoor:\n  id: test/door\n  config: {}\n").await;
+    assert_eq!(place(&error).1, 4, "{error}");
+    assert!(error.to_string().contains("width"), "{error}");
+    let error = problem("door:\n  id: test/door\n  config:\n    width: 0\n").await;
+    assert_eq!(place(&error).1, 3, "{error}");
+    assert!(error.to_string().contains("nobody fits through"), "{error}");
+}
+
+fn set(revision: u64, width: u32) -> ConfigSet {
+    let mut set = ConfigSet::new();
+    set.insert("door", revision, &Door { width, hinges: Vec::new() }).expect("an entry");
+    set
+}
+
+fn running(bus: &Bus) -> Option<controllerbus::bus::ControllerId> {
+    match bus.config("door")?.state {
+        RunState::Running(id) => Some(id),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn an_equal_config_is_left_running_and_another_replaces_it() {
+    let bus = bus();
+    bus.apply(set(1, 80)).await.expect("applying");
+    let first = running(&bus).expect("it runs");
+    bus.apply(set(2, 80)).await.expect("applying");
+    assert_eq!(running(&bus), Some(first));
+    assert_eq!(bus.config("door").expect("the key").revision, 2);
+    bus.apply(set(3, 90)).await.expect("applying");
+    assert_ne!(running(&bus), Some(first));
+    assert_eq!(bus.controllers().len(), 1);
+}
+
+#[tokio::test]
+async fn a_lower_revision_waits_as_a_candidate_and_takes_over_when_the_higher_is_withdrawn() {
+    let bus = bus();
+    bus.apply(set(5, 80)).await.expect("applying");
+    let first = running(&bus);
+    bus.apply(set(3, 90)).await.expect("applying");
+    assert_eq!(running(&bus), first);
+    let state = bus.config("door").expect("the key");
+    assert_eq!((state.revision, state.candidates), (5, vec![3]));
+    assert!(bus.withdraw_config("door", 5).await);
+    let state = bus.config("door").expect("the key");
+    assert_eq!((state.revision, state.candidates), (3, vec![]));
+    assert!(running(&bus).is_some() && running(&bus) != first);
+    assert!(!bus.withdraw_config("door", 5).await);
+    assert!(bus.withdraw_config("door", 3).await);
+    assert!(bus.configs().is_empty() && bus.controllers().is_empty());
+}
+
+#[tokio::test]
+async fn applying_a_set_leaves_other_keys_alone_unless_it_is_all_there_is() {
+    let bus = bus();
+    bus.apply(set(1, 80)).await.expect("applying");
+    let mut other = ConfigSet::new();
+    other.set(
+        "gate",
+        Entry { id: "test/door".into(), version: None, revision: 0, config: serde_json::json!({"width": 9}) },
+    );
+    bus.apply(other.clone()).await.expect("applying");
+    assert_eq!(bus.configs().len(), 2);
+    bus.apply_only(other).await.expect("applying");
+    assert_eq!(bus.configs().iter().map(|state| state.key.as_str()).collect::<Vec<_>>(), ["gate"]);
+    assert!(bus.remove_config("gate").await);
+    assert!(!bus.remove_config("gate").await);
+    assert!(bus.controllers().is_empty());
+}
+
+#[tokio::test]
+async fn the_states_of_a_config_can_be_watched() {
+    let bus = Bus::new();
+    let mut watch = bus.watch_config("door");
+    assert_eq!(soon(watch.next()).await, None);
+    bus.apply(set(1, 13)).await.expect("applying");
+    assert_eq!(soon(watch.next()).await.map(|state| state.state), Some(RunState::Queued));
+    bus.add_factories(Source::STATIC, vec![factory::<DoorController>("door", "1.0.0")]);
+    let failed = loop {
+        match soon(watch.next()).await.expect("the key").state {
+            RunState::Failed { error, retry_in } => break (error, retry_in),
+            RunState::Queued | RunState::Constructing => {}
+            RunState::Running(_) => panic!("it cannot run"),
+        }
+    };
+    assert!(failed.0.to_string().contains("bad luck"), "{}", failed.0);
+    assert!(!failed.1.is_zero());
+    bus.apply(set(2, 14)).await.expect("applying");
+    soon(async { while !matches!(watch.next().await.map(|state| state.state), Some(RunState::Running(_))) {} }).await;
+    assert!(bus.remove_config("door").await);
+    soon(async { while watch.next().await.is_some() {} }).await;
+}

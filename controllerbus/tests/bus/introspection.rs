@@ -1,0 +1,69 @@
+//! What tools see of a bus.
+
+use controllerbus::bus::{Execution, ResolverState};
+use controllerbus::prelude::*;
+
+use crate::kit::{Words, answers, resolver, soon};
+
+#[tokio::test]
+async fn a_snapshot_shows_controllers_directives_values_and_resolvers() {
+    let bus = Bus::new();
+    let one = answers(&bus, "number");
+    let two = resolver(&bus, |_, _| std::future::pending());
+    let three = resolver(&bus, |_, _| std::future::ready(Err(Error::msg("I never know"))));
+    let mut request = bus.request(Words { number: 7 }).expect("a request");
+    soon(request.value()).await.expect("a value");
+    soon(async { while !matches!(request.next().await, Some(Event::Failed(_))) {} }).await;
+
+    let snapshot = bus.snapshot();
+    let ids: Vec<_> = snapshot.controllers.iter().map(|controller| controller.id).collect();
+    assert_eq!(ids, [one, two, three]);
+    assert_eq!(snapshot.controllers[0].answers, 1);
+    assert_eq!(snapshot.controllers[0].resolves, ["test/words"]);
+    assert_eq!(snapshot.controllers[0].execution, Execution::Running);
+
+    let directive = &snapshot.directives[0];
+    assert_eq!((directive.id.as_str(), directive.references, directive.idle), ("test/words", 1, false));
+    assert_eq!(directive.debug, [("number".to_owned(), "7".to_owned())]);
+    assert_eq!(directive.values.len(), 1);
+    assert_eq!(directive.values[0].controller, one);
+    assert_eq!(directive.values[0].value, "number 7");
+    let states: Vec<_> = directive.resolvers.iter().map(|resolver| &resolver.state).collect();
+    assert_eq!(states[0], &ResolverState::Idle);
+    assert_eq!(states[1], &ResolverState::Working);
+    assert!(matches!(states[2], ResolverState::Failed { error } if error.to_string().contains("never know")));
+
+    drop(request);
+    assert!(bus.directives().is_empty());
+}
+
+#[tokio::test]
+async fn a_snapshot_is_json_for_tools() {
+    let bus = Bus::new();
+    answers(&bus, "number");
+    let _request = bus.request(Words { number: 7 }).expect("a request");
+    let json = serde_json::to_value(bus.snapshot()).expect("JSON");
+    assert_eq!(json["directives"][0]["values"][0]["value"], "number 7");
+    assert_eq!(json["directives"][0]["resolvers"][0]["state"]["is"], "idle");
+    assert_eq!(json["controllers"][0]["execution"]["is"], "running");
+}
+
+#[tokio::test]
+async fn whoever_listens_hears_of_changes_of_directives_and_of_controllers() {
+    let bus = Bus::new();
+    let (mut controllers, mut directives) = (bus.changes(), bus.directive_changes());
+    controllers.borrow_and_update();
+    let id = answers(&bus, "number");
+    soon(controllers.changed()).await.expect("the bus is there");
+    directives.borrow_and_update();
+    let request = bus.request(Words { number: 1 }).expect("a request");
+    soon(directives.changed()).await.expect("the bus is there");
+    directives.borrow_and_update();
+    controllers.borrow_and_update();
+    bus.remove_controller(id).await;
+    soon(controllers.changed()).await.expect("the bus is there");
+    soon(directives.changed()).await.expect("the bus is there");
+    directives.borrow_and_update();
+    drop(request);
+    soon(directives.changed()).await.expect("the bus is there");
+}
