@@ -1,6 +1,9 @@
 //! What the benches share: medians, and where their results go.
 
+pub mod alloc;
+
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The median and the interquartile range of some measurements.
 #[derive(Clone, Copy, Debug)]
@@ -45,4 +48,81 @@ pub fn save(name: &str, results: &serde_json::Value) {
     let file = folder.join(format!("{name}.json"));
     std::fs::write(&file, format!("{results:#}\n")).expect("writing the results");
     println!("results: {}", file.display());
+}
+
+/// One measured thing, as it stands in `target/bench/NAME.json`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Measured {
+    /// What.
+    pub name: String,
+    /// The unit of the three figures, such as `ns`.
+    pub unit: String,
+    /// The middle sample.
+    pub median: f64,
+    /// The smallest one.
+    pub min: f64,
+    /// The largest one.
+    pub max: f64,
+    /// Allocations per operation, where they were counted.
+    pub allocations: Option<f64>,
+}
+
+impl Measured {
+    /// Of at least one sample.
+    pub fn new(name: &str, unit: &str, mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            median: samples[samples.len() / 2],
+            min: samples[0],
+            max: samples[samples.len() - 1],
+            allocations: None,
+        }
+    }
+
+    /// Nanoseconds per operation of `work`, which does as many operations as it is told and says how long they took.
+    ///
+    /// `samples` samples of about `each`; the allocations are those of the calling thread.
+    pub fn ns(name: &str, samples: usize, each: Duration, mut work: impl FnMut(u64) -> Duration) -> Self {
+        let mut count = 1;
+        loop {
+            let took = work(count);
+            if took >= each / 2 {
+                count = ((count as f64) * each.as_secs_f64() / took.as_secs_f64()).ceil() as u64;
+                break;
+            }
+            count *= 2;
+        }
+        let mut taken = Vec::with_capacity(samples);
+        let before = alloc::allocations();
+        for _ in 0..samples {
+            taken.push(work(count).as_nanos() as f64 / count as f64);
+        }
+        let allocated = (alloc::allocations() - before) as f64 / (count * samples as u64) as f64;
+        let measured = Self { allocations: Some(allocated), ..Self::new(name, "ns", taken) };
+        measured.print();
+        measured
+    }
+
+    /// One line for a person.
+    pub fn print(&self) {
+        let allocations = self.allocations.map(|count| format!("{count:6.1} allocations")).unwrap_or_default();
+        println!(
+            "{:<34} {:>11.1} {} ({:.1} to {:.1}) {allocations}",
+            self.name, self.median, self.unit, self.min, self.max
+        );
+    }
+}
+
+/// How long some work takes.
+pub fn timed(work: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    work();
+    begun.elapsed()
+}
+
+/// Writes measurements to `target/bench/NAME.json`.
+pub fn save_all(name: &str, measured: &[Measured]) {
+    save(name, &serde_json::json!(measured));
 }

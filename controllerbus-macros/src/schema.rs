@@ -102,10 +102,8 @@ fn node(item: &DeriveInput) -> Result<TokenStream> {
     match &item.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(named) if serde.transparent => {
-                let field = named.named.iter().find_map(|field| match Serde::of(&field.attrs) {
-                    Ok(own) if own.skip => None,
-                    _ => Some(field),
-                });
+                let read = |field: &&Field| Serde::of(&field.attrs).is_ok_and(|serde| !serde.skip);
+                let field = named.named.iter().find(read);
                 Ok(field.map_or(quote!(&Node::Any), |field| value(&own, &field.ty)))
             }
             Fields::Named(_) => {
