@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::build::CompilerMessage;
+
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -36,13 +38,35 @@ pub enum Error {
         /// What is missing and how to add it.
         message: String,
     },
+    /// No crate of the plugin has a feature of this name.
+    #[error("no crate of {plugin} has the feature `{feature}`; known: {known}")]
+    Feature {
+        /// The plugin's id.
+        plugin: String,
+        /// The feature that was asked for.
+        feature: String,
+        /// The features that there are.
+        known: String,
+    },
+    /// A setting of the profile is not understood.
+    #[error("the profile setting `{key}` of {plugin} is not understood: {message}; write its value as in Cargo.toml")]
+    Profile {
+        /// The plugin's id.
+        plugin: String,
+        /// The setting.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The compiler refused the source.
     #[error("building {plugin} failed:\n{rendered}")]
     Build {
         /// The plugin's id.
         plugin: String,
-        /// The messages as cargo renders them, errors first.
+        /// The errors as cargo renders them, with colours, or what else cargo said.
         rendered: String,
+        /// Everything that the compiler said, as data.
+        messages: Vec<CompilerMessage>,
     },
     /// A build did not end in time and was stopped.
     #[error("building {plugin} took longer than {after:?} and was stopped; raise the limit with `build_timeout`")]

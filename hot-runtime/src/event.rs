@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::build::{BuildPhase, BuiltBy, CompilerMessage, PhaseTime};
+
 /// How long each phase took, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Timeline {
@@ -68,8 +70,30 @@ pub enum RuntimeEvent {
     BuildFailed {
         /// The plugin's id.
         plugin: String,
-        /// The compiler's messages as cargo renders them, or what else kept the build from ending.
+        /// The compiler's errors as cargo renders them, with colours, or what else kept the build from ending.
         rendered: String,
+        /// Everything that the compiler said, as data.
+        messages: Vec<CompilerMessage>,
+        /// The last good generation, which goes on serving.
+        serving: Option<u64>,
+    },
+    /// A build has come to a step.
+    BuildProgress {
+        /// The plugin's id.
+        plugin: String,
+        /// The step.
+        phase: BuildPhase,
+        /// The crate that has just been compiled.
+        compiled: Option<String>,
+        /// Since the build's begin, in milliseconds.
+        elapsed_ms: f64,
+    },
+    /// The compiler says something; told at once, while the build goes on.
+    CompilerSays {
+        /// The plugin's id.
+        plugin: String,
+        /// What.
+        message: CompilerMessage,
     },
     /// A build ended well.
     Built {
@@ -77,11 +101,19 @@ pub enum RuntimeEvent {
         plugin: String,
         /// How long it took.
         build_ms: f64,
+        /// Who compiled.
+        by: BuiltBy,
+        /// How long each step took.
+        phases: Vec<PhaseTime>,
+        /// How many warnings there were.
+        warnings: usize,
     },
     /// A build gave what is loaded already.
     Unchanged {
         /// The plugin's id.
         plugin: String,
+        /// The generation that goes on serving.
+        serving: Option<u64>,
     },
     /// A new generation serves.
     Swapped {

@@ -24,6 +24,7 @@ mod registry;
 mod runtime;
 pub mod sign;
 mod swap;
+mod task;
 #[cfg(test)]
 mod tiny;
 pub mod watch;

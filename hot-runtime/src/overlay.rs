@@ -1,10 +1,10 @@
 //! Generates the overlay: the small crate that bundles controller crates into one plugin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::build::inputs;
+use crate::build::{BUILD_HASH, inputs};
 use crate::error::{Error, Result};
 use crate::workspace::{Toolchain, Workspace};
 
@@ -17,6 +17,12 @@ pub struct PluginSpec {
     pub version: semver::Version,
     /// The folders of its controller crates.
     pub crates: Vec<PathBuf>,
+    /// Features of its crates: `name` for each crate that has it, or `crate/name`.
+    pub features: Vec<String>,
+    /// Whether its crates' default features are on.
+    pub default_features: bool,
+    /// Settings of the profile that it is built with, over those of its workspace, each as TOML: `opt-level` to `3`.
+    pub profile: BTreeMap<String, String>,
     /// Whether to build with the release profile.
     pub release: bool,
     /// Whether to rebuild on changes.
@@ -26,7 +32,16 @@ pub struct PluginSpec {
 impl PluginSpec {
     /// A watched plugin of version 0.1.0 without crates yet.
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), version: semver::Version::new(0, 1, 0), crates: Vec::new(), release: false, watch: true }
+        Self {
+            id: id.into(),
+            version: semver::Version::new(0, 1, 0),
+            crates: Vec::new(),
+            features: Vec::new(),
+            default_features: true,
+            profile: BTreeMap::new(),
+            release: false,
+            watch: true,
+        }
     }
 
     /// Adds a controller crate by its folder.
@@ -40,6 +55,36 @@ impl PluginSpec {
     #[must_use]
     pub fn version(mut self, version: semver::Version) -> Self {
         self.version = version;
+        self
+    }
+
+    /// Sets a version in which `{buildHash}` stands for the build hash, such as `1.2.0+{buildHash}`.
+    ///
+    /// # Errors
+    /// What is wrong with it as a semantic version.
+    pub fn version_text(self, text: &str) -> Result<Self, semver::Error> {
+        // Letters are allowed wherever a hash is.
+        Ok(self.version(text.replace(BUILD_HASH, HASH_IN_VERSION).parse()?))
+    }
+
+    /// Turns a feature on: `name` in each crate that has it, or `crate/name`.
+    #[must_use]
+    pub fn feature(mut self, feature: impl Into<String>) -> Self {
+        self.features.push(feature.into());
+        self
+    }
+
+    /// Turns the crates' default features on, or off.
+    #[must_use]
+    pub fn default_features(mut self, on: bool) -> Self {
+        self.default_features = on;
+        self
+    }
+
+    /// Sets a key of the profile that it is built with, the value as TOML: `("opt-level", "3")`.
+    #[must_use]
+    pub fn profile(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.profile.insert(key.into(), value.into());
         self
     }
 
@@ -57,11 +102,19 @@ impl PluginSpec {
         self
     }
 
+    /// The name of its profile's section in a manifest.
+    pub(crate) fn profile_name(&self) -> &'static str {
+        if self.release { "release" } else { "dev" }
+    }
+
     /// The id as a file name.
     pub(crate) fn slug(&self) -> String {
         slug(&self.id)
     }
 }
+
+/// What stands for the build hash in a [`PluginSpec::version`], where braces are not allowed.
+const HASH_IN_VERSION: &str = "cbus-build-hash";
 
 pub(crate) fn slug(id: &str) -> String {
     id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
@@ -84,10 +137,10 @@ impl Overlay {
     pub fn generate(workspace: &Workspace, spec: &PluginSpec, dir: &Path) -> Result<Self> {
         let toolchain = Toolchain::current()?;
         let manifest = manifest(workspace, spec, dir)?;
-        let profile = if spec.release { "release" } else { "dev" };
+        let profile = spec.profile_name();
         let build_hash =
             inputs::hash(workspace, &[&manifest, &spec.id, &spec.version.to_string(), &toolchain.version, profile])?;
-        let source = source(workspace, spec, toolchain, profile, &build_hash);
+        let source = source(workspace, spec, toolchain, &build_hash);
         let sources = dir.join("src");
         std::fs::create_dir_all(&sources).map_err(Error::io("creating the overlay's folder", &sources))?;
         write_if_changed(&dir.join("Cargo.toml"), &manifest)?;
@@ -109,18 +162,67 @@ fn manifest(workspace: &Workspace, spec: &PluginSpec, dir: &Path) -> Result<Stri
         spec.version,
         workspace.controllerbus,
     );
-    for found in &workspace.crates {
+    let features = features_of_each(workspace, spec)?;
+    for (found, features) in workspace.crates.iter().zip(features) {
         let path = toml::Value::String(found.dir.to_string_lossy().into_owned());
+        let defaults = if spec.default_features { "" } else { ", default-features = false" };
+        let features = if features.is_empty() { String::new() } else { format!(", features = {features:?}") };
         // Writing to a String does not fail.
-        let _ = writeln!(text, "{} = {{ path = {path} }}", found.name);
+        let _ = writeln!(text, "{} = {{ path = {path}{defaults}{features} }}", found.name);
     }
     let mut settings = workspace.settings.clone();
+    override_profile(&mut settings, spec)?;
     fill_in_profile(&mut settings, &workspace.local);
     let settings = toml::to_string(&settings)
         .map_err(|error| Error::Metadata { path: dir.join("Cargo.toml"), message: error.to_string() })?;
     text.push('\n');
     text.push_str(&settings);
     Ok(text)
+}
+
+/// Which of the wanted features goes to which crate.
+fn features_of_each<'a>(workspace: &Workspace, spec: &'a PluginSpec) -> Result<Vec<Vec<&'a str>>> {
+    let mut given = vec![Vec::new(); workspace.crates.len()];
+    for wanted in &spec.features {
+        let (owner, name) = match wanted.split_once('/') {
+            Some((owner, name)) => (Some(owner), name),
+            None => (None, wanted.as_str()),
+        };
+        let mut found = false;
+        for (candidate, given) in workspace.crates.iter().zip(&mut given) {
+            let meant = owner.is_none_or(|owner| owner == candidate.name);
+            if meant && candidate.features.contains(name) {
+                given.push(name);
+                found = true;
+            }
+        }
+        if !found {
+            let known: Vec<_> = workspace
+                .crates
+                .iter()
+                .flat_map(|owner| owner.features.iter().map(move |name| format!("{}/{name}", owner.name)))
+                .collect();
+            let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+            return Err(Error::Feature { plugin: spec.id.clone(), feature: wanted.clone(), known });
+        }
+    }
+    Ok(given)
+}
+
+/// The spec's own settings of its profile win over the workspace's.
+fn override_profile(settings: &mut toml::Table, spec: &PluginSpec) -> Result<()> {
+    for (key, value) in &spec.profile {
+        let wrong = |message: String| Error::Profile { plugin: spec.id.clone(), key: key.clone(), message };
+        let given: toml::Table =
+            toml::from_str(&format!("value = {value}")).map_err(|error| wrong(error.message().to_owned()))?;
+        let (Some(value), 1) = (given.get("value"), given.len()) else {
+            return Err(wrong("one TOML value is wanted".to_owned()));
+        };
+        let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
+        let Some(profile) = profile else { return Err(wrong("the workspace's [profile] is no table".to_owned())) };
+        profile.insert(key.clone(), value.clone());
+    }
+    Ok(())
 }
 
 /// What the workspace leaves open of its dev profile is set for short links: line tables for the plugin's own
@@ -146,7 +248,8 @@ fn table_in<'a>(table: &'a mut toml::Table, key: &str) -> Option<&'a mut toml::T
     table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new())).as_table_mut()
 }
 
-fn source(workspace: &Workspace, spec: &PluginSpec, toolchain: &Toolchain, profile: &str, build_hash: &str) -> String {
+fn source(workspace: &Workspace, spec: &PluginSpec, toolchain: &Toolchain, build_hash: &str) -> String {
+    let (profile, version) = (spec.profile_name(), spec.version.to_string().replace(HASH_IN_VERSION, build_hash));
     let mut text =
         format!("//! Generated by hot-runtime: bundles controller crates into the plugin `{}`.\n\n", spec.id);
     for found in &workspace.crates {
@@ -155,9 +258,9 @@ fn source(workspace: &Workspace, spec: &PluginSpec, toolchain: &Toolchain, profi
     }
     let _ = write!(
         text,
-        "\ncontrollerbus::plugin_bundle! {{\n    id: {:?},\n    version: \"{}\",\n    build_hash: \"{build_hash}\",\n    \
+        "\ncontrollerbus::plugin_bundle! {{\n    id: {:?},\n    version: \"{version}\",\n    build_hash: \"{build_hash}\",\n    \
          target: {:?},\n    toolchain: {:?},\n    profile: \"{profile}\",\n    entry: \"controllerbus_plugin_{build_hash}\",\n}}\n",
-        spec.id, spec.version, toolchain.target, toolchain.version,
+        spec.id, toolchain.target, toolchain.version,
     );
     text
 }

@@ -11,16 +11,16 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::artifact::{self, Artifact};
-use crate::build::{self, BuildOptions};
+use crate::artifact::Artifact;
+use crate::build::BuildOptions;
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::folder;
-use crate::overlay::{Overlay, PluginSpec};
+use crate::overlay::PluginSpec;
 use crate::registry::{GenerationInfo, Registry};
 use crate::sign::{PublicKey, Trust};
-use crate::swap::{self, Generation, millis};
-use crate::watch::{Change, Watcher};
+use crate::swap::millis;
+use crate::task::{Command, Plugin, Source};
 use crate::workspace::Workspace;
 
 type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
@@ -32,7 +32,6 @@ pub(crate) struct Settings {
     pub(crate) drain: Duration,
     pub(crate) trust: Trust,
     world_writable: bool,
-    build_timeout: Duration,
 }
 
 /// What the plugins' tasks share.
@@ -41,11 +40,10 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
     pub(crate) private_dir: PathBuf,
-    work_dir: PathBuf,
-    target_dir: PathBuf,
+    build: BuildOptions,
     events: broadcast::Sender<RuntimeEvent>,
     listeners: Vec<Listener>,
-    retiring: TaskTracker,
+    pub(crate) retiring: TaskTracker,
 }
 
 /// Generations are numbered through the whole process, so that a `Source` means one of them on any bus.
@@ -73,6 +71,7 @@ pub struct Builder {
     plugins_dir: Option<PathBuf>,
     work_dir: Option<PathBuf>,
     target_dir: Option<PathBuf>,
+    build_timeout: Duration,
     listeners: Vec<Listener>,
     settings: Settings,
 }
@@ -131,7 +130,7 @@ impl Builder {
     /// How long a build may take; 10 minutes unless set.
     #[must_use]
     pub fn build_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.build_timeout = timeout;
+        self.build_timeout = timeout;
         self
     }
 
@@ -192,18 +191,18 @@ impl Builder {
             path: work_dir.clone(),
             source,
         })?;
-        let work_dir = std::path::absolute(&work_dir).unwrap_or(work_dir);
-        let target_dir = self.target_dir.unwrap_or_else(|| work_dir.join("target"));
-        let target_dir = std::path::absolute(&target_dir).unwrap_or(target_dir);
+        let mut build = BuildOptions::new(work_dir).timeout(self.build_timeout);
+        if let Some(dir) = self.target_dir {
+            build = build.target_dir(dir);
+        }
         let private_dir =
-            work_dir.join(format!("loaded-{}-{}", std::process::id(), GENERATIONS.load(Ordering::Relaxed)));
+            build.work_dir.join(format!("loaded-{}-{}", std::process::id(), GENERATIONS.load(Ordering::Relaxed)));
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),
             settings: self.settings,
             private_dir,
-            work_dir,
-            target_dir,
+            build,
             events: broadcast::channel(256).0,
             listeners: self.listeners,
             retiring: TaskTracker::new(),
@@ -256,12 +255,6 @@ pub(crate) struct Inner {
     pub(crate) stop: CancellationToken,
 }
 
-enum Command {
-    Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
-    Load(Box<Artifact>, Timeline, oneshot::Sender<Result<SwapReport>>),
-    Unload(oneshot::Sender<Result<UnloadReport>>),
-}
-
 impl HotRuntime {
     /// Starts to describe a runtime on a bus.
     pub fn builder(bus: &Bus) -> Builder {
@@ -272,6 +265,7 @@ impl HotRuntime {
             plugins_dir: None,
             work_dir: None,
             target_dir: None,
+            build_timeout: Duration::from_secs(600),
             listeners: Vec::new(),
             settings: Settings {
                 workers: 2,
@@ -279,7 +273,6 @@ impl HotRuntime {
                 drain: Duration::from_secs(5),
                 trust: Trust::new(),
                 world_writable: false,
-                build_timeout: Duration::from_secs(600),
             },
         }
     }
@@ -360,22 +353,15 @@ impl Inner {
 
     fn spawn(&self, plugin: &str, source: Option<Source>) -> mpsc::Sender<Command> {
         let (sender, commands) = mpsc::channel(16);
-        let actor = Plugin { id: plugin.to_owned(), shared: Arc::clone(&self.shared), source, current: None };
-        self.tasks.spawn(actor.run(commands, self.stop.clone()));
+        let task = Plugin::new(plugin, Arc::clone(&self.shared), source);
+        self.tasks.spawn(task.run(commands, self.stop.clone()));
         sender
     }
 
     async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
-        let crates = spec.crates.clone();
-        let workspace = run_blocking(move || Workspace::read(&crates)).await?;
         let id = spec.id.clone();
-        let (watcher, changes) = if spec.watch {
-            let (watcher, changes) = Watcher::new(workspace.watched.clone())?;
-            (Some(watcher), Some(changes))
-        } else {
-            (None, None)
-        };
-        let sender = self.spawn(&id, Some(Source { spec, watcher, changes }));
+        let source = Source::new(spec, self.shared.build.clone()).await?;
+        let sender = self.spawn(&id, Some(source));
         self.lock().insert(id, sender.clone());
         let (answer, answered) = oneshot::channel();
         sender.send(Command::Build(Some(answer))).await.map_err(|_| Error::Closed)?;
@@ -428,218 +414,4 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// Where a plugin is built from.
-struct Source {
-    spec: PluginSpec,
-    watcher: Option<Watcher>,
-    changes: Option<mpsc::UnboundedReceiver<Change>>,
-}
-
-/// One plugin's task.
-struct Plugin {
-    id: String,
-    shared: Arc<Shared>,
-    source: Option<Source>,
-    current: Option<Generation>,
-}
-
-/// A built artifact and what led to it.
-struct Made {
-    path: PathBuf,
-    build_hash: String,
-    build_ms: f64,
-}
-
-impl Plugin {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
-        loop {
-            let changes = self.source.as_mut().and_then(|source| source.changes.as_mut());
-            let change = async {
-                match changes {
-                    Some(changes) => changes.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                command = commands.recv() => match command {
-                    Some(Command::Build(answer)) => {
-                        let result = self.build_and_swap(None, &stop).await;
-                        if let Some(answer) = answer {
-                            let _ = answer.send(result);
-                        }
-                    }
-                    Some(Command::Load(artifact, timeline, answer)) => {
-                        let result = self.swap(*artifact, timeline, None).await;
-                        let _ = answer.send(result);
-                    }
-                    Some(Command::Unload(answer)) => {
-                        let _ = answer.send(self.unload().await);
-                    }
-                    None => break,
-                },
-                Some(change) = change => {
-                    if let Some(changes) = self.source.as_mut().and_then(|source| source.changes.as_mut()) {
-                        settle(changes).await;
-                    }
-                    // Errors are told as events; there is nobody to answer.
-                    let _ = self.build_and_swap(Some(change.at), &stop).await;
-                }
-            }
-        }
-        if let Some(generation) = self.current.take() {
-            swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await;
-        }
-    }
-
-    async fn unload(&mut self) -> Result<UnloadReport> {
-        let Some(generation) = self.current.take() else {
-            return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
-        };
-        Ok(swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await)
-    }
-
-    /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
-    async fn build_and_swap(
-        &mut self,
-        edited: Option<Instant>,
-        stop: &CancellationToken,
-    ) -> Result<Option<SwapReport>> {
-        let mut edited = edited;
-        let made = loop {
-            let Some(source) = self.source.as_mut() else {
-                return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
-            };
-            let cancel = stop.child_token();
-            let building = make(&self.shared, &source.spec, source.watcher.as_ref(), &cancel);
-            tokio::pin!(building);
-            let overtaken = async {
-                match source.changes.as_mut() {
-                    Some(changes) => match changes.recv().await {
-                        Some(change) => change,
-                        None => std::future::pending().await,
-                    },
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                change = overtaken => {
-                    // What is being built is out of date: stop it, wait until it has stopped, start over.
-                    cancel.cancel();
-                    let _ = building.await;
-                    edited = Some(edited.unwrap_or(change.at));
-                    if let Some(changes) = source.changes.as_mut() {
-                        settle(changes).await;
-                    }
-                }
-                made = &mut building => break made,
-            }
-        };
-        let made = match made {
-            Ok(made) => made,
-            Err(error) => {
-                if !matches!(error, Error::Cancelled { .. }) {
-                    let rendered = match &error {
-                        Error::Build { rendered, .. } => rendered.clone(),
-                        other => other.to_string(),
-                    };
-                    self.shared.emit(RuntimeEvent::BuildFailed { plugin: self.id.clone(), rendered });
-                }
-                return Err(error);
-            }
-        };
-        self.shared.emit(RuntimeEvent::Built { plugin: self.id.clone(), build_ms: made.build_ms });
-        if self.current.as_ref().is_some_and(|current| current.build_hash == made.build_hash) {
-            self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone() });
-            return Ok(None);
-        }
-        let begun = Instant::now();
-        let artifact = match run_blocking(move || Artifact::read(&made.path)).await {
-            Ok(artifact) => artifact,
-            Err(error) => return Err(self.rolled_back(error)),
-        };
-        let timeline = Timeline { build_ms: made.build_ms, verify_ms: millis(begun), ..Timeline::default() };
-        self.swap(artifact, timeline, edited).await.map(Some)
-    }
-
-    async fn swap(&mut self, artifact: Artifact, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
-        match swap::replace(&self.shared, &self.id, self.current.as_ref(), artifact, timeline, edited).await {
-            Ok((generation, report, committed)) => {
-                if let Some(old) = self.current.replace(generation) {
-                    let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
-                    self.shared.retiring.spawn(async move {
-                        swap::retire(&shared, &id, old, committed, true).await;
-                    });
-                }
-                Ok(report)
-            }
-            Err(error) => Err(self.rolled_back(error)),
-        }
-    }
-
-    /// Tells why nothing was swapped.
-    fn rolled_back(&self, error: Error) -> Error {
-        self.shared.emit(RuntimeEvent::RolledBack {
-            plugin: self.id.clone(),
-            reason: error.to_string(),
-            serving: self.current.as_ref().map(|current| current.number),
-        });
-        error
-    }
-}
-
-/// A save is several file events in a row: how long no further one must come.
-const QUIET: Duration = Duration::from_millis(3);
-
-/// How long to wait for quiet at most.
-const SETTLED: Duration = Duration::from_millis(20);
-
-/// Reads on until a save's events are all there, so that its build is not started for half of it.
-async fn settle(changes: &mut mpsc::UnboundedReceiver<Change>) {
-    let quiet = async { while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {} };
-    let _ = tokio::time::timeout(SETTLED, quiet).await;
-}
-
-/// Source to sealed artifact.
-async fn make(
-    shared: &Shared,
-    spec: &PluginSpec,
-    watcher: Option<&Watcher>,
-    cancel: &CancellationToken,
-) -> Result<Made> {
-    shared.emit(RuntimeEvent::BuildStarted { plugin: spec.id.clone() });
-    let begun = Instant::now();
-    let folder = shared.work_dir.join("overlays").join(spec.id.replace('/', "-"));
-    let _turn = build::Turn::take(&shared.target_dir, spec).await?;
-    let (workspace, overlay) = {
-        let (spec, folder) = (spec.clone(), folder.clone());
-        run_blocking(move || {
-            let workspace = Workspace::read(&spec.crates)?;
-            let overlay = Overlay::generate(&workspace, &spec, &folder)?;
-            Ok((workspace, overlay))
-        })
-        .await?
-    };
-    if let Some(watcher) = watcher {
-        // A dependency may have come or gone with the edit.
-        watcher.set_paths(workspace.watched)?;
-    }
-    let options = BuildOptions {
-        target_dir: shared.target_dir.clone(),
-        release: spec.release,
-        timeout: shared.settings.build_timeout,
-    };
-    let built = build::build(&overlay, spec, &options, cancel).await?;
-    let out = shared.work_dir.join("artifacts").join(format!(
-        "{}.cbus{}",
-        spec.id.replace('/', "-"),
-        std::env::consts::DLL_SUFFIX
-    ));
-    let sealed = out.clone();
-    run_blocking(move || artifact::seal(&built.library, &sealed)).await?;
-    Ok(Made { path: out, build_hash: built.build_hash, build_ms: millis(begun) })
 }

@@ -20,6 +20,8 @@ pub struct ControllerCrate {
     pub dir: PathBuf,
     /// The package's version.
     pub version: semver::Version,
+    /// The features that it offers.
+    pub features: BTreeSet<String>,
 }
 
 /// What a plugin's crates are built from.
@@ -145,6 +147,7 @@ impl Workspace {
             library: library.name.replace('-', "_"),
             dir: path,
             version: package.version.clone(),
+            features: package.features.keys().cloned().collect(),
         });
         Ok(())
     }

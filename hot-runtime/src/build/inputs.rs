@@ -29,7 +29,12 @@ pub(crate) fn hash(workspace: &Workspace, texts: &[&str]) -> Result<String> {
             }
         }
     }
-    Ok(hasher.finalize().to_hex()[..16].to_owned())
+    let mut hash = hasher.finalize().to_hex()[..16].to_owned();
+    if hash.bytes().all(|digit| digit.is_ascii_digit()) {
+        // A number with a leading zero would be no identifier of a semantic version.
+        hash.replace_range(..1, "a");
+    }
+    Ok(hash)
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -1,205 +1,226 @@
-//! Runs cargo on an overlay and finds the library that it made.
+//! Source to sealed artifact.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hot_runtime::Error> {
+//! use hot_runtime::build::{BuildOptions, PluginBuilder};
+//! use hot_runtime::PluginSpec;
+//!
+//! let spec = PluginSpec::new("greeter").crate_path("../greeter").release(true).watch(false);
+//! let options = BuildOptions::new("target/controllerbus").output("out/greeter-{buildHash}.cbus.so");
+//! let built = PluginBuilder::new(spec, options).build(&|event| println!("{event:?}"), &Default::default()).await?;
+//! println!("{} in {:.0} ms", built.artifact.display(), built.build_ms);
+//! # Ok(())
+//! # }
+//! ```
 
+mod cargo;
 pub(crate) mod inputs;
+mod message;
+mod process;
+mod progress;
+mod turn;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cargo_metadata::Message;
-use cargo_metadata::diagnostic::DiagnosticLevel;
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+pub use message::{CompilerMessage, MessageLevel, MessageSpan, without_colours};
+pub use progress::{BuildEvent, BuildPhase, BuiltBy, Observer, PhaseTime};
+
+use crate::artifact;
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
+use crate::workspace::Workspace;
+use progress::Progress;
+use turn::Turn;
 
-/// How a plugin is built.
-#[derive(Clone, Debug)]
+/// What stands for the build hash in an output's name or a plugin's version.
+pub const BUILD_HASH: &str = "{buildHash}";
+
+/// Where and how long a plugin is built.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildOptions {
+    /// Where overlays and artifacts go.
+    pub work_dir: PathBuf,
     /// Where cargo's outputs go; plugins that share one share their dependencies' builds.
     pub target_dir: PathBuf,
-    /// Whether to build with the release profile.
-    pub release: bool,
+    /// Where the overlay crate goes; a folder for each plugin in the work folder unless set.
+    pub overlay_dir: Option<PathBuf>,
+    /// The artifact's path, with `{buildHash}` where the build hash shall be; `artifacts/ID.cbus.so` in the work
+    /// folder unless set.
+    pub output: Option<PathBuf>,
     /// When to give up.
     pub timeout: Duration,
 }
 
-/// A built library, not yet sealed.
-#[derive(Clone, Debug)]
-pub struct Built {
-    /// The file.
-    pub library: PathBuf,
-    /// The hash of what it was built from.
+impl BuildOptions {
+    /// Everything in the work folder, with a limit of 10 minutes.
+    pub fn new(work_dir: impl Into<PathBuf>) -> Self {
+        let work_dir = work_dir.into();
+        let work_dir = std::path::absolute(&work_dir).unwrap_or(work_dir);
+        let target_dir = work_dir.join("target");
+        Self { work_dir, target_dir, overlay_dir: None, output: None, timeout: Duration::from_secs(600) }
+    }
+
+    /// Sets cargo's target folder.
+    #[must_use]
+    pub fn target_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        self.target_dir = std::path::absolute(&dir).unwrap_or(dir);
+        self
+    }
+
+    /// Sets the overlay's folder.
+    #[must_use]
+    pub fn overlay_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.overlay_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the artifact's path.
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
+        self.output = Some(path.into());
+        self
+    }
+
+    /// Sets the limit.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn overlay_of(&self, spec: &PluginSpec) -> PathBuf {
+        let dir = self.overlay_dir.clone().unwrap_or_else(|| self.work_dir.join("overlays").join(spec.slug()));
+        // The compiler runs elsewhere.
+        std::path::absolute(&dir).unwrap_or(dir)
+    }
+
+    fn output_of(&self, spec: &PluginSpec, build_hash: &str) -> PathBuf {
+        match &self.output {
+            Some(path) => PathBuf::from(path.to_string_lossy().replace(BUILD_HASH, build_hash)),
+            None => {
+                let name = format!("{}.cbus{}", spec.slug(), std::env::consts::DLL_SUFFIX);
+                self.work_dir.join("artifacts").join(name)
+            }
+        }
+    }
+}
+
+/// How a build ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuildReport {
+    /// The artifact.
+    pub artifact: PathBuf,
+    /// The hash of what it was built from, as 16 hex digits.
     pub build_hash: String,
-    /// How long it took.
-    pub duration: Duration,
-    /// How many warnings there were.
-    pub warnings: usize,
+    /// The BLAKE3 hash of the library in it, as hex.
+    pub hash: String,
+    /// The artifact's size in bytes.
+    pub size: u64,
+    /// Who compiled.
+    pub by: BuiltBy,
+    /// The warnings.
+    pub messages: Vec<CompilerMessage>,
+    /// From the build's begin to the artifact, in milliseconds.
+    pub build_ms: f64,
+    /// How long each step took.
+    pub phases: Vec<PhaseTime>,
 }
 
-/// The right to build one plugin in a target folder, which two processes may share. Released on drop.
-pub(crate) struct Turn {
-    _file: std::fs::File,
+/// Builds one plugin, again and again.
+pub struct PluginBuilder {
+    spec: PluginSpec,
+    options: BuildOptions,
+    workspace: Option<Workspace>,
 }
 
-impl Turn {
-    /// Waits until nobody else builds this plugin there.
-    pub(crate) async fn take(target_dir: &Path, spec: &PluginSpec) -> Result<Self> {
-        let path = target_dir.join(format!(".cbus-{}.lock", spec.slug()));
-        std::fs::create_dir_all(target_dir).map_err(Error::io("creating the target folder", target_dir))?;
-        let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = open.map_err(Error::io("opening the build's lock file", &path))?;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                // Another process's end cannot be awaited without a thread that could not be cancelled.
-                Err(std::fs::TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("locking the build", &path)(error)),
-            }
-        }
+impl PluginBuilder {
+    /// For a plugin. Nothing is read yet.
+    pub fn new(spec: PluginSpec, options: BuildOptions) -> Self {
+        Self { spec, options, workspace: None }
     }
-}
 
-/// Builds an overlay. Cancelling stops the compiler with all that it started.
-///
-/// # Errors
-/// [`Error::Build`] with the rendered messages, [`Error::BuildTimedOut`], [`Error::Cancelled`].
-pub async fn build(
-    overlay: &Overlay,
-    spec: &PluginSpec,
-    options: &BuildOptions,
-    cancel: &CancellationToken,
-) -> Result<Built> {
-    let begun = Instant::now();
-    let cancelled = || Error::Cancelled { plugin: spec.id.clone() };
-    if cancel.is_cancelled() {
-        return Err(cancelled());
+    /// What is built.
+    pub fn spec(&self) -> &PluginSpec {
+        &self.spec
     }
-    let mut child = command(overlay, spec, options)
-        .spawn()
-        .map_err(Error::io("running cargo (is Rust installed?)", &overlay.dir))?;
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let reading = async {
-        let out = async {
-            match stdout {
-                Some(mut stdout) => stdout.read_to_end(&mut out).await,
-                None => Ok(0),
-            }
-        };
-        let err = async {
-            match stderr {
-                Some(mut stderr) => stderr.read_to_end(&mut err).await,
-                None => Ok(0),
-            }
-        };
-        let _ = tokio::join!(out, err);
-    };
-    tokio::select! {
-        () = reading => {}
-        () = cancel.cancelled() => {
-            stop(&mut child).await;
-            return Err(cancelled());
-        }
-        () = tokio::time::sleep(options.timeout) => {
-            stop(&mut child).await;
-            return Err(Error::BuildTimedOut { plugin: spec.id.clone(), after: options.timeout });
-        }
+
+    /// The folders and files whose change is a change of the plugin; empty until it is read for the first time.
+    pub fn watched(&self) -> &[PathBuf] {
+        self.workspace.as_ref().map(|workspace| workspace.watched.as_slice()).unwrap_or_default()
     }
-    let status = child.wait().await.map_err(Error::io("waiting for cargo", &overlay.dir))?;
-    let messages = Messages::read(&out);
-    match messages.library {
-        Some(library) if status.success() => Ok(Built {
-            library,
-            build_hash: overlay.build_hash.clone(),
-            duration: begun.elapsed(),
-            warnings: messages.warnings,
-        }),
-        _ => {
-            let rendered =
-                if messages.errors.is_empty() { String::from_utf8_lossy(&err).into_owned() } else { messages.errors };
-            Err(Error::Build { plugin: spec.id.clone(), rendered })
+
+    /// Writes the overlay crate and stops. It builds by itself with plain cargo.
+    ///
+    /// # Errors
+    /// A crate that is not there or is no controller crate, or a file that cannot be written.
+    pub async fn generate(&mut self) -> Result<Overlay> {
+        let (spec, dir) = (self.spec.clone(), self.options.overlay_of(&self.spec));
+        let (workspace, overlay) = blocking(move || {
+            let workspace = Workspace::read(&spec.crates)?;
+            let overlay = Overlay::generate(&workspace, &spec, &dir)?;
+            Ok((workspace, overlay))
+        })
+        .await?;
+        self.workspace = Some(workspace);
+        Ok(overlay)
+    }
+
+    /// Builds it. Cancelling stops the compiler with all that it started; dropping the future does too.
+    ///
+    /// # Errors
+    /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], what
+    /// [`PluginBuilder::generate`] says, or an artifact that cannot be written.
+    pub async fn build(&mut self, observer: Observer<'_>, cancel: &CancellationToken) -> Result<BuildReport> {
+        self.build_watching(observer, cancel, |_| Ok(())).await
+    }
+
+    /// The same; `watch` gets what is to be watched before the compiler starts, so that no change is missed.
+    pub(crate) async fn build_watching(
+        &mut self,
+        observer: Observer<'_>,
+        cancel: &CancellationToken,
+        watch: impl FnOnce(&[PathBuf]) -> Result<()>,
+    ) -> Result<BuildReport> {
+        let mut progress = Progress::new(observer);
+        let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
+        progress.phase(BuildPhase::Reading);
+        let overlay = self.generate().await?;
+        watch(self.watched())?;
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled { plugin: self.spec.id.clone() });
         }
+        let built = cargo::build(&overlay, &self.spec, &self.options, &mut progress, cancel).await?;
+        progress.phase(BuildPhase::Sealing);
+        let artifact = self.options.output_of(&self.spec, &overlay.build_hash);
+        let sealed = seal(&built.library, &artifact).await?;
+        let (build_ms, phases) = progress.end();
+        Ok(BuildReport {
+            artifact,
+            build_hash: overlay.build_hash,
+            hash: sealed.hash,
+            size: sealed.size,
+            by: BuiltBy::Cargo,
+            messages: built.messages,
+            build_ms,
+            phases,
+        })
     }
 }
 
-fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions) -> Command {
-    let mut command = Command::new("cargo");
-    command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi"]);
-    if options.release {
-        command.arg("--release");
-    }
-    if cfg!(target_os = "linux") {
-        // The slices' boundaries stay this library's own, and no two builds share a name.
-        let name = format!("-Clink-arg=-Wl,-soname,{}-{}", spec.slug(), overlay.build_hash);
-        command.args(["--", "-Clink-arg=-Wl,-z,start-stop-visibility=hidden", &name]);
-    }
-    command.current_dir(&overlay.dir).env("CARGO_TARGET_DIR", &options.target_dir).env("CARGO_INCREMENTAL", "1");
-    // What the cargo or clippy that runs this process says is about this process.
-    for name in
-        ["RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CARGO", "CLIPPY_ARGS", "RUSTUP_TOOLCHAIN_SOURCE"]
-    {
-        command.env_remove(name);
-    }
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_BIN_") {
-            command.env_remove(&name);
-        }
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    #[cfg(unix)]
-    command.process_group(0);
-    command
+async fn seal(library: &Path, artifact: &Path) -> Result<artifact::Sealed> {
+    let (library, artifact) = (library.to_owned(), artifact.to_owned());
+    blocking(move || artifact::seal(&library, &artifact)).await
 }
 
-/// Kills cargo's whole process group, compilers and linkers included, and waits for cargo's end.
-async fn stop(child: &mut Child) {
-    #[cfg(unix)]
-    if let Some(id) = child.id() {
-        let killed = Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status().await;
-        if !killed.is_ok_and(|status| status.success()) {
-            tracing::warn!("the compiler's process group could not be killed; cargo alone is");
-        }
-    }
-    let _ = child.kill().await;
-}
-
-/// What cargo said on its standard output.
-#[derive(Default)]
-struct Messages {
-    library: Option<PathBuf>,
-    errors: String,
-    warnings: usize,
-}
-
-impl Messages {
-    fn read(out: &[u8]) -> Self {
-        let mut found = Self::default();
-        for message in Message::parse_stream(out).map_while(std::result::Result::ok) {
-            match message {
-                Message::CompilerArtifact(artifact) => {
-                    let cdylib = artifact.target.crate_types.iter().any(|kind| kind.to_string() == "cdylib");
-                    if cdylib && artifact.target.name.starts_with("cbus_overlay_") {
-                        let library = artifact
-                            .filenames
-                            .iter()
-                            .find(|file| file.as_str().ends_with(std::env::consts::DLL_SUFFIX));
-                        found.library = library.map(|file| file.as_std_path().to_owned());
-                    }
-                }
-                Message::CompilerMessage(message) => match message.message.level {
-                    DiagnosticLevel::Error | DiagnosticLevel::Ice => {
-                        found.errors.push_str(message.message.rendered.as_deref().unwrap_or(&message.message.message));
-                    }
-                    DiagnosticLevel::Warning => found.warnings += 1,
-                    _ => {}
-                },
-                _ => {}
-            }
-        }
-        found
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Closed),
     }
 }

@@ -1,0 +1,85 @@
+//! Runs a compiler with all that it starts in a process group of its own, so that all of it can be stopped.
+
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Why a process was not waited for to its end.
+pub(crate) enum Ended<T> {
+    /// It ended.
+    Exited(std::process::ExitStatus),
+    /// It was stopped, for this reason.
+    Stopped(T),
+}
+
+/// Gives a command pipes and a process group of its own.
+pub(crate) fn prepare(command: &mut Command) {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    #[cfg(unix)]
+    command.process_group(0);
+}
+
+/// Which of a process's outputs comes in lines that are read as they come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lines {
+    /// Standard output; the other is kept.
+    Stdout,
+    /// Standard error; the other is kept.
+    #[allow(dead_code)] // rustc's, when it is called directly
+    Stderr,
+}
+
+/// Hands each line of one output to `line` as it comes, keeps the other output, and waits for the process's end.
+/// When `stop` is done first, the whole process group is killed and waited for.
+pub(crate) async fn run<T>(
+    mut child: Child,
+    lines: Lines,
+    mut line: impl FnMut(&[u8]),
+    stop: impl Future<Output = T>,
+) -> std::io::Result<(Ended<T>, Vec<u8>)> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let mut kept = Vec::new();
+    let reading = async {
+        match lines {
+            Lines::Stdout => tokio::join!(each_line(stdout, &mut line), keep(stderr, &mut kept)),
+            Lines::Stderr => tokio::join!(each_line(stderr, &mut line), keep(stdout, &mut kept)),
+        };
+        child.wait().await
+    };
+    let stopped = tokio::select! {
+        biased;
+        status = reading => return Ok((Ended::Exited(status?), kept)),
+        reason = stop => reason,
+    };
+    kill(&mut child).await;
+    Ok((Ended::Stopped(stopped), kept))
+}
+
+async fn each_line(from: Option<impl tokio::io::AsyncRead + Unpin>, line: &mut impl FnMut(&[u8])) {
+    let Some(from) = from else { return };
+    let mut from = BufReader::new(from);
+    let mut text = Vec::new();
+    while from.read_until(b'\n', &mut text).await.is_ok_and(|read| read > 0) {
+        line(&text);
+        text.clear();
+    }
+}
+
+async fn keep(from: Option<impl tokio::io::AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    if let Some(mut from) = from {
+        // What cannot be read is missing from a message, no more.
+        let _ = from.read_to_end(kept).await;
+    }
+}
+
+/// Kills a process with its whole group, linkers included, and waits for its end.
+async fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?))
+        && let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
+    {
+        tracing::warn!(%error, "the compiler's process group could not be killed; the compiler alone is");
+    }
+    let _ = child.kill().await;
+}
