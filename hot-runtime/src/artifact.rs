@@ -146,6 +146,22 @@ impl Artifact {
         Self::from_bytes(path, read_bounded(path, LARGEST, "reading the plugin file")?)
     }
 
+    /// The artifact of a private copy, if the copy still has the hash that was verified; `shown` is for messages. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] when it is not what it was.
+    pub(crate) fn from_private(shown: &Path, private: &Path, hash: &str) -> Result<Self> {
+        let mut bytes = read_bounded(private, LARGEST, "reading the private copy of a plugin")?;
+        let length = bytes.len() as u64;
+        let hash = blake3::Hash::from_hex(hash).map_err(|error| {
+            refused(private, (format!("its hash was noted wrongly: {error}"), "load the plugin again"))
+        })?;
+        bytes.extend_from_slice(hash.as_bytes());
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(MAGIC);
+        Self::from_bytes(shown, bytes)
+    }
+
     /// [`Artifact::inspect`] of bytes that were read already; `path` is for messages.
     ///
     /// # Errors

@@ -142,6 +142,30 @@ pub enum RuntimeEvent {
         /// The generation that goes on serving.
         serving: Option<u64>,
     },
+    /// The process of a process-hosted plugin ended without being told to. Its values are withdrawn; it is started again.
+    Crashed {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// How it ended: the signal, the exit code, or why it was killed.
+        reason: String,
+        /// What it printed last.
+        last_lines: Vec<String>,
+        /// When it is started again, in milliseconds from now.
+        restart_in_ms: f64,
+    },
+    /// A process-hosted plugin serves again after a crash.
+    Restarted {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation.
+        generation: u64,
+        /// The new process.
+        pid: u32,
+        /// How long it took to start.
+        start_ms: f64,
+    },
     /// A replaced generation is still held after the drain time.
     Draining {
         /// The plugin's id.

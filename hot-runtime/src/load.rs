@@ -106,6 +106,17 @@ impl Loaded {
         self.connection.as_ref().map(Connection::factories).unwrap_or_default()
     }
 
+    /// Ends once every worker of the guest's runtime has answered; see [`Connection::ping`].
+    ///
+    /// # Errors
+    /// One did not answer, or the guest is shut down.
+    pub(crate) async fn ping(&self) -> controllerbus::Result<()> {
+        match &self.connection {
+            Some(connection) => connection.ping().await,
+            None => Err(controllerbus::Error::msg("the guest is shut down")),
+        }
+    }
+
     /// Who holds the library.
     pub fn leases(&self) -> &Arc<Leases> {
         &self.leases

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::{BUILD_HASH, inputs};
 use crate::error::{Error, Result};
+use crate::process::{Isolation, ProcessOptions};
 use crate::workspace::{Toolchain, Workspace};
 
 /// What a plugin is built from.
@@ -27,6 +28,10 @@ pub struct PluginSpec {
     pub release: bool,
     /// Whether to rebuild on changes.
     pub watch: bool,
+    /// Where it runs; where the runtime says unless set.
+    pub isolation: Option<Isolation>,
+    /// How it runs in a process of its own; as the runtime says unless set.
+    pub process: Option<ProcessOptions>,
 }
 
 impl PluginSpec {
@@ -105,6 +110,20 @@ impl PluginSpec {
     /// The name of its profile's section in a manifest.
     pub(crate) fn profile_name(&self) -> &'static str {
         if self.release { "release" } else { "dev" }
+    }
+
+    /// Runs it in the host's process, or in one of its own.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// What it may use in a process of its own, and how it is watched there.
+    #[must_use]
+    pub fn process_options(mut self, options: ProcessOptions) -> Self {
+        self.process = Some(options);
+        self
     }
 
     /// The id as a file name.

@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use controllerbus::plugin::{Holders, Leases};
 use serde::Serialize;
 
+use crate::process::Isolation;
+
 /// What a generation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +53,10 @@ pub struct GenerationInfo {
     pub path: PathBuf,
     /// Whether the process's maps still name that copy.
     pub mapped: bool,
+    /// Where it runs.
+    pub isolation: Isolation,
+    /// Its process, if it has one of its own that runs.
+    pub pid: Option<u32>,
 }
 
 struct Record {
@@ -88,6 +94,18 @@ impl Registry {
             record.info.reason = reason;
             if matches!(state, GenerationState::Unloaded | GenerationState::Failed) {
                 record.leases = None;
+                record.info.pid = None;
+            }
+        }
+    }
+
+    /// Notes what became of a generation's process: the one that runs now, or why there is none.
+    #[cfg(unix)]
+    pub(crate) fn process(&self, generation: u64, pid: Option<u32>, reason: Option<&str>) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.info.pid = pid;
+            if let Some(reason) = reason {
+                record.info.reason = Some(reason.to_owned());
             }
         }
     }

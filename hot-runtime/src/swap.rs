@@ -1,5 +1,6 @@
 //! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::hosted::Hosted;
 use crate::load::{LoadOptions, Unload};
+use crate::placing::Placement;
+use crate::process::Isolation;
 use crate::registry::{GenerationInfo, GenerationState};
 use crate::runtime::Shared;
 
@@ -18,7 +21,18 @@ use crate::runtime::Shared;
 pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
+    pub(crate) placement: Placement,
+    /// What its private copy must be, if it is to be hosted elsewhere.
+    artifact: (PathBuf, PathBuf, String),
     hosted: Hosted,
+}
+
+impl Generation {
+    /// Its artifact, read again from its private copy and verified against the hash that was verified before.
+    pub(crate) fn artifact(&self) -> impl FnOnce() -> Result<Artifact> + Send + use<> {
+        let (shown, private, hash) = self.artifact.clone();
+        move || Artifact::from_private(&shown, &private, &hash)
+    }
 }
 
 /// Milliseconds since `from`.
@@ -54,6 +68,7 @@ pub(crate) async fn replace(
         });
     }
     let number = shared.next_generation();
+    let placement = shared.placing.of(plugin);
     shared.registry.add(
         GenerationInfo {
             plugin: plugin.to_owned(),
@@ -67,10 +82,12 @@ pub(crate) async fn replace(
             holders: controllerbus::plugin::Holders::default(),
             path: artifact.path.clone(),
             mapped: false,
+            isolation: placement.isolation,
+            pid: None,
         },
         None,
     );
-    let result = bring_up(shared, plugin, current, artifact, number, &mut timeline).await;
+    let result = bring_up(shared, plugin, current, artifact, number, placement, &mut timeline).await;
     match result {
         Ok((generation, committed)) => {
             timeline.edit_to_live_ms = edited.map(millis);
@@ -101,18 +118,20 @@ async fn bring_up(
     current: Option<&Generation>,
     artifact: Artifact,
     number: u64,
+    placement: Placement,
     timeline: &mut Timeline,
 ) -> Result<(Generation, Option<controllerbus::bus::Committed>)> {
     let begun = Instant::now();
     let build_hash = artifact.bundle.build_hash.clone();
-    let (version, folder) = (artifact.bundle.version.clone(), shared.private_dir.clone());
+    let version = artifact.bundle.version.clone();
+    let (shown, hash) = (artifact.path.clone(), artifact.hash.clone());
     let options = LoadOptions {
         bus: shared.bus.handle(),
         plugin: plugin.to_owned(),
         generation: number,
         workers: shared.settings.workers,
     };
-    let (hosted, private) = Hosted::open(artifact, folder, options).await?;
+    let (hosted, private) = Hosted::open(artifact, shared, &placement, options).await?;
     shared.registry.add(
         GenerationInfo {
             plugin: plugin.to_owned(),
@@ -124,15 +143,17 @@ async fn bring_up(
             reason: None,
             leases: 0,
             holders: controllerbus::plugin::Holders::default(),
-            path: private,
-            mapped: true,
+            path: private.clone(),
+            mapped: placement.isolation == Isolation::None,
+            isolation: placement.isolation,
+            pid: hosted.pid(),
         },
         Some(Arc::clone(hosted.leases())),
     );
     timeline.load_ms = millis(begun);
 
     let begun = Instant::now();
-    let generation = Generation { number, build_hash, hosted };
+    let generation = Generation { number, build_hash, placement, artifact: (shown, private, hash), hosted };
     let committed = match current {
         None => {
             shared.bus.add_factories(Source(number), generation.hosted.factories());
@@ -178,7 +199,7 @@ pub(crate) async fn retire(
         }
     };
     if let Some(committed) = committed {
-        committed.drained().await;
+        hosted.patiently(shared.settings.drain, committed.drained()).await;
     }
     let leases = Arc::clone(hosted.leases());
     let mut patience = shared.settings.drain;
@@ -188,7 +209,7 @@ pub(crate) async fn retire(
             let count = held.factories + held.controllers + held.calls;
             state(GenerationState::Draining, Some(format!("{held:?}")));
             shared.emit(RuntimeEvent::Draining { plugin: plugin.to_owned(), generation: number, leases: count });
-            leases.drained().await;
+            hosted.patiently(Duration::ZERO, leases.drained()).await;
         }
         let (outcome, back) = match hosted.unload(shared.settings.drain).await {
             Ok(done) => done,
@@ -230,6 +251,7 @@ fn report(plugin: &str, generation: u64, begun: Instant, unmapped: bool, leaked_
 /// Takes a plugin off the bus and unloads its serving generation.
 pub(crate) async fn remove(shared: &Arc<Shared>, bus: &Bus, plugin: &str, generation: Generation) -> UnloadReport {
     shared.registry.set(generation.number, GenerationState::Draining, None);
-    bus.remove_source(Source(generation.number)).await;
+    let removing = bus.remove_source(Source(generation.number));
+    generation.hosted.patiently(shared.settings.drain, removing).await;
     retire(shared, plugin, generation, None, true).await
 }

@@ -1,0 +1,80 @@
+//! What the plugin host gives up before anything of the plugin runs: limits, privileges, files, networks.
+//!
+//! It does so itself, first thing, on its only thread: that needs no code between `fork` and `exec` in the runtime.
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::process::options::{Limits, Sandbox};
+use crate::process::protocol::Hello;
+
+/// Applies the limits and the sandbox of a plugin.
+pub(super) fn apply(hello: &Hello) -> Result<(), String> {
+    limit(&hello.limits)?;
+    #[cfg(target_os = "linux")]
+    rustix::thread::set_no_new_privs(true).map_err(|error| format!("cannot give up new privileges: {error}"))?;
+    match &hello.sandbox {
+        Some(sandbox) => restrict(sandbox, hello),
+        None => Ok(()),
+    }
+}
+
+fn limit(limits: &Limits) -> Result<(), String> {
+    let Limits { memory, open_files, cpu_seconds, .. } = *limits;
+    let set = |resource: Resource, what: &str, most: Option<u64>| match most {
+        None => Ok(()),
+        Some(most) => setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+            .map_err(|error| format!("cannot limit {what} to {most}: {error}")),
+    };
+    set(Resource::As, "memory", memory)?;
+    set(Resource::Nofile, "open files", open_files)?;
+    set(Resource::Cpu, "processor seconds", cpu_seconds)?;
+    // A crash is reported; the image of its memory is not left in some folder.
+    set(Resource::Core, "core files", Some(0))
+}
+
+/// What every program reads: the system's libraries, time zones, certificates, name resolution.
+#[cfg(target_os = "linux")]
+const SYSTEM: [&str; 9] =
+    ["/usr", "/lib", "/lib64", "/etc", "/proc/self", "/dev/null", "/dev/urandom", "/dev/zero", "/sys/devices/system/cpu"];
+
+#[cfg(target_os = "linux")]
+fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+        RulesetStatus, path_beneath_rules,
+    };
+    let failed = |error: landlock::RulesetError| format!("the sandbox cannot be set up: {error}");
+    let missing = sandbox.read.iter().chain(&sandbox.write).find(|path| !path.exists());
+    if let Some(missing) = missing {
+        return Err(format!("the sandbox names {}, which is not there", missing.display()));
+    }
+    let files = AccessFs::from_all(ABI::V5);
+    let mut rules = Ruleset::default().handle_access(files).map_err(failed)?;
+    if !sandbox.network {
+        rules = rules
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessNet::from_all(ABI::V4))
+            .map_err(|error| format!("this kernel cannot keep a plugin from the network (Linux 6.7 can): {error}"))?
+            .set_compatibility(CompatLevel::BestEffort);
+    }
+    let read = SYSTEM.iter().map(std::path::Path::new).chain(sandbox.read.iter().map(std::path::PathBuf::as_path));
+    let read = read.chain([hello.library.as_path()]).filter(|path| path.exists());
+    let write = sandbox.write.iter().map(std::path::PathBuf::as_path).chain([std::path::Path::new("/dev/null")]);
+    let status = rules
+        .create()
+        .and_then(|rules| rules.add_rules(path_beneath_rules(read, AccessFs::from_read(ABI::V5))))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(write, files)))
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(failed)?;
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Err("this kernel has no Landlock, so the plugin was not started; take `sandbox` out, or use Linux 5.13 \
+                    or later with Landlock enabled"
+            .to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn restrict(_: &Sandbox, _: &Hello) -> Result<(), String> {
+    Err("there is a sandbox on Linux only; take `sandbox` out of the plugin's options".to_owned())
+}

@@ -1,0 +1,145 @@
+//! The plugin host: the process that loads one verified artifact and serves it to the runtime that started it.
+
+mod bus;
+mod confine;
+mod directive;
+mod server;
+mod sink;
+mod trace;
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::MARKER;
+use super::protocol::{Hello, Versions, Welcome};
+
+/// No first message is longer than this.
+const LONGEST_HELLO: u32 = 16 << 20;
+
+/// In a process that a runtime started as a plugin host: serves, and never returns. Otherwise returns at once.
+///
+/// Call it first thing in `main`, before a runtime or a thread is started; then this executable is the plugin host of
+/// its own process-hosted plugins, and nothing has to be installed beside it.
+///
+/// ```no_run
+/// fn main() {
+///     hot_runtime::plugin_host();
+///     // the program itself
+/// }
+/// ```
+pub fn plugin_host() {
+    if std::env::var_os(MARKER).is_none() {
+        super::find::this_executable_may_serve();
+        return;
+    }
+    std::process::exit(serve());
+}
+
+fn serve() -> i32 {
+    let mut socket = match take_socket() {
+        Ok(socket) => socket,
+        Err(error) => {
+            eprintln!("a plugin host is started by a runtime, with its socket as standard input: {error}");
+            return 64;
+        }
+    };
+    match start(&mut socket) {
+        Ok(hello) => server::run(socket, hello),
+        Err(reason) => {
+            let refused = Err(controllerbus::Error::msg(&reason));
+            let _ = write_frame(&mut socket, &Welcome { versions: Versions::ours(), factories: refused });
+            eprintln!("{reason}");
+            65
+        }
+    }
+}
+
+/// The socket came as standard input; from now on that is empty.
+fn take_socket() -> std::io::Result<UnixStream> {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let empty = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&empty)?;
+    let socket = UnixStream::from(socket);
+    // Says so if it is no socket.
+    socket.peer_addr()?;
+    Ok(socket)
+}
+
+/// Reads what is to be served, and gives up what it must not have before anything of the plugin runs.
+fn start(socket: &mut UnixStream) -> Result<Hello, String> {
+    let frame = read_frame(socket).map_err(|error| format!("no first message from the runtime: {error}"))?;
+    let versions: Versions =
+        rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
+    if let Some(mismatch) = versions.mismatch("the runtime") {
+        return Err(mismatch);
+    }
+    let hello: Hello =
+        rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
+    end_with_parent(socket, hello.parent)?;
+    confine::apply(&hello)?;
+    Ok(hello)
+}
+
+/// Ends this process, and what it started, when the runtime's process has gone, whatever else hangs here.
+fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot watch for the runtime's end: {error}");
+    #[cfg(target_os = "linux")]
+    {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(|error| failed(error.into()))?;
+        let lives = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent);
+        // A parent in another process namespace has another number here; the socket tells of its end all the same.
+        if !lives && rustix::process::getppid().is_some_and(rustix::process::Pid::is_init) {
+            return Err("the runtime has gone".to_owned());
+        }
+    }
+    let _ = parent;
+    let watched = socket.try_clone().map_err(failed)?;
+    let watching = std::thread::Builder::new().name("plugin-host".to_owned()).spawn(move || {
+        #[cfg(target_os = "linux")]
+        let hangup = PollFlags::RDHUP | PollFlags::HUP;
+        #[cfg(not(target_os = "linux"))]
+        let hangup = PollFlags::HUP;
+        loop {
+            let ended = poll(&mut [PollFd::new(&watched, hangup)], None);
+            match ended {
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        end_group();
+    });
+    watching.map(drop).map_err(failed)
+}
+
+/// Ends this process and those that it started.
+fn end_group() {
+    let group = rustix::process::getpgrp();
+    if group == rustix::process::getpid() {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    std::process::abort();
+}
+
+fn read_frame(socket: &mut UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length > LONGEST_HELLO {
+        return Err(std::io::Error::other(format!("it is {length} bytes long")));
+    }
+    let mut frame = vec![0; length as usize];
+    socket.read_exact(&mut frame)?;
+    Ok(frame)
+}
+
+fn write_frame(socket: &mut UnixStream, welcome: &Welcome) -> std::io::Result<()> {
+    let message = rmp_serde::to_vec_named(welcome).map_err(std::io::Error::other)?;
+    socket.write_all(&(message.len() as u32).to_le_bytes())?;
+    socket.write_all(&message)
+}
+

@@ -1,0 +1,39 @@
+//! The reading half of a connection: frames as they come.
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::OwnedReadHalf;
+use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+
+/// How much is read at a time.
+const CHUNK: usize = 64 << 10;
+
+/// What was read and not yet handed out.
+pub(super) struct Inbox {
+    socket: OwnedReadHalf,
+    codec: LengthDelimitedCodec,
+    buffer: BytesMut,
+}
+
+impl Inbox {
+    pub(super) fn new(socket: OwnedReadHalf, longest: usize) -> Self {
+        let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(longest).new_codec();
+        Self { socket, codec, buffer: BytesMut::new() }
+    }
+
+    /// The next frame; `None` at the end of the connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// A frame that is longer than the limit, or what the system said.
+    pub(super) async fn next(&mut self) -> std::io::Result<Option<BytesMut>> {
+        loop {
+            if let Some(frame) = self.codec.decode(&mut self.buffer)? {
+                return Ok(Some(frame));
+            }
+            self.buffer.reserve(CHUNK);
+            if self.socket.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A process's factories and controllers as the bus sees them: they outlive the process, and find its successor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State};
+use controllerbus::directive::{AnyDirective, ValueSink};
+use controllerbus::error::ErrorKind;
+use controllerbus::plugin::Lease;
+use controllerbus::plugin::lease::Holder;
+use controllerbus::{Error, Result};
+use tokio::sync::Mutex;
+
+use super::link::{Call, Given, Link};
+use super::plugin::Host;
+use super::protocol::ToChild;
+
+/// A factory of a process-hosted plugin.
+pub(super) struct FactoryProxy {
+    pub(super) info: Info,
+    pub(super) index: u32,
+    pub(super) host: Arc<Host>,
+    pub(super) _lease: Lease,
+}
+
+impl Factory for FactoryProxy {
+    fn info(&self) -> Info {
+        self.info.clone()
+    }
+
+    fn construct(
+        self: Arc<Self>,
+        config: Vec<u8>,
+        context: Context,
+    ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let link = self.host.up().await?;
+            let number = self.host.next_controller();
+            let constructing = construct(&link, number, self.index, &config);
+            let resolves = tokio::select! {
+                made = constructing => made?,
+                () = context.cancelled() => {
+                    return Err(Error::new(ErrorKind::Closed, "cancelled while it was being constructed"));
+                }
+            };
+            Ok(Arc::new(ControllerProxy {
+                number,
+                factory: self.index,
+                config,
+                resolves,
+                host: Arc::clone(&self.host),
+                built: AtomicU64::new(link.epoch),
+                building: Mutex::new(()),
+                told: AtomicBool::new(false),
+                _lease: self.host.leases.take(Holder::Controller),
+            }) as Arc<dyn AnyController>)
+        })
+    }
+}
+
+/// Constructs a controller in a process; returns what it resolves.
+async fn construct(link: &Arc<Link>, controller: u64, factory: u32, config: &[u8]) -> Result<Vec<String>> {
+    let mut call = link.begin(None, false);
+    link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
+    match call.ended().await? {
+        Given::Constructed(resolves) => Ok(resolves),
+        _ => Err(Error::msg("the plugin's process gave no controller")),
+    }
+}
+
+/// A controller of a process-hosted plugin. In a new process it is constructed again, when it is first needed there.
+struct ControllerProxy {
+    number: u64,
+    factory: u32,
+    config: Vec<u8>,
+    resolves: Vec<String>,
+    host: Arc<Host>,
+    /// The process that has it.
+    built: AtomicU64,
+    building: Mutex<()>,
+    /// Whether the bus has been told of a crash: so that a generation that is being staged is rolled back.
+    told: AtomicBool,
+    _lease: Lease,
+}
+
+impl ControllerProxy {
+    /// A process that has this controller.
+    async fn ready(&self) -> Result<Arc<Link>> {
+        loop {
+            let link = self.host.up().await?;
+            if self.built.load(Ordering::Acquire) == link.epoch {
+                return Ok(link);
+            }
+            let _building = self.building.lock().await;
+            if self.built.load(Ordering::Acquire) == link.epoch {
+                return Ok(link);
+            }
+            match construct(&link, self.number, self.factory, &self.config).await {
+                Ok(_) => {
+                    self.built.store(link.epoch, Ordering::Release);
+                    return Ok(link);
+                }
+                // Another process takes its place, or none does, which `up` says.
+                Err(_) if link.is_dead() => {}
+                Err(error) => return Err(error.context("constructing it again after a crash")),
+            }
+        }
+    }
+
+    /// The process that has this controller, if one does now.
+    fn standing(&self) -> Option<Arc<Link>> {
+        self.host.standing().filter(|link| link.epoch == self.built.load(Ordering::Acquire))
+    }
+
+    /// Makes a call and waits for its end.
+    async fn call(&self, link: &Arc<Link>, message: impl FnOnce(u64) -> ToChild<'static>) -> Result<Given> {
+        let mut call = link.begin(None, false);
+        let message = message(call.number);
+        link.send(&message).await?;
+        call.ended().await
+    }
+
+    /// Executes it in one process.
+    async fn execute_once(&self, link: &Arc<Link>, context: &Context) -> Result<()> {
+        let mut call = link.begin(None, false);
+        link.send(&ToChild::Execute { call: call.number, controller: self.number }).await?;
+        tokio::select! {
+            ended = call.ended() => {
+                ended?;
+                // Done, but should the process crash it is to be done again, as everything of it.
+                tokio::select! {
+                    error = link.died() => return Err(error),
+                    () = context.cancelled() => return Ok(()),
+                }
+            }
+            () = context.cancelled() => {}
+        }
+        link.send(&ToChild::Cancel { call: call.number }).await?;
+        call.ended().await.map(drop)
+    }
+}
+
+impl AnyController for ControllerProxy {
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            loop {
+                let link = tokio::select! {
+                    link = self.ready() => link?,
+                    () = context.cancelled() => return Ok(()),
+                };
+                let ended = self.execute_once(&link, &context).await;
+                let crashed = ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Crashed);
+                if !crashed || context.is_cancelled() || !self.told.swap(true, Ordering::AcqRel) {
+                    return ended;
+                }
+            }
+        })
+    }
+
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let Some(link) = self.standing() else { return };
+            let number = self.number;
+            if let Err(error) = self.call(&link, |call| ToChild::Close { call, controller: number }).await {
+                tracing::warn!(plugin = self.host.name, %error, "close failed");
+            }
+        })
+    }
+
+    fn save(&self) -> Result<Option<State>> {
+        Err(Error::msg("a controller in another process is asked for its state by `save_later`"))
+    }
+
+    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let number = self.number;
+            let link = self.ready().await?;
+            match self.call(&link, |call| ToChild::Save { call, controller: number }).await? {
+                Given::State(state) => Ok(state),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _lease = self.host.leases.take(Holder::Call);
+            let link = self.ready().await?;
+            let mut call = link.begin(None, false);
+            let State { schema, bytes } = &state;
+            let message =
+                ToChild::Restore { call: call.number, controller: self.number, schema: *schema, state: bytes };
+            link.send(&message).await?;
+            call.ended().await.map(drop)
+        })
+    }
+
+    fn resolves(&self) -> Vec<String> {
+        self.resolves.clone()
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        if !self.resolves.iter().any(|id| id == directive.id()) {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let lease = self.host.leases.take(Holder::Call);
+            let bytes = directive.encode()?;
+            let answered = directive.options().hard_cap;
+            let link = self.ready().await?;
+            let mut call: Call = link.begin(Some(Arc::clone(&sink)), answered);
+            let message = ToChild::Resolve {
+                call: call.number,
+                controller: self.number,
+                directive: directive.id(),
+                bytes: &bytes,
+                answered,
+            };
+            link.send(&message).await?;
+            call.ended().await?;
+            // Its values stand on while the directive does; the bus drops this future with the directive. Should the
+            // process crash, they are withdrawn by the error, and the bus resolves again.
+            sink.set_idle(true);
+            drop(lease);
+            drop((bytes, directive));
+            Err(link.died().await)
+        }))
+    }
+}
+
+impl Drop for ControllerProxy {
+    fn drop(&mut self) {
+        if let Some(link) = self.standing() {
+            let _ = link.outbox.push(&ToChild::Forget { controller: self.number });
+        }
+    }
+}

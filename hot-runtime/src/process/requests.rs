@@ -1,0 +1,120 @@
+//! The directives of the host's bus that a process refers to, with their events on the way to it.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use controllerbus::directive::{DirectiveType, RawEvent, RawRequest};
+use controllerbus::error::ErrorKind;
+use controllerbus::{BusHandle, Error, Result};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+use super::outbox::Outbox;
+use super::protocol::{EVENT_CREDIT, ToChild, WireEvent};
+
+/// What one process has open.
+pub(super) struct Requests {
+    bus: BusHandle,
+    outbox: Arc<Outbox>,
+    most: u64,
+    open: Mutex<HashMap<u64, Open>>,
+}
+
+struct Open {
+    task: AbortHandle,
+    credit: Arc<Semaphore>,
+}
+
+impl Requests {
+    pub(super) fn new(bus: BusHandle, outbox: Arc<Outbox>, most: u64) -> Arc<Self> {
+        Arc::new(Self { bus, outbox, most, open: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a directive for the process. A request that fails tells so as its first event.
+    pub(super) fn add(self: &Arc<Self>, request: u64, directive: &str, bytes: &[u8]) {
+        let mut open = self.lock();
+        if open.len() as u64 >= self.most {
+            drop(open);
+            let what = format!("the plugin has {} requests open, which is its limit", self.most);
+            return self.refuse(request, Error::new(ErrorKind::Invalid, what));
+        }
+        let credit = Arc::new(Semaphore::new(EVENT_CREDIT as usize));
+        let (this, spending) = (Arc::clone(self), Arc::clone(&credit));
+        let (directive, bytes) = (directive.to_owned(), bytes.to_vec());
+        // Adding it may run other controllers' code; what this process says next must not wait for that.
+        let task = tokio::spawn(async move {
+            match DirectiveType::decode(&directive, &bytes).and_then(|directive| this.bus.raw(directive)) {
+                Ok(raw) => drop(this.forward(request, raw, &spending).await),
+                Err(error) => this.refuse(request, error),
+            }
+        });
+        open.insert(request, Open { task: task.abort_handle(), credit });
+    }
+
+    fn refuse(&self, request: u64, error: Error) {
+        for event in [WireEvent::Failed(error), WireEvent::Idle, WireEvent::End] {
+            let _ = self.outbox.push(&ToChild::Event { request, event });
+        }
+    }
+
+    async fn forward(&self, request: u64, mut raw: Box<dyn RawRequest>, credit: &Semaphore) -> Result<()> {
+        loop {
+            // What the process has not read stays in the bus's queue, where it is bounded by what stands.
+            match credit.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => return Ok(()),
+            }
+            let value;
+            let event = match poll_fn(|cx| raw.poll_event(cx)).await {
+                Some(RawEvent::Added(id, added)) => {
+                    value = added;
+                    match value.encode() {
+                        Ok(bytes) => {
+                            let event = WireEvent::Added { value: id.0, bytes: &bytes };
+                            match self.outbox.send(&ToChild::Event { request, event }).await {
+                                Ok(()) => continue,
+                                Err(error) if error.kind() == ErrorKind::Encoding => WireEvent::Failed(error),
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        Err(error) => WireEvent::Failed(error),
+                    }
+                }
+                Some(RawEvent::Removed(id)) => WireEvent::Removed { value: id.0 },
+                Some(RawEvent::Idle) => WireEvent::Idle,
+                Some(RawEvent::Busy) => WireEvent::Busy,
+                Some(RawEvent::Failed(error)) => WireEvent::Failed(error),
+                None => return self.outbox.send(&ToChild::Event { request, event: WireEvent::End }).await,
+            };
+            self.outbox.send(&ToChild::Event { request, event }).await?;
+        }
+    }
+
+    /// The process has read events.
+    pub(super) fn credit(&self, request: u64, events: u32) {
+        if let Some(open) = self.lock().get(&request) {
+            open.credit.add_permits(events.min(EVENT_CREDIT) as usize);
+        }
+    }
+
+    /// The process has dropped a request.
+    pub(super) fn release(&self, request: u64) {
+        let open = self.lock().remove(&request);
+        if let Some(open) = open {
+            open.task.abort();
+        }
+    }
+
+    /// The process has gone.
+    pub(super) fn release_all(&self) {
+        let open = std::mem::take(&mut *self.lock());
+        for open in open.into_values() {
+            open.task.abort();
+        }
+    }
+}
