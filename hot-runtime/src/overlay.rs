@@ -46,6 +46,8 @@ impl PluginSpec {
             profile: BTreeMap::new(),
             release: false,
             watch: true,
+            isolation: None,
+            process: None,
         }
     }
 

@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::folder;
 use crate::overlay::PluginSpec;
+use crate::placing::Placing;
+use crate::process::{Isolation, ProcessOptions};
 use crate::registry::{GenerationInfo, Registry};
 use crate::sign::{PublicKey, Trust};
 use crate::swap::millis;
@@ -40,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
     pub(crate) private_dir: PathBuf,
+    pub(crate) placing: Placing,
     build: BuildOptions,
     events: broadcast::Sender<RuntimeEvent>,
     listeners: Vec<Listener>,
@@ -73,6 +76,7 @@ pub struct Builder {
     target_dir: Option<PathBuf>,
     build_timeout: Duration,
     listeners: Vec<Listener>,
+    placing: Placing,
     settings: Settings,
 }
 
@@ -164,6 +168,28 @@ impl Builder {
         self
     }
 
+    /// Runs every plugin, of which nothing else is said, in the host's process or in one of its own.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.placing.default.isolation = isolation;
+        self
+    }
+
+    /// What process-hosted plugins may use, and how they are watched, where nothing else is said of one.
+    #[must_use]
+    pub fn process_options(mut self, options: ProcessOptions) -> Self {
+        self.placing.default.process = options;
+        self
+    }
+
+    /// The executable that serves process-hosted plugins. Without one it is the variable `CBUS_PLUGIN_HOST`, or the
+    /// running executable if its `main` begins with [`crate::plugin_host`], or `cbus-plugin-host` beside it or in `PATH`.
+    #[must_use]
+    pub fn plugin_host(mut self, executable: impl Into<PathBuf>) -> Self {
+        self.placing.plugin_host = Some(executable.into());
+        self
+    }
+
     /// Calls a function with every event, from the first on. It must return soon.
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(&RuntimeEvent) + Send + Sync + 'static) -> Self {
@@ -202,6 +228,7 @@ impl Builder {
             registry: Registry::default(),
             settings: self.settings,
             private_dir,
+            placing: self.placing,
             build,
             events: broadcast::channel(256).0,
             listeners: self.listeners,
@@ -267,6 +294,7 @@ impl HotRuntime {
             target_dir: None,
             build_timeout: Duration::from_secs(600),
             listeners: Vec::new(),
+            placing: Placing::default(),
             settings: Settings {
                 workers: 2,
                 grace: Duration::from_secs(10),
@@ -306,6 +334,23 @@ impl HotRuntime {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
+    /// Runs a plugin in the host's process or in one of its own from now on: what serves is swapped for the same code
+    /// there, without a gap. `None` if nothing of it is loaded, or if it runs there already.
+    ///
+    /// # Errors
+    /// Why the swap was rolled back; what served before goes on, and the next load tries again.
+    pub async fn set_isolation(&self, plugin: &str, isolation: Isolation) -> Result<Option<SwapReport>> {
+        self.inner.place(plugin, isolation, None).await
+    }
+
+    /// As [`HotRuntime::set_isolation`], in a process of its own with these options.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn isolate(&self, plugin: &str, options: ProcessOptions) -> Result<Option<SwapReport>> {
+        self.inner.place(plugin, Isolation::Process, Some(options)).await
+    }
+
     /// Takes a plugin off the bus and unloads it. Its source is watched on: the next change loads it again.
     ///
     /// # Errors
@@ -340,6 +385,20 @@ impl Inner {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes where a plugin is to run, and brings it there if it is loaded.
+    pub(crate) async fn place(
+        &self,
+        plugin: &str,
+        isolation: Isolation,
+        process: Option<ProcessOptions>,
+    ) -> Result<Option<SwapReport>> {
+        self.shared.placing.choose(plugin, isolation, process);
+        let Some(task) = self.lock().get(plugin).cloned() else { return Ok(None) };
+        let (answer, answered) = oneshot::channel();
+        task.send(Command::Place(answer)).await.map_err(|_| Error::Closed)?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
     /// The sender of a plugin's task, made without a source if there is none yet.
     fn task_of(&self, plugin: &str) -> mpsc::Sender<Command> {
         let mut plugins = self.lock();
@@ -360,6 +419,7 @@ impl Inner {
 
     async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
         let id = spec.id.clone();
+        self.shared.placing.specify(&id, spec.isolation, spec.process.clone());
         let source = Source::new(spec, self.shared.build.clone()).await?;
         let sender = self.spawn(&id, Some(source));
         self.lock().insert(id, sender.clone());

@@ -11,6 +11,7 @@ use crate::build::{self, BuildEvent, BuildOptions, BuildPhase, MessageLevel, Plu
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::overlay::PluginSpec;
+use crate::process::Isolation;
 use crate::runtime::Shared;
 use crate::swap::{self, Generation, millis};
 use crate::watch::{Change, Watcher};
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
     /// Swap a built artifact in.
     Load(Box<Artifact>, Timeline, oneshot::Sender<Result<SwapReport>>),
+    /// Bring what serves to where it is to run now.
+    Place(oneshot::Sender<Result<Option<SwapReport>>>),
     /// Take it off the bus and unload it.
     Unload(oneshot::Sender<Result<UnloadReport>>),
 }
@@ -85,6 +88,9 @@ impl Plugin {
                         let result = self.swap(*artifact, timeline, None).await;
                         let _ = answer.send(result);
                     }
+                    Some(Command::Place(answer)) => {
+                        let _ = answer.send(self.place().await);
+                    }
                     Some(Command::Unload(answer)) => {
                         let _ = answer.send(self.unload().await);
                     }
@@ -102,6 +108,23 @@ impl Plugin {
         if let Some(generation) = self.current.take() {
             swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await;
         }
+    }
+
+    /// Swaps what serves for the same code where it is to run now.
+    async fn place(&mut self) -> Result<Option<SwapReport>> {
+        let Some(current) = &self.current else { return Ok(None) };
+        let wanted = self.shared.placing.of(&self.id);
+        let same_place = wanted.isolation == current.placement.isolation;
+        if wanted == current.placement || (same_place && wanted.isolation == Isolation::None) {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let artifact = match build::blocking(current.artifact()).await {
+            Ok(artifact) => artifact,
+            Err(error) => return Err(self.rolled_back(error)),
+        };
+        let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+        self.swap(artifact, timeline, None).await.map(Some)
     }
 
     async fn unload(&mut self) -> Result<UnloadReport> {

@@ -1,5 +1,8 @@
 //! What the end-to-end tests share: scratch copies of the fixtures, a host, and waits for states.
 
+#[cfg(unix)]
+pub mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

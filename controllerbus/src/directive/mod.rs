@@ -147,6 +147,13 @@ pub struct OpaqueDirective {
     bytes: Vec<u8>,
 }
 
+impl OpaqueDirective {
+    /// A directive that is only passed on, by its id and its bytes in the boundary's encoding.
+    pub fn new(id: impl Into<String>, bytes: Vec<u8>) -> Self {
+        Self { id: id.into(), bytes }
+    }
+}
+
 impl AnyDirective for OpaqueDirective {
     fn id(&self) -> &str {
         &self.id

@@ -115,7 +115,8 @@ impl Host {
                 State::Down { error, until } => {
                     let left = until.saturating_duration_since(Instant::now());
                     if left > PATIENCE {
-                        let what = format!("{}: {error}; it is started again in {:.0} s", self.name, left.as_secs_f64());
+                        let what =
+                            format!("{}: {error}; it is started again in {:.0} s", self.name, left.as_secs_f64());
                         return Err(Error::new(ErrorKind::Crashed, what));
                     }
                 }
@@ -281,9 +282,9 @@ impl Keeper {
             .await
             .map_err(|error| plain(format!("cannot start {}: {error}", self.launch.program.display())))?;
         let output = Output::of(&mut child);
-        let welcomed = tokio::time::timeout(START, self.greet(socket)).await.unwrap_or_else(|_| {
-            Err(format!("the plugin host did not answer within {START:?}"))
-        });
+        let welcomed = tokio::time::timeout(START, self.greet(socket))
+            .await
+            .unwrap_or_else(|_| Err(format!("the plugin host did not answer within {START:?}")));
         let (welcome, inbox, outbox) = match welcomed {
             Ok(welcomed) => welcomed,
             Err(reason) => {
@@ -305,8 +306,7 @@ impl Keeper {
         };
         let pid = child.id().unwrap_or_default();
         let Hello { plugin, generation, .. } = &self.hello;
-        let link =
-            Link::new(epoch, pid, outbox, self.bus.clone(), &self.options.limits, plugin, *generation);
+        let link = Link::new(epoch, pid, outbox, self.bus.clone(), &self.options.limits, plugin, *generation);
         let reading = tokio::spawn({
             let link = Arc::clone(&link);
             async move { link.read(inbox).await }

@@ -248,10 +248,16 @@ mod tests {
     fn messages_are_read_as_they_were_written() {
         let message = ToParent::Done { call: 7, result: Ok(Answer::State { schema: 2, bytes: b"state" }) };
         let bytes = rmp_serde::to_vec(&message).expect("encoding");
-        assert_eq!(format!("{message:?}"), format!("{:?}", rmp_serde::from_slice::<ToParent<'_>>(&bytes).expect("decoding")));
+        assert_eq!(
+            format!("{message:?}"),
+            format!("{:?}", rmp_serde::from_slice::<ToParent<'_>>(&bytes).expect("decoding"))
+        );
         let message = ToChild::Event { request: 3, event: WireEvent::Failed(Error::msg("no")) };
         let bytes = rmp_serde::to_vec(&message).expect("encoding");
-        assert_eq!(format!("{message:?}"), format!("{:?}", rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding")));
+        assert_eq!(
+            format!("{message:?}"),
+            format!("{:?}", rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding"))
+        );
         let message = ToChild::Ping { number: 1, trace_level: 3 };
         let bytes = rmp_serde::to_vec(&message).expect("encoding");
         assert!(matches!(rmp_serde::from_slice(&bytes), Ok(ToChild::Ping { number: 1, trace_level: 3 })));

@@ -34,8 +34,17 @@ fn limit(limits: &Limits) -> Result<(), String> {
 
 /// What every program reads: the system's libraries, time zones, certificates, name resolution.
 #[cfg(target_os = "linux")]
-const SYSTEM: [&str; 9] =
-    ["/usr", "/lib", "/lib64", "/etc", "/proc/self", "/dev/null", "/dev/urandom", "/dev/zero", "/sys/devices/system/cpu"];
+const SYSTEM: [&str; 9] = [
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc",
+    "/proc/self",
+    "/dev/null",
+    "/dev/urandom",
+    "/dev/zero",
+    "/sys/devices/system/cpu",
+];
 
 #[cfg(target_os = "linux")]
 fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
@@ -67,9 +76,11 @@ fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(failed)?;
     if status.ruleset == RulesetStatus::NotEnforced {
-        return Err("this kernel has no Landlock, so the plugin was not started; take `sandbox` out, or use Linux 5.13 \
+        return Err(
+            "this kernel has no Landlock, so the plugin was not started; take `sandbox` out, or use Linux 5.13 \
                     or later with Landlock enabled"
-            .to_owned());
+                .to_owned(),
+        );
     }
     Ok(())
 }

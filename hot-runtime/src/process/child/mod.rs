@@ -2,7 +2,6 @@
 
 mod bus;
 mod confine;
-mod directive;
 mod server;
 mod sink;
 mod trace;
@@ -142,4 +141,3 @@ fn write_frame(socket: &mut UnixStream, welcome: &Welcome) -> std::io::Result<()
     socket.write_all(&(message.len() as u32).to_le_bytes())?;
     socket.write_all(&message)
 }
-

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, Context, Info, State};
+use controllerbus::directive::OpaqueDirective;
 use controllerbus::error::ErrorKind;
 use controllerbus::{BusHandle, Error, Result};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::bus::SocketBus;
-use super::directive::Passed;
 use super::sink::{Line, Sink};
 use super::trace;
 use crate::load::{LoadOptions, Loaded};
@@ -176,11 +176,11 @@ impl Server {
                 });
             }
             ToChild::Resolve { call, controller, directive, bytes, answered } => {
-                let directive = Passed { id: directive.to_owned(), bytes: bytes.to_vec() };
+                let id = directive.to_owned();
+                let directive = OpaqueDirective::new(directive, bytes.to_vec());
                 let sink = Arc::new(Sink::new(call, self.line.clone(), answered));
                 let target = Arc::clone(&sink);
                 self.with(call, controller, CancellationToken::new(), Some(sink), move |found| async move {
-                    let id = directive.id.clone();
                     match found.object.resolve(Arc::new(directive), target) {
                         Some(work) => work.await.map(|()| Given::Nothing),
                         None => Err(Error::new(ErrorKind::NotFound, format!("no resolver for {id}"))),

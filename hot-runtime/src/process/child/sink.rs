@@ -68,9 +68,10 @@ impl Sink {
 
     /// The runtime accepted a value, or not.
     pub(super) fn accepted(&self, value: u64, yes: bool) {
-        let waits = self.answers.as_ref().and_then(|answers| {
-            answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&value)
-        });
+        let waits = self
+            .answers
+            .as_ref()
+            .and_then(|answers| answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&value));
         if let Some(waits) = waits {
             let _ = waits.try_send(yes);
         }
