@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use controllerbus::prelude::*;
-use hot_runtime::{HotRuntime, Isolation, ProcessOptions, RuntimeEvent};
+use hot_runtime::{GenerationState, HotRuntime, Isolation, ProcessOptions, RuntimeEvent};
 use tests::process::{CONFIG, a_request, act, children, hazard, runs, until};
 use tests::{Answer, events, nonce, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -83,7 +83,10 @@ impl Host {
     }
 
     fn pid(&self) -> Option<u32> {
-        self.runtime.generations().iter().rev().find_map(|generation| generation.pid)
+        {
+            let generations = self.runtime.generations();
+            generations.iter().find(|found| found.state == GenerationState::Serving)?.pid
+        }
     }
 
     async fn crashed(&mut self) -> (String, Vec<String>) {
@@ -162,4 +165,240 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
 #[directive(id = "hazard/capped", value = Answer, max_values = 2, hard_cap)]
 struct Capped {
     nonce: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_between_the_two_modes_keeps_state_and_loses_no_request() {
+    let mut host = Host::with(Isolation::None, quick(), CONFIG).await;
+    assert_eq!(host.act("count").await, "1");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let load = {
+        let (bus, stop) = (host.bus.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut answered = 0;
+            while !stop.is_cancelled() {
+                assert_eq!(act(&bus, "sentence").await.expect("no request is lost"), "first");
+                answered += 1;
+            }
+            answered
+        })
+    };
+    let mut standing = host.bus.request(a_request("pid")).expect("a request");
+    assert_eq!(standing.value().await.expect("a value").0, std::process::id().to_string());
+    for (count, isolation) in [Isolation::Process, Isolation::None, Isolation::Process].into_iter().enumerate() {
+        let swapped = host.runtime.set_isolation("hazard", isolation).await.expect("a swap");
+        assert!(swapped.is_some());
+        assert_eq!(host.act("count").await, (count + 2).to_string(), "the state was handed over");
+        // The standing request gets the new answer before the old one goes.
+        let pid: u32 = standing.value().await.expect("a value").0.parse().expect("a number");
+        assert_eq!(pid != std::process::id(), isolation == Isolation::Process);
+        assert_eq!(host.pid(), (isolation == Isolation::Process).then_some(pid));
+    }
+    assert!(host.runtime.set_isolation("hazard", Isolation::Process).await.expect("nothing to do").is_none());
+
+    // The same by the config set.
+    let elsewhere = |isolation: &str| {
+        let text = format!(
+            "{CONFIG}where:\n  id: hot-runtime/plugin\n  config: {{ plugin: hazard, isolation: {isolation} }}\n"
+        );
+        ConfigSet::from_yaml(&text).expect("a config set")
+    };
+    host.told.close();
+    let (_, told) = events();
+    host.told = told;
+    let mut swaps = host.runtime.events();
+    host.bus.apply(elsewhere("none")).await.expect("applying");
+    while !matches!(swaps.recv().await.expect("an event"), RuntimeEvent::Swapped { .. }) {}
+    assert_eq!(host.act("pid").await, std::process::id().to_string());
+    host.bus.apply(elsewhere("process")).await.expect("applying");
+    while !matches!(swaps.recv().await.expect("an event"), RuntimeEvent::Swapped { .. }) {}
+    assert_ne!(host.act("pid").await, std::process::id().to_string());
+
+    stop.cancel();
+    assert!(load.await.expect("the load ends") > 0);
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_crash_is_told_with_its_reason_and_the_plugin_serves_again() {
+    let limits = hot_runtime::Limits { memory: Some(1 << 30), standing_values: 16 << 20, ..Default::default() };
+    let mut host = Host::new(ProcessOptions { limits, watchdog_ms: 1000, ..quick() }).await;
+    let cases = [
+        ("segv", "SIGSEGV", "about to touch what is not there"),
+        ("abort", "SIGABRT", ""),
+        ("exit 3", "exited with code 3", ""),
+        ("memory", "SIGABRT", "memory allocation of"),
+        ("spin", "did not answer", ""),
+        ("flood", "it floods", ""),
+    ];
+    for (what, expected, line) in cases {
+        let before = host.act("pid").await;
+        let mut kept = host.bus.request(a_request("wait")).expect("a request");
+        assert_eq!(kept.value().await.expect("a value").0, "waiting");
+        let mut request = host.bus.request(a_request(what)).expect("a request");
+        let error = loop {
+            match request.next().await.expect("it stands") {
+                Event::Failed(error) => break error,
+                Event::Idle => panic!("idle without a failure"),
+                _ => {}
+            }
+        };
+        drop(request);
+        assert_eq!(error.kind(), controllerbus::error::ErrorKind::Crashed, "{what}: {error}");
+        assert!(error.to_string().contains(expected), "{what}: {error}");
+        let (reason, lines) = host.crashed().await;
+        assert!(reason.contains(expected), "{what}: {reason}");
+        assert!(lines.iter().any(|found| found.contains(line)) || line.is_empty(), "{what}: {lines:?}");
+        // A value of another request went with the process, and comes again from the next one.
+        loop {
+            match kept.next().await.expect("it stands") {
+                Event::Removed(_) => break,
+                Event::Added(..) => panic!("added before it was withdrawn"),
+                _ => {}
+            }
+        }
+        let again = loop {
+            match kept.next().await.expect("it stands") {
+                Event::Added(_, value) => break value,
+                Event::Failed(error) => assert!(error.to_string().contains("is tried again"), "{error}"),
+                _ => {}
+            }
+        };
+        assert_eq!(again.0, "waiting");
+        let after = host.act("pid").await;
+        assert_ne!(before, after);
+        assert!(!runs(before.parse().expect("a number")));
+        // The bus executes it again there, after a moment.
+        while host.act("executed").await != "1" {}
+    }
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
+    let host = Host::with(Isolation::None, quick(), CONFIG).await;
+    let before = host.runtime.generations().last().expect("a generation").generation;
+    let crashing = ConfigSet::from_yaml("bad:\n  id: hazard\n  config: { mode: crash-construct }\n").expect("a set");
+    // In the host's process it would take the host with it: it is only to be constructed in its own.
+    let isolated = Host::empty(Isolation::Process, quick()).await;
+    isolated.bus.apply(crashing).await.expect("applying");
+    isolated.runtime.load_file(hazard().await).await.expect("loading");
+    let state = isolated.bus.changes();
+    let mut state = state;
+    loop {
+        let found = format!("{:?}", isolated.bus.configs()[0].state);
+        if found.contains("Failed") {
+            assert!(found.contains("SIGABRT"), "{found}");
+            break;
+        }
+        state.changed().await.expect("the bus stands");
+    }
+    isolated.runtime.shutdown().await;
+
+    // A plugin host that cannot serve rolls a change of mode back.
+    let options = ProcessOptions { working_dir: Some("/nowhere/at/all".into()), ..quick() };
+    let error = host.runtime.isolate("hazard", options).await.expect_err("refused");
+    assert!(error.to_string().contains("cannot start"), "{error}");
+    assert_eq!(host.act("pid").await, std::process::id().to_string());
+    let serving = host.runtime.generations().into_iter().find(|found| found.generation == before).expect("it is there");
+    assert_eq!(serving.state, GenerationState::Serving);
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_gets_no_more_than_it_was_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = hot_runtime::Limits { open_files: Some(64), requests: 8, ..Default::default() };
+    let options = ProcessOptions {
+        limits,
+        env: [("GIVEN".to_owned(), "yes".to_owned())].into(),
+        working_dir: Some(folder.path().to_owned()),
+        ..quick()
+    };
+    let host = Host::new(options).await;
+    let own = ConfigSet::from_yaml("answers:\n  id: host/answers\n").expect("a config set");
+    host.bus.apply(own).await.expect("applying");
+    let environment = host.act("environment").await;
+    assert!(environment.contains("GIVEN=yes"), "{environment}");
+    assert!(std::env::vars().any(|(name, _)| name.starts_with("CARGO")), "cargo runs this test");
+    assert!(!environment.contains("CARGO"), "{environment}");
+    let real = folder.path().canonicalize().expect("the folder");
+    assert_eq!(host.act("folder").await, real.to_string_lossy());
+    assert!(host.act("files").await.parse::<u32>().expect("a number") < 64);
+    let refused = host.act("requests").await;
+    assert!(refused.starts_with("8 ") && refused.contains("limit"), "{refused}");
+    if cfg!(target_os = "linux") {
+        assert_eq!(host.act("privileges").await, "NoNewPrivs:\t1");
+    }
+    host.runtime.shutdown().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandboxed_process_reaches_only_what_it_may_or_is_not_started_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (open, closed) = (folder.path().join("open"), folder.path().join("closed"));
+    for place in [&open, &closed] {
+        std::fs::create_dir(place).expect("a folder");
+        std::fs::write(place.join("file"), "read").expect("a file");
+    }
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let sandbox = hot_runtime::Sandbox { read: vec![open.clone()], ..Default::default() };
+    let host = Host::empty(Isolation::Process, ProcessOptions { sandbox: Some(sandbox), ..quick() }).await;
+    host.bus.apply(ConfigSet::from_yaml(CONFIG).expect("a config set")).await.expect("applying");
+    match host.runtime.load_file(hazard().await).await {
+        Ok(_) => {
+            assert_eq!(host.act(&format!("read {}", open.join("file").display())).await, "read");
+            let refused = [
+                format!("read {}", closed.join("file").display()),
+                format!("write {}", open.join("file").display()),
+                format!("connect {address}"),
+            ];
+            for what in refused {
+                let error = act(&host.bus, &what).await.expect_err("it may not");
+                assert!(error.to_string().contains("ermission denied"), "{what}: {error}");
+            }
+        }
+        // A kernel without it: a plugin that shall be confined does not run unconfined.
+        Err(error) => assert!(error.to_string().contains("kernel"), "{error}"),
+    }
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_with_whom() {
+    // What a plugin has started ends with its process.
+    let mut host = Host::new(quick()).await;
+    let another: u32 = host.act("start-another").await.parse().expect("a number");
+    assert!(runs(another));
+    act(&host.bus, "abort").await.expect_err("it crashes");
+    host.crashed().await;
+    until("the plugin's own child ends", || !runs(another)).await;
+
+    // A controller that does not end is waited for a while, and its process is ended.
+    let config = ConfigSet::from_yaml("hazard:\n  id: hazard\n  config: { mode: stubborn }\n").expect("a config set");
+    host.bus.apply(config).await.expect("applying");
+    let pid: u32 = host.act("pid").await.parse().expect("a number");
+    let begun = std::time::Instant::now();
+    host.runtime.unload("hazard").await.expect("unloading");
+    assert!(begun.elapsed() >= Duration::from_secs(2) && !runs(pid));
+    host.runtime.shutdown().await;
+    until("no child is left", || children().is_empty()).await;
+
+    // A host that is killed takes the plugin's process with it, which hears nothing but the end of the socket.
+    let folder = tempfile::tempdir_in(work_dir()).expect("a folder");
+    let mut parent = std::process::Command::new(env!("CARGO_BIN_EXE_process-host"))
+        .args([hazard().await, folder.path()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the host program");
+    let mut line = String::new();
+    let output = parent.stdout.take().expect("its output");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("the plugin's process id");
+    let pid: u32 = line.trim().parse().expect("a number");
+    assert!(runs(pid) && pid != parent.id());
+    parent.kill().expect("killing");
+    parent.wait().expect("waiting");
+    until("the orphan ends", || !runs(pid)).await;
 }

@@ -13,6 +13,9 @@ pub(crate) struct Placement {
     pub(crate) process: ProcessOptions,
 }
 
+/// What was said of one plugin.
+type Said = (Option<Isolation>, Option<ProcessOptions>);
+
 /// What was said of where plugins run.
 #[derive(Default)]
 pub(crate) struct Placing {
@@ -20,8 +23,8 @@ pub(crate) struct Placing {
     pub(crate) default: Placement,
     /// The executable of plugin hosts, where it was given.
     pub(crate) plugin_host: Option<PathBuf>,
-    specs: Mutex<HashMap<String, (Option<Isolation>, Option<ProcessOptions>)>>,
-    chosen: Mutex<HashMap<String, (Isolation, Option<ProcessOptions>)>>,
+    specs: Mutex<HashMap<String, Said>>,
+    chosen: Mutex<HashMap<String, Said>>,
 }
 
 impl Placing {
@@ -39,20 +42,18 @@ impl Placing {
     pub(crate) fn choose(&self, plugin: &str, isolation: Isolation, process: Option<ProcessOptions>) {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = chosen.remove(plugin).and_then(|(_, process)| process);
-        chosen.insert(plugin.to_owned(), (isolation, process.or(before)));
+        chosen.insert(plugin.to_owned(), (Some(isolation), process.or(before)));
     }
 
     /// Where a plugin is to run now.
     pub(crate) fn of(&self, plugin: &str) -> Placement {
-        let spec = self.specs.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned().unwrap_or_default();
-        let chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned();
-        let (chosen, options) = match chosen {
-            Some((isolation, options)) => (Some(isolation), options),
-            None => (None, None),
+        let said = |of: &Mutex<HashMap<String, Said>>| {
+            of.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned().unwrap_or_default()
         };
+        let (chosen, spec) = (said(&self.chosen), said(&self.specs));
         Placement {
-            isolation: chosen.or(spec.0).unwrap_or(self.default.isolation),
-            process: options.or(spec.1).unwrap_or_else(|| self.default.process.clone()),
+            isolation: chosen.0.or(spec.0).unwrap_or(self.default.isolation),
+            process: chosen.1.or(spec.1).unwrap_or_else(|| self.default.process.clone()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use controllerbus::Bus;
+use controllerbus::{Bus, bus};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use crate::overlay::PluginSpec;
 use crate::placing::Placing;
 use crate::process::{Isolation, ProcessOptions};
 use crate::registry::{GenerationInfo, Registry};
+use crate::settings::PluginSettings;
 use crate::sign::{PublicKey, Trust};
 use crate::swap::millis;
 use crate::task::{Command, Plugin, Source};
@@ -51,6 +52,9 @@ pub(crate) struct Shared {
 
 /// Generations are numbered through the whole process, so that a `Source` means one of them on any bus.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+
+/// How many runtimes there have been in the process.
+static RUNTIMES: AtomicU64 = AtomicU64::new(0);
 
 impl Shared {
     pub(crate) fn next_generation(&self) -> u64 {
@@ -234,14 +238,19 @@ impl Builder {
             listeners: self.listeners,
             retiring: TaskTracker::new(),
         });
+        // From the other end than generations, which are counted up.
+        let settings = bus::Source(u64::MAX - RUNTIMES.fetch_add(1, Ordering::Relaxed));
         let runtime = HotRuntime {
             inner: Arc::new(Inner {
                 shared,
                 plugins: Mutex::default(),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
+                settings,
             }),
         };
+        let factory = PluginSettings::of(Arc::downgrade(&runtime.inner));
+        runtime.inner.shared.bus.add_factories(settings, vec![factory]);
         let mut specs = self.plugins;
         for path in self.watches {
             let read = path.clone();
@@ -280,6 +289,8 @@ pub(crate) struct Inner {
     plugins: Mutex<HashMap<String, mpsc::Sender<Command>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    /// Where the factory of its config-set entries is from.
+    settings: bus::Source,
 }
 
 impl HotRuntime {
@@ -363,6 +374,7 @@ impl HotRuntime {
 
     /// Stops watching, unloads every plugin, and waits until replaced generations are gone too.
     pub async fn shutdown(self) {
+        self.inner.shared.bus.remove_source(self.inner.settings).await;
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
@@ -393,6 +405,11 @@ impl Inner {
         process: Option<ProcessOptions>,
     ) -> Result<Option<SwapReport>> {
         self.shared.placing.choose(plugin, isolation, process);
+        self.bring(plugin).await
+    }
+
+    /// Brings a plugin to where it is to run, if it is loaded.
+    pub(crate) async fn bring(&self, plugin: &str) -> Result<Option<SwapReport>> {
         let Some(task) = self.lock().get(plugin).cloned() else { return Ok(None) };
         let (answer, answered) = oneshot::channel();
         task.send(Command::Place(answer)).await.map_err(|_| Error::Closed)?;

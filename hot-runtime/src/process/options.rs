@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use controllerbus::Schema;
 use serde::{Deserialize, Serialize};
 
 /// Where a plugin runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// In the host's process: fast, and trusted like the host itself.
@@ -39,7 +40,7 @@ impl std::fmt::Display for Isolation {
 }
 
 /// How a process-hosted plugin is run. The default limits what it can take from the host, not from the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessOptions {
     /// What it may use.
@@ -81,7 +82,7 @@ impl ProcessOptions {
 }
 
 /// What a plugin's process may use. `None` is no limit but the host's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Address space in bytes (`RLIMIT_AS`): an allocation above it fails, and the plugin with it. Threads reserve more
@@ -113,7 +114,7 @@ impl Default for Limits {
 }
 
 /// Which files and networks a plugin may reach. The libraries of the system can always be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
     /// Files and folders that it may read.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use controllerbus::controller::Info;
 use controllerbus::controller::factory::Factory;
 use controllerbus::error::ErrorKind;
 use controllerbus::plugin::Leases;
@@ -23,7 +22,7 @@ use super::link::Link;
 use super::options::ProcessOptions;
 use super::outbox::Outbox;
 use super::output::{Output, ending};
-use super::protocol::{Hello, ToChild, Versions, Welcome};
+use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
 use super::proxy::FactoryProxy;
 use super::spawn::{Launch, spawn};
 use super::{find, traces};
@@ -72,7 +71,7 @@ pub(crate) struct Start {
 /// A generation in a process of its own.
 pub(crate) struct ProcessPlugin {
     host: Arc<Host>,
-    infos: Vec<Info>,
+    offered: Vec<Offered>,
     library: PathBuf,
     stop: CancellationToken,
     kill: CancellationToken,
@@ -176,7 +175,7 @@ impl ProcessPlugin {
         };
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let keeper = Keeper { launch, hello, bus, options, tell, stop: stop.clone(), kill: kill.clone() };
-        let (process, infos) = keeper.start(1).await.map_err(Failed::into_text)?;
+        let (process, offered) = keeper.start(1).await.map_err(Failed::into_text)?;
         let host = Arc::new(Host {
             name,
             leases: Leases::new(),
@@ -184,14 +183,14 @@ impl ProcessPlugin {
             controllers: AtomicU64::new(0),
         });
         let keeping = tokio::spawn(keeper.keep(Arc::clone(&host), process));
-        Ok(Self { host, infos, library, stop, kill, keeping })
+        Ok(Self { host, offered, library, stop, kill, keeping })
     }
 
     /// The factories; each holds a lease.
     pub(crate) fn factories(&self) -> Vec<Arc<dyn Factory>> {
-        let made = self.infos.iter().enumerate().map(|(index, info)| {
+        let made = self.offered.iter().enumerate().map(|(index, offered)| {
             Arc::new(FactoryProxy {
-                info: info.clone(),
+                offered: offered.clone(),
                 index: index as u32,
                 host: Arc::clone(&self.host),
                 _lease: self.host.leases.take(Holder::Factory),
@@ -275,12 +274,13 @@ enum Ended {
 }
 
 impl Keeper {
-    async fn start(&self, epoch: u64) -> Result<(Process, Vec<Info>), Failed> {
+    async fn start(&self, epoch: u64) -> Result<(Process, Vec<Offered>), Failed> {
         let since = Instant::now();
         let plain = |reason: String| Failed { reason, last_lines: Vec::new() };
         let (mut child, socket) = spawn(self.launch.clone())
             .await
             .map_err(|error| plain(format!("cannot start {}: {error}", self.launch.program.display())))?;
+        let pid = child.id().unwrap_or_default();
         let output = Output::of(&mut child);
         let welcomed = tokio::time::timeout(START, self.greet(socket))
             .await
@@ -293,18 +293,17 @@ impl Keeper {
                     Ok(Ok(status)) => format!("{reason}; it was {}", ending(status)),
                     _ => reason,
                 };
-                kill_group(&mut child).await;
+                kill_group(&mut child, pid).await;
                 return Err(Failed { reason: ended, last_lines: output.last_lines().await });
             }
         };
-        let infos = match welcome.factories {
-            Ok(infos) => infos,
+        let offered = match welcome.factories {
+            Ok(offered) => offered,
             Err(error) => {
-                kill_group(&mut child).await;
+                kill_group(&mut child, pid).await;
                 return Err(plain(error.to_string()));
             }
         };
-        let pid = child.id().unwrap_or_default();
         let Hello { plugin, generation, .. } = &self.hello;
         let link = Link::new(epoch, pid, outbox, self.bus.clone(), &self.options.limits, plugin, *generation);
         let reading = tokio::spawn({
@@ -315,7 +314,7 @@ impl Keeper {
             let outbox = Arc::clone(&link.outbox);
             async move { outbox.run().await }
         });
-        Ok((Process { link, child, output, reading, writing, since }, infos))
+        Ok((Process { link, child, output, reading, writing, since }, offered))
     }
 
     /// Says what is to be served and reads what it offers.
@@ -413,16 +412,13 @@ impl Keeper {
         let reason = loop {
             tokio::select! {
                 status = child.wait() => match status {
-                    Ok(status) => {
-                        end_group(link.pid);
-                        break ending(status);
-                    }
+                    Ok(status) => break ending(status),
                     Err(error) => break format!("lost sight of: {error}"),
                 },
                 read = &mut *reading => {
                     // It has hung up: either it has ended, or nobody can talk to it any more.
                     let ended = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
-                    kill_group(child).await;
+                    kill_group(child, link.pid).await;
                     return Ended::Crashed(match (ended, read) {
                         (Ok(Ok(status)), _) => ending(status),
                         (_, Ok(Err(reason))) => format!("killed: {reason}"),
@@ -448,7 +444,7 @@ impl Keeper {
                     break format!("killed: it floods; more than {most} bytes of its values would stand");
                 }
                 () = self.kill.cancelled() => {
-                    kill_group(child).await;
+                    kill_group(child, link.pid).await;
                     return Ended::Stopped;
                 }
                 () = self.stop.cancelled() => {
@@ -457,7 +453,7 @@ impl Keeper {
                 }
             }
         };
-        kill_group(child).await;
+        kill_group(child, link.pid).await;
         // What it had said before it ended counts.
         let _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
         Ended::Crashed(reason)
@@ -471,20 +467,17 @@ impl Keeper {
             _ = tokio::time::timeout(WITHIN * 2, child.wait()) => {}
             () = self.kill.cancelled() => {}
         }
-        kill_group(child).await;
+        kill_group(child, link.pid).await;
     }
 }
 
-/// Ends a process and those that it started, and waits for its end.
-async fn kill_group(child: &mut Child) {
-    // No id: it has been waited for, and its group's number may be another's before long.
-    if let Some(id) = child.id() {
-        end_group(id);
-        let _ = child.wait().await;
-    }
+/// Ends a process with those that it started, and waits for its end.
+async fn kill_group(child: &mut Child, pid: u32) {
+    end_group(pid);
+    let _ = child.wait().await;
 }
 
-/// Ends a process group: to be called while its leader has not been waited for, or right after.
+/// Ends a process group: while its leader has not been waited for, or right after, when no other has its number yet.
 fn end_group(leader: u32) {
     use rustix::process::{Pid, Signal, kill_process_group};
     if let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw) {

@@ -65,7 +65,15 @@ pub(super) struct Hello {
 pub(super) struct Welcome {
     #[serde(flatten)]
     pub(super) versions: Versions,
-    pub(super) factories: Result<Vec<Info>, Error>,
+    pub(super) factories: Result<Vec<Offered>, Error>,
+}
+
+/// One factory of the artifact.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Offered {
+    pub(super) info: Info,
+    /// The JSON schema of its configs.
+    pub(super) schema: String,
 }
 
 /// What a runtime says to a plugin host.

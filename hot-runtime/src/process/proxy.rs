@@ -14,11 +14,11 @@ use tokio::sync::Mutex;
 
 use super::link::{Call, Given, Link};
 use super::plugin::Host;
-use super::protocol::ToChild;
+use super::protocol::{Offered, ToChild};
 
 /// A factory of a process-hosted plugin.
 pub(super) struct FactoryProxy {
-    pub(super) info: Info,
+    pub(super) offered: Offered,
     pub(super) index: u32,
     pub(super) host: Arc<Host>,
     pub(super) _lease: Lease,
@@ -26,7 +26,11 @@ pub(super) struct FactoryProxy {
 
 impl Factory for FactoryProxy {
     fn info(&self) -> Info {
-        self.info.clone()
+        self.offered.info.clone()
+    }
+
+    fn schema(&self) -> String {
+        self.offered.schema.clone()
     }
 
     fn construct(

@@ -23,11 +23,9 @@ const LONGEST_HELLO: u32 = 16 << 20;
 /// Call it first thing in `main`, before a runtime or a thread is started; then this executable is the plugin host of
 /// its own process-hosted plugins, and nothing has to be installed beside it.
 ///
-/// ```no_run
-/// fn main() {
-///     hot_runtime::plugin_host();
-///     // the program itself
-/// }
+/// ```
+/// // The first line of `main`:
+/// hot_runtime::plugin_host();
 /// ```
 pub fn plugin_host() {
     if std::env::var_os(MARKER).is_none() {

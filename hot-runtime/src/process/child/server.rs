@@ -23,7 +23,7 @@ use super::trace;
 use crate::load::{LoadOptions, Loaded};
 use crate::process::inbox::Inbox;
 use crate::process::outbox::Outbox;
-use crate::process::protocol::{Answer, Hello, ToChild, ToParent, Versions, Welcome};
+use crate::process::protocol::{Answer, Hello, Offered, ToChild, ToParent, Versions, Welcome};
 
 /// Loads and serves until the runtime says that it is enough. Returns the process's exit code.
 pub(super) fn run(mut socket: UnixStream, hello: Hello) -> i32 {
@@ -59,8 +59,10 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello) -> i32 {
         };
         let loaded = Loaded::open_verified(&hello.artifact, &hello.entry, &hello.library, options);
         let factories = loaded.as_ref().map(Loaded::factories).map_err(|error| Error::msg(error.to_string()));
-        let infos = factories.as_ref().map(|found| found.iter().map(|factory| factory.info()).collect());
-        let welcome = Welcome { versions: Versions::ours(), factories: infos.map_err(Clone::clone) };
+        let offered = factories.as_ref().map(|found| {
+            found.iter().map(|factory| Offered { info: factory.info(), schema: factory.schema() }).collect()
+        });
+        let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone) };
         // Nothing else is written yet; the socket is not for waiting any more, so the first frame has to fit into it.
         if let Err(error) = socket.set_nonblocking(false).and_then(|()| super::write_frame(&mut socket, &welcome)) {
             eprintln!("the runtime does not listen: {error}");
