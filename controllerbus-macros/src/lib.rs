@@ -3,6 +3,7 @@
 mod config;
 mod directive;
 mod hot_plugin;
+mod interface;
 mod keys;
 mod schema;
 
@@ -40,4 +41,13 @@ pub fn derive_schema(item: TokenStream) -> TokenStream {
 #[proc_macro_derive(Directive, attributes(directive))]
 pub fn derive_directive(item: TokenStream) -> TokenStream {
     directive::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Makes a trait an interface: something that a value of a directive can be, and whose methods are called directly.
+///
+/// It adds `#[stabby::stabby]`, so the crate that declares the trait depends on `stabby` too, and its methods are
+/// `extern "C"`, of types that stabby knows. See `controllerbus::Interface`.
+#[proc_macro_attribute]
+pub fn interface(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    interface::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

@@ -4,6 +4,10 @@
 //! [`hot_plugin`] on its `impl` block it can be built into a plugin and swapped while the
 //! process serves; linked into an ordinary binary the same crate registers itself statically.
 
+// The macros' output says `::controllerbus`; here as everywhere.
+#[cfg(test)]
+extern crate self as controllerbus;
+
 pub mod bus;
 pub mod config;
 pub mod controller;
@@ -16,14 +20,15 @@ pub use config::{Config, ConfigSet, Schema};
 pub use controller::{Context, Controller, Routes, State};
 pub use directive::{Directive, Event, Request, ValueId, Values};
 pub use error::{Error, Result};
+pub use plugin::Interface;
 
-pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin};
+pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin, interface};
 
 /// Everything that a controller crate needs.
 pub mod prelude {
     pub use crate::{
-        Bus, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Request, Result, Schema,
-        State, Values, hot_plugin,
+        Bus, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request, Result,
+        Schema, State, Values, hot_plugin,
     };
     pub use serde::{Deserialize, Serialize};
 }

@@ -203,6 +203,8 @@ impl Artifact {
     pub fn write_private(&self, dir: &Path) -> Result<PathBuf> {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         private_folder(dir)?;
+        // As the system's list of mappings will name it.
+        let dir = dir.canonicalize().map_err(Error::io("finding the folder for private copies", dir))?;
         let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
         let name = format!(
             "{}-{}-{sequence}{}",

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use controllerbus::plugin::{Holders, Leases};
 use serde::Serialize;
 
+use crate::load::Maps;
 use crate::process::Isolation;
 
 /// What a generation is doing.
@@ -45,7 +46,7 @@ pub struct GenerationInfo {
     pub since: SystemTime,
     /// Why, for a failed or stuck one.
     pub reason: Option<String>,
-    /// How many factories, controllers, calls and wakers hold it.
+    /// How many factories, controllers, calls, interface values and wakers hold it.
     pub leases: usize,
     /// The same by kind.
     pub holders: Holders,
@@ -112,16 +113,14 @@ impl Registry {
 
     /// Every generation that is loaded, and the last ended ones, oldest first.
     pub fn generations(&self) -> Vec<GenerationInfo> {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let maps = Maps::read();
         let snapshot = |record: &Record| {
             let mut info = record.info.clone();
             if let Some(leases) = &record.leases {
                 info.holders = leases.holders();
-                info.leases =
-                    info.holders.factories + info.holders.controllers + info.holders.calls + info.holders.wakers;
+                info.leases = info.holders.to_drain() + info.holders.wakers;
             }
-            let path = info.path.to_string_lossy();
-            info.mapped = !path.is_empty() && maps.lines().any(|line| line.contains(path.as_ref()));
+            info.mapped = maps.contain(&info.path);
             info
         };
         self.lock().values().map(snapshot).collect()

@@ -206,8 +206,8 @@ pub(crate) async fn retire(
     loop {
         if tokio::time::timeout(patience, leases.drained()).await.is_err() {
             let held = leases.holders();
-            let count = held.factories + held.controllers + held.calls;
-            state(GenerationState::Draining, Some(format!("{held:?}")));
+            state(GenerationState::Draining, Some(format!("held by {held}")));
+            let count = held.to_drain();
             shared.emit(RuntimeEvent::Draining { plugin: plugin.to_owned(), generation: number, leases: count });
             hosted.patiently(Duration::ZERO, leases.drained()).await;
         }

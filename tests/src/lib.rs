@@ -150,15 +150,15 @@ pub async fn wait_for<T>(
     tokio::time::timeout(Duration::from_secs(300), found).await.expect("the event within five minutes")
 }
 
-/// How many mappings of plugin files this process has that lie below a folder.
+/// How many plugin files below a folder have code mapped in this process.
 pub fn mapped_below(folder: &Path) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let folder = std::path::absolute(folder).expect("an absolute path");
-    let folder = folder.to_string_lossy().into_owned();
-    let files: std::collections::BTreeSet<&str> = maps
-        .lines()
+    // As the system names it; a folder that is not there has nothing mapped below it.
+    let Ok(folder) = folder.canonicalize() else { return 0 };
+    let executable = maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|bits| bits.contains('x')));
+    let files: std::collections::BTreeSet<&str> = executable
         .filter_map(|line| line.find('/').map(|at| &line[at..]))
-        .filter(|path| path.starts_with(&folder))
+        .filter(|path| Path::new(path).starts_with(&folder))
         .collect();
     files.len()
 }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::{wire, wrong_type};
 use crate::Result;
+use crate::plugin::interface::{self, Object};
 
 /// Identifies a value among those of one directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
@@ -22,7 +23,7 @@ pub struct AnyValue(Repr);
 #[derive(Clone)]
 enum Repr {
     Native(Arc<dyn Any + Send + Sync>, fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>>),
-    Encoded(Arc<[u8]>),
+    Encoded(Arc<[u8]>, Arc<[Object]>),
 }
 
 impl AnyValue {
@@ -36,17 +37,40 @@ impl AnyValue {
 
     /// A value from across a boundary.
     pub fn encoded(bytes: &[u8]) -> Self {
-        Self(Repr::Encoded(bytes.into()))
+        Self::encoded_with(bytes, Vec::new())
     }
 
-    /// The value in the boundary's encoding.
+    /// A value from across a boundary, with the objects of the interface values in it.
+    pub fn encoded_with(bytes: &[u8], objects: Vec<Object>) -> Self {
+        Self(Repr::Encoded(bytes.into(), objects.into()))
+    }
+
+    /// The value in the boundary's encoding, for where objects cannot follow: a file, or another process.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails, or there are interface values in it.
+    pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
+        match &self.0 {
+            Repr::Encoded(bytes, objects) if objects.is_empty() => Ok(Cow::Borrowed(bytes)),
+            Repr::Encoded(..) => Err(crate::Error::new(
+                crate::error::ErrorKind::Encoding,
+                "an interface value can be handed over a bus, but not written down or sent to another process",
+            )),
+            Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
+        }
+    }
+
+    /// The value in the boundary's encoding, and the objects of the interface values in it.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails.
-    pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
+    pub fn encode_with_objects(&self) -> Result<(Cow<'_, [u8]>, Vec<Object>)> {
         match &self.0 {
-            Repr::Encoded(bytes) => Ok(Cow::Borrowed(bytes)),
-            Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
+            Repr::Encoded(bytes, objects) => Ok((Cow::Borrowed(bytes), objects.to_vec())),
+            Repr::Native(value, encode) => {
+                let (bytes, objects) = interface::collecting(|| encode(&**value));
+                Ok((Cow::Owned(bytes?), objects))
+            }
         }
     }
 
@@ -64,9 +88,16 @@ impl AnyValue {
             Repr::Native(value, encode) => match Arc::clone(value).downcast() {
                 Ok(typed) => Ok(typed),
                 // Another declaration of the same value: through the encoding, which bridges versions.
-                Err(other) => encode(&*other).and_then(|bytes| wire::decode(&bytes)).map(Arc::new),
+                Err(other) => {
+                    let (bytes, objects) = interface::collecting(|| encode(&*other));
+                    let _offered = interface::offering(&objects);
+                    wire::decode(&bytes?).map(Arc::new)
+                }
             },
-            Repr::Encoded(bytes) => wire::decode(bytes).map(Arc::new),
+            Repr::Encoded(bytes, objects) => {
+                let _offered = interface::offering(objects);
+                wire::decode(bytes).map(Arc::new)
+            }
         }
     }
 }

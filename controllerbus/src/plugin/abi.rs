@@ -90,6 +90,19 @@ pub struct SavedState {
     pub bytes: StableVec<u8>,
 }
 
+/// An object with methods on its way across, whatever its trait is: see [`super::interface`].
+#[stabby::stabby]
+pub trait InterfaceObject {
+    /// The identity of the trait's table of functions, from stabby's report of it.
+    extern "C" fn shape(&self) -> u64;
+    /// The trait's name, for messages.
+    extern "C" fn name<'a>(&'a self) -> stabby::str::Str<'a>;
+    /// The `Dyn` of that trait, which stays where it is.
+    extern "C" fn pointer(&self) -> *const ();
+}
+/// A shared [`InterfaceObject`].
+pub type ObjectPtr = stabby::dynptr!(stabby::sync::Arc<dyn InterfaceObject + Send + Sync>);
+
 /// What [`HostRequest::poll`] found.
 #[stabby::stabby]
 pub struct PolledEvent {
@@ -99,6 +112,8 @@ pub struct PolledEvent {
     pub value: u64,
     /// The value's bytes (added) or nothing.
     pub bytes: StableVec<u8>,
+    /// The objects of the interface values in it.
+    pub objects: StableVec<ObjectPtr>,
     /// The error (failed).
     pub failure: Outcome,
 }
@@ -181,8 +196,8 @@ pub type HostPtr = stabby::dynptr!(stabby::sync::Arc<dyn HostSide + Send + Sync>
 /// Where a guest's resolver puts its values.
 #[stabby::stabby]
 pub trait HostSink {
-    /// Adds a value; returns its id plus 1, or 0 when nobody wants it.
-    extern "C" fn add(&self, bytes: StableVec<u8>) -> u64;
+    /// Adds a value with the objects of the interface values in it; returns its id plus 1, or 0 when nobody wants it.
+    extern "C" fn add(&self, bytes: StableVec<u8>, objects: StableVec<ObjectPtr>) -> u64;
     /// Withdraws a value.
     extern "C" fn remove(&self, id: u64) -> bool;
     /// Whether there is, for now, nothing more to add.
@@ -289,10 +304,10 @@ pub struct GuestStart {
     pub name: StableString,
 }
 
-/// The fingerprint of everything above: it changes when a type, a field or a method's signature does.
+/// The fingerprint of everything above. Stabby's reports cover types, their fields and the names of methods, in their
+/// own layout and that of stabby's types; the text of this file covers the methods' signatures, which they do not.
 pub(crate) const FINGERPRINT: u64 = {
     use stabby::IStable;
-    <GuestStart as IStable>::ID.rotate_left(32)
-        ^ <stabby::result::Result<GuestPtr, Failure> as IStable>::ID
-        ^ super::manifest::BOUNDARY_VERSION as u64
+    let types = [<GuestStart as IStable>::ID, <stabby::result::Result<GuestPtr, Failure> as IStable>::ID];
+    super::interface::shape(super::manifest::BOUNDARY_VERSION as u64, include_str!("abi.rs"), &types)
 };

@@ -16,12 +16,14 @@ pub enum Holder {
     Call = 2,
     /// A waker of a guest's task that waits for the bus.
     Waker = 3,
+    /// An interface value that somebody holds.
+    Interface = 4,
 }
 
 /// The leases of one generation, counted by their holders' kind.
 #[derive(Default)]
 pub struct Leases {
-    counts: [AtomicUsize; 4],
+    counts: [AtomicUsize; 5],
     changed: Notify,
 }
 
@@ -36,6 +38,34 @@ pub struct Holders {
     pub calls: usize,
     /// Wakers of the guest's tasks that wait for the host's bus.
     pub wakers: usize,
+    /// Interface values of it that somebody holds.
+    pub interfaces: usize,
+}
+
+impl Holders {
+    /// How many there are that unloading waits for: all but wakers, which end with the guest's own tasks.
+    pub fn to_drain(&self) -> usize {
+        self.factories + self.controllers + self.calls + self.interfaces
+    }
+}
+
+impl std::fmt::Display for Holders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named = [
+            (self.factories, "factory", "factories"),
+            (self.controllers, "controller", "controllers"),
+            (self.calls, "call", "calls"),
+            (self.interfaces, "interface value", "interface values"),
+            (self.wakers, "waker", "wakers"),
+        ];
+        let held: Vec<String> = named
+            .iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }))
+            .collect();
+        f.write_str(if held.is_empty() { "nobody" } else { "" })?;
+        f.write_str(&held.join(", "))
+    }
 }
 
 impl Leases {
@@ -58,14 +88,15 @@ impl Leases {
             controllers: count(Holder::Controller),
             calls: count(Holder::Call),
             wakers: count(Holder::Waker),
+            interfaces: count(Holder::Interface),
         }
     }
 
-    /// Waits until no factory, controller or call holds a lease.
+    /// Waits until no factory, controller, call or interface value holds a lease.
     ///
     /// Wakers are not waited for: they belong to the guest's own tasks, which end when it shuts down.
     pub async fn drained(&self) {
-        self.wait(|held| held.factories + held.controllers + held.calls == 0).await;
+        self.wait(|held| held.to_drain() == 0).await;
     }
 
     /// Waits until nobody holds a lease.

@@ -8,8 +8,10 @@ pub mod abi;
 mod bundle;
 pub mod guest;
 pub mod host;
+pub mod interface;
 pub mod lease;
 pub mod manifest;
 
 pub use host::{Connection, HostOptions};
+pub use interface::Interface;
 pub use lease::{Holders, Lease, Leases};

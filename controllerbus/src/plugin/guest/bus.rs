@@ -11,6 +11,7 @@ use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, GuestWaker, HostPtr,
     HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr,
 };
+use crate::plugin::interface::Object;
 use crate::{Error, Result};
 
 /// The host's bus.
@@ -42,7 +43,10 @@ impl RawRequest for RemoteRequest {
         Poll::Ready(Some(match event.kind {
             EVENT_PENDING => return Poll::Pending,
             EVENT_END => return Poll::Ready(None),
-            EVENT_ADDED => RawEvent::Added(id, AnyValue::encoded(event.bytes.as_ref())),
+            EVENT_ADDED => {
+                let objects = event.objects.iter().cloned().map(Object).collect();
+                RawEvent::Added(id, AnyValue::encoded_with(event.bytes.as_ref(), objects))
+            }
             EVENT_REMOVED => RawEvent::Removed(id),
             EVENT_IDLE => RawEvent::Idle,
             EVENT_BUSY => RawEvent::Busy,
@@ -75,8 +79,14 @@ impl RemoteSink {
 
 impl ValueSink for RemoteSink {
     fn add(&self, value: AnyValue) -> Option<ValueId> {
-        match value.encode() {
-            Ok(bytes) => self.0.add(bytes.as_ref().into()).checked_sub(1).map(ValueId),
+        match value.encode_with_objects() {
+            Ok((bytes, objects)) => {
+                let mut pointers = stabby::vec::Vec::new();
+                for Object(pointer) in objects {
+                    pointers.push(pointer);
+                }
+                self.0.add(bytes.as_ref().into(), pointers).checked_sub(1).map(ValueId)
+            }
             Err(error) => {
                 tracing::error!(%error, "a value could not be handed to the host");
                 None

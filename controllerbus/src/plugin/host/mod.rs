@@ -274,7 +274,7 @@ impl AnyController for ControllerProxy {
         Some(Box::pin(async move {
             let id = StableString::from(directive.id());
             let bytes = directive.encode()?;
-            let sink = stabby::sync::Arc::new(objects::Sink::new(sink)).into();
+            let sink = stabby::sync::Arc::new(objects::Sink::new(sink, Arc::clone(&self.leases))).into();
             let this = Arc::clone(&self);
             self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await
         }))

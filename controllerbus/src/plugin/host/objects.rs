@@ -15,8 +15,9 @@ use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, V
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure,
     GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr, HostSide,
-    HostSink, Outcome, PolledEvent, TraceRecord,
+    HostSink, ObjectPtr, Outcome, PolledEvent, TraceRecord,
 };
+use crate::plugin::interface::Object;
 use crate::plugin::lease::{Holder, Lease, Leases};
 use crate::{Error, Result};
 
@@ -104,8 +105,14 @@ impl HostRequest for RequestObject {
                 Poll::Pending => polled(EVENT_PENDING, 0, &[], Ok(())),
                 Poll::Ready(None) => polled(EVENT_END, 0, &[], Ok(())),
                 Poll::Ready(Some(event)) => match event {
-                    RawEvent::Added(id, value) => match value.encode() {
-                        Ok(bytes) => polled(EVENT_ADDED, id.0, &bytes, Ok(())),
+                    RawEvent::Added(id, value) => match value.encode_with_objects() {
+                        Ok((bytes, objects)) => {
+                            let mut event = polled(EVENT_ADDED, id.0, &bytes, Ok(()));
+                            for Object(pointer) in objects {
+                                event.objects.push(pointer);
+                            }
+                            event
+                        }
                         Err(error) => polled(EVENT_FAILED, id.0, &[], Err(error)),
                     },
                     RawEvent::Removed(id) => polled(EVENT_REMOVED, id.0, &[], Ok(())),
@@ -139,7 +146,7 @@ impl RawRequest for Ended {
 }
 
 fn polled(kind: u8, value: u64, bytes: &[u8], outcome: Result<()>) -> PolledEvent {
-    PolledEvent { kind, value, bytes: bytes.into(), failure: outcome.into() }
+    PolledEvent { kind, value, bytes: bytes.into(), objects: StableVec::new(), failure: outcome.into() }
 }
 
 /// A guest's waker in the host's hands. Fields drop in order: the lease goes last.
@@ -158,17 +165,20 @@ impl Wake for WakerHolder {
 }
 
 /// The bus's sink of one resolver, for a guest.
-pub(super) struct Sink(Arc<dyn ValueSink>);
+pub(super) struct Sink(Arc<dyn ValueSink>, Arc<Leases>);
 
 impl Sink {
-    pub(super) fn new(sink: Arc<dyn ValueSink>) -> Self {
-        Self(sink)
+    pub(super) fn new(sink: Arc<dyn ValueSink>, leases: Arc<Leases>) -> Self {
+        Self(sink, leases)
     }
 }
 
 impl HostSink for Sink {
-    extern "C" fn add(&self, bytes: StableVec<u8>) -> u64 {
-        guard(0, || self.0.add(AnyValue::encoded(bytes.as_ref())).map_or(0, |id| id.0 + 1))
+    extern "C" fn add(&self, bytes: StableVec<u8>, objects: StableVec<ObjectPtr>) -> u64 {
+        guard(0, || {
+            let objects = objects.iter().map(|object| Object::leased(object.clone(), &self.1)).collect();
+            self.0.add(AnyValue::encoded_with(bytes.as_ref(), objects)).map_or(0, |id| id.0 + 1)
+        })
     }
     extern "C" fn remove(&self, id: u64) -> bool {
         guard(false, || self.0.remove(ValueId(id)))

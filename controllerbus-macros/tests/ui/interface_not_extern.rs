@@ -1,0 +1,6 @@
+#[controllerbus::interface]
+pub trait Lookup {
+    fn lookup(&self) -> u64;
+}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[controllerbus::interface]
+pub struct Lookup;
+
+fn main() {}

@@ -1,0 +1,450 @@
+//! Interface values: objects with methods that cross the boundary as they are and are called directly.
+//!
+//! Like file descriptors on a Unix socket, the objects travel beside the bytes of a value, which refer to them by
+//! their position. While a value is encoded, its objects are collected; while it is decoded, they are offered.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use stabby::IStable;
+use stabby::abi::vtable::{HasDropVt, IConstConstructor};
+use stabby::str::Str as StableStr;
+
+use super::abi::{InterfaceObject, InterfaceObjectDyn, ObjectPtr};
+use super::lease::{Holder, Lease, Leases};
+
+/// A trait, as `dyn Trait`, that an [`Interface`] can be of. Implemented by `#[controllerbus::interface]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no interface",
+    note = "put `#[controllerbus::interface]` on the trait"
+)]
+pub trait InterfaceType: 'static {
+    /// The trait's table of functions.
+    type Table: HasDropVt + Copy + IStable + 'static;
+    /// What differs if the trait is declared differently: its path, its methods' names and signatures, or the layout
+    /// of a type in them. Stabby's report of a table has the methods' names only.
+    const SHAPE: u64;
+}
+
+/// An [`InterfaceType::SHAPE`]: of a table's identity, the methods' text, and the identities of the types in them.
+pub const fn shape(table: u64, methods: &str, types: &[u64]) -> u64 {
+    let mut hash = fnv(table, methods.as_bytes());
+    let mut at = 0;
+    while at < types.len() {
+        hash = fnv(hash, &types[at].to_le_bytes());
+        at += 1;
+    }
+    hash
+}
+
+/// FNV-1a, continued.
+pub(super) const fn fnv(seed: u64, bytes: &[u8]) -> u64 {
+    let mut hash = seed ^ 0xcbf2_9ce4_8422_2325;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+}
+
+/// What an [`Interface`] derefs to: methods are called on it with `TraitDyn`, which is declared beside `Trait`, in scope.
+pub type Pointer<T> = stabby::abi::Dyn<'static, stabby::boxed::Box<()>, <T as InterfaceType>::Table>;
+
+/// An object of a plugin, or of the host, whose methods anybody on the bus calls directly, at the cost of a virtual
+/// call. It can be a directive's value, or any part of one. Cloning it is cheap and shares the object.
+///
+/// It is good for as long as it is held: it keeps the generation that made it loaded, also after that generation was
+/// swapped for another. So drop it when the directive says that its value is gone.
+///
+/// The trait is declared once, in a crate that both sides depend on, and that depends on `stabby` beside
+/// `controllerbus`:
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// #[controllerbus::interface]
+/// pub trait Double {
+///     extern "C" fn double(&self, number: u64) -> u64;
+/// }
+///
+/// struct Plain;
+/// impl Double for Plain {
+///     extern "C" fn double(&self, number: u64) -> u64 { number * 2 }
+/// }
+///
+/// // `DoubleDyn`, which is declared beside `Double`, is what has the methods here.
+/// let interface = Interface::<dyn Double>::new(Plain);
+/// assert_eq!(interface.double(21), 42);  
+/// ```
+///
+/// A method must not panic: in an `extern "C"` function that ends the process. It must not block for long either, and
+/// it runs on the caller's thread, without a tokio runtime of the plugin's around it.
+///
+/// It cannot leave the process: writing one to a file, or handing it to a plugin in a process of its own, is an error.
+pub struct Interface<T: ?Sized + InterfaceType> {
+    /// Points into the object, which `object` keeps.
+    pointer: NonNull<Pointer<T>>,
+    object: Object,
+    kind: PhantomData<fn() -> Box<T>>,
+}
+
+// SAFETY: `new` takes only what is Send and Sync, and the pointer is to such an object, shared and never changed.
+unsafe impl<T: ?Sized + InterfaceType> Send for Interface<T> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + InterfaceType> Sync for Interface<T> {}
+
+impl<T: ?Sized + InterfaceType> Interface<T> {
+    /// Makes an interface value of an implementation.
+    pub fn new<I: Send + Sync + 'static>(implementation: I) -> Self
+    where
+        T::Table: IConstConstructor<'static, I>,
+    {
+        let pointer: Pointer<T> = stabby::boxed::Box::new(implementation).into();
+        let pointer = NonNull::from(Box::leak(Box::new(pointer)));
+        let made = Made { pointer: pointer.cast(), shape: T::SHAPE, name: name_of::<T>(), free: free::<T, I> };
+        Self { pointer, object: Object(stabby::sync::Arc::new(made).into()), kind: PhantomData }
+    }
+
+    fn of_object(object: Object) -> crate::Result<Self> {
+        let (wanted, found) = (name_of::<T>(), object.0.name());
+        if object.0.shape() != T::SHAPE {
+            let what = if found.as_str() == wanted {
+                format!("the interface value's `{wanted}` was declared differently where it was made")
+            } else {
+                format!("the interface value is a `{}`, not a `{wanted}`", found.as_str())
+            };
+            let help = "both sides must be built against the same version of the crate that declares the trait";
+            return Err(crate::Error::new(crate::error::ErrorKind::Encoding, format!("{what}; {help}")));
+        }
+        let Some(pointer) = NonNull::new(object.0.pointer().cast_mut()) else {
+            return Err(crate::Error::new(crate::error::ErrorKind::Encoding, "the interface value is empty"));
+        };
+        Ok(Self { pointer: pointer.cast(), object, kind: PhantomData })
+    }
+}
+
+fn name_of<T: ?Sized>() -> &'static str {
+    std::any::type_name::<T>()
+}
+
+impl<T: ?Sized + InterfaceType> Clone for Interface<T> {
+    fn clone(&self) -> Self {
+        Self { pointer: self.pointer, object: self.object.clone(), kind: PhantomData }
+    }
+}
+
+impl<T: ?Sized + InterfaceType> Deref for Interface<T> {
+    type Target = Pointer<T>;
+
+    fn deref(&self) -> &Pointer<T> {
+        // SAFETY: it points to a `Pointer<T>`: either `new` made it, or `of_object` compared the shapes of the
+        // traits. The object keeps it in place, and its library loaded. It is not `Clone`, so it cannot outlive this.
+        unsafe { self.pointer.as_ref() }
+    }
+}
+
+impl<T: ?Sized + InterfaceType> std::fmt::Debug for Interface<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interface<{}>", name_of::<T>())
+    }
+}
+
+impl<T: ?Sized + InterfaceType> Serialize for Interface<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match collect(&self.object) {
+            Some(position) => serializer.serialize_u32(position),
+            None => Err(serde::ser::Error::custom(format!(
+                "an interface value (`{}`) can be handed over a bus, but not written down or sent to another process",
+                name_of::<T>()
+            ))),
+        }
+    }
+}
+
+impl<'de, T: ?Sized + InterfaceType> Deserialize<'de> for Interface<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let position = u32::deserialize(deserializer)?;
+        let object = offered(position).ok_or_else(|| {
+            serde::de::Error::custom(format!("there is no interface value `{}` beside these bytes", name_of::<T>()))
+        })?;
+        Self::of_object(object).map_err(serde::de::Error::custom)
+    }
+}
+
+/// An object on its way, whatever it is. Cloning it shares the object.
+#[derive(Clone)]
+pub struct Object(pub(super) ObjectPtr);
+
+impl Object {
+    /// The same object, holding a lease of the generation that it comes from.
+    pub(super) fn leased(pointer: ObjectPtr, leases: &std::sync::Arc<Leases>) -> Self {
+        let leased = Leased { object: pointer, _lease: leases.take(Holder::Interface) };
+        Self(stabby::sync::Arc::new(leased).into())
+    }
+}
+
+/// The object where it was made. Not generic: a controller crate compiles no more of it than it must.
+struct Made {
+    pointer: NonNull<()>,
+    shape: u64,
+    name: &'static str,
+    free: unsafe fn(NonNull<()>),
+}
+
+// SAFETY: `Interface::new` takes only what is Send and Sync.
+unsafe impl Send for Made {}
+// SAFETY: as above.
+unsafe impl Sync for Made {}
+
+/// Drops an implementation as the type that it is: through the table, its panic would end the process.
+///
+/// # Safety
+/// `pointer` must come from `Box::leak` of a `Box<Pointer<T>>` made of an `I`, and not be used again.
+unsafe fn free<T: ?Sized + InterfaceType, I>(pointer: NonNull<()>) {
+    // SAFETY: the caller's promise.
+    let pointer = unsafe { Box::from_raw(pointer.cast::<Pointer<T>>().as_ptr()) };
+    let pointer = std::mem::ManuallyDrop::new(*pointer);
+    // SAFETY: the pointer was made from a box of an `I` by forgetting its type, which is undone here; the pointer
+    // itself is not dropped.
+    drop(unsafe { std::mem::transmute_copy::<stabby::boxed::Box<()>, stabby::boxed::Box<I>>(pointer.ptr()) });
+}
+
+impl InterfaceObject for Made {
+    extern "C" fn shape(&self) -> u64 {
+        self.shape
+    }
+    extern "C" fn name(&self) -> StableStr<'_> {
+        StableStr::new(self.name)
+    }
+    extern "C" fn pointer(&self) -> *const () {
+        self.pointer.as_ptr()
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Called through a table of `extern "C"` functions: a destructor's panic must not leave it.
+        let freed = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: `Interface::new` leaked the box for this object, whose end this is.
+            unsafe { (self.free)(self.pointer) };
+        }));
+        if let Err(payload) = freed {
+            let error = crate::Error::from_panic(payload);
+            let _ = catch_unwind(|| tracing::error!(%error, "the destructor of an interface value"));
+        }
+    }
+}
+
+/// A guest's object in the host's hands. Fields drop in order: the lease goes last.
+struct Leased {
+    object: ObjectPtr,
+    _lease: Lease,
+}
+
+impl InterfaceObject for Leased {
+    extern "C" fn shape(&self) -> u64 {
+        self.object.shape()
+    }
+    extern "C" fn name(&self) -> StableStr<'_> {
+        self.object.name()
+    }
+    extern "C" fn pointer(&self) -> *const () {
+        self.object.pointer()
+    }
+}
+
+/// What interface values that are encoded or decoded on this thread find.
+#[derive(Clone, Copy)]
+enum Scope {
+    Nothing,
+    Collect(NonNull<Vec<Object>>),
+    Offer(NonNull<[Object]>),
+}
+
+thread_local! {
+    /// Constant and without a destructor, so that it ties no library to a thread.
+    static SCOPE: Cell<Scope> = const { Cell::new(Scope::Nothing) };
+}
+
+/// Puts the scope of before back.
+struct Restore(Scope);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        SCOPE.set(self.0);
+    }
+}
+
+/// Runs an encoding and returns the objects of the interface values that it met.
+pub(crate) fn collecting<T>(encode: impl FnOnce() -> T) -> (T, Vec<Object>) {
+    let mut objects = Vec::new();
+    let restore = Restore(SCOPE.replace(Scope::Collect(NonNull::from(&mut objects))));
+    let result = encode();
+    drop(restore);
+    (result, objects)
+}
+
+/// Offers objects to the interface values that are decoded on this thread, for as long as the guard lives.
+pub(crate) fn offering(objects: &[Object]) -> impl Sized + '_ {
+    struct Offering<'a> {
+        _restore: Restore,
+        _objects: &'a [Object],
+    }
+    Offering { _restore: Restore(SCOPE.replace(Scope::Offer(NonNull::from(objects)))), _objects: objects }
+}
+
+/// Adds an object to those that travel with the value that is being encoded; its position among them.
+fn collect(object: &Object) -> Option<u32> {
+    let Scope::Collect(mut objects) = SCOPE.get() else { return None };
+    // SAFETY: `collecting` on this thread's stack set it and takes it back before the vector goes; nothing else
+    // borrows the vector meanwhile.
+    let objects = unsafe { objects.as_mut() };
+    objects.push(object.clone());
+    u32::try_from(objects.len() - 1).ok()
+}
+
+fn offered(position: u32) -> Option<Object> {
+    let Scope::Offer(objects) = SCOPE.get() else { return None };
+    // SAFETY: `offering`'s guard borrows the objects and takes the scope back when it goes.
+    let objects = unsafe { objects.as_ref() };
+    objects.get(usize::try_from(position).ok()?).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::directive::AnyValue;
+
+    #[controllerbus::interface]
+    pub trait Count {
+        extern "C" fn count(&self) -> u64;
+    }
+
+    #[controllerbus::interface]
+    pub trait Other {
+        extern "C" fn count(&self) -> u64;
+    }
+
+    struct Counter(Arc<AtomicUsize>);
+
+    impl Count for Counter {
+        extern "C" fn count(&self) -> u64 {
+            42
+        }
+    }
+
+    impl Drop for Counter {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Pair {
+        name: String,
+        first: Interface<dyn Count>,
+        second: Option<Interface<dyn Count>>,
+    }
+
+    fn counter() -> (Interface<dyn Count>, Arc<AtomicUsize>) {
+        let dropped = Arc::<AtomicUsize>::default();
+        (Interface::new(Counter(Arc::clone(&dropped))), dropped)
+    }
+
+    #[test]
+    fn an_object_travels_beside_the_bytes_and_is_dropped_once() {
+        let (interface, dropped) = counter();
+        let pair = Pair { name: "two".to_owned(), second: Some(interface.clone()), first: interface };
+        let value = AnyValue::native(pair);
+        let (bytes, objects) = value.encode_with_objects().expect("it is encoded");
+        let across = AnyValue::encoded_with(&bytes, objects);
+        drop(value);
+        let pair = across.get::<Pair>().expect("it is decoded");
+        drop(across);
+        assert_eq!(pair.name, "two");
+        assert_eq!(pair.first.count(), 42);
+        assert_eq!(pair.second.as_ref().map(|second| second.count()), Some(42));
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
+        drop(pair);
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn it_holds_a_lease_until_it_is_dropped() {
+        let (interface, dropped) = counter();
+        let leases = Leases::new();
+        let leased = Object::leased(interface.object.0.clone(), &leases);
+        drop(interface);
+        let again = Interface::<dyn Count>::of_object(leased).expect("the same trait");
+        assert_eq!((leases.holders().interfaces, dropped.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!(again.clone().count(), 42);
+        drop(again);
+        assert_eq!((leases.holders().interfaces, dropped.load(Ordering::Relaxed)), (0, 1));
+    }
+
+    #[test]
+    fn it_is_not_written_down_and_not_made_of_bytes_alone() {
+        let (interface, _) = counter();
+        let error = serde_json::to_string(&interface).expect_err("refused").to_string();
+        assert!(error.contains("not written down"), "{error}");
+        let value = AnyValue::native(interface);
+        assert!(value.encode().is_err());
+        let (bytes, _) = value.encode_with_objects().expect("it is encoded");
+        let error = AnyValue::encoded(&bytes).get::<Interface<dyn Count>>().expect_err("refused").to_string();
+        assert!(error.contains("no interface value"), "{error}");
+    }
+
+    #[test]
+    fn another_trait_is_refused_by_name() {
+        let (interface, _) = counter();
+        let error = Interface::<dyn Other>::of_object(interface.object.clone()).expect_err("refused").to_string();
+        assert!(error.contains("Count`, not a `") && error.contains("Other`"), "{error}");
+    }
+
+    /// The shape of a trait `Count` in this module.
+    macro_rules! shape {
+        ($($declaration:tt)*) => {{
+            $($declaration)*
+            <dyn Count as InterfaceType>::SHAPE
+        }};
+    }
+
+    #[rustfmt::skip]
+    #[test]
+    fn another_declaration_of_the_trait_has_another_shape() {
+        let shape = <dyn Count as InterfaceType>::SHAPE;
+        let same = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self) -> u64; });
+        let renamed = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn counted(&self) -> u64; });
+        let longer = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, by: u64) -> u64; });
+        let answer = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self) -> u32; });
+        let strings = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: stabby::vec::Vec<stabby::string::String>) -> u64; });
+        let bytes = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: stabby::vec::Vec<u8>) -> u64; });
+        assert_eq!(shape, same);
+        let all = std::collections::HashSet::from([shape, renamed, longer, answer, strings, bytes]);
+        assert_eq!(all.len(), 6);
+    }
+
+    #[test]
+    fn a_destructor_that_panics_is_contained() {
+        struct Bad;
+        impl Count for Bad {
+            extern "C" fn count(&self) -> u64 {
+                0
+            }
+        }
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("a bad destructor");
+            }
+        }
+        drop(Interface::<dyn Count>::new(Bad));
+    }
+}
