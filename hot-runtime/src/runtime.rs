@@ -277,9 +277,11 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
 }
 
-/// Compiles controller crates, loads them onto a bus, swaps and unloads them while the process serves.
+/// Compiles controller crates, loads them onto a bus, swaps and unloads them while the process serves. Cheap to clone; every
+/// clone is the same runtime.
 ///
-/// Dropping it stops the watching; [`HotRuntime::shutdown`] also unloads everything.
+/// Dropping the last one stops the watching; [`HotRuntime::shutdown`] also unloads everything.
+#[derive(Clone)]
 pub struct HotRuntime {
     inner: Arc<Inner>,
 }
