@@ -186,6 +186,12 @@ impl ConfigSet {
         self.places.get(key)?.id()
     }
 
+    /// Where a part of a key's config stands, such as `doors[0].width`, or the nearest part around it; where the set was
+    /// read from a text.
+    pub fn location_in(&self, key: &str, path: &str) -> Option<Location> {
+        self.places.get(key)?.config(path)
+    }
+
     pub(crate) fn into_entries(self) -> impl Iterator<Item = (String, Entry, Option<Place>)> {
         let mut places = self.places;
         self.entries.into_iter().map(move |(key, entry)| {
