@@ -1,0 +1,311 @@
+//! Answers the bus API's calls.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Level;
+
+use super::proto::bus_api_server::BusApi;
+use super::proto::{
+    Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
+    ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
+    ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, ReloadPluginRequest,
+    ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse, Timeline, UnloadPluginRequest,
+    UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
+};
+use super::streams::stream;
+use crate::daemon::Host;
+use crate::text;
+
+/// What the calls and the page work on.
+#[derive(Clone)]
+pub struct Service {
+    pub host: Arc<Host>,
+    pub allow_exec: bool,
+    pub allow_control: bool,
+    pub end: CancellationToken,
+}
+
+impl Service {
+    pub fn info(&self) -> Info {
+        self.host.info(self.allow_exec, self.allow_control)
+    }
+
+    fn may_execute(&self) -> Result<(), Status> {
+        if self.allow_exec {
+            return Ok(());
+        }
+        Err(Status::permission_denied(
+            "this daemon executes no config sets from outside; start it with --allow-exec, or set `allow_exec: true` \
+             in the config of controllerbus/bus/api",
+        ))
+    }
+
+    fn may_control(&self) -> Result<(), Status> {
+        if self.allow_control {
+            return Ok(());
+        }
+        Err(Status::permission_denied(
+            "this daemon's plugins are not reloaded or unloaded from outside; start it with --allow-control, or set \
+             `allow_control: true` in the config of controllerbus/bus/api",
+        ))
+    }
+
+    /// Builds a plugin again and swaps it in, if that is allowed.
+    pub async fn reload(&self, id: &str) -> Result<ReloadPluginResponse, Status> {
+        self.may_control()?;
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let rebuilt = runtime.rebuild(id).await.map_err(|error| match &error {
+            hot_runtime::Error::UnknownPlugin { .. } if self.host.plugins().iter().any(|plugin| plugin.id == id) => {
+                Status::failed_precondition(format!(
+                    "`{id}` was loaded from a file and has no sources here; put a newer file into the plugins folder"
+                ))
+            }
+            _ => status(error),
+        });
+        match rebuilt? {
+            Some(report) => Ok(ReloadPluginResponse {
+                unchanged: false,
+                generation: report.to,
+                timeline: Some(Timeline::from(&report.timeline)),
+            }),
+            None => {
+                let plugins = self.host.plugins();
+                let generations =
+                    plugins.iter().filter(|plugin| plugin.id == id).flat_map(|plugin| &plugin.generations);
+                let mut serving = generations.filter(|found| found.state == "serving").map(|found| found.number);
+                Ok(ReloadPluginResponse {
+                    unchanged: true,
+                    generation: serving.next_back().unwrap_or_default(),
+                    timeline: None,
+                })
+            }
+        }
+    }
+
+    /// Takes a plugin off the bus and unloads it, if that is allowed.
+    pub async fn unload(&self, id: &str) -> Result<UnloadPluginResponse, Status> {
+        self.may_control()?;
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let report = runtime.unload(id).await.map_err(status)?;
+        Ok(UnloadPluginResponse {
+            generation: report.generation,
+            unload_ms: report.unload_ms,
+            unmapped: report.unmapped,
+        })
+    }
+
+    /// The states of some keys, and whether each of them has settled.
+    fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
+        let configs: Vec<Config> =
+            self.host.configs().into_iter().filter(|config| keys.contains(&config.key)).collect();
+        let settled = configs.iter().all(|config| config.state != "constructing");
+        (configs, settled)
+    }
+}
+
+fn starting() -> Status {
+    Status::unavailable("the daemon is still building and loading its plugins")
+}
+
+fn status(error: hot_runtime::Error) -> Status {
+    match &error {
+        hot_runtime::Error::UnknownPlugin { .. } => Status::not_found(error.to_string()),
+        hot_runtime::Error::Closed => Status::unavailable(error.to_string()),
+        _ => Status::failed_precondition(text::plain(&error.to_string())),
+    }
+}
+
+type Streamed<T> = Result<Response<ReceiverStream<Result<T, Status>>>, Status>;
+
+#[tonic::async_trait]
+impl BusApi for Service {
+    async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<Info>, Status> {
+        Ok(Response::new(self.info()))
+    }
+
+    async fn list_plugins(&self, _: Request<ListPluginsRequest>) -> Result<Response<ListPluginsResponse>, Status> {
+        Ok(Response::new(ListPluginsResponse { plugins: self.host.plugins() }))
+    }
+
+    async fn list_controllers(
+        &self,
+        _: Request<ListControllersRequest>,
+    ) -> Result<Response<ListControllersResponse>, Status> {
+        Ok(Response::new(ListControllersResponse { controllers: self.host.controllers() }))
+    }
+
+    async fn list_directives(
+        &self,
+        _: Request<ListDirectivesRequest>,
+    ) -> Result<Response<ListDirectivesResponse>, Status> {
+        Ok(Response::new(ListDirectivesResponse { directives: self.host.directives() }))
+    }
+
+    async fn list_configs(&self, _: Request<ListConfigsRequest>) -> Result<Response<ListConfigsResponse>, Status> {
+        Ok(Response::new(ListConfigsResponse { configs: self.host.configs() }))
+    }
+
+    async fn list_factories(
+        &self,
+        _: Request<ListFactoriesRequest>,
+    ) -> Result<Response<ListFactoriesResponse>, Status> {
+        Ok(Response::new(ListFactoriesResponse { factories: self.host.factories() }))
+    }
+
+    type WatchEventsStream = ReceiverStream<Result<Event, Status>>;
+
+    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Streamed<Event> {
+        let past = request.into_inner().past;
+        let (known, mut coming) = self.host.journal.events();
+        Ok(Response::new(stream(&self.end, |sender| async move {
+            let mut last = known.last().map_or(0, |event| event.number);
+            for event in known.into_iter().filter(|_| past) {
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            loop {
+                match coming.recv().await {
+                    Ok(event) if event.number <= last => {}
+                    Ok(event) => {
+                        last = event.number;
+                        if sender.send(Ok(event)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        })))
+    }
+
+    type WatchLogsStream = ReceiverStream<Result<LogLine, Status>>;
+
+    async fn watch_logs(&self, request: Request<WatchLogsRequest>) -> Streamed<LogLine> {
+        let WatchLogsRequest { follow, tail, plugin, level } = request.into_inner();
+        let most = match level.as_str() {
+            "" => Level::TRACE,
+            text => text.parse().map_err(|_| Status::invalid_argument(format!("`{text}` is no level")))?,
+        };
+        let wanted = move |line: &LogLine| {
+            (plugin.is_empty() || line.plugin == plugin) && line.level.parse::<Level>().is_ok_and(|level| level <= most)
+        };
+        let (known, mut coming) = self.host.journal.lines();
+        Ok(Response::new(stream(&self.end, |sender| async move {
+            let mut last = known.last().map_or(0, |line| line.number);
+            let known: Vec<LogLine> = known.into_iter().filter(|line| wanted(line)).collect();
+            let skip = known.len().saturating_sub(tail as usize);
+            for line in known.into_iter().skip(skip) {
+                if sender.send(Ok(line)).await.is_err() {
+                    return;
+                }
+            }
+            if !follow {
+                return;
+            }
+            loop {
+                match coming.recv().await {
+                    Ok(line) if line.number <= last => {}
+                    Ok(line) => {
+                        last = line.number;
+                        if wanted(&line) && sender.send(Ok(line)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        })))
+    }
+
+    type ExecuteStream = ReceiverStream<Result<ExecuteResponse, Status>>;
+
+    async fn execute(&self, request: Request<ExecuteRequest>) -> Streamed<ExecuteResponse> {
+        self.may_execute()?;
+        let ExecuteRequest { config_set, name, attach } = request.into_inner();
+        let set = crate::daemon::parse_config(&config_set, &name)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
+        let service = self.clone();
+        let removal = attach.then(|| Removal { host: Arc::clone(&self.host), keys: keys.clone() });
+        Ok(Response::new(stream(&self.end, |sender| async move {
+            // Dropped with this task, however it ends.
+            let _removal = removal;
+            let mut changes = service.host.bus.changes();
+            let applying = {
+                let bus = service.host.bus.clone();
+                tokio::spawn(async move { bus.apply(set).await })
+            };
+            if let Ok(Err(error)) = applying.await {
+                let _ = sender.send(Err(Status::invalid_argument(error.to_string()))).await;
+                return;
+            }
+            let mut told = Vec::new();
+            loop {
+                let (configs, settled) = service.settled(&keys);
+                if configs != told {
+                    told.clone_from(&configs);
+                    if sender.send(Ok(ExecuteResponse { configs })).await.is_err() {
+                        return;
+                    }
+                }
+                if (settled && !attach) || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        })))
+    }
+
+    async fn remove_configs(
+        &self,
+        request: Request<RemoveConfigsRequest>,
+    ) -> Result<Response<RemoveConfigsResponse>, Status> {
+        self.may_execute()?;
+        let mut removed = Vec::new();
+        for key in request.into_inner().keys {
+            if self.host.bus.remove_config(&key).await {
+                removed.push(key);
+            }
+        }
+        Ok(Response::new(RemoveConfigsResponse { removed }))
+    }
+
+    async fn reload_plugin(
+        &self,
+        request: Request<ReloadPluginRequest>,
+    ) -> Result<Response<ReloadPluginResponse>, Status> {
+        self.reload(&request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn unload_plugin(
+        &self,
+        request: Request<UnloadPluginRequest>,
+    ) -> Result<Response<UnloadPluginResponse>, Status> {
+        self.unload(&request.into_inner().id).await.map(Response::new)
+    }
+}
+
+/// Takes configs off the bus when it is dropped.
+struct Removal {
+    host: Arc<Host>,
+    keys: Vec<String>,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        let (host, keys) = (Arc::clone(&self.host), std::mem::take(&mut self.keys));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for key in keys {
+                    host.bus.remove_config(&key).await;
+                }
+            });
+        }
+    }
+}

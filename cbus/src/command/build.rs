@@ -1,0 +1,118 @@
+//! `cbus build`: crates to one plugin file.
+
+use std::io::{IsTerminal, Write};
+
+use hot_runtime::Error;
+use hot_runtime::build::BuildEvent;
+use miette::Result;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Build;
+use crate::pipeline::{Codegen, Job, Output};
+use crate::report::{explain, report};
+use crate::text;
+
+pub async fn run(args: Build) -> Result<()> {
+    let mut job = Job::new(&args.source, args.output.as_deref()).await?;
+    if args.codegen_only {
+        let overlay = job.builder.generate().await.map_err(explain)?;
+        if args.json {
+            let made = Codegen { id: job.id, overlay: overlay.dir, build_hash: overlay.build_hash };
+            text::print_json(&made, false);
+        } else {
+            text::print_line(&overlay.dir.to_string_lossy());
+        }
+        return Ok(());
+    }
+    let cancel = CancellationToken::new();
+    let interrupted = cancel.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            interrupted.cancel();
+        }
+    });
+    if !args.quiet {
+        eprintln!("Building {} from {}", job.id, job.crates.join(", "));
+    }
+    let progress = Progress { shown: !args.quiet && std::io::stderr().is_terminal() };
+    let result = job.builder.build(&|event| progress.tell(event), &cancel).await;
+    progress.clear();
+    if !args.keep && args.source.codegen_dir.is_none() {
+        // What it is made of stays in the target folder: the next build is quick all the same.
+        let _ = std::fs::remove_dir_all(&job.overlay_dir);
+    }
+    match result {
+        Ok(built) => {
+            for message in &built.messages {
+                eprint!("{}", colours(&message.rendered));
+            }
+            let output = Output::of(&job, built);
+            if args.json {
+                text::print_json(&output, false);
+            } else {
+                text::print_line(&line(&output));
+            }
+            Ok(())
+        }
+        Err(Error::Build { rendered, .. }) => {
+            eprint!("{}", colours(&rendered));
+            Err(report(format!("building {} failed", job.id), "mend what the compiler says above, and build again"))
+        }
+        Err(error) => Err(explain(error)),
+    }
+}
+
+/// One line about a built file.
+pub fn line(output: &Output) -> String {
+    let warnings = match output.warnings {
+        0 => String::new(),
+        1 => ", 1 warning".to_owned(),
+        many => format!(", {many} warnings"),
+    };
+    format!(
+        "{}  {} {}, build {}, {}, in {}{warnings}",
+        output.path.display(),
+        output.id,
+        output.version,
+        output.build_hash,
+        text::size(output.size),
+        text::duration(output.build_ms),
+    )
+}
+
+/// The compiler's words, with colours where they can be seen.
+pub fn colours(rendered: &str) -> String {
+    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        rendered.to_owned()
+    } else {
+        text::plain(rendered)
+    }
+}
+
+/// One line at the bottom of a terminal that tells how far the build is.
+struct Progress {
+    shown: bool,
+}
+
+impl Progress {
+    fn tell(&self, event: BuildEvent) {
+        if !self.shown {
+            return;
+        }
+        let text = match event {
+            BuildEvent::Phase { phase, elapsed_ms } => format!("{phase} ({})", text::duration(elapsed_ms)),
+            BuildEvent::Compiled { package, elapsed_ms } => {
+                format!("compiling ({}): {package} done", text::duration(elapsed_ms))
+            }
+            BuildEvent::Message { .. } => return,
+        };
+        eprint!("\r\x1b[2K  {text}");
+        let _ = std::io::stderr().flush();
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}

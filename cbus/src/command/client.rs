@@ -1,0 +1,244 @@
+//! The commands that ask a daemon.
+
+use std::io::IsTerminal;
+
+use miette::Result;
+
+use crate::api::client::{Client, connect, refused};
+use crate::api::proto::{
+    Directive, GetInfoRequest, ListConfigsRequest, ListControllersRequest, ListDirectivesRequest, ListPluginsRequest,
+    Plugin, ReloadPluginRequest, UnloadPluginRequest, WatchEventsRequest, WatchLogsRequest,
+};
+use crate::cli::{Connect, Events, Logs, OnePlugin, Show};
+use crate::report::report;
+use crate::text::{self, duration, plain, print_json, print_line, size, table, time};
+
+/// `cbus bus`
+pub async fn bus(args: &Show) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let info = client.get_info(GetInfoRequest {}).await.map_err(refused(&args.to))?.into_inner();
+    if args.json {
+        print_json(&info, false);
+        return Ok(());
+    }
+    let allowed = |yes: bool| if yes { "allowed" } else { "off" };
+    let rows = [
+        ("daemon", format!("cbus {}, process {}, at {}", info.version, info.process_id, args.to.connect)),
+        ("up", duration(info.uptime_ms as f64)),
+        ("memory", size(info.memory_bytes)),
+        ("plugins", info.plugins.to_string()),
+        ("controllers", info.controllers.to_string()),
+        ("directives", format!("{} standing, {} values", info.directives, info.values)),
+        ("configs", info.configs.to_string()),
+        ("config ids", info.config_ids.join(", ")),
+        ("exec", allowed(info.allow_exec).to_owned()),
+        ("control", allowed(info.allow_control).to_owned()),
+    ];
+    for (name, value) in rows {
+        print_line(&format!("{name:<12} {value}"));
+    }
+    Ok(())
+}
+
+/// `cbus plugins`
+pub async fn plugins(args: &Show) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let plugins = list(&mut client, &args.to).await?;
+    if args.json {
+        print_json(&plugins, false);
+        return Ok(());
+    }
+    if plugins.is_empty() {
+        print_line("no plugins");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = plugins.iter().map(row).collect();
+    table(&["PLUGIN", "STATE", "VERSION", "GENERATION", "LEASES", "LAST SWAP"], &rows);
+    for plugin in &plugins {
+        for found in plugin.generations.iter().filter(|found| matches!(found.state.as_str(), "draining" | "stuck")) {
+            print_line(&format!("\n{}: generation {} is {}: {}", plugin.id, found.number, found.state, found.reason));
+        }
+        if !plugin.error.is_empty() {
+            let error = plugin.error.trim_end();
+            let error = if std::io::stdout().is_terminal() { error.to_owned() } else { plain(error) };
+            print_line(&format!("\n{}: the last change did not make it:\n{error}", plugin.id));
+        }
+    }
+    Ok(())
+}
+
+async fn list(client: &mut Client, to: &Connect) -> Result<Vec<Plugin>> {
+    Ok(client.list_plugins(ListPluginsRequest {}).await.map_err(refused(to))?.into_inner().plugins)
+}
+
+fn row(plugin: &Plugin) -> Vec<String> {
+    let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
+    let (generation, leases, swap) = match serving {
+        Some(found) => (
+            found.number.to_string(),
+            (found.factories + found.controllers + found.calls + found.wakers).to_string(),
+            found.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
+        ),
+        None => Default::default(),
+    };
+    vec![plugin.id.clone(), plugin.state.clone(), plugin.version.clone(), generation, leases, swap]
+}
+
+/// `cbus controllers`
+pub async fn controllers(args: &Show) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let controllers = client.list_controllers(ListControllersRequest {}).await.map_err(refused(&args.to))?;
+    let controllers = controllers.into_inner().controllers;
+    let configs = client.list_configs(ListConfigsRequest {}).await.map_err(refused(&args.to))?.into_inner().configs;
+    if args.json {
+        print_json(&serde_json::json!({ "controllers": controllers, "configs": configs }), false);
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for config in &configs {
+        let of = controllers.iter().find(|found| found.id == config.controller && config.controller > 0);
+        let from = of.map(|found| match found.plugin.as_str() {
+            "" => "the daemon".to_owned(),
+            plugin => format!("{plugin} #{}", found.generation),
+        });
+        rows.push(vec![
+            config.key.clone(),
+            config.config_id.clone(),
+            config.state.clone(),
+            of.map(|found| found.version.clone()).unwrap_or_default(),
+            from.unwrap_or_default(),
+            of.map(|found| found.answers.to_string()).unwrap_or_default(),
+        ]);
+    }
+    for found in controllers.iter().filter(|found| found.key.is_empty()) {
+        let from = if found.plugin.is_empty() { "the daemon" } else { &found.plugin };
+        let cells = ["-", &found.config_id, "running", &found.version, from, &found.answers.to_string()];
+        rows.push(cells.map(str::to_owned).to_vec());
+    }
+    if rows.is_empty() {
+        print_line("no controllers");
+        return Ok(());
+    }
+    table(&["KEY", "CONFIG", "STATE", "VERSION", "FROM", "ANSWERS"], &rows);
+    for found in controllers.iter().filter(|found| !found.error.is_empty()) {
+        print_line(&format!("\n{} fails, and is executed again: {}", found.name, found.error));
+    }
+    for config in configs.iter().filter(|config| !config.error.is_empty()) {
+        let again = if config.retry_in_ms > 0 {
+            format!("; tried again {} after the failure", duration(config.retry_in_ms as f64))
+        } else {
+            String::new()
+        };
+        print_line(&format!("\n{} is {}: {}{again}", config.key, config.state, config.error));
+    }
+    Ok(())
+}
+
+/// `cbus directives`
+pub async fn directives(args: &Show) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let directives = client.list_directives(ListDirectivesRequest {}).await.map_err(refused(&args.to))?;
+    let directives = directives.into_inner().directives;
+    if args.json {
+        print_json(&directives, false);
+        return Ok(());
+    }
+    if directives.is_empty() {
+        print_line("no directives stand");
+        return Ok(());
+    }
+    let row = |found: &Directive| {
+        let value = found.values.first().map(|value| text::cut(&value.json, 60)).unwrap_or_default();
+        vec![
+            text::cut(&format!("{} {}", found.name, found.about), 60),
+            found.references.to_string(),
+            found.resolvers.len().to_string(),
+            if found.idle { "idle" } else { "busy" }.to_owned(),
+            found.values.len().to_string(),
+            value,
+        ]
+    };
+    let rows: Vec<_> = directives.iter().map(row).collect();
+    table(&["DIRECTIVE", "REFERENCES", "RESOLVERS", "STATE", "VALUES", "FIRST VALUE"], &rows);
+    for found in &directives {
+        for resolver in found.resolvers.iter().filter(|resolver| !resolver.error.is_empty()) {
+            print_line(&format!("\n{}: controller {} failed: {}", found.name, resolver.controller, resolver.error));
+        }
+    }
+    Ok(())
+}
+
+/// `cbus reload`
+pub async fn reload(args: &OnePlugin) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let asked = client.reload_plugin(ReloadPluginRequest { id: args.id.clone() }).await;
+    let reloaded = asked.map_err(refused(&args.to))?.into_inner();
+    if args.json {
+        print_json(&reloaded, false);
+    } else if reloaded.unchanged {
+        print_line(&format!("{}: nothing changed, generation {} goes on", args.id, reloaded.generation));
+    } else {
+        let timeline = reloaded.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
+        print_line(&format!("{}: generation {} serves: {timeline}", args.id, reloaded.generation));
+    }
+    Ok(())
+}
+
+/// `cbus unload`
+pub async fn unload(args: &OnePlugin) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let asked = client.unload_plugin(UnloadPluginRequest { id: args.id.clone() }).await;
+    let unloaded = asked.map_err(refused(&args.to))?.into_inner();
+    if args.json {
+        print_json(&unloaded, false);
+    } else {
+        let seen = if unloaded.unmapped { ", and the library is unmapped" } else { "" };
+        let took = duration(unloaded.unload_ms);
+        print_line(&format!("{}: generation {} unloaded in {took}{seen}", args.id, unloaded.generation));
+    }
+    Ok(())
+}
+
+/// `cbus logs`
+pub async fn logs(args: Logs) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let request = WatchLogsRequest {
+        follow: args.follow,
+        tail: args.tail,
+        plugin: args.plugin.unwrap_or_default(),
+        level: args.level.unwrap_or_default(),
+    };
+    let mut lines = client.watch_logs(request).await.map_err(refused(&args.to))?.into_inner();
+    let colour = std::io::stdout().is_terminal();
+    while let Some(line) = lines.message().await.map_err(refused(&args.to))? {
+        if args.json {
+            print_json(&line, true);
+        } else {
+            let text = crate::daemon::render_line(&line, colour);
+            print_line(&if colour { text } else { plain(&text) });
+        }
+    }
+    gone(args.follow, &args.to)
+}
+
+/// `cbus events`
+pub async fn events(args: &Events) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let request = WatchEventsRequest { past: args.past };
+    let mut events = client.watch_events(request).await.map_err(refused(&args.to))?.into_inner();
+    let colour = std::io::stdout().is_terminal();
+    while let Some(event) = events.message().await.map_err(refused(&args.to))? {
+        if args.json {
+            print_json(&event, true);
+        } else {
+            let text = format!("{} {}: {}", time(event.at_ms), event.plugin, event.text.trim_end());
+            print_line(&if colour { text } else { plain(&text) });
+        }
+    }
+    gone(true, &args.to)
+}
+
+/// A stream that should have gone on has ended.
+fn gone(followed: bool, to: &Connect) -> Result<()> {
+    if followed { Err(report(format!("the daemon at {} went away", to.connect), "")) } else { Ok(()) }
+}

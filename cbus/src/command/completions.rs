@@ -1,0 +1,16 @@
+//! `cbus completions`: a shell's script.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+use miette::Result;
+
+use crate::cli::{Cli, Completions};
+
+pub fn run(args: &Completions) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "cbus", &mut script);
+    // Who stops reading it early does not want the rest.
+    let _ = std::io::stdout().write_all(&script);
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! `cbus config`: schemas of config files for editors, and checks of config files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use controllerbus::{Config, ConfigSet, Error};
+use hot_runtime::PluginConfig;
+use hot_runtime::artifact::Artifact;
+use miette::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::api::client::{connect, refused};
+use crate::api::controller::ApiConfig;
+use crate::api::proto::ListFactoriesRequest;
+use crate::cli::{ConfigCheck, ConfigSchema, Connect, Known};
+use crate::report::{explain, explain_bus, io, report};
+use crate::schema::{misfits, of_config_sets};
+use crate::text::{print_json, print_line};
+
+/// `cbus config schema`
+pub async fn schema(args: &ConfigSchema) -> Result<()> {
+    print_json(&of_config_sets(&known(&args.known).await?), false);
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Problem {
+    key: String,
+    message: String,
+    line: Option<u64>,
+    column: Option<u64>,
+}
+
+/// `cbus config check`
+pub async fn check(args: &ConfigCheck) -> Result<()> {
+    let text = std::fs::read_to_string(&args.file).map_err(io("reading the config", &args.file))?;
+    let name = args.file.to_string_lossy();
+    let configs = known(&args.known).await?;
+    let complete = !args.known.plugin.is_empty() || args.known.plugins.is_some() || args.known.connect.is_some();
+    let (count, problems, unchecked) = match ConfigSet::parse(&name, &text) {
+        Ok(set) => {
+            let (problems, unchecked) = problems(&set, &configs, complete);
+            (set.iter().count(), problems, unchecked)
+        }
+        Err(error) => (0, vec![(String::new(), error)], Vec::new()),
+    };
+    if args.json {
+        let problems: Vec<Problem> = problems
+            .iter()
+            .map(|(key, error)| Problem {
+                key: key.clone(),
+                message: error.to_string(),
+                line: error.location().map(|place| place.line),
+                column: error.location().map(|place| place.column),
+            })
+            .collect();
+        print_json(&problems, false);
+    } else {
+        for (_, error) in &problems {
+            eprintln!("{:?}", explain_bus(error, Some(&text)));
+        }
+    }
+    match problems.len() {
+        0 if args.json => Ok(()),
+        0 => {
+            let of = if count == 1 { "config fits" } else { "configs fit" };
+            print_line(&format!("{name}: {} {of}", count - unchecked.len()));
+            if !unchecked.is_empty() {
+                let ids = unchecked.join(", ");
+                eprintln!(
+                    "not looked at, for want of their schemas: {ids}; give --plugins DIR, --plugin FILE or --connect ADDR"
+                );
+            }
+            Ok(())
+        }
+        1 => Err(report(format!("{name} has a problem"), "")),
+        many => Err(report(format!("{name} has {many} problems"), "")),
+    }
+}
+
+/// What is wrong with a set by key, and the config ids that cannot be looked at.
+fn problems(set: &ConfigSet, configs: &BTreeMap<String, Value>, complete: bool) -> (Vec<(String, Error)>, Vec<String>) {
+    let (mut problems, mut unchecked) = (Vec::new(), Vec::new());
+    for (key, entry) in set.iter() {
+        let Some(schema) = configs.get(&entry.id) else {
+            if complete {
+                let hint = match controllerbus::config::nearest(&entry.id, configs.keys().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("there are {}", configs.keys().cloned().collect::<Vec<_>>().join(", ")),
+                };
+                let error = Error::msg(format!("{key}: there is no config id `{}`; {hint}", entry.id));
+                problems.push((key.to_owned(), placed(error, set.location(key))));
+            } else {
+                unchecked.push(entry.id.clone());
+            }
+            continue;
+        };
+        for (path, why) in misfits(schema, &entry.config) {
+            let place = set.location_in(key, &path);
+            let at = if path.is_empty() { String::new() } else { format!(".{path}") };
+            problems.push((key.to_owned(), placed(Error::msg(format!("{key}{at}: {why}")), place)));
+        }
+    }
+    (problems, unchecked)
+}
+
+fn placed(error: Error, place: Option<controllerbus::error::Location>) -> Error {
+    match place {
+        Some(place) => error.at(place),
+        None => error,
+    }
+}
+
+/// The schemas of all configs that are known, by config id.
+async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
+    let mut configs = BTreeMap::new();
+    let mut add = |id: &str, schema: &str| {
+        configs.insert(id.to_owned(), serde_json::from_str(schema).unwrap_or(Value::Bool(true)));
+    };
+    add(ApiConfig::ID, &ApiConfig::SCHEMA.to_json());
+    add(PluginConfig::ID, &PluginConfig::SCHEMA.to_json());
+    let mut files = from.plugin.clone();
+    if let Some(dir) = &from.plugins {
+        files.extend(plugin_files(dir)?);
+    }
+    for file in files {
+        let read = tokio::task::spawn_blocking(move || Artifact::inspect(&file)).await;
+        let artifact = read.map_err(|error| report(error.to_string(), ""))?.map_err(explain)?;
+        for factory in artifact.factories {
+            configs.insert(factory.config, factory.schema);
+        }
+    }
+    if let Some(address) = &from.connect {
+        let token_file = from.token_file.clone();
+        let to = Connect { connect: address.clone(), token_file, tls_ca: None, tls_cert: None, tls_key: None };
+        let mut client = connect(&to).await?;
+        let found = client.list_factories(ListFactoriesRequest {}).await.map_err(refused(&to))?.into_inner();
+        for factory in found.factories {
+            configs.insert(factory.config_id, serde_json::from_str(&factory.schema).unwrap_or(Value::Bool(true)));
+        }
+    }
+    Ok(configs)
+}
+
+fn plugin_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(io("listing the plugins folder", dir))?;
+    let plugin = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        [".cbus.so", ".cbus.dylib", ".cbus.dll"].iter().any(|ending| name.ends_with(ending))
+    };
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(plugin).collect();
+    files.sort();
+    Ok(files)
+}

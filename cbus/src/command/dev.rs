@@ -1,0 +1,96 @@
+//! `cbus dev`: build, watch and run in one terminal.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use miette::Result;
+
+use crate::api::CONFIG_ID;
+use crate::cli::{Dev, Listen};
+use crate::command::run::{asked_to_end, serve_api, specs};
+use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
+use crate::pipeline::{absolute, target_dir};
+use crate::report::report;
+use crate::view;
+
+pub async fn run(args: Dev) -> Result<()> {
+    let live = !args.plain && std::io::stdout().is_terminal();
+    let journal = Arc::new(Journal::new());
+    let (crates, config) = sort(&args.paths)?;
+    let file = config.as_deref().map(ConfigFile::new);
+    let set = file.as_ref().map(ConfigFile::read).transpose()?;
+    let plugins = specs(&crates, args.release).await?;
+    let names: Vec<String> = plugins.iter().map(|spec| spec.id.clone()).collect();
+    // From here on the view is what is seen; what went wrong before is told as it is.
+    set_up_logs(args.logging.log.clone(), &journal, !live);
+    let host = Host::new(Arc::clone(&journal));
+    let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
+    if !configured {
+        serve_api(&host, &args.api).await?;
+    }
+    match &config {
+        Some(config) => tracing::info!(target: "cbus", "running what {} says", config.display()),
+        None => tracing::warn!(target: "cbus", "no config: nothing runs; give one, such as config.yaml"),
+    }
+    let options = Options {
+        plugins,
+        plugins_dir: None,
+        work_dir: absolute(&args.folders.work_dir),
+        target_dir: target_dir(&args.folders),
+        trust: Trust::default(),
+        isolation: args.isolation,
+    };
+    let serving = async {
+        let mut following = None;
+        if let (Some(mut file), Some(set)) = (file, set) {
+            file.apply(&host.bus, set).await?;
+            following = Some(tokio::spawn(file.follow(host.bus.clone())));
+        }
+        host.start(options).await?;
+        tracing::info!(target: "cbus", "ready: save a file, and it is swapped in");
+        if let Some(following) = following
+            && let Ok(Err(error)) = following.await
+        {
+            tracing::error!(target: "cbus", "the config file is not followed: {error}");
+        }
+        std::future::pending::<Result<()>>().await
+    };
+    let title = view::Title {
+        plugins: names,
+        api: match &args.api.listen {
+            Listen::At(address) if !configured => Some(address.to_string()),
+            _ => None,
+        },
+    };
+    let watching = async { if live { view::run(&host, &title).await } else { std::future::pending().await } };
+    let result = tokio::select! {
+        result = serving => result,
+        result = watching => result,
+        _ = asked_to_end() => Ok(()),
+    };
+    if live {
+        eprintln!("Ending");
+    }
+    if !host.end().await {
+        eprintln!("Something did not end in time; it ends with this process");
+    }
+    result
+}
+
+/// Which of the arguments are crates, and which is the config. Without one, the first crate's own is taken.
+fn sort(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Option<PathBuf>)> {
+    let config = |path: &Path| {
+        path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+    };
+    let (configs, crates): (Vec<PathBuf>, Vec<PathBuf>) = paths.iter().cloned().partition(|path| config(path));
+    if configs.len() > 1 {
+        return Err(report("more than one config file", "put their keys into one"));
+    }
+    if crates.is_empty() {
+        return Err(report("no crate", "name the folder of a controller crate; `cbus new NAME` makes one"));
+    }
+    let own = || crates.iter().map(|path| path.join("config.yaml")).find(|path| path.is_file());
+    let config = configs.into_iter().next().or_else(own);
+    Ok((crates, config))
+}

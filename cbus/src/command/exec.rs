@@ -1,0 +1,81 @@
+//! `cbus exec`: controllers of a config set on a daemon's bus.
+
+use std::io::Read;
+use std::path::Path;
+
+use miette::Result;
+
+use crate::api::client::{connect, refused};
+use crate::api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
+use crate::cli::Exec;
+use crate::report::{io, report};
+use crate::text::{print_json, print_line};
+
+pub async fn run(args: &Exec) -> Result<()> {
+    let Some(file) = &args.file else { return remove(args).await };
+    let (text, name) = read(file)?;
+    // What is wrong with the text is told here, with its lines.
+    crate::daemon::parse_config(&text, &name)?;
+    let mut client = connect(&args.to).await?;
+    let request = ExecuteRequest { config_set: text, name, attach: args.attach };
+    let mut told = client.execute(request).await.map_err(refused(&args.to))?.into_inner();
+    let mut last: Vec<Config> = Vec::new();
+    loop {
+        let next = tokio::select! {
+            next = told.message() => next.map_err(refused(&args.to))?,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        };
+        let Some(response) = next else { break };
+        for config in response.configs.iter().filter(|config| !last.contains(config)) {
+            if args.json {
+                print_json(config, true);
+            } else {
+                print_line(&line(config));
+            }
+        }
+        last = response.configs;
+    }
+    let failed: Vec<&str> =
+        last.iter().filter(|config| config.state == "failed").map(|config| config.key.as_str()).collect();
+    if args.attach {
+        return Err(report(format!("the daemon at {} went away", args.to.connect), ""));
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(report(
+        format!("{} did not start", failed.join(", ")),
+        "it is tried again; `cbus controllers` tells how it does",
+    ))
+}
+
+fn line(config: &Config) -> String {
+    let why = if config.error.is_empty() { String::new() } else { format!(": {}", config.error) };
+    format!("{} ({}) {}{why}", config.key, config.config_id, config.state)
+}
+
+async fn remove(args: &Exec) -> Result<()> {
+    let mut client = connect(&args.to).await?;
+    let asked = client.remove_configs(RemoveConfigsRequest { keys: args.remove.clone() }).await;
+    let removed = asked.map_err(refused(&args.to))?.into_inner().removed;
+    for key in &removed {
+        print_line(&format!("{key} removed"));
+    }
+    let missing: Vec<&str> = args.remove.iter().filter(|key| !removed.contains(key)).map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(report(format!("there is no config {}", missing.join(", ")), "`cbus controllers` lists them by key"))
+}
+
+fn read(file: &Path) -> Result<(String, String)> {
+    let mut text = String::new();
+    if file == Path::new("-") {
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(io("reading the config set", Path::new("standard input")))?;
+        return Ok((text, "standard input".to_owned()));
+    }
+    let text = std::fs::read_to_string(file).map_err(io("reading the config set", file))?;
+    Ok((text, file.to_string_lossy().into_owned()))
+}

@@ -1,0 +1,143 @@
+//! `cbus inspect`: what a plugin file is, read and verified, never executed.
+
+use std::path::{Path, PathBuf};
+
+use hot_runtime::artifact::Artifact;
+use miette::Result;
+use serde::Serialize;
+
+use crate::cli::Inspect;
+use crate::report::{explain, report};
+use crate::text;
+
+/// What is known of a plugin file.
+#[derive(Serialize)]
+struct Inspected {
+    file: PathBuf,
+    id: String,
+    version: String,
+    build_hash: String,
+    hash: String,
+    size: u64,
+    target: String,
+    toolchain: String,
+    profile: String,
+    abi: String,
+    boundary: u32,
+    min_runtime: String,
+    entry: String,
+    /// Why it cannot be loaded here; none if it can.
+    unfit: Option<String>,
+    /// What its signature says, if there is one beside it. Not verified: `cbus verify` does that.
+    signature: Option<Signature>,
+    factories: Vec<Factory>,
+}
+
+#[derive(Serialize)]
+struct Signature {
+    file: PathBuf,
+    comment: String,
+}
+
+#[derive(Serialize)]
+struct Factory {
+    id: String,
+    version: String,
+    description: String,
+    #[serde(rename = "crate")]
+    crate_name: String,
+    config: String,
+    resolves: Vec<String>,
+}
+
+pub async fn run(args: &Inspect) -> Result<()> {
+    let found = read(&args.file).await?;
+    if args.json {
+        text::print_json(&found, false);
+        return Ok(());
+    }
+    let signature = match &found.signature {
+        None => "none".to_owned(),
+        Some(signature) => format!("{} (`cbus verify` checks it)", signature.comment),
+    };
+    let rows = [
+        ("file", found.file.display().to_string()),
+        ("plugin", format!("{} {}", found.id, found.version)),
+        ("build", found.build_hash.clone()),
+        ("size", text::size(found.size)),
+        ("content", format!("{} (BLAKE3)", found.hash)),
+        ("target", format!("{}, {} profile", found.target, found.profile)),
+        ("toolchain", found.toolchain.clone()),
+        ("boundary", format!("version {}, fingerprint {}", found.boundary, found.abi)),
+        ("needs", format!("hot-runtime {} or later", found.min_runtime)),
+        ("entry", found.entry.clone()),
+        ("loads here", found.unfit.as_ref().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"))),
+        ("signature", signature),
+    ];
+    for (name, value) in rows {
+        text::print_line(&format!("{name:<10} {value}"));
+    }
+    for factory in &found.factories {
+        text::print_line("");
+        text::print_line(&format!("controller {} {}, of crate {}", factory.id, factory.version, factory.crate_name));
+        if !factory.description.is_empty() {
+            text::print_line(&format!("  {}", factory.description));
+        }
+        text::print_line(&format!("  config     {}", factory.config));
+        let resolves = match factory.resolves.as_slice() {
+            [] => "nothing".to_owned(),
+            some => some.join(", "),
+        };
+        text::print_line(&format!("  resolves   {resolves}"));
+    }
+    Ok(())
+}
+
+async fn read(path: &Path) -> Result<Inspected> {
+    let (file, read) = (path.to_owned(), path.to_owned());
+    let artifact = match tokio::task::spawn_blocking(move || Artifact::inspect(&read)).await {
+        Ok(read) => read.map_err(explain)?,
+        Err(error) => return Err(report(error.to_string(), "")),
+    };
+    let size = artifact.size() as u64;
+    let unfit = artifact.check_compatible().err().map(|error| error.to_string());
+    let signature = read_signature(path);
+    let bundle = artifact.bundle;
+    Ok(Inspected {
+        file,
+        id: bundle.id,
+        version: bundle.version.to_string(),
+        build_hash: bundle.build_hash,
+        hash: artifact.hash,
+        size,
+        target: bundle.target,
+        toolchain: bundle.toolchain,
+        profile: bundle.profile,
+        abi: bundle.abi,
+        boundary: bundle.boundary,
+        min_runtime: bundle.min_runtime.to_string(),
+        entry: bundle.entry,
+        unfit,
+        signature,
+        factories: artifact
+            .factories
+            .into_iter()
+            .map(|factory| Factory {
+                id: factory.plugin,
+                version: factory.version.to_string(),
+                description: factory.description,
+                crate_name: factory.crate_name,
+                config: factory.config,
+                resolves: factory.resolves,
+            })
+            .collect(),
+    })
+}
+
+/// What the signature beside a file says of itself.
+fn read_signature(path: &Path) -> Option<Signature> {
+    let file = hot_runtime::sign::signature_path(path);
+    let text = std::fs::read_to_string(&file).ok()?;
+    let comment = text.lines().find_map(|line| line.strip_prefix("trusted comment: "))?.to_owned();
+    Some(Signature { file, comment })
+}

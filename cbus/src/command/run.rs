@@ -1,0 +1,147 @@
+//! `cbus run`: the daemon.
+
+use std::sync::Arc;
+
+use controllerbus::ConfigSet;
+use hot_runtime::PluginSpec;
+use hot_runtime::sign::PublicKey;
+use miette::Result;
+
+use crate::api::controller::ApiConfig;
+use crate::api::{Address, CONFIG_ID};
+use crate::cli::{self, Api, Listen, Run};
+use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
+use crate::pipeline::{absolute, read_crates, target_dir};
+use crate::report::{explain, report};
+
+pub async fn run(args: Run) -> Result<()> {
+    let journal = Arc::new(Journal::new());
+    set_up_logs(args.logging.log.clone(), &journal, true);
+    // What is wrong with the arguments is told before anything begins.
+    let config = args.config.as_deref().map(ConfigFile::new);
+    let set = config.as_ref().map(ConfigFile::read).transpose()?;
+    let plugins = specs(&args.watch, args.release).await?;
+    if let Some(dir) = &args.plugins
+        && !dir.is_dir()
+    {
+        return Err(report(
+            format!("there is no folder {}", dir.display()),
+            format!("make it with `mkdir -p {}`; plugin files that come later are loaded then", dir.display()),
+        ));
+    }
+    if plugins.is_empty() && args.plugins.is_none() {
+        tracing::warn!(target: "cbus", "no plugins: give --plugins DIR, or --watch CRATE");
+    }
+
+    let options = Options {
+        plugins,
+        plugins_dir: args.plugins.clone(),
+        work_dir: absolute(&args.folders.work_dir),
+        target_dir: target_dir(&args.folders),
+        trust: read_trust(&args.trust)?,
+        isolation: args.isolation,
+    };
+
+    let host = Host::new(journal);
+    let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
+    if !configured {
+        serve_api(&host, &args.api).await?;
+    }
+    let served = async {
+        let mut following = None;
+        if let (Some(mut file), Some(set)) = (config, set) {
+            file.apply(&host.bus, set).await?;
+            following = Some(tokio::spawn(file.follow(host.bus.clone())));
+        }
+        host.start(options).await?;
+        tracing::info!(target: "cbus", "ready");
+        // Following ends when the file cannot be watched.
+        if let Some(following) = following
+            && let Ok(Err(error)) = following.await
+        {
+            tracing::error!(target: "cbus", "the config file is not followed: {error}");
+        }
+        std::future::pending::<Result<()>>().await
+    };
+    let result = tokio::select! {
+        result = served => result,
+        signal = asked_to_end() => {
+            tracing::info!(target: "cbus", "{signal}: ending");
+            Ok(())
+        }
+    };
+    if !host.end().await {
+        tracing::warn!(target: "cbus", "something did not end in time; it ends with the process");
+    }
+    result
+}
+
+/// Puts the controller that serves the API on the bus; fails if it cannot listen.
+pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<()> {
+    let Listen::At(address) = &api.listen else { return Ok(()) };
+    let text = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let config = ApiConfig {
+        listen: match address {
+            Address::Unix(path) => Address::Unix(absolute(path)).to_string(),
+            tcp => tcp.to_string(),
+        },
+        allow_exec: api.allow_exec,
+        allow_control: api.allow_control,
+        token_file: text(&api.token_file),
+        tls_cert: text(&api.tls_cert),
+        tls_key: text(&api.tls_key),
+        tls_client_ca: text(&api.tls_client_ca),
+    };
+    let mut set = ConfigSet::new();
+    let wrong = |error: controllerbus::Error| report(error.to_string(), "");
+    set.insert(CONFIG_ID, 0, &config).map_err(wrong)?;
+    host.bus.apply(set).await.map_err(wrong)?;
+    // Its first error is its only chance: what keeps it from listening at the start is told, not retried.
+    let listening = host.bus.watch_config(CONFIG_ID).running().await;
+    listening.map(drop).map_err(|error| report(format!("the bus API: {error}"), ""))
+}
+
+/// Reads the keys that are trusted.
+pub fn read_trust(trust: &cli::Trust) -> Result<Trust> {
+    let keys = trust.trust_key.iter().map(|file| PublicKey::read(file).map_err(explain)).collect::<Result<_>>()?;
+    Ok(Trust { keys, require_signature: trust.require_signature, allow_world_writable: trust.allow_world_writable })
+}
+
+/// The plugins that are made of crates, each under its crate's name.
+pub async fn specs(crates: &[std::path::PathBuf], release: bool) -> Result<Vec<PluginSpec>> {
+    let mut specs = Vec::new();
+    for path in crates {
+        let workspace = read_crates(std::slice::from_ref(path)).await?;
+        let found = &workspace.crates[0];
+        specs.push(
+            PluginSpec::new(&found.name).version(found.version.clone()).release(release).crate_path(path.clone()),
+        );
+    }
+    Ok(specs)
+}
+
+/// Waits for SIGTERM or Ctrl-C; names it. A second one ends the process at once.
+pub async fn asked_to_end() -> &'static str {
+    let signal = one_signal().await;
+    tokio::spawn(async {
+        one_signal().await;
+        std::process::exit(1);
+    });
+    signal
+}
+
+#[cfg(unix)]
+async fn one_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = tokio::signal::ctrl_c() => "Ctrl-C",
+    }
+}
+
+#[cfg(not(unix))]
+async fn one_signal() -> &'static str {
+    let _ = tokio::signal::ctrl_c().await;
+    "Ctrl-C"
+}

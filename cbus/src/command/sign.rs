@@ -1,0 +1,93 @@
+//! `cbus verify`, `cbus sign` and `cbus keygen`: who made a plugin file.
+
+use std::path::{Path, PathBuf};
+
+use hot_runtime::artifact::Artifact;
+use hot_runtime::sign::{self, PublicKey, SecretKey};
+use miette::Result;
+use serde::Serialize;
+
+use crate::cli::{Keygen, Sign, Verify};
+use crate::report::{explain, io, report};
+use crate::text::{print_json, print_line};
+
+#[derive(Serialize)]
+struct Verified {
+    file: PathBuf,
+    id: String,
+    version: String,
+    hash: String,
+    /// The key that signed it; none if no key was asked for.
+    signed_by: Option<String>,
+}
+
+/// `cbus verify`
+pub async fn verify(args: Verify) -> Result<()> {
+    let file = args.file.clone();
+    let found = blocking(move || {
+        let mut trust = sign::Trust::new().required(!args.key.is_empty());
+        for key in &args.key {
+            trust = trust.key(PublicKey::read(key)?);
+        }
+        let artifact = Artifact::read(&args.file)?;
+        let signed_by = trust.check(&artifact)?.map(|key| key.id().to_owned());
+        Ok(Verified {
+            file: args.file,
+            id: artifact.bundle.id,
+            version: artifact.bundle.version.to_string(),
+            hash: artifact.hash,
+            signed_by,
+        })
+    })
+    .await?;
+    if args.json {
+        print_json(&found, false);
+        return Ok(());
+    }
+    let signed = match &found.signed_by {
+        Some(key) => format!("signed by key {key}"),
+        None => "its signature was not looked at (no --key)".to_owned(),
+    };
+    print_line(&format!("{}: {} {} is whole and loads here; {signed}", file.display(), found.id, found.version));
+    Ok(())
+}
+
+/// `cbus sign`
+pub async fn sign(args: Sign) -> Result<()> {
+    let password = password(args.password_file.as_deref())?;
+    let (path, key) = blocking(move || {
+        let key = SecretKey::read(&args.key, password.as_deref())?;
+        Ok((sign::sign(&args.file, &key)?, key.id()))
+    })
+    .await?;
+    print_line(&format!("{}  by key {key}", path.display()));
+    Ok(())
+}
+
+/// `cbus keygen`
+pub async fn keygen(args: Keygen) -> Result<()> {
+    let password = password(args.password_file.as_deref())?;
+    let (secret, public) = (args.secret.clone(), args.public.clone());
+    let key = blocking(move || sign::generate(&args.secret, &args.public, password.as_deref())).await?;
+    print_line(&format!("Made the key {}", key.id()));
+    print_line(&format!("  {}    keep it to yourself: `cbus sign FILE --key {0}`", secret.display()));
+    print_line(&format!("  {}    give it to others: `cbus run --trust-key {0} --require-signature`", public.display()));
+    Ok(())
+}
+
+fn password(file: Option<&Path>) -> Result<Option<String>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file).map_err(io("reading the password", file))?;
+    let password = text.trim_end_matches(['\r', '\n']).to_owned();
+    if password.is_empty() {
+        return Err(report(format!("the password in {} is empty", file.display()), ""));
+    }
+    Ok(Some(password))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> hot_runtime::Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(explain),
+        Err(error) => Err(report(error.to_string(), "")),
+    }
+}

@@ -1,0 +1,96 @@
+//! `cbus watch`: a build, and another one on each change.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hot_runtime::Error;
+use hot_runtime::build::BUILD_HASH;
+use hot_runtime::watch::{Change, Watcher};
+use miette::Result;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Watch;
+use crate::command::build::{colours, line};
+use crate::pipeline::{Job, Output};
+use crate::report::explain;
+use crate::text;
+
+/// A save is several file events in a row: how long no further one must come.
+const QUIET: Duration = Duration::from_millis(5);
+
+pub async fn run(args: Watch) -> Result<()> {
+    let mut job = Job::new(&args.source, Some(&args.output)).await?;
+    // What is to be watched is known once it has been read.
+    job.builder.generate().await.map_err(explain)?;
+    let (watcher, mut changes) = Watcher::new(job.builder.watched().to_vec()).map_err(explain)?;
+    eprintln!("Watching {}; Ctrl-C ends it", job.crates.join(", "));
+    let mut last: Option<Output> = None;
+    loop {
+        let cancel = CancellationToken::new();
+        let result = {
+            let building = job.builder.build(&|_| {}, &cancel);
+            tokio::pin!(building);
+            tokio::select! {
+                result = &mut building => Some(result),
+                Some(_) = changes.recv() => {
+                    // What is being built is out of date.
+                    cancel.cancel();
+                    let _ = building.await;
+                    None
+                }
+                _ = tokio::signal::ctrl_c() => {
+                    cancel.cancel();
+                    let _ = building.await;
+                    return Ok(());
+                }
+            }
+        };
+        let Some(result) = result else {
+            settle(&mut changes).await;
+            continue;
+        };
+        match result {
+            Ok(built) => {
+                for message in &built.messages {
+                    eprint!("{}", colours(&message.rendered));
+                }
+                let output = Output::of(&job, built);
+                let same = last.as_ref().is_some_and(|last| last.hash == output.hash);
+                if let Some(last) = last.take() {
+                    remove_older(&args.output, &last.path, &output.path);
+                }
+                match (args.json, same) {
+                    (true, _) => text::print_json(&output, true),
+                    (false, true) => text::print_line(&format!("{}  unchanged", output.path.display())),
+                    (false, false) => text::print_line(&line(&output)),
+                }
+                last = Some(output);
+            }
+            Err(Error::Build { rendered, .. }) => {
+                eprint!("{}", colours(&rendered));
+                eprintln!("{} does not build; what was built before stays", job.id);
+            }
+            Err(error) => eprintln!("{:?}", explain(error)),
+        }
+        // A dependency may have come or gone with the edit.
+        watcher.set_paths(job.builder.watched().to_vec()).map_err(explain)?;
+        tokio::select! {
+            changed = changes.recv() => if changed.is_none() { return Ok(()) },
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+        settle(&mut changes).await;
+    }
+}
+
+/// Reads on until a save's events are all there.
+async fn settle(changes: &mut UnboundedReceiver<Change>) {
+    while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {}
+}
+
+/// Removes the last build's file, where each build has a name of its own.
+fn remove_older(pattern: &Path, old: &PathBuf, new: &PathBuf) {
+    if pattern.to_string_lossy().contains(BUILD_HASH) && old != new {
+        let _ = std::fs::remove_file(old);
+    }
+}

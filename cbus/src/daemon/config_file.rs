@@ -1,0 +1,88 @@
+//! The config file of a daemon: read, applied, followed, and applied again on each change.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use controllerbus::{Bus, ConfigSet};
+use hot_runtime::watch::Watcher;
+use miette::Result;
+
+use crate::report::{explain, explain_bus, io};
+
+/// A save is several file events in a row: how long no further one must come.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// A config set in a file, YAML or JSON.
+pub struct ConfigFile {
+    path: PathBuf,
+    /// The keys that came from the file, which go when the file loses them.
+    keys: BTreeSet<String>,
+}
+
+impl ConfigFile {
+    /// A file that has not been read yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), keys: BTreeSet::new() }
+    }
+
+    /// Reads the file.
+    pub fn read(&self) -> Result<ConfigSet> {
+        let text = std::fs::read_to_string(&self.path).map_err(io("reading the config", &self.path))?;
+        parse(&text, &self.path.to_string_lossy())
+    }
+
+    /// Applies a set; keys that an earlier one of this file had, and this one has not, are taken off the bus.
+    pub async fn apply(&mut self, bus: &Bus, set: ConfigSet) -> Result<()> {
+        let keys: BTreeSet<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
+        for gone in self.keys.difference(&keys) {
+            bus.remove_config(gone).await;
+        }
+        self.keys = keys;
+        let wanted: Vec<(String, u64)> = set.iter().map(|(key, entry)| (key.to_owned(), entry.revision)).collect();
+        bus.apply(set).await.map_err(|error| explain_bus(&error, None))?;
+        for state in bus.configs() {
+            let Some((key, revision)) = wanted.iter().find(|(key, _)| *key == state.key) else { continue };
+            let runs = state.revision;
+            if runs > *revision {
+                tracing::warn!(target: "cbus", "{key}: revision {revision} of the file is older than {runs}, which runs");
+            }
+            if let Some(problem) = &state.problem {
+                tracing::warn!(target: "cbus", "{key}: {problem}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the file for as long as this is polled.
+    pub async fn follow(mut self, bus: Bus) -> Result<()> {
+        let (_watcher, mut changes) = Watcher::new(vec![self.path.clone()]).map_err(explain)?;
+        let mut last = std::fs::read(&self.path).ok();
+        loop {
+            if changes.recv().await.is_none() {
+                return Ok(());
+            }
+            while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {}
+            let text = std::fs::read(&self.path).ok();
+            if text == last {
+                continue;
+            }
+            last = text;
+            let file = self.path.display().to_string();
+            match self.read() {
+                Ok(set) => match self.apply(&bus, set).await {
+                    Ok(()) => tracing::info!(target: "cbus", "{file} applied again"),
+                    Err(error) => tracing::error!(target: "cbus", "{file}: {error}"),
+                },
+                Err(error) => {
+                    tracing::error!(target: "cbus", "what runs goes on without the change of {file}:\n{error:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Reads a config set, with the place in the text where it is wrong.
+pub fn parse(text: &str, name: &str) -> Result<ConfigSet> {
+    ConfigSet::parse(name, text).map_err(|error| explain_bus(&error, Some(text)))
+}

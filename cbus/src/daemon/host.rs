@@ -1,0 +1,119 @@
+//! What a daemon is made of, and its orderly end.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use controllerbus::Bus;
+use hot_runtime::sign::PublicKey;
+use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec};
+use miette::Result;
+
+use super::Journal;
+use crate::api::controller::ApiFactory;
+use crate::report::explain;
+
+/// How long a replaced or leaving generation may take before it is told of.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the whole end may take; what is left then ends with the process.
+const END: Duration = Duration::from_millis(4500);
+
+/// What the runtime of a daemon starts with.
+pub struct Options {
+    /// The plugins that are built and watched.
+    pub plugins: Vec<PluginSpec>,
+    /// The folder whose plugin files are loaded.
+    pub plugins_dir: Option<PathBuf>,
+    /// Where overlays, builds and private copies go.
+    pub work_dir: PathBuf,
+    /// Where cargo compiles.
+    pub target_dir: PathBuf,
+    /// Whose plugin files are loaded.
+    pub trust: Trust,
+    /// Where plugins run of which nothing else is said.
+    pub isolation: Isolation,
+}
+
+/// Whose plugin files are loaded.
+#[derive(Default)]
+pub struct Trust {
+    /// The keys whose signatures are accepted.
+    pub keys: Vec<PublicKey>,
+    /// Whether one of them must have signed.
+    pub require_signature: bool,
+    /// Whether files are loaded from where everybody may write.
+    pub allow_world_writable: bool,
+}
+
+/// A bus with a runtime and a record of what happened.
+pub struct Host {
+    pub bus: Bus,
+    pub journal: Arc<Journal>,
+    pub started: Instant,
+    runtime: OnceLock<HotRuntime>,
+}
+
+impl Host {
+    /// A bus that can serve its API; nothing is built or loaded yet.
+    pub fn new(journal: Arc<Journal>) -> Arc<Self> {
+        let host = Arc::new(Self { bus: Bus::new(), journal, started: Instant::now(), runtime: OnceLock::new() });
+        let factory = Arc::new(ApiFactory::new(&host));
+        host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
+        host
+    }
+
+    /// Builds, loads and watches. Returns when each plugin was built and loaded, or has failed once.
+    pub async fn start(&self, options: Options) -> Result<()> {
+        let journal = Arc::clone(&self.journal);
+        let mut builder = HotRuntime::builder(&self.bus)
+            .work_dir(options.work_dir)
+            .target_dir(options.target_dir)
+            .drain(DRAIN)
+            .isolation(options.isolation)
+            .on_event(move |event| journal.runtime_event(event));
+        builder = builder
+            .require_signature(options.trust.require_signature)
+            .allow_world_writable(options.trust.allow_world_writable);
+        for key in options.trust.keys {
+            builder = builder.trust_key(key);
+        }
+        for spec in options.plugins {
+            builder = builder.plugin(spec);
+        }
+        if let Some(dir) = options.plugins_dir {
+            builder = builder.plugins_dir(dir);
+        }
+        let runtime = builder.start().await.map_err(explain)?;
+        let _ = self.runtime.set(runtime);
+        Ok(())
+    }
+
+    /// The runtime, once it has started.
+    pub fn runtime(&self) -> Option<&HotRuntime> {
+        self.runtime.get()
+    }
+
+    /// Every generation that is loaded, and the last ended ones.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        self.runtime().map(HotRuntime::generations).unwrap_or_default()
+    }
+
+    /// Ends the controllers, then the plugins. False if something did not end in time.
+    pub async fn end(&self) -> bool {
+        let ending = async {
+            self.bus.close().await;
+            if let Some(runtime) = self.runtime() {
+                runtime.clone().shutdown().await;
+            }
+        };
+        tokio::time::timeout(END, ending).await.is_ok()
+    }
+}
+
+/// Resident memory of this process in bytes; 0 where it is not known.
+pub fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+}

@@ -1,0 +1,254 @@
+//! What happened: the last events and log lines, and what is to be remembered of each plugin and generation.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hot_runtime::RuntimeEvent;
+use tokio::sync::broadcast;
+
+use super::metrics::Metrics;
+use crate::api::proto::{Event, LogLine, Timeline};
+
+/// How many events are remembered.
+const EVENTS: usize = 1000;
+/// How many log lines are remembered.
+const LINES: usize = 5000;
+
+/// The record of a daemon. Bounded; readers that fall behind lose the oldest.
+pub struct Journal {
+    inner: Mutex<Inner>,
+    events: broadcast::Sender<Event>,
+    lines: broadcast::Sender<LogLine>,
+    /// What Prometheus reads.
+    pub metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Inner {
+    events: VecDeque<Event>,
+    lines: VecDeque<LogLine>,
+    last_event: u64,
+    last_line: u64,
+    plugins: BTreeMap<String, PluginNotes>,
+    timelines: HashMap<u64, Timeline>,
+}
+
+/// What the registry does not keep of a plugin.
+#[derive(Clone, Debug, Default)]
+pub struct PluginNotes {
+    /// When a build that runs now began, in milliseconds since 1970; 0 when none runs.
+    pub building_since_ms: u64,
+    /// What that build is doing.
+    pub phase: String,
+    /// Why the last build or swap failed; empty when it did not.
+    pub error: String,
+}
+
+impl Journal {
+    /// An empty record.
+    pub fn new() -> Self {
+        Self {
+            inner: Mutex::default(),
+            events: broadcast::channel(EVENTS).0,
+            lines: broadcast::channel(LINES).0,
+            metrics: Metrics::new(),
+        }
+    }
+
+    /// Records what the runtime tells.
+    pub fn runtime_event(&self, event: &RuntimeEvent) {
+        self.metrics.count(event);
+        let Some(event) = self.lock().take_in(event) else { return };
+        log(&event);
+        let _ = self.events.send(event);
+    }
+
+    /// Records a log line; its number is given here.
+    pub fn line(&self, mut line: LogLine) {
+        let mut inner = self.lock();
+        inner.last_line += 1;
+        line.number = inner.last_line;
+        if inner.lines.len() == LINES {
+            inner.lines.pop_front();
+        }
+        inner.lines.push_back(line.clone());
+        drop(inner);
+        let _ = self.lines.send(line);
+    }
+
+    /// The remembered events, and those that come. No event is in both, and none is missing.
+    pub fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let receiver = self.events.subscribe();
+        (self.lock().events.iter().cloned().collect(), receiver)
+    }
+
+    /// The remembered log lines, and those that come. A line may be in both; its number tells.
+    pub fn lines(&self) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
+        let receiver = self.lines.subscribe();
+        (self.lock().lines.iter().cloned().collect(), receiver)
+    }
+
+    /// What is noted of each plugin.
+    pub fn plugins(&self) -> BTreeMap<String, PluginNotes> {
+        self.lock().plugins.clone()
+    }
+
+    /// How a generation came to serve.
+    pub fn timeline(&self, generation: u64) -> Option<Timeline> {
+        self.lock().timelines.get(&generation).copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take_in(&mut self, event: &RuntimeEvent) -> Option<Event> {
+        let mut told = Event { at_ms: now_ms(), ..Event::default() };
+        let about = |told: &mut Event, kind: &str, plugin: &str, generation: u64, text: String| {
+            (told.kind, told.plugin, told.generation, told.text) =
+                (kind.to_owned(), plugin.to_owned(), generation, text);
+        };
+        match event {
+            RuntimeEvent::BuildStarted { plugin } => {
+                self.notes(plugin).building_since_ms = told.at_ms;
+                about(&mut told, "build_started", plugin, 0, "building".to_owned());
+            }
+            RuntimeEvent::BuildFailed { plugin, rendered, .. } => {
+                let notes = self.notes(plugin);
+                (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), rendered.clone());
+                about(&mut told, "build_failed", plugin, 0, rendered.clone());
+            }
+            RuntimeEvent::Built { plugin, build_ms, .. } => {
+                *self.notes(plugin) = PluginNotes::default();
+                about(&mut told, "built", plugin, 0, format!("built in {}", crate::text::duration(*build_ms)));
+            }
+            RuntimeEvent::Unchanged { plugin, .. } => {
+                *self.notes(plugin) = PluginNotes::default();
+                about(&mut told, "unchanged", plugin, 0, "the build gave what is loaded already".to_owned());
+            }
+            RuntimeEvent::Swapped { plugin, from, to, timeline } => {
+                *self.notes(plugin) = PluginNotes::default();
+                let timeline = Timeline::from(timeline);
+                self.timelines.insert(*to, timeline);
+                if self.timelines.len() > EVENTS
+                    && let Some(oldest) = self.timelines.keys().min().copied()
+                {
+                    self.timelines.remove(&oldest);
+                }
+                told.timeline = Some(timeline);
+                let text = match from {
+                    Some(from) => format!("generation {to} serves, after {from}: {timeline}"),
+                    None => format!("generation {to} serves: {timeline}"),
+                };
+                about(&mut told, "swapped", plugin, *to, text);
+            }
+            RuntimeEvent::RolledBack { plugin, reason, serving } => {
+                let notes = self.notes(plugin);
+                (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), reason.clone());
+                let text = match serving {
+                    Some(serving) => format!("not swapped, generation {serving} goes on: {reason}"),
+                    None => format!("not loaded: {reason}"),
+                };
+                about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), text);
+            }
+            RuntimeEvent::Draining { plugin, generation, leases } => {
+                let text = format!("generation {generation} is still held by {leases} and stays loaded");
+                about(&mut told, "draining", plugin, *generation, text);
+            }
+            RuntimeEvent::Stuck { plugin, generation, threads } => {
+                let text = format!("{threads} threads of generation {generation} do not end; it stays loaded");
+                about(&mut told, "stuck", plugin, *generation, text);
+            }
+            RuntimeEvent::Unloaded { plugin, generation, unload_ms, unmapped } => {
+                let seen = if *unmapped { "and unmapped " } else { "" };
+                let text = format!("generation {generation} unloaded {seen}in {}", crate::text::duration(*unload_ms));
+                about(&mut told, "unloaded", plugin, *generation, text);
+            }
+            RuntimeEvent::BuildProgress { plugin, phase, compiled, .. } => {
+                let notes = self.notes(plugin);
+                notes.phase = match compiled {
+                    Some(package) => format!("{phase}, {package} done"),
+                    None => phase.to_string(),
+                };
+                // The state tells it; as events these would push out what matters.
+                return None;
+            }
+            // All of them come with the build's end.
+            RuntimeEvent::CompilerSays { .. } => return None,
+            RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms } => {
+                let again = crate::text::duration(*restart_in_ms);
+                let said = match last_lines.as_slice() {
+                    [] => String::new(),
+                    lines => format!("; its last lines:\n{}", lines.join("\n")),
+                };
+                let text = format!("generation {generation} crashed ({reason}), started again in {again}{said}");
+                about(&mut told, "crashed", plugin, *generation, text);
+            }
+            RuntimeEvent::Restarted { plugin, generation, pid, start_ms } => {
+                let took = crate::text::duration(*start_ms);
+                let text = format!("generation {generation} serves again, in process {pid}, after {took}");
+                about(&mut told, "restarted", plugin, *generation, text);
+            }
+            other => self.take_in_other(&mut told, other)?,
+        }
+        self.last_event += 1;
+        told.number = self.last_event;
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(told.clone());
+        Some(told)
+    }
+
+    /// An event that needs no words of its own: its fields are told as they are.
+    fn take_in_other(&mut self, told: &mut Event, event: &RuntimeEvent) -> Option<()> {
+        let serde_json::Value::Object(mut fields) = serde_json::to_value(event).ok()? else { return None };
+        let mut take = |name: &str| match fields.remove(name) {
+            Some(serde_json::Value::String(text)) => text,
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        told.kind = take("event");
+        told.plugin = take("plugin");
+        told.generation = take("generation").parse().unwrap_or_default();
+        let parts: Vec<String> = ["path", "reason"].map(take).into_iter().filter(|part| !part.is_empty()).collect();
+        told.text = parts.join(": ");
+        if told.text.is_empty() {
+            told.text = told.kind.replace('_', " ");
+            let rest = serde_json::to_string(&fields).unwrap_or_default();
+            if rest != "{}" {
+                told.text.push_str(&format!(" {rest}"));
+            }
+        }
+        Some(())
+    }
+
+    fn notes(&mut self, plugin: &str) -> &mut PluginNotes {
+        self.plugins.entry(plugin.to_owned()).or_default()
+    }
+}
+
+/// The event as a log line.
+fn log(event: &Event) {
+    let (plugin, text) = (event.plugin.as_str(), event.text.trim_end());
+    match event.kind.as_str() {
+        "build_failed" => tracing::error!(target: "cbus", plugin, "does not build:\n{text}"),
+        "rolled_back" | "crashed" => tracing::error!(target: "cbus", plugin, "{text}"),
+        "draining" | "stuck" | "refused" => tracing::warn!(target: "cbus", plugin, "{text}"),
+        "build_started" | "built" => tracing::debug!(target: "cbus", plugin, "{text}"),
+        _ => tracing::info!(target: "cbus", plugin, "{text}"),
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    millis(SystemTime::now())
+}
+
+/// A time as milliseconds since 1970.
+pub fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,151 @@
+//! What Prometheus reads.
+
+use std::sync::atomic::AtomicU64;
+
+use hot_runtime::{GenerationInfo, RuntimeEvent};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfPlugin {
+    plugin: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildEnd {
+    plugin: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct InState {
+    plugin: String,
+    state: String,
+}
+
+/// The counters of a daemon, and its gauges, which are set when they are read.
+pub struct Metrics {
+    registry: Registry,
+    builds: Family<BuildEnd, Counter>,
+    swaps: Family<OfPlugin, Counter>,
+    rollbacks: Family<OfPlugin, Counter>,
+    stalls: Family<OfPlugin, Counter>,
+    unloads: Family<OfPlugin, Counter>,
+    crashes: Family<OfPlugin, Counter>,
+    build_seconds: Histogram,
+    swap_seconds: Histogram,
+    live_seconds: Histogram,
+    generations: Family<InState, Gauge>,
+    leases: Family<OfPlugin, Gauge>,
+    controllers: Gauge,
+    directives: Gauge,
+    values: Gauge,
+    memory: Gauge<u64, AtomicU64>,
+}
+
+/// What the bus holds when it is asked.
+pub struct Counts {
+    pub controllers: usize,
+    pub directives: usize,
+    pub values: usize,
+    pub memory_bytes: u64,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("cbus");
+        let long = || Histogram::new([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0]);
+        let short = || Histogram::new([0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0]);
+        let made = Self {
+            builds: Family::default(),
+            swaps: Family::default(),
+            rollbacks: Family::default(),
+            stalls: Family::default(),
+            unloads: Family::default(),
+            crashes: Family::default(),
+            build_seconds: long(),
+            swap_seconds: short(),
+            live_seconds: long(),
+            generations: Family::default(),
+            leases: Family::default(),
+            controllers: Gauge::default(),
+            directives: Gauge::default(),
+            values: Gauge::default(),
+            memory: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("builds", "Builds that ended", made.builds.clone());
+        registry.register("swaps", "Generations that came to serve", made.swaps.clone());
+        registry.register("rollbacks", "Generations that did not make it", made.rollbacks.clone());
+        registry.register("stalls", "Replaced generations that could not be unloaded in time", made.stalls.clone());
+        registry.register("unloads", "Generations that were unloaded", made.unloads.clone());
+        registry.register("crashes", "Ends of plugins' own processes that nobody asked for", made.crashes.clone());
+        registry.register("build_seconds", "How long builds took", made.build_seconds.clone());
+        registry.register(
+            "swap_seconds",
+            "From construction of new controllers to the step that made them serve",
+            made.swap_seconds.clone(),
+        );
+        registry.register("edit_to_live_seconds", "From a save to the new code serving", made.live_seconds.clone());
+        registry.register("generations", "Generations by state", made.generations.clone());
+        registry.register("leases", "What keeps generations loaded", made.leases.clone());
+        registry.register("controllers", "Controllers on the bus", made.controllers.clone());
+        registry.register("directives", "Directives that stand", made.directives.clone());
+        registry.register("values", "Values of those directives", made.values.clone());
+        registry.register("resident_memory_bytes", "Resident memory of the daemon", made.memory.clone());
+        Self { registry, ..made }
+    }
+
+    /// Counts an event.
+    pub fn count(&self, event: &RuntimeEvent) {
+        let of = |plugin: &str| OfPlugin { plugin: plugin.to_owned() };
+        let build = |plugin: &str, result| {
+            self.builds.get_or_create(&BuildEnd { plugin: plugin.to_owned(), result }).inc();
+        };
+        match event {
+            RuntimeEvent::Built { plugin, build_ms, .. } => {
+                build(plugin, "ok");
+                self.build_seconds.observe(build_ms / 1000.0);
+            }
+            RuntimeEvent::BuildFailed { plugin, .. } => build(plugin, "failed"),
+            RuntimeEvent::Swapped { plugin, timeline, .. } => {
+                self.swaps.get_or_create(&of(plugin)).inc();
+                self.swap_seconds.observe(timeline.swap_ms / 1000.0);
+                if let Some(ms) = timeline.edit_to_live_ms {
+                    self.live_seconds.observe(ms / 1000.0);
+                }
+            }
+            RuntimeEvent::RolledBack { plugin, .. } => drop(self.rollbacks.get_or_create(&of(plugin)).inc()),
+            RuntimeEvent::Draining { plugin, .. } | RuntimeEvent::Stuck { plugin, .. } => {
+                self.stalls.get_or_create(&of(plugin)).inc();
+            }
+            RuntimeEvent::Unloaded { plugin, .. } => drop(self.unloads.get_or_create(&of(plugin)).inc()),
+            RuntimeEvent::Crashed { plugin, .. } => drop(self.crashes.get_or_create(&of(plugin)).inc()),
+            _ => {}
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, generations: &[GenerationInfo], counts: &Counts) -> String {
+        self.generations.clear();
+        self.leases.clear();
+        for found in generations {
+            let state = super::snapshot::word(&found.state);
+            self.generations.get_or_create(&InState { plugin: found.plugin.clone(), state }).inc();
+            self.leases.get_or_create(&OfPlugin { plugin: found.plugin.clone() }).inc_by(found.leases as i64);
+        }
+        self.controllers.set(counts.controllers as i64);
+        self.directives.set(counts.directives as i64);
+        self.values.set(counts.values as i64);
+        self.memory.set(counts.memory_bytes);
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,13 @@
+//! The daemon: a bus, a runtime, a record of what happened, and a config file that is followed.
+
+mod config_file;
+mod host;
+pub mod journal;
+mod logs;
+pub mod metrics;
+mod snapshot;
+
+pub use config_file::{ConfigFile, parse as parse_config};
+pub use host::{Host, Options, Trust};
+pub use journal::{Journal, now_ms};
+pub use logs::{Filter, render as render_line, set_up as set_up_logs};

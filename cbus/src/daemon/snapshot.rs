@@ -1,0 +1,249 @@
+//! What the API, the page and the live view show of a daemon, at one moment.
+
+use std::collections::{BTreeMap, HashMap};
+
+use controllerbus::bus::{ConfigState, DirectiveSnapshot, Execution, ResolverSnapshot, ResolverState, RunState};
+use hot_runtime::{GenerationInfo, GenerationState};
+
+use super::Host;
+use super::host::memory_bytes;
+use super::journal::millis;
+use super::metrics::Counts;
+use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
+
+impl Host {
+    /// The bus at a glance.
+    pub fn info(&self, allow_exec: bool, allow_control: bool) -> Info {
+        let directives = self.bus.directives();
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process_id: std::process::id(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            plugins: self.plugins().len() as u32,
+            controllers: self.bus.controllers().len() as u32,
+            directives: directives.len() as u32,
+            values: directives.iter().map(|found| found.values.len() as u32).sum(),
+            configs: self.bus.configs().len() as u32,
+            config_ids: self.bus.config_ids(),
+            allow_exec,
+            allow_control,
+            memory_bytes: memory_bytes(),
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn metrics(&self) -> String {
+        let directives = self.bus.directives();
+        let counts = Counts {
+            controllers: self.bus.controllers().len(),
+            directives: directives.len(),
+            values: directives.iter().map(|found| found.values.len()).sum(),
+            memory_bytes: memory_bytes(),
+        };
+        self.journal.metrics.render(&self.generations(), &counts)
+    }
+
+    /// The plugins, those that never loaded included.
+    pub fn plugins(&self) -> Vec<Plugin> {
+        let mut plugins: BTreeMap<String, Plugin> = BTreeMap::new();
+        for (id, notes) in self.journal.plugins() {
+            let plugin = Plugin {
+                id: id.clone(),
+                error: notes.error,
+                building_since_ms: notes.building_since_ms,
+                building: notes.phase,
+                ..Plugin::default()
+            };
+            plugins.insert(id, plugin);
+        }
+        for found in self.generations() {
+            let plugin = plugins
+                .entry(found.plugin.clone())
+                .or_insert_with(|| Plugin { id: found.plugin.clone(), ..Plugin::default() });
+            if found.state == GenerationState::Serving {
+                plugin.version = found.version.to_string();
+            }
+            plugin.generations.push(self.generation(&found));
+        }
+        let mut plugins: Vec<Plugin> = plugins.into_values().collect();
+        for plugin in &mut plugins {
+            let serving = plugin.generations.iter().any(|found| found.state == "serving");
+            plugin.state = match (serving, plugin.building_since_ms > 0, plugin.error.is_empty()) {
+                (_, true, _) => "building",
+                (true, ..) => "serving",
+                (false, _, false) => "failed",
+                (false, _, true) => "unloaded",
+            }
+            .to_owned();
+        }
+        plugins
+    }
+
+    fn generation(&self, found: &GenerationInfo) -> Generation {
+        Generation {
+            number: found.generation,
+            version: found.version.to_string(),
+            build_hash: found.build_hash.clone(),
+            state: word(&found.state),
+            since_ms: millis(found.since),
+            reason: found.reason.clone().unwrap_or_default(),
+            factories: found.holders.factories as u32,
+            controllers: found.holders.controllers as u32,
+            calls: found.holders.calls as u32,
+            wakers: found.holders.wakers as u32,
+            mapped: found.mapped,
+            timeline: self.journal.timeline(found.generation),
+            isolation: found.isolation.to_string(),
+            process_id: found.pid.unwrap_or_default(),
+        }
+    }
+
+    /// The controllers on the bus.
+    pub fn controllers(&self) -> Vec<Controller> {
+        let plugins: HashMap<u64, String> =
+            self.generations().into_iter().map(|found| (found.generation, found.plugin)).collect();
+        let show = |found: controllerbus::bus::ControllerSnapshot| {
+            let plugin = plugins.get(&found.source.0).cloned().unwrap_or_default();
+            let (state, error) = match found.execution {
+                _ if found.staged => ("staged", String::new()),
+                Execution::Running => ("running", String::new()),
+                Execution::Failed { error, .. } => ("failed", error.to_string()),
+                Execution::Ended => ("ended", String::new()),
+                Execution::Closing => ("closing", String::new()),
+            };
+            Controller {
+                id: found.id.0,
+                name: found.info.id,
+                version: found.info.version.to_string(),
+                description: found.info.description,
+                config_id: found.info.config_id,
+                generation: if plugin.is_empty() { 0 } else { found.source.0 },
+                plugin,
+                key: found.key.unwrap_or_default(),
+                answers: found.answers as u32,
+                resolves: found.resolves,
+                state: state.to_owned(),
+                error,
+            }
+        };
+        self.bus.controllers().into_iter().map(show).collect()
+    }
+
+    /// The directives that stand.
+    pub fn directives(&self) -> Vec<Directive> {
+        let show = |found: DirectiveSnapshot| {
+            let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            Directive {
+                id: found.id,
+                name: found.name,
+                about: about.join(" "),
+                references: found.references as u32,
+                idle: found.idle,
+                values: found
+                    .values
+                    .into_iter()
+                    .map(|value| Value {
+                        id: value.id.0,
+                        controller: value.controller.0,
+                        json: crate::text::cut(&value.value.to_string(), VALUE),
+                    })
+                    .collect(),
+                resolvers: found.resolvers.into_iter().map(resolver).collect(),
+            }
+        };
+        self.bus.directives().into_iter().map(show).collect()
+    }
+
+    /// The applied configs.
+    pub fn configs(&self) -> Vec<Config> {
+        self.bus.configs().into_iter().map(config).collect()
+    }
+
+    /// The factories that the bus knows.
+    pub fn factories(&self) -> Vec<Factory> {
+        let show = |found: controllerbus::bus::FactorySnapshot| Factory {
+            id: found.info.id,
+            version: found.info.version.to_string(),
+            description: found.info.description,
+            config_id: found.info.config_id,
+            generation: found.source.0,
+            schema: found.schema.to_string(),
+        };
+        self.bus.factories().into_iter().map(show).collect()
+    }
+}
+
+/// How many characters of a value are shown.
+const VALUE: usize = 200;
+
+fn resolver(found: ResolverSnapshot) -> Resolver {
+    let (state, error) = match found.state {
+        ResolverState::Working => ("working", String::new()),
+        ResolverState::Idle => ("idle", String::new()),
+        ResolverState::Failed { error } => ("failed", error.to_string()),
+        ResolverState::Held => ("held", String::new()),
+    };
+    Resolver { controller: found.controller.0, state: state.to_owned(), error }
+}
+
+fn config(found: ConfigState) -> Config {
+    let mut config = Config {
+        key: found.key,
+        config_id: found.config_id,
+        revision: found.revision,
+        error: found.problem.map(|problem| problem.to_string()).unwrap_or_default(),
+        location: found.location.map(|place| place.to_string()).unwrap_or_default(),
+        ..Config::default()
+    };
+    config.state = match found.state {
+        RunState::Queued => "queued",
+        RunState::Constructing => "constructing",
+        RunState::Running(id) => {
+            config.controller = id.0;
+            "running"
+        }
+        RunState::Failed { error, retry_in } => {
+            if config.error.is_empty() {
+                config.error = error.to_string();
+            }
+            config.retry_in_ms = retry_in.as_millis() as u64;
+            "failed"
+        }
+    }
+    .to_owned();
+    config
+}
+
+/// A state as one word in small letters.
+pub fn word(state: &GenerationState) -> String {
+    match serde_json::to_value(state) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => format!("{state:?}").to_lowercase(),
+    }
+}
+
+impl From<&hot_runtime::Timeline> for Timeline {
+    fn from(timeline: &hot_runtime::Timeline) -> Self {
+        Self {
+            edit_to_live_ms: timeline.edit_to_live_ms,
+            build_ms: timeline.build_ms,
+            verify_ms: timeline.verify_ms,
+            load_ms: timeline.load_ms,
+            swap_ms: timeline.swap_ms,
+        }
+    }
+}
+
+impl std::fmt::Display for Timeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::text::duration;
+        if let Some(ms) = self.edit_to_live_ms {
+            write!(f, "live {} after the edit, ", duration(ms))?;
+        }
+        if self.build_ms > 0.0 {
+            write!(f, "build {}, ", duration(self.build_ms))?;
+        }
+        let (verify, load, swap) = (duration(self.verify_ms), duration(self.load_ms), duration(self.swap_ms));
+        write!(f, "verify {verify}, load {load}, swap {swap}")
+    }
+}

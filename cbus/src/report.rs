@@ -1,0 +1,90 @@
+//! Errors as a person reads them: what went wrong, where, and what to do.
+
+use std::process::ExitCode;
+
+use hot_runtime::Error;
+use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceSpan};
+
+/// Sets how reports look.
+pub fn set_up() {
+    let _ =
+        miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().context_lines(1).wrap_lines(false).build())));
+}
+
+/// Prints a report; the exit status of failure.
+pub fn failed(report: &Report) -> ExitCode {
+    eprintln!("{report:?}");
+    ExitCode::FAILURE
+}
+
+/// A report without further ado.
+pub fn report(message: impl Into<String>, help: impl Into<String>) -> Report {
+    let (message, help) = (message.into(), help.into());
+    if help.is_empty() {
+        return Report::msg(message);
+    }
+    miette::miette!(help = help, "{message}")
+}
+
+/// A runtime's error, with what to do about it.
+pub fn explain(error: Error) -> Report {
+    match error {
+        Error::Io { what, path, source } => {
+            let help = match source.kind() {
+                std::io::ErrorKind::NotFound => "check the path; it is taken from the current folder",
+                std::io::ErrorKind::PermissionDenied => "you have no permission for it; check its owner and mode",
+                _ => "",
+            };
+            report(format!("{what}: {}: {source}", path.display()), help)
+        }
+        Error::Metadata { path, message } => report(
+            format!("cargo cannot read the crate at {}: {}", path.display(), message.trim()),
+            "mend its Cargo.toml; `cargo metadata` in that folder says the same",
+        ),
+        Error::NotAController { path, message } => report(
+            format!("the crate at {} is no controller crate: {message}", path.display()),
+            "`cbus new NAME` makes one",
+        ),
+        // The compiler's own words come first, as cargo prints them.
+        Error::Build { plugin, rendered, .. } => {
+            eprint!("{rendered}");
+            report(format!("building {plugin} failed"), "mend what the compiler says above")
+        }
+        Error::Key { path, reason } => report(
+            format!("the key in {} cannot be used: {reason}", path.display()),
+            "`cbus keygen` makes keys; a secret key with a password needs --password-file",
+        ),
+        Error::Artifact { path, reason, help } | Error::Folder { path, reason, help } => {
+            report(format!("{} was refused: {reason}", path.display()), help)
+        }
+        Error::UnknownPlugin { id, nearest } => {
+            let help = match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => "`cbus plugins` lists what is loaded".to_owned(),
+            };
+            report(format!("no plugin `{id}` is loaded"), help)
+        }
+        other => report(other.to_string(), ""),
+    }
+}
+
+/// An error of the bus or of a config set; with the lines around its place, where `text` is what it is about.
+pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
+    let message = error.to_string();
+    let (Some(place), Some(text)) = (error.location(), text) else { return report(message, "") };
+    let line = place.line.saturating_sub(1) as usize;
+    let before: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
+    let here = text[before.min(text.len())..].lines().next().unwrap_or_default();
+    let skip: usize = here.chars().take(place.column.saturating_sub(1) as usize).map(char::len_utf8).sum();
+    let length = here[skip..].chars().take_while(|c| !c.is_whitespace() && *c != ':').map(char::len_utf8).sum();
+    let name = place.file.clone().unwrap_or_else(|| "config".to_owned());
+    let span = SourceSpan::from((before + skip, length));
+    miette::miette!(labels = vec![LabeledSpan::new_with_span(Some("here".to_owned()), span)], "{message}")
+        .with_source_code(NamedSource::new(name, text.to_owned()))
+}
+
+/// An error of the operating system about a file.
+pub fn io(what: &str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Report {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |source| explain(Error::Io { what, path, source })
+}

@@ -1,0 +1,205 @@
+//! JSON schemas of config sets, and what of a value does not fit one.
+//!
+//! The schemas are those that `#[derive(Config)]` writes, so only what it uses is looked at.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+/// The JSON schema of config sets whose configs have these schemas, by config id.
+pub fn of_config_sets(configs: &BTreeMap<String, Value>) -> Value {
+    let ids: Vec<&String> = configs.keys().collect();
+    let each: Vec<Value> = configs
+        .iter()
+        .map(|(id, schema)| {
+            json!({
+                "if": { "properties": { "id": { "const": id } }, "required": ["id"] },
+                "then": { "properties": { "config": schema } },
+            })
+        })
+        .collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A ControllerBus config set",
+        "description": "Controllers that run, each under a key of your choice.",
+        "type": "object",
+        "additionalProperties": {
+            "type": "object",
+            "properties": {
+                "id": { "description": "The config id.", "anyOf": [{ "enum": ids }, { "type": "string" }] },
+                "version": { "description": "Which versions of the controller will do, such as ^1.2.", "type": "string" },
+                "revision": { "description": "The higher revision of a key wins.", "type": "integer", "minimum": 0 },
+                "config": { "description": "The config itself." },
+            },
+            "required": ["id"],
+            "additionalProperties": false,
+            "allOf": each,
+        },
+    })
+}
+
+/// What does not fit: where, such as `doors[0].width`, and why.
+pub type Misfit = (String, String);
+
+/// Everything of a value that does not fit a schema.
+pub fn misfits(schema: &Value, value: &Value) -> Vec<Misfit> {
+    let mut found = Vec::new();
+    look(schema, value, "", &mut found);
+    found
+}
+
+fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
+    let Value::Object(schema) = schema else {
+        if schema == &Value::Bool(false) {
+            found.push((path.to_owned(), "nothing may stand here".to_owned()));
+        }
+        return;
+    };
+    if let Some(Value::Array(allowed)) = schema.get("enum")
+        && !allowed.contains(value)
+    {
+        let known: Vec<String> = allowed.iter().map(text).collect();
+        let near = value.as_str().and_then(|word| {
+            controllerbus::config::nearest(word, allowed.iter().filter_map(Value::as_str)).map(str::to_owned)
+        });
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("one of {} is wanted", known.join(", ")),
+        };
+        found.push((path.to_owned(), format!("{} is not known here; {hint}", text(value))));
+        return;
+    }
+    if let Some(wanted) = schema.get("const")
+        && wanted != value
+    {
+        found.push((path.to_owned(), format!("{} is wanted here, not {}", text(wanted), text(value))));
+        return;
+    }
+    if let Some(kinds) = schema.get("type")
+        && !of_kind(kinds, value)
+    {
+        found.push((path.to_owned(), format!("{} is wanted here, not {}", kind_text(kinds), text(value))));
+        return;
+    }
+    bounds(schema, value, path, found);
+    match value {
+        Value::Object(members) => look_in_object(schema, members, path, found),
+        Value::Array(items) => {
+            let first = schema.get("prefixItems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            for (at, item) in items.iter().enumerate() {
+                let wanted = first.get(at).or_else(|| schema.get("items"));
+                if let Some(wanted) = wanted {
+                    look(wanted, item, &format!("{path}[{at}]"), found);
+                }
+            }
+            if items.len() < first.len() {
+                found.push((path.to_owned(), format!("{} items are wanted, not {}", first.len(), items.len())));
+            }
+        }
+        _ => {}
+    }
+    for name in ["anyOf", "oneOf"] {
+        let Some(Value::Array(choices)) = schema.get(name) else { continue };
+        let misfits: Vec<Vec<Misfit>> = choices
+            .iter()
+            .map(|choice| {
+                let mut found = Vec::new();
+                look(choice, value, path, &mut found);
+                found
+            })
+            .collect();
+        if misfits.iter().all(|misfits| !misfits.is_empty())
+            // The choice that fits best is the one that was meant: the one whose misfits lie deepest.
+            && let Some(best) = misfits.into_iter().max_by_key(|misfits| misfits.iter().map(|(path, _)| path.len()).max())
+        {
+            found.extend(best);
+        }
+    }
+    if let Some(Value::Array(all)) = schema.get("allOf") {
+        for schema in all {
+            look(schema, value, path, found);
+        }
+    }
+}
+
+fn look_in_object(
+    schema: &serde_json::Map<String, Value>,
+    members: &serde_json::Map<String, Value>,
+    path: &str,
+    found: &mut Vec<Misfit>,
+) {
+    let empty = serde_json::Map::new();
+    let known = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+    let at = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    for (name, member) in members {
+        match (known.get(name), schema.get("additionalProperties")) {
+            (Some(schema), _) => look(schema, member, &at(name), found),
+            (None, Some(Value::Bool(false))) => {
+                let hint = match controllerbus::config::nearest(name, known.keys().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if known.is_empty() => "there are no keys here".to_owned(),
+                    None => format!("there are {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+                };
+                found.push((at(name), format!("there is no `{name}` here; {hint}")));
+            }
+            (None, Some(schema)) => look(schema, member, &at(name), found),
+            (None, None) => {}
+        }
+    }
+    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        if !members.contains_key(name) {
+            found.push((path.to_owned(), format!("`{name}` is missing")));
+        }
+    }
+}
+
+fn bounds(schema: &serde_json::Map<String, Value>, value: &Value, path: &str, found: &mut Vec<Misfit>) {
+    let Some(number) = value.as_f64() else { return };
+    if let Some(least) = schema.get("minimum").and_then(Value::as_f64)
+        && number < least
+    {
+        found.push((path.to_owned(), format!("{number} is too small; {least} is the least")));
+    }
+    if let Some(most) = schema.get("maximum").and_then(Value::as_f64)
+        && number > most
+    {
+        found.push((path.to_owned(), format!("{number} is too large; {most} is the most")));
+    }
+}
+
+fn of_kind(kinds: &Value, value: &Value) -> bool {
+    match kinds {
+        Value::Array(kinds) => kinds.iter().any(|kind| of_kind(kind, value)),
+        Value::String(kind) => match kind.as_str() {
+            "null" => value.is_null(),
+            "boolean" => value.is_boolean(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
+            "string" => value.is_string(),
+            "array" => value.is_array(),
+            "object" => value.is_object(),
+            _ => true,
+        },
+        _ => true,
+    }
+}
+
+fn kind_text(kinds: &Value) -> String {
+    match kinds {
+        Value::Array(kinds) => kinds.iter().map(kind_text).collect::<Vec<_>>().join(" or "),
+        Value::String(kind) => match kind.as_str() {
+            "boolean" => "true or false".to_owned(),
+            "integer" => "a whole number".to_owned(),
+            "number" => "a number".to_owned(),
+            "string" => "a text".to_owned(),
+            "array" => "a list".to_owned(),
+            "object" => "a map".to_owned(),
+            other => other.to_owned(),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn text(value: &Value) -> String {
+    crate::text::cut(&value.to_string(), 60)
+}

@@ -1,0 +1,114 @@
+//! Small things that several commands print: sizes, durations, tables.
+
+use std::io::IsTerminal;
+
+/// A size as a person reads it.
+pub fn size(bytes: u64) -> String {
+    let kib = bytes as f64 / 1024.0;
+    if kib < 1.0 {
+        format!("{bytes} B")
+    } else if kib < 1000.0 {
+        format!("{kib:.0} KiB")
+    } else {
+        format!("{:.1} MiB", kib / 1024.0)
+    }
+}
+
+/// A duration as a person reads it, from milliseconds.
+pub fn duration(ms: f64) -> String {
+    if ms < 10.0 {
+        format!("{ms:.1} ms")
+    } else if ms < 1000.0 {
+        format!("{ms:.0} ms")
+    } else if ms < 60_000.0 {
+        format!("{:.1} s", ms / 1000.0)
+    } else if ms < 3_600_000.0 {
+        format!("{} min {} s", (ms / 60_000.0) as u64, (ms / 1000.0) as u64 % 60)
+    } else {
+        format!("{} h {} min", (ms / 3_600_000.0) as u64, (ms / 60_000.0) as u64 % 60)
+    }
+}
+
+/// Prints rows in columns as wide as their contents need.
+pub fn table(head: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count().min(*width)));
+        }
+        text.trim_end().to_owned()
+    };
+    let head = line(&mut head.iter().copied());
+    if std::io::stdout().is_terminal() {
+        print_line(&format!("\x1b[1m{head}\x1b[0m"));
+    } else {
+        print_line(&head);
+    }
+    for row in rows {
+        print_line(&line(&mut row.iter().map(String::as_str)));
+    }
+}
+
+/// Prints a line. When nobody reads any more (`cbus ... | head`), the process ends as others do then.
+pub fn print_line(line: &str) {
+    use std::io::Write;
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a value as JSON: indented for people on a terminal, one line otherwise where `lines` is wanted.
+pub fn print_json(value: &impl serde::Serialize, lines: bool) {
+    let text = if lines { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
+    match text {
+        Ok(text) => print_line(&text),
+        Err(error) => eprintln!("cannot print JSON: {error}"),
+    }
+}
+
+/// The time of day in UTC, from milliseconds since 1970.
+pub fn clock(ms: u64) -> String {
+    let seconds = ms / 1000;
+    format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+}
+
+/// A time as text, in UTC, from milliseconds since 1970.
+pub fn time(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{}T{hour:02}:{minute:02}:{second:02}.{:03}Z", date(seconds / 86_400), ms % 1000)
+}
+
+/// The date of a day since 1970, by Howard Hinnant's `civil_from_days`.
+fn date(days: u64) -> String {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// A text without terminal colours.
+pub fn plain(text: &str) -> String {
+    hot_runtime::build::without_colours(text)
+}
+
+/// At most so many characters of a text.
+pub fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

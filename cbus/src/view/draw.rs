@@ -1,0 +1,238 @@
+//! Draws the live view: calm, with nothing that moves when nothing happens.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
+
+use super::{LEVELS, Shown, ansi};
+use crate::api::proto::{Config, LogLine, Plugin, Timeline};
+use crate::daemon::now_ms;
+use crate::text::{clock, duration};
+
+/// The widest a timeline's bar is drawn.
+const BAR: usize = 24;
+
+pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
+    let area = frame.area();
+    let errors: Vec<Line<'static>> = shown.plugins.iter().flat_map(error_lines).collect();
+    let plugins = shown.plugins.len().clamp(1, 8) as u16 + 2;
+    let configs = config_height(&shown.configs);
+    let room = area.height.saturating_sub(plugins + configs + 2);
+    // Errors get what they need, but log lines keep a few rows.
+    let wanted = if errors.is_empty() { 0 } else { errors.len() as u16 + 1 };
+    let errors_height = wanted.min(room.saturating_sub(5));
+    let [title, plugins, broken, configs, logs, keys] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(plugins),
+        Constraint::Length(errors_height),
+        Constraint::Length(configs),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_title(frame, title, shown);
+    draw_plugins(frame, plugins, &shown.plugins);
+    if errors_height > 0 {
+        let block = Block::new().borders(Borders::TOP).title(" Compiler ".red().bold());
+        frame.render_widget(Paragraph::new(errors).block(block).wrap(Wrap { trim: false }), broken);
+    }
+    draw_configs(frame, configs, &shown.configs);
+    draw_logs(frame, logs, shown);
+    draw_keys(frame, keys, shown);
+}
+
+fn quiet(text: impl Into<String>) -> Span<'static> {
+    Span::styled(text.into(), Style::new().fg(Color::DarkGray))
+}
+
+fn head(text: &'static str) -> Block<'static> {
+    Block::new()
+        .borders(Borders::TOP)
+        .border_style(Style::new().fg(Color::DarkGray))
+        .title(Span::styled(format!(" {text} "), Style::new().add_modifier(Modifier::BOLD)))
+}
+
+fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
+    let running = shown.configs.iter().filter(|config| config.state == "running").count();
+    let mut spans = vec![Span::styled("cbus dev ", Style::new().add_modifier(Modifier::BOLD))];
+    spans.push(Span::raw(shown.title.plugins.join(", ")));
+    spans.push(quiet(format!("   {running} controllers, {} directives, {} values", shown.directives, shown.values)));
+    if let Some(api) = &shown.title.api {
+        spans.push(quiet(format!("   http://{api}")));
+    }
+    frame.render_widget(Line::from(spans), area);
+}
+
+fn tone(state: &str) -> Style {
+    Style::new().fg(match state {
+        "serving" | "running" => Color::Green,
+        "failed" | "stuck" => Color::Red,
+        "building" | "queued" | "constructing" | "draining" => Color::Yellow,
+        _ => Color::DarkGray,
+    })
+}
+
+fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
+    let longest = plugins.iter().filter_map(last_timeline).map(|timeline| total(&timeline)).fold(1.0, f64::max);
+    let rows = plugins.iter().map(|plugin| {
+        let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
+        let held =
+            plugin.generations.iter().filter(|found| matches!(found.state.as_str(), "draining" | "stuck")).count();
+        let generation = match (serving, held) {
+            (Some(found), 0) => format!("#{}", found.number),
+            (Some(found), held) => format!("#{} (+{held} leaving)", found.number),
+            (None, _) => String::new(),
+        };
+        let state = match (plugin.building_since_ms, plugin.error.is_empty()) {
+            (0, false) if serving.is_some() => "serving, broken".to_owned(),
+            (0, _) => plugin.state.clone(),
+            (since, _) => format!("{} {}", plugin.building, duration(now_ms().saturating_sub(since) as f64)),
+        };
+        let style = if plugin.building_since_ms > 0 { tone("building") } else { tone(&plugin.state) };
+        let style = if !plugin.error.is_empty() && plugin.building_since_ms == 0 { tone("failed") } else { style };
+        Row::new([
+            Line::from(plugin.id.clone().bold()),
+            Line::from(Span::styled(state, style)),
+            Line::from(plugin.version.clone()),
+            Line::from(generation),
+            last_timeline(plugin).map(|timeline| timeline_line(&timeline, longest)).unwrap_or_default(),
+        ])
+    });
+    let widths = [
+        Constraint::Length(
+            plugins.iter().map(|plugin| plugin.id.chars().count()).max().unwrap_or(0).clamp(8, 28) as u16
+        ),
+        Constraint::Length(26),
+        Constraint::Length(10),
+        Constraint::Length(16),
+        Constraint::Min(30),
+    ];
+    let table = Table::new(rows, widths).block(head("Plugins"));
+    let table = if plugins.is_empty() { table.footer(Row::new([quiet("building for the first time")])) } else { table };
+    frame.render_widget(table, area);
+}
+
+fn last_timeline(plugin: &Plugin) -> Option<Timeline> {
+    plugin.generations.iter().rfind(|found| found.state == "serving")?.timeline
+}
+
+fn total(timeline: &Timeline) -> f64 {
+    timeline.build_ms + timeline.verify_ms + timeline.load_ms + timeline.swap_ms
+}
+
+/// The phases as a bar, and the whole in words.
+fn timeline_line(timeline: &Timeline, longest: f64) -> Line<'static> {
+    let phases = [
+        (timeline.build_ms, Color::Blue),
+        (timeline.verify_ms, Color::Yellow),
+        (timeline.load_ms, Color::Cyan),
+        (timeline.swap_ms, Color::Magenta),
+    ];
+    let mut spans = Vec::new();
+    for (ms, colour) in phases.into_iter().filter(|(ms, _)| *ms > 0.0) {
+        let width = ((ms / longest * BAR as f64).round() as usize).max(1);
+        spans.push(Span::styled("█".repeat(width), Style::new().fg(colour)));
+    }
+    let text = match timeline.edit_to_live_ms {
+        Some(ms) => format!(" live in {}", duration(ms)),
+        None => format!(" {}", duration(total(timeline))),
+    };
+    spans.push(Span::raw(text));
+    let parts = [("build", timeline.build_ms), ("verify", timeline.verify_ms), ("load", timeline.load_ms)];
+    let mut detail: Vec<String> =
+        parts.into_iter().filter(|(_, ms)| *ms > 0.0).map(|(name, ms)| format!("{name} {}", duration(ms))).collect();
+    detail.push(format!("swap {}", duration(timeline.swap_ms)));
+    spans.push(quiet(format!(": {}", detail.join(", "))));
+    Line::from(spans)
+}
+
+fn error_lines(plugin: &Plugin) -> Vec<Line<'static>> {
+    if plugin.error.is_empty() { Vec::new() } else { ansi::lines(plugin.error.trim_end()) }
+}
+
+fn config_height(configs: &[Config]) -> u16 {
+    configs.len().clamp(1, 6) as u16 + 1
+}
+
+fn draw_configs(frame: &mut Frame<'_>, area: Rect, configs: &[Config]) {
+    let rows = configs.iter().map(|config| {
+        Row::new([
+            Line::from(config.key.clone()),
+            Line::from(Span::styled(config.state.clone(), tone(&config.state))),
+            Line::from(vec![Span::raw(config.config_id.clone()), quiet(format!("  {}", config.error))]),
+        ])
+    });
+    let widest = configs.iter().map(|config| config.key.chars().count()).max().unwrap_or(0).clamp(8, 28) as u16;
+    let widths = [Constraint::Length(widest), Constraint::Length(13), Constraint::Min(20)];
+    frame.render_widget(Table::new(rows, widths).block(head("Controllers")), area);
+}
+
+fn draw_logs(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
+    let rows = area.height.saturating_sub(1) as usize;
+    let taken: Vec<&LogLine> = shown.lines.iter().filter(|line| shown.filter.takes(line)).collect();
+    let above = shown.filter.above.min(taken.len().saturating_sub(rows));
+    let end = taken.len() - above;
+    let lines: Vec<Line<'static>> =
+        taken[end.saturating_sub(rows)..end].iter().flat_map(|line| log_line(line)).collect();
+    // A message of several lines pushes out older ones, not itself.
+    let skip = lines.len().saturating_sub(rows);
+    let lines: Vec<Line<'static>> = lines.into_iter().skip(skip).collect();
+    let title = if above > 0 { format!(" Log, {above} lines above the newest ") } else { " Log ".to_owned() };
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .border_style(Style::new().fg(Color::DarkGray))
+        .title(Span::styled(title, Style::new().add_modifier(Modifier::BOLD)));
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn log_line(line: &LogLine) -> Vec<Line<'static>> {
+    let colour = match line.level.as_str() {
+        "ERROR" => Color::Red,
+        "WARN" => Color::Yellow,
+        "INFO" => Color::Green,
+        _ => Color::DarkGray,
+    };
+    let who = match (line.plugin.as_str(), line.generation) {
+        ("", _) => line.target.clone(),
+        (plugin, 0) => plugin.to_owned(),
+        (plugin, generation) => format!("{plugin}#{generation}"),
+    };
+    let mut message = ansi::lines(&line.message).into_iter();
+    let mut first = vec![
+        quiet(format!("{} ", clock(line.at_ms))),
+        Span::styled(format!("{:<5} ", line.level), Style::new().fg(colour)),
+        Span::styled(format!("{who} "), Style::new().add_modifier(Modifier::BOLD)),
+    ];
+    first.extend(message.next().unwrap_or_default().spans);
+    if !line.fields.is_empty() {
+        first.push(quiet(format!("  {}", line.fields)));
+    }
+    std::iter::once(Line::from(first)).chain(message).collect()
+}
+
+fn draw_keys(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
+    let filter = shown.filter;
+    if filter.typing {
+        frame.render_widget(Line::from(format!("lines with: {}▏   Enter keeps it, Esc clears it", filter.text)), area);
+        return;
+    }
+    let level = LEVELS.get(filter.level - 1).unwrap_or(&"TRACE").to_lowercase();
+    let of = filter.plugin.clone().unwrap_or_else(|| "all".to_owned());
+    let with = if filter.text.is_empty() { "any text".to_owned() } else { format!("`{}`", filter.text) };
+    let key = |key: &'static str| Span::styled(key, Style::new().add_modifier(Modifier::BOLD));
+    let line = Line::from(vec![
+        key("q"),
+        quiet(" quit   "),
+        key("l"),
+        quiet(format!(" level: {level}   ")),
+        key("p"),
+        quiet(format!(" plugin: {of}   ")),
+        key("/"),
+        quiet(format!(" {with}   ")),
+        key("↑↓"),
+        quiet(" scroll"),
+    ]);
+    frame.render_widget(line, area);
+}

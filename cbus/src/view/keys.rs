@@ -1,0 +1,98 @@
+//! What keys do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::Filter;
+
+/// What is typed, read on a thread of its own.
+pub struct Keys {
+    typed: UnboundedReceiver<Event>,
+    end: Arc<AtomicBool>,
+}
+
+impl Keys {
+    pub fn listen() -> Self {
+        let (sender, typed) = unbounded_channel();
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                // Asked again and again, so that the thread ends with the view.
+                match event::poll(Duration::from_millis(100)) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(_) => return,
+                }
+                let Ok(typed) = event::read() else { return };
+                if sender.send(typed).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { typed, end }
+    }
+
+    pub async fn next(&mut self) -> Option<Event> {
+        self.typed.recv().await
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a key asks of the view.
+pub enum Want {
+    /// To be drawn again.
+    More,
+    /// To end.
+    End,
+}
+
+/// Changes the filter as a key asks.
+pub fn press(key: KeyEvent, filter: &mut Filter, plugins: &[String]) -> Want {
+    if key.kind == KeyEventKind::Release {
+        return Want::More;
+    }
+    if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
+        return Want::End;
+    }
+    if filter.typing {
+        match key.code {
+            KeyCode::Enter => filter.typing = false,
+            KeyCode::Esc => (filter.typing, filter.text) = (false, String::new()),
+            KeyCode::Backspace => drop(filter.text.pop()),
+            KeyCode::Char(letter) => filter.text.push(letter),
+            _ => {}
+        }
+        return Want::More;
+    }
+    match key.code {
+        KeyCode::Char('q') => return Want::End,
+        KeyCode::Char('l') => filter.level = filter.level % 5 + 1,
+        KeyCode::Char('p') => {
+            let at = filter.plugin.as_ref().and_then(|plugin| plugins.iter().position(|found| found == plugin));
+            filter.plugin = match (at, filter.plugin.is_some()) {
+                (None, false) => plugins.first().cloned(),
+                (Some(at), _) => plugins.get(at + 1).cloned(),
+                (None, true) => None,
+            };
+        }
+        KeyCode::Char('/') => (filter.typing, filter.above) = (true, 0),
+        KeyCode::Esc => (filter.text, filter.plugin, filter.above) = (String::new(), None, 0),
+        KeyCode::Up | KeyCode::Char('k') => filter.above += 1,
+        KeyCode::Down | KeyCode::Char('j') => filter.above = filter.above.saturating_sub(1),
+        KeyCode::PageUp => filter.above += 10,
+        KeyCode::PageDown => filter.above = filter.above.saturating_sub(10),
+        KeyCode::End | KeyCode::Char('G') => filter.above = 0,
+        _ => {}
+    }
+    Want::More
+}

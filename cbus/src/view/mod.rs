@@ -1,0 +1,141 @@
+//! The live view of `cbus dev`: plugins, compiler errors, controllers and log lines, drawn again when they change.
+
+mod ansi;
+mod draw;
+mod keys;
+
+use std::time::Duration;
+
+use miette::Result;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::Event;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::api::proto::{Config, LogLine, Plugin};
+use crate::daemon::Host;
+use keys::{Keys, Want};
+
+/// How often it is drawn at most.
+const PAUSE: Duration = Duration::from_millis(60);
+
+/// How many log lines it keeps.
+const LINES: usize = 5000;
+
+/// What stands at the top.
+pub struct Title {
+    /// What is built.
+    pub plugins: Vec<String>,
+    /// Where the API listens.
+    pub api: Option<String>,
+}
+
+/// What is drawn.
+struct Shown<'a> {
+    title: &'a Title,
+    plugins: Vec<Plugin>,
+    configs: Vec<Config>,
+    directives: usize,
+    values: usize,
+    lines: &'a [LogLine],
+    filter: &'a Filter,
+}
+
+/// Which log lines are shown, and from where on.
+pub struct Filter {
+    /// 1 is errors only, 5 is everything.
+    level: usize,
+    /// Only this plugin's.
+    plugin: Option<String>,
+    /// Only with this text.
+    text: String,
+    /// Whether the text is being typed.
+    typing: bool,
+    /// How many lines above the newest the last one shown is.
+    above: usize,
+}
+
+impl Filter {
+    fn takes(&self, line: &LogLine) -> bool {
+        let level = LEVELS.iter().position(|level| *level == line.level).map_or(5, |at| at + 1);
+        let text = self.text.to_lowercase();
+        level <= self.level
+            && self.plugin.as_ref().is_none_or(|plugin| *plugin == line.plugin)
+            && (text.is_empty()
+                || line.message.to_lowercase().contains(&text)
+                || line.fields.to_lowercase().contains(&text)
+                || line.plugin.to_lowercase().contains(&text))
+    }
+}
+
+/// The levels from the gravest on.
+const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+
+/// Shows a host until the user ends it. The terminal is put back whatever happens.
+pub async fn run(host: &Host, title: &Title) -> Result<()> {
+    let mut terminal = ratatui::try_init().map_err(|error| {
+        crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints lines instead")
+    })?;
+    let result = show(host, title, &mut terminal).await;
+    ratatui::restore();
+    result.map_err(|error| crate::report::report(format!("the terminal cannot be used: {error}"), ""))
+}
+
+async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal) -> std::io::Result<()> {
+    let (known, mut coming) = host.journal.lines();
+    let mut lines = known;
+    let mut events = host.journal.events().1;
+    let (mut changes, mut directives) = (host.bus.changes(), host.bus.directive_changes());
+    let mut filter = Filter { level: 3, plugin: None, text: String::new(), typing: false, above: 0 };
+    let mut keys = Keys::listen();
+    loop {
+        let standing = host.bus.directives();
+        let shown = Shown {
+            title,
+            plugins: host.plugins(),
+            configs: host.configs(),
+            directives: standing.len(),
+            values: standing.iter().map(|found| found.values.len()).sum(),
+            lines: &lines,
+            filter: &filter,
+        };
+        let building = shown.plugins.iter().any(|plugin| plugin.building_since_ms > 0);
+        let names: Vec<String> = shown.plugins.iter().map(|plugin| plugin.id.clone()).collect();
+        terminal.draw(|frame| draw::draw(frame, &shown))?;
+        let clock = async {
+            // A running build's time is shown; otherwise nothing changes by itself.
+            if building {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            key = keys.next() => match key {
+                Some(Event::Key(key)) => match keys::press(key, &mut filter, &names) {
+                    Want::More => continue,
+                    Want::End => return Ok(()),
+                },
+                Some(_) => continue,
+                None => return Ok(()),
+            },
+            line = coming.recv() => match line {
+                Ok(line) => {
+                    let last = lines.last().map_or(0, |line| line.number);
+                    lines.extend(Some(line).filter(|line| line.number > last));
+                    while let Ok(line) = coming.try_recv() {
+                        lines.push(line);
+                    }
+                    let excess = lines.len().saturating_sub(LINES);
+                    lines.drain(..excess);
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            told = events.recv() => if matches!(told, Err(RecvError::Closed)) { return Ok(()) },
+            _ = changes.changed() => {}
+            _ = directives.changed() => {}
+            () = clock => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

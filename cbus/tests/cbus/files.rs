@@ -1,0 +1,233 @@
+//! Commands that make and look at files: `new`, `build`, `watch`, `inspect`, `sign`, `verify`, `keygen`.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tests::{Scratch, work_dir};
+
+use crate::{built, cbus, fails, fine, json, said};
+
+/// Cargo as a user would run it, with the profile that plugins are built with, so that nothing is compiled twice.
+fn cargo(folder: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(folder).env("CARGO_TARGET_DIR", work_dir().join("target")).args([
+        "--config",
+        "profile.dev.debug=\"line-tables-only\"",
+        "--config",
+        "profile.dev.package.\"*\".debug=false",
+        "--config",
+        "profile.dev.package.controllerbus.debug=\"line-tables-only\"",
+    ]);
+    command
+}
+
+fn lock_file() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")
+}
+
+#[test]
+fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let told = fine(at, &["new", "clock", "--id", "example/clock"]);
+    assert!(told.contains("cbus dev clock"), "{told}");
+    // The workspace's own versions, so that nothing new has to be resolved or fetched.
+    std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
+    let tested = said(cargo(&at.join("clock")).args(["test", "--quiet"]).output().expect("running cargo"));
+    assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
+
+    // The default file, and the overlay that is kept builds by itself.
+    let work = work_dir().join("cbus-new");
+    let mut build = cbus(at);
+    build.args(["build", "clock", "--codegen-only"]).env("CBUS_WORK_DIR", &work);
+    let overlay = said(build.output().expect("running cbus"));
+    assert_eq!(overlay.code, Some(0), "{}", overlay.err);
+    let overlay = overlay.out.trim();
+    let text = std::fs::read_to_string(Path::new(overlay).join("src/lib.rs")).expect("the overlay");
+    assert!(text.contains("extern crate clock as _;"), "{text}");
+    let plain = Command::new("cargo")
+        .args(["build", "--quiet"])
+        .current_dir(overlay)
+        .env("CARGO_TARGET_DIR", work_dir().join("target"))
+        .output()
+        .expect("running cargo");
+    assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
+
+    fails(at, &["new", "clock"], 1, "exists");
+    fails(at, &["new", "9lives"], 1, "digit");
+    fails(at, &["new", "other", "--controllerbus", "nowhere"], 1, "nowhere");
+}
+
+#[test]
+fn a_new_crate_in_a_workspace_joins_it_and_uses_its_dependencies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifest = "[workspace]\nresolver = \"3\"\nmembers = []\n\n[workspace.dependencies]\n\
+                    controllerbus = { path = \"/somewhere/controllerbus\" }\n";
+    std::fs::write(folder.path().join("Cargo.toml"), manifest).expect("writing");
+    fine(folder.path(), &["new", "clock"]);
+    let workspace = std::fs::read_to_string(folder.path().join("Cargo.toml")).expect("reading");
+    assert!(workspace.contains("members = [\"clock\"]") || workspace.contains("\"clock\""), "{workspace}");
+    let own = std::fs::read_to_string(folder.path().join("clock/Cargo.toml")).expect("reading");
+    assert!(own.contains("controllerbus = { workspace = true }"), "{own}");
+}
+
+#[test]
+fn a_built_file_is_inspected_without_being_executed() {
+    let (scratch, file, told) = built();
+    assert!(file.is_file());
+    assert_eq!(told["id"], "second");
+    assert_eq!(told["version"], "1.2.3");
+    let found = json(scratch.folder(), &["inspect", "second.cbus.so", "--json"]);
+    for key in ["id", "version", "build_hash", "hash"] {
+        assert_eq!(found[key], told[key], "{key}");
+    }
+    assert_eq!(found["factories"][0]["config"], "second");
+    assert_eq!(found["factories"][0]["resolves"][0], "second/ask");
+    assert_eq!(found["unfit"], serde_json::Value::Null);
+    let text = fine(scratch.folder(), &["inspect", "second.cbus.so"]);
+    assert!(text.contains("resolves   second/ask"), "{text}");
+
+    let at = scratch.folder();
+    fails(at, &["inspect", "missing.cbus.so"], 1, "missing.cbus.so");
+    fails(at, &["inspect", "second/Cargo.toml"], 1, "was refused");
+    let mut broken = std::fs::read(file).expect("reading");
+    let middle = broken.len() / 2;
+    broken[middle] ^= 1;
+    std::fs::write(at.join("broken.cbus.so"), broken).expect("writing");
+    fails(at, &["inspect", "broken.cbus.so"], 1, "hash");
+    fails(at, &["verify", "broken.cbus.so"], 1, "hash");
+}
+
+#[test]
+fn a_signed_file_is_verified_by_its_key_and_by_no_other() {
+    let (scratch, file, _) = built();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let copy = at.join("second.cbus.so");
+    std::fs::copy(file, &copy).expect("copying");
+    assert!(scratch.folder().is_dir());
+
+    fine(at, &["verify", "second.cbus.so"]);
+    fine(at, &["keygen"]);
+    fails(at, &["keygen"], 1, "cbus.key");
+    fails(at, &["verify", "second.cbus.so", "--key", "cbus.pub"], 1, "not signed");
+    fine(at, &["sign", "second.cbus.so"]);
+    let told = fine(at, &["verify", "second.cbus.so", "--key", "cbus.pub"]);
+    assert!(told.contains("signed by key"), "{told}");
+    let found = json(at, &["inspect", "second.cbus.so", "--json"]);
+    assert!(found["signature"]["comment"].as_str().is_some_and(|text| text.contains("plugin:second")), "{found}");
+
+    fine(at, &["keygen", "--secret", "other.key", "--public", "other.pub"]);
+    fails(at, &["verify", "second.cbus.so", "--key", "other.pub"], 1, "refused");
+    fails(at, &["sign", "second.cbus.so", "--key", "missing.key"], 1, "missing.key");
+    fails(at, &["sign", "missing.cbus.so"], 1, "missing.cbus.so");
+    fails(at, &["verify", "second.cbus.so", "--key", "cbus.key"], 1, "cannot be used");
+}
+
+#[test]
+fn bad_crates_are_refused_with_what_is_wrong() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    fails(at, &["build", "nowhere"], 1, "nowhere");
+    std::fs::create_dir(at.join("empty")).expect("a folder");
+    fails(at, &["build", "empty"], 1, "Cargo.toml");
+    let plain = Command::new("cargo").args(["new", "--quiet", "--lib", "plain"]).current_dir(at).status();
+    assert!(plain.expect("running cargo").success());
+    fails(at, &["build", "plain"], 1, "controllerbus");
+    fails(at, &["build", "plain", "--plugin-version", "one"], 1, "");
+}
+
+#[test]
+fn watch_builds_again_at_a_save_tells_compiler_errors_and_removes_older_files() {
+    let scratch = Scratch::new(&["second"]);
+    let mut command = cbus(scratch.folder());
+    command.args(["watch", "second", "-o", "out/second-{buildHash}.cbus.so", "--json"]);
+    command.env("CBUS_WORK_DIR", work_dir().join("cbus-watch"));
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running cbus");
+    let mut lines = BufReader::new(watching.stdout.take().expect("its output")).lines();
+    let mut errors = BufReader::new(watching.stderr.take().expect("its errors")).lines();
+    let mut next =
+        || -> serde_json::Value { serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON") };
+    let first = next();
+    let first_file = scratch.folder().join(first["path"].as_str().expect("a path"));
+    assert!(first_file.is_file());
+
+    scratch.edit("second", "\"from the second\"", "\"from the second\" oops");
+    let told = errors.find(|line| line.as_ref().is_ok_and(|line| line.contains("does not build")));
+    assert!(told.is_some(), "the compiler's errors are told");
+    assert!(first_file.is_file(), "what was built before stays");
+
+    scratch.edit("second", "\"from the second\" oops", "\"from the other\"");
+    let second = next();
+    assert_ne!(first["build_hash"], second["build_hash"]);
+    assert!(scratch.folder().join(second["path"].as_str().expect("a path")).is_file());
+    assert!(!first_file.is_file(), "the older file is removed");
+    watching.kill().expect("ending it");
+    watching.wait().expect("its end");
+}
+
+#[test]
+fn files_that_cannot_be_read_or_written_are_told() {
+    let (_, file, _) = built();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    std::fs::create_dir(at.join("taken.cbus.so")).expect("a folder");
+    fails(at, &["inspect", "taken.cbus.so"], 1, "taken.cbus.so");
+    std::fs::copy(file, at.join("second.cbus.so")).expect("copying");
+    fails(at, &["keygen", "--secret", "no/such/folder/key", "--public", "x.pub"], 1, "no/such/folder/key");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(at.join("second.cbus.so"), std::fs::Permissions::from_mode(0o000)).expect("a mode");
+        // The administrator may read it all the same.
+        if std::fs::read(at.join("second.cbus.so")).is_err() {
+            fails(at, &["inspect", "second.cbus.so"], 1, "you have no permission");
+        }
+    }
+}
+
+#[test]
+fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
+    let (_, file, _) = built();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    std::fs::create_dir(at.join("plugins")).expect("a folder");
+    std::fs::copy(file, at.join("plugins/second.cbus.so")).expect("copying");
+    let config = "one:\n  id: second\napi:\n  id: controllerbus/bus/api\n  config:\n    listen: 127.0.0.1:1\n";
+    std::fs::write(at.join("good.yaml"), config).expect("writing");
+    let told = fine(at, &["config", "check", "good.yaml", "--plugins", "plugins"]);
+    assert!(told.contains("2 configs fit"), "{told}");
+
+    let bad = "one:\n  id: secnd\napi:\n  id: controllerbus/bus/api\n  config:\n    listn: x\n    allow_exec: 3\n";
+    std::fs::write(at.join("bad.yaml"), bad).expect("writing");
+    let told = fails(at, &["config", "check", "bad.yaml", "--plugins", "plugins"], 1, "has 4 problems");
+    for problem in [
+        "bad.yaml:2:7: one: there is no config id `secnd`; did you mean `second`?",
+        "api.listn: there is no `listn` here; did you mean `listen`?",
+        "bad.yaml:7:17: api.allow_exec: true or false is wanted here, not 3",
+        "`listen` is missing",
+    ] {
+        assert!(told.contains(problem), "no `{problem}` in {told}");
+    }
+    std::fs::write(at.join("form.yaml"), "one:\n  id: second\n  revison: 1\n").expect("writing");
+    fails(at, &["config", "check", "form.yaml"], 1, "form.yaml:3:");
+    fails(at, &["config", "check", "missing.yaml"], 1, "missing.yaml");
+    fails(at, &["config", "check", "good.yaml", "--plugins", "missing"], 1, "missing");
+    fails(at, &["config", "schema", "--plugin", "good.yaml"], 1, "was refused");
+    fails(at, &["config", "schema", "--connect", "127.0.0.1:1"], 1, "no daemon answers");
+
+    let schema = json(at, &["config", "schema", "--plugins", "plugins"]);
+    let ids = schema["additionalProperties"]["properties"]["id"]["anyOf"][0]["enum"].to_string();
+    assert_eq!(ids, "[\"controllerbus/bus/api\",\"hot-runtime/plugin\",\"second\"]");
+}
+
+#[test]
+fn every_shell_gets_a_completion_script() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = fine(folder.path(), &["completions", shell]);
+        assert!(script.contains("cbus") && script.contains("inspect"), "{shell}");
+    }
+    fails(folder.path(), &["completions", "command.com"], 2, "possible values");
+}
