@@ -113,36 +113,30 @@ fn standing(runtime: &Runtime, bus: &Bus, count: u64) -> Vec<Request<Square>> {
     })
 }
 
-/// Wall time by all operations of all threads. Each thread has its own share of the keys, as requesters do.
-fn threads(name: &str, runtime: &Runtime, bus: &Bus, threads: u64) -> Measured {
-    let mut next = 1 << 41;
-    let measured = Measured::ns(name, SAMPLES, EACH, |count| {
-        let share = count.div_ceil(threads);
-        let barrier = Arc::new(Barrier::new(threads as usize + 1));
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                let (bus, barrier, handle, first) = (bus.clone(), Arc::clone(&barrier), runtime.handle().clone(), next);
-                next += share;
-                std::thread::spawn(move || {
-                    barrier.wait();
-                    let begun = Instant::now();
-                    handle.block_on(async {
-                        for number in first..first + share {
-                            resolve(&bus, number).await;
-                        }
-                    });
-                    (begun, Instant::now())
-                })
+/// Wall time of all operations of some threads. Each thread has its own share of the keys, as requesters do.
+fn on_threads(runtime: &Runtime, bus: &Bus, threads: u64, first: u64, count: u64) -> Duration {
+    let share = count.div_ceil(threads);
+    let barrier = Arc::new(Barrier::new(threads as usize));
+    let workers: Vec<_> = (0..threads)
+        .map(|thread| {
+            let (bus, barrier, handle) = (bus.clone(), Arc::clone(&barrier), runtime.handle().clone());
+            let first = first + thread * share;
+            std::thread::spawn(move || {
+                barrier.wait();
+                let begun = Instant::now();
+                handle.block_on(async {
+                    for number in first..first + share {
+                        resolve(&bus, number).await;
+                    }
+                });
+                (begun, Instant::now())
             })
-            .collect();
-        barrier.wait();
-        let times: Vec<_> = workers.into_iter().map(|worker| worker.join().expect("the thread ends")).collect();
-        let begun = times.iter().map(|time| time.0).min().expect("a thread");
-        let ended = times.iter().map(|time| time.1).max().expect("a thread");
-        ended - begun
-    });
-    // The threads' allocations are not this one's; they are the same as alone.
-    Measured { allocations: None, ..measured }
+        })
+        .collect();
+    let times: Vec<_> = workers.into_iter().map(|worker| worker.join().expect("the thread ends")).collect();
+    let begun = times.iter().map(|time| time.0).min().expect("a thread");
+    let ended = times.iter().map(|time| time.1).max().expect("a thread");
+    ended - begun
 }
 
 fn main() {
@@ -181,8 +175,18 @@ fn main() {
             })
         }));
     }
-    all.push(threads("resolve_one_thread", &runtime, &quiet, 1));
-    all.push(threads("resolve_two_threads", &runtime, &quiet, 2));
+    let mut next = 1 << 41;
+    let mut threads = |threads: u64, count: u64| {
+        next += count + threads;
+        on_threads(&runtime, &quiet, threads, next, count)
+    };
+    let threads = std::cell::RefCell::new(&mut threads);
+    all.extend(Measured::pair(
+        ["resolve_one_thread", "resolve_two_threads"],
+        SAMPLES,
+        EACH,
+        [&mut |count| threads.borrow_mut()(1, count), &mut |count| threads.borrow_mut()(2, count)],
+    ));
     {
         let bus = bus();
         let _held = standing(&runtime, &bus, 10_000);

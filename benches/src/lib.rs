@@ -105,6 +105,29 @@ impl Measured {
         measured
     }
 
+    /// As [`Measured::ns`] for two things whose ratio matters: their samples alternate, so that both see the same
+    /// machine. Allocations are not counted.
+    pub fn pair(
+        names: [&str; 2],
+        samples: usize,
+        each: Duration,
+        mut work: [&mut dyn FnMut(u64) -> Duration; 2],
+    ) -> [Self; 2] {
+        let mut count = 1;
+        while work[0](count) < each / 2 {
+            count *= 2;
+        }
+        let mut taken = [Vec::new(), Vec::new()];
+        for sample in 0..2 * samples {
+            let which = sample % 2;
+            taken[which].push(work[which](count).as_nanos() as f64 / count as f64);
+        }
+        let [first, second] = taken;
+        let measured = [Self::new(names[0], "ns", first), Self::new(names[1], "ns", second)];
+        measured.iter().for_each(Self::print);
+        measured
+    }
+
     /// One line for a person.
     pub fn print(&self) {
         let allocations = self.allocations.map(|count| format!("{count:6.1} allocations")).unwrap_or_default();

@@ -2,11 +2,23 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error, Fields, Result};
+use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 
 use crate::keys::Keys;
 
-const KNOWN: [&str; 7] = ["id", "value", "max_values", "hard_cap", "keep_for_ms", "drop_if_empty", "validate"];
+const KNOWN: [&str; 11] = [
+    "id",
+    "value",
+    "key",
+    "max_values",
+    "hard_cap",
+    "keep_for_ms",
+    "drop_if_empty",
+    "supersede",
+    "validate",
+    "name",
+    "debug_values",
+];
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
@@ -31,6 +43,21 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
         }
     });
     let options = options(&keys)?;
+    let key = keys.expression("key")?.map(|key| self::key(key, &item.data)).transpose()?;
+    let called = keys.expression("name")?.map(|called| {
+        quote! {
+            fn name(&self) -> ::std::string::String {
+                #called(self)
+            }
+        }
+    });
+    let debug_values = keys.expression("debug_values")?.map(|debug_values| {
+        quote! {
+            fn debug_values(&self) -> ::std::vec::Vec<(::std::string::String, ::std::string::String)> {
+                #debug_values(self)
+            }
+        }
+    });
     let duplicate = duplicate(&item.data)?;
     Ok(quote! {
         #[automatically_derived]
@@ -42,6 +69,9 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             }
             #validate
             #options
+            #key
+            #called
+            #debug_values
         }
         const _: () = {
             use ::controllerbus::__private::linkme;
@@ -56,11 +86,14 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
 fn options(keys: &Keys) -> Result<Option<TokenStream>> {
     let (max, keep) = (keys.expression("max_values")?, keys.expression("keep_for_ms")?);
     let (hard_cap, drop_if_empty) = (keys.flag("hard_cap")?, keys.flag("drop_if_empty")?);
-    if max.is_none() && keep.is_none() && !hard_cap && !drop_if_empty {
+    let supersede = keys.expression("supersede")?;
+    if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty {
         return Ok(None);
     }
     let max = max.map_or(quote!(::std::option::Option::None), |max| quote!(::std::option::Option::Some(#max)));
     let keep = keep.map_or(quote!(0), |keep| quote!(#keep));
+    let supersede =
+        supersede.map_or(quote!(::controllerbus::directive::Supersede::Never), |supersede| quote!((#supersede)(self)));
     Ok(Some(quote! {
         fn options(&self) -> ::controllerbus::directive::Options {
             ::controllerbus::directive::Options {
@@ -68,9 +101,43 @@ fn options(keys: &Keys) -> Result<Option<TokenStream>> {
                 hard_cap: #hard_cap,
                 keep_for: ::std::time::Duration::from_millis(#keep),
                 drop_if_empty: #drop_if_empty,
+                supersede: #supersede,
             }
         }
     }))
+}
+
+/// Equivalence by some fields: `key = name` or `key = (name, realm)`.
+fn key(key: &Expr, data: &Data) -> Result<TokenStream> {
+    let named = match key {
+        Expr::Tuple(tuple) => tuple.elems.iter().collect(),
+        one => vec![one],
+    };
+    let Data::Struct(data) = data else {
+        return Err(Error::new_spanned(key, "`key` is for a struct: an enum's equivalence is its own `Hash` and `Eq`"));
+    };
+    let mut fields = Vec::new();
+    for field in named {
+        let ident = match field {
+            Expr::Path(path) => path.path.get_ident(),
+            _ => None,
+        };
+        match ident {
+            Some(ident) if data.fields.iter().any(|field| field.ident.as_ref() == Some(ident)) => fields.push(ident),
+            _ => return Err(Error::new_spanned(field, "`key` names fields: `key = name`, or `key = (name, realm)`")),
+        }
+    }
+    Ok(quote! {
+        fn key_hash(&self, mut hasher: &mut dyn ::std::hash::Hasher) {
+            #(::std::hash::Hash::hash(&self.#fields, &mut hasher);)*
+        }
+        fn key_eq(&self, other: &Self) -> bool {
+            #(self.#fields == other.#fields)&&*
+        }
+        fn encode_key(&self) -> ::std::option::Option<::std::vec::Vec<u8>> {
+            ::controllerbus::directive::wire::encode(&(#(&self.#fields,)*)).ok()
+        }
+    })
 }
 
 /// A copy made field by field, so that the type need not be `Clone`.

@@ -37,7 +37,9 @@ pub fn derive_schema(item: TokenStream) -> TokenStream {
 }
 
 /// Implements `Directive`: `#[directive(id = "example/greet", value = Greeting)]`, and optionally
-/// `max_values = 1`, `hard_cap`, `keep_for_ms = 100`, `drop_if_empty`, `validate = path::to::function`.
+/// `key = field` or `key = (field, field)` (what makes directives equivalent; all of it otherwise), `max_values = 1`,
+/// `hard_cap`, `keep_for_ms = 100`, `drop_if_empty`, and functions of `&self`: `supersede = path` (gives a `Supersede`),
+/// `validate = path`, `name = path` and `debug_values = path` (for people).
 #[proc_macro_derive(Directive, attributes(directive))]
 pub fn derive_directive(item: TokenStream) -> TokenStream {
     directive::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Engine, EngineBackend};
+use super::engine::Engine;
 use super::entry::{Backoff, ControllerEntry, Execution, contained};
-use super::{BusHandle, ControllerId, Source};
+use super::{Backend, BusHandle, ControllerId, Source};
 use crate::config::origin::Place;
 use crate::config::{ConfigSet, Entry, nearest};
 use crate::controller::factory::Factory;
@@ -401,7 +401,7 @@ impl Engine {
     }
 
     pub(super) fn handle(self: &Arc<Self>) -> BusHandle {
-        BusHandle::new(Arc::new(EngineBackend(Arc::clone(self))))
+        BusHandle::new(Arc::clone(self) as Arc<dyn Backend>)
     }
 
     /// Puts a constructed controller on the bus: it runs, is routed to, and is offered what stands.

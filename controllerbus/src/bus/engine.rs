@@ -4,28 +4,27 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashTable;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::configs::Configs;
-use super::entry::ControllerEntry;
+use super::entry::{ControllerEntry, Seat, Seats};
 use super::factories::Factories;
 use super::handle::Backend;
+use super::reference::Reference;
 use super::resolver::offer;
-use super::standing::Standing;
-use crate::directive::{AnyDirective, RawEvent, RawRequest};
+use super::standing::{Effects, Standing, State};
+use super::table::{Shard, TypeLanes, TypeTable};
+use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawRequest};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-const SHARDS: usize = 32;
-
 pub(super) struct Engine {
-    types: ArcSwap<HashMap<String, Arc<TypeTable>>>,
-    types_turn: Mutex<()>,
+    types: ArcSwap<HashMap<String, Arc<TypeLanes>>>,
+    /// Held by whoever changes `types` or routes; with it, the controllers that every type is routed to.
+    types_turn: Mutex<Vec<Arc<Seats>>>,
     hasher: RandomState,
     pub(super) runtime: Option<Handle>,
     pub(super) controllers: Mutex<BTreeMap<u64, Arc<ControllerEntry>>>,
@@ -37,26 +36,6 @@ pub(super) struct Engine {
     pub(super) directives_changed: watch::Sender<u64>,
     next: AtomicU64,
     closed: AtomicBool,
-}
-
-/// All standing directives of one id, and the controllers that resolve them.
-struct TypeTable {
-    routes: ArcSwap<Vec<Arc<ControllerEntry>>>,
-    shards: [Mutex<HashTable<Arc<Standing>>>; SHARDS],
-}
-
-impl TypeTable {
-    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Arc<Standing>>> {
-        self.shards[(hash >> 32) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn all(&self) -> Vec<Arc<Standing>> {
-        let mut all = Vec::new();
-        for shard in &self.shards {
-            all.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
-        }
-        all
-    }
 }
 
 impl Engine {
@@ -90,197 +69,176 @@ impl Engine {
         self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn table(&self, id: &str) -> Arc<TypeTable> {
-        if let Some(table) = self.types.load().get(id) {
-            return Arc::clone(table);
+    fn turn(&self) -> MutexGuard<'_, Vec<Arc<Seats>>> {
+        self.types_turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table of a type; made when it is first asked for.
+    fn table(&self, id: &str) -> Arc<Arc<TypeTable>> {
+        if let Some(lanes) = self.types.load().get(id) {
+            return lanes.get();
         }
-        let _turn = self.types_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let everywhere = self.turn();
         let types = self.types.load_full();
-        if let Some(table) = types.get(id) {
-            return Arc::clone(table);
+        if let Some(lanes) = types.get(id) {
+            return lanes.get();
         }
-        let table =
-            Arc::new(TypeTable { routes: ArcSwap::default(), shards: std::array::from_fn(|_| Mutex::default()) });
+        let lanes = self.new_type(&everywhere);
+        let table = lanes.get();
         let mut types = HashMap::clone(&types);
-        types.insert(id.to_owned(), Arc::clone(&table));
+        types.insert(id.to_owned(), lanes);
         self.types.store(Arc::new(types));
         table
     }
 
+    fn new_type(&self, everywhere: &[Arc<Seats>]) -> Arc<TypeLanes> {
+        let table = TypeTable::new(self.runtime.clone(), self.directives_changed.clone(), everywhere.to_vec());
+        Arc::new(TypeLanes::new(Arc::new(table)))
+    }
+
     /// Changes the routes of every type that these controllers resolve.
     pub(super) fn route(&self, added: &[Arc<ControllerEntry>], removed: &[u64]) {
-        let _turn = self.types_turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut by_type: HashMap<String, Vec<Arc<ControllerEntry>>> = HashMap::new();
+        let mut everywhere = self.turn();
+        let mut by_type: HashMap<String, Vec<Arc<Seats>>> = HashMap::new();
+        let mut all = Vec::new();
         for entry in added {
-            for id in entry.controller.resolves() {
-                by_type.entry(id).or_default().push(Arc::clone(entry));
+            let seats = Arc::new(Seats::new(Arc::clone(entry)));
+            let ids = entry.controller.resolves();
+            if ids.iter().any(|id| id == ANY_DIRECTIVE) {
+                all.push(seats);
+                continue;
+            }
+            for id in ids {
+                by_type.entry(id).or_default().push(Arc::clone(&seats));
             }
         }
-        let mut types = HashMap::clone(&self.types.load());
-        for id in by_type.keys() {
-            types.entry(id.clone()).or_insert_with(|| {
-                Arc::new(TypeTable { routes: ArcSwap::default(), shards: std::array::from_fn(|_| Mutex::default()) })
-            });
-        }
-        let types = Arc::new(types);
-        self.types.store(Arc::clone(&types));
-        for (id, table) in types.iter() {
-            let mut routes = Vec::clone(&table.routes.load());
-            let before = routes.len();
-            routes.retain(|entry| !removed.contains(&entry.id));
-            let changed = routes.len() != before;
+        everywhere.retain(|seats| !removed.contains(&seats.entry.id));
+        let known = self.types.load_full();
+        let new: Vec<_> = by_type.keys().filter(|id| !known.contains_key(*id)).cloned().collect();
+        let types = if new.is_empty() {
+            known
+        } else {
+            let mut types = HashMap::clone(&known);
+            types.extend(new.into_iter().map(|id| (id, self.new_type(&everywhere))));
+            let types = Arc::new(types);
+            self.types.store(Arc::clone(&types));
+            types
+        };
+        everywhere.extend(all.iter().cloned());
+        for (id, lanes) in types.iter() {
             let new = by_type.remove(id).unwrap_or_default();
-            if changed || !new.is_empty() {
-                routes.extend(new);
-                table.routes.store(Arc::new(routes));
+            let routes = lanes.table.routes.load();
+            let changed = routes.iter().any(|seats| removed.contains(&seats.entry.id));
+            if !changed && new.is_empty() && all.is_empty() {
+                continue;
             }
+            let mut routes = Vec::clone(&routes);
+            routes.retain(|seats| !removed.contains(&seats.entry.id));
+            routes.extend(new);
+            routes.extend(all.iter().cloned());
+            lanes.table.routes.store(Arc::new(routes));
         }
     }
 
     /// Offers what stands to a controller whose routes are published.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
-        for id in entry.controller.resolves() {
-            for standing in self.table(&id).all() {
-                offer(&standing, entry, self.runtime.as_ref());
+        let seat = Arc::new(Seat::new(Arc::clone(entry)));
+        let ids = entry.controller.resolves();
+        if ids.iter().any(|id| id == ANY_DIRECTIVE) {
+            for standing in self.standing() {
+                offer(&standing, &seat);
+            }
+            return;
+        }
+        for id in ids {
+            let Some(lanes) = self.types.load().get(&id).cloned() else { continue };
+            for standing in lanes.table.all() {
+                offer(&standing, &seat);
             }
         }
     }
 
     pub(super) fn standing(&self) -> Vec<Arc<Standing>> {
-        self.types.load().values().flat_map(|table| table.all()).collect()
+        self.types.load_full().values().flat_map(|lanes| lanes.table.all()).collect()
     }
 
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        let types = self.types.load_full();
-        for table in types.values() {
-            for shard in &table.shards {
-                let standing: Vec<_> = shard.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
-                for standing in standing {
-                    standing.change(super::standing::State::end);
-                }
+        let types = {
+            // A table that is made later is made by somebody who sees that the bus is closed.
+            let _turn = self.turn();
+            self.closed.store(true, Ordering::Release);
+            self.types.load_full()
+        };
+        for lanes in types.values() {
+            for standing in lanes.table.drain() {
+                standing.change(State::end);
             }
         }
     }
 
-    fn add_reference(self: &Arc<Self>, directive: Arc<dyn AnyDirective>) -> Result<Reference> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, format!("the bus is closed; {} was not added", directive.id())));
-        }
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn add_reference(&self, directive: Arc<dyn AnyDirective>) -> Result<Reference> {
+        let closed = |id: &str| Error::new(ErrorKind::Closed, format!("the bus is closed; {id} was not added"));
         directive.validate().map_err(|error| {
             Error::new(ErrorKind::Invalid, format!("directive {} is not valid: {error}", directive.id()))
         })?;
+        let options = directive.options();
         let table = self.table(directive.id());
         let hash = {
             let mut hasher = self.hasher.build_hasher();
             directive.hash_key(&mut hasher);
             hasher.finish()
         };
-        let (standing, subscriber, new) = {
-            let mut shard = table.shard(hash);
-            let found = shard.find(hash, |standing| standing.directive.same_key(&*directive)).cloned();
+        let mut superseded = None;
+        let mut effects = Effects::default();
+        let (reference, new) = {
+            let mut shard: MutexGuard<'_, Shard> = table.shard(hash);
+            if self.is_closed() {
+                drop(shard);
+                return Err(closed(directive.id()));
+            }
+            let found = shard.find(hash, &*directive).cloned();
+            let found = found.filter(|standing| {
+                if options.supersede.replaces(&standing.options.supersede) {
+                    standing.lock().end(&mut effects);
+                    shard.remove(standing);
+                    superseded = Some(Arc::clone(standing));
+                }
+                superseded.is_none()
+            });
             let (standing, new) = match found {
                 Some(standing) => (standing, false),
                 None => {
-                    let standing = Standing::new(directive, hash, self.directives_changed.clone());
-                    shard.insert_unique(hash, Arc::clone(&standing), |standing| standing.hash);
+                    let standing = Standing::new(directive, hash, options, Arc::clone(&table));
+                    shard.insert(&standing);
                     (standing, true)
                 }
             };
-            let subscriber = standing.lock().subscribe();
-            (standing, subscriber, new)
+            let subscriber = standing.lock().subscribe(true);
+            (Reference::new(standing, subscriber), new)
         };
-        standing.touch();
-        let reference = Reference { engine: Arc::clone(self), table, standing, subscriber };
+        if let Some(superseded) = superseded {
+            effects.apply(&superseded);
+        }
         if new {
-            let routes = reference.table.routes.load_full();
-            for entry in routes.iter() {
-                offer(&reference.standing, entry, self.runtime.as_ref());
+            let routes = table.routes.load();
+            for seats in routes.iter() {
+                offer(reference.standing(), seats.get());
             }
-            reference.standing.change(|state, _| state.offers -= 1);
+            drop(routes);
+            reference.standing().change(|state, _| state.offers -= 1);
+        } else {
+            reference.standing().touch();
         }
         Ok(reference)
     }
 }
 
-/// The engine as a [`Backend`].
-pub(super) struct EngineBackend(pub(super) Arc<Engine>);
-
-impl Backend for EngineBackend {
+impl Backend for Engine {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        Ok(Box::new(self.0.add_reference(directive)?))
+        Ok(Box::new(self.add_reference(directive)?))
     }
-}
-
-/// One reference to a standing directive.
-struct Reference {
-    engine: Arc<Engine>,
-    table: Arc<TypeTable>,
-    standing: Arc<Standing>,
-    subscriber: u64,
-}
-
-impl RawRequest for Reference {
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
-        let next = self.standing.lock().next_event(self.subscriber, cx.waker());
-        match next {
-            Ok(event) => Poll::Ready(event),
-            Err(_replaced) => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Reference {
-    fn drop(&mut self) {
-        let standing = Arc::clone(&self.standing);
-        let table = Arc::clone(&self.table);
-        let keep = standing.options.keep_for;
-        let waiting = standing_released(&table, &standing, Some(self.subscriber), None);
-        let Some(epoch) = waiting else { return };
-        let handle = Handle::try_current().ok().or_else(|| self.engine.runtime.clone());
-        let Some(handle) = handle else { return };
-        handle.spawn(async move {
-            tokio::time::sleep(keep).await;
-            standing_released(&table, &standing, None, Some(epoch));
-        });
-    }
-}
-
-/// Gives a reference back, or, with an epoch, ends a kept directive to which nobody came back.
-///
-/// Returns the epoch when the directive shall be kept for its keep time.
-fn standing_released(
-    table: &TypeTable,
-    standing: &Arc<Standing>,
-    subscriber: Option<u64>,
-    epoch: Option<u64>,
-) -> Option<u64> {
-    let mut shard = table.shard(standing.hash);
-    let mut keep = None;
-    let mut ended = false;
-    let mut effects = super::standing::Effects::default();
-    {
-        let mut state = standing.lock();
-        if let Some(subscriber) = subscriber {
-            state.unsubscribe(subscriber);
-        }
-        if state.references == 0 && !state.ended && epoch.is_none_or(|epoch| epoch == state.epoch) {
-            let options = &standing.options;
-            let at_once =
-                options.keep_for.is_zero() || epoch.is_some() || (options.drop_if_empty && state.visible_values() == 0);
-            if at_once {
-                ended = true;
-                state.end(&mut effects);
-            } else {
-                keep = Some(state.epoch);
-            }
-        }
-    }
-    if ended && let Ok(found) = shard.find_entry(standing.hash, |other| Arc::ptr_eq(other, standing)) {
-        found.remove();
-    }
-    drop(shard);
-    effects.apply(standing);
-    standing.touch();
-    keep
 }

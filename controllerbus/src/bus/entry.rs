@@ -1,15 +1,16 @@
 //! One controller on the bus: who it is, where it stands in a swap, and which directives it answers.
 
-use std::collections::HashMap;
 use std::future::Future;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::lane::{Apart, LANES, Lanes, lane};
 use super::standing::Standing;
 use super::{BusHandle, Source};
 use crate::controller::{AnyController, Context, Info};
@@ -18,9 +19,6 @@ use crate::{Error, Result};
 const STAGED: u8 = 0;
 const LIVE: u8 = 1;
 const REMOVED: u8 = 2;
-
-/// Sharded, so that threads that resolve different directives of one controller do not meet.
-const SHARDS: usize = 16;
 
 pub(super) struct ControllerEntry {
     pub(super) id: u64,
@@ -38,7 +36,78 @@ pub(super) struct ControllerEntry {
     pub(super) failed: Mutex<Option<Error>>,
     execution: Mutex<(Execution, SystemTime)>,
     phase: AtomicU8,
-    answers: [Mutex<HashMap<usize, Arc<Standing>>>; SHARDS],
+    /// What it answers, by the lane in which it was offered that.
+    answers: [Apart<Mutex<Answers>>; LANES],
+}
+
+/// The directives that a controller answers, in places that are used again: adding and forgetting look for nothing.
+#[derive(Default)]
+struct Answers {
+    places: Vec<Option<Arc<Standing>>>,
+    free: Vec<usize>,
+}
+
+/// A controller as the threads of one lane see it.
+pub(super) struct Seat {
+    entry: Arc<ControllerEntry>,
+    /// The controller by a reference of its own.
+    pub(super) controller: Arc<dyn AnyController>,
+    lane: usize,
+}
+
+impl Deref for Seat {
+    type Target = ControllerEntry;
+    fn deref(&self) -> &ControllerEntry {
+        &self.entry
+    }
+}
+
+impl Seat {
+    pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
+        let controller = entry.controller.apart().unwrap_or_else(|| Arc::clone(&entry.controller));
+        Self { entry, controller, lane: lane() }
+    }
+
+    /// Remembers that it answers a directive, and says in which place; `None` once it is removed.
+    pub(super) fn remember(&self, standing: &Arc<Standing>) -> Option<usize> {
+        let mut answers = self.entry.lane(self.lane);
+        if self.is_removed() {
+            return None;
+        }
+        let place = answers.free.pop().unwrap_or_else(|| {
+            answers.places.push(None);
+            answers.places.len() - 1
+        });
+        answers.places[place] = Some(Arc::clone(standing));
+        Some(place)
+    }
+
+    /// Forgets what it has remembered in a place.
+    pub(super) fn forget(&self, place: usize) {
+        let forgotten = {
+            let mut answers = self.entry.lane(self.lane);
+            answers.free.push(place);
+            answers.places[place].take()
+        };
+        drop(forgotten);
+    }
+}
+
+/// A controller's seats, as the routes hold them.
+pub(super) struct Seats {
+    pub(super) entry: Arc<ControllerEntry>,
+    lanes: Lanes<Arc<Seat>>,
+}
+
+impl Seats {
+    pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
+        Self { entry, lanes: Lanes::new() }
+    }
+
+    /// The seat of this thread's lane.
+    pub(super) fn get(&self) -> &Arc<Seat> {
+        self.lanes.get(|_| Arc::new(Seat::new(Arc::clone(&self.entry))))
+    }
 }
 
 /// What a controller's execution is doing.
@@ -85,7 +154,7 @@ impl ControllerEntry {
             failed: Mutex::default(),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             phase: AtomicU8::new(if staged { STAGED } else { LIVE }),
-            answers: std::array::from_fn(|_| Mutex::default()),
+            answers: std::array::from_fn(|_| Apart::default()),
         })
     }
 
@@ -101,31 +170,18 @@ impl ControllerEntry {
         self.phase.store(LIVE, Ordering::Release);
     }
 
-    fn shard(&self, standing: &Arc<Standing>) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<Standing>>> {
-        self.answers[standing.hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers that it answers a directive; false once it is removed.
-    pub(super) fn remember(&self, standing: &Arc<Standing>) -> bool {
-        let mut shard = self.shard(standing);
-        if self.is_removed() {
-            return false;
-        }
-        shard.insert(Arc::as_ptr(standing) as usize, Arc::clone(standing));
-        true
-    }
-
-    pub(super) fn forget(&self, standing: &Arc<Standing>) {
-        self.shard(standing).remove(&(Arc::as_ptr(standing) as usize));
+    fn lane(&self, lane: usize) -> MutexGuard<'_, Answers> {
+        self.answers[lane].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The directives that it answers now.
     pub(super) fn answers(&self) -> Vec<Arc<Standing>> {
-        let mut all = Vec::new();
-        for shard in &self.answers {
-            all.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
-        }
-        all
+        (0..LANES).flat_map(|lane| self.lane(lane).places.iter().flatten().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// How many those are.
+    pub(super) fn answer_count(&self) -> usize {
+        (0..LANES).map(|lane| self.lane(lane).places.iter().flatten().count()).sum()
     }
 
     /// Takes its answers off the bus: proportional to how many there are.
@@ -133,7 +189,6 @@ impl ControllerEntry {
         self.phase.store(REMOVED, Ordering::Release);
         for standing in self.answers() {
             standing.change(|state, effects| state.remove_resolver(self.id, effects));
-            self.forget(&standing);
         }
     }
 

@@ -144,7 +144,7 @@ impl Bus {
                 staged: entry.is_staged(),
                 execution,
                 since,
-                answers: entry.answers().len(),
+                answers: entry.answer_count(),
             }
         };
         let entries: Vec<_> = self.0.controllers().values().cloned().collect();

@@ -6,9 +6,13 @@ mod entry;
 mod factories;
 mod handle;
 mod introspect;
+mod lane;
+mod reference;
 mod resolver;
 mod standing;
 mod swap;
+mod table;
+mod unread;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -86,7 +90,7 @@ impl Bus {
     /// # Errors
     /// As there.
     pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>> {
-        self.handle().request(directive)
+        self.0.add(Arc::new(directive)).map(Request::new)
     }
 
     /// See [`BusHandle::resolve`].
@@ -94,7 +98,7 @@ impl Bus {
     /// # Errors
     /// As there.
     pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
-        self.handle().resolve(directive).await
+        self.request(directive)?.value().await
     }
 
     /// See [`BusHandle::resolve_all`].
@@ -102,7 +106,7 @@ impl Bus {
     /// # Errors
     /// As there.
     pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>> {
-        self.handle().resolve_all(directive).await
+        self.request(directive)?.values().await
     }
 
     /// See [`BusHandle::try_resolve`].
@@ -110,7 +114,7 @@ impl Bus {
     /// # Errors
     /// As there.
     pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>> {
-        self.handle().try_resolve(directive).await
+        self.request(directive)?.value_unless_idle().await
     }
 
     /// Puts a controller on the bus: it is executed, and offered the directives that stand.

@@ -5,12 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokio::runtime::Handle;
-
-use super::entry::{Backoff, ControllerEntry, contained};
+use super::entry::{Backoff, Seat, contained};
 use super::standing::Standing;
 use crate::controller::BoxFuture;
-use crate::directive::{AnyValue, ValueId, ValueSink};
+use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
 use crate::{Error, Result};
 
 /// How deep resolvers that are polled in place may nest before one goes to a task.
@@ -23,43 +21,63 @@ thread_local! {
 /// Where one resolver puts its values.
 struct Sink {
     standing: Arc<Standing>,
-    entry: Arc<ControllerEntry>,
+    seat: Arc<Seat>,
+}
+
+impl Sink {
+    fn put(&self, value: AnyValue, removed: Option<Callback>) -> Option<ValueId> {
+        let options = &self.standing.options;
+        self.standing.change(|state, effects| state.add_value(&self.seat, value, removed, options, effects))
+    }
 }
 
 impl ValueSink for Sink {
     fn add(&self, value: AnyValue) -> Option<ValueId> {
-        let standing = &self.standing;
-        standing.change(|state, effects| state.add_value(&self.entry, value, &standing.options, effects))
+        self.put(value, None)
+    }
+    fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
+        self.put(value, Some(removed))
     }
     fn remove(&self, id: ValueId) -> bool {
-        self.standing.change(|state, effects| state.remove_value(self.entry.id, id, effects))
+        self.standing.change(|state, effects| state.remove_value(self.seat.id, id, effects))
     }
     fn set_idle(&self, idle: bool) {
-        self.standing.change(|state, effects| state.set_idle(self.entry.id, idle, effects));
+        self.standing.change(|state, effects| state.set_idle(self.seat.id, idle, effects));
     }
     fn is_cancelled(&self) -> bool {
-        let mut state = self.standing.lock();
-        state.ended || state.resolver(self.entry.id).is_none()
+        self.standing.lock().is_cancelled(self.seat.id, &self.standing.options)
+    }
+    fn on_gone(&self, callback: Callback) {
+        let refused = self.standing.change(|state, _| match state.resolver(self.seat.id) {
+            Some(resolver) => {
+                resolver.gone.push(callback);
+                None
+            }
+            None => Some(callback),
+        });
+        if let Some(callback) = refused {
+            callback();
+        }
     }
 }
 
 /// Offers a directive to a controller, once.
-pub(super) fn offer(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>, runtime: Option<&Handle>) {
-    if !standing.change(|state, _| state.begin(entry)) {
+pub(super) fn offer(standing: &Arc<Standing>, seat: &Arc<Seat>) {
+    // Remembered first, begun then: who takes the controller off in between keeps it from beginning.
+    let Some(place) = seat.remember(standing) else { return };
+    if !standing.change(|state, _| state.begin(seat, place)) {
+        // Another offer was first, or the directive has ended.
+        seat.forget(place);
         return;
     }
-    if !entry.remember(standing) {
-        standing.change(|state, effects| state.remove_resolver(entry.id, effects));
-        return;
-    }
-    // The directive may have ended between the two: then nobody else would forget it.
-    if standing.lock().ended {
-        entry.forget(standing);
-        return;
-    }
-    let mut work = match start(standing, entry) {
+    run(standing, seat);
+}
+
+/// Starts the resolver that has begun.
+pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>) {
+    let mut work = match start(standing, seat) {
         Ok(Some(work)) => work,
-        Ok(None) => return finish(standing, entry, Ok(())),
+        Ok(None) => return standing.change(|state, effects| state.remove_resolver(seat.id, effects)),
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };
     let depth = NESTED.get();
@@ -68,22 +86,23 @@ pub(super) fn offer(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>, runt
         let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
         NESTED.set(depth);
         match polled.unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload)))) {
-            Poll::Ready(Ok(())) => return finish(standing, entry, Ok(())),
-            Poll::Ready(Err(error)) => work = Box::pin(std::future::ready(Err(error))),
+            Poll::Ready(Ok(())) => {
+                discard(work);
+                return finish(standing, seat, Ok(()));
+            }
+            Poll::Ready(Err(error)) => {
+                let polled = std::mem::replace(&mut work, Box::pin(std::future::ready(Err(error))));
+                discard(polled);
+            }
             Poll::Pending => {}
         }
     }
-    let drive = drive(Arc::clone(standing), Arc::clone(entry), work);
-    let task = match (Handle::try_current(), runtime) {
-        (Ok(handle), _) => handle.spawn(drive),
-        (Err(_), Some(handle)) => handle.spawn(drive),
-        (Err(_), None) => {
-            let error = Error::msg("the bus was made, and is used, outside a tokio runtime");
-            return standing.change(|state, effects| state.fail(entry, error, effects));
-        }
+    let Some(runtime) = standing.table.runtime() else {
+        let error = Error::msg("the bus was made, and is used, outside a tokio runtime");
+        return standing.change(|state, effects| state.fail(seat, error, effects));
     };
-    let abort = task.abort_handle();
-    let gone = standing.change(|state, _| match state.resolver(entry.id) {
+    let abort = runtime.spawn(drive(Arc::clone(standing), Arc::clone(seat), work)).abort_handle();
+    let gone = standing.change(|state, _| match state.resolver(seat.id) {
         Some(resolver) => {
             resolver.task = Some(abort.clone());
             false
@@ -95,37 +114,45 @@ pub(super) fn offer(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>, runt
     }
 }
 
-fn start(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> Result<Option<BoxFuture<'static, Result<()>>>> {
-    let sink = Arc::new(Sink { standing: Arc::clone(standing), entry: Arc::clone(entry) });
-    let controller = Arc::clone(&entry.controller);
+/// Drops a future that has ended; a panic of its destructor is no better than one of its body.
+fn discard(work: BoxFuture<'static, Result<()>>) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
+        let error = Error::from_panic(payload);
+        tracing::error!(%error, "a resolver panicked when it was dropped");
+    }
+}
+
+fn start(standing: &Arc<Standing>, seat: &Arc<Seat>) -> Result<Option<BoxFuture<'static, Result<()>>>> {
+    let sink = Arc::new(Sink { standing: Arc::clone(standing), seat: Arc::clone(seat) });
+    let controller = Arc::clone(&seat.controller);
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))
         .map_err(Error::from_panic)
 }
 
-fn finish(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>, result: Result<()>) {
+fn finish(standing: &Arc<Standing>, seat: &Arc<Seat>, result: Result<()>) {
     standing.change(|state, effects| match result {
-        Ok(()) => state.set_idle(entry.id, true, effects),
-        Err(error) => state.fail(entry, error, effects),
+        Ok(()) => state.finish(seat.id, effects),
+        Err(error) => state.fail(seat, error, effects),
     });
 }
 
-async fn drive(standing: Arc<Standing>, entry: Arc<ControllerEntry>, work: BoxFuture<'static, Result<()>>) {
+async fn drive(standing: Arc<Standing>, seat: Arc<Seat>, work: BoxFuture<'static, Result<()>>) {
     let mut backoff = Backoff::default();
     let mut work = work;
     loop {
         let result = contained(work).await;
         let failed = result.is_err();
-        finish(&standing, &entry, result);
+        finish(&standing, &seat, result);
         if !failed {
             return;
         }
         tokio::time::sleep(backoff.next()).await;
-        if !standing.change(|state, _| state.retry(entry.id)) {
+        if !standing.change(|state, _| state.retry(seat.id)) {
             return;
         }
-        work = match start(&standing, &entry) {
+        work = match start(&standing, &seat) {
             Ok(Some(work)) => work,
-            Ok(None) => return finish(&standing, &entry, Ok(())),
+            Ok(None) => return finish(&standing, &seat, Ok(())),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         };
     }

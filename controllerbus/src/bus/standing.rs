@@ -1,64 +1,80 @@
 //! One standing directive: its references, resolvers, values, and the events that each reference has not read.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use smallvec::SmallVec;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::ControllerId;
-use super::entry::ControllerEntry;
+use super::entry::Seat;
 use super::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
+use super::resolver::run;
+use super::table::{Release, TypeTable};
+use super::unread::Unread;
 use crate::Error;
-use crate::directive::{AnyDirective, AnyValue, Options, RawEvent, ValueId};
+use crate::directive::{AnyDirective, AnyValue, Callback, Options, RawEvent, ValueId};
 
 /// A directive that at least one reference, or its keep time, keeps standing.
 pub(super) struct Standing {
     pub(super) directive: Arc<dyn AnyDirective>,
     pub(super) hash: u64,
     pub(super) options: Options,
-    /// Told of changes, if anybody listens.
-    changed: watch::Sender<u64>,
+    /// Through an `Arc` of the lane in which it was added.
+    pub(super) table: Arc<Arc<TypeTable>>,
     state: Mutex<State>,
 }
 
 pub(super) struct State {
+    /// Strong ones.
     pub(super) references: usize,
     /// Offers that are being made; the directive is not idle before they are.
     pub(super) offers: usize,
-    /// Raised whenever a reference comes, so that a keep timer of before does not end it.
+    /// Raised whenever a strong reference comes, so that a keep timer of before does not end it.
     pub(super) epoch: u64,
     pub(super) ended: bool,
+    /// In the order of their ids.
     pub(super) values: SmallVec<[Value; 1]>,
     pub(super) resolvers: SmallVec<[Resolver; 1]>,
     subscribers: SmallVec<[Subscriber; 1]>,
     next: u64,
     idle: bool,
+    /// Whether a resolver waits for its successor.
+    retiring: bool,
 }
 
 pub(super) struct Value {
     id: ValueId,
     pub(super) resolver: u64,
     value: AnyValue,
+    /// Told when it is gone.
+    removed: Option<Callback>,
     staged: bool,
 }
 
 /// One controller's answer to this directive.
 pub(super) struct Resolver {
-    pub(super) entry: Arc<ControllerEntry>,
+    pub(super) seat: Arc<Seat>,
+    /// Where the seat remembers the directive.
+    place: usize,
     idle: bool,
+    /// Its function has returned.
+    done: bool,
+    /// A value of it was refused by a hard cap.
+    refused: bool,
     error: Option<Error>,
     pub(super) task: Option<AbortHandle>,
+    /// Told when its values are gone: it failed, or it is taken away.
+    pub(super) gone: Vec<Callback>,
     /// Set when its generation was replaced before its successor had anything: it goes when that has.
     pub(super) successor: Option<u64>,
 }
 
 struct Subscriber {
     id: u64,
-    unread: VecDeque<RawEvent>,
+    strong: bool,
+    unread: Unread,
     waker: Option<Waker>,
 }
 
@@ -67,45 +83,72 @@ struct Subscriber {
 #[must_use]
 pub(super) struct Effects {
     wakers: SmallVec<[Waker; 2]>,
-    values: SmallVec<[AnyValue; 2]>,
+    values: SmallVec<[Value; 1]>,
     resolvers: SmallVec<[Resolver; 1]>,
+    subscribers: SmallVec<[Subscriber; 1]>,
+    callbacks: Vec<Callback>,
+    /// Resolvers that have room for their values again.
+    again: Vec<Arc<Seat>>,
+    /// The last value of a directive that nobody refers to is gone.
+    empty: bool,
 }
 
 impl Effects {
-    /// Wakes, aborts and drops what was collected; tells each resolver's controller that it is done with.
-    pub(super) fn apply(self, standing: &Arc<Standing>) {
-        for waker in self.wakers {
+    /// Wakes, aborts, calls and drops what was collected; tells each resolver's controller that it is done with.
+    pub(super) fn apply(&mut self, standing: &Arc<Standing>) {
+        for waker in self.wakers.drain(..) {
             waker.wake();
         }
-        for resolver in self.resolvers {
+        for value in &mut self.values {
+            if let Some(removed) = value.removed.take() {
+                call(removed);
+            }
+        }
+        for resolver in &mut self.resolvers {
             if let Some(task) = &resolver.task {
                 task.abort();
             }
-            resolver.entry.forget(standing);
+            resolver.seat.forget(resolver.place);
+            resolver.gone.drain(..).for_each(call);
+        }
+        self.callbacks.drain(..).for_each(call);
+        for seat in self.again.drain(..) {
+            run(standing, &seat);
+        }
+        if self.empty {
+            standing.table.release(standing, Release::Empty);
         }
     }
 }
 
+/// Calls back; a panic there is nobody's failure but its own.
+fn call(callback: Callback) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(callback)) {
+        let error = Error::from_panic(payload);
+        tracing::error!(%error, "a removal callback panicked");
+    }
+}
+
 impl Standing {
-    pub(super) fn new(directive: Arc<dyn AnyDirective>, hash: u64, changed: watch::Sender<u64>) -> Arc<Self> {
-        let options = directive.options();
-        Arc::new(Self {
-            directive,
-            hash,
-            options,
-            changed,
-            state: Mutex::new(State {
-                references: 0,
-                offers: 1,
-                epoch: 0,
-                ended: false,
-                values: SmallVec::new(),
-                resolvers: SmallVec::new(),
-                subscribers: SmallVec::new(),
-                next: 0,
-                idle: false,
-            }),
-        })
+    pub(super) fn new(
+        directive: Arc<dyn AnyDirective>,
+        hash: u64,
+        options: Options,
+        table: Arc<Arc<TypeTable>>,
+    ) -> Arc<Self> {
+        let state = State {
+            references: 0,
+            offers: 1,
+            epoch: 0,
+            ended: false,
+            values: SmallVec::new(),
+            resolvers: SmallVec::new(),
+            subscribers: SmallVec::new(),
+            next: 0,
+            idle: false,
+            retiring: false,
+        };
+        Arc::new(Self { directive, hash, options, table, state: Mutex::new(state) })
     }
 
     /// The directive as tools see it.
@@ -116,9 +159,9 @@ impl Standing {
             let visible = state.values.iter().filter(|value| !value.staged);
             let values: Vec<_> = visible.map(|found| (found.id, found.resolver, found.value.clone())).collect();
             let resolver = |resolver: &Resolver| ResolverSnapshot {
-                controller: ControllerId(resolver.entry.id),
+                controller: ControllerId(resolver.seat.id),
                 state: match &resolver.error {
-                    _ if resolver.entry.is_staged() || resolver.successor.is_some() => ResolverState::Held,
+                    _ if resolver.seat.is_staged() || resolver.successor.is_some() => ResolverState::Held,
                     Some(error) => ResolverState::Failed { error: error.clone() },
                     None if resolver.idle => ResolverState::Idle,
                     None => ResolverState::Working,
@@ -130,7 +173,7 @@ impl Standing {
                 debug: Vec::new(),
                 options: self.options.clone(),
                 references: state.references,
-                weak_references: 0,
+                weak_references: state.subscribers.len() - state.references,
                 idle: state.idle,
                 values: Vec::new(),
                 resolvers: state.resolvers.iter().map(resolver).collect(),
@@ -164,6 +207,7 @@ impl Standing {
             let mut state = self.lock();
             let result = change(&mut state, &mut effects);
             state.announce(&mut effects);
+            state.make_room(&self.options, &mut effects);
             result
         };
         effects.apply(self);
@@ -173,36 +217,43 @@ impl Standing {
 
     /// Tells those who watch the bus's directives that something changed.
     pub(super) fn touch(&self) {
-        if self.changed.receiver_count() > 0 {
-            self.changed.send_modify(|version| *version += 1);
-        }
+        self.table.touch();
     }
 }
 
 impl State {
     /// A new reference's subscription: it is told of what stands.
-    pub(super) fn subscribe(&mut self) -> u64 {
-        self.references += 1;
-        self.epoch += 1;
+    pub(super) fn subscribe(&mut self, strong: bool) -> u64 {
+        if strong {
+            self.references += 1;
+            self.epoch += 1;
+        }
         let id = self.next;
         self.next += 1;
-        let mut unread = VecDeque::new();
+        let mut unread = Unread::default();
         for value in self.values.iter().filter(|value| !value.staged) {
-            unread.push_back(RawEvent::Added(value.id, value.value.clone()));
+            unread.push(RawEvent::Added(value.id, value.value.clone()));
         }
-        for error in self.resolvers.iter().filter_map(|resolver| resolver.error.as_ref()) {
-            unread.push_back(RawEvent::Failed(error.clone()));
+        for resolver in self.resolvers.iter().filter(|resolver| !resolver.seat.is_staged()) {
+            if let Some(error) = &resolver.error {
+                unread.push(RawEvent::Failed(error.clone()));
+            }
         }
         if self.idle {
-            unread.push_back(RawEvent::Idle);
+            unread.push(RawEvent::Idle);
         }
-        self.subscribers.push(Subscriber { id, unread, waker: None });
+        self.subscribers.push(Subscriber { id, strong, unread, waker: None });
         id
     }
 
-    pub(super) fn unsubscribe(&mut self, id: u64) {
-        self.references -= 1;
-        self.subscribers.retain(|subscriber| subscriber.id != id);
+    /// Ends a subscription; returns whether it was a strong one.
+    pub(super) fn unsubscribe(&mut self, id: u64, effects: &mut Effects) -> bool {
+        let Some(at) = self.subscribers.iter().position(|subscriber| subscriber.id == id) else { return false };
+        let subscriber = self.subscribers.swap_remove(at);
+        let strong = subscriber.strong;
+        self.references -= usize::from(strong);
+        effects.subscribers.push(subscriber);
+        strong
     }
 
     /// The next event of a subscriber; `Err` keeps the waker for when there is one.
@@ -211,7 +262,7 @@ impl State {
         let Some(subscriber) = self.subscribers.iter_mut().find(|subscriber| subscriber.id == id) else {
             return Ok(None);
         };
-        match subscriber.unread.pop_front() {
+        match subscriber.unread.pop() {
             Some(event) => Ok(Some(event)),
             None if ended => Ok(None),
             None => Err(subscriber.waker.replace(waker.clone())),
@@ -220,39 +271,63 @@ impl State {
 
     fn tell(&mut self, event: &RawEvent, effects: &mut Effects) {
         for subscriber in &mut self.subscribers {
-            subscriber.push(event.clone());
+            subscriber.unread.push(event.clone());
             effects.wakers.extend(subscriber.waker.take());
         }
     }
 
-    pub(super) fn resolver(&mut self, entry: u64) -> Option<&mut Resolver> {
-        self.resolvers.iter_mut().find(|resolver| resolver.entry.id == entry)
+    pub(super) fn resolver(&mut self, controller: u64) -> Option<&mut Resolver> {
+        self.resolvers.iter_mut().find(|resolver| resolver.seat.id == controller)
     }
 
-    /// Adds a resolver that is at work; false if the controller was offered this directive before.
-    pub(super) fn begin(&mut self, entry: &Arc<ControllerEntry>) -> bool {
-        if self.ended || self.resolver(entry.id).is_some() {
+    /// Adds a resolver that is at work; false if there is one of this controller, or none may come any more.
+    pub(super) fn begin(&mut self, seat: &Arc<Seat>, place: usize) -> bool {
+        if self.ended || seat.is_removed() || self.resolver(seat.id).is_some() {
             return false;
         }
-        let entry = Arc::clone(entry);
-        self.resolvers.push(Resolver { entry, idle: false, error: None, task: None, successor: None });
+        self.resolvers.push(Resolver {
+            seat: Arc::clone(seat),
+            place,
+            idle: false,
+            done: false,
+            refused: false,
+            error: None,
+            task: None,
+            gone: Vec::new(),
+            successor: None,
+        });
         true
+    }
+
+    /// Whether a controller's resolver should stop: it is gone, or there are values enough.
+    pub(super) fn is_cancelled(&self, controller: u64, options: &Options) -> bool {
+        let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == controller);
+        let Some(resolver) = resolver.filter(|_| !self.ended) else { return true };
+        options.max_values.is_some_and(|max| self.count(resolver.seat.is_staged()) >= max)
+    }
+
+    fn count(&self, staged: bool) -> usize {
+        self.values.iter().filter(|value| value.staged == staged).count()
     }
 
     pub(super) fn add_value(
         &mut self,
-        entry: &ControllerEntry,
+        seat: &Seat,
         value: AnyValue,
+        removed: Option<Callback>,
         options: &Options,
         effects: &mut Effects,
     ) -> Option<ValueId> {
-        if self.ended || self.resolver(entry.id).is_none() {
-            return None;
-        }
         // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
-        let staged = entry.is_staged();
-        let visible = self.values.iter().filter(|value| value.staged == staged).count();
-        if options.hard_cap && options.max_values.is_some_and(|max| visible >= max) {
+        let staged = seat.is_staged();
+        let full = options.hard_cap && options.max_values.is_some_and(|max| self.count(staged) >= max);
+        let ended = self.ended;
+        let resolver = self.resolver(seat.id).filter(|_| !ended);
+        if let (Some(resolver), true) = (resolver, full) {
+            resolver.refused = true;
+        }
+        if full || ended || self.resolver(seat.id).is_none() {
+            effects.values.push(Value { id: ValueId(0), resolver: seat.id, value, removed: None, staged });
             return None;
         }
         let id = ValueId(self.next);
@@ -260,51 +335,79 @@ impl State {
         if !staged {
             self.tell(&RawEvent::Added(id, value.clone()), effects);
         }
-        self.values.push(Value { id, resolver: entry.id, value, staged });
+        self.values.push(Value { id, resolver: seat.id, value, removed, staged });
         self.finish_retired(effects);
         Some(id)
     }
 
-    pub(super) fn remove_value(&mut self, entry: u64, id: ValueId, effects: &mut Effects) -> bool {
-        let Some(at) = self.values.iter().position(|value| value.id == id && value.resolver == entry) else {
+    pub(super) fn remove_value(&mut self, controller: u64, id: ValueId, effects: &mut Effects) -> bool {
+        let Ok(at) = self.values.binary_search_by_key(&id, |value| value.id) else { return false };
+        if self.values[at].resolver != controller {
             return false;
-        };
+        }
         let value = self.values.remove(at);
         if !value.staged {
             self.tell(&RawEvent::Removed(id), effects);
+            self.notice_empty(effects);
         }
-        effects.values.push(value.value);
+        effects.values.push(value);
         true
     }
 
-    fn remove_values_of(&mut self, entry: u64, effects: &mut Effects) {
-        while let Some(value) = self.values.iter().find(|value| value.resolver == entry) {
-            let id = value.id;
-            self.remove_value(entry, id, effects);
+    fn remove_values_of(&mut self, controller: u64, effects: &mut Effects) {
+        if !self.has_values(controller) {
+            return;
         }
+        let (gone, stay) = self.values.drain(..).partition::<Vec<_>, _>(|value| value.resolver == controller);
+        self.values.extend(stay);
+        for value in &gone {
+            if !value.staged {
+                self.tell(&RawEvent::Removed(value.id), effects);
+            }
+        }
+        effects.values.extend(gone);
+        self.notice_empty(effects);
     }
 
-    pub(super) fn set_idle(&mut self, entry: u64, idle: bool, effects: &mut Effects) {
-        if let Some(resolver) = self.resolver(entry) {
+    fn notice_empty(&self, effects: &mut Effects) {
+        effects.empty |= self.references == 0 && !self.ended && self.visible_values() == 0;
+    }
+
+    pub(super) fn set_idle(&mut self, controller: u64, idle: bool, effects: &mut Effects) {
+        if let Some(resolver) = self.resolver(controller) {
+            // A handle that outlives its resolver's function says nothing any more.
+            if resolver.done && !idle {
+                return;
+            }
             resolver.idle = idle;
         }
         self.finish_retired(effects);
     }
 
+    /// A resolver's function has returned: its values stay.
+    pub(super) fn finish(&mut self, controller: u64, effects: &mut Effects) {
+        if let Some(resolver) = self.resolver(controller) {
+            resolver.idle = true;
+            resolver.done = true;
+        }
+        self.finish_retired(effects);
+    }
+
     /// A resolver failed: its values go, its error is told, and until it is tried again it counts as idle.
-    pub(super) fn fail(&mut self, entry: &ControllerEntry, error: Error, effects: &mut Effects) {
-        self.remove_values_of(entry.id, effects);
-        let Some(resolver) = self.resolver(entry.id) else { return };
+    pub(super) fn fail(&mut self, seat: &Seat, error: Error, effects: &mut Effects) {
+        self.remove_values_of(seat.id, effects);
+        let Some(resolver) = self.resolver(seat.id) else { return };
         resolver.idle = true;
         resolver.error = Some(error.clone());
-        if !entry.is_staged() {
+        effects.callbacks.append(&mut resolver.gone);
+        if !seat.is_staged() {
             self.tell(&RawEvent::Failed(error), effects);
         }
         self.finish_retired(effects);
     }
 
-    pub(super) fn retry(&mut self, entry: u64) -> bool {
-        match self.resolver(entry) {
+    pub(super) fn retry(&mut self, controller: u64) -> bool {
+        match self.resolver(controller) {
             Some(resolver) if resolver.successor.is_none() => {
                 resolver.idle = false;
                 resolver.error = None;
@@ -315,16 +418,31 @@ impl State {
     }
 
     /// Takes a resolver away with its values.
-    pub(super) fn remove_resolver(&mut self, entry: u64, effects: &mut Effects) {
-        let Some(at) = self.resolvers.iter().position(|resolver| resolver.entry.id == entry) else { return };
+    pub(super) fn remove_resolver(&mut self, controller: u64, effects: &mut Effects) {
+        let Some(at) = self.resolvers.iter().position(|resolver| resolver.seat.id == controller) else { return };
         effects.resolvers.push(self.resolvers.remove(at));
-        self.remove_values_of(entry, effects);
+        self.remove_values_of(controller, effects);
         self.finish_retired(effects);
+    }
+
+    /// Starts resolvers again whose values a hard cap refused, once there is room, if they have nothing there.
+    fn make_room(&mut self, options: &Options, effects: &mut Effects) {
+        let Some(max) = options.max_values.filter(|_| options.hard_cap && !self.ended) else { return };
+        let mut room = max.saturating_sub(self.visible_values());
+        let values = &self.values;
+        for resolver in &mut self.resolvers {
+            let waits = resolver.refused && resolver.done && !resolver.seat.is_staged();
+            if room > 0 && waits && !values.iter().any(|value| value.resolver == resolver.seat.id) {
+                room -= 1;
+                (resolver.refused, resolver.done, resolver.idle) = (false, false, false);
+                effects.again.push(Arc::clone(&resolver.seat));
+            }
+        }
     }
 
     /// Whether the controller's answer is ready to replace another's: a value, or nothing more to come.
     pub(super) fn is_ready(&self, entry: u64) -> bool {
-        let resolver = self.resolvers.iter().find(|resolver| resolver.entry.id == entry);
+        let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == entry);
         resolver.is_none_or(|resolver| resolver.idle) || self.values.iter().any(|value| value.resolver == entry)
     }
 
@@ -333,7 +451,7 @@ impl State {
     }
 
     pub(super) fn error_of(&self, entry: u64) -> Option<&Error> {
-        self.resolvers.iter().find(|resolver| resolver.entry.id == entry).and_then(|resolver| resolver.error.as_ref())
+        self.resolvers.iter().find(|resolver| resolver.seat.id == entry).and_then(|resolver| resolver.error.as_ref())
     }
 
     /// The one step of a swap on this directive: the new values become visible, then the old ones go,
@@ -349,27 +467,28 @@ impl State {
         }
         if let Some(resolver) = self.resolver(old) {
             resolver.successor = Some(new);
+            self.retiring = true;
         }
         self.finish_retired(effects);
     }
 
     fn finish_retired(&mut self, effects: &mut Effects) {
-        loop {
+        while self.retiring {
             let done = self.resolvers.iter().find_map(|resolver| {
                 let successor = resolver.successor?;
-                self.is_ready(successor).then_some(resolver.entry.id)
+                self.is_ready(successor).then_some(resolver.seat.id)
             });
-            let Some(old) = done else { return };
-            let Some(at) = self.resolvers.iter().position(|resolver| resolver.entry.id == old) else { return };
+            let Some(old) = done else { break };
+            let Some(at) = self.resolvers.iter().position(|resolver| resolver.seat.id == old) else { return };
             effects.resolvers.push(self.resolvers.remove(at));
             self.remove_values_of(old, effects);
         }
+        self.retiring = self.resolvers.iter().any(|resolver| resolver.successor.is_some());
     }
 
     /// Tells references when the directive became idle or busy.
     fn announce(&mut self, effects: &mut Effects) {
-        let idle =
-            self.offers == 0 && self.resolvers.iter().all(|resolver| resolver.idle || resolver.entry.is_staged());
+        let idle = self.offers == 0 && self.resolvers.iter().all(|resolver| resolver.idle || resolver.seat.is_staged());
         if idle != self.idle {
             self.idle = idle;
             self.tell(if idle { &RawEvent::Idle } else { &RawEvent::Busy }, effects);
@@ -379,50 +498,14 @@ impl State {
     /// Ends the directive: its resolvers and values are handed out, its references read an end.
     pub(super) fn end(&mut self, effects: &mut Effects) {
         self.ended = true;
-        effects.resolvers.extend(self.resolvers.drain(..));
-        effects.values.extend(self.values.drain(..).map(|value| value.value));
+        effects.resolvers.append(&mut self.resolvers);
+        effects.values.append(&mut self.values);
         for subscriber in &mut self.subscribers {
             effects.wakers.extend(subscriber.waker.take());
         }
     }
 
     pub(super) fn visible_values(&self) -> usize {
-        self.values.iter().filter(|value| !value.staged).count()
-    }
-}
-
-/// How many unread failures a reference keeps.
-const UNREAD_FAILURES: usize = 8;
-
-impl Subscriber {
-    /// Queues an event; what it takes back is dropped instead of queued, so that the queue stays bounded by what stands.
-    fn push(&mut self, event: RawEvent) {
-        match &event {
-            RawEvent::Removed(id) => {
-                let unread =
-                    self.unread.iter().position(|queued| matches!(queued, RawEvent::Added(other, _) if other == id));
-                if let Some(at) = unread {
-                    self.unread.remove(at);
-                    return;
-                }
-            }
-            RawEvent::Busy if matches!(self.unread.back(), Some(RawEvent::Idle)) => {
-                self.unread.pop_back();
-                return;
-            }
-            RawEvent::Idle if matches!(self.unread.back(), Some(RawEvent::Busy)) => {
-                self.unread.pop_back();
-                return;
-            }
-            RawEvent::Failed(_) => {
-                let failures = self.unread.iter().filter(|queued| matches!(queued, RawEvent::Failed(_))).count();
-                if failures >= UNREAD_FAILURES {
-                    let oldest = self.unread.iter().position(|queued| matches!(queued, RawEvent::Failed(_)));
-                    oldest.map(|at| self.unread.remove(at));
-                }
-            }
-            _ => {}
-        }
-        self.unread.push_back(event);
+        self.count(false)
     }
 }

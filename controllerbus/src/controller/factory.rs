@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{AnyController, BoxFuture, Context, Controller, Info, Routes, State};
+use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, Routes, State};
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::{Config, Error, Result, error::ErrorKind};
 
@@ -101,18 +101,15 @@ impl<C: Controller> Factory for FactoryOf<C> {
             config.validate().map_err(|error| {
                 Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID))
             })?;
-            let controller = Arc::new(C::construct(config, &context).await?);
-            let mut routes = Routes::new();
-            C::routes(&mut routes);
-            Ok(Arc::new(Erased { controller, routes }) as Arc<dyn AnyController>)
+            Ok(erase(C::construct(config, &context).await?))
         })
     }
 }
 
 /// Makes a typed controller object-safe.
 struct Erased<C> {
-    controller: Arc<C>,
-    routes: Routes<C>,
+    controller: Hold<C>,
+    routes: Arc<Routes<C>>,
 }
 
 impl<C: Controller> AnyController for Erased<C> {
@@ -128,6 +125,9 @@ impl<C: Controller> AnyController for Erased<C> {
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move { self.controller.restore(state).await })
     }
+    fn apart(&self) -> Option<Arc<dyn AnyController>> {
+        Some(Arc::new(Self { controller: self.controller.apart(), routes: Arc::clone(&self.routes) }))
+    }
     fn resolves(&self) -> Vec<String> {
         self.routes.ids().map(str::to_owned).collect()
     }
@@ -136,7 +136,7 @@ impl<C: Controller> AnyController for Erased<C> {
         directive: Arc<dyn AnyDirective>,
         sink: Arc<dyn ValueSink>,
     ) -> Option<BoxFuture<'static, Result<()>>> {
-        self.routes.resolve(Arc::clone(&self.controller), &*directive, sink)
+        self.routes.resolve(self.controller.clone(), &*directive, sink)
     }
 }
 
@@ -144,5 +144,5 @@ impl<C: Controller> AnyController for Erased<C> {
 pub fn erase<C: Controller>(controller: C) -> Arc<dyn AnyController> {
     let mut routes = Routes::new();
     C::routes(&mut routes);
-    Arc::new(Erased { controller: Arc::new(controller), routes })
+    Arc::new(Erased { controller: Hold::new(Arc::new(controller)), routes: Arc::new(routes) })
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::directive::{AnyDirective, ValueSink};
 
 pub use context::Context;
-pub use routes::{ResolveWith, Routes};
+pub use routes::{Hold, ResolveWith, Routes};
 
 /// A boxed future, as object-safe traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -111,7 +111,12 @@ pub trait AnyController: Send + Sync + 'static {
     }
     /// See [`Controller::restore`].
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>>;
-    /// The ids of the directives that this controller resolves.
+    /// The same controller behind a reference that threads of one lane have for themselves, so that counting it does
+    /// not slow down those of others. `None` where it is not worth it.
+    fn apart(&self) -> Option<Arc<dyn AnyController>> {
+        None
+    }
+    /// The ids of the directives that this controller resolves; [`crate::directive::ANY_DIRECTIVE`] for all.
     fn resolves(&self) -> Vec<String>;
     /// Resolves a directive into a sink. `None` if the controller has no resolver for it.
     ///

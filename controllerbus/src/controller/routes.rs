@@ -1,16 +1,44 @@
 //! Which directives a controller resolves, and with what.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::BoxFuture;
 use crate::Result;
 use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
 
+/// A resolver's hold of its controller, which it uses as the controller.
+pub struct Hold<C>(Arc<Arc<C>>);
+
+impl<C> Hold<C> {
+    pub(crate) fn new(controller: Arc<C>) -> Self {
+        Self(Arc::new(controller))
+    }
+
+    /// The same with a reference count of its own.
+    pub(crate) fn apart(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl<C> Clone for Hold<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C> Deref for Hold<C> {
+    type Target = C;
+    fn deref(&self) -> &C {
+        &self.0
+    }
+}
+
 type Resolve<C> =
-    Box<dyn Fn(Arc<C>, &dyn AnyDirective, Arc<dyn ValueSink>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+    Box<dyn Fn(Hold<C>, &dyn AnyDirective, Arc<dyn ValueSink>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 /// A resolver of a directive type; a function or a closure that captures nothing.
-pub type ResolveWith<C, D> = fn(Arc<C>, D, Values<<D as Directive>::Value>) -> BoxFuture<'static, Result<()>>;
+pub type ResolveWith<C, D> = fn(Hold<C>, D, Values<<D as Directive>::Value>) -> BoxFuture<'static, Result<()>>;
 
 /// The resolvers of a controller type, by directive id.
 pub struct Routes<C> {
@@ -45,7 +73,7 @@ impl<C: Send + Sync + 'static> Routes<C> {
 
     pub(crate) fn resolve(
         &self,
-        controller: Arc<C>,
+        controller: Hold<C>,
         directive: &dyn AnyDirective,
         sink: Arc<dyn ValueSink>,
     ) -> Option<BoxFuture<'static, Result<()>>> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use request::superseded;
 pub use request::{Event, RawEvent, RawRequest, Request};
 pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
 
@@ -54,9 +55,49 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
         Options::default()
     }
 
-    /// Whether this directive replaces a standing one that is not equal to it.
-    fn supersedes(&self, _standing: &Self) -> bool {
-        false
+    /// Feeds what makes directives equivalent to a hasher: all of it, unless `#[directive(key = ...)]` names fields.
+    fn key_hash(&self, mut hasher: &mut dyn Hasher) {
+        self.hash(&mut hasher);
+    }
+
+    /// Whether both are equivalent, and so merged into one.
+    fn key_eq(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    /// The named key fields in the boundary's encoding; `None` if all of it is the key.
+    fn encode_key(&self) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// Routes of this id are for directives of every type; [`crate::controller::AnyController::resolve`] then says which
+/// it wants. For controllers that hand directives on; it costs each directive a call.
+pub const ANY_DIRECTIVE: &str = "*";
+
+/// Called once when a value or a resolver is gone.
+pub type Callback = Box<dyn FnOnce() + Send>;
+
+/// Whether a directive takes the place of an equivalent one that stands, whose requesters then read an end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Supersede {
+    /// No: it shares the standing one.
+    #[default]
+    Never,
+    /// Yes: the newest stands.
+    Always,
+    /// If its revision is the higher one.
+    Revision(u64),
+}
+
+impl Supersede {
+    /// Whether a directive with this setting takes the place of a standing one with that.
+    pub fn replaces(&self, standing: &Self) -> bool {
+        match (self, standing) {
+            (Self::Never, _) => false,
+            (Self::Revision(own), Self::Revision(standing)) => own > standing,
+            _ => true,
+        }
     }
 }
 
@@ -65,12 +106,15 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
 pub struct Options {
     /// The largest number of values; `None` is no limit.
     pub max_values: Option<usize>,
-    /// With a hard cap, values above `max_values` are refused; otherwise resolvers are just told to stop.
+    /// With a hard cap, values above `max_values` are refused, and a resolver whose values were all refused is started
+    /// again when there is room; otherwise resolvers are just told to stop ([`Values::is_cancelled`]).
     pub hard_cap: bool,
     /// How long the directive stands on when nobody refers to it.
     pub keep_for: Duration,
     /// Whether an unreferenced directive without values goes at once, whatever `keep_for` says.
     pub drop_if_empty: bool,
+    /// Whether it takes the place of an equivalent directive that stands.
+    pub supersede: Supersede,
 }
 
 /// A directive whose type is known only at run time. Implemented for every [`Directive`].
@@ -94,8 +138,10 @@ pub trait AnyDirective: Send + Sync + 'static {
     /// # Errors
     /// What the directive finds wrong with itself.
     fn validate(&self) -> Result<()>;
-    /// [`Directive::supersedes`], false for another type.
-    fn supersedes(&self, standing: &dyn AnyDirective) -> bool;
+    /// What makes it equivalent to others, in the boundary's encoding, where that is not all of it.
+    fn encode_key(&self) -> Option<Vec<u8>> {
+        None
+    }
     /// The directive in the boundary's encoding.
     ///
     /// # Errors
@@ -112,11 +158,11 @@ impl<D: Directive> AnyDirective for D {
     fn directive_type(&self) -> Option<&'static DirectiveType> {
         Some(DirectiveType::of::<D>())
     }
-    fn hash_key(&self, mut hasher: &mut dyn Hasher) {
-        self.hash(&mut hasher);
+    fn hash_key(&self, hasher: &mut dyn Hasher) {
+        self.key_hash(hasher);
     }
     fn same_key(&self, other: &dyn AnyDirective) -> bool {
-        other.as_any().downcast_ref::<D>().is_some_and(|other| self == other)
+        other.as_any().downcast_ref::<D>().is_some_and(|other| self.key_eq(other))
     }
     fn name(&self) -> String {
         Directive::name(self)
@@ -130,8 +176,8 @@ impl<D: Directive> AnyDirective for D {
     fn validate(&self) -> Result<()> {
         Directive::validate(self)
     }
-    fn supersedes(&self, standing: &dyn AnyDirective) -> bool {
-        standing.as_any().downcast_ref::<D>().is_some_and(|standing| Directive::supersedes(self, standing))
+    fn encode_key(&self) -> Option<Vec<u8>> {
+        Directive::encode_key(self)
     }
     fn encode(&self) -> Result<Vec<u8>> {
         wire::encode(self)
@@ -145,6 +191,31 @@ impl<D: Directive> AnyDirective for D {
 pub struct OpaqueDirective {
     id: String,
     bytes: Vec<u8>,
+    facts: Facts,
+}
+
+/// What a process that does not know a directive's type has to be told beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// [`Directive::options`].
+    pub options: Options,
+    /// [`AnyDirective::encode_key`].
+    pub key: Option<Vec<u8>>,
+}
+
+impl Facts {
+    /// Those of a directive, encoded; nothing where they are what is assumed anyway.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encoding`], which they are not known to meet.
+    pub fn encode(directive: &dyn AnyDirective) -> Result<Vec<u8>> {
+        let facts = Self { options: directive.options(), key: directive.encode_key() };
+        if facts == Self::default() { Ok(Vec::new()) } else { wire::encode(&facts) }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        if bytes.is_empty() { Ok(Self::default()) } else { wire::decode(bytes) }
+    }
 }
 
 impl OpaqueDirective {
@@ -162,10 +233,11 @@ impl AnyDirective for OpaqueDirective {
         None
     }
     fn hash_key(&self, hasher: &mut dyn Hasher) {
-        hasher.write(&self.bytes);
+        hasher.write(self.facts.key.as_deref().unwrap_or(&self.bytes));
     }
     fn same_key(&self, other: &dyn AnyDirective) -> bool {
-        other.as_any().downcast_ref::<Self>().is_some_and(|other| self.id == other.id && self.bytes == other.bytes)
+        let key = |of: &Self| of.facts.key.clone().unwrap_or_else(|| of.bytes.clone());
+        other.as_any().downcast_ref::<Self>().is_some_and(|other| self.id == other.id && key(self) == key(other))
     }
     fn name(&self) -> String {
         self.id.clone()
@@ -174,13 +246,13 @@ impl AnyDirective for OpaqueDirective {
         wire::fields(&self.bytes)
     }
     fn options(&self) -> Options {
-        Options::default()
+        self.facts.options.clone()
     }
     fn validate(&self) -> Result<()> {
         Ok(())
     }
-    fn supersedes(&self, _: &dyn AnyDirective) -> bool {
-        false
+    fn encode_key(&self) -> Option<Vec<u8>> {
+        self.facts.key.clone()
     }
     fn encode(&self) -> Result<Vec<u8>> {
         Ok(self.bytes.clone())
@@ -228,9 +300,20 @@ impl DirectiveType {
     /// # Errors
     /// [`ErrorKind::Encoding`], with the type and the field, when the bytes do not fit the type.
     pub fn decode(id: &str, bytes: &[u8]) -> Result<Arc<dyn AnyDirective>> {
+        Self::decode_with(id, bytes, &[])
+    }
+
+    /// The same with the directive's [`Facts`], for where the type is not known.
+    ///
+    /// # Errors
+    /// As [`DirectiveType::decode`].
+    pub fn decode_with(id: &str, bytes: &[u8], facts: &[u8]) -> Result<Arc<dyn AnyDirective>> {
         match Self::find(id) {
             Some(kind) => (kind.decode)(bytes),
-            None => Ok(Arc::new(OpaqueDirective { id: id.to_owned(), bytes: bytes.to_vec() })),
+            None => {
+                let facts = Facts::decode(facts)?;
+                Ok(Arc::new(OpaqueDirective { id: id.to_owned(), bytes: bytes.to_vec(), facts }))
+            }
         }
     }
 }

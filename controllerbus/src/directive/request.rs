@@ -43,6 +43,15 @@ pub enum RawEvent {
 pub trait RawRequest: Send {
     /// The next event; `None` when the bus is closed or the directive was superseded.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>>;
+
+    /// Another reference to the same standing directive; a weak one does not keep it.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
+    fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
+        let kind = if strong { "strong" } else { "weak" };
+        Err(Error::msg(format!("this request cannot be referred to again ({kind})")))
+    }
 }
 
 /// A reference to a standing directive. While one exists the directive stands; dropping it releases it.
@@ -62,6 +71,23 @@ impl<D: Directive> Request<D> {
     /// The next event; `None` when the bus is closed or the directive was superseded. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event<D::Value>> {
         poll_fn(|cx| self.poll_typed(cx)).await
+    }
+
+    /// A weak reference to the same directive: it reads the same events, and an end when the directive goes, which it
+    /// does not keep from going.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
+    pub fn weak(&self) -> Result<Self> {
+        self.raw.reference(false).map(Self::new)
+    }
+
+    /// Another strong reference to the same directive; of a weak one too, as long as the directive stands.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
+    pub fn strong(&self) -> Result<Self> {
+        self.raw.reference(true).map(Self::new)
     }
 
     fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<D::Value>>> {
@@ -143,7 +169,12 @@ impl<D: Directive> Request<D> {
 }
 
 fn closed<D: Directive>() -> Error {
-    Error::new(crate::error::ErrorKind::Closed, format!("the bus closed, or {} was superseded", D::ID))
+    superseded(D::ID)
+}
+
+/// The error of a directive that stands no more.
+pub(crate) fn superseded(id: &str) -> Error {
+    Error::new(crate::error::ErrorKind::Closed, format!("the bus closed, or {id} was superseded or released"))
 }
 
 impl<D: Directive> futures_core::Stream for Request<D> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{wire, wrong_type};
+use super::{Callback, wire, wrong_type};
 use crate::Result;
 use crate::plugin::interface::{self, Object};
 
@@ -106,11 +106,16 @@ impl AnyValue {
 pub trait ValueSink: Send + Sync {
     /// Adds a value. `None` when the directive is gone or its hard cap is reached.
     fn add(&self, value: AnyValue) -> Option<ValueId>;
+    /// Adds a value, and calls back once it is gone, for whatever reason. When it is refused nothing is called.
+    fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId>;
+    /// Calls back once this resolver's values are gone, because it failed, the directive ended, or the controller goes;
+    /// at once if that has happened.
+    fn on_gone(&self, callback: Callback);
     /// Withdraws a value; false when it is not there any more.
     fn remove(&self, id: ValueId) -> bool;
     /// Says whether the resolver has, for now, nothing more to add.
     fn set_idle(&self, idle: bool);
-    /// Whether the directive, the controller or the resolver is gone.
+    /// Whether the directive, the controller or the resolver is gone, or there are as many values as are wanted.
     fn is_cancelled(&self) -> bool;
 }
 
@@ -140,6 +145,23 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// `None` when nobody wants it any more: the directive is gone, or its hard cap is reached.
     pub fn add(&self, value: V) -> Option<ValueId> {
         self.sink.add(AnyValue::native(value))
+    }
+
+    /// Adds a value, and calls back once it is gone: withdrawn, or taken away with the resolver or the directive.
+    pub fn add_watched(&self, value: V, removed: impl FnOnce() + Send + 'static) -> Option<ValueId> {
+        self.sink.add_watched(AnyValue::native(value), Box::new(removed))
+    }
+
+    /// Calls back once this resolver's values are gone: it failed, the directive ended, or the controller went.
+    pub fn on_gone(&self, callback: impl FnOnce() + Send + 'static) {
+        self.sink.on_gone(Box::new(callback));
+    }
+
+    /// Waits until this resolver's values are gone. The resolver's own future is dropped then; this is for others.
+    pub async fn gone(&self) {
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        self.on_gone(move || drop(sender));
+        let _ = receiver.await;
     }
 
     /// Adds a value that is withdrawn when the returned guard is dropped.

@@ -164,6 +164,9 @@ pub type GuestWakerPtr = stabby::dynptr!(stabby::boxed::Box<dyn GuestWaker + Sen
 pub trait HostRequest {
     /// The next event, or [`EVENT_PENDING`], and then the waker is kept until there is one.
     extern "C" fn poll(&self, waker: GuestWakerPtr) -> PolledEvent;
+    /// Makes another reference to the same directive; a weak one does not keep it. A trait cannot speak of itself, so
+    /// the host keeps it under a number until [`HostSide::referred`] fetches it.
+    extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure>;
 }
 /// An owned [`HostRequest`].
 pub type HostRequestPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostRequest + Send + Sync>);
@@ -171,12 +174,16 @@ pub type HostRequestPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostRequest + S
 /// The host, as one generation of a plugin sees it.
 #[stabby::stabby]
 pub trait HostSide {
-    /// Adds a directive in the boundary's encoding to the host's bus.
+    /// Adds a directive in the boundary's encoding to the host's bus; `facts` are what a host that does not know its
+    /// type has to be told, see [`crate::directive::Facts`].
     extern "C" fn request(
         &self,
         id: StableString,
         bytes: StableVec<u8>,
+        facts: StableVec<u8>,
     ) -> stabby::result::Result<HostRequestPtr, Failure>;
+    /// Hands out what [`HostRequest::refer`] made.
+    extern "C" fn referred(&self, number: u64) -> stabby::result::Result<HostRequestPtr, Failure>;
     /// The most verbose level that anybody listens to: 0 none to 5 trace.
     extern "C" fn trace_level(&self) -> u8;
     /// A `tracing` event.
@@ -204,6 +211,8 @@ pub trait HostSink {
     extern "C" fn set_idle(&self, idle: bool);
     /// Whether nobody wants values any more.
     extern "C" fn is_cancelled(&self) -> bool;
+    /// Calls the waker once, when this resolver's values are gone.
+    extern "C" fn on_gone(&self, waker: GuestWakerPtr);
 }
 /// A shared [`HostSink`].
 pub type HostSinkPtr = stabby::dynptr!(stabby::sync::Arc<dyn HostSink + Send + Sync>);

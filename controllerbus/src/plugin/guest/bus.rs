@@ -1,15 +1,19 @@
 //! The host's bus and sinks as a guest's code sees them: the same traits, over the boundary.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use stabby::string::String as StableString;
+use tokio::runtime::Handle;
 
 use crate::bus::Backend;
-use crate::directive::{AnyDirective, AnyValue, RawEvent, RawRequest, ValueId, ValueSink};
+use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawRequest, ValueId, ValueSink};
+use crate::error::ErrorKind;
 use crate::plugin::abi::{
-    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, GuestWaker, HostPtr,
-    HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr,
+    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure, GuestWaker,
+    HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr,
 };
 use crate::plugin::interface::Object;
 use crate::{Error, Result};
@@ -25,20 +29,36 @@ impl HostBus {
 
 impl Backend for HostBus {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        let bytes = directive.encode()?;
-        self.0.request(StableString::from(directive.id()), bytes.as_slice().into()).match_owned(
-            |request| Ok(Box::new(RemoteRequest(request)) as Box<dyn RawRequest>),
-            |failure| Err(Error::from(failure)),
-        )
+        // Here the type is known for certain.
+        directive.validate().map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("directive {} is not valid: {error}", directive.id()))
+        })?;
+        let (bytes, facts) = (directive.encode()?, Facts::encode(&*directive)?);
+        let id = StableString::from(directive.id());
+        let result = self.0.request(id, bytes.as_slice().into(), facts.as_slice().into());
+        requested(result, &self.0)
     }
 }
 
-struct RemoteRequest(HostRequestPtr);
+fn requested(
+    result: stabby::result::Result<HostRequestPtr, Failure>,
+    host: &Arc<HostPtr>,
+) -> Result<Box<dyn RawRequest>> {
+    result.match_owned(
+        |request| Ok(Box::new(RemoteRequest { request, host: Arc::clone(host) }) as Box<dyn RawRequest>),
+        |failure| Err(Error::from(failure)),
+    )
+}
+
+struct RemoteRequest {
+    request: HostRequestPtr,
+    host: Arc<HostPtr>,
+}
 
 impl RawRequest for RemoteRequest {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
         let waker = stabby::boxed::Box::new(TaskWaker(cx.waker().clone())).into();
-        let event = self.0.poll(waker);
+        let event = self.request.poll(waker);
         let id = ValueId(event.value);
         Poll::Ready(Some(match event.kind {
             EVENT_PENDING => return Poll::Pending,
@@ -57,6 +77,11 @@ impl RawRequest for RemoteRequest {
             other => RawEvent::Failed(Error::msg(format!("the host sent an unknown event {other}"))),
         }))
     }
+
+    fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
+        let number = self.request.refer(strong).match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        requested(self.host.referred(number), &self.host)
+    }
 }
 
 /// Wakes a task of this guest when the host has an event for it.
@@ -68,12 +93,61 @@ impl GuestWaker for TaskWaker {
     }
 }
 
-/// The host's sink of one resolver.
-pub(super) struct RemoteSink(HostSinkPtr);
+/// The host's sink of one call of a resolver.
+pub(super) struct RemoteSink {
+    sink: HostSinkPtr,
+    runtime: Handle,
+    removals: Arc<Mutex<Removals>>,
+}
+
+/// Who wants to hear that values are gone.
+#[derive(Default)]
+struct Removals {
+    /// The host has been asked to tell.
+    asked: bool,
+    /// It has told.
+    gone: bool,
+    values: HashMap<ValueId, Callback>,
+    all: Vec<Callback>,
+}
 
 impl RemoteSink {
-    pub(super) fn new(sink: HostSinkPtr) -> Self {
-        Self(sink)
+    pub(super) fn new(sink: HostSinkPtr, runtime: Handle) -> Self {
+        Self { sink, runtime, removals: Arc::default() }
+    }
+
+    fn removals(&self) -> MutexGuard<'_, Removals> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self) {
+        if !std::mem::replace(&mut self.removals().asked, true) {
+            let gone = Gone { removals: Arc::clone(&self.removals), runtime: self.runtime.clone() };
+            self.sink.on_gone(stabby::boxed::Box::new(gone).into());
+        }
+    }
+}
+
+/// Hears from the host that a resolver's values are gone, and tells it on the guest's runtime.
+struct Gone {
+    removals: Arc<Mutex<Removals>>,
+    runtime: Handle,
+}
+
+impl GuestWaker for Gone {
+    extern "C" fn wake(&self) {
+        let callbacks: Vec<_> = {
+            let mut removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+            removals.gone = true;
+            let values = std::mem::take(&mut removals.values);
+            values.into_values().chain(std::mem::take(&mut removals.all)).collect()
+        };
+        let tell = catch_unwind(AssertUnwindSafe(|| {
+            self.runtime.spawn(async move { callbacks.into_iter().for_each(|callback| callback()) });
+        }));
+        if let Err(payload) = tell {
+            drop(Error::from_panic(payload));
+        }
     }
 }
 
@@ -85,7 +159,7 @@ impl ValueSink for RemoteSink {
                 for Object(pointer) in objects {
                     pointers.push(pointer);
                 }
-                self.0.add(bytes.as_ref().into(), pointers).checked_sub(1).map(ValueId)
+                self.sink.add(bytes.as_ref().into(), pointers).checked_sub(1).map(ValueId)
             }
             Err(error) => {
                 tracing::error!(%error, "a value could not be handed to the host");
@@ -93,13 +167,40 @@ impl ValueSink for RemoteSink {
             }
         }
     }
+    fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
+        self.ask();
+        let id = self.add(value)?;
+        let mut removals = self.removals();
+        if removals.gone {
+            drop(removals);
+            removed();
+        } else {
+            removals.values.insert(id, removed);
+        }
+        Some(id)
+    }
+    fn on_gone(&self, callback: Callback) {
+        self.ask();
+        let mut removals = self.removals();
+        if removals.gone {
+            drop(removals);
+            callback();
+        } else {
+            removals.all.push(callback);
+        }
+    }
     fn remove(&self, id: ValueId) -> bool {
-        self.0.remove(id.0)
+        let removed = self.sink.remove(id.0);
+        let callback = self.removals().values.remove(&id).filter(|_| removed);
+        if let Some(callback) = callback {
+            callback();
+        }
+        removed
     }
     fn set_idle(&self, idle: bool) {
-        self.0.set_idle(idle);
+        self.sink.set_idle(idle);
     }
     fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
+        self.sink.is_cancelled()
     }
 }

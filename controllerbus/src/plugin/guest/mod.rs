@@ -290,7 +290,7 @@ impl GuestController for GuestObject {
         done: HostDonePtr,
     ) -> GuestTaskPtr {
         let controller = Arc::clone(&self.controller);
-        let sink = Arc::new(bus::RemoteSink::new(sink));
+        let sink = Arc::new(bus::RemoteSink::new(sink, self.handle.clone()));
         self.run(CancellationToken::new(), done, async move {
             let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
             match controller.resolve(directive, sink) {

@@ -1,5 +1,6 @@
 //! The host's objects that a guest calls: its bus, sinks, and the ends of calls. No panic leaves them.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use super::trace::Traces;
 use crate::bus::BusHandle;
 use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink};
+use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure,
     GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr, HostSide,
@@ -36,20 +38,29 @@ pub(super) struct HostObject {
     runtime: Handle,
     leases: Arc<Leases>,
     traces: Traces,
+    referred: Arc<Referred>,
 }
 
 impl HostObject {
     pub(super) fn new(bus: BusHandle, runtime: Handle, leases: Arc<Leases>, plugin: String, generation: u64) -> Self {
-        Self { bus, runtime, leases, traces: Traces::new(plugin, generation) }
+        Self { bus, runtime, leases, traces: Traces::new(plugin, generation), referred: Arc::default() }
     }
 
-    fn add(&self, id: &str, bytes: &[u8]) -> Result<HostRequestPtr> {
+    fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
         let _runtime = self.runtime.enter();
-        let directive = DirectiveType::decode(id, bytes)?;
+        let directive = DirectiveType::decode_with(id, bytes, facts)?;
         let raw = self.bus.raw(directive)?;
-        let request =
-            RequestObject { raw: Mutex::new(raw), runtime: self.runtime.clone(), leases: Arc::clone(&self.leases) };
-        Ok(stabby::boxed::Box::new(request).into())
+        Ok(self.object(raw))
+    }
+
+    fn object(&self, raw: Box<dyn RawRequest>) -> HostRequestPtr {
+        let request = RequestObject {
+            raw: Mutex::new(raw),
+            runtime: self.runtime.clone(),
+            leases: Arc::clone(&self.leases),
+            referred: Arc::clone(&self.referred),
+        };
+        stabby::boxed::Box::new(request).into()
     }
 }
 
@@ -58,13 +69,16 @@ impl HostSide for HostObject {
         &self,
         id: StableString,
         bytes: StableVec<u8>,
+        facts: StableVec<u8>,
     ) -> stabby::result::Result<HostRequestPtr, Failure> {
-        let added = catch_unwind(AssertUnwindSafe(|| self.add(id.as_str(), bytes.as_ref())))
-            .unwrap_or_else(|payload| Err(Error::from_panic(payload)));
-        match added {
-            Ok(request) => stabby::result::Result::Ok(request),
-            Err(error) => stabby::result::Result::Err(error.into()),
-        }
+        requested(|| self.add(id.as_str(), bytes.as_ref(), facts.as_ref()))
+    }
+    extern "C" fn referred(&self, number: u64) -> stabby::result::Result<HostRequestPtr, Failure> {
+        requested(|| {
+            let raw = self.referred.take(number);
+            let raw = raw.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no reference {number} is kept")))?;
+            Ok(self.object(raw))
+        })
     }
     extern "C" fn trace_level(&self) -> u8 {
         guard(0, || self.traces.level())
@@ -86,14 +100,52 @@ impl HostSide for HostObject {
     }
 }
 
+fn requested(add: impl FnOnce() -> Result<HostRequestPtr>) -> stabby::result::Result<HostRequestPtr, Failure> {
+    let added = catch_unwind(AssertUnwindSafe(add)).unwrap_or_else(|payload| Err(Error::from_panic(payload)));
+    match added {
+        Ok(request) => stabby::result::Result::Ok(request),
+        Err(error) => stabby::result::Result::Err(error.into()),
+    }
+}
+
 /// A guest's reference to a standing directive.
 struct RequestObject {
     raw: Mutex<Box<dyn RawRequest>>,
     runtime: Handle,
     leases: Arc<Leases>,
+    referred: Arc<Referred>,
+}
+
+/// References that a guest has asked for and not yet fetched.
+#[derive(Default)]
+struct Referred(Mutex<(u64, HashMap<u64, Box<dyn RawRequest>>)>);
+
+impl Referred {
+    fn keep(&self, raw: Box<dyn RawRequest>) -> u64 {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.0 += 1;
+        let number = kept.0;
+        kept.1.insert(number, raw);
+        number
+    }
+
+    fn take(&self, number: u64) -> Option<Box<dyn RawRequest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&number)
+    }
 }
 
 impl HostRequest for RequestObject {
+    extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure> {
+        let referred = catch_unwind(AssertUnwindSafe(|| {
+            let _runtime = self.runtime.enter();
+            let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner).reference(strong)?;
+            Ok(self.referred.keep(raw))
+        }));
+        match referred.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
+            Ok(number) => stabby::result::Result::Ok(number),
+            Err(error) => stabby::result::Result::Err(Error::into(error)),
+        }
+    }
     extern "C" fn poll(&self, waker: GuestWakerPtr) -> PolledEvent {
         let holder = WakerHolder { waker, _lease: self.leases.take(Holder::Waker) };
         let failed = polled(EVENT_FAILED, 0, &[], Err(Error::msg("the host's bus panicked")));
@@ -140,6 +192,9 @@ impl Drop for RequestObject {
 struct Ended;
 
 impl RawRequest for Ended {
+    fn reference(&self, _: bool) -> Result<Box<dyn RawRequest>> {
+        Err(Error::new(ErrorKind::Closed, "the request was released"))
+    }
     fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<RawEvent>> {
         Poll::Ready(None)
     }
@@ -165,29 +220,36 @@ impl Wake for WakerHolder {
 }
 
 /// The bus's sink of one resolver, for a guest.
-pub(super) struct Sink(Arc<dyn ValueSink>, Arc<Leases>);
+pub(super) struct Sink {
+    sink: Arc<dyn ValueSink>,
+    leases: Arc<Leases>,
+}
 
 impl Sink {
     pub(super) fn new(sink: Arc<dyn ValueSink>, leases: Arc<Leases>) -> Self {
-        Self(sink, leases)
+        Self { sink, leases }
     }
 }
 
 impl HostSink for Sink {
     extern "C" fn add(&self, bytes: StableVec<u8>, objects: StableVec<ObjectPtr>) -> u64 {
         guard(0, || {
-            let objects = objects.iter().map(|object| Object::leased(object.clone(), &self.1)).collect();
-            self.0.add(AnyValue::encoded_with(bytes.as_ref(), objects)).map_or(0, |id| id.0 + 1)
+            let objects = objects.iter().map(|object| Object::leased(object.clone(), &self.leases)).collect();
+            self.sink.add(AnyValue::encoded_with(bytes.as_ref(), objects)).map_or(0, |id| id.0 + 1)
         })
     }
     extern "C" fn remove(&self, id: u64) -> bool {
-        guard(false, || self.0.remove(ValueId(id)))
+        guard(false, || self.sink.remove(ValueId(id)))
     }
     extern "C" fn set_idle(&self, idle: bool) {
-        guard((), || self.0.set_idle(idle));
+        guard((), || self.sink.set_idle(idle));
     }
     extern "C" fn is_cancelled(&self) -> bool {
-        guard(true, || self.0.is_cancelled())
+        guard(true, || self.sink.is_cancelled())
+    }
+    extern "C" fn on_gone(&self, waker: GuestWakerPtr) {
+        let holder = WakerHolder { waker, _lease: self.leases.take(Holder::Waker) };
+        guard((), || self.sink.on_gone(Box::new(move || holder.waker.wake())));
     }
 }
 

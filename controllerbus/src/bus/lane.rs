@@ -1,0 +1,48 @@
+//! Lanes: threads that work at the same time count their references on different cache lines.
+//!
+//! An `Arc` that every operation clones and drops is one memory word that all threads change; the time that it takes
+//! from one core to the other is more than all the rest of an operation. So what is shared that much has a copy of its
+//! `Arc` for each lane, and a thread uses that of its own lane.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many lanes there are. More threads than that share them, which costs time and nothing else.
+pub(super) const LANES: usize = 16;
+
+thread_local! {
+    static LANE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// The calling thread's lane.
+pub(super) fn lane() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // At a thread's end its locals may be gone; any lane will do.
+    LANE.try_with(|lane| {
+        if lane.get() == usize::MAX {
+            lane.set(NEXT.fetch_add(1, Ordering::Relaxed) % LANES);
+        }
+        lane.get()
+    })
+    .unwrap_or(0)
+}
+
+/// One `T` for each lane, made when a thread first wants it.
+pub(super) struct Lanes<T>([OnceLock<T>; LANES]);
+
+impl<T> Lanes<T> {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| OnceLock::new()))
+    }
+
+    pub(super) fn get(&self, make: impl FnOnce(usize) -> T) -> &T {
+        let lane = lane();
+        self.0[lane].get_or_init(|| make(lane))
+    }
+}
+
+/// Keeps its content on cache lines of its own.
+#[repr(align(128))]
+#[derive(Default)]
+pub(super) struct Apart<T>(pub(super) T);

@@ -1,0 +1,53 @@
+//! One reference to a standing directive, as the bus hands it out.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::standing::Standing;
+use super::table::Release;
+use crate::Result;
+use crate::directive::{RawEvent, RawRequest, superseded};
+
+pub(super) struct Reference {
+    standing: Arc<Standing>,
+    subscriber: u64,
+}
+
+impl Reference {
+    pub(super) fn new(standing: Arc<Standing>, subscriber: u64) -> Self {
+        Self { standing, subscriber }
+    }
+
+    pub(super) fn standing(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+}
+
+impl RawRequest for Reference {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
+        // The waker that is replaced may be the last of a task: it is dropped without the lock.
+        let next = self.standing.lock().next_event(self.subscriber, cx.waker());
+        match next {
+            Ok(event) => Poll::Ready(event),
+            Err(_replaced) => Poll::Pending,
+        }
+    }
+
+    fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
+        let subscriber = {
+            let mut state = self.standing.lock();
+            if state.ended {
+                return Err(superseded(self.standing.directive.id()));
+            }
+            state.subscribe(strong)
+        };
+        self.standing.touch();
+        Ok(Box::new(Self::new(Arc::clone(&self.standing), subscriber)))
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        self.standing.table.release(&self.standing, Release::Reference(self.subscriber));
+    }
+}
