@@ -111,7 +111,7 @@ impl Measured {
         names: [&str; 2],
         samples: usize,
         each: Duration,
-        mut work: [&mut dyn FnMut(u64) -> Duration; 2],
+        work: [&mut dyn FnMut(u64) -> Duration; 2],
     ) -> [Self; 2] {
         let mut count = 1;
         while work[0](count) < each / 2 {

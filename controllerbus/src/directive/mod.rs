@@ -221,7 +221,7 @@ impl Facts {
 impl OpaqueDirective {
     /// A directive that is only passed on, by its id and its bytes in the boundary's encoding.
     pub fn new(id: impl Into<String>, bytes: Vec<u8>) -> Self {
-        Self { id: id.into(), bytes }
+        Self { id: id.into(), bytes, facts: Facts::default() }
     }
 }
 

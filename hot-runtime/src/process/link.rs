@@ -195,7 +195,10 @@ impl Link {
                     values.sink.set_idle(idle);
                 }
             }
-            ToParent::Request { request, directive, bytes } => self.requests.add(request, directive, bytes),
+            ToParent::Request { request, directive, bytes, facts } => {
+                self.requests.add(request, directive, bytes, facts);
+            }
+            ToParent::Refer { request, to, strong } => self.requests.refer(request, to, strong),
             ToParent::Credit { request, events } => self.requests.credit(request, events),
             ToParent::Release { request } => self.requests.release(request),
             ToParent::Trace(event) => self.traces.event(&event),

@@ -192,6 +192,15 @@ pub(super) enum ToParent<'a> {
         directive: &'a str,
         #[serde(with = "serde_bytes")]
         bytes: &'a [u8],
+        /// `controllerbus::directive::Facts`, encoded.
+        #[serde(with = "serde_bytes")]
+        facts: &'a [u8],
+    },
+    /// The guest refers to a directive that it refers to already; weakly, it does not keep it.
+    Refer {
+        request: u64,
+        to: u64,
+        strong: bool,
     },
     /// The guest has read this many events.
     Credit {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use controllerbus::directive::{DirectiveType, RawEvent, RawRequest};
 use controllerbus::error::ErrorKind;
 use controllerbus::{BusHandle, Error, Result};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::task::AbortHandle;
 
 use super::outbox::Outbox;
@@ -24,6 +24,12 @@ pub(super) struct Requests {
 struct Open {
     task: AbortHandle,
     credit: Arc<Semaphore>,
+    /// The request on the bus, once it has been made; `None` if it could not be.
+    raw: Arc<SetOnce<Option<Mutex<Box<dyn RawRequest>>>>>,
+}
+
+fn lock(raw: &Mutex<Box<dyn RawRequest>>) -> MutexGuard<'_, Box<dyn RawRequest>> {
+    raw.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Requests {
@@ -36,7 +42,25 @@ impl Requests {
     }
 
     /// Adds a directive for the process. A request that fails tells so as its first event.
-    pub(super) fn add(self: &Arc<Self>, request: u64, directive: &str, bytes: &[u8]) {
+    pub(super) fn add(self: &Arc<Self>, request: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
+        let (directive, bytes, facts) = (directive.to_owned(), bytes.to_vec(), facts.to_vec());
+        let bus = self.bus.clone();
+        self.open(request, async move { bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?) });
+    }
+
+    /// Refers once more to a directive that the process refers to.
+    pub(super) fn refer(self: &Arc<Self>, request: u64, to: u64, strong: bool) {
+        let known = self.lock().get(&to).map(|open| Arc::clone(&open.raw));
+        self.open(request, async move {
+            let released = || Error::new(ErrorKind::Closed, "the request was released");
+            match known.ok_or_else(released)?.wait().await {
+                Some(raw) => lock(raw).reference(strong),
+                None => Err(released()),
+            }
+        });
+    }
+
+    fn open(self: &Arc<Self>, request: u64, add: impl Future<Output = Result<Box<dyn RawRequest>>> + Send + 'static) {
         let mut open = self.lock();
         if open.len() as u64 >= self.most {
             drop(open);
@@ -44,16 +68,24 @@ impl Requests {
             return self.refuse(request, Error::new(ErrorKind::Invalid, what));
         }
         let credit = Arc::new(Semaphore::new(EVENT_CREDIT as usize));
-        let (this, spending) = (Arc::clone(self), Arc::clone(&credit));
-        let (directive, bytes) = (directive.to_owned(), bytes.to_vec());
+        let raw = Arc::new(SetOnce::new());
+        let (this, spending, place) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&raw));
         // Adding it may run other controllers' code; what this process says next must not wait for that.
         let task = tokio::spawn(async move {
-            match DirectiveType::decode(&directive, &bytes).and_then(|directive| this.bus.raw(directive)) {
-                Ok(raw) => drop(this.forward(request, raw, &spending).await),
-                Err(error) => this.refuse(request, error),
+            match add.await {
+                Ok(raw) => {
+                    let _ = place.set(Some(Mutex::new(raw)));
+                    if let Some(Some(raw)) = place.get() {
+                        drop(this.forward(request, raw, &spending).await);
+                    }
+                }
+                Err(error) => {
+                    let _ = place.set(None);
+                    this.refuse(request, error);
+                }
             }
         });
-        open.insert(request, Open { task: task.abort_handle(), credit });
+        open.insert(request, Open { task: task.abort_handle(), credit, raw });
     }
 
     fn refuse(&self, request: u64, error: Error) {
@@ -62,7 +94,7 @@ impl Requests {
         }
     }
 
-    async fn forward(&self, request: u64, mut raw: Box<dyn RawRequest>, credit: &Semaphore) -> Result<()> {
+    async fn forward(&self, request: u64, raw: &Mutex<Box<dyn RawRequest>>, credit: &Semaphore) -> Result<()> {
         loop {
             // What the process has not read stays in the bus's queue, where it is bounded by what stands.
             match credit.acquire().await {
@@ -70,7 +102,7 @@ impl Requests {
                 Err(_) => return Ok(()),
             }
             let value;
-            let event = match poll_fn(|cx| raw.poll_event(cx)).await {
+            let event = match poll_fn(|cx| lock(raw).poll_event(cx)).await {
                 Some(RawEvent::Added(id, added)) => {
                     value = added;
                     match value.encode() {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use controllerbus::Result;
 use controllerbus::bus::Backend;
-use controllerbus::directive::{AnyDirective, AnyValue, RawEvent, RawRequest, ValueId};
+use controllerbus::directive::{AnyDirective, AnyValue, Facts, RawEvent, RawRequest, ValueId};
 
 use super::sink::Line;
 use crate::process::protocol::{EVENT_CREDIT, ToParent, WireEvent};
@@ -15,7 +15,7 @@ use crate::process::protocol::{EVENT_CREDIT, ToParent, WireEvent};
 /// The requests that the guest has open.
 pub(super) struct SocketBus {
     line: Line,
-    next: AtomicU64,
+    next: Arc<AtomicU64>,
     open: Arc<Open>,
 }
 
@@ -34,7 +34,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl SocketBus {
     pub(super) fn new(line: Line) -> Self {
-        Self { line, next: AtomicU64::new(0), open: Arc::default() }
+        Self { line, next: Arc::default(), open: Arc::default() }
     }
 
     /// An event for one of the requests; one that was released meanwhile wants none.
@@ -62,12 +62,10 @@ impl SocketBus {
 
 impl Backend for SocketBus {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        let bytes = directive.encode()?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let unread = Arc::<Mutex<Unread>>::default();
-        lock(&self.open).insert(number, Arc::clone(&unread));
-        let request = Request { number, unread, read: 0, line: self.line.clone(), open: Arc::clone(&self.open) };
-        self.line.say(&ToParent::Request { request: number, directive: directive.id(), bytes: &bytes })?;
+        let (bytes, facts) = (directive.encode()?, Facts::encode(&*directive)?);
+        let request = Request::open(&self.line, &self.next, &self.open);
+        let directive = directive.id();
+        self.line.say(&ToParent::Request { request: request.number, directive, bytes: &bytes, facts: &facts })?;
         Ok(Box::new(request))
     }
 }
@@ -78,7 +76,17 @@ struct Request {
     /// Events that were read and not yet told of.
     read: u32,
     line: Line,
+    next: Arc<AtomicU64>,
     open: Arc<Open>,
+}
+
+impl Request {
+    fn open(line: &Line, next: &Arc<AtomicU64>, open: &Arc<Open>) -> Self {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let unread = Arc::<Mutex<Unread>>::default();
+        lock(open).insert(number, Arc::clone(&unread));
+        Self { number, unread, read: 0, line: line.clone(), next: Arc::clone(next), open: Arc::clone(open) }
+    }
 }
 
 impl RawRequest for Request {
@@ -100,6 +108,12 @@ impl RawRequest for Request {
             self.read = 0;
         }
         Poll::Ready(Some(event))
+    }
+
+    fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
+        let request = Self::open(&self.line, &self.next, &self.open);
+        self.line.say(&ToParent::Refer { request: request.number, to: self.number, strong })?;
+        Ok(Box::new(request))
     }
 }
 

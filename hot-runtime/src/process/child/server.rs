@@ -274,7 +274,11 @@ impl Server {
         let task = tokio::spawn(async move {
             let given = contained(work).await;
             if !stands || given.is_err() {
-                lock(&tables.calls).remove(&call);
+                let ended = lock(&tables.calls).remove(&call);
+                // The runtime withdraws the values of a call that failed.
+                if let Some(sink) = ended.and_then(|call| call.sink) {
+                    sink.cancel();
+                }
             }
             let result = given.as_ref().map(|given| match given {
                 Given::Nothing => Answer::Nothing,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use controllerbus::directive::{AnyValue, ValueId, ValueSink};
+use controllerbus::directive::{AnyValue, Callback, ValueId, ValueSink};
 use controllerbus::{Error, Result};
 use serde::Serialize;
 
@@ -42,8 +42,17 @@ pub(super) struct Sink {
     next: AtomicU64,
     cancelled: AtomicBool,
     live: Mutex<HashSet<u64>>,
+    /// Whom to tell that the value, or all of them, are gone.
+    removals: Mutex<Removals>,
     /// Who waits to hear whether a value was accepted, where the directive may refuse some.
     answers: Option<Mutex<HashMap<u64, SyncSender<bool>>>>,
+}
+
+#[derive(Default)]
+struct Removals {
+    gone: bool,
+    values: HashMap<u64, Callback>,
+    all: Vec<Callback>,
 }
 
 impl Sink {
@@ -54,6 +63,7 @@ impl Sink {
             next: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             live: Mutex::default(),
+            removals: Mutex::default(),
             answers: answered.then(Mutex::default),
         }
     }
@@ -64,6 +74,17 @@ impl Sink {
         if let Some(answers) = &self.answers {
             answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+        let callbacks: Vec<_> = {
+            let mut removals = self.removals();
+            removals.gone = true;
+            let values = std::mem::take(&mut removals.values);
+            values.into_values().chain(std::mem::take(&mut removals.all)).collect()
+        };
+        callbacks.into_iter().for_each(|callback| callback());
+    }
+
+    fn removals(&self) -> MutexGuard<'_, Removals> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The runtime accepted a value, or not.
@@ -123,8 +144,34 @@ impl ValueSink for Sink {
         Some(ValueId(value))
     }
 
+    fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
+        let id = self.add(value)?;
+        let mut removals = self.removals();
+        if removals.gone {
+            drop(removals);
+            removed();
+        } else {
+            removals.values.insert(id.0, removed);
+        }
+        Some(id)
+    }
+
+    fn on_gone(&self, callback: Callback) {
+        let mut removals = self.removals();
+        if removals.gone {
+            drop(removals);
+            callback();
+        } else {
+            removals.all.push(callback);
+        }
+    }
+
     fn remove(&self, id: ValueId) -> bool {
         let there = self.live().remove(&id.0) && !self.is_cancelled();
+        let callback = self.removals().values.remove(&id.0).filter(|_| there);
+        if let Some(callback) = callback {
+            callback();
+        }
         there && self.line.say(&ToParent::Remove { call: self.call, value: id.0 }).is_ok()
     }
 
