@@ -5,9 +5,9 @@
 //! process serves; linked into an ordinary binary the same crate registers itself statically.
 
 // The macros' output says `::controllerbus`; here as everywhere.
-#[cfg(test)]
 extern crate self as controllerbus;
 
+mod backoff;
 pub mod bus;
 pub mod config;
 pub mod controller;
@@ -15,6 +15,7 @@ pub mod directive;
 pub mod error;
 pub mod plugin;
 
+pub use backoff::Backoff;
 pub use bus::{Bus, BusHandle};
 pub use config::{Config, ConfigSet, Schema};
 pub use controller::{Context, Controller, Routes, State};

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
-use super::entry::{Backoff, ControllerEntry, Execution, contained};
+use super::entry::{ControllerEntry, Execution, contained};
 use super::{Backend, BusHandle, ControllerId, Source};
 use crate::config::origin::Place;
 use crate::config::{ConfigSet, Entry, nearest};
@@ -16,7 +16,7 @@ use crate::controller::factory::Factory;
 use crate::controller::{AnyController, BoxFuture, Context, Info};
 use crate::directive::wire;
 use crate::error::{ErrorKind, Location};
-use crate::{Error, Result};
+use crate::{Backoff, Error, Result};
 
 /// How long a construction may take.
 pub(super) const CONSTRUCT_LIMIT: Duration = Duration::from_secs(30);
@@ -198,7 +198,6 @@ impl Engine {
         self.withdraw(key, |candidate| candidate.entry.revision == revision).await
     }
 
-    #[allow(dead_code)]
     pub(super) async fn withdraw_owner(self: &Arc<Self>, owner: Owner) {
         let _turn = self.turn.lock().await;
         let keys: Vec<String> = self.configs().by_key.keys().cloned().collect();
@@ -351,6 +350,11 @@ impl Engine {
         version: Option<&semver::VersionReq>,
     ) -> Option<(Source, Info, Arc<dyn Factory>)> {
         self.factories.lock().unwrap_or_else(PoisonError::into_inner).find(config_id, version)
+    }
+
+    /// The versions of a config ID's factories, the highest first.
+    pub(super) fn versions(&self, config_id: &str) -> Vec<semver::Version> {
+        self.factories.lock().unwrap_or_else(PoisonError::into_inner).versions(config_id)
     }
 
     /// Reconciles every key that does not run. The caller has the turn.

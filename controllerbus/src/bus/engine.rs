@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use super::bridge::Way;
 use super::configs::Configs;
 use super::entry::{ControllerEntry, Seat, Seats};
 use super::factories::Factories;
@@ -17,6 +19,8 @@ use super::reference::Reference;
 use super::resolver::offer;
 use super::standing::{Effects, Standing, State};
 use super::table::{Shard, TypeLanes, TypeTable};
+use super::{Source, loading};
+use crate::controller::Info;
 use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawRequest};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -34,13 +38,28 @@ pub(super) struct Engine {
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
+    /// The bus as the controller of the directives that it resolves itself.
+    loading: Arc<Seats>,
+    pub(super) bridges: Mutex<Vec<Way>>,
     next: AtomicU64,
     closed: AtomicBool,
 }
 
 impl Engine {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
+        let loading = |engine: &Weak<Self>| {
+            let info = Info {
+                id: "controllerbus".to_owned(),
+                version: semver::Version::new(0, 1, 0),
+                description: "The bus itself".to_owned(),
+                config_id: "controllerbus".to_owned(),
+            };
+            let (controller, cancel) = (loading::controller(Weak::clone(engine)), CancellationToken::new());
+            ControllerEntry::new(0, info, Source::STATIC, controller, None, None, cancel, false)
+        };
+        Arc::new_cyclic(|engine| Self {
+            loading: Arc::new(Seats::new(loading(engine))),
+            bridges: Mutex::default(),
             types: ArcSwap::default(),
             types_turn: Mutex::default(),
             hasher: RandomState::new(),
@@ -83,7 +102,7 @@ impl Engine {
         if let Some(lanes) = types.get(id) {
             return lanes.get();
         }
-        let lanes = self.new_type(&everywhere);
+        let lanes = self.new_type(id, &everywhere);
         let table = lanes.get();
         let mut types = HashMap::clone(&types);
         types.insert(id.to_owned(), lanes);
@@ -91,8 +110,12 @@ impl Engine {
         table
     }
 
-    fn new_type(&self, everywhere: &[Arc<Seats>]) -> Arc<TypeLanes> {
-        let table = TypeTable::new(self.runtime.clone(), self.directives_changed.clone(), everywhere.to_vec());
+    fn new_type(&self, id: &str, everywhere: &[Arc<Seats>]) -> Arc<TypeLanes> {
+        let mut routes = everywhere.to_vec();
+        if self.loading.entry.controller.resolves().iter().any(|own| own == id) {
+            routes.push(Arc::clone(&self.loading));
+        }
+        let table = TypeTable::new(self.runtime.clone(), self.directives_changed.clone(), routes);
         Arc::new(TypeLanes::new(Arc::new(table)))
     }
 
@@ -119,7 +142,7 @@ impl Engine {
             known
         } else {
             let mut types = HashMap::clone(&known);
-            types.extend(new.into_iter().map(|id| (id, self.new_type(&everywhere))));
+            types.extend(new.into_iter().map(|id| (id.clone(), self.new_type(&id, &everywhere))));
             let types = Arc::new(types);
             self.types.store(Arc::clone(&types));
             types

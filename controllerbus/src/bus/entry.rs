@@ -14,7 +14,7 @@ use super::lane::{Apart, LANES, Lanes, lane};
 use super::standing::Standing;
 use super::{BusHandle, Source};
 use crate::controller::{AnyController, Context, Info};
-use crate::{Error, Result};
+use crate::{Backoff, Error, Result};
 
 const STAGED: u8 = 0;
 const LIVE: u8 = 1;
@@ -236,29 +236,13 @@ impl ControllerEntry {
 }
 
 /// Runs user code to its end; a panic of it becomes an error.
-pub(super) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(move |cx| {
         catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
             .unwrap_or_else(|payload| std::task::Poll::Ready(Err(Error::from_panic(payload))))
     })
     .await
-}
-
-/// Exponential backoff with jitter: 100 ms doubling to 30 s, each time between half and all of it.
-#[derive(Default)]
-pub(super) struct Backoff {
-    tries: u32,
-}
-
-impl Backoff {
-    pub(super) fn next(&mut self) -> Duration {
-        use std::hash::{BuildHasher, RandomState};
-        let full = 100u64.saturating_mul(1 << self.tries.min(9)).min(30_000);
-        self.tries += 1;
-        let jitter = RandomState::new().hash_one(self.tries) % (full / 2 + 1);
-        Duration::from_millis(full / 2 + jitter)
-    }
 }
 
 /// A controller's close, in the shape that [`contained`] takes.

@@ -1,5 +1,6 @@
 //! The bus: keeps running controllers and standing directives, and routes one to the other.
 
+mod bridge;
 mod configs;
 mod engine;
 mod entry;
@@ -7,6 +8,7 @@ mod factories;
 mod handle;
 mod introspect;
 mod lane;
+pub mod loading;
 mod reference;
 mod resolver;
 mod standing;
@@ -19,8 +21,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use bridge::{Across, Bridge};
 pub use configs::{ConfigState, RunState};
 pub use entry::Execution;
+pub(crate) use entry::contained;
 pub use handle::{Backend, BusHandle};
 pub use introspect::{
     ConfigWatch, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, ResolverSnapshot, ResolverState, Snapshot,

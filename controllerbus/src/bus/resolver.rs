@@ -5,11 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::entry::{Backoff, Seat, contained};
+use super::entry::{Seat, contained};
 use super::standing::Standing;
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
-use crate::{Error, Result};
+use crate::{Backoff, Error, Result};
 
 /// How deep resolvers that are polled in place may nest before one goes to a task.
 const DEPTH: u32 = 16;

@@ -57,6 +57,13 @@ pub struct Entry {
     pub config: serde_json::Value,
 }
 
+impl Entry {
+    /// A config of an ID, of revision 0 and for any version.
+    pub fn new(id: impl Into<String>, config: serde_json::Value) -> Self {
+        Self { id: id.into(), version: None, revision: 0, config }
+    }
+}
+
 fn empty() -> serde_json::Value {
     serde_json::Value::Object(serde_json::Map::new())
 }

@@ -1,5 +1,6 @@
 //! Directives: requests for a state of the world, and the types that carry them.
 
+mod helpers;
 mod request;
 mod values;
 pub mod wire;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use helpers::{Child, Keyed, Shared};
 pub(crate) use request::superseded;
 pub use request::{Event, RawEvent, RawRequest, Request};
 pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};

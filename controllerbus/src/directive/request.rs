@@ -1,10 +1,11 @@
 //! A reference to a standing directive: its events, and the usual ways to wait for values.
 
 use std::future::poll_fn;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+
+use smallvec::SmallVec;
 
 use super::{AnyValue, Directive, ValueId};
 use crate::{Error, Result};
@@ -60,12 +61,16 @@ pub trait RawRequest: Send {
 #[must_use = "dropping the request releases the directive"]
 pub struct Request<D: Directive> {
     raw: Box<dyn RawRequest>,
-    directive: PhantomData<fn() -> D>,
+    /// What was read and not withdrawn.
+    standing: SmallVec<[(ValueId, Arc<D::Value>); 1]>,
+    idle: bool,
+    /// The last failure since it was busy.
+    failure: Option<Error>,
 }
 
 impl<D: Directive> Request<D> {
     pub(crate) fn new(raw: Box<dyn RawRequest>) -> Self {
-        Self { raw, directive: PhantomData }
+        Self { raw, standing: SmallVec::new(), idle: false, failure: None }
     }
 
     /// The next event; `None` when the bus is closed or the directive was superseded. Cancel-safe.
@@ -90,33 +95,63 @@ impl<D: Directive> Request<D> {
         self.raw.reference(true).map(Self::new)
     }
 
-    fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<D::Value>>> {
-        self.raw.poll_event(cx).map(|event| {
-            event.map(|event| match event {
-                RawEvent::Added(id, value) => match value.get::<D::Value>() {
-                    Ok(value) => Event::Added(id, value),
-                    Err(error) => Event::Failed(error.context(format!("directive {}", D::ID))),
-                },
-                RawEvent::Removed(id) => Event::Removed(id),
-                RawEvent::Idle => Event::Idle,
-                RawEvent::Busy => Event::Busy,
-                RawEvent::Failed(error) => Event::Failed(error),
-            })
-        })
+    /// The values that were read and not withdrawn since, oldest first.
+    pub fn standing(&self) -> impl Iterator<Item = &Arc<D::Value>> {
+        self.standing.iter().map(|(_, value)| value)
     }
 
-    /// Waits for a value. Cancel-safe.
+    /// Whether the last that was read of it is that no resolver has anything to add.
+    pub fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<D::Value>>> {
+        self.raw.poll_event(cx).map(|event| event.map(|event| self.take_in(event)))
+    }
+
+    fn take_in(&mut self, event: RawEvent) -> Event<D::Value> {
+        match event {
+            RawEvent::Added(id, value) => match value.get::<D::Value>() {
+                Ok(value) => {
+                    self.standing.push((id, Arc::clone(&value)));
+                    Event::Added(id, value)
+                }
+                Err(error) => {
+                    let error = error.context(format!("directive {}", D::ID));
+                    self.failure = Some(error.clone());
+                    Event::Failed(error)
+                }
+            },
+            RawEvent::Removed(id) => {
+                self.standing.retain(|(other, _)| *other != id);
+                Event::Removed(id)
+            }
+            RawEvent::Idle => {
+                self.idle = true;
+                Event::Idle
+            }
+            RawEvent::Busy => {
+                self.idle = false;
+                self.failure = None;
+                Event::Busy
+            }
+            RawEvent::Failed(error) => {
+                self.failure = Some(error.clone());
+                Event::Failed(error)
+            }
+        }
+    }
+
+    /// Waits for the next value. Cancel-safe.
     ///
     /// # Errors
     /// A resolver's error, once no resolver is at work on a value; [`crate::error::ErrorKind::Closed`] when the bus closes.
     pub async fn value(&mut self) -> Result<Arc<D::Value>> {
-        let mut failure = None;
         loop {
             match self.next().await {
                 Some(Event::Added(_, value)) => return Ok(value),
-                Some(Event::Failed(error)) => failure = Some(error),
                 Some(Event::Idle) => {
-                    if let Some(error) = failure.take() {
+                    if let Some(error) = self.failure.take() {
                         return Err(error);
                     }
                 }
@@ -126,17 +161,17 @@ impl<D: Directive> Request<D> {
         }
     }
 
-    /// Waits for a value, or for the directive to be idle without one. Cancel-safe.
+    /// Waits for the next value, or for the directive to be idle without one. Cancel-safe.
     ///
     /// # Errors
     /// As [`Request::value`].
     pub async fn value_unless_idle(&mut self) -> Result<Option<Arc<D::Value>>> {
-        let mut failure = None;
         loop {
+            if self.idle {
+                return self.failure.take().map_or(Ok(None), Err);
+            }
             match self.next().await {
                 Some(Event::Added(_, value)) => return Ok(Some(value)),
-                Some(Event::Failed(error)) => failure = Some(error),
-                Some(Event::Idle) => return failure.map_or(Ok(None), Err),
                 Some(_) => {}
                 None => return Err(closed::<D>()),
             }
@@ -148,21 +183,25 @@ impl<D: Directive> Request<D> {
     /// # Errors
     /// A resolver's error if no value stands; [`crate::error::ErrorKind::Closed`] when the bus closes.
     pub async fn values(&mut self) -> Result<Vec<Arc<D::Value>>> {
-        let mut standing: Vec<(ValueId, Arc<D::Value>)> = Vec::new();
-        let mut failure = None;
+        // What is there already is read before it is believed to be idle.
+        let mut ready = self.idle;
         loop {
-            match self.next().await {
-                Some(Event::Added(id, value)) => standing.push((id, value)),
-                Some(Event::Removed(id)) => standing.retain(|(other, _)| *other != id),
-                Some(Event::Failed(error)) => failure = Some(error),
-                Some(Event::Idle) => {
-                    return match failure {
-                        Some(error) if standing.is_empty() => Err(error),
-                        _ => Ok(standing.into_iter().map(|(_, value)| value).collect()),
-                    };
-                }
-                Some(Event::Busy) => {}
-                None => return Err(closed::<D>()),
+            let event = poll_fn(|cx| match self.poll_typed(cx) {
+                Poll::Pending if ready => Poll::Ready(None),
+                polled => polled.map(Some),
+            })
+            .await;
+            match event {
+                Some(None) => return Err(closed::<D>()),
+                Some(_) if self.idle => ready = true,
+                Some(_) => ready = false,
+                None => {}
+            }
+            if event.is_none() {
+                return match self.failure.take() {
+                    Some(error) if self.standing.is_empty() => Err(error),
+                    _ => Ok(self.standing().cloned().collect()),
+                };
             }
         }
     }

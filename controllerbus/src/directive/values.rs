@@ -166,12 +166,16 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
 
     /// Adds a value that is withdrawn when the returned guard is dropped.
     pub fn hold(&self, value: V) -> Option<Held> {
-        self.add(value).map(|id| Held { sink: Arc::clone(&self.sink), id })
+        self.add(value).map(|id| Held { sink: Arc::clone(&self.sink), id, left: false })
     }
 
     /// A place for one value at a time, which is withdrawn when the slot is dropped.
     pub fn slot(&self) -> Slot<V> {
         Slot { values: self.clone(), held: None }
+    }
+
+    pub(crate) fn sink(&self) -> Arc<dyn ValueSink> {
+        Arc::clone(&self.sink)
     }
 
     /// Withdraws a value; false when it is not there any more.
@@ -199,6 +203,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
 pub struct Held {
     sink: Arc<dyn ValueSink>,
     id: ValueId,
+    left: bool,
 }
 
 impl Held {
@@ -206,11 +211,18 @@ impl Held {
     pub fn id(&self) -> ValueId {
         self.id
     }
+
+    /// Lets the value stand for as long as its resolver does.
+    pub fn leave(mut self) {
+        self.left = true;
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.sink.remove(self.id);
+        if !self.left {
+            self.sink.remove(self.id);
+        }
     }
 }
 
@@ -230,5 +242,12 @@ impl<V: Serialize + Send + Sync + 'static> Slot<V> {
     /// Withdraws the value.
     pub fn clear(&mut self) {
         self.held = None;
+    }
+
+    /// Lets the value stand for as long as the resolver does.
+    pub fn leave(mut self) {
+        if let Some(held) = self.held.take() {
+            held.leave();
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests share: directives, controllers made of closures, and waits for states.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use controllerbus::Routes;
@@ -16,29 +17,9 @@ pub struct Words {
     pub number: u64,
 }
 
-/// How a [`Scripted`] controller resolves.
-pub type Resolve = Arc<dyn Fn(Words, Values<String>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
-
 #[derive(Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "test/scripted")]
 pub struct NoConfig {}
-
-/// A controller that resolves [`Words`] by a closure.
-pub struct Scripted {
-    resolve: Resolve,
-}
-
-impl Controller for Scripted {
-    type Config = NoConfig;
-
-    async fn construct(_: NoConfig, _: &Context) -> Result<Self> {
-        Err(Error::msg("it is made by hand"))
-    }
-
-    fn routes(routes: &mut Routes<Self>) {
-        routes.add::<Words>(|this, request, values| (this.resolve)(request, values));
-    }
-}
 
 pub fn info(id: &str) -> Info {
     Info {
@@ -54,8 +35,7 @@ pub fn resolver<F>(bus: &Bus, resolve: impl Fn(Words, Values<String>) -> F + Sen
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
-    let resolve: Resolve = Arc::new(move |request, values| Box::pin(resolve(request, values)));
-    bus.add_controller(erase(Scripted { resolve }), info("test/scripted"))
+    resolver_of::<Words, F>(bus, resolve)
 }
 
 /// Puts a controller on the bus that answers at once with one value.
@@ -79,4 +59,44 @@ pub fn factory<C: Controller>(id: &str, version: &str) -> Arc<dyn Factory> {
 /// Ends a test that would wait forever.
 pub async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work).await.expect("it happens within 20 s")
+}
+
+/// A controller that resolves one type of directive by a closure.
+pub struct Closure<D: Directive> {
+    resolve: Box<dyn Fn(D, Values<D::Value>) -> BoxFuture<'static, Result<()>> + Send + Sync>,
+}
+
+impl<D: Directive> Controller for Closure<D> {
+    type Config = NoConfig;
+
+    async fn construct(_: NoConfig, _: &Context) -> Result<Self> {
+        Err(Error::msg("it is made by hand"))
+    }
+
+    fn routes(routes: &mut Routes<Self>) {
+        routes.add::<D>(|this, request, values| (this.resolve)(request, values));
+    }
+}
+
+/// Puts a controller on the bus that resolves `D` by a closure.
+pub fn resolver_of<D: Directive, F>(
+    bus: &Bus,
+    resolve: impl Fn(D, Values<D::Value>) -> F + Send + Sync + 'static,
+) -> ControllerId
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let resolve = Box::new(move |request, values| Box::pin(resolve(request, values)) as BoxFuture<'static, Result<()>>);
+    bus.add_controller(erase(Closure::<D> { resolve }), info("test/closure"))
+}
+
+/// A controller that counts how often it is asked.
+pub fn counted(bus: &Bus) -> Arc<AtomicUsize> {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    resolver(bus, move |_, values| {
+        values.add(format!("call {}", count.fetch_add(1, Ordering::Relaxed)));
+        std::future::ready(Ok(()))
+    });
+    calls
 }

@@ -1,6 +1,11 @@
 //! What the bus promises, by its public interface. One binary: every test file of the bus is a module of it.
 
+mod bridges;
 mod config_sets;
+mod controllers;
+mod directives;
 mod introspection;
 mod kit;
+mod requests;
+mod resolvers;
 mod schemas;

@@ -1,0 +1,177 @@
+//! A bridge: directives of one bus that match a filter are asked on another bus of the process, and values come back.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, PoisonError, Weak};
+
+use super::engine::Engine;
+use super::{Bus, BusHandle, ControllerId};
+use crate::controller::{AnyController, BoxFuture, Context, Info, State};
+use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, ValueId, ValueSink, superseded};
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+type Predicate = Box<dyn Fn(&dyn AnyDirective) -> bool + Send + Sync>;
+
+/// Which directives go across a bridge.
+pub struct Across(Which);
+
+enum Which {
+    Ids(Vec<String>),
+    When(Predicate),
+}
+
+impl Across {
+    /// Those of some types.
+    pub fn types<I: Into<String>>(ids: impl IntoIterator<Item = I>) -> Self {
+        Self(Which::Ids(ids.into_iter().map(Into::into).collect()))
+    }
+
+    /// Those for which a function says so. It is asked once for each directive that comes to stand.
+    pub fn when(wanted: impl Fn(&dyn AnyDirective) -> bool + Send + Sync + 'static) -> Self {
+        Self(Which::When(Box::new(wanted)))
+    }
+
+    /// Whether a directive might match both.
+    fn meets(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Which::Ids(own), Which::Ids(other)) => own.iter().any(|id| other.contains(id)),
+            _ => true,
+        }
+    }
+}
+
+/// A way from one bus to another, as the one that it begins at knows it.
+pub(super) struct Way {
+    to: Weak<Engine>,
+    across: Weak<Across>,
+}
+
+impl Engine {
+    /// Whether a directive that goes across here might come to a bus.
+    fn leads_to(&self, goal: &Arc<Engine>, across: &Across) -> bool {
+        let ways: Vec<_> = {
+            let mut ways = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
+            ways.retain(|way| way.across.strong_count() > 0);
+            ways.iter().filter_map(|way| Some((way.to.upgrade()?, way.across.upgrade()?))).collect()
+        };
+        let mut ways = ways.iter().filter(|(_, other)| across.meets(other));
+        ways.any(|(to, other)| Arc::ptr_eq(to, goal) || to.leads_to(goal, other))
+    }
+}
+
+/// A bridge between two buses. Dropping it takes its values back.
+#[must_use = "dropping it takes the bridge away"]
+pub struct Bridge {
+    from: Bus,
+    id: ControllerId,
+}
+
+impl Bridge {
+    /// Takes it away, and waits until its values are gone.
+    pub async fn close(self) {
+        self.from.remove_controller(self.id).await;
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let (from, id) = (self.from.clone(), self.id);
+        self.from.0.spawn(async move {
+            from.remove_controller(id).await;
+        });
+    }
+}
+
+impl Bus {
+    /// Asks directives of this bus on another one too, in this process: their values there become values here. This
+    /// bus holds the directive there for as long as it stands here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when directives might come back to this bus in a circle.
+    pub fn bridge(&self, to: &Bus, across: Across) -> Result<Bridge> {
+        if Arc::ptr_eq(&self.0, &to.0) || to.0.leads_to(&self.0, &across) {
+            let what = "a bridge would lead directives in a circle; let each direction have types of its own";
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+        let across = Arc::new(across);
+        let way = Way { to: Arc::downgrade(&to.0), across: Arc::downgrade(&across) };
+        self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(way);
+        let info = Info {
+            id: "controllerbus/bridge".to_owned(),
+            version: semver::Version::new(1, 0, 0),
+            description: "Asks directives on another bus".to_owned(),
+            config_id: "controllerbus/bridge".to_owned(),
+        };
+        let id = self.add_controller(Arc::new(Crossing { to: to.handle(), across }), info);
+        Ok(Bridge { from: self.clone(), id })
+    }
+}
+
+/// The bridge as a controller of the bus that it begins at.
+struct Crossing {
+    to: BusHandle,
+    across: Arc<Across>,
+}
+
+impl AnyController for Crossing {
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            context.cancelled().await;
+            Ok(())
+        })
+    }
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    fn save(&self) -> Result<Option<State>> {
+        Ok(None)
+    }
+    fn restore(self: Arc<Self>, _: State) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn resolves(&self) -> Vec<String> {
+        match &self.across.0 {
+            Which::Ids(ids) => ids.clone(),
+            Which::When(_) => vec![ANY_DIRECTIVE.to_owned()],
+        }
+    }
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        if let Which::When(wanted) = &self.across.0
+            && !wanted(&*directive)
+        {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let id = directive.id().to_owned();
+            let mut request = self.to.raw(directive)?;
+            let mut here: HashMap<ValueId, ValueId> = HashMap::new();
+            loop {
+                match poll_fn(|cx| request.poll_event(cx)).await {
+                    Some(RawEvent::Added(there, value)) => {
+                        if let Some(id) = sink.add(value) {
+                            here.insert(there, id);
+                        }
+                    }
+                    Some(RawEvent::Removed(there)) => {
+                        if let Some(id) = here.remove(&there) {
+                            sink.remove(id);
+                        }
+                    }
+                    Some(RawEvent::Idle) => sink.set_idle(true),
+                    Some(RawEvent::Busy) => sink.set_idle(false),
+                    Some(RawEvent::Failed(error)) if here.is_empty() => return Err(error),
+                    Some(RawEvent::Failed(error)) => {
+                        tracing::debug!(id, %error, "a resolver beyond a bridge failed");
+                    }
+                    // The other bus closed or superseded it: asked again, with backoff.
+                    None => return Err(superseded(&id)),
+                }
+            }
+        }))
+    }
+}

@@ -1,0 +1,314 @@
+//! Resolvers' usual cases: a watched value, another directive's values mapped, a stream, one value for each key, a
+//! value that is shared and made once, and resolvers within resolvers. A fixed value needs none: [`Values::add`].
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use futures_core::Stream;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{AnyValue, Callback, Directive, Event, Held, Request, ValueId, ValueSink, Values};
+use crate::bus::contained;
+use crate::{Backoff, Result};
+
+impl<V: Serialize + Send + Sync + 'static> Values<V> {
+    /// Shows what a watch channel holds, one value at a time, until its sender is gone; the last value stays.
+    ///
+    /// # Errors
+    /// None; it returns what a resolver returns.
+    pub async fn follow(&self, mut source: watch::Receiver<V>) -> Result<()>
+    where
+        V: Clone,
+    {
+        let mut slot = self.slot();
+        loop {
+            let value = source.borrow_and_update().clone();
+            slot.set(value);
+            self.idle();
+            if source.changed().await.is_err() {
+                slot.leave();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Shows each item of a stream in place of the one before; one that maps to `None` withdraws it. The last value
+    /// stays when the stream ends.
+    ///
+    /// # Errors
+    /// None; it returns what a resolver returns.
+    pub async fn follow_stream<S: Stream>(&self, stream: S, mut map: impl FnMut(S::Item) -> Option<V>) -> Result<()> {
+        let mut stream = std::pin::pin!(stream);
+        let mut slot = self.slot();
+        while let Some(item) = std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
+            match map(item) {
+                Some(value) => slot.set(value),
+                None => slot.clear(),
+            }
+        }
+        slot.leave();
+        Ok(())
+    }
+
+    /// Shows another directive's values, mapped: they come and go with those, and this resolver is idle when that
+    /// directive is. A value that maps to `None` is left out.
+    ///
+    /// # Errors
+    /// The other directive's, while it has no values; [`crate::error::ErrorKind::Closed`] when it stands no more.
+    pub async fn map<D: Directive>(
+        &self,
+        mut request: Request<D>,
+        mut map: impl FnMut(&D::Value) -> Option<V>,
+    ) -> Result<()> {
+        let mut held = self.keyed();
+        while let Some(event) = request.next().await {
+            match event {
+                Event::Added(id, value) => {
+                    if let Some(value) = map(&value) {
+                        held.set(id, value);
+                    }
+                }
+                Event::Removed(id) => drop(held.remove(&id)),
+                Event::Idle => self.idle(),
+                Event::Busy => self.busy(),
+                Event::Failed(error) if held.is_empty() => return Err(error),
+                Event::Failed(error) => tracing::debug!(%error, "one of the mapped directive's resolvers failed"),
+            }
+        }
+        Err(super::superseded(D::ID))
+    }
+
+    /// One value for each key; they are withdrawn when the returned map is dropped.
+    pub fn keyed<K: Hash + Eq>(&self) -> Keyed<K, V> {
+        Keyed { values: self.clone(), held: HashMap::new() }
+    }
+
+    /// Shows what a [`Shared`] holds, and keeps it for as long as the value stands.
+    ///
+    /// # Errors
+    /// What kept it from being made.
+    pub async fn share<T: Send + Sync + 'static>(&self, shared: &Shared<T>, view: impl FnOnce(&T) -> V) -> Result<()> {
+        let kept = shared.get().await?;
+        let value = view(&kept);
+        self.add_watched(value, move || drop(kept));
+        Ok(())
+    }
+
+    /// Runs another resolver of the same directive within this one: it has its own values, which go when the returned
+    /// [`Child`] is dropped, when it fails (then it runs again, with backoff), and when this resolver goes.
+    ///
+    /// # Errors
+    /// Outside a tokio runtime.
+    pub fn child<F>(&self, resolve: impl Fn(Values<V>) -> F + Send + 'static) -> Result<Child>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Handle::try_current()?;
+        let group = Arc::new(Group {
+            parent: self.sink(),
+            live: Mutex::new(Live { values: Some(HashSet::new()), gone: Vec::new() }),
+            idle: watch::Sender::new(false),
+        });
+        let target = Arc::clone(&group);
+        let task = runtime.spawn(async move {
+            let mut backoff = Backoff::default();
+            loop {
+                let run = Arc::clone(&target) as Arc<dyn ValueSink>;
+                let Err(error) = contained(resolve(Values::new(run))).await else {
+                    target.idle.send_replace(true);
+                    return;
+                };
+                tracing::warn!(%error, "a child resolver failed; it is tried again");
+                target.withdraw(false);
+                target.idle.send_replace(true);
+                tokio::time::sleep(backoff.next()).await;
+                target.idle.send_replace(false);
+            }
+        });
+        let child = Child { group, task: task.abort_handle() };
+        let (group, task) = (Arc::downgrade(&child.group), child.task.clone());
+        self.on_gone(move || {
+            task.abort();
+            if let Some(group) = group.upgrade() {
+                group.withdraw(true);
+            }
+        });
+        Ok(child)
+    }
+}
+
+/// One value for each key. Dropping it withdraws them all.
+pub struct Keyed<K, V> {
+    values: Values<V>,
+    held: HashMap<K, Held>,
+}
+
+impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
+    /// Puts a key's value in place of the one before: the new one is added, then the old one withdrawn.
+    ///
+    /// `None` when nobody wants it: the directive is gone, or its hard cap is reached.
+    pub fn set(&mut self, key: K, value: V) -> Option<ValueId> {
+        let new = self.values.hold(value)?;
+        let id = new.id();
+        drop(self.held.insert(key, new));
+        Some(id)
+    }
+
+    /// Withdraws a key's value; false if it has none.
+    pub fn remove(&mut self, key: &K) -> bool {
+        self.held.remove(key).is_some()
+    }
+
+    /// Withdraws the values of all keys but those that are wanted.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&K) -> bool) {
+        self.held.retain(|key, _| wanted(key));
+    }
+
+    /// How many keys have a value.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
+type Make<T> = Box<dyn Fn() -> crate::controller::BoxFuture<'static, Result<T>> + Send + Sync>;
+
+/// Something costly that several resolvers use: made when the first one wants it, dropped when the last has let it go.
+pub struct Shared<T> {
+    make: Make<T>,
+    current: tokio::sync::Mutex<Weak<T>>,
+}
+
+impl<T: Send + Sync + 'static> Shared<T> {
+    /// Of what a function makes.
+    pub fn new<F>(make: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        Self { make: Box::new(move || Box::pin(make())), current: tokio::sync::Mutex::new(Weak::new()) }
+    }
+
+    /// A hold of it, made now if nobody has one; whoever else asks meanwhile waits for that. Cancel-safe.
+    ///
+    /// # Errors
+    /// What kept it from being made; the next call tries again.
+    pub async fn get(&self) -> Result<Arc<T>> {
+        let mut current = self.current.lock().await;
+        if let Some(there) = current.upgrade() {
+            return Ok(there);
+        }
+        let made = Arc::new((self.make)().await?);
+        *current = Arc::downgrade(&made);
+        Ok(made)
+    }
+}
+
+/// A resolver within a resolver. Dropping it ends it and withdraws its values.
+#[must_use = "dropping it ends the child resolver"]
+pub struct Child {
+    group: Arc<Group>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Child {
+    /// Waits until it has, for now, nothing more to add.
+    pub async fn idle(&self) {
+        let mut idle = self.group.idle.subscribe();
+        // The sender is held here.
+        let _ = idle.wait_for(|idle| *idle).await;
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.group.withdraw(true);
+    }
+}
+
+/// A child's values among those of its parent.
+struct Group {
+    parent: Arc<dyn ValueSink>,
+    live: Mutex<Live>,
+    idle: watch::Sender<bool>,
+}
+
+struct Live {
+    /// `None` once the child has ended.
+    values: Option<HashSet<ValueId>>,
+    gone: Vec<Callback>,
+}
+
+impl Group {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the values back, for good or until the child runs again.
+    fn withdraw(&self, ended: bool) {
+        let (values, gone) = {
+            let mut live = self.live();
+            let values = live.values.take();
+            if !ended && values.is_some() {
+                live.values = Some(HashSet::new());
+            }
+            (values, std::mem::take(&mut live.gone))
+        };
+        for id in values.into_iter().flatten() {
+            self.parent.remove(id);
+        }
+        gone.into_iter().for_each(|callback| callback());
+    }
+
+    fn keep(&self, id: Option<ValueId>) -> Option<ValueId> {
+        let id = id?;
+        let kept = self.live().values.as_mut().map(|values| values.insert(id)).is_some();
+        if !kept {
+            self.parent.remove(id);
+        }
+        kept.then_some(id)
+    }
+}
+
+impl ValueSink for Group {
+    fn add(&self, value: AnyValue) -> Option<ValueId> {
+        let wanted = self.live().values.is_some();
+        self.keep(wanted.then(|| self.parent.add(value)).flatten())
+    }
+    fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
+        let wanted = self.live().values.is_some();
+        self.keep(wanted.then(|| self.parent.add_watched(value, removed)).flatten())
+    }
+    fn on_gone(&self, callback: Callback) {
+        let refused = {
+            let mut live = self.live();
+            match live.values {
+                Some(_) => {
+                    live.gone.push(callback);
+                    None
+                }
+                None => Some(callback),
+            }
+        };
+        if let Some(callback) = refused {
+            callback();
+        }
+    }
+    fn remove(&self, id: ValueId) -> bool {
+        let own = self.live().values.as_mut().is_some_and(|values| values.remove(&id));
+        own && self.parent.remove(id)
+    }
+    fn set_idle(&self, idle: bool) {
+        self.idle.send_replace(idle);
+    }
+    fn is_cancelled(&self) -> bool {
+        self.live().values.is_none() || self.parent.is_cancelled()
+    }
+}
