@@ -22,12 +22,14 @@ thread_local! {
 struct Sink {
     standing: Arc<Standing>,
     seat: Arc<Seat>,
+    /// The run of the resolver that it belongs to.
+    run: u32,
 }
 
 impl Sink {
     fn put(&self, value: AnyValue, removed: Option<Callback>) -> Option<ValueId> {
         let options = &self.standing.options;
-        self.standing.change(|state, effects| state.add_value(&self.seat, value, removed, options, effects))
+        self.standing.change(|state, effects| state.add_value((&self.seat, self.run), value, removed, options, effects))
     }
 }
 
@@ -42,13 +44,13 @@ impl ValueSink for Sink {
         self.standing.change(|state, effects| state.remove_value(self.seat.id, id, effects))
     }
     fn set_idle(&self, idle: bool) {
-        self.standing.change(|state, effects| state.set_idle(self.seat.id, idle, effects));
+        self.standing.change(|state, effects| state.set_idle(self.seat.id, self.run, idle, effects));
     }
     fn is_cancelled(&self) -> bool {
-        self.standing.lock().is_cancelled(self.seat.id, &self.standing.options)
+        self.standing.lock().is_cancelled(self.seat.id, self.run, &self.standing.options)
     }
     fn on_gone(&self, callback: Callback) {
-        let refused = self.standing.change(|state, _| match state.resolver(self.seat.id) {
+        let refused = self.standing.change(|state, _| match state.resolver_in(self.seat.id, self.run) {
             Some(resolver) => {
                 resolver.gone.push(callback);
                 None
@@ -70,12 +72,12 @@ pub(super) fn offer(standing: &Arc<Standing>, seat: &Arc<Seat>) {
         seat.forget(place);
         return;
     }
-    run(standing, seat);
+    run(standing, seat, 0);
 }
 
 /// Starts the resolver that has begun.
-pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>) {
-    let mut work = match start(standing, seat) {
+pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
+    let mut work = match start(standing, seat, number) {
         Ok(Some(work)) => work,
         Ok(None) => return standing.change(|state, effects| state.remove_resolver(seat.id, effects)),
         Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -122,8 +124,8 @@ fn discard(work: BoxFuture<'static, Result<()>>) {
     }
 }
 
-fn start(standing: &Arc<Standing>, seat: &Arc<Seat>) -> Result<Option<BoxFuture<'static, Result<()>>>> {
-    let sink = Arc::new(Sink { standing: Arc::clone(standing), seat: Arc::clone(seat) });
+fn start(standing: &Arc<Standing>, seat: &Arc<Seat>, run: u32) -> Result<Option<BoxFuture<'static, Result<()>>>> {
+    let sink = Arc::new(Sink { standing: Arc::clone(standing), seat: Arc::clone(seat), run });
     let controller = Arc::clone(&seat.controller);
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))
         .map_err(Error::from_panic)
@@ -147,10 +149,8 @@ async fn drive(standing: Arc<Standing>, seat: Arc<Seat>, work: BoxFuture<'static
             return;
         }
         tokio::time::sleep(backoff.next()).await;
-        if !standing.change(|state, _| state.retry(seat.id)) {
-            return;
-        }
-        work = match start(&standing, &seat) {
+        let Some(run) = standing.change(|state, _| state.retry(seat.id)) else { return };
+        work = match start(&standing, &seat, run) {
             Ok(Some(work)) => work,
             Ok(None) => return finish(&standing, &seat, Ok(())),
             Err(error) => Box::pin(std::future::ready(Err(error))),

@@ -58,6 +58,8 @@ pub(super) struct Resolver {
     pub(super) seat: Arc<Seat>,
     /// Where the seat remembers the directive.
     place: usize,
+    /// Which run of its function it is; handles of an earlier one, which failed, say nothing any more.
+    run: u32,
     idle: bool,
     /// Its function has returned.
     done: bool,
@@ -88,7 +90,7 @@ pub(super) struct Effects {
     subscribers: SmallVec<[Subscriber; 1]>,
     callbacks: Vec<Callback>,
     /// Resolvers that have room for their values again.
-    again: Vec<Arc<Seat>>,
+    again: Vec<(Arc<Seat>, u32)>,
     /// The last value of a directive that nobody refers to is gone.
     empty: bool,
 }
@@ -112,8 +114,8 @@ impl Effects {
             resolver.gone.drain(..).for_each(call);
         }
         self.callbacks.drain(..).for_each(call);
-        for seat in self.again.drain(..) {
-            run(standing, &seat);
+        for (seat, number) in self.again.drain(..) {
+            run(standing, &seat, number);
         }
         if self.empty {
             standing.table.release(standing, Release::Empty);
@@ -280,6 +282,11 @@ impl State {
         self.resolvers.iter_mut().find(|resolver| resolver.seat.id == controller)
     }
 
+    /// A controller's resolver, if it is still in this run.
+    pub(super) fn resolver_in(&mut self, controller: u64, run: u32) -> Option<&mut Resolver> {
+        self.resolver(controller).filter(|resolver| resolver.run == run)
+    }
+
     /// Adds a resolver that is at work; false if there is one of this controller, or none may come any more.
     pub(super) fn begin(&mut self, seat: &Arc<Seat>, place: usize) -> bool {
         if self.ended || seat.is_removed() || self.resolver(seat.id).is_some() {
@@ -288,6 +295,7 @@ impl State {
         self.resolvers.push(Resolver {
             seat: Arc::clone(seat),
             place,
+            run: 0,
             idle: false,
             done: false,
             refused: false,
@@ -300,8 +308,8 @@ impl State {
     }
 
     /// Whether a controller's resolver should stop: it is gone, or there are values enough.
-    pub(super) fn is_cancelled(&self, controller: u64, options: &Options) -> bool {
-        let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == controller);
+    pub(super) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
+        let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == controller && resolver.run == run);
         let Some(resolver) = resolver.filter(|_| !self.ended) else { return true };
         options.max_values.is_some_and(|max| self.count(resolver.seat.is_staged()) >= max)
     }
@@ -312,7 +320,7 @@ impl State {
 
     pub(super) fn add_value(
         &mut self,
-        seat: &Seat,
+        (seat, run): (&Seat, u32),
         value: AnyValue,
         removed: Option<Callback>,
         options: &Options,
@@ -322,11 +330,12 @@ impl State {
         let staged = seat.is_staged();
         let full = options.hard_cap && options.max_values.is_some_and(|max| self.count(staged) >= max);
         let ended = self.ended;
-        let resolver = self.resolver(seat.id).filter(|_| !ended);
+        let resolver = self.resolver_in(seat.id, run).filter(|_| !ended);
+        let wanted = resolver.is_some() && !full;
         if let (Some(resolver), true) = (resolver, full) {
             resolver.refused = true;
         }
-        if full || ended || self.resolver(seat.id).is_none() {
+        if !wanted {
             effects.values.push(Value { id: ValueId(0), resolver: seat.id, value, removed: None, staged });
             return None;
         }
@@ -373,8 +382,8 @@ impl State {
         effects.empty |= self.references == 0 && !self.ended && self.visible_values() == 0;
     }
 
-    pub(super) fn set_idle(&mut self, controller: u64, idle: bool, effects: &mut Effects) {
-        if let Some(resolver) = self.resolver(controller) {
+    pub(super) fn set_idle(&mut self, controller: u64, run: u32, idle: bool, effects: &mut Effects) {
+        if let Some(resolver) = self.resolver_in(controller, run) {
             // A handle that outlives its resolver's function says nothing any more.
             if resolver.done && !idle {
                 return;
@@ -398,6 +407,7 @@ impl State {
         self.remove_values_of(seat.id, effects);
         let Some(resolver) = self.resolver(seat.id) else { return };
         resolver.idle = true;
+        resolver.run += 1;
         resolver.error = Some(error.clone());
         effects.callbacks.append(&mut resolver.gone);
         if !seat.is_staged() {
@@ -406,15 +416,12 @@ impl State {
         self.finish_retired(effects);
     }
 
-    pub(super) fn retry(&mut self, controller: u64) -> bool {
-        match self.resolver(controller) {
-            Some(resolver) if resolver.successor.is_none() => {
-                resolver.idle = false;
-                resolver.error = None;
-                true
-            }
-            _ => false,
-        }
+    /// Begins another run after a failure, and says which; `None` if there is nothing to run for.
+    pub(super) fn retry(&mut self, controller: u64) -> Option<u32> {
+        let resolver = self.resolver(controller).filter(|resolver| resolver.successor.is_none())?;
+        resolver.idle = false;
+        resolver.error = None;
+        Some(resolver.run)
     }
 
     /// Takes a resolver away with its values.
@@ -435,7 +442,9 @@ impl State {
             if room > 0 && waits && !values.iter().any(|value| value.resolver == resolver.seat.id) {
                 room -= 1;
                 (resolver.refused, resolver.done, resolver.idle) = (false, false, false);
-                effects.again.push(Arc::clone(&resolver.seat));
+                resolver.run += 1;
+                effects.callbacks.append(&mut resolver.gone);
+                effects.again.push((Arc::clone(&resolver.seat), resolver.run));
             }
         }
     }

@@ -41,11 +41,21 @@ fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Resu
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
     let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
     first.map_err(|error| {
-        // Only a failure pays for tracking the path.
+        // Only a failure pays for tracking the path, and for words that a person understands: those of JSON.
         let mut track = serde_path_to_error::Track::new();
-        let mut again = rmp_serde::Deserializer::from_read_ref(bytes);
-        let tracked = serde_path_to_error::Deserializer::new(&mut again, &mut track);
-        let _ = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked));
+        let again = match rmp_serde::from_slice::<serde_json::Value>(bytes) {
+            Ok(json) => {
+                let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
+                decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked)).err()
+            }
+            Err(_) => None,
+        };
+        let error = again.unwrap_or_else(|| {
+            track = serde_path_to_error::Track::new();
+            let mut again = rmp_serde::Deserializer::from_read_ref(bytes);
+            let tracked = serde_path_to_error::Deserializer::new(&mut again, &mut track);
+            decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked)).err().unwrap_or(error)
+        });
         let path = track.path().to_string();
         let place = if path.starts_with('.') { String::new() } else { format!(" at `{path}`") };
         Error::new(ErrorKind::Encoding, format!("cannot decode `{type_name}`{place}: {error}"))

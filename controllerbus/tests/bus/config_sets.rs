@@ -106,6 +106,7 @@ async fn a_field_of_the_wrong_type_is_pointed_at_in_its_file() {
     let error = problem(text).await;
     assert_eq!(place(&error), (Some("doors.yaml"), 7, 17), "{error}");
     assert!(error.to_string().contains("hinges[1].height"), "{error}");
+    assert!(error.to_string().contains("invalid type: string \"high\", expected i32"), "{error}");
 }
 
 #[tokio::test]

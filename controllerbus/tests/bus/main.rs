@@ -6,6 +6,7 @@ mod controllers;
 mod directives;
 mod introspection;
 mod kit;
+mod model;
 mod requests;
 mod resolvers;
 mod schemas;

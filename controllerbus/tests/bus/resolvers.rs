@@ -325,3 +325,28 @@ async fn a_child_resolvers_values_go_with_the_child_or_with_its_parent() {
     }
     assert_eq!(runs.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test]
+async fn a_handle_of_a_try_that_failed_adds_nothing_any_more() {
+    let bus = Bus::new();
+    let handles = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&handles);
+    resolver(&bus, move |_, values| {
+        let mut kept = kept.lock().unwrap();
+        kept.push(values);
+        let first = kept.len() == 1;
+        std::future::ready(if first { Err(Error::msg("not yet")) } else { Ok(()) })
+    });
+    let mut request = bus.request(Words { number: 1 }).unwrap();
+    assert!(soon(request.value()).await.is_err());
+    let late = handles.lock().unwrap()[0].clone();
+    assert!(late.add("too late".to_owned()).is_none() && late.is_cancelled());
+    let mut changes = bus.directive_changes();
+    while handles.lock().unwrap().len() < 2 {
+        soon(changes.changed()).await.unwrap();
+    }
+    assert!(late.add("too late".to_owned()).is_none());
+    let good = handles.lock().unwrap()[1].clone();
+    good.add("in time".to_owned());
+    assert_eq!(next_value(&mut request).await, "in time");
+}

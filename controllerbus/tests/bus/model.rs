@@ -1,0 +1,374 @@
+//! The bus against a reference model: threads add and release directives, add and withdraw values, add and remove
+//! controllers, and make resolvers fail and panic, all at random and at the same time. Whenever they pause, every
+//! requester must have read exactly the values that stand, and nothing may stand that nobody refers to.
+//!
+//! `CONTROLLERBUS_MODEL_SEED` runs one seed again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use controllerbus::bus::{Bus, ControllerId, ResolverState};
+use controllerbus::directive::ValueId;
+use controllerbus::prelude::*;
+use futures_core::Stream;
+
+use crate::kit::resolver_of;
+
+const KEYS: usize = 6;
+const THREADS: usize = 4;
+const ROUNDS: usize = 50;
+const STEPS: usize = 500;
+const MOST_CONTROLLERS: usize = 5;
+const MOST_REQUESTS: usize = 12;
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "model/cell", value = u64)]
+struct Cell {
+    key: usize,
+}
+
+/// xorshift64*: the same numbers from the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % limit
+    }
+}
+
+/// One call of a resolver, and the values that the model says it has.
+struct Run {
+    controller: u64,
+    key: usize,
+    handle: Values<u64>,
+    values: Mutex<HashMap<ValueId, u64>>,
+    /// How often the bus has said that its values are gone.
+    gone: AtomicUsize,
+}
+
+struct World {
+    bus: Bus,
+    handle: tokio::runtime::Handle,
+    /// How many strong references each key has.
+    strong: [AtomicI64; KEYS],
+    controllers: Mutex<BTreeMap<u64, ControllerId>>,
+    runs: Mutex<Vec<Arc<Run>>>,
+    next: AtomicU64,
+}
+
+impl World {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn add_controller(self: &Arc<Self>) {
+        let name = self.number();
+        let world = Arc::downgrade(self);
+        let id = resolver_of::<Cell, _>(&self.bus, move |cell, values| {
+            let world = world.upgrade();
+            let fate = world.as_ref().map_or(0, |world| world.number());
+            if let Some(world) = world {
+                let run = Arc::new(Run {
+                    controller: name,
+                    key: cell.key,
+                    handle: values.clone(),
+                    values: Mutex::default(),
+                    gone: AtomicUsize::new(0),
+                });
+                let told = Arc::clone(&run);
+                values.on_gone(move || {
+                    told.gone.fetch_add(1, Ordering::SeqCst);
+                });
+                run.add(world.number());
+                world.runs.lock().unwrap().push(run);
+            }
+            async move {
+                match Dice::new(fate).below(16) {
+                    0 => Err(Error::msg("told to fail")),
+                    1 => std::panic::resume_unwind(Box::new("told to panic")),
+                    2 => {
+                        tokio::task::yield_now().await;
+                        Err(Error::msg("told to fail later"))
+                    }
+                    3..8 => std::future::pending().await,
+                    _ => Ok(()),
+                }
+            }
+        });
+        self.controllers.lock().unwrap().insert(name, id);
+    }
+
+    fn remove_controller(&self, dice: &mut Dice) {
+        let removed = {
+            let mut controllers = self.controllers.lock().unwrap();
+            let at = dice.below(controllers.len().max(1));
+            let name = controllers.keys().nth(at).copied();
+            name.and_then(|name| controllers.remove(&name))
+        };
+        if let Some(id) = removed {
+            assert!(self.handle.block_on(self.bus.remove_controller(id)), "a controller is removed once");
+        }
+    }
+
+    fn some_run(&self, dice: &mut Dice) -> Option<Arc<Run>> {
+        let runs = self.runs.lock().unwrap();
+        // The latest ones are the most likely to live.
+        let latest = runs.len().min(64);
+        (latest > 0).then(|| Arc::clone(&runs[runs.len() - 1 - dice.below(latest)]))
+    }
+}
+
+impl Run {
+    fn add(&self, number: u64) {
+        let mut values = self.values.lock().unwrap();
+        if let Some(id) = self.handle.add(number) {
+            assert!(values.insert(id, number).is_none(), "the id of a value is given once");
+        }
+    }
+
+    fn remove(&self, dice: &mut Dice) {
+        let mut values = self.values.lock().unwrap();
+        let at = dice.below(values.len().max(1));
+        if let Some(id) = values.keys().nth(at).copied() {
+            values.remove(&id);
+            self.handle.remove(id);
+            assert!(!self.handle.remove(id), "a value is withdrawn once");
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// A reference, and what it has read.
+struct Reader {
+    request: Request<Cell>,
+    key: usize,
+    strong: bool,
+    standing: HashMap<ValueId, u64>,
+    ever: HashSet<ValueId>,
+    idle: bool,
+    ended: bool,
+}
+
+impl Reader {
+    fn new(request: Request<Cell>, key: usize, strong: bool) -> Self {
+        let (standing, ever) = Default::default();
+        Self { request, key, strong, standing, ever, idle: false, ended: false }
+    }
+
+    /// Reads all there is. Each event must make sense after those before it.
+    fn read(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(event) = std::pin::Pin::new(&mut self.request).poll_next(&mut context) {
+            match event {
+                Some(Event::Added(id, value)) => {
+                    assert!(self.ever.insert(id), "value {id:?} is told twice");
+                    self.standing.insert(id, *value);
+                }
+                Some(Event::Removed(id)) => {
+                    assert!(self.standing.remove(&id).is_some(), "{id:?} goes that has not come");
+                }
+                Some(Event::Idle) => {
+                    assert!(!self.idle, "idle is told twice");
+                    self.idle = true;
+                }
+                Some(Event::Busy) => {
+                    assert!(self.idle, "busy is told twice");
+                    self.idle = false;
+                }
+                Some(Event::Failed(_)) => {}
+                None => {
+                    assert!(!self.strong, "a directive ends that somebody refers to");
+                    self.ended = true;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn steps(world: &Arc<World>, readers: &mut Vec<Reader>, dice: &mut Dice) {
+    for _ in 0..STEPS {
+        match dice.below(20) {
+            0..6 if readers.len() < MOST_REQUESTS => {
+                let key = dice.below(KEYS);
+                world.strong[key].fetch_add(1, Ordering::SeqCst);
+                let request = world.bus.request(Cell { key }).expect("the bus is open");
+                readers.push(Reader::new(request, key, true));
+            }
+            6..11 if !readers.is_empty() => {
+                let at = dice.below(readers.len());
+                let reader = readers.swap_remove(at);
+                let (key, strong) = (reader.key, reader.strong);
+                drop(reader);
+                if strong {
+                    world.strong[key].fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+            11 if !readers.is_empty() && readers.len() < MOST_REQUESTS => {
+                let of = &readers[dice.below(readers.len())];
+                let (key, strong) = (of.key, dice.below(2) == 0);
+                let made = if strong { of.request.strong() } else { of.request.weak() };
+                match made {
+                    Ok(request) => {
+                        world.strong[key].fetch_add(i64::from(strong), Ordering::SeqCst);
+                        readers.push(Reader::new(request, key, strong));
+                    }
+                    Err(_) => assert!(!of.strong, "what a strong reference keeps can be referred to again"),
+                }
+            }
+            12..14 => {
+                if let Some(run) = world.some_run(dice) {
+                    run.add(world.number());
+                }
+            }
+            14..16 => {
+                if let Some(run) = world.some_run(dice) {
+                    run.remove(dice);
+                }
+            }
+            16 => {
+                if let Some(run) = world.some_run(dice) {
+                    if dice.below(2) == 0 { run.handle.idle() } else { run.handle.busy() }
+                }
+            }
+            17 if dice.below(4) == 0 => {
+                if world.controllers.lock().unwrap().len() < MOST_CONTROLLERS {
+                    world.add_controller();
+                } else {
+                    world.remove_controller(dice);
+                }
+            }
+            _ if !readers.is_empty() => {
+                let at = dice.below(readers.len());
+                readers[at].read();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is wrong now, if anything.
+fn difference(world: &World, readers: &mut [Vec<Reader>]) -> Option<String> {
+    let alive: BTreeSet<u64> = world.controllers.lock().unwrap().keys().copied().collect();
+    let runs = world.runs.lock().unwrap().clone();
+    let directives = world.bus.directives();
+    let stands = |key: usize| world.strong[key].load(Ordering::SeqCst) > 0;
+    let standing = (0..KEYS).filter(|key| stands(*key)).count();
+    if directives.len() != standing {
+        return Some(format!("{} directives stand, {standing} are referred to", directives.len()));
+    }
+    for directive in &directives {
+        let key: usize = directive.debug[0].1.parse().expect("a number");
+        let strong = world.strong[key].load(Ordering::SeqCst);
+        if directive.references as i64 != strong {
+            return Some(format!("key {key} has {} references, not {strong}", directive.references));
+        }
+        if directive.resolvers.len() != alive.len() {
+            let count = directive.resolvers.len();
+            return Some(format!("key {key} is resolved by {count} controllers, not {}", alive.len()));
+        }
+        let failed = |state: &ResolverState| matches!(state, ResolverState::Failed { .. });
+        let failures = directive.resolvers.iter().filter(|resolver| failed(&resolver.state)).count();
+        let live = runs.iter().filter(|run| run.key == key && !run.is_gone()).count();
+        if live + failures != alive.len() {
+            return Some(format!("key {key} has {live} live resolvers and {failures} failed of {}", alive.len()));
+        }
+    }
+    for run in runs.iter().filter(|run| !run.is_gone()) {
+        if !stands(run.key) || !alive.contains(&run.controller) {
+            return Some(format!("a resolver of key {} lives on that has nothing to live for", run.key));
+        }
+    }
+    for reader in readers.iter_mut().flatten() {
+        reader.read();
+        if reader.ended {
+            // A weak one of a directive that is no more, whether or not an equal one stands now.
+            continue;
+        }
+        if !stands(reader.key) {
+            return Some(format!("a weak reference to key {} has read no end", reader.key));
+        }
+        let of_key = runs.iter().filter(|run| run.key == reader.key && !run.is_gone());
+        let expected: BTreeSet<u64> = of_key.flat_map(|run| run.values.lock().unwrap().clone().into_values()).collect();
+        let read: BTreeSet<u64> = reader.standing.values().copied().collect();
+        if read != expected {
+            return Some(format!("of key {} was read {read:?}, and there is {expected:?}", reader.key));
+        }
+    }
+    None
+}
+
+/// Failed resolvers are tried again meanwhile, so it may take a moment until all is at rest.
+fn check(world: &World, readers: &mut [Vec<Reader>], when: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Some(difference) = difference(world, readers) {
+        assert!(Instant::now() < deadline, "{when}: {difference}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut runs = world.runs.lock().unwrap();
+    for run in runs.iter() {
+        let told = run.gone.load(Ordering::SeqCst);
+        assert!(told <= 1, "{when}: the end of a resolver is told {told} times");
+    }
+    runs.retain(|run| !run.is_gone());
+}
+
+fn run(seed: u64) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
+    let _inside = runtime.enter();
+    let world = Arc::new(World {
+        bus: Bus::new(),
+        handle: runtime.handle().clone(),
+        strong: Default::default(),
+        controllers: Mutex::default(),
+        runs: Mutex::default(),
+        next: AtomicU64::new(seed << 32),
+    });
+    world.add_controller();
+    let mut readers: Vec<Vec<Reader>> = (0..THREADS).map(|_| Vec::new()).collect();
+    for round in 0..ROUNDS {
+        std::thread::scope(|scope| {
+            for (thread, readers) in readers.iter_mut().enumerate() {
+                let world = &world;
+                scope.spawn(move || {
+                    let _inside = world.handle.enter();
+                    let mut dice = Dice::new(seed.wrapping_mul(1_000_003) + (round * THREADS + thread) as u64);
+                    steps(world, readers, &mut dice);
+                });
+            }
+        });
+        check(&world, &mut readers, &format!("seed {seed}, round {round}"));
+    }
+    for key in &world.strong {
+        key.store(0, Ordering::SeqCst);
+    }
+    readers.iter_mut().for_each(Vec::clear);
+    check(&world, &mut readers, &format!("seed {seed}, the end"));
+    assert!(world.runs.lock().unwrap().is_empty());
+    runtime.block_on(world.bus.close());
+    assert!(world.bus.controllers().is_empty());
+}
+
+#[test]
+fn nothing_is_lost_told_twice_or_left_over_in_100_000_steps_of_four_threads() {
+    let given = std::env::var("CONTROLLERBUS_MODEL_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(1, |since| u64::from(since.subsec_nanos()))
+    });
+    println!("seed {seed}");
+    run(seed);
+}
