@@ -15,6 +15,7 @@ use super::configs::Configs;
 use super::entry::{ControllerEntry, Seat, Seats};
 use super::factories::Factories;
 use super::handle::Backend;
+use super::lane::Common;
 use super::reference::Reference;
 use super::resolver::offer;
 use super::standing::{Effects, Standing, State};
@@ -93,7 +94,7 @@ impl Engine {
     }
 
     /// The table of a type; made when it is first asked for.
-    fn table(&self, id: &str) -> Arc<Arc<TypeTable>> {
+    fn table(&self, id: &str) -> Arc<Common<TypeTable>> {
         if let Some(lanes) = self.types.load().get(id) {
             return lanes.get();
         }

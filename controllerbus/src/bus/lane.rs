@@ -5,8 +5,9 @@
 //! `Arc` for each lane, and a thread uses that of its own lane.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How many lanes there are. More threads than that share them, which costs time and nothing else.
 pub(super) const LANES: usize = 16;
@@ -39,6 +40,22 @@ impl<T> Lanes<T> {
     pub(super) fn get(&self, make: impl FnOnce(usize) -> T) -> &T {
         let lane = lane();
         self.0[lane].get_or_init(|| make(lane))
+    }
+}
+
+/// What is shared by all lanes; an `Arc` of this is counted in one lane only.
+pub(super) struct Common<T>(Arc<T>);
+
+impl<T> Common<T> {
+    pub(super) fn of(shared: &Arc<T>) -> Arc<Self> {
+        Arc::new(Self(Arc::clone(shared)))
+    }
+}
+
+impl<T> Deref for Common<T> {
+    type Target = Arc<T>;
+    fn deref(&self) -> &Arc<T> {
+        &self.0
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use super::ControllerId;
 use super::entry::Seat;
 use super::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
+use super::lane::Common;
 use super::resolver::run;
 use super::table::{Release, TypeTable};
 use super::unread::Unread;
@@ -22,7 +23,7 @@ pub(super) struct Standing {
     pub(super) hash: u64,
     pub(super) options: Options,
     /// Through an `Arc` of the lane in which it was added.
-    pub(super) table: Arc<Arc<TypeTable>>,
+    pub(super) table: Arc<Common<TypeTable>>,
     state: Mutex<State>,
 }
 
@@ -136,7 +137,7 @@ impl Standing {
         directive: Arc<dyn AnyDirective>,
         hash: u64,
         options: Options,
-        table: Arc<Arc<TypeTable>>,
+        table: Arc<Common<TypeTable>>,
     ) -> Arc<Self> {
         let state = State {
             references: 0,

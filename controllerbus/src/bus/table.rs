@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::entry::Seats;
-use super::lane::{Apart, Lanes};
+use super::lane::{Apart, Common, Lanes};
 use super::standing::{Effects, Standing};
 use crate::directive::AnyDirective;
 
@@ -55,7 +55,7 @@ pub(super) struct TypeTable {
 /// A table, with a reference of its own for each lane.
 pub(super) struct TypeLanes {
     pub(super) table: Arc<TypeTable>,
-    lanes: Lanes<Arc<Arc<TypeTable>>>,
+    lanes: Lanes<Arc<Common<TypeTable>>>,
 }
 
 impl TypeLanes {
@@ -64,8 +64,8 @@ impl TypeLanes {
     }
 
     /// The reference of this thread's lane.
-    pub(super) fn get(&self) -> Arc<Arc<TypeTable>> {
-        Arc::clone(self.lanes.get(|_| Arc::new(Arc::clone(&self.table))))
+    pub(super) fn get(&self) -> Arc<Common<TypeTable>> {
+        Arc::clone(self.lanes.get(|_| Common::of(&self.table)))
     }
 }
 

@@ -8,16 +8,19 @@ use crate::Result;
 use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
 
 /// A resolver's hold of its controller, which it uses as the controller.
-pub struct Hold<C>(Arc<Arc<C>>);
+pub struct Hold<C>(Arc<Common<C>>);
+
+/// What all holds share. An `Arc` of it is counted for the threads of one lane only, see `bus/lane.rs`.
+struct Common<C>(Arc<C>);
 
 impl<C> Hold<C> {
     pub(crate) fn new(controller: Arc<C>) -> Self {
-        Self(Arc::new(controller))
+        Self(Arc::new(Common(controller)))
     }
 
     /// The same with a reference count of its own.
     pub(crate) fn apart(&self) -> Self {
-        Self::new(Arc::clone(&self.0))
+        Self::new(Arc::clone(&self.0.0))
     }
 }
 
@@ -30,7 +33,7 @@ impl<C> Clone for Hold<C> {
 impl<C> Deref for Hold<C> {
     type Target = C;
     fn deref(&self) -> &C {
-        &self.0
+        &self.0.0
     }
 }
 

@@ -224,7 +224,7 @@ async fn a_closed_bus_ends_directives_and_refuses_new_ones() {
     bus.close().await;
     soon(async { while request.next().await.is_some() {} }).await;
     assert_eq!(bus.request(Words { number: 2 }).err().expect("closed").kind(), ErrorKind::Closed);
-    assert_eq!(bus.resolve(Room::new("blue", 1)).await.err().expect("closed").kind(), ErrorKind::Closed);
+    assert_eq!(bus.resolve(Room::new("blue", 1)).await.expect_err("closed").kind(), ErrorKind::Closed);
     assert!(bus.controllers().is_empty() && bus.directives().is_empty());
 }
 

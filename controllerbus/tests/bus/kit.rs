@@ -61,9 +61,11 @@ pub async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work).await.expect("it happens within 20 s")
 }
 
+type Resolve<D> = Box<dyn Fn(D, Values<<D as Directive>::Value>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
 /// A controller that resolves one type of directive by a closure.
 pub struct Closure<D: Directive> {
-    resolve: Box<dyn Fn(D, Values<D::Value>) -> BoxFuture<'static, Result<()>> + Send + Sync>,
+    resolve: Resolve<D>,
 }
 
 impl<D: Directive> Controller for Closure<D> {

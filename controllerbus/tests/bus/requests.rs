@@ -96,7 +96,7 @@ async fn resolve_all_gives_what_stands_when_it_is_idle_and_try_resolve_gives_non
         Ok(())
     });
     let mut all: Vec<_> =
-        soon(bus.resolve_all(Words { number: 1 })).await.unwrap().iter().map(|v| v.to_string()).collect();
+        soon(bus.resolve_all(Words { number: 1 })).await.unwrap().iter().map(ToString::to_string).collect();
     all.sort();
     assert_eq!(all, ["a 1", "b"]);
     assert!(soon(bus.try_resolve(Words { number: 1 })).await.unwrap().is_some());

@@ -235,7 +235,7 @@ async fn there_is_one_value_for_each_key() {
         std::future::pending().await
     });
     let mut request = bus.request(Words { number: 1 }).unwrap();
-    let mut all: Vec<_> = soon(request.values()).await.unwrap().iter().map(|value| value.to_string()).collect();
+    let mut all: Vec<_> = soon(request.values()).await.unwrap().iter().map(ToString::to_string).collect();
     all.sort();
     assert_eq!(all, ["a2", "c1"]);
 }
@@ -308,7 +308,7 @@ async fn a_child_resolvers_values_go_with_the_child_or_with_its_parent() {
     });
     let mut request = bus.request(Words { number: 1 }).unwrap();
     let sorted = |request: &Request<Words>| {
-        let mut all: Vec<_> = request.standing().map(|value| value.to_string()).collect();
+        let mut all: Vec<_> = request.standing().map(ToString::to_string).collect();
         all.sort();
         all
     };

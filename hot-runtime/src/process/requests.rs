@@ -25,10 +25,12 @@ struct Open {
     task: AbortHandle,
     credit: Arc<Semaphore>,
     /// The request on the bus, once it has been made; `None` if it could not be.
-    raw: Arc<SetOnce<Option<Mutex<Box<dyn RawRequest>>>>>,
+    raw: Arc<SetOnce<Option<Raw>>>,
 }
 
-fn lock(raw: &Mutex<Box<dyn RawRequest>>) -> MutexGuard<'_, Box<dyn RawRequest>> {
+type Raw = Mutex<Box<dyn RawRequest>>;
+
+fn lock(raw: &Raw) -> MutexGuard<'_, Box<dyn RawRequest>> {
     raw.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -94,7 +96,7 @@ impl Requests {
         }
     }
 
-    async fn forward(&self, request: u64, raw: &Mutex<Box<dyn RawRequest>>, credit: &Semaphore) -> Result<()> {
+    async fn forward(&self, request: u64, raw: &Raw, credit: &Semaphore) -> Result<()> {
         loop {
             // What the process has not read stays in the bus's queue, where it is bounded by what stands.
             match credit.acquire().await {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -118,19 +119,20 @@ struct RequestObject {
 
 /// References that a guest has asked for and not yet fetched.
 #[derive(Default)]
-struct Referred(Mutex<(u64, HashMap<u64, Box<dyn RawRequest>>)>);
+struct Referred {
+    next: AtomicU64,
+    kept: Mutex<HashMap<u64, Box<dyn RawRequest>>>,
+}
 
 impl Referred {
     fn keep(&self, raw: Box<dyn RawRequest>) -> u64 {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.0 += 1;
-        let number = kept.0;
-        kept.1.insert(number, raw);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(number, raw);
         number
     }
 
     fn take(&self, number: u64) -> Option<Box<dyn RawRequest>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&number)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
     }
 }
 
