@@ -173,7 +173,7 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
     let entry = format!("controllerbus_plugin_{:016x}", fingerprint(&[&name, &package_version, &id.value()]));
     let head = format!(
         "{{\"record\":\"factory\",\"plugin\":\"{}\",\"version\":\"{}\",\"crate\":\"{name}\",\"crate_version\":\"{package_version}\",\
-         \"description\":\"{}\",\"entry\":\"{entry}\",\"abi\":\"",
+         \"description\":\"{}\",\"entry\":\"{entry}\",\"config\":\"",
         id.value(),
         version.value(),
         json_escaped(&description),
@@ -184,6 +184,8 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
         quote!(#before, <#directive as ::controllerbus::Directive>::ID,)
     });
     let tail = if resolvers.is_empty() { "],\"schema\":" } else { "\"],\"schema\":" };
+    // No fingerprint of the boundary here: a constant of another crate is worked out anew in each crate that reads it,
+    // and that one takes 700 ms. The bundle's record has it.
     quote! {
         const _: () = {
             use ::controllerbus::__private::{self as cbus, linkme};
@@ -192,7 +194,7 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
             const CONFIG: &str = <Config as ::controllerbus::Config>::ID;
             const SCHEMA: &cbus::schema::Node = <Config as ::controllerbus::Config>::SCHEMA;
             const PARTS: &[&str] = &[
-                #head, cbus::manifest::ABI_HEX, "\",\"config\":\"", CONFIG, "\",\"resolves\":[", #(#resolves)* #tail
+                #head, CONFIG, "\",\"resolves\":[", #(#resolves)* #tail
             ];
             const LENGTH: usize = cbus::manifest::record_length(PARTS, SCHEMA);
             #[used]

@@ -61,8 +61,6 @@ pub struct FactoryRecord {
     pub description: String,
     /// The crate's own entry symbol.
     pub entry: String,
-    /// The fingerprint of the types that cross the boundary.
-    pub abi: String,
     /// The config ID.
     pub config: String,
     /// The ids of the directives that it resolves.
