@@ -1,11 +1,13 @@
 //! What a build makes of its inputs: names, versions, features, profiles, messages.
 
+use controllerbus::prelude::*;
 use hot_runtime::artifact::Artifact;
-use hot_runtime::build::{BuildEvent, BuildOptions, BuildPhase, MessageLevel, PluginBuilder};
-use hot_runtime::{Error, PluginSpec};
+use hot_runtime::build::{BuildEvent, BuildOptions, BuildPhase, BuiltBy, MessageLevel, PluginBuilder};
+use hot_runtime::{Error, HotRuntime, PluginSpec};
 use std::path::Path;
 use std::sync::Mutex;
-use tests::{Scratch, work_dir};
+use tests::edits::Crates;
+use tests::{Scratch, ask, exported_symbols, work_dir};
 use tokio_util::sync::CancellationToken;
 
 fn options(name: &str) -> BuildOptions {
@@ -98,4 +100,172 @@ async fn a_feature_or_profile_setting_that_is_not_there_is_named_with_those_that
     assert!(said.contains("`lowd`") && said.contains("probe/loud"), "{said}");
     let said = failed(spec.profile("opt-level", "fast")).await;
     assert!(said.contains("`opt-level`"), "{said}");
+}
+
+/// One way of building the crates, and a host that loads what comes of it.
+struct Side {
+    builder: PluginBuilder,
+    bus: Bus,
+    runtime: HotRuntime,
+}
+
+impl Side {
+    async fn new(crates: &Crates, name: &str, watch: bool) -> Self {
+        let spec = PluginSpec::new("edits").crate_path(crates.path("edits")).watch(watch);
+        let bus = Bus::new();
+        let set = ConfigSet::from_yaml("edits:\n  id: edits\n").expect("a config set");
+        bus.apply(set).await.expect("applying");
+        let runtime = HotRuntime::builder(&bus).work_dir(work_dir().join(name)).start().await.expect("a runtime");
+        Self { builder: PluginBuilder::new(spec, options(name)), bus, runtime }
+    }
+
+    /// What the built plugin answers and exports, or that it does not compile; and who compiled it.
+    async fn build(&mut self) -> (Option<(String, Vec<String>)>, Option<(BuiltBy, Option<String>)>) {
+        let built = match self.builder.build(&|_| {}, &CancellationToken::new()).await {
+            Ok(built) => built,
+            Err(Error::Build { .. }) => return (None, None),
+            Err(other) => panic!("{other}"),
+        };
+        self.runtime.load_file(&built.artifact).await.expect("loading");
+        let answer = ask(&self.bus, "everything").await.expect("an answer");
+        let library = std::fs::read(&built.artifact).expect("the artifact");
+        let mut exported = exported_symbols(&library);
+        // The bundle's own symbol has the build hash in it.
+        exported.iter_mut().for_each(|name| *name = name.replace(&built.build_hash, "HASH"));
+        exported.sort();
+        (Some((answer, exported)), Some((built.by, built.why_cargo)))
+    }
+}
+
+const SECOND: &str = "
+/// Another one.
+pub mod second {
+    use controllerbus::prelude::*;
+    #[derive(Config, Serialize, Deserialize, PartialEq)]
+    #[config(id = \"edits/second\")]
+    pub struct SecondConfig {}
+    pub struct Second;
+    #[hot_plugin(id = \"edits/second\", version = \"1.0.0\")]
+    impl Controller for Second {
+        type Config = SecondConfig;
+        async fn construct(_: SecondConfig, _: &Context) -> Result<Self> {
+            Ok(Self)
+        }
+    }
+}
+";
+
+/// An edit, and whether rustc alone must be enough for it (`false`: cargo has to be asked; `None`: either will do).
+type Edit = (&'static str, Option<bool>, fn(&Crates));
+
+const LIB: &str = "edits/src/lib.rs";
+
+const EDITS: &[Edit] = &[
+    ("a constant", Some(true), |on| on.replace(LIB, "\"one\"", "\"two\"")),
+    ("a line inserted", Some(true), |on| on.replace(LIB, "fn everything", "// a comment\n\nfn everything")),
+    ("nothing but a touch", Some(true), |on| on.replace(LIB, "two", "two")),
+    ("a new module in a new file", Some(true), |on| {
+        on.write("edits/src/fresh.rs", "pub fn text() -> String {\n    String::from(\"fresh\")\n}\n");
+        on.replace(LIB, "mod part;", "mod fresh;\nmod part;");
+        on.replace(LIB, "// more", "fresh::text(), // more");
+    }),
+    ("a module renamed with its file", Some(true), |on| {
+        std::fs::rename(on.path("edits/src/fresh.rs"), on.path("edits/src/renamed.rs")).expect("renaming");
+        on.replace(LIB, "mod fresh;", "mod renamed;");
+        on.replace(LIB, "fresh::text()", "renamed::text()");
+    }),
+    ("a module whose file is missing", Some(true), |on| on.replace(LIB, "mod part;", "mod missing;\nmod part;")),
+    ("the missing file", Some(true), |on| on.write("edits/src/missing.rs", "")),
+    ("a deleted file", Some(true), |on| {
+        on.remove("edits/src/renamed.rs");
+        on.replace(LIB, "mod renamed;\n", "");
+        on.replace(LIB, "renamed::text(), ", "");
+    }),
+    ("a file that the source includes", Some(true), |on| on.write("edits/src/data.txt", "other data")),
+    ("an included file outside of the crate", Some(true), |on| on.write("outside.txt", "further outside")),
+    ("a syntax error", Some(true), |on| on.replace(LIB, "fn everything", "fn oops(\nfn everything")),
+    ("its mend", Some(true), |on| on.replace(LIB, "fn oops(\n", "")),
+    ("a function of a path dependency", Some(true), |on| on.replace("helper/src/lib.rs", "\"helper\"", "\"helped\"")),
+    ("a generic function of it", Some(true), |on| on.replace("helper/src/lib.rs", "generic {value}", "any {value}")),
+    ("a macro of it", Some(true), |on| on.replace("helper/src/lib.rs", "\"expanded\"", "\"unfolded\"")),
+    ("a signature on both sides", Some(true), |on| {
+        on.replace("helper/src/lib.rs", "fn text()", "fn text(times: usize)");
+        on.replace("helper/src/lib.rs", "\"helped\".to_owned()", "\"helped\".repeat(times)");
+        on.replace(LIB, "helper::text()", "helper::text(2)");
+    }),
+    ("a mistake in the path dependency", Some(true), |on| on.replace("helper/src/lib.rs", "times: usize", "times: u8")),
+    ("its mend, with a new module there", Some(true), |on| {
+        on.write("helper/src/inner.rs", "pub fn times(times: usize) -> usize {\n    times + 1\n}\n");
+        on.replace("helper/src/lib.rs", "times: u8", "times: usize");
+        on.replace("helper/src/lib.rs", "repeat(times)", "repeat(inner::times(times))");
+        on.replace("helper/src/lib.rs", "pub fn text", "mod inner;\npub fn text");
+    }),
+    ("the input of a build script", Some(false), |on| on.write("edits/script.txt", "other input")),
+    ("the build script", Some(false), |on| on.replace("edits/build.rs", "=script {}", "=the script {}")),
+    ("a procedural macro", Some(false), |on| on.replace("shout/src/lib.rs", "SHOUTED", "CRIED")),
+    ("a new dependency", Some(false), |on| {
+        on.replace("edits/Cargo.toml", "shout =", "added = { path = \"../added\" }\nshout =");
+        on.replace(LIB, "// more", "added::TEXT.to_owned(), // more");
+    }),
+    ("an edit of the new dependency", Some(true), |on| on.replace("added/src/lib.rs", "\"added\"", "\"joined\"")),
+    ("a feature turned on", Some(false), |on| on.replace("edits/Cargo.toml", "default = []", "default = [\"extra\"]")),
+    ("the version", Some(false), |on| on.replace("edits/Cargo.toml", "version = \"0.1.0\"", "version = \"0.2.0\"")),
+    ("another derive and a thread-local", None, |on| {
+        on.replace(
+            LIB,
+            "pub struct Edits;",
+            "#[derive(Serialize, Deserialize, Debug)]\npub struct More {\n    pub a: u8,\n}\n\npub struct Edits;",
+        );
+        on.replace(
+            LIB,
+            "fn everything",
+            "thread_local!(static COUNT: std::cell::Cell<u8> = const { std::cell::Cell::new(3) });\n\nfn everything",
+        );
+        on.replace(LIB, "// more", "format!(\"{:?}\", More { a: COUNT.get() }), // more");
+    }),
+    ("a second controller", None, |on| {
+        let text = std::fs::read_to_string(on.path(LIB)).expect("the source");
+        on.write(LIB, &(text + SECOND));
+    }),
+    ("an exported function", None, |on| {
+        on.replace(
+            LIB,
+            "fn everything",
+            "#[unsafe(no_mangle)]\npub extern \"C\" fn exported_by_edits() -> u8 {\n    5\n}\n\nfn everything",
+        );
+        on.replace(LIB, "// more", "exported_by_edits().to_string(), // more");
+    }),
+    ("the second controller taken away", None, |on| on.replace(LIB, SECOND, "")),
+    ("an old file put back, with its old time", Some(true), |on| {
+        on.restore("edits/src/part.rs", "pub fn text() -> &'static str {\n    \"old part\"\n}\n");
+    }),
+    ("the feature turned off, and an old file put back", Some(false), |on| {
+        on.replace("edits/Cargo.toml", "default = [\"extra\"]", "default = []");
+        on.restore("helper/src/inner.rs", "pub fn times(times: usize) -> usize {\n    times\n}\n");
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_edit_gives_what_cargo_gives() {
+    let crates = Crates::new();
+    let mut direct = Side::new(&crates, "direct", true).await;
+    let mut cargo = Side::new(&crates, "by-cargo", false).await;
+    let (first, by) = direct.build().await;
+    assert_eq!(by.map(|by| by.0), Some(BuiltBy::Cargo));
+    assert!(first.is_some(), "it compiles");
+    for (number, (what, rustc, edit)) in EDITS.iter().enumerate() {
+        edit(&crates);
+        let (made, by) = direct.build().await;
+        println!("{what}: by {by:?}, {:?}", made.as_ref().map(|made| &made.0));
+        // What is wrong stays wrong until it is compiled again: to look at every second one is enough, and half the time.
+        if number % 2 == 1 || number + 1 == EDITS.len() || made.is_none() {
+            let (wanted, _) = cargo.build().await;
+            assert_eq!(made, wanted, "after {what}");
+        }
+        let expected = rustc.map(|rustc| if rustc { BuiltBy::Rustc } else { BuiltBy::Cargo });
+        let right = by.as_ref().is_none_or(|by| expected.is_none_or(|expected| by.0 == expected));
+        assert!(right, "{what} was built by {by:?}");
+    }
+    direct.runtime.shutdown().await;
+    cargo.runtime.shutdown().await;
 }

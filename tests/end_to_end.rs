@@ -2,15 +2,7 @@
 
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
-use tests::{Ask, Scratch, Second, ask, events, mapped_below, nonce, wait_for, work_dir};
-
-/// The names that a library offers to others.
-fn exported_symbols(library: &[u8]) -> Vec<String> {
-    use object::{Object, ObjectSymbol};
-    let file = object::File::parse(library).expect("an object file");
-    let defined = file.dynamic_symbols().filter(ObjectSymbol::is_definition);
-    defined.filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect()
-}
+use tests::{Ask, Scratch, Second, ask, events, exported_symbols, mapped_below, nonce, wait_for, work_dir};
 
 const CONFIG: &str = "probe:\n  id: probe\n  config: { mode: ok }\n";
 

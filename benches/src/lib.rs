@@ -1,6 +1,7 @@
 //! What the benches share: medians, and where their results go.
 
 pub mod alloc;
+pub mod picture;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -152,7 +152,7 @@ impl Plugin {
             let watcher = source.watcher.as_ref();
             let building = source.builder.build_watching(&observer, &cancel, |paths| match watcher {
                 // A dependency may have come or gone with the edit.
-                Some(watcher) => watcher.set_paths(paths.to_vec()),
+                Some(watcher) => watcher.set_paths(paths),
                 None => Ok(()),
             });
             tokio::pin!(building);

@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: scratch copies of the fixtures, a host, and waits for states.
 
+pub mod edits;
 #[cfg(unix)]
 pub mod process;
 
@@ -168,4 +169,12 @@ pub fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
+
+/// The names that a library offers to others.
+pub fn exported_symbols(library: &[u8]) -> Vec<String> {
+    use object::{Object, ObjectSymbol};
+    let file = object::File::parse(library).expect("an object file");
+    let defined = file.dynamic_symbols().filter(ObjectSymbol::is_definition);
+    defined.filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect()
 }

@@ -13,13 +13,18 @@
 //! # }
 //! ```
 
+mod capture;
 mod cargo;
+mod direct;
 pub(crate) mod inputs;
+mod link;
 mod message;
+mod prelink;
 mod process;
 mod progress;
 mod turn;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +38,9 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
 use crate::workspace::Workspace;
+use capture::Capture;
+use direct::{Plan, Session};
+use inputs::Snapshot;
 use progress::Progress;
 use turn::Turn;
 
@@ -123,6 +131,8 @@ pub struct BuildReport {
     pub size: u64,
     /// Who compiled.
     pub by: BuiltBy,
+    /// Why cargo was asked, if rustc alone could have been.
+    pub why_cargo: Option<String>,
     /// The warnings.
     pub messages: Vec<CompilerMessage>,
     /// From the build's begin to the artifact, in milliseconds.
@@ -131,17 +141,24 @@ pub struct BuildReport {
     pub phases: Vec<PhaseTime>,
 }
 
-/// Builds one plugin, again and again.
+/// Builds one plugin, again and again: the first time by cargo, then by rustc for just what has changed, wherever that
+/// gives the same.
 pub struct PluginBuilder {
     spec: PluginSpec,
     options: BuildOptions,
     workspace: Option<Workspace>,
+    /// Files outside the watched folders that a crate was compiled from.
+    outside: BTreeSet<PathBuf>,
+    snapshot: Option<Snapshot>,
+    session: Option<Session>,
+    last: Option<BuildReport>,
 }
 
 impl PluginBuilder {
     /// For a plugin. Nothing is read yet.
     pub fn new(spec: PluginSpec, options: BuildOptions) -> Self {
-        Self { spec, options, workspace: None }
+        let outside = BTreeSet::new();
+        Self { spec, options, workspace: None, outside, snapshot: None, session: None, last: None }
     }
 
     /// What is built.
@@ -150,8 +167,9 @@ impl PluginBuilder {
     }
 
     /// The folders and files whose change is a change of the plugin; empty until it is read for the first time.
-    pub fn watched(&self) -> &[PathBuf] {
-        self.workspace.as_ref().map(|workspace| workspace.watched.as_slice()).unwrap_or_default()
+    pub fn watched(&self) -> Vec<PathBuf> {
+        let folders = self.workspace.iter().flat_map(|workspace| &workspace.watched);
+        folders.chain(&self.outside).cloned().collect()
     }
 
     /// Writes the overlay crate and stops. It builds by itself with plain cargo.
@@ -160,17 +178,26 @@ impl PluginBuilder {
     /// A crate that is not there or is no controller crate, or a file that cannot be written.
     pub async fn generate(&mut self) -> Result<Overlay> {
         let (spec, dir) = (self.spec.clone(), self.options.overlay_of(&self.spec));
-        let (workspace, overlay) = blocking(move || {
+        let (outside, before) = (self.outside.clone(), self.snapshot.take());
+        let target_dir = self.options.target_dir.clone();
+        let (workspace, snapshot, overlay) = blocking(move || {
             let workspace = Workspace::read(&spec.crates)?;
-            let overlay = Overlay::generate(&workspace, &spec, &dir)?;
-            Ok((workspace, overlay))
+            let roots: Vec<_> = workspace.watched.iter().chain(&outside).cloned().collect();
+            let snapshot = Snapshot::take(&roots, before.as_ref())?;
+            if let Some(before) = &before
+                && snapshot.any_older_than(&snapshot.changes_since(before), before)
+            {
+                cargo::forget(&target_dir, &workspace.local);
+            }
+            let overlay = Overlay::write(&workspace, &spec, &dir, &snapshot)?;
+            Ok((workspace, snapshot, overlay))
         })
         .await?;
-        self.workspace = Some(workspace);
+        (self.workspace, self.snapshot) = (Some(workspace), Some(snapshot));
         Ok(overlay)
     }
 
-    /// Builds it. Cancelling stops the compiler with all that it started; dropping the future does too.
+    /// Builds it. Cancelling stops the compiler with all that it started.
     ///
     /// # Errors
     /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], what
@@ -184,32 +211,121 @@ impl PluginBuilder {
         &mut self,
         observer: Observer<'_>,
         cancel: &CancellationToken,
-        watch: impl FnOnce(&[PathBuf]) -> Result<()>,
+        watch: impl Fn(Vec<PathBuf>) -> Result<()>,
     ) -> Result<BuildReport> {
         let mut progress = Progress::new(observer);
         let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
         progress.phase(BuildPhase::Reading);
-        let overlay = self.generate().await?;
-        watch(self.watched())?;
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled { plugin: self.spec.id.clone() });
-        }
-        let built = cargo::build(&overlay, &self.spec, &self.options, &mut progress, cancel).await?;
-        progress.phase(BuildPhase::Sealing);
-        let artifact = self.options.output_of(&self.spec, &overlay.build_hash);
-        let sealed = seal(&built.library, &artifact).await?;
+        let (made, why_cargo) = match self.build_directly(&mut progress, cancel).await? {
+            Ok(made) => (made, None),
+            Err(why) => {
+                tracing::debug!(plugin = self.spec.id, why, "cargo builds");
+                (self.build_by_cargo(&mut progress, cancel, watch).await?, Some(why))
+            }
+        };
+        let report = match made {
+            Made::Before(report) => BuildReport { messages: Vec::new(), why_cargo, ..report },
+            Made::Library { library, build_hash, by, messages } => {
+                progress.phase(BuildPhase::Sealing);
+                let artifact = self.options.output_of(&self.spec, &build_hash);
+                let sealed = seal(&library, &artifact).await?;
+                let (hash, size, phases) = (sealed.hash, sealed.size, Vec::new());
+                BuildReport { artifact, build_hash, hash, size, by, why_cargo, messages, build_ms: 0.0, phases }
+            }
+        };
         let (build_ms, phases) = progress.end();
-        Ok(BuildReport {
-            artifact,
-            build_hash: overlay.build_hash,
-            hash: sealed.hash,
-            size: sealed.size,
-            by: BuiltBy::Cargo,
-            messages: built.messages,
-            build_ms,
-            phases,
-        })
+        let report = BuildReport { build_ms, phases, ..report };
+        self.last = Some(report.clone());
+        Ok(report)
     }
+
+    /// Has just what has changed compiled, if it is known how; or says why cargo has to be asked.
+    async fn build_directly(
+        &mut self,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Result<Made, String>> {
+        let roots = self.watched();
+        let (Some(session), Some(workspace), Some(before)) = (&mut self.session, &self.workspace, &self.snapshot)
+        else {
+            return Ok(Err("nothing is known from a build by cargo".to_owned()));
+        };
+        let known = before.clone();
+        let snapshot = blocking(move || Snapshot::take(&roots, Some(&known))).await?;
+        if let Plan::Cargo(reason) = session.plan(&snapshot.changes_since(before)) {
+            // The snapshot stays the old one: what has changed since matters to cargo's build, too.
+            return Ok(Err(reason));
+        }
+        let snapshot = self.snapshot.insert(snapshot);
+        let build_hash = Overlay::build_hash(workspace, &self.spec, snapshot)?;
+        if let Some(last) = &self.last
+            && last.build_hash == build_hash
+            && !session.is_stale()
+            && last.artifact.is_file()
+        {
+            return Ok(Ok(Made::Before(last.clone())));
+        }
+        let built = session.build(&build_hash, &self.spec, &self.options, progress, cancel).await?;
+        Ok(built.map(|built| Made::Library {
+            library: built.library,
+            build_hash,
+            by: BuiltBy::Rustc,
+            messages: built.messages,
+        }))
+    }
+
+    async fn build_by_cargo(
+        &mut self,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+        watch: impl Fn(Vec<PathBuf>) -> Result<()>,
+    ) -> Result<Made> {
+        if let Some(session) = self.session.take() {
+            session.forget_what_was_compiled_here();
+        }
+        let target_dir = self.options.target_dir.clone();
+        // Also for what is built once: somebody else may build on with what is compiled here.
+        let capture = blocking(move || Ok(Capture::prepare(&target_dir))).await?;
+        loop {
+            progress.phase(BuildPhase::Reading);
+            let overlay = self.generate().await?;
+            watch(self.watched())?;
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled { plugin: self.spec.id.clone() });
+            }
+            let built = cargo::build(&overlay, &self.spec, &self.options, capture.as_ref(), progress, cancel).await?;
+            let (library, messages) = (built.library.clone(), built.messages.clone());
+            if let Some(capture) = capture.as_ref().filter(|_| self.spec.watch) {
+                let watched = self.workspace.as_ref().map(|workspace| workspace.watched.clone()).unwrap_or_default();
+                let (local, hash) = (watched.clone(), overlay.build_hash.clone());
+                let (capture, options, dir) = (capture.clone(), self.options.clone(), overlay.dir.clone());
+                let learn = move || Ok(Session::learn(&built, &capture, &local, &hash, &dir, &options));
+                self.session = blocking(learn).await?;
+                let outside = self.session.as_ref().map(|known| known.outside(&watched, &self.options.target_dir));
+                if let Some(outside) = outside.filter(|outside| *outside != self.outside) {
+                    // The build hash has to be over these as well.
+                    self.outside = outside;
+                    continue;
+                }
+            }
+            if let Some(session) = &mut self.session {
+                session.prelink();
+            }
+            return Ok(Made::Library { library, build_hash: overlay.build_hash, by: BuiltBy::Cargo, messages });
+        }
+    }
+}
+
+/// What a build comes to before it is sealed.
+enum Made {
+    /// What the build before made.
+    Before(BuildReport),
+    Library {
+        library: PathBuf,
+        build_hash: String,
+        by: BuiltBy,
+        messages: Vec<CompilerMessage>,
+    },
 }
 
 async fn seal(library: &Path, artifact: &Path) -> Result<artifact::Sealed> {

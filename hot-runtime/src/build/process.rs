@@ -26,7 +26,6 @@ pub(crate) enum Lines {
     /// Standard output; the other is kept.
     Stdout,
     /// Standard error; the other is kept.
-    #[allow(dead_code)] // rustc's, when it is called directly
     Stderr,
 }
 

@@ -1,0 +1,410 @@
+//! From save to serving: how long after a file is saved a running host sees the new value, with the peers in the same
+//! run; and how long a built plugin takes from its file to its first answer.
+//!
+//! `RELOAD_ONLY=ours,rustc` runs some tools only, `RELOAD_ROUNDS=5` fewer edits; then no picture is written.
+#![allow(unsafe_code)] // opening libraries by hand is what is compared with
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use benches::{Measured, picture, root, save_all, target};
+use controllerbus::prelude::*;
+use hot_runtime::{HotRuntime, RuntimeEvent};
+
+const PLUGINS: [&str; 2] = ["tiny", "real"];
+const EDITS: [&str; 2] = ["constant", "insert-line"];
+const TOOLS: [&str; 5] = ["ours", "rustc", "cargo-dlopen", "relib", "hot-lib-reloader"];
+
+/// The first edits fill the caches.
+const WARM_UP: usize = 2;
+
+/// The same directive as in `peers/ours/lib.rs`.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "bench/ask", value = Answer)]
+struct Ask;
+
+#[derive(Serialize, Deserialize)]
+struct Answer(u64);
+
+fn main() {
+    let only = std::env::var("RELOAD_ONLY").ok();
+    let rounds = std::env::var("RELOAD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
+    let wanted = |tool: &&str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == *tool));
+    let mut measured = Vec::new();
+    println!("from a save to the new value in a running host, median of {rounds} (all of them)");
+    for plugin in PLUGINS {
+        for tool in TOOLS.into_iter().filter(wanted) {
+            let source = Source::new(tool, plugin);
+            let mut host = host(tool, &source);
+            let mut number = 0;
+            for edit in EDITS {
+                let mut times = Vec::new();
+                for round in 0..rounds + WARM_UP {
+                    number += 1;
+                    let text = source.edited(edit, number);
+                    let begun = Instant::now();
+                    std::fs::write(&source.logic, text).expect("the edit");
+                    host.wait_for(number as u64);
+                    if round >= WARM_UP {
+                        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+                    }
+                }
+                let result = Measured::new(&format!("{tool}/{plugin}/{edit}"), "ms", times);
+                result.print();
+                measured.push(result);
+            }
+            measured.extend(host.loads(plugin, rounds));
+        }
+    }
+    ratios(&measured);
+    save_all("reload", &measured);
+    if only.is_none() && rounds >= 15 {
+        let file = root().join("benches/reload.svg");
+        std::fs::write(&file, picture::reloads(&measured, &TOOLS, &PLUGINS)).expect("the picture");
+        println!("picture: {}", file.display());
+    }
+}
+
+fn ratios(measured: &[Measured]) {
+    let median = |name: String| measured.iter().find(|found| found.name == name).map(|found| found.median);
+    println!("ratios to ours, and what was aimed at");
+    for plugin in PLUGINS {
+        for edit in EDITS {
+            let Some(ours) = median(format!("ours/{plugin}/{edit}")) else { continue };
+            for tool in &TOOLS[1..] {
+                let Some(peer) = median(format!("{tool}/{plugin}/{edit}")) else { continue };
+                println!(
+                    "  {plugin}/{edit}: {tool} takes {:.2} of ours; ours takes {:.2} of it",
+                    peer / ours,
+                    ours / peer
+                );
+            }
+        }
+        if let (Some(ours), Some(raw)) = (median(format!("load/ours/{plugin}")), median(format!("load/raw/{plugin}"))) {
+            println!("  load/{plugin}: ours takes {:.2} of raw", ours / raw);
+        }
+    }
+}
+
+/// A tool's copy of a plugin.
+struct Source {
+    folder: PathBuf,
+    target: PathBuf,
+    logic: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn new(tool: &str, plugin: &str) -> Self {
+        let project = match tool {
+            "rustc" | "cargo-dlopen" => "plain",
+            other => other,
+        };
+        let base = target().join("bench-reload");
+        let base = std::path::absolute(&base).expect("a path");
+        let folder = base.join(format!("{tool}-{plugin}"));
+        let peers = root().join("benches/peers");
+        let text = std::fs::read_to_string(peers.join("plugins").join(plugin).join("logic.rs")).expect("the plugin");
+        let more = peers.join("plugins").join(plugin).join("dependencies.toml");
+        let mut more = std::fs::read_to_string(more).expect("its dependencies");
+        if project == "ours" {
+            more = more.lines().filter(|line| !line.starts_with("serde =")).map(|line| format!("{line}\n")).collect();
+        }
+        let controllerbus = root().join("controllerbus").display().to_string();
+        copy(&peers.join(project), &folder, &|text| {
+            text.replace("@DEPENDENCIES@\n", &more).replace("@CONTROLLERBUS@", &controllerbus)
+        });
+        let sources = match project {
+            "hot-lib-reloader" => folder.join("lib/src"),
+            "relib" => folder.join("module/src"),
+            _ => folder.join("src"),
+        };
+        if folder.join("lib.rs").is_file() {
+            std::fs::create_dir_all(&sources).expect("a folder");
+            std::fs::rename(folder.join("lib.rs"), sources.join("lib.rs")).expect("the crate's root");
+        }
+        if project == "ours" {
+            // The workspace's versions, so that dependencies are compiled once for all benches.
+            std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("the lock file");
+        }
+        let logic = sources.join("logic.rs");
+        std::fs::write(&logic, &text).expect("the plugin");
+        Self { folder, target: base.join(format!("target-{project}")), logic, text }
+    }
+
+    fn edited(&self, edit: &str, number: usize) -> String {
+        let text = self.text.replace("NUMBER: u64 = 0", &format!("NUMBER: u64 = {number}"));
+        assert_ne!(text, self.text);
+        if edit == "constant" {
+            return text;
+        }
+        assert!(text.contains("// the middle\n"));
+        let lines: String = (0..=number % 40).map(|line| format!("// line {line}\n")).collect();
+        text.replace("// the middle\n", &format!("// the middle\n{lines}"))
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("cargo");
+        command.args(arguments).current_dir(&self.folder).env("CARGO_TARGET_DIR", &self.target);
+        for name in ["CARGO", "CARGO_MANIFEST_DIR", "RUSTC_WORKSPACE_WRAPPER"] {
+            command.env_remove(name);
+        }
+        command
+    }
+}
+
+fn copy(from: &Path, to: &Path, change: &dyn Fn(String) -> String) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("the peer's project") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to, change);
+        } else {
+            let text = std::fs::read_to_string(entry.path()).expect("a file");
+            std::fs::write(to, change(text)).expect("its copy");
+        }
+    }
+}
+
+fn run(mut command: Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("running a command");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+/// Something that runs and sees new values of the plugin.
+trait Host {
+    /// Does what the tool's workflow asks for after a save, and waits until the host has seen this value.
+    fn wait_for(&mut self, number: u64);
+
+    /// From a built file to the first answer, if the tool is one of those compared in that.
+    fn loads(&mut self, _plugin: &str, _rounds: usize) -> Option<Measured> {
+        None
+    }
+}
+
+fn host(tool: &str, source: &Source) -> Box<dyn Host> {
+    match tool {
+        "ours" => Box::new(Ours::new(source)),
+        "rustc" => {
+            let said = run(source.cargo(&["build", "-v"]));
+            let running = |said: &str| {
+                let line =
+                    said.lines().find(|line| line.contains("Running") && line.contains("--crate-name plugin "))?;
+                Some(line.trim().trim_start_matches("Running `").trim_end_matches('`').to_owned())
+            };
+            let call = running(&said).or_else(|| {
+                std::fs::write(&source.logic, source.edited("constant", 1_000_000)).expect("an edit");
+                running(&run(source.cargo(&["build", "-v"])))
+            });
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!("exec {}", call.expect("cargo ran rustc"))).current_dir(&source.folder);
+            Box::new(ByHand::new(source, command))
+        }
+        "cargo-dlopen" => {
+            run(source.cargo(&["build"]));
+            Box::new(ByHand::new(source, source.cargo(&["build", "-q"])))
+        }
+        "hot-lib-reloader" => {
+            run(source.cargo(&["build"]));
+            let host = Command::new(source.target.join("debug/bin"));
+            // Its workflow is `cargo watch -w lib -x 'build -p lib'`; here the build starts at once.
+            Box::new(Printing::new(host, source, source.cargo(&["build", "-q", "-p", "lib"])))
+        }
+        "relib" => {
+            let build = ["build", "-q", "-p", "module", "--features", "unloading"];
+            run(source.cargo(&build));
+            run(source.cargo(&["build", "-q", "-p", "host"]));
+            let mut host = Command::new(source.target.join("debug/host"));
+            host.arg(source.target.join("debug").join(format!("libmodule{}", std::env::consts::DLL_SUFFIX)));
+            Box::new(Printing::new(host, source, source.cargo(&build)))
+        }
+        other => panic!("no tool {other}"),
+    }
+}
+
+/// This process, with hot-runtime in it.
+struct Ours {
+    tokio: tokio::runtime::Runtime,
+    bus: Bus,
+    runtime: Option<HotRuntime>,
+    values: mpsc::Receiver<u64>,
+    artifact: PathBuf,
+}
+
+impl Ours {
+    fn new(source: &Source) -> Self {
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+        let work = source.folder.join("work");
+        let bus = Bus::new();
+        let told = std::env::var_os("RELOAD_TELL").is_some();
+        let runtime = tokio.block_on(async {
+            bus.apply(ConfigSet::from_yaml("bench:\n  id: bench\n").expect("a set")).await.expect("applying");
+            HotRuntime::builder(&bus)
+                .watch(&source.folder)
+                .work_dir(&work)
+                .target_dir(&source.target)
+                .on_event(move |event| match event {
+                    RuntimeEvent::BuildFailed { rendered, .. } => panic!("{rendered}"),
+                    RuntimeEvent::Built { .. } | RuntimeEvent::Swapped { .. } if told => println!("{event:?}"),
+                    _ => {}
+                })
+                .start()
+                .await
+                .expect("the runtime")
+        });
+        let (sender, values) = mpsc::channel();
+        let asking = bus.clone();
+        tokio.spawn(async move {
+            let mut standing = asking.request(Ask).expect("a request");
+            while let Some(event) = standing.next().await {
+                if let Event::Added(_, answer) = event
+                    && sender.send(answer.0).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        let artifact = work.join("artifacts").join(format!("plugin.cbus{}", std::env::consts::DLL_SUFFIX));
+        Self { tokio, bus, runtime: Some(runtime), values, artifact }
+    }
+}
+
+impl Host for Ours {
+    fn wait_for(&mut self, number: u64) {
+        while self.values.recv_timeout(Duration::from_secs(120)).expect("the value") != number {}
+    }
+
+    fn loads(&mut self, plugin: &str, rounds: usize) -> Option<Measured> {
+        // A host of its own, in which nothing is loaded before.
+        let first = self.runtime.take()?;
+        self.tokio.block_on(first.shutdown());
+        let artifact = self.artifact.clone();
+        let work = artifact.parent().and_then(Path::parent).expect("the work folder").join("loads");
+        let times = self.tokio.block_on(async {
+            let runtime = HotRuntime::builder(&self.bus).work_dir(work).start().await.expect("the runtime");
+            let mut times = Vec::new();
+            for _ in 0..rounds + WARM_UP {
+                let begun = Instant::now();
+                let loaded = runtime.load_file(&artifact).await.expect("loading");
+                times.push(begun.elapsed().as_secs_f64() * 1000.0);
+                runtime.unload(&loaded.plugin).await.expect("unloading");
+            }
+            runtime.shutdown().await;
+            times.split_off(WARM_UP)
+        });
+        let result = Measured::new(&format!("load/ours/{plugin}"), "ms", times);
+        result.print();
+        Some(result)
+    }
+}
+
+/// This process, opening each build by hand.
+struct ByHand {
+    build: Command,
+    library: PathBuf,
+    folder: PathBuf,
+    opened: usize,
+}
+
+impl ByHand {
+    fn new(source: &Source, build: Command) -> Self {
+        let name = format!("libplugin{}", std::env::consts::DLL_SUFFIX);
+        let folder = source.folder.join("opened");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        Self { build, library: source.target.join("debug/deps").join(name), folder, opened: 0 }
+    }
+
+    /// A name that the loader does not know yet.
+    fn fresh(&mut self) -> PathBuf {
+        self.opened += 1;
+        self.folder.join(format!("{}{}", self.opened, std::env::consts::DLL_SUFFIX))
+    }
+}
+
+fn call(path: &Path) -> u64 {
+    // SAFETY: the library is this bench's own and exports this function.
+    unsafe {
+        let library = libloading::Library::new(path).expect("opening the library");
+        let value = library.get::<extern "C" fn() -> u64>(b"plugin_value").expect("the function")();
+        // It stays: what runs code may have left destructors behind.
+        std::mem::forget(library);
+        value
+    }
+}
+
+impl Host for ByHand {
+    fn wait_for(&mut self, number: u64) {
+        let output = self.build.stdin(Stdio::null()).output().expect("the build");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let path = self.fresh();
+        std::fs::hard_link(&self.library, &path).expect("a name of its own");
+        assert_eq!(call(&path), number);
+    }
+
+    fn loads(&mut self, plugin: &str, rounds: usize) -> Option<Measured> {
+        // Once is enough; the other of the two has the same library.
+        if self.build.get_program() != "sh" {
+            return None;
+        }
+        let mut times = Vec::new();
+        for _ in 0..rounds + WARM_UP {
+            let path = self.fresh();
+            std::fs::copy(&self.library, &path).expect("a copy");
+            let begun = Instant::now();
+            call(&path);
+            times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+        let result = Measured::new(&format!("load/raw/{plugin}"), "ms", times.split_off(WARM_UP));
+        result.print();
+        Some(result)
+    }
+}
+
+/// A host of the tool's own, which prints each new value.
+struct Printing {
+    host: Child,
+    values: mpsc::Receiver<u64>,
+    build: Command,
+}
+
+impl Printing {
+    fn new(mut host: Command, source: &Source, build: Command) -> Self {
+        let mut host = host.current_dir(&source.folder).env("CARGO_MANIFEST_DIR", &source.folder);
+        host = host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut host = host.spawn().expect("the host");
+        let lines = BufReader::new(host.stdout.take().expect("its output")).lines();
+        let (sender, values) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(std::result::Result::ok) {
+                if let Some(value) = line.strip_prefix("value ").and_then(|text| text.parse().ok())
+                    && sender.send(value).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Self { host, values, build }
+    }
+}
+
+impl Host for Printing {
+    fn wait_for(&mut self, number: u64) {
+        let output = self.build.stdin(Stdio::null()).output().expect("the build");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        while self.values.recv_timeout(Duration::from_secs(30)).expect("the value") != number {}
+    }
+}
+
+impl Drop for Printing {
+    fn drop(&mut self) {
+        let _ = self.host.kill();
+        let _ = self.host.wait();
+    }
+}

@@ -1,0 +1,205 @@
+//! How cargo calls rustc: recorded by a small wrapper that is compiled on first use, and read back.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::error::{Error, Result};
+
+const SHIM: &str = include_str!("shim/main.rs");
+
+/// The recording wrapper of a target folder, and where it records.
+#[derive(Clone, Debug)]
+pub(crate) struct Capture {
+    /// The wrapper.
+    pub(crate) shim: PathBuf,
+    /// The records.
+    pub(crate) folder: PathBuf,
+}
+
+impl Capture {
+    /// The wrapper for a target folder, compiled if it is not there yet; `None` where it cannot be compiled: then
+    /// cargo makes every build, and says itself what is wrong with the compiler. Blocks.
+    pub(crate) fn prepare(target_dir: &Path) -> Option<Self> {
+        let folder = target_dir.join("cbus");
+        std::fs::create_dir_all(folder.join("calls")).ok()?;
+        let name = format!("rustc-shim-{}", &blake3::hash(SHIM.as_bytes()).to_hex()[..12]);
+        let shim = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+        if !shim.is_file() {
+            let source = tempfile::Builder::new().suffix(".rs").tempfile_in(&folder).ok()?;
+            std::fs::write(source.path(), SHIM).ok()?;
+            let made = source.path().with_extension("made");
+            let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+            let mut command = std::process::Command::new(rustc);
+            command.args(["--edition=2021", "--crate-name=shim", "-Copt-level=1", "-Cpanic=abort", "-o"]);
+            let output = command.arg(&made).arg(source.path()).stdin(Stdio::null()).output().ok()?;
+            if !output.status.success() {
+                tracing::debug!(said = %String::from_utf8_lossy(&output.stderr), "the recording wrapper does not compile");
+                return None;
+            }
+            std::fs::rename(made, &shim).ok()?;
+        }
+        Some(Self { shim, folder: folder.join("calls") })
+    }
+
+    /// The last recorded call for a crate, by the stem of its outputs (`name-hash`), unless the crate was compiled
+    /// since without being recorded.
+    pub(crate) fn call(&self, stem: &str, compiled: Option<std::time::SystemTime>) -> Option<Call> {
+        let path = self.folder.join(format!("{stem}.call"));
+        let recorded = std::fs::metadata(&path).and_then(|found| found.modified()).ok()?;
+        if compiled.is_some_and(|compiled| compiled > recorded) {
+            return None;
+        }
+        Call::parse(&std::fs::read(&path).ok()?)
+    }
+}
+
+/// One recorded call of rustc.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) folder: PathBuf,
+    pub(crate) rustc: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+}
+
+impl Call {
+    #[cfg(unix)]
+    fn parse(text: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStringExt;
+        let mut parts = text.split(|byte| *byte == 0).map(|part| OsString::from_vec(part.to_vec()));
+        let (folder, rustc) = (parts.next()?.into(), parts.next()?.into());
+        let count: usize = parts.next()?.to_str()?.parse().ok()?;
+        let arguments: Vec<_> = parts.by_ref().take(count).collect();
+        let pair = |part: OsString| {
+            let part = part.into_vec();
+            let at = part.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
+            Some((OsString::from_vec(part[..at].to_vec()), OsString::from_vec(part[at + 1..].to_vec())))
+        };
+        (arguments.len() == count).then(|| Self {
+            folder,
+            rustc,
+            arguments,
+            environment: parts.filter_map(pair).collect(),
+        })
+    }
+
+    /// Elsewhere cargo makes every build.
+    #[cfg(not(unix))]
+    fn parse(_: &[u8]) -> Option<Self> {
+        None
+    }
+
+    /// The crates that it names, with their files.
+    pub(crate) fn externs(&self) -> impl Iterator<Item = &Path> {
+        let named = self.arguments.windows(2).filter(|pair| pair[0] == "--extern");
+        named.filter_map(|pair| pair[1].to_str()?.split_once('=').map(|(_, path)| Path::new(path)))
+    }
+
+    /// The environment that cargo would give it now: what cargo sets as recorded, everything else as it is.
+    pub(crate) fn environment_now(&self) -> Vec<(OsString, OsString)> {
+        let mut environment = self.environment.clone();
+        for (name, value) in std::env::vars_os() {
+            if set_by_cargo(&name.to_string_lossy()) {
+                continue;
+            }
+            match environment.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => environment.push((name, value)),
+            }
+        }
+        // The recorded cargo's job server has gone.
+        environment.retain(|(name, _)| {
+            !matches!(name.to_str(), Some("MAKEFLAGS" | "CARGO_MAKEFLAGS" | "MFLAGS" | "CBUS_CAPTURE" | "CBUS_WRAPPER"))
+        });
+        environment
+    }
+}
+
+/// Whether cargo, or the toolchain's front end, sets this variable for rustc itself.
+fn set_by_cargo(name: &str) -> bool {
+    name.starts_with("CARGO")
+        || name.starts_with("RUST")
+        || matches!(
+            name,
+            "OUT_DIR" | "PATH" | "LD_LIBRARY_PATH" | "DYLD_FALLBACK_LIBRARY_PATH" | "MAKEFLAGS" | "MFLAGS"
+        )
+}
+
+/// What rustc wrote down about a crate's inputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DepInfo {
+    /// The files that it read.
+    pub(crate) files: Vec<PathBuf>,
+    /// The variables that the source asked for, with what it got.
+    pub(crate) environment: Vec<(String, Option<String>)>,
+}
+
+impl DepInfo {
+    /// Reads a `.d` file; relative paths are relative to `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read.
+    pub(crate) fn read(path: &Path, folder: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading what a crate was built from", path))?;
+        Ok(Self::parse(&text, folder))
+    }
+
+    fn parse(text: &str, folder: &Path) -> Self {
+        let mut found = Self::default();
+        for line in text.lines() {
+            if let Some(variable) = line.strip_prefix("# env-dep:") {
+                let unescaped = |text: &str| text.replace("\\n", "\n").replace("\\r", "\r").replace("\\\\", "\\");
+                let (name, value) = match variable.split_once('=') {
+                    Some((name, value)) => (name, Some(unescaped(value))),
+                    None => (variable, None),
+                };
+                found.environment.push((unescaped(name), value));
+            } else if found.files.is_empty()
+                && let Some((_, files)) = line.split_once(": ")
+            {
+                // Blanks in a name are escaped with a backslash.
+                let files = files.replace("\\ ", "\u{0}");
+                let files = files.split_whitespace().map(|file| folder.join(file.replace('\u{0}', " ")));
+                found.files = files.map(without_dots).collect();
+            }
+        }
+        found
+    }
+}
+
+/// `crate/src/../../file` as the path that it means, so that it is not taken for one in `crate`.
+fn without_dots(path: PathBuf) -> PathBuf {
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        path.canonicalize().unwrap_or(path)
+    } else {
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dep_info_names_files_with_blanks_and_variables_that_are_not_set() {
+        let text = "/out/a.d: src/lib.rs src/with\\ blank.txt /abs/x.rs\n\n/out/liba.rmeta: src/lib.rs\n\nsrc/lib.rs:\n\n\
+                    # env-dep:UNSET\n# env-dep:NAME=a=b\n";
+        let found = DepInfo::parse(text, Path::new("/crate"));
+        let files = ["/crate/src/lib.rs", "/crate/src/with blank.txt", "/abs/x.rs"].map(PathBuf::from);
+        assert_eq!(found.files, files);
+        assert_eq!(found.environment, [("UNSET".to_owned(), None), ("NAME".to_owned(), Some("a=b".to_owned()))]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_recorded_call_is_read_back() {
+        let text = b"/crate\0/bin/rustc\x002\0--crate-name\0a\0NAME=x=y\0EMPTY=\0";
+        let call = Call::parse(text).expect("a call");
+        assert_eq!(call.folder, Path::new("/crate"));
+        assert_eq!(call.arguments, ["--crate-name", "a"]);
+        let pairs = [("NAME", "x=y"), ("EMPTY", "")].map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(call.environment, pairs);
+        assert!(Call::parse(b"/crate\0/bin/rustc\x003\0a\0").is_none());
+    }
+}
