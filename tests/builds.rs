@@ -266,6 +266,12 @@ async fn every_kind_of_edit_gives_what_cargo_gives() {
         let right = by.as_ref().is_none_or(|by| expected.is_none_or(|expected| by.0 == expected));
         assert!(right, "{what} was built by {by:?}");
     }
+    // What changes no code gives the artifact that there is already.
+    let before = direct.builder.build(&|_| {}, &CancellationToken::new()).await.expect("a build");
+    let text = std::fs::read_to_string(crates.path(LIB)).expect("the source");
+    crates.write(LIB, &(text + "\n// a comment\n"));
+    let after = direct.builder.build(&|_| {}, &CancellationToken::new()).await.expect("a build");
+    assert_eq!((&after.build_hash, &after.hash), (&before.build_hash, &before.hash), "{:?}", after.why_cargo);
     direct.runtime.shutdown().await;
     cargo.runtime.shutdown().await;
 }

@@ -253,10 +253,10 @@ fn told(plugin: &str, event: BuildEvent) -> RuntimeEvent {
 }
 
 /// A save is several file events in a row: how long no further one must come.
-const QUIET: Duration = Duration::from_millis(3);
+const QUIET: Duration = Duration::from_millis(1);
 
 /// How long to wait for quiet at most.
-const SETTLED: Duration = Duration::from_millis(20);
+const SETTLED: Duration = Duration::from_millis(10);
 
 /// Reads on until a save's events are all there, so that its build is not started for half of it.
 async fn settle(changes: &mut mpsc::UnboundedReceiver<Change>) {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::capture::{Call, Capture, DepInfo};
 use crate::build::cargo::{self, CargoBuilt, Kind, Made, Script, failed, stop_of};
 use crate::build::inputs::Stamp;
-use crate::build::link::{Linker, Surface};
+use crate::build::link::{Linker, Shape};
 use crate::build::message::CompilerMessage;
 use crate::build::prelink::Prelinked;
 use crate::build::process::{self, Ended, Lines};
@@ -66,12 +66,17 @@ struct Unit {
     /// What cargo linked of it, and what is linked now.
     archive: PathBuf,
     current: PathBuf,
-    surface: Surface,
+    /// It was compiled since the plugin was linked.
+    fresh: bool,
+    /// What was linked of it by cargo, and what is linked now.
+    first: Option<Shape>,
+    linked: Option<blake3::Hash>,
 }
 
 /// What a direct build made.
 pub(crate) struct DirectBuilt {
-    pub(crate) library: PathBuf,
+    /// The library; `None` if it would be what was linked before, in all but what debuggers read.
+    pub(crate) library: Option<PathBuf>,
     pub(crate) messages: Vec<CompilerMessage>,
 }
 
@@ -218,9 +223,9 @@ impl Session {
         (!marked).then(|| format!("{} belongs to no crate that is known", path.display()))
     }
 
-    /// Whether a crate has to be compiled.
+    /// Whether a crate has to be compiled, or was and is not linked yet.
     pub(crate) fn is_stale(&self) -> bool {
-        self.units.iter().any(|unit| unit.stale)
+        self.units.iter().any(|unit| unit.stale || unit.fresh)
     }
 
     /// The packages that cargo must not take for up to date, by the folders in which it keeps what it knows of them.
@@ -254,32 +259,47 @@ impl Session {
         for at in self.order() {
             self.compile(at, spec, options, progress, cancel, &mut messages).await?;
         }
+        let mut shapes = Vec::new();
+        let mut differs = self.units.iter().all(|unit| !unit.fresh);
+        for (at, unit) in self.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
+            let shape = Shape::of(&unit.current);
+            if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
+                return Ok(Err(format!("what the linker has to be told of {} has changed", unit.stem)));
+            }
+            let code = shape.map(|shape| shape.code);
+            differs |= code.is_none() || code != unit.linked;
+            shapes.push((at, code));
+        }
+        if !differs {
+            self.units.iter_mut().for_each(|unit| unit.fresh = false);
+            return Ok(Ok(DirectBuilt { library: None, messages }));
+        }
         progress.phase(BuildPhase::Linking);
         let moved = self.units.iter().filter(|unit| unit.current != unit.archive);
         let exchanged: BTreeMap<_, _> = moved.map(|unit| (unit.archive.clone(), unit.current.clone())).collect();
-        for unit in self.units.iter().filter(|unit| unit.current != unit.archive) {
-            if Surface::of(&unit.current).as_ref() != Some(&unit.surface) {
-                return Ok(Err(format!("what the linker has to be told of {} has changed", unit.stem)));
-            }
-        }
         if let Some(prelinking) = self.prelinking.take() {
             self.prelinked = prelinking.await.ok().flatten();
         }
         let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
+        let mut linked = None;
         if let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() {
-            match self.link(hash, &exchanged, Some(prelinked), spec, options, cancel).await? {
-                Ok(library) => return Ok(Ok(DirectBuilt { library, messages })),
-                Err(said) => {
-                    // The edit needs more of the dependencies than the object has.
-                    tracing::debug!(said, "everything is linked in full");
-                    let linked = self.link(hash, &exchanged, None, spec, options, cancel).await?;
-                    self.prelink();
-                    return Ok(linked.map(|library| DirectBuilt { library, messages }));
-                }
+            linked = self.link(hash, &exchanged, Some(prelinked), spec, options, cancel).await?.ok();
+            if linked.is_none() {
+                // The edit needs more of the dependencies than the object has.
+                self.prelink();
             }
         }
-        let linked = self.link(hash, &exchanged, None, spec, options, cancel).await?;
-        Ok(linked.map(|library| DirectBuilt { library, messages }))
+        let library = match linked {
+            Some(library) => library,
+            None => match self.link(hash, &exchanged, None, spec, options, cancel).await? {
+                Ok(library) => library,
+                Err(said) => return Ok(Err(said)),
+            },
+        };
+        for (at, code) in shapes {
+            (self.units[at].fresh, self.units[at].linked) = (false, code);
+        }
+        Ok(Ok(DirectBuilt { library: Some(library), messages }))
     }
 
     /// Links, or says why that failed.
@@ -355,7 +375,7 @@ impl Session {
         let unit = &mut self.units[at];
         unit.inputs = DepInfo::read(&folder.join(format!("{}.d", unit.stem)), &call.folder)?;
         unit.current = folder.join(unit.archive.file_name().unwrap_or_default());
-        unit.stale = false;
+        (unit.stale, unit.fresh) = (false, true);
         progress.compiled(unit.stem.rsplit_once('-').map_or(&unit.stem, |(name, _)| name));
         Ok(())
     }
@@ -424,11 +444,25 @@ impl Unit {
                 .unwrap_or_default(),
         };
         let call = call.filter(|_| !inputs.files.is_empty());
-        let surface = if kind == Kind::Library { Surface::of(&file)? } else { Surface::default() };
+        let first = if kind == Kind::Library { Some(Shape::of(&file)?) } else { None };
+        let linked = first.as_ref().map(|shape| shape.code);
         // As rustc names it to the linker.
         let archive = file.canonicalize().ok()?;
         let (current, package) = (archive.clone(), made.package.clone());
-        Some(Self { package, kind, stem, call, inputs, needs: Vec::new(), stale: false, archive, current, surface })
+        Some(Self {
+            package,
+            kind,
+            stem,
+            call,
+            inputs,
+            needs: Vec::new(),
+            stale: false,
+            archive,
+            current,
+            fresh: false,
+            first,
+            linked,
+        })
     }
 
     fn hash(&self) -> Option<&str> {

@@ -214,18 +214,34 @@ impl Linker {
     }
 }
 
-/// What a linker may be told of an archive by name, and what it must not drop though nobody refers to it: rustc works
-/// this out when it links. As long as it is the same, so is what rustc would tell the linker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Surface(BTreeSet<(String, String)>);
+/// What of an archive matters to a plugin that links it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// What a linker may be told of by name, and what it must not drop though nobody refers to it, with the sections.
+    /// Rustc works out what to tell the linker when it links; as long as this is the same, so is that.
+    pub(crate) surface: BTreeSet<(String, String)>,
+    /// Of everything but what debuggers read.
+    pub(crate) code: blake3::Hash,
+}
 
-impl Surface {
+impl Shape {
     /// Of an archive or object. `None` if it cannot be read.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let bytes = std::fs::read(path).ok()?;
-        let mut found = BTreeSet::new();
+        let mut surface = BTreeSet::new();
+        let mut code = blake3::Hasher::new();
         for member in members(&bytes)? {
-            let Ok(file) = object::File::parse(member) else { continue };
+            let Ok(file) = object::File::parse(member) else {
+                code.update(member);
+                continue;
+            };
+            for section in file.sections() {
+                let name = section.name().unwrap_or_default();
+                if !name.contains(".debug") {
+                    code.update(name.as_bytes()).update(&section.size().to_le_bytes());
+                    code.update(section.data().unwrap_or_default());
+                }
+            }
             for symbol in file.symbols().filter(|symbol| symbol.is_definition()) {
                 let Ok(name) = symbol.name() else { continue };
                 let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
@@ -234,11 +250,11 @@ impl Surface {
                 let ordinary = [".text", ".rodata", ".data", ".bss", ".tdata", ".tbss", ".gcc_except_table"];
                 let plain = section.is_empty() || ordinary.iter().any(|start| section.starts_with(start));
                 if (symbol.is_global() && !mangled) || (!plain && !name.is_empty()) {
-                    found.insert((name.to_owned(), if plain { String::new() } else { section.to_owned() }));
+                    surface.insert((name.to_owned(), if plain { String::new() } else { section.to_owned() }));
                 }
             }
         }
-        Some(Self(found))
+        Some(Self { surface, code: code.finalize() })
     }
 }
 

@@ -123,7 +123,8 @@ impl BuildOptions {
 pub struct BuildReport {
     /// The artifact.
     pub artifact: PathBuf,
-    /// The hash of what it was built from, as 16 hex digits.
+    /// The hash of what it was built from, as 16 hex digits. After an edit that changes no code (a comment, a touch)
+    /// it is that of the build before, whose artifact is as good.
     pub build_hash: String,
     /// The BLAKE3 hash of the library in it, as hex.
     pub hash: String,
@@ -224,7 +225,7 @@ impl PluginBuilder {
             }
         };
         let report = match made {
-            Made::Before(report) => BuildReport { messages: Vec::new(), why_cargo, ..report },
+            Made::Before(report, messages) => BuildReport { messages, why_cargo, ..report },
             Made::Library { library, build_hash, by, messages } => {
                 progress.phase(BuildPhase::Sealing);
                 let artifact = self.options.output_of(&self.spec, &build_hash);
@@ -258,20 +259,20 @@ impl PluginBuilder {
         }
         let snapshot = self.snapshot.insert(snapshot);
         let build_hash = Overlay::build_hash(workspace, &self.spec, snapshot)?;
-        if let Some(last) = &self.last
-            && last.build_hash == build_hash
-            && !session.is_stale()
-            && last.artifact.is_file()
-        {
-            return Ok(Ok(Made::Before(last.clone())));
+        let before = self.last.as_ref().filter(|last| last.artifact.is_file());
+        if let Some(before) = before.filter(|_| !session.is_stale()) {
+            return Ok(Ok(Made::Before(before.clone(), Vec::new())));
         }
-        let built = session.build(&build_hash, &self.spec, &self.options, progress, cancel).await?;
-        Ok(built.map(|built| Made::Library {
-            library: built.library,
-            build_hash,
-            by: BuiltBy::Rustc,
-            messages: built.messages,
-        }))
+        let built = match session.build(&build_hash, &self.spec, &self.options, progress, cancel).await? {
+            Ok(built) => built,
+            Err(why) => return Ok(Err(why)),
+        };
+        let by = BuiltBy::Rustc;
+        Ok(match (built.library, before) {
+            (Some(library), _) => Ok(Made::Library { library, build_hash, by, messages: built.messages }),
+            (None, Some(before)) => Ok(Made::Before(BuildReport { by, ..before.clone() }, built.messages)),
+            (None, None) => Err("the artifact of the build before has gone".to_owned()),
+        })
     }
 
     async fn build_by_cargo(
@@ -318,8 +319,8 @@ impl PluginBuilder {
 
 /// What a build comes to before it is sealed.
 enum Made {
-    /// What the build before made.
-    Before(BuildReport),
+    /// What the build before made, for its code is the same; and what the compiler said this time.
+    Before(BuildReport, Vec<CompilerMessage>),
     Library {
         library: PathBuf,
         build_hash: String,
