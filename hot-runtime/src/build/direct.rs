@@ -98,7 +98,7 @@ impl Session {
         };
         let mut units = Vec::new();
         for made in &built.made {
-            if !local.iter().any(|folder| *folder == made.package) || made.package == overlay {
+            if !local.contains(&made.package) || made.package == overlay {
                 continue;
             }
             units.push(Unit::learn(made, capture)?);

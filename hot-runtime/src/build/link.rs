@@ -242,7 +242,7 @@ impl Shape {
                     code.update(section.data().unwrap_or_default());
                 }
             }
-            for symbol in file.symbols().filter(|symbol| symbol.is_definition()) {
+            for symbol in file.symbols().filter(ObjectSymbol::is_definition) {
                 let Ok(name) = symbol.name() else { continue };
                 let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
                 let section = section.as_ref().and_then(|section| section.name().ok()).unwrap_or_default();

@@ -40,7 +40,7 @@ impl Prelinked {
         folder: &Path,
         version: usize,
     ) -> Option<Self> {
-        if !linker.arguments().any(|argument| argument == "-fuse-ld=lld") {
+        if !linker.arguments().any(|argument| argument.as_str() == "-fuse-ld=lld") {
             return None;
         }
         let archives: Vec<_> = linker.archives().filter(|archive| !kept.contains(*archive)).cloned().collect();
@@ -80,7 +80,7 @@ impl Prelinked {
 /// Adds the symbols that an object needs, and those that it defines for others.
 fn symbols(bytes: &[u8], needed: &mut BTreeSet<String>, defined: &mut BTreeSet<String>) -> Option<()> {
     let Ok(file) = object::File::parse(bytes) else { return Some(()) };
-    for symbol in file.symbols().filter(|symbol| symbol.is_global()) {
+    for symbol in file.symbols().filter(ObjectSymbol::is_global) {
         let name = symbol.name().ok()?;
         // Nothing else can be passed on in a list of arguments.
         if name.is_empty() || name.contains([' ', ',', '"', '\'', '\\', '\n']) {
