@@ -4,6 +4,8 @@ pub mod edits;
 #[cfg(unix)]
 pub mod process;
 
+pub mod load;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

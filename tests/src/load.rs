@@ -1,0 +1,265 @@
+//! A load on a plugin while it is swapped again and again: what is lost, what stalls, what grows.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use controllerbus::prelude::*;
+use hdrhistogram::Histogram;
+use hot_runtime::artifact::Artifact;
+use hot_runtime::{GenerationState, HotRuntime};
+
+use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, work_dir};
+
+/// What stands in the `probe` fixture's library and is overwritten, so that each generation answers its own number.
+const MARK: &[u8] = b"generation-0000000";
+
+/// How the load is put on.
+pub struct Plan {
+    /// Tasks that resolve and call without pause.
+    pub tasks: usize,
+    /// When to stop.
+    pub until: Until,
+    /// The name of a work folder of its own.
+    pub name: &'static str,
+}
+
+/// When to stop.
+#[derive(Clone, Copy)]
+pub enum Until {
+    /// After so many swaps.
+    Swaps(u64),
+    /// After so long.
+    Time(Duration),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Report {
+    /// Swaps that happened.
+    pub swaps: u64,
+    /// Requests that were answered by the generation that served when they began, or one that came meanwhile.
+    pub served: u64,
+    /// Requests that got an error.
+    pub failed: u64,
+    /// Requests that got no answer within ten seconds.
+    pub lost: u64,
+    /// Requests that were answered by a generation that did not serve meanwhile.
+    pub wrong: u64,
+    /// How long each request took, in nanoseconds.
+    pub latency: Histogram<u64>,
+    /// From a swap's begin to its commit, in nanoseconds.
+    pub swap: Histogram<u64>,
+    /// By how much resident memory grew over the second half, in bytes.
+    pub grown: u64,
+    /// The most generations that were mapped at a time, beside those that the registry showed as draining.
+    pub mapped: usize,
+    /// The fewest and the most threads of the process over the second half.
+    pub threads: (usize, usize),
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+        let latency = |quantile| ms(self.latency.value_at_quantile(quantile));
+        writeln!(
+            f,
+            "{} swaps in {:.1} s, each {:.2} ms (median), {:.2} ms (longest)",
+            self.swaps,
+            self.took.as_secs_f64(),
+            ms(self.swap.value_at_quantile(0.5)),
+            ms(self.swap.max())
+        )?;
+        writeln!(
+            f,
+            "{} requests: {} failed, {} lost, {} answered by a wrong generation",
+            self.served, self.failed, self.lost, self.wrong
+        )?;
+        writeln!(
+            f,
+            "a request: {:.3} ms (median), {:.3} ms (99 %), {:.3} ms (99.9 %), {:.3} ms (longest)",
+            latency(0.5),
+            latency(0.99),
+            latency(0.999),
+            ms(self.latency.max())
+        )?;
+        write!(
+            f,
+            "over the second half: resident memory +{} KiB, {} to {} threads; at most {} mapped that do not drain",
+            self.grown / 1024,
+            self.threads.0,
+            self.threads.1,
+            self.mapped
+        )
+    }
+}
+
+/// The artifact of the `probe` fixture, built once.
+pub async fn built(name: &str) -> (PathBuf, Scratch) {
+    let scratch = Scratch::new(&["probe"]);
+    let bus = Bus::new();
+    let work = work_dir().join(name);
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(&work)
+        .target_dir(work_dir().join("target"))
+        .start()
+        .await
+        .expect("building the probe");
+    runtime.shutdown().await;
+    (work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX)), scratch)
+}
+
+/// Writes generation after generation of one built library, each with its own number.
+struct Numbered {
+    library: Vec<u8>,
+    at: Vec<usize>,
+    folder: tempfile::TempDir,
+}
+
+impl Numbered {
+    fn new(built: &Path) -> Self {
+        let library = Artifact::read(built).expect("the built artifact").library().to_vec();
+        let at =
+            library.windows(MARK.len()).enumerate().filter(|(_, bytes)| *bytes == MARK).map(|(at, _)| at).collect();
+        Self { library, at, folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn write(&mut self, number: u64) -> PathBuf {
+        assert!(!self.at.is_empty(), "the library has no mark");
+        let digits = format!("{number:07}");
+        for at in &self.at {
+            let at = at + MARK.len() - digits.len();
+            self.library[at..at + digits.len()].copy_from_slice(digits.as_bytes());
+        }
+        let (body, out) = (self.folder.path().join("body"), self.folder.path().join("numbered.cbus.so"));
+        std::fs::write(&body, &self.library).expect("writing the library");
+        hot_runtime::artifact::seal(&body, &out).expect("sealing");
+        out
+    }
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+struct Shared {
+    /// The newest generation that is known to serve.
+    serving: AtomicU64,
+    /// The newest one that may serve.
+    coming: AtomicU64,
+    stop: AtomicBool,
+}
+
+struct Served {
+    served: u64,
+    failed: u64,
+    lost: u64,
+    wrong: u64,
+    latency: Histogram<u64>,
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds that fit")
+}
+
+async fn ask_on(bus: Bus, shared: Arc<Shared>) -> Served {
+    let mut served = Served { served: 0, failed: 0, lost: 0, wrong: 0, latency: histogram() };
+    while !shared.stop.load(Ordering::Acquire) {
+        let oldest = shared.serving.load(Ordering::Acquire);
+        let begun = Instant::now();
+        let answer = bus.resolve(Ask { what: "number".to_owned(), nonce: nonce() });
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await;
+        served.latency.saturating_record(begun.elapsed().as_nanos() as u64);
+        let newest = shared.coming.load(Ordering::Acquire);
+        match answer {
+            Err(_) => served.lost += 1,
+            Ok(Err(error)) => {
+                println!("failed: {error}");
+                served.failed += 1;
+            }
+            Ok(Ok(answer)) => match answer.0.trim_start_matches("generation-").parse::<u64>() {
+                Ok(number) if (oldest..=newest).contains(&number) => served.served += 1,
+                _ => {
+                    println!("{} answered, between {oldest} and {newest}", answer.0);
+                    served.wrong += 1;
+                }
+            },
+        }
+    }
+    served
+}
+
+/// Puts the load on, and swaps without pause meanwhile.
+pub async fn run(plan: Plan) -> Report {
+    let (artifact, _scratch) = built(plan.name).await;
+    let mut numbered = Numbered::new(&artifact);
+    let bus = Bus::new();
+    let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
+    bus.apply(config).await.expect("applying");
+    let work = work_dir().join(plan.name);
+    let runtime = HotRuntime::builder(&bus).work_dir(&work).start().await.expect("starting");
+    runtime.load_file(numbered.write(1)).await.expect("loading");
+    let shared =
+        Arc::new(Shared { serving: AtomicU64::new(1), coming: AtomicU64::new(1), stop: AtomicBool::new(false) });
+    let tasks: Vec<_> = (0..plan.tasks).map(|_| tokio::spawn(ask_on(bus.clone(), Arc::clone(&shared)))).collect();
+
+    let begun = Instant::now();
+    let is_past = |swaps: u64, share: f64| match plan.until {
+        Until::Swaps(all) => swaps as f64 >= all as f64 * share,
+        Until::Time(all) => begun.elapsed() >= all.mul_f64(share),
+    };
+    let mut swap_times = histogram();
+    let (mut swaps, mut halfway, mut mapped, mut seen) = (0, None, 0, (usize::MAX, 0));
+    while !is_past(swaps, 1.0) {
+        swaps += 1;
+        let file = numbered.write(swaps + 1);
+        shared.coming.store(swaps + 1, Ordering::Release);
+        let swap = Instant::now();
+        runtime.load_file(&file).await.expect("a swap");
+        swap_times.saturating_record(swap.elapsed().as_nanos() as u64);
+        shared.serving.store(swaps + 1, Ordering::Release);
+        let draining = |state| matches!(state, GenerationState::Draining | GenerationState::Unloaded);
+        let generations = runtime.generations();
+        mapped = mapped.max(generations.iter().filter(|found| found.mapped && !draining(found.state)).count());
+        if is_past(swaps, 0.5) {
+            halfway.get_or_insert_with(resident_bytes);
+            let now = threads();
+            seen = (seen.0.min(now), seen.1.max(now));
+        }
+        // A generation that is swapped out before the one before it has gone only measures how many can pile up.
+        while mapped_below(&work) > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let took = begun.elapsed();
+    let grown = resident_bytes().saturating_sub(halfway.unwrap_or_default()) as u64;
+    shared.stop.store(true, Ordering::Release);
+    let mut report = Report {
+        swaps,
+        served: 0,
+        failed: 0,
+        lost: 0,
+        wrong: 0,
+        latency: histogram(),
+        swap: swap_times,
+        grown,
+        mapped,
+        threads: seen,
+        took,
+    };
+    for task in tasks {
+        let served = task.await.expect("a task of the load");
+        report.served += served.served;
+        report.failed += served.failed;
+        report.lost += served.lost;
+        report.wrong += served.wrong;
+        report.latency.add(&served.latency).expect("the same bounds");
+    }
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0, "a generation stays mapped");
+    report
+}
