@@ -12,9 +12,6 @@ use hot_runtime::{GenerationState, HotRuntime};
 
 use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, work_dir};
 
-/// What stands in the `probe` fixture's library and is overwritten, so that each generation answers its own number.
-const MARK: &[u8] = b"generation-0000000";
-
 /// How the load is put on.
 pub struct Plan {
     /// Tasks that resolve and call without pause.
@@ -97,7 +94,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// The artifact of the `probe` fixture, built once.
+/// The artifact of the `probe` fixture, built with a work folder of this name.
 pub async fn built(name: &str) -> (PathBuf, Scratch) {
     let scratch = Scratch::new(&["probe"]);
     let bus = Bus::new();
@@ -116,30 +113,38 @@ pub async fn built(name: &str) -> (PathBuf, Scratch) {
 /// Writes generation after generation of one built library, each with its own number.
 struct Numbered {
     library: Vec<u8>,
-    at: Vec<usize>,
     folder: tempfile::TempDir,
 }
 
 impl Numbered {
     fn new(built: &Path) -> Self {
         let library = Artifact::read(built).expect("the built artifact").library().to_vec();
-        let at =
-            library.windows(MARK.len()).enumerate().filter(|(_, bytes)| *bytes == MARK).map(|(at, _)| at).collect();
-        Self { library, at, folder: tempfile::tempdir().expect("a folder") }
+        Self { library, folder: tempfile::tempdir().expect("a folder") }
     }
 
     fn write(&mut self, number: u64) -> PathBuf {
-        assert!(!self.at.is_empty(), "the library has no mark");
-        let digits = format!("{number:07}");
-        for at in &self.at {
-            let at = at + MARK.len() - digits.len();
-            self.library[at..at + digits.len()].copy_from_slice(digits.as_bytes());
-        }
-        let (body, out) = (self.folder.path().join("body"), self.folder.path().join("numbered.cbus.so"));
-        std::fs::write(&body, &self.library).expect("writing the library");
-        hot_runtime::artifact::seal(&body, &out).expect("sealing");
+        let out = self.folder.path().join("numbered.cbus.so");
+        overwrite(&mut self.library, b"generation-", format!("{number:07}").as_bytes());
+        seal(&self.library, &out);
         out
     }
+}
+
+/// Writes over what follows a mark in a library, wherever that is.
+pub fn overwrite(library: &mut [u8], mark: &[u8], with: &[u8]) {
+    let found: Vec<usize> = memchr::memmem::find_iter(library, mark).map(|at| at + mark.len()).collect();
+    assert!(!found.is_empty(), "the library has no such mark");
+    for at in found {
+        library[at..at + with.len()].copy_from_slice(with);
+    }
+}
+
+/// Seals a library.
+pub fn seal(library: &[u8], out: &Path) {
+    let body = out.with_extension("body");
+    std::fs::write(&body, library).expect("writing the library");
+    hot_runtime::artifact::seal(&body, out).expect("sealing");
+    std::fs::remove_file(&body).expect("removing the library");
 }
 
 fn threads() -> usize {
