@@ -2,7 +2,8 @@
 
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
-use tests::{Answer, Scratch, events, mapped_below, nonce, wait_for, work_dir};
+use tests::load::{built, replace, seal};
+use tests::{Answer, Ask, Scratch, ask, events, mapped_below, nonce, wait_for, work_dir};
 
 /// The same directive as in the `caller` fixture.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -102,4 +103,296 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
     assert!(middle.await);
     runtime.shutdown().await;
     assert_eq!(mapped_below(&work), 0);
+}
+
+/// The count as the `counter` example shows it.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "example/count", value = Count)]
+struct Watch;
+
+#[derive(Serialize, Deserialize)]
+struct Count {
+    ticks: u64,
+    generations: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counter_example_counts_on_over_a_swap_and_over_a_change_of_its_states_shape() {
+    let scratch = Scratch::new(&[]).example("counter");
+    // The version before, as far as its state goes.
+    let (now, before) = (
+        "State::encode(SCHEMA, &*self.count.borrow())",
+        "State::encode(1, &Before { count: self.count.borrow().ticks })",
+    );
+    scratch.edit("counter", now, before);
+    let bus = host("counter:\n  id: example/counter\n  config: { every_ms: 5 }\n").await;
+    let (listener, mut told) = events();
+    let work = work_dir().join("counter");
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("counter"))
+        .work_dir(&work)
+        .target_dir(work_dir().join("target"))
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    let reaches = async |ticks: u64| {
+        let mut counts = bus.request(Watch).expect("a request");
+        let reached = async {
+            loop {
+                let count = counts.value().await.expect("a count");
+                if count.ticks >= ticks {
+                    return count;
+                }
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), reached).await.expect("it counts on")
+    };
+    wait_for(&mut told, swapped).await;
+    let first = reaches(20).await;
+    assert_eq!(first.generations, 1);
+
+    scratch.edit("counter", before, now);
+    wait_for(&mut told, swapped).await;
+    let second = reaches(0).await;
+    assert!(second.ticks >= first.ticks, "{} after {}", second.ticks, first.ticks);
+    assert_eq!(second.generations, 2);
+
+    // A version that does not know this shape is rolled back.
+    scratch.edit("counter", "SCHEMA: u32 = 2", "SCHEMA: u32 = 3");
+    let reason = wait_for(&mut told, |event| match event {
+        RuntimeEvent::RolledBack { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    let reason = reason.await;
+    assert!(reason.contains("a count of schema 2 is not known here"), "{reason}");
+    let third = reaches(second.ticks + 1).await;
+    assert_eq!(third.generations, 2);
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+/// Variants of the probe that behave otherwise, all of one build.
+struct Variants {
+    artifact: std::path::PathBuf,
+    library: Vec<u8>,
+    folder: tempfile::TempDir,
+}
+
+impl Variants {
+    async fn new() -> Self {
+        static BUILT: tokio::sync::OnceCell<std::path::PathBuf> = tokio::sync::OnceCell::const_new();
+        let artifact = BUILT.get_or_init(async || built("failing").await.0).await.clone();
+        let library = hot_runtime::artifact::Artifact::read(&artifact).expect("the artifact").library().to_vec();
+        Self { artifact, library, folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn file(&self, behaviour: &str) -> std::path::PathBuf {
+        let mut library = self.library.clone();
+        let named = format!("behaviour:{behaviour:.<16}");
+        replace(&mut library, b"behaviour:good............", named.as_bytes());
+        let path = self.folder.path().join(format!("{behaviour}.cbus.so"));
+        seal(&library, &path);
+        path
+    }
+}
+
+/// Swaps to generations that fail: each is rolled back with a reason, and nothing of it is seen or stays.
+async fn are_rolled_back(name: &str, grace: std::time::Duration, cases: &[(&str, &str)]) {
+    let variants = Variants::new().await;
+    let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
+    let work = work_dir().join(name);
+    let runtime = HotRuntime::builder(&bus).work_dir(&work).grace(grace).start().await.expect("starting");
+    runtime.load_file(&variants.artifact).await.expect("loading");
+    let mut standing = bus.request(Ask { what: "sentence".to_owned(), nonce: nonce() }).expect("a request");
+    standing.value().await.expect("a value");
+    for (behaviour, expected) in cases {
+        let error = runtime.load_file(variants.file(behaviour)).await.expect_err(behaviour).to_string();
+        assert!(error.contains(expected), "{behaviour}: {error}");
+        assert_eq!(ask(&bus, "sentence").await.expect("the old one serves on"), "first");
+        let failed = runtime.generations().into_iter().next_back().expect("it is in the registry");
+        assert_eq!(failed.state, GenerationState::Failed);
+        assert!(failed.reason.expect("a reason").contains(expected));
+    }
+    assert_eq!(standing.standing().count(), 1);
+    let gone = async {
+        while mapped_below(&work) > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), gone).await.expect("what failed is unmapped");
+    drop(standing);
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_fails_is_rolled_back_with_a_reason_and_unmapped() {
+    let cases = [
+        ("construct-error", "construct was told to fail"),
+        ("construct-panic", "construct was told to panic"),
+        ("execute-error", "execute was told to fail"),
+        ("execute-panic", "execute was told to panic"),
+        ("restore-error", "restore does not know schema 1"),
+        ("restore-panic", "restore was told to panic"),
+        ("resolve-error", "resolve was told to fail"),
+        ("resolve-panic", "resolve was told to panic"),
+    ];
+    are_rolled_back("failing-fails", std::time::Duration::from_secs(60), &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_is_not_ready_in_time_is_rolled_back_and_unmapped() {
+    let cases = [("construct-never", "not ready within"), ("never-ready", "not ready within")];
+    are_rolled_back("failing-late", std::time::Duration::from_millis(300), &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_blocks_a_thread_stays_until_it_ends_and_the_next_one_serves() {
+    let variants = Variants::new().await;
+    let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
+    let (listener, mut told) = events();
+    let work = work_dir().join("failing-blocks");
+    let runtime = HotRuntime::builder(&bus)
+        .work_dir(&work)
+        .drain(std::time::Duration::from_millis(200))
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    let blocked_one = runtime.load_file(&variants.artifact).await.expect("loading").to;
+    ask(&bus, "sentence").await.expect("it serves");
+    let file = variants.folder.path().join("go-on");
+    let blocked = tokio::spawn({
+        let (bus, what) = (bus.clone(), format!("block-until {}", file.display()));
+        async move { bus.resolve(Ask { what, nonce: nonce() }).await.map(drop) }
+    });
+    let begun = async {
+        while !bus.directives().iter().any(|found| found.id == "probe/ask" && !found.idle) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), begun).await.expect("the call has begun");
+    let next = runtime.load_file(variants.file("good")).await.expect("the next one takes over").to;
+    let stuck = wait_for(&mut told, |event| match event {
+        RuntimeEvent::Stuck { generation, .. } => Some(*generation),
+        _ => None,
+    });
+    assert_eq!(stuck.await, blocked_one);
+    let state = |wanted| {
+        let mut all = runtime.generations().into_iter();
+        all.find(|found| found.generation == wanted).expect("it is in the registry")
+    };
+    let old = state(blocked_one);
+    assert_eq!((old.state, old.mapped), (GenerationState::Stuck, true));
+    assert!(old.reason.as_ref().is_some_and(|reason| reason.contains("do not end")), "{old:?}");
+    assert_eq!(state(next).state, GenerationState::Serving);
+    assert_eq!(ask(&bus, "sentence").await.expect("the next one serves"), "first");
+    std::fs::write(&file, "").expect("writing");
+    let unloaded = wait_for(&mut told, |event| match event {
+        RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == blocked_one => Some(*unmapped),
+        _ => None,
+    });
+    assert!(unloaded.await);
+    // The next one has done it again, and is not blocked any more.
+    blocked.await.expect("the task").expect("an answer");
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+/// How many compilers that this process has started are at work for a plugin: `cargo` or `rustc` in one of its folders.
+fn compilers(folders: &[&std::path::Path]) -> usize {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").expect("the processes").filter_map(std::result::Result::ok);
+    let is_one = |process: &std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        // The name is in brackets and may be anything; the parent is the second word after it.
+        let Some((before, after)) = stat.rsplit_once(')') else { return false };
+        let parent = after.split_whitespace().nth(1) == Some(&own);
+        let compiler = before.ends_with("(cargo") || before.ends_with("(rustc");
+        let folder = std::fs::read_link(process.path().join("cwd")).unwrap_or_default();
+        parent && compiler && folders.iter().any(|wanted| folder.starts_with(wanted))
+    };
+    processes.filter(is_one).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_saves_in_two_seconds_end_in_the_last_one_and_never_run_two_compilers_at_once() {
+    let scratch = Scratch::new(&["probe"]);
+    let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
+    let (listener, mut told) = events();
+    let work = work_dir().join("rapid");
+    let runtime = HotRuntime::builder(&bus)
+        .plugin(PluginSpec::new("rapid").crate_path(scratch.path("probe")))
+        .work_dir(&work)
+        .target_dir(work_dir().join("target"))
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    wait_for(&mut told, swapped).await;
+    let work = work.canonicalize().expect("the work folder");
+    let source = scratch.folder().canonicalize().expect("the scratch folder");
+    let most = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let watching = tokio_util::sync::CancellationToken::new();
+    let watch = {
+        let (most, watching) = (std::sync::Arc::clone(&most), watching.clone());
+        std::thread::spawn(move || {
+            while !watching.is_cancelled() {
+                most.fetch_max(compilers(&[&work, &source]), std::sync::atomic::Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        })
+    };
+    let mut last = "\"first\"".to_owned();
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(40));
+    for save in 1..=50 {
+        ticks.tick().await;
+        let next = format!("\"save {save}\"");
+        scratch.edit("probe", &last, &next);
+        last = next;
+    }
+    let ended = async {
+        while ask(&bus, "sentence").await.expect("an answer") != "save 50" {
+            wait_for(&mut told, swapped).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(100), ended).await.expect("the last save is swapped in");
+    watching.cancel();
+    watch.join().expect("the watching thread");
+    let most = most.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(most <= 1, "{most} compilers at once");
+    // Saves that came while one was built are one build, so that most of the fifty never were any.
+    let mut started = 0;
+    while let Ok(event) = told.try_recv() {
+        started += usize::from(matches!(event, RuntimeEvent::BuildStarted { .. }));
+    }
+    assert!(started <= 1, "{started} builds were started after the last save was swapped in");
+    runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_does_not_end_in_time_is_stopped_and_what_serves_serves_on() {
+    let (artifact, scratch) = built("slow-build").await;
+    let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
+    let (listener, mut told) = events();
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(work_dir().join("slow-build"))
+        .target_dir(work_dir().join("target"))
+        .build_timeout(std::time::Duration::from_millis(1))
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    let too_slow = |event: &RuntimeEvent| match event {
+        RuntimeEvent::BuildFailed { rendered, .. } if rendered.contains("took longer than 1ms") => Some(()),
+        _ => None,
+    };
+    wait_for(&mut told, too_slow).await;
+    runtime.load_file(&artifact).await.expect("a ready-made one is loaded");
+    scratch.edit("probe", "\"first\"", "\"second\"");
+    wait_for(&mut told, too_slow).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
+    runtime.shutdown().await;
 }

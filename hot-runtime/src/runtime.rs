@@ -33,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) workers: u32,
     pub(crate) grace: Duration,
     pub(crate) drain: Duration,
+    pub(crate) hand_over: Duration,
     pub(crate) trust: Trust,
     world_writable: bool,
 }
@@ -132,6 +133,14 @@ impl Builder {
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.settings.drain = drain;
+        self
+    }
+
+    /// How long calls that are at work without an answer may take to end before the state of their controller is handed
+    /// over without them; 5 ms unless set. Calls that begin meanwhile wait. Controllers without a state wait for nothing.
+    #[must_use]
+    pub fn hand_over(mut self, patience: Duration) -> Self {
+        self.settings.hand_over = patience;
         self
     }
 
@@ -312,6 +321,7 @@ impl HotRuntime {
                 workers: 2,
                 grace: Duration::from_secs(10),
                 drain: Duration::from_secs(5),
+                hand_over: Duration::from_millis(5),
                 trust: Trust::new(),
                 world_writable: false,
             },

@@ -163,8 +163,12 @@ async fn bring_up(
             let factories = generation.hosted.factories();
             let staged =
                 shared.bus.stage(Source(current.number), Source(number), factories, shared.settings.grace).await;
-            match staged {
-                Ok(staged) => Some(staged.commit()),
+            let committed = match staged {
+                Ok(staged) => staged.commit(shared.settings.hand_over).await,
+                Err(error) => Err(error),
+            };
+            match committed {
+                Ok(committed) => Some(committed),
                 Err(error) => {
                     let failed =
                         Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };

@@ -83,6 +83,20 @@ impl Scratch {
         Self { folder }
     }
 
+    /// Copies an example too.
+    #[must_use]
+    pub fn example(self, name: &str) -> Self {
+        let (from, to) = (root().join("examples").join(name), self.path(name));
+        std::fs::create_dir_all(to.join("src")).expect("a folder in the scratch");
+        let controllerbus = root().join("controllerbus").canonicalize().expect("the controllerbus crate");
+        let manifest = std::fs::read_to_string(from.join("Cargo.toml")).expect("the example's manifest");
+        let manifest = manifest.replace("../../controllerbus", &controllerbus.to_string_lossy());
+        std::fs::write(to.join("Cargo.toml"), manifest + "\n[workspace]\n").expect("writing the manifest");
+        std::fs::copy(from.join("src/lib.rs"), to.join("src/lib.rs")).expect("copying the source");
+        std::fs::copy(root().join("Cargo.lock"), to.join("Cargo.lock")).expect("copying the lock file");
+        self
+    }
+
     /// The folder of a fixture's copy.
     pub fn path(&self, fixture: &str) -> PathBuf {
         self.folder.path().join(fixture)

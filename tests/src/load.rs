@@ -48,7 +48,9 @@ pub struct Report {
     pub latency: Histogram<u64>,
     /// From a swap's begin to its commit, in nanoseconds.
     pub swap: Histogram<u64>,
-    /// By how much resident memory grew over the second half, in bytes.
+    /// By how much resident memory grew over the second half, in bytes: from the least of a tenth of the swaps there to
+    /// the least of the last tenth, because a file that is being read, or a library that is on its way out, comes and
+    /// goes.
     pub grown: u64,
     /// The most generations that were mapped at a time, beside those that the registry showed as draining.
     pub mapped: usize,
@@ -139,6 +141,16 @@ pub fn overwrite(library: &mut [u8], mark: &[u8], with: &[u8]) {
     }
 }
 
+/// Puts a text of the same length in another's place.
+pub fn replace(library: &mut [u8], text: &[u8], with: &[u8]) {
+    assert_eq!(text.len(), with.len());
+    let found: Vec<usize> = memchr::memmem::find_iter(library, text).collect();
+    assert!(!found.is_empty(), "the library has no such text");
+    for at in found {
+        library[at..at + text.len()].copy_from_slice(with);
+    }
+}
+
 /// Seals a library.
 pub fn seal(library: &[u8], out: &Path) {
     let body = out.with_extension("body");
@@ -218,7 +230,8 @@ pub async fn run(plan: Plan) -> Report {
         Until::Time(all) => begun.elapsed() >= all.mul_f64(share),
     };
     let mut swap_times = histogram();
-    let (mut swaps, mut halfway, mut mapped, mut seen) = (0, None, 0, (usize::MAX, 0));
+    let (mut swaps, mut mapped, mut seen) = (0, 0, (usize::MAX, 0));
+    let (mut halfway, mut at_the_end) = (usize::MAX, usize::MAX);
     while !is_past(swaps, 1.0) {
         swaps += 1;
         let file = numbered.write(swaps + 1);
@@ -231,7 +244,13 @@ pub async fn run(plan: Plan) -> Report {
         let generations = runtime.generations();
         mapped = mapped.max(generations.iter().filter(|found| found.mapped && !draining(found.state)).count());
         if is_past(swaps, 0.5) {
-            halfway.get_or_insert_with(resident_bytes);
+            let resident = resident_bytes();
+            if !is_past(swaps, 0.6) {
+                halfway = halfway.min(resident);
+            }
+            if is_past(swaps, 0.9) {
+                at_the_end = at_the_end.min(resident);
+            }
             let now = threads();
             seen = (seen.0.min(now), seen.1.max(now));
         }
@@ -241,7 +260,7 @@ pub async fn run(plan: Plan) -> Report {
         }
     }
     let took = begun.elapsed();
-    let grown = resident_bytes().saturating_sub(halfway.unwrap_or_default()) as u64;
+    let grown = at_the_end.min(resident_bytes()).saturating_sub(halfway) as u64;
     shared.stop.store(true, Ordering::Release);
     let mut report = Report {
         swaps,

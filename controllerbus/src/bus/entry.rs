@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::handover::Handover;
 use super::lane::{Apart, LANES, Lanes, lane};
 use super::standing::Standing;
 use super::{BusHandle, Source};
@@ -35,6 +36,7 @@ pub(super) struct ControllerEntry {
     /// The first error of `execute`, which ends the staging of a new generation.
     pub(super) failed: Mutex<Option<Error>>,
     execution: Mutex<(Execution, SystemTime)>,
+    pub(super) handover: Handover,
     phase: AtomicU8,
     /// What it answers, by the lane in which it was offered that.
     answers: [Apart<Mutex<Answers>>; LANES],
@@ -90,6 +92,7 @@ impl Seat {
             answers.places[place].take()
         };
         drop(forgotten);
+        self.handover.stir();
     }
 }
 
@@ -153,6 +156,7 @@ impl ControllerEntry {
             closed: CancellationToken::new(),
             failed: Mutex::default(),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
+            handover: Handover::default(),
             phase: AtomicU8::new(if staged { STAGED } else { LIVE }),
             answers: std::array::from_fn(|_| Apart::default()),
         })
@@ -208,7 +212,9 @@ impl ControllerEntry {
         let context = Context::new(bus, self.cancel.clone(), Arc::clone(&self.info));
         while !self.cancel.is_cancelled() {
             let work = Arc::clone(&self.controller);
-            let ended = contained(async { work.execute(context.clone()).await }).await;
+            let this = Arc::clone(&self);
+            let began = Box::new(move || this.handover.begin());
+            let ended = contained(async { work.execute_told(context.clone(), began).await }).await;
             let Err(error) = ended else {
                 self.executes(Execution::Ended, &changed);
                 break;
@@ -218,6 +224,7 @@ impl ControllerEntry {
             }
             tracing::warn!(controller = self.info.id, %error, "execute failed; it is tried again");
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+            self.handover.stir();
             let retry_in = backoff.next();
             self.executes(Execution::Failed { error, retry_in }, &changed);
             tokio::select! {

@@ -6,6 +6,7 @@ mod engine;
 mod entry;
 mod factories;
 mod handle;
+mod handover;
 mod introspect;
 mod lane;
 pub mod loading;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::entry::{Seat, contained};
-use super::standing::Standing;
+use super::standing::{Standing, State};
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
 use crate::{Backoff, Error, Result};
@@ -29,7 +29,12 @@ struct Sink {
 impl Sink {
     fn put(&self, value: AnyValue, removed: Option<Callback>) -> Option<ValueId> {
         let options = &self.standing.options;
-        self.standing.change(|state, effects| state.add_value((&self.seat, self.run), value, removed, options, effects))
+        let put = |state: &mut State, effects: &mut _| {
+            state.add_value((&self.seat, self.run), value, removed, options, effects)
+        };
+        let id = self.standing.change(put);
+        self.seat.handover.stir();
+        id
     }
 }
 
@@ -45,6 +50,7 @@ impl ValueSink for Sink {
     }
     fn set_idle(&self, idle: bool) {
         self.standing.change(|state, effects| state.set_idle(self.seat.id, self.run, idle, effects));
+        self.seat.handover.stir();
     }
     fn is_cancelled(&self) -> bool {
         self.standing.lock().is_cancelled(self.seat.id, self.run, &self.standing.options)
@@ -72,7 +78,9 @@ pub(super) fn offer(standing: &Arc<Standing>, seat: &Arc<Seat>) {
         seat.forget(place);
         return;
     }
-    run(standing, seat, 0);
+    if !seat.handover.holds(standing, seat) {
+        run(standing, seat, 0);
+    }
 }
 
 /// Starts the resolver that has begun.
@@ -136,6 +144,7 @@ fn finish(standing: &Arc<Standing>, seat: &Arc<Seat>, result: Result<()>) {
         Ok(()) => state.finish(seat.id, effects),
         Err(error) => state.fail(seat, error, effects),
     });
+    seat.handover.stir();
 }
 
 async fn drive(standing: Arc<Standing>, seat: Arc<Seat>, work: BoxFuture<'static, Result<()>>) {

@@ -1,6 +1,7 @@
 //! One standing directive: its references, resolvers, values, and the events that each reference has not read.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -312,7 +313,14 @@ impl State {
     pub(super) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
         let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == controller && resolver.run == run);
         let Some(resolver) = resolver.filter(|_| !self.ended) else { return true };
-        options.max_values.is_some_and(|max| self.count(resolver.seat.is_staged()) >= max)
+        options.max_values.is_some_and(|max| self.count_beside(&resolver.seat) >= max)
+    }
+
+    /// The values beside which those of a controller count towards the cap. Those of the controller that it replaces
+    /// do not: they go when it has one, so that there is always one.
+    fn count_beside(&self, seat: &Seat) -> usize {
+        let (staged, replaced) = (seat.is_staged(), seat.handover.replaces.load(Ordering::Relaxed));
+        self.values.iter().filter(|value| value.staged == staged && value.resolver != replaced).count()
     }
 
     fn count(&self, staged: bool) -> usize {
@@ -329,7 +337,7 @@ impl State {
     ) -> Option<ValueId> {
         // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
         let staged = seat.is_staged();
-        let full = options.hard_cap && options.max_values.is_some_and(|max| self.count(staged) >= max);
+        let full = options.hard_cap && options.max_values.is_some_and(|max| self.count_beside(seat) >= max);
         let ended = self.ended;
         let resolver = self.resolver_in(seat.id, run).filter(|_| !ended);
         let wanted = resolver.is_some() && !full;

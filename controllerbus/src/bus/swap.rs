@@ -1,20 +1,24 @@
 //! A generation of controllers takes over from another: made ready beside it, then switched in one step.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::configs::RunState;
 use super::engine::Engine;
 use super::entry::{ControllerEntry, closing, contained};
+use super::resolver::run;
+use super::standing::Standing;
 use super::{ControllerId, Source};
+use crate::controller::State;
 use crate::controller::factory::Factory;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// How often a staged controller's readiness is looked at, at least.
-const LOOK: Duration = Duration::from_millis(2);
+/// How long saving and restoring the last states may take before the swap is rolled back.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// How long an old answer may outlast a swap when its successor has nothing.
 const OUTLAST: Duration = Duration::from_secs(5);
@@ -27,6 +31,8 @@ pub struct Staged {
     to: Source,
     factories: Vec<Arc<dyn Factory>>,
     pairs: Vec<Pair>,
+    /// Woken when something changes about a controller of either generation.
+    stirred: Arc<Notify>,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -34,6 +40,8 @@ pub struct Staged {
 struct Pair {
     old: Arc<ControllerEntry>,
     new: Option<Arc<ControllerEntry>>,
+    /// What the new one has restored so far.
+    restored: Option<State>,
 }
 
 /// A swap that has happened; the old controllers are on their way out.
@@ -60,7 +68,8 @@ impl Engine {
     ) -> Result<Staged> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let old: Vec<_> = self.controllers().values().filter(|entry| entry.source == from).cloned().collect();
-        let mut staged = Staged { engine: Arc::clone(self), from, to, factories, pairs: Vec::new(), _turn: turn };
+        let (engine, stirred) = (Arc::clone(self), Arc::default());
+        let mut staged = Staged { engine, from, to, factories, pairs: Vec::new(), stirred, _turn: turn };
         // An error drops `staged`, which takes back what was done.
         tokio::time::timeout(grace, staged.prepare(old)).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::TimedOut, format!("the new generation was not ready within {grace:?}")))
@@ -72,8 +81,12 @@ impl Engine {
 impl Staged {
     async fn prepare(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
         for old in old {
-            let new = self.successor(&old).await?;
-            self.pairs.push(Pair { old, new });
+            let (new, restored) = self.successor(&old).await?.unzip();
+            self.pairs.push(Pair { old, new, restored: restored.flatten() });
+        }
+        for pair in &self.pairs {
+            pair.old.handover.watch(&self.stirred);
+            pair.new.iter().for_each(|new| new.handover.watch(&self.stirred));
         }
         // Routes first, then what stands: so each directive is offered to them, whenever it came.
         let new: Vec<_> = self.pairs.iter().filter_map(|pair| pair.new.clone()).collect();
@@ -85,14 +98,14 @@ impl Staged {
         for entry in &new {
             self.engine.offer_standing(entry);
         }
-        // Readiness is spread over many directives; it is looked at again after a moment.
         while !self.is_ready()? {
-            tokio::time::sleep(LOOK).await;
+            self.stirred.notified().await;
         }
         Ok(())
     }
 
-    async fn successor(&self, old: &Arc<ControllerEntry>) -> Result<Option<Arc<ControllerEntry>>> {
+    /// The controller that takes over from an old one, and the state that it has restored.
+    async fn successor(&self, old: &Arc<ControllerEntry>) -> Result<Option<(Arc<ControllerEntry>, Option<State>)>> {
         let Some(config) = old.config.clone() else { return Ok(None) };
         let Some(factory) = self.factories.iter().find(|factory| factory.info().config_id == old.info.config_id) else {
             return Ok(None);
@@ -115,18 +128,50 @@ impl Staged {
             cancel,
             true,
         );
-        let running = Arc::clone(&old.controller);
-        let saved = contained(async move { running.save_later().await }).await;
-        let saved = saved.map_err(|error| told(error, "saving the state of"))?;
-        if let Some(state) = saved {
-            let controller = Arc::clone(&new.controller);
-            let restored = contained(async move { controller.restore(state).await }).await;
-            if let Err(error) = restored {
+        new.handover.replaces.store(old.id, Ordering::Relaxed);
+        let state = match save(old).await {
+            Ok(state) => state,
+            Err(error) => {
                 close(new);
-                return Err(told(error, "restoring the state of"));
+                return Err(error);
+            }
+        };
+        if let Some(state) = state.clone()
+            && let Err(error) = restore(&new, state).await
+        {
+            close(new);
+            return Err(error);
+        }
+        Ok(Some((new, state)))
+    }
+
+    /// Hands over what has changed in the states since they were restored. From here to the commit, or to the drop,
+    /// no call begins on a controller with a state.
+    async fn hand_over(&mut self, patience: Duration) -> Result<()> {
+        let with_state: Vec<_> = self.pairs.iter_mut().filter(|pair| pair.restored.is_some()).collect();
+        for pair in &with_state {
+            pair.old.handover.hold();
+            pair.new.iter().for_each(|new| new.handover.hold());
+        }
+        let old: Vec<_> = with_state.iter().map(|pair| Arc::clone(&pair.old)).collect();
+        let at_rest = async {
+            for old in &old {
+                while old.answers().iter().any(|standing| is_at_work(standing, old)) {
+                    self.stirred.notified().await;
+                }
+            }
+        };
+        // Whoever takes longer is not waited for: see `Controller::save`.
+        let _ = tokio::time::timeout(patience, at_rest).await;
+        for pair in with_state {
+            let Some(new) = &pair.new else { continue };
+            let state = save(&pair.old).await?;
+            if let Some(state) = state.filter(|state| pair.restored.as_ref() != Some(state)) {
+                restore(new, state.clone()).await?;
+                pair.restored = Some(state);
             }
         }
-        Ok(Some(new))
+        Ok(())
     }
 
     fn is_ready(&self) -> Result<bool> {
@@ -134,6 +179,9 @@ impl Staged {
             let Some(new) = &pair.new else { continue };
             if let Some(error) = new.failed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
                 return Err(error.context(format!("executing {}", new.info.id)));
+            }
+            if !new.handover.began.load(Ordering::Acquire) {
+                return Ok(false);
             }
             for standing in new.answers() {
                 let state = standing.lock();
@@ -150,8 +198,21 @@ impl Staged {
         Ok(true)
     }
 
-    /// Makes the new generation the one that serves. Nothing can fail here.
-    pub fn commit(mut self) -> Committed {
+    /// Hands over the states as they are now, and makes the new generation the one that serves. Where there is a
+    /// state, calls that are at work without an answer get `patience` to end, for which calls that begin wait.
+    ///
+    /// # Errors
+    /// Why a state could not be saved or restored. The running generation goes on then.
+    pub async fn commit(mut self, patience: Duration) -> Result<Committed> {
+        let limit = HAND_OVER + patience;
+        tokio::time::timeout(limit, self.hand_over(patience)).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::TimedOut, format!("the state was not handed over within {limit:?}")))
+        })?;
+        Ok(self.switch())
+    }
+
+    /// The one step. Nothing can fail here.
+    fn switch(mut self) -> Committed {
         let engine = Arc::clone(&self.engine);
         let pairs = std::mem::take(&mut self.pairs);
         let gone = {
@@ -183,16 +244,23 @@ impl Staged {
             }
         }
         for pair in &pairs {
+            // What was held is the new one's to do.
+            drop(pair.old.handover.release());
+            if let Some(new) = &pair.new {
+                new.handover.unwatch();
+                new.handover.release().iter().for_each(|(standing, seat)| run(standing, seat, 0));
+            }
             let old = Arc::clone(&pair.old);
             engine.spawn(async move {
-                if !old.answers().is_empty() {
-                    let outlasted = async {
-                        while !old.answers().is_empty() {
-                            tokio::time::sleep(LOOK).await;
-                        }
-                    };
-                    let _ = tokio::time::timeout(OUTLAST, outlasted).await;
-                }
+                let outlasted = async {
+                    let stirred = Arc::default();
+                    old.handover.watch(&stirred);
+                    while old.answer_count() > 0 {
+                        stirred.notified().await;
+                    }
+                };
+                let _ = tokio::time::timeout(OUTLAST, outlasted).await;
+                old.handover.unwatch();
                 old.withdraw();
                 old.cancel.cancel();
             });
@@ -214,6 +282,10 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         let pairs = std::mem::take(&mut self.pairs);
+        for old in pairs.iter().map(|pair| &pair.old) {
+            old.handover.unwatch();
+            old.handover.release().iter().for_each(|(standing, seat)| run(standing, seat, 0));
+        }
         let new: Vec<_> = pairs.into_iter().filter_map(|pair| pair.new).collect();
         let ids: Vec<u64> = new.iter().map(|entry| entry.id).collect();
         if ids.is_empty() {
@@ -221,11 +293,30 @@ impl Drop for Staged {
         }
         self.engine.route(&[], &ids);
         for entry in new {
+            entry.handover.unwatch();
+            drop(entry.handover.release());
             let runs = self.engine.controllers().remove(&entry.id).is_some();
             entry.withdraw();
             if runs { entry.cancel.cancel() } else { close(entry) }
         }
     }
+}
+
+/// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.
+fn is_at_work(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> bool {
+    !standing.lock().is_ready(entry.id) && !entry.handover.is_held(standing)
+}
+
+async fn save(old: &Arc<ControllerEntry>) -> Result<Option<State>> {
+    let running = Arc::clone(&old.controller);
+    let saved = contained(async move { running.save_later().await }).await;
+    saved.map_err(|error| error.context(format!("saving the state of {}", old.info.id)))
+}
+
+async fn restore(new: &Arc<ControllerEntry>, state: State) -> Result<()> {
+    let controller = Arc::clone(&new.controller);
+    let restored = contained(async move { controller.restore(state).await }).await;
+    restored.map_err(|error| error.context(format!("restoring the state of {}", new.info.id)))
 }
 
 /// Closes a controller that never ran.

@@ -47,7 +47,13 @@ pub trait Controller: Send + Sync + Sized + 'static {
         async {}
     }
 
-    /// State to hand over to the next generation; `None` if there is none.
+    /// State to hand over to the next generation; `None` if there is none. It is called on a thread of the host's, and
+    /// shall be quick.
+    ///
+    /// It is called once while the next generation is being made ready and, if it was `Some`, once more right before
+    /// that takes over. For this moment no call begins, and calls that are at work without an answer get 5 ms to end
+    /// (a host may set another time); what a longer one, or `execute`, changes after the second `save` is lost with this
+    /// generation.
     ///
     /// # Errors
     /// An error keeps this generation running and rolls the swap back.
@@ -55,7 +61,10 @@ pub trait Controller: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// Takes over the state of the generation before, before `execute` is called.
+    /// Takes over the state of the generation before, before `execute` is called; and once more right before this
+    /// generation takes over, if the state has changed since. It replaces what was restored before.
+    ///
+    /// The state may be one of an older version of this code, which [`State::schema`] tells: migrate it, or refuse it.
     ///
     /// # Errors
     /// Refusing the state rolls the swap back. The default accepts nothing but ignores what it is given.
@@ -98,6 +107,15 @@ impl State {
 pub trait AnyController: Send + Sync + 'static {
     /// See [`Controller::execute`].
     fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>>;
+    /// [`AnyController::execute`], which calls `began` once it has got to its first wait, or to its end without an
+    /// error: what fails at once is not swapped in.
+    fn execute_told(
+        self: Arc<Self>,
+        context: Context,
+        began: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'static, Result<()>> {
+        Box::pin(told(self.execute(context), began))
+    }
     /// See [`Controller::close`].
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()>;
     /// See [`Controller::save`].
@@ -126,6 +144,22 @@ pub trait AnyController: Send + Sync + 'static {
         directive: Arc<dyn AnyDirective>,
         sink: Arc<dyn ValueSink>,
     ) -> Option<BoxFuture<'static, Result<()>>>;
+}
+
+/// Runs an execution and tells when it has got to its first wait, or to its end without an error.
+pub(crate) async fn told(execution: impl Future<Output = Result<()>>, began: impl FnOnce()) -> Result<()> {
+    let mut execution = std::pin::pin!(execution);
+    let mut began = Some(began);
+    std::future::poll_fn(move |cx| {
+        let polled = execution.as_mut().poll(cx);
+        if !matches!(polled, std::task::Poll::Ready(Err(_)))
+            && let Some(began) = began.take()
+        {
+            began();
+        }
+        polled
+    })
+    .await
 }
 
 /// Who a controller is.

@@ -37,8 +37,17 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
 
-fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
+/// How deep a value may nest: deeper ones would overflow the small stacks of threads, which no error could report.
+const DEPTH: usize = 128;
+
+fn reader(bytes: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(DEPTH);
+    deserializer
+}
+
+fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
+    let mut deserializer = reader(bytes);
     let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
     first.map_err(|error| {
         // Only a failure pays for tracking the path, and for words that a person understands: those of JSON.
@@ -52,7 +61,7 @@ fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Resu
         };
         let error = again.unwrap_or_else(|| {
             track = serde_path_to_error::Track::new();
-            let mut again = rmp_serde::Deserializer::from_read_ref(bytes);
+            let mut again = reader(bytes);
             let tracked = serde_path_to_error::Deserializer::new(&mut again, &mut track);
             decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked)).err().unwrap_or(error)
         });
@@ -120,6 +129,16 @@ mod tests {
         let inner = kinds.into_iter().map(|kind| Inner { count: 7, kind }).collect();
         let outer = Outer { inner, tuple: (0.5, 'x') };
         assert_eq!(decode::<Outer>(&encode(&outer).unwrap()).unwrap(), outer);
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_an_error_and_not_the_end_of_the_stack() {
+        #[derive(Serialize, Deserialize)]
+        struct Nested(Option<Box<Nested>>);
+        // An array of one, around an array of one, ...
+        let bytes = [vec![0x91; 100_000], vec![0xc0]].concat();
+        let error = decode::<Nested>(&bytes).map(drop).unwrap_err().to_string();
+        assert!(error.contains("depth limit"), "{error}");
     }
 
     #[test]

@@ -238,8 +238,8 @@ pub type GuestTaskPtr = stabby::dynptr!(stabby::boxed::Box<dyn GuestTask + Send 
 /// A controller in a guest.
 #[stabby::stabby]
 pub trait GuestController {
-    /// Starts `execute`.
-    extern "C" fn execute(&self, done: HostDonePtr) -> GuestTaskPtr;
+    /// Starts `execute`; `began` is told once it has got to its first wait, or to its end without an error.
+    extern "C" fn execute(&self, began: HostDonePtr, done: HostDonePtr) -> GuestTaskPtr;
     /// Starts `close`.
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Saves the state.

@@ -10,3 +10,4 @@ mod model;
 mod requests;
 mod resolvers;
 mod schemas;
+mod swaps;

@@ -24,7 +24,7 @@ use super::abi::{
 };
 use crate::bus::BusHandle;
 use crate::controller::factory::{FACTORIES, Factory};
-use crate::controller::{AnyController, Context, State};
+use crate::controller::{AnyController, Context, State, told};
 use crate::directive::DirectiveType;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -237,9 +237,10 @@ impl GuestObject {
 }
 
 impl GuestController for GuestObject {
-    extern "C" fn execute(&self, done: HostDonePtr) -> GuestTaskPtr {
+    extern "C" fn execute(&self, began: HostDonePtr, done: HostDonePtr) -> GuestTaskPtr {
         let cancel = self.context.token().child_token();
         let work = Arc::clone(&self.controller).execute(self.context.with_token(cancel.clone()));
+        let work = told(work, move || began.done(Ok(()).into()));
         self.run(cancel, done, work)
     }
 

@@ -229,9 +229,18 @@ impl ControllerProxy {
 
 impl AnyController for ControllerProxy {
     fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        self.execute_told(context, Box::new(|| {}))
+    }
+
+    fn execute_told(
+        self: Arc<Self>,
+        context: Context,
+        began: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let this = Arc::clone(&self);
-            self.call(Some(&context), |done| this.pointer.execute(done)).await
+            let began = stabby::boxed::Box::new(objects::Began::new(began)).into();
+            self.call(Some(&context), |done| this.pointer.execute(began, done)).await
         })
     }
 

@@ -274,6 +274,26 @@ impl HostDone for Done {
     }
 }
 
+/// Told that an execution has begun.
+pub(super) struct Began(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Began {
+    pub(super) fn new(began: Box<dyn FnOnce() + Send>) -> Self {
+        Self(Mutex::new(Some(began)))
+    }
+}
+
+impl HostDone for Began {
+    extern "C" fn done(&self, _: Outcome) {
+        guard((), || {
+            let began = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(began) = began {
+                began();
+            }
+        });
+    }
+}
+
 type ConstructedSender = oneshot::Sender<Result<GuestControllerPtr>>;
 
 /// Where the end of a construction goes.

@@ -1,0 +1,314 @@
+//! A generation of controllers takes over from another: nothing is lost, and what fails leaves everything as it was.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use controllerbus::bus::{Bus, Source};
+use controllerbus::controller::factory::{Factory, erase};
+use controllerbus::controller::{AnyController, BoxFuture, Info};
+use controllerbus::prelude::*;
+use tokio::sync::Semaphore;
+
+use crate::kit::{info, soon};
+
+/// Notes a number, and says who noted it.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/note", value = u64)]
+struct Note(u64);
+
+type Numbers = BTreeSet<u64>;
+
+/// Asks for the numbers that were noted.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/notes", value = Numbers)]
+struct Notes(u64);
+
+/// Asks who serves; there is room for one answer.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/who", value = u64, max_values = 1, hard_cap)]
+struct Who(u64);
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/notebook")]
+struct NotebookConfig {}
+
+/// What a generation does otherwise than a good one.
+#[derive(Default)]
+struct Odd {
+    construct: Option<&'static str>,
+    execute: Option<&'static str>,
+    resolve: Option<&'static str>,
+    /// Told the how manieth restore this is.
+    restore: Option<fn(usize) -> Result<()>>,
+    restored: AtomicUsize,
+    /// Called in the second `save`, while the state is being handed over.
+    in_second_save: Option<Box<dyn Fn() + Send + Sync>>,
+    saved: AtomicUsize,
+    /// Who serves is said only with a permit.
+    who: Option<Semaphore>,
+}
+
+struct Notebook {
+    generation: u64,
+    odd: Arc<Odd>,
+    notes: Mutex<BTreeSet<u64>>,
+}
+
+/// Fails in the way that a word says.
+fn odd(word: Option<&'static str>) -> Result<()> {
+    match word {
+        None => Ok(()),
+        Some(word) if word.contains("panic") => panic!("{word}"),
+        Some(word) => Err(Error::msg(word)),
+    }
+}
+
+impl Controller for Notebook {
+    type Config = NotebookConfig;
+
+    async fn construct(_: NotebookConfig, _: &Context) -> Result<Self> {
+        Err(Error::msg("it is made by its factory"))
+    }
+
+    async fn execute(&self, context: &Context) -> Result<()> {
+        odd(self.odd.execute)?;
+        context.cancelled().await;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Option<State>> {
+        if self.odd.saved.fetch_add(1, Ordering::Relaxed) == 1
+            && let Some(called) = &self.odd.in_second_save
+        {
+            called();
+        }
+        State::encode(1, &*self.notes.lock().unwrap()).map(Some)
+    }
+
+    async fn restore(&self, state: State) -> Result<()> {
+        if let Some(restore) = self.odd.restore {
+            restore(self.odd.restored.fetch_add(1, Ordering::Relaxed) + 1)?;
+        }
+        *self.notes.lock().unwrap() = state.decode()?;
+        Ok(())
+    }
+
+    fn routes(routes: &mut controllerbus::Routes<Self>) {
+        routes.add::<Note>(|this, request, values| {
+            Box::pin(async move {
+                odd(this.odd.resolve)?;
+                // At work for a while, so that hand-overs meet calls on their way.
+                tokio::task::yield_now().await;
+                this.notes.lock().unwrap().insert(request.0);
+                values.add(this.generation);
+                Ok(())
+            })
+        });
+        routes.add::<Notes>(|this, _, values| {
+            Box::pin(async move {
+                values.add(this.notes.lock().unwrap().clone());
+                Ok(())
+            })
+        });
+        routes.add::<Who>(|this, _, values| {
+            Box::pin(async move {
+                odd(this.odd.resolve)?;
+                if let Some(permits) = &this.odd.who {
+                    permits.acquire().await?.forget();
+                }
+                values.add(this.generation);
+                Ok(())
+            })
+        });
+    }
+}
+
+struct Notebooks {
+    generation: u64,
+    odd: Arc<Odd>,
+}
+
+impl Factory for Notebooks {
+    fn info(&self) -> Info {
+        info("test/notebook")
+    }
+
+    fn construct(self: Arc<Self>, _: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            odd(self.odd.construct)?;
+            let (generation, odd) = (self.generation, Arc::clone(&self.odd));
+            Ok(erase(Notebook { generation, odd, notes: Mutex::default() }))
+        })
+    }
+}
+
+fn factories(generation: u64, odd: Odd) -> Vec<Arc<dyn Factory>> {
+    vec![Arc::new(Notebooks { generation, odd: Arc::new(odd) })]
+}
+
+/// Longer than a call takes on the busiest machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A bus on which generation 1 serves.
+async fn serving(odd: Odd) -> Bus {
+    let bus = Bus::new();
+    bus.apply(ConfigSet::from_yaml("notebook:\n  id: test/notebook\n").unwrap()).await.unwrap();
+    bus.add_factories(Source(1), factories(1, odd));
+    assert_eq!(*soon(bus.resolve(Who(0))).await.unwrap(), 1);
+    bus
+}
+
+async fn swap(bus: &Bus, to: u64, odd: Odd) -> Result<()> {
+    let staged = bus.stage(Source(to - 1), Source(to), factories(to, odd), Duration::from_secs(20)).await?;
+    staged.commit(PATIENCE).await?.drained().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_note_that_was_answered_is_lost_when_notebooks_are_swapped_under_load() {
+    let bus = serving(Odd::default()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let next = Arc::new(AtomicU64::new(1));
+    let writing = |_| {
+        let (bus, stop, next) = (bus.clone(), Arc::clone(&stop), Arc::clone(&next));
+        tokio::spawn(async move {
+            let mut answered = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                bus.resolve(Note(number)).await.expect("an answer");
+                answered.push(number);
+            }
+            answered
+        })
+    };
+    let writers: Vec<_> = (0..8).map(writing).collect();
+    for generation in 2..=30 {
+        soon(swap(&bus, generation, Odd::default())).await.expect("a swap");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut answered = BTreeSet::new();
+    for writer in writers {
+        answered.extend(soon(writer).await.expect("a writer"));
+    }
+    let kept = soon(bus.resolve(Notes(1))).await.unwrap();
+    let lost: Vec<_> = answered.difference(&kept).collect();
+    assert!(!answered.is_empty() && lost.is_empty(), "{} of {} are lost: {lost:?}", lost.len(), answered.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_before_the_switch_leaves_the_old_generation_as_it_was() {
+    let first = |_| Err(Error::msg("restore refuses the state"));
+    let second = |time| if time == 2 { Err(Error::msg("restore refuses the last state")) } else { Ok(()) };
+    let panics = |_| panic!("restore panics");
+    let blocked = Odd { who: Some(Semaphore::new(0)), ..Odd::default() };
+    let cases: Vec<(Odd, &str)> = vec![
+        (Odd { construct: Some("construct fails"), ..Odd::default() }, "constructing test/notebook: construct fails"),
+        (Odd { construct: Some("construct panics"), ..Odd::default() }, "constructing test/notebook: panicked"),
+        (Odd { execute: Some("execute fails"), ..Odd::default() }, "executing test/notebook: execute fails"),
+        (Odd { execute: Some("execute panics"), ..Odd::default() }, "executing test/notebook: panicked"),
+        (Odd { resolve: Some("resolve fails"), ..Odd::default() }, "resolve fails"),
+        (Odd { resolve: Some("resolve panics"), ..Odd::default() }, "panicked: resolve panics"),
+        (Odd { restore: Some(first), ..Odd::default() }, "restoring the state of test/notebook: restore refuses"),
+        (Odd { restore: Some(panics), ..Odd::default() }, "restoring the state of test/notebook: panicked"),
+        (Odd { restore: Some(second), ..Odd::default() }, "restore refuses the last state"),
+        (blocked, "was not ready within"),
+    ];
+    let bus = serving(Odd::default()).await;
+    let mut standing = bus.request(Who(7)).unwrap();
+    assert!(matches!(soon(standing.next()).await, Some(Event::Added(_, who)) if *who == 1));
+    assert!(matches!(soon(standing.next()).await, Some(Event::Idle)));
+    for (at, (odd, expected)) in cases.into_iter().enumerate() {
+        let grace = if expected.contains("ready") { Duration::from_millis(100) } else { Duration::from_secs(20) };
+        let staged = bus.stage(Source(1), Source(2), factories(2, odd), grace).await;
+        let ended = match staged {
+            // The state changes between the two saves.
+            Ok(staged) => {
+                soon(bus.resolve(Note(at as u64))).await.unwrap();
+                soon(staged.commit(PATIENCE)).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        let error = ended.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(*soon(bus.resolve(Note(1_000 + at as u64))).await.unwrap(), 1, "after `{expected}`");
+        assert_eq!(bus.controllers().len(), 1, "after `{expected}`");
+    }
+    // Nothing of all this was to be seen by who held a value.
+    let unread = tokio::time::timeout(Duration::from_millis(20), standing.next()).await;
+    assert!(unread.is_err(), "{unread:?}");
+    swap(&bus, 2, Odd::default()).await.expect("a good one takes over");
+    assert_eq!(*soon(bus.resolve(Who(8))).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_begins_while_the_state_is_handed_over_is_the_new_generations_or_the_old_ones_if_that_fails() {
+    let asked: Arc<Mutex<Vec<Request<Note>>>> = Arc::default();
+    let place: Arc<Mutex<Option<Bus>>> = Arc::default();
+    let asking = |number: u64| {
+        let (asked, place) = (Arc::clone(&asked), Arc::clone(&place));
+        Odd {
+            in_second_save: Some(Box::new(move || {
+                let bus = place.lock().unwrap().clone().expect("the bus");
+                asked.lock().unwrap().push(bus.request(Note(number)).unwrap());
+            })),
+            ..Odd::default()
+        }
+    };
+    let bus = serving(asking(5)).await;
+    *place.lock().unwrap() = Some(bus.clone());
+    soon(swap(&bus, 2, asking(6))).await.expect("a swap");
+    let mut request = asked.lock().unwrap().pop().expect("a request");
+    assert_eq!(*soon(request.value()).await.unwrap(), 2);
+
+    let refuse = |time| if time == 2 { Err(Error::msg("the last state is refused")) } else { Ok(()) };
+    let staged = bus.stage(
+        Source(2),
+        Source(3),
+        factories(3, Odd { restore: Some(refuse), ..Odd::default() }),
+        Duration::from_secs(20),
+    );
+    let staged = soon(staged).await.expect("it is ready");
+    soon(bus.resolve(Note(7))).await.unwrap();
+    let error = soon(staged.commit(PATIENCE)).await.err().expect("it is rolled back").to_string();
+    assert!(error.contains("the last state is refused"), "{error}");
+    let mut request = asked.lock().unwrap().pop().expect("a request");
+    assert_eq!(*soon(request.value()).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_hold_one_value_always_holds_a_valid_one() {
+    let bus = serving(Odd::default()).await;
+    let mut early = bus.request(Who(1)).unwrap();
+    assert!(matches!(soon(early.next()).await, Some(Event::Added(_, who)) if *who == 1));
+    let permits = Arc::new(Odd { who: Some(Semaphore::new(1)), ..Odd::default() });
+    let new: Vec<Arc<dyn Factory>> = vec![Arc::new(Notebooks { generation: 2, odd: Arc::clone(&permits) })];
+    let staged = soon(bus.stage(Source(1), Source(2), new, Duration::from_secs(20))).await.expect("it is ready");
+    // It comes between: the new generation has no answer to it yet when that takes over.
+    let mut late = bus.request(Who(2)).unwrap();
+    assert!(matches!(soon(late.next()).await, Some(Event::Added(_, who)) if *who == 1));
+    let committed = soon(staged.commit(PATIENCE)).await.expect("a swap");
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        match soon(early.next()).await {
+            Some(Event::Added(_, who)) => seen.push(format!("added {who}")),
+            Some(Event::Removed(_)) => seen.push("removed".to_owned()),
+            _ => {}
+        }
+    }
+    assert_eq!(seen, ["added 2", "removed"]);
+    assert_eq!(late.standing().count(), 1);
+
+    permits.who.as_ref().expect("permits").add_permits(1);
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        match soon(late.next()).await {
+            Some(Event::Added(_, who)) => seen.push(format!("added {who}")),
+            Some(Event::Removed(_)) => seen.push("removed".to_owned()),
+            _ => {}
+        }
+    }
+    assert_eq!(seen, ["added 2", "removed"]);
+    soon(committed.drained()).await;
+}

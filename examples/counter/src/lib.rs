@@ -1,0 +1,93 @@
+//! Counts ticks, and goes on counting when it is swapped for another version of itself.
+//!
+//! `save` gives the state to the next generation, with a version of its shape; `restore` takes it over, migrates it if
+//! it has an older shape, and refuses what it does not know: then the swap is rolled back, and the old code counts on.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use controllerbus::prelude::*;
+use tokio::sync::watch;
+
+/// Asks for the count, and keeps being told of it while it stands.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "example/count", value = Count)]
+pub struct Watch;
+
+/// How far it has counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Ticks, over all generations.
+    pub ticks: u64,
+    /// How many versions of the code have counted them.
+    pub generations: u64,
+}
+
+/// How to count.
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "example/counter")]
+pub struct CounterConfig {
+    /// Milliseconds from tick to tick.
+    pub every_ms: u64,
+}
+
+/// The version of the shape of [`Count`], as it is handed over. Raise it when the shape changes, and say in `restore`
+/// what becomes of the older one.
+const SCHEMA: u32 = 2;
+
+/// The shape before: schema 1.
+#[derive(Serialize, Deserialize)]
+struct Before {
+    count: u64,
+}
+
+/// Counts.
+pub struct Counter {
+    config: CounterConfig,
+    count: watch::Sender<Count>,
+}
+
+/// Counts ticks, over swaps too.
+#[hot_plugin(id = "example/counter", version = "2.0.0")]
+impl Controller for Counter {
+    type Config = CounterConfig;
+
+    async fn construct(config: CounterConfig, _: &Context) -> Result<Self> {
+        Ok(Self { config, count: watch::Sender::new(Count { ticks: 0, generations: 1 }) })
+    }
+
+    async fn execute(&self, context: &Context) -> Result<()> {
+        let mut ticks = tokio::time::interval(Duration::from_millis(self.config.every_ms.max(1)));
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.count.send_modify(|count| count.ticks += 1),
+                () = context.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn save(&self) -> Result<Option<State>> {
+        State::encode(SCHEMA, &*self.count.borrow()).map(Some)
+    }
+
+    async fn restore(&self, state: State) -> Result<()> {
+        let before = match state.schema {
+            SCHEMA => state.decode()?,
+            1 => Count { ticks: state.decode::<Before>()?.count, generations: 1 },
+            other => return Err(Error::msg(format!("a count of schema {other} is not known here; {SCHEMA} is"))),
+        };
+        self.count.send_replace(Count { generations: before.generations + 1, ..before });
+        Ok(())
+    }
+
+    #[resolves]
+    async fn watch(&self, _: Watch, values: Values<Count>) -> Result<()> {
+        let mut count = self.count.subscribe();
+        let mut shown = values.slot();
+        loop {
+            let now = count.borrow_and_update().clone();
+            shown.set(now);
+            count.changed().await?;
+        }
+    }
+}
