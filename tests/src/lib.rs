@@ -76,7 +76,10 @@ impl Scratch {
             let manifest = std::fs::read_to_string(from.join("Cargo.toml")).expect("the fixture's manifest");
             let manifest = manifest.replace("@CONTROLLERBUS@", &controllerbus.to_string_lossy());
             std::fs::write(to.join("Cargo.toml"), manifest).expect("writing the manifest");
-            std::fs::copy(from.join("src/lib.rs"), to.join("src/lib.rs")).expect("copying the source");
+            for source in std::fs::read_dir(from.join("src")).expect("the fixture's sources") {
+                let source = source.expect("a source").file_name();
+                std::fs::copy(from.join("src").join(&source), to.join("src").join(&source)).expect("copying a source");
+            }
             // The workspace's own versions, so that nothing new has to be resolved or fetched.
             std::fs::copy(root().join("Cargo.lock"), to.join("Cargo.lock")).expect("copying the lock file");
         }
