@@ -112,6 +112,7 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     assert_eq!(host.act("sentence").await, "first");
     assert_eq!(host.act("large 1048576").await.len(), 1 << 20);
     assert_eq!(host.act("executed").await, "1");
+    assert_eq!(host.act("bus").await, "all of it");
 
     // Values come, go and stay; idle comes after them.
     let many = host.bus.resolve_all(a_request("many 1000")).await.expect("values");
@@ -126,7 +127,8 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
             _ => {}
         }
     }
-    assert_eq!((added, removed), (["0", "1", "2", "stays"].map(str::to_owned).to_vec(), 3));
+    // One that came and went before it was read is told of neither way.
+    assert_eq!((added.last().map(String::as_str), removed), (Some("stays"), added.len() - 1), "{added:?}");
     drop(standing);
 
     // The guest asks the host's bus, and through it itself.

@@ -47,22 +47,36 @@ impl Requests {
     pub(super) fn add(self: &Arc<Self>, request: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
         let (directive, bytes, facts) = (directive.to_owned(), bytes.to_vec(), facts.to_vec());
         let bus = self.bus.clone();
-        self.open(request, async move { bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?) });
+        let add = async move { bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?) };
+        self.open(request, None, add);
     }
 
-    /// Refers once more to a directive that the process refers to.
+    /// Refers once more to a directive that the process refers to. What the process says next may be that it releases
+    /// that, so it is done here and now, unless the directive itself is still being added.
     pub(super) fn refer(self: &Arc<Self>, request: u64, to: u64, strong: bool) {
+        let released = || Error::new(ErrorKind::Closed, "the request was released");
         let known = self.lock().get(&to).map(|open| Arc::clone(&open.raw));
-        self.open(request, async move {
-            let released = || Error::new(ErrorKind::Closed, "the request was released");
-            match known.ok_or_else(released)?.wait().await {
-                Some(raw) => lock(raw).reference(strong),
+        let refer = move |raw: Option<&Raw>| raw.ok_or_else(released).and_then(|raw| lock(raw).reference(strong));
+        let made = match &known {
+            Some(known) => known.get().map(|raw| refer(raw.as_ref())),
+            None => Some(Err(released())),
+        };
+        // Whoever waits for the other request keeps it; nobody does who has what he wants.
+        let known = known.filter(|_| made.is_none());
+        self.open(request, made, async move {
+            match known {
+                Some(known) => refer(known.wait().await.as_ref()),
                 None => Err(released()),
             }
         });
     }
 
-    fn open(self: &Arc<Self>, request: u64, add: impl Future<Output = Result<Box<dyn RawRequest>>> + Send + 'static) {
+    fn open(
+        self: &Arc<Self>,
+        request: u64,
+        made: Option<Result<Box<dyn RawRequest>>>,
+        add: impl Future<Output = Result<Box<dyn RawRequest>>> + Send + 'static,
+    ) {
         let mut open = self.lock();
         if open.len() as u64 >= self.most {
             drop(open);
@@ -70,21 +84,37 @@ impl Requests {
             return self.refuse(request, Error::new(ErrorKind::Invalid, what));
         }
         let credit = Arc::new(Semaphore::new(EVENT_CREDIT as usize));
-        let raw = Arc::new(SetOnce::new());
-        let (this, spending, place) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&raw));
+        let place = Arc::new(SetOnce::new());
+        let failed = made.and_then(|made| {
+            let (raw, error) = match made {
+                Ok(raw) => (Some(Mutex::new(raw)), None),
+                Err(error) => (None, Some(error)),
+            };
+            let _ = place.set(raw);
+            error
+        });
+        let (this, spending, raw) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&place));
         // Adding it may run other controllers' code; what this process says next must not wait for that.
         let task = tokio::spawn(async move {
-            match add.await {
-                Ok(raw) => {
-                    let _ = place.set(Some(Mutex::new(raw)));
-                    if let Some(Some(raw)) = place.get() {
-                        drop(this.forward(request, raw, &spending).await);
+            let mut failed = failed;
+            if !place.initialized() {
+                let added = match add.await {
+                    Ok(raw) => Some(Mutex::new(raw)),
+                    Err(error) => {
+                        failed = Some(error);
+                        None
                     }
+                };
+                let _ = place.set(added);
+                // Released meanwhile: it was added all the same, for those who refer to it.
+                if !this.lock().contains_key(&request) {
+                    return;
                 }
-                Err(error) => {
-                    let _ = place.set(None);
-                    this.refuse(request, error);
-                }
+            }
+            match (place.get(), failed) {
+                (Some(Some(raw)), _) => drop(this.forward(request, raw, &spending).await),
+                (_, Some(error)) => this.refuse(request, error),
+                _ => {}
             }
         });
         open.insert(request, Open { task: task.abort_handle(), credit, raw });
@@ -139,7 +169,7 @@ impl Requests {
     /// The process has dropped a request.
     pub(super) fn release(&self, request: u64) {
         let open = self.lock().remove(&request);
-        if let Some(open) = open {
+        if let Some(open) = open.filter(|open| open.raw.initialized()) {
             open.task.abort();
         }
     }
