@@ -23,8 +23,9 @@ function draw(tag, properties = {}, text) {
 }
 
 const milliseconds = (ms) =>
-  ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(ms / 60000)} min`;
+  ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : ms < 3600000 ? `${Math.floor(ms / 60000)} min ${Math.floor(ms / 1000) % 60} s` : `${Math.floor(ms / 3600000)} h ${Math.floor(ms / 60000) % 60} min`;
 const clock = (ms) => new Date(ms).toLocaleTimeString(undefined, { hour12: false });
+const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 const TONES = {
@@ -80,20 +81,24 @@ async function ask(action, id, button) {
 
 function swaps(plugin) {
   const shown = plugin.generations.slice(-SHOWN).reverse();
-  const longest = Math.max(1, ...shown.map((found) => (found.timeline ? total(found.timeline) : 0)));
+  // The first build compiles everything; the scale is that of the edits, and a longer bar is cut.
+  const timed = shown.filter((found) => found.timeline);
+  const edits = timed.filter((found) => found.timeline.edit_to_live_ms);
+  const longest = Math.max(1, ...(edits.length ? edits : timed).map((found) => total(found.timeline)));
   const rows = shown.flatMap((found) => {
     const number = make("span", { class: "number", title: `build ${found.build_hash}` }, `#${found.number} `, pill(found.state));
     if (!found.timeline) {
       return [number, make("span", { class: "bar none", title: found.reason }, found.reason || "never served"), make("span")];
     }
-    const bar = make("div", { class: "bar", role: "img" });
+    const whole = Math.max(longest, total(found.timeline));
+    const bar = make("div", { class: whole > longest ? "bar cut" : "bar", role: "img" });
     const told = [];
     for (const phase of PHASES) {
       const ms = found.timeline[`${phase}_ms`];
       if (ms <= 0) continue;
       told.push(`${phase} ${milliseconds(ms)}`);
       const part = make("span", { class: phase });
-      part.style.width = `${(ms / longest) * 98}%`;
+      part.style.width = `${(ms / whole) * 98}%`;
       bar.append(part);
     }
     bar.title = told.join(", ");
@@ -110,7 +115,7 @@ function holders(plugin) {
   const held = plugin.generations.filter((found) => found.state === "draining" || found.state === "stuck");
   const told = [];
   if (serving) {
-    told.push(`generation ${serving.number} is held by ${serving.factories} factories, ${serving.controllers} controllers, ${serving.calls} calls`);
+    told.push(`generation ${serving.number} is held by ${counted(serving.factories, "factory", "factories")}, ${counted(serving.controllers, "controller", "controllers")}, ${counted(serving.calls, "call", "calls")}`);
     if (serving.isolation === "process") told.push(`in process ${serving.process_id || "(being started)"}`);
   }
   for (const found of held) told.push(`${found.state}: #${found.number} ${found.reason}`);
@@ -128,7 +133,8 @@ function plugins(list, info) {
       make("button", { type: "button", onclick: (event) => confirm(`Unload ${plugin.id}?`) && ask("unload", plugin.id, event.target) }, "Unload"));
     const building = plugin.building_since_ms ? make("span", { class: "version" }, plugin.building || "starting") : undefined;
     return make("article", { class: plugin.error ? "card broken" : "card", "data-plugin": plugin.id },
-      make("div", { class: "title" }, make("strong", {}, plugin.id), make("span", { class: "version" }, plugin.version), pill(plugin.state), building, buttons),
+      make("div", { class: "title" }, make("strong", {}, plugin.id), make("span", { class: "version" }, plugin.version), pill(plugin.state),
+        plugin.error && plugin.state === "serving" ? make("span", { class: "pill bad" }, "the last change failed") : undefined, building, buttons),
       plugin.generations.length ? swaps(plugin) : undefined,
       holders(plugin),
       plugin.error ? make("pre", { class: "error", tabindex: "0" }, ...coloured(plugin.error.trimEnd())) : undefined);

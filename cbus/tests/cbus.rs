@@ -1,5 +1,7 @@
 //! `cbus` as a person uses it: the binary is run, with real builds of fixture crates.
 
+#[path = "cbus/browser.rs"]
+mod browser;
 #[path = "cbus/daemon.rs"]
 mod daemon;
 #[path = "cbus/files.rs"]

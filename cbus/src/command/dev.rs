@@ -8,7 +8,7 @@ use miette::Result;
 
 use crate::api::CONFIG_ID;
 use crate::cli::{Dev, Listen};
-use crate::command::run::{asked_to_end, serve_api, specs};
+use crate::command::run::{asked_to_end, serve, serve_api, specs};
 use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
@@ -41,21 +41,7 @@ pub async fn run(args: Dev) -> Result<()> {
         trust: Trust::default(),
         isolation: args.isolation,
     };
-    let serving = async {
-        let mut following = None;
-        if let (Some(mut file), Some(set)) = (file, set) {
-            file.apply(&host.bus, set).await?;
-            following = Some(tokio::spawn(file.follow(host.bus.clone())));
-        }
-        host.start(options).await?;
-        tracing::info!(target: "cbus", "ready: save a file, and it is swapped in");
-        if let Some(following) = following
-            && let Ok(Err(error)) = following.await
-        {
-            tracing::error!(target: "cbus", "the config file is not followed: {error}");
-        }
-        std::future::pending::<Result<()>>().await
-    };
+    let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
     let title = view::Title {
         plugins: names,
         api: match &args.api.listen {

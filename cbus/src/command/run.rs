@@ -47,22 +47,7 @@ pub async fn run(args: Run) -> Result<()> {
     if !configured {
         serve_api(&host, &args.api).await?;
     }
-    let served = async {
-        let mut following = None;
-        if let (Some(mut file), Some(set)) = (config, set) {
-            file.apply(&host.bus, set).await?;
-            following = Some(tokio::spawn(file.follow(host.bus.clone())));
-        }
-        host.start(options).await?;
-        tracing::info!(target: "cbus", "ready");
-        // Following ends when the file cannot be watched.
-        if let Some(following) = following
-            && let Ok(Err(error)) = following.await
-        {
-            tracing::error!(target: "cbus", "the config file is not followed: {error}");
-        }
-        std::future::pending::<Result<()>>().await
-    };
+    let served = serve(&host, config.zip(set), options, "ready");
     let result = tokio::select! {
         result = served => result,
         signal = asked_to_end() => {
@@ -74,6 +59,31 @@ pub async fn run(args: Run) -> Result<()> {
         tracing::warn!(target: "cbus", "something did not end in time; it ends with the process");
     }
     result
+}
+
+/// Runs the configs and the plugins of a host, and follows them, until it is dropped.
+pub async fn serve(
+    host: &Arc<Host>,
+    config: Option<(ConfigFile, ConfigSet)>,
+    options: Options,
+    ready: &str,
+) -> Result<()> {
+    let mut following = None;
+    if let Some((mut file, set)) = config {
+        file.apply(&host.bus, set).await?;
+        // Followed from the start on: the first build may take a while.
+        following = Some((file.clone(), tokio::spawn(file.follow(host.bus.clone()))));
+    }
+    host.start(options).await?;
+    tracing::info!(target: "cbus", "{ready}");
+    if let Some((file, following)) = following {
+        file.tell_problems(&host.bus);
+        // Following ends when the file cannot be watched.
+        if let Ok(Err(error)) = following.await {
+            tracing::error!(target: "cbus", "the config file is not followed: {error}");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Puts the controller that serves the API on the bus; fails if it cannot listen.

@@ -14,6 +14,7 @@ use crate::report::{explain, explain_bus, io};
 const QUIET: Duration = Duration::from_millis(20);
 
 /// A config set in a file, YAML or JSON.
+#[derive(Clone)]
 pub struct ConfigFile {
     path: PathBuf,
     /// The keys that came from the file, which go when the file loses them.
@@ -39,19 +40,17 @@ impl ConfigFile {
             bus.remove_config(gone).await;
         }
         self.keys = keys;
-        let wanted: Vec<(String, u64)> = set.iter().map(|(key, entry)| (key.to_owned(), entry.revision)).collect();
-        bus.apply(set).await.map_err(|error| explain_bus(&error, None))?;
-        for state in bus.configs() {
-            let Some((key, revision)) = wanted.iter().find(|(key, _)| *key == state.key) else { continue };
-            let runs = state.revision;
-            if runs > *revision {
-                tracing::warn!(target: "cbus", "{key}: revision {revision} of the file is older than {runs}, which runs");
-            }
+        bus.apply(set).await.map_err(|error| explain_bus(&error, None))
+    }
+
+    /// Tells what keeps configs of the file from running. What waits for a plugin that is being built is no problem yet,
+    /// so this is for when the plugins are there.
+    pub fn tell_problems(&self, bus: &Bus) {
+        for state in bus.configs().iter().filter(|state| self.keys.contains(&state.key)) {
             if let Some(problem) = &state.problem {
-                tracing::warn!(target: "cbus", "{key}: {problem}");
+                tracing::warn!(target: "cbus", "{}: {problem}", state.key);
             }
         }
-        Ok(())
     }
 
     /// Follows the file for as long as this is polled.
@@ -71,7 +70,10 @@ impl ConfigFile {
             let file = self.path.display().to_string();
             match self.read() {
                 Ok(set) => match self.apply(&bus, set).await {
-                    Ok(()) => tracing::info!(target: "cbus", "{file} applied again"),
+                    Ok(()) => {
+                        tracing::info!(target: "cbus", "{file} applied again");
+                        self.tell_problems(&bus);
+                    }
                     Err(error) => tracing::error!(target: "cbus", "{file}: {error}"),
                 },
                 Err(error) => {

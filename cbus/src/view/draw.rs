@@ -38,7 +38,8 @@ pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
         let block = Block::new().borders(Borders::TOP).title(" Compiler ".red().bold());
         frame.render_widget(Paragraph::new(errors).block(block).wrap(Wrap { trim: false }), broken);
     }
-    draw_configs(frame, configs, &shown.configs);
+    let first_build = shown.plugins.iter().any(|plugin| plugin.building_since_ms > 0 && plugin.version.is_empty());
+    draw_configs(frame, configs, &shown.configs, first_build);
     draw_logs(frame, logs, shown);
     draw_keys(frame, keys, shown);
 }
@@ -156,12 +157,17 @@ fn config_height(configs: &[Config]) -> u16 {
     configs.len().clamp(1, 6) as u16 + 1
 }
 
-fn draw_configs(frame: &mut Frame<'_>, area: Rect, configs: &[Config]) {
+fn draw_configs(frame: &mut Frame<'_>, area: Rect, configs: &[Config], first_build: bool) {
     let rows = configs.iter().map(|config| {
+        let why = match config.state.as_str() {
+            // What is being built may well make it.
+            "queued" if first_build => "waits for the first build",
+            _ => &config.error,
+        };
         Row::new([
             Line::from(config.key.clone()),
             Line::from(Span::styled(config.state.clone(), tone(&config.state))),
-            Line::from(vec![Span::raw(config.config_id.clone()), quiet(format!("  {}", config.error))]),
+            Line::from(vec![Span::raw(config.config_id.clone()), quiet(format!("  {why}"))]),
         ])
     });
     let widest = configs.iter().map(|config| config.key.chars().count()).max().unwrap_or(0).clamp(8, 28) as u16;

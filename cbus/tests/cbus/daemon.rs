@@ -106,20 +106,41 @@ impl Drop for Daemon {
 
 /// One request over HTTP/1.1; the status and the body.
 pub fn http(address: &str, method: &str, path: &str, headers: &str) -> (u16, String) {
+    http_with(address, method, path, headers, "")
+}
+
+/// The same with a body.
+pub fn http_with(address: &str, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("connecting");
     let host = if headers.contains("Host:") { String::new() } else { format!("Host: {address}\r\n") };
-    let request = format!("{method} {path} HTTP/1.1\r\n{host}{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\n{host}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).expect("asking");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let mut answer = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), None);
+    while !head.ends_with("\r\n\r\n") {
+        assert!(answer.read_line(&mut head).expect("a head") > 0, "no end of the head: {head}");
+    }
+    for line in head.to_ascii_lowercase().lines() {
+        if let Some(text) = line.strip_prefix("content-length:") {
+            length = text.trim().parse().ok();
+        }
+    }
+    let mut body = Vec::new();
+    match length {
+        // Not every server closes the connection when it is asked to.
+        Some(length) => drop(answer.take(length).read_to_end(&mut body).expect("a body")),
+        None => drop(answer.read_to_end(&mut body).expect("a body")),
+    }
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, body.to_owned())
+    (status, String::from_utf8_lossy(&body).into_owned())
 }
 
 /// A folder with a plugins folder and a config that runs what is in it.
-fn daemon_folder() -> tempfile::TempDir {
+pub fn daemon_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join("plugins")).expect("a folder");
     std::fs::write(folder.path().join("config.yaml"), "one:\n  id: second\n").expect("writing");
