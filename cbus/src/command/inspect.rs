@@ -47,6 +47,8 @@ struct Factory {
     #[serde(rename = "crate")]
     crate_name: String,
     config: String,
+    /// The JSON schema of the config.
+    schema: serde_json::Value,
     resolves: Vec<String>,
 }
 
@@ -84,6 +86,9 @@ pub async fn run(args: &Inspect) -> Result<()> {
             text::print_line(&format!("  {}", factory.description));
         }
         text::print_line(&format!("  config     {}", factory.config));
+        for (name, about) in fields(&factory.schema) {
+            text::print_line(&format!("    {name:<20} {about}"));
+        }
         let resolves = match factory.resolves.as_slice() {
             [] => "nothing".to_owned(),
             some => some.join(", "),
@@ -128,6 +133,7 @@ async fn read(path: &Path) -> Result<Inspected> {
                 description: factory.description,
                 crate_name: factory.crate_name,
                 config: factory.config,
+                schema: factory.schema,
                 resolves: factory.resolves,
             })
             .collect(),
@@ -140,4 +146,18 @@ fn read_signature(path: &Path) -> Option<Signature> {
     let text = std::fs::read_to_string(&file).ok()?;
     let comment = text.lines().find_map(|line| line.strip_prefix("trusted comment: "))?.to_owned();
     Some(Signature { file, comment })
+}
+
+/// The fields of a config: each one's name, and its kind and description.
+fn fields(schema: &serde_json::Value) -> Vec<(String, String)> {
+    let properties = schema.get("properties").and_then(serde_json::Value::as_object);
+    let required = schema.get("required").and_then(serde_json::Value::as_array);
+    let about = |(name, field): (&String, &serde_json::Value)| {
+        let word = |key: &str| field.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let needed = required.is_some_and(|names| names.iter().any(|needed| needed == name));
+        let parts = [word("type"), if needed { "required" } else { "" }, word("description")];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        (name.clone(), parts.join(", "))
+    };
+    properties.into_iter().flatten().map(about).collect()
 }

@@ -84,6 +84,7 @@ fn a_built_file_is_inspected_without_being_executed() {
     }
     assert_eq!(found["factories"][0]["config"], "second");
     assert_eq!(found["factories"][0]["resolves"][0], "second/ask");
+    assert_eq!(found["factories"][0]["schema"]["type"], "object");
     assert_eq!(found["unfit"], serde_json::Value::Null);
     let text = fine(scratch.folder(), &["inspect", "second.cbus.so"]);
     assert!(text.contains("resolves   second/ask"), "{text}");
