@@ -138,7 +138,10 @@ impl Loaded {
         if self.leases.holders() != controllerbus::plugin::Holders::default() {
             return Unload::Held;
         }
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            let keys = connection.end();
+            tracing::debug!(path = %self.path.display(), keys, "the keys of a plugin's thread-local data are given back");
+        }
         if let Some(library) = self.library.take()
             && let Err(error) = library.close()
         {

@@ -269,6 +269,14 @@ pub trait HostConstructed {
 /// An owned [`HostConstructed`].
 pub type HostConstructedPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostConstructed + Send + Sync>);
 
+/// What gives the keys for thread-local data of a library back, once none of its other code will run any more.
+#[stabby::stabby]
+#[derive(Clone, Copy)]
+pub struct LastCall {
+    /// Returns how many keys there were.
+    pub give_keys_back: extern "C" fn() -> u32,
+}
+
 /// One loaded generation, as the host sees it.
 #[stabby::stabby]
 pub trait GuestSide {
@@ -282,6 +290,8 @@ pub trait GuestSide {
     extern "C" fn shutdown(&self, timeout_ms: u64) -> bool;
     /// How many thread-local values of this generation were left behind on the host's threads.
     extern "C" fn leaked_thread_locals(&self) -> u64;
+    /// What is to be called last.
+    extern "C" fn last_call(&self) -> LastCall;
 }
 /// A shared [`GuestSide`].
 pub type GuestPtr = stabby::dynptr!(stabby::sync::Arc<dyn GuestSide + Send + Sync>);

@@ -67,10 +67,15 @@ macro_rules! plugin_bundle {
 #[macro_export]
 macro_rules! __plugin_hooks {
     () => {
-        use $crate::__private::libc::{c_int, c_void, pthread_attr_t, pthread_t};
+        use $crate::__private::libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
 
         // Hidden, so that libc's own does not win the look-up, and so that nobody else's is replaced.
-        ::core::arch::global_asm!(".hidden __cxa_thread_atexit_impl", ".hidden pthread_create");
+        ::core::arch::global_asm!(
+            ".hidden __cxa_thread_atexit_impl",
+            ".hidden pthread_create",
+            ".hidden pthread_key_create",
+            ".hidden pthread_key_delete"
+        );
 
         #[unsafe(no_mangle)]
         unsafe extern "C" fn __cxa_thread_atexit_impl(
@@ -91,6 +96,21 @@ macro_rules! __plugin_hooks {
         ) -> c_int {
             // SAFETY: the caller's promise, passed on.
             unsafe { guest::threads::create(thread, attributes, start, argument) }
+        }
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn pthread_key_create(
+            key: *mut pthread_key_t,
+            destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+        ) -> c_int {
+            // SAFETY: the caller's promise, passed on.
+            unsafe { guest::threads::create_key(key, destructor) }
+        }
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn pthread_key_delete(key: pthread_key_t) -> c_int {
+            // SAFETY: the caller's promise, passed on.
+            unsafe { guest::threads::delete_key(key) }
         }
     };
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::abi::{
     FactoryInfo, Failure, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr,
-    HostConstructedDyn, HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSinkPtr, SavedState,
+    HostConstructedDyn, HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSinkPtr, LastCall, SavedState,
 };
 use crate::bus::BusHandle;
 use crate::controller::factory::{FACTORIES, Factory};
@@ -212,6 +212,10 @@ impl GuestSide for Guest {
 
     extern "C" fn leaked_thread_locals(&self) -> u64 {
         threads::leaked()
+    }
+
+    extern "C" fn last_call(&self) -> LastCall {
+        LastCall { give_keys_back: threads::give_keys_back }
     }
 }
 

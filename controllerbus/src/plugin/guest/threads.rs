@@ -5,10 +5,10 @@
 //! are not registered but counted; on the guest's own threads they are, and run when the thread ends.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use libc::{c_int, c_void, pthread_attr_t, pthread_t};
+use libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
 
 use crate::plugin::abi::ThreadHooks;
 
@@ -108,4 +108,68 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
         (hooks.entered)(hooks.context);
     }
     start(argument)
+}
+
+/// The keys for thread-local data that code of this library has made. A process has 1,024 of them; the standard library
+/// makes one in each library that it is linked into, and never gives it back.
+static KEYS: Mutex<Vec<pthread_key_t>> = Mutex::new(Vec::new());
+
+/// The bundle's `pthread_key_create`.
+///
+/// # Safety
+/// As the C library's.
+pub unsafe fn create_key(key: *mut pthread_key_t, destructor: Option<unsafe extern "C" fn(*mut c_void)>) -> c_int {
+    type Real = unsafe extern "C" fn(*mut pthread_key_t, Option<unsafe extern "C" fn(*mut c_void)>) -> c_int;
+    static REAL: OnceLock<Option<Real>> = OnceLock::new();
+    let real = REAL.get_or_init(|| {
+        // SAFETY: a look-up by a valid C string.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"pthread_key_create".as_ptr()) };
+        // SAFETY: the C library's symbol of this name has this type (POSIX).
+        (!found.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Real>(found) })
+    });
+    let Some(real) = *real else { return libc::EAGAIN };
+    // SAFETY: the caller's promise, passed on.
+    let status = unsafe { real(key, destructor) };
+    if status == 0 {
+        // SAFETY: the call has filled the caller's place.
+        KEYS.lock().unwrap_or_else(PoisonError::into_inner).push(unsafe { *key });
+    }
+    status
+}
+
+/// The bundle's `pthread_key_delete`.
+///
+/// # Safety
+/// As the C library's.
+pub unsafe fn delete_key(key: pthread_key_t) -> c_int {
+    KEYS.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != key);
+    // SAFETY: the caller's promise, passed on.
+    unsafe { really_delete(key) }
+}
+
+/// # Safety
+/// As the C library's `pthread_key_delete`.
+unsafe fn really_delete(key: pthread_key_t) -> c_int {
+    type Real = unsafe extern "C" fn(pthread_key_t) -> c_int;
+    static REAL: OnceLock<Option<Real>> = OnceLock::new();
+    let real = REAL.get_or_init(|| {
+        // SAFETY: a look-up by a valid C string.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"pthread_key_delete".as_ptr()) };
+        // SAFETY: the C library's symbol of this name has this type (POSIX).
+        (!found.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Real>(found) })
+    });
+    let Some(real) = *real else { return libc::EINVAL };
+    // SAFETY: the caller's promise, passed on.
+    unsafe { real(key) }
+}
+
+/// Gives the library's keys back; says how many. To be called when no other code of it will run any more.
+///
+/// The destructors of what host threads have stored under them are not called then, as they must not be once the
+/// library is gone.
+pub(super) extern "C" fn give_keys_back() -> u32 {
+    let keys = std::mem::take(&mut *KEYS.lock().unwrap_or_else(PoisonError::into_inner));
+    // SAFETY: this library made the keys and has not deleted them, and nobody uses them any more.
+    let given = keys.into_iter().filter(|key| unsafe { really_delete(*key) } == 0);
+    given.count() as u32
 }

@@ -124,6 +124,16 @@ impl Connection {
         Shutdown { threads_left, leaked_thread_locals: self.shared.guest.leaked_thread_locals() }
     }
 
+    /// Lets go of the guest, and gives the keys for thread-local data back that its library has made: how many.
+    ///
+    /// To be called after a [`Connection::shutdown`] that left no thread, when nobody holds a lease; no code of the
+    /// library may be called after it.
+    pub fn end(self) -> u32 {
+        let last = self.shared.guest.last_call();
+        drop(self);
+        (last.give_keys_back)()
+    }
+
     /// How many threads of the library run now.
     pub fn threads(&self) -> usize {
         self.threads.count()
