@@ -59,7 +59,9 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     let running = shown.configs.iter().filter(|config| config.state == "running").count();
     let mut spans = vec![Span::styled("cbus dev ", Style::new().add_modifier(Modifier::BOLD))];
     spans.push(Span::raw(shown.title.plugins.join(", ")));
-    spans.push(quiet(format!("   {running} controllers, {} directives, {} values", shown.directives, shown.values)));
+    let counts = [(running, "controller"), (shown.directives, "directive"), (shown.values, "value")];
+    let counts = counts.map(|(count, one)| format!("{count} {one}{}", if count == 1 { "" } else { "s" }));
+    spans.push(quiet(format!("   {}", counts.join(", "))));
     if let Some(api) = &shown.title.api {
         spans.push(quiet(format!("   http://{api}")));
     }
