@@ -5,6 +5,7 @@ use hot_runtime::artifact::Artifact;
 use hot_runtime::build::{BuildEvent, BuildOptions, BuildPhase, BuiltBy, MessageLevel, PluginBuilder};
 use hot_runtime::{Error, HotRuntime, PluginSpec};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use tests::edits::Crates;
 use tests::{Scratch, ask, exported_symbols, work_dir};
@@ -272,6 +273,61 @@ async fn every_kind_of_edit_gives_what_cargo_gives() {
     crates.write(LIB, &(text + "\n// a comment\n"));
     let after = direct.builder.build(&|_| {}, &CancellationToken::new()).await.expect("a build");
     assert_eq!((&after.build_hash, &after.hash), (&before.build_hash, &before.hash), "{:?}", after.why_cargo);
+
+    // After all these swaps a backtrace and a debugger still know the functions and lines.
+    let text = std::fs::read_to_string(crates.path(LIB)).expect("the source");
+    let line = 1 + text.lines().position(|line| line.contains("force_capture")).expect("the line");
+    let trace = ask(&direct.bus, "backtrace").await.expect("a backtrace");
+    assert!(trace.contains("edits::backtrace") && trace.contains(&format!("src/lib.rs:{line}")), "{trace}");
+    let gdb = Command::new("gdb").args(["-batch", "-ex", "info line edits::backtrace"]).arg(&after.artifact).output();
+    match gdb {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(said.contains(&format!("Line {} of", line - 1)) && said.contains("src/lib.rs"), "{said}");
+        }
+        Err(error) => println!("gdb could not be asked: {error}"),
+    }
     direct.runtime.shutdown().await;
     cargo.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_that_build_the_same_crate_at_once_do_not_disturb_each_other() {
+    let crates = Crates::new();
+    let builder =
+        |id: &str, work: &str| PluginBuilder::new(PluginSpec::new(id).crate_path(crates.path("edits")), options(work));
+    // The same plugin, and another one of the same crates.
+    let mut builders = [builder("at-once", "once-1"), builder("at-once", "once-2"), builder("apart", "once-3")];
+    for round in 0..3 {
+        let text = format!("round {round}");
+        crates.write("edits/src/data.txt", &text);
+        let cancel = CancellationToken::new();
+        let [first, second, third] = &mut builders;
+        let (first, second, third) =
+            tokio::join!(first.build(&|_| {}, &cancel), second.build(&|_| {}, &cancel), third.build(&|_| {}, &cancel));
+        for built in [first, second, third] {
+            let built = built.expect("a build");
+            Artifact::read(&built.artifact).expect("a whole artifact");
+            let bytes = std::fs::read(&built.artifact).expect("the artifact");
+            assert!(bytes.windows(text.len()).any(|part| part == text.as_bytes()), "{round}");
+            assert_eq!(built.by, if round == 0 { BuiltBy::Cargo } else { BuiltBy::Rustc }, "{:?}", built.why_cargo);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_sources_in_two_folders_give_equal_artifacts() {
+    let mut made = Vec::new();
+    for work in ["here", "there/and/elsewhere"] {
+        let crates = Crates::new();
+        let spec = PluginSpec::new("equal").crate_path(crates.path("edits")).watch(false);
+        let built = PluginBuilder::new(spec, options(work)).build(&|_| {}, &CancellationToken::new()).await;
+        let built = built.expect("a build");
+        let folder = crates.path("").to_string_lossy().into_owned();
+        let bytes = std::fs::read(&built.artifact).expect("the artifact");
+        assert!(!bytes.windows(folder.len()).any(|part| part == folder.as_bytes()), "it names {folder}");
+        made.push((built.build_hash, built.hash, bytes));
+    }
+    assert_eq!((&made[0].0, &made[0].1), (&made[1].0, &made[1].1));
+    assert!(made[0].2 == made[1].2);
 }

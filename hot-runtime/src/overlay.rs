@@ -213,6 +213,9 @@ fn manifest(workspace: &Workspace, spec: &PluginSpec) -> Result<String> {
     let mut settings = workspace.settings.clone();
     override_profile(&mut settings, spec)?;
     fill_in_profile(&mut settings, &workspace.local);
+    if !spec.watch {
+        set_apart(&mut settings, spec, &workspace.local);
+    }
     let settings = toml::to_string(&settings)
         .map_err(|error| Error::Metadata { path: "Cargo.toml".into(), message: error.to_string() })?;
     text.push('\n');
@@ -280,6 +283,18 @@ fn fill_in_profile(settings: &mut toml::Table, local: &BTreeSet<String>) {
     for (name, debug) in local.iter().map(|name| (name.clone(), own.clone())).chain(others) {
         if let Some(package) = table_in(packages, &name) {
             package.entry("debug").or_insert(debug);
+        }
+    }
+}
+
+/// What is built once does not name the folders that it was built in, and what is rebuilt for a developer does. A
+/// setting to what it is anyway lets cargo tell the two apart, so that neither is taken for the other.
+fn set_apart(settings: &mut toml::Table, spec: &PluginSpec, local: &BTreeSet<String>) {
+    let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
+    let Some(packages) = profile.and_then(|profile| table_in(profile, "package")) else { return };
+    for name in local {
+        if let Some(package) = table_in(packages, name) {
+            package.entry("codegen-units").or_insert(toml::Value::Integer(16));
         }
     }
 }

@@ -138,11 +138,12 @@ pub(crate) async fn build(
     spec: &PluginSpec,
     options: &BuildOptions,
     capture: Option<&Capture>,
+    local: &[(PathBuf, String)],
     progress: &mut Progress<'_>,
     cancel: &CancellationToken,
 ) -> Result<CargoBuilt> {
     progress.phase(BuildPhase::Compiling);
-    let child = command(overlay, spec, options, capture)
+    let child = command(overlay, spec, options, capture, local)
         .spawn()
         .map_err(Error::io("running cargo (is Rust installed?)", &overlay.dir))?;
     let (mut library, mut messages) = (None, Vec::new());
@@ -233,7 +234,25 @@ fn package_name(id: &str, target: &str) -> String {
     }
 }
 
-fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, capture: Option<&Capture>) -> Command {
+/// Where cargo keeps the sources of the crates that it has downloaded.
+fn registry_sources() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    home.unwrap_or_default().join("registry/src")
+}
+
+/// `FROM=TO`, in lines.
+fn lines(pairs: &[(PathBuf, String)]) -> String {
+    pairs.iter().map(|(from, to)| format!("{}={to}\n", from.display())).collect()
+}
+
+fn command(
+    overlay: &Overlay,
+    spec: &PluginSpec,
+    options: &BuildOptions,
+    capture: Option<&Capture>,
+    local: &[(PathBuf, String)],
+) -> Command {
     let mut command = Command::new("cargo");
     command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi"]);
     if spec.release {
@@ -253,10 +272,15 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, capture
             .env("CBUS_CAPTURE", &capture.folder)
             .env("CBUS_WRAPPER", std::env::var_os("RUSTC_WRAPPER").unwrap_or_default());
         command.env("RUSTC_WRAPPER", &capture.shim);
+        command.env("CBUS_REMAP", lines(&[(registry_sources(), "/registry".to_owned())]));
+        if !spec.watch {
+            // Equal inputs give an equal artifact, whoever builds it and wherever.
+            command.env("CBUS_LOCAL", lines(local));
+        }
     }
     command.current_dir(&overlay.dir).env("CARGO_TARGET_DIR", &options.target_dir);
-    // What is built to be shipped is better without, and what is built again and again is three times faster with it.
-    command.env("CARGO_INCREMENTAL", if spec.release && !spec.watch { "0" } else { "1" });
+    // What is built once is better without, and what is built again and again is three times faster with it.
+    command.env("CARGO_INCREMENTAL", if spec.watch { "1" } else { "0" });
     without_the_callers_cargo(&mut command);
     process::prepare(&mut command);
     command

@@ -275,6 +275,26 @@ impl PluginBuilder {
         })
     }
 
+    /// The folders of local crates, and names for them that do not say where they are. The longest comes last, because
+    /// the compiler goes by the last that fits.
+    fn local_names(&self, overlay: &Overlay) -> Vec<(PathBuf, String)> {
+        let folders = self.workspace.iter().flat_map(|workspace| &workspace.watched).filter(|path| path.is_dir());
+        let mut names: Vec<_> = folders
+            .map(|folder| (folder.clone(), format!("/{}", folder.file_name().unwrap_or_default().to_string_lossy())))
+            .collect();
+        names.push((overlay.dir.clone(), "/overlay".to_owned()));
+        names.push((self.options.target_dir.clone(), "/target".to_owned()));
+        let in_full: Vec<_> = names
+            .iter()
+            .filter_map(|(folder, name)| {
+                Some((folder.canonicalize().ok().filter(|full| full != folder)?, name.clone()))
+            })
+            .collect();
+        names.extend(in_full);
+        names.sort_by_key(|(folder, _)| folder.as_os_str().len());
+        names
+    }
+
     async fn build_by_cargo(
         &mut self,
         progress: &mut Progress<'_>,
@@ -294,7 +314,9 @@ impl PluginBuilder {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { plugin: self.spec.id.clone() });
             }
-            let built = cargo::build(&overlay, &self.spec, &self.options, capture.as_ref(), progress, cancel).await?;
+            let local = self.local_names(&overlay);
+            let built =
+                cargo::build(&overlay, &self.spec, &self.options, capture.as_ref(), &local, progress, cancel).await?;
             let (library, messages) = (built.library.clone(), built.messages.clone());
             if let Some(capture) = capture.as_ref().filter(|_| self.spec.watch) {
                 let watched = self.workspace.as_ref().map(|workspace| workspace.watched.clone()).unwrap_or_default();

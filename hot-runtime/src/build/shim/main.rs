@@ -3,6 +3,8 @@
 //
 // CBUS_CAPTURE  the folder to write to
 // CBUS_WRAPPER  the wrapper that would have been called instead of this one
+// CBUS_REMAP    lines FROM=TO: paths that are not to be seen in what is compiled
+// CBUS_LOCAL    lines FROM=TO for the plugin's own crates, if what is made of them must not depend on where they are
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -10,7 +12,8 @@ use std::process::Command;
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
     let Some(rustc) = arguments.next() else { std::process::exit(2) };
-    let arguments: Vec<OsString> = arguments.collect();
+    let mut arguments: Vec<OsString> = arguments.collect();
+    hide_paths(&mut arguments);
     if let Some(folder) = std::env::var_os("CBUS_CAPTURE") {
         // Without the record the next edit takes cargo's time; nothing else is lost.
         let _ = record(std::path::Path::new(&folder), &rustc, &arguments);
@@ -23,8 +26,50 @@ fn main() {
         }
         None => Command::new(&rustc),
     };
-    command.args(&arguments).env_remove("CBUS_CAPTURE").env_remove("CBUS_WRAPPER");
+    command.args(&arguments);
+    for name in ["CBUS_CAPTURE", "CBUS_WRAPPER", "CBUS_REMAP", "CBUS_LOCAL"] {
+        command.env_remove(name);
+    }
     run(command)
+}
+
+/// Adds what keeps paths out of the outputs. Cargo's `-C metadata`, which goes into every symbol's name, is a hash over the
+/// path of a local crate; it is replaced by one over the same call with the paths exchanged.
+fn hide_paths(arguments: &mut Vec<OsString>) {
+    let pairs = |name: &str| -> Vec<(String, String)> {
+        let text = std::env::var(name).unwrap_or_default();
+        text.lines().filter_map(|line| line.rsplit_once('=')).map(|(from, to)| (from.to_owned(), to.to_owned())).collect()
+    };
+    let (everywhere, local) = (pairs("CBUS_REMAP"), pairs("CBUS_LOCAL"));
+    if !arguments.iter().any(|argument| argument == "--out-dir") {
+        return;
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    let is_local = |path: &std::path::Path| local.iter().any(|(from, _)| path.starts_with(from));
+    let source = arguments.iter().find(|argument| argument.to_string_lossy().ends_with(".rs"));
+    if source.is_some_and(|source| is_local(&here.join(source))) {
+        let mut call = String::new();
+        let mut before = String::new();
+        for argument in arguments.iter() {
+            let text = argument.to_string_lossy();
+            let placed = ["--out-dir", "-L", "--extern"].contains(&&*before)
+                || ["metadata=", "extra-filename=", "incremental="].iter().any(|start| text.starts_with(start));
+            before = text.to_string();
+            if !placed {
+                call.push_str(&local.iter().fold(text.into_owned(), |text, (from, to)| text.replace(from, to)));
+                call.push('\0');
+            }
+        }
+        call.push_str(&std::env::var("CARGO_PKG_VERSION").unwrap_or_default());
+        // FNV-1a.
+        let hash = call.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        if let Some(metadata) = arguments.iter_mut().find(|argument| argument.to_string_lossy().starts_with("metadata=")) {
+            *metadata = format!("metadata={hash:016x}").into();
+        }
+    }
+    for (from, to) in everywhere.iter().chain(&local) {
+        arguments.push(format!("--remap-path-prefix={from}={to}").into());
+    }
 }
 
 /// NUL-separated: the working folder, the compiler, the number of arguments, the arguments, then NAME=value.
