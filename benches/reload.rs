@@ -132,7 +132,10 @@ impl Source {
         }
         let logic = sources.join("logic.rs");
         std::fs::write(&logic, &text).expect("the plugin");
-        Self { folder, target: base.join(format!("target-{project}")), logic, text }
+        // hot-lib-reloader looks for its library where cargo puts it unless told otherwise.
+        let target =
+            if project == "hot-lib-reloader" { folder.join("target") } else { base.join(format!("target-{project}")) };
+        Self { folder, target, logic, text }
     }
 
     fn edited(&self, edit: &str, number: usize) -> String {
@@ -240,7 +243,7 @@ struct Ours {
 impl Ours {
     fn new(source: &Source) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
-        let work = source.folder.join("work");
+        let work = source.folder.with_extension("work");
         let bus = Bus::new();
         let told = std::env::var_os("RELOAD_TELL").is_some();
         let runtime = tokio.block_on(async {

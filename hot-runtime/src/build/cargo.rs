@@ -205,12 +205,19 @@ pub(crate) fn forget(target_dir: &Path, packages: &BTreeSet<String>) {
     // `target/PROFILE/.fingerprint`, or with a target `target/TRIPLE/PROFILE/.fingerprint`.
     let folders = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let below = folders(target_dir).flat_map(|dir| folders(&dir).collect::<Vec<_>>()).collect::<Vec<_>>();
-    for known in folders(target_dir).chain(below).flat_map(|dir| folders(&dir.join(".fingerprint")).collect::<Vec<_>>())
-    {
-        let name = known.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)) {
-            let _ = std::fs::remove_dir_all(known);
-        }
+    for profile in folders(target_dir).chain(below).filter(|dir| dir.join(".fingerprint").is_dir()) {
+        forget_in(&profile, |name| name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)));
+    }
+}
+
+/// The same in one profile's folder, for what has certain names there (`package-hash`).
+pub(crate) fn forget_in(profile: &Path, which: impl Fn(&str) -> bool) {
+    // A cargo that builds there holds this lock, and must not lose what it counts on.
+    let lock = std::fs::File::options().create(true).append(true).open(profile.join(".cargo-lock"));
+    let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
+    let Ok(known) = std::fs::read_dir(profile.join(".fingerprint")) else { return };
+    for entry in known.flatten().filter(|entry| which(&entry.file_name().to_string_lossy())) {
+        let _ = std::fs::remove_dir_all(entry.path());
     }
 }
 

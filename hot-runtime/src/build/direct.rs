@@ -228,17 +228,14 @@ impl Session {
         self.units.iter().any(|unit| unit.stale || unit.fresh)
     }
 
-    /// The packages that cargo must not take for up to date, by the folders in which it keeps what it knows of them.
+    /// Keeps cargo from taking for up to date what was compiled here since. Blocks while another cargo builds there.
     pub(crate) fn forget_what_was_compiled_here(&self) {
         for unit in self.units.iter().filter(|unit| unit.stale || unit.current != unit.archive) {
             let (Some(target), Some(hash)) = (unit.archive.parent().and_then(Path::parent), unit.hash()) else {
                 continue;
             };
-            let Ok(known) = std::fs::read_dir(target.join(".fingerprint")) else { continue };
-            for entry in known.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(hash)) {
-                // Cargo goes by times; an older file that was put back would be taken for what is built.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
+            // Cargo goes by times; an older file that was put back would be taken for what is built.
+            cargo::forget_in(target, |name| name.ends_with(hash));
         }
     }
 

@@ -100,11 +100,12 @@ impl Snapshot {
         self.files.keys().chain(gone).filter(differs).cloned().collect()
     }
 
-    /// Whether one of these files has a time from before another snapshot was taken: it was put back with an old time.
-    pub(crate) fn any_older_than(&self, paths: &[PathBuf], before: &Self) -> bool {
-        let taken = before.files.values().map(|state| state.read_at).max();
-        let modified = |path: &PathBuf| self.files.get(path).map(|state| state.stamp.modified);
-        taken.is_some_and(|taken| paths.iter().filter_map(modified).any(|modified| modified < taken))
+    /// Whether a file is not what it was and has a time from before that: it was put back with an old time.
+    pub(crate) fn any_put_back_since(&self, before: &Self) -> bool {
+        self.changes_since(before).iter().any(|path| match (self.files.get(path), before.files.get(path)) {
+            (Some(now), Some(then)) => now.stamp.modified < then.read_at,
+            _ => false,
+        })
     }
 
     /// The build hash: over these files and some texts, as 16 hex digits. The same for the same files in another folder.

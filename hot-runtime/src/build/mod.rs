@@ -186,7 +186,7 @@ impl PluginBuilder {
             let roots: Vec<_> = workspace.watched.iter().chain(&outside).cloned().collect();
             let snapshot = Snapshot::take(&roots, before.as_ref())?;
             if let Some(before) = &before
-                && snapshot.any_older_than(&snapshot.changes_since(before), before)
+                && snapshot.any_put_back_since(before)
             {
                 cargo::forget(&target_dir, &workspace.local);
             }
@@ -302,7 +302,11 @@ impl PluginBuilder {
         watch: impl Fn(Vec<PathBuf>) -> Result<()>,
     ) -> Result<Made> {
         if let Some(session) = self.session.take() {
-            session.forget_what_was_compiled_here();
+            blocking(move || {
+                session.forget_what_was_compiled_here();
+                Ok(())
+            })
+            .await?;
         }
         let target_dir = self.options.target_dir.clone();
         // Also for what is built once: somebody else may build on with what is compiled here.
