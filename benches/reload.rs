@@ -215,7 +215,10 @@ fn host(tool: &str, source: &Source) -> Box<dyn Host> {
         }
         "hot-lib-reloader" => {
             run(source.cargo(&["build"]));
-            let host = Command::new(source.target.join("debug/bin"));
+            let mut host = Command::new(source.target.join("debug/bin"));
+            // `cargo run` would say where the standard library is that the library is linked with.
+            let found = Command::new("rustc").args(["--print", "target-libdir"]).output().expect("rustc");
+            host.env("LD_LIBRARY_PATH", String::from_utf8_lossy(&found.stdout).trim());
             // Its workflow is `cargo watch -w lib -x 'build -p lib'`; here the build starts at once.
             Box::new(Printing::new(host, source, source.cargo(&["build", "-q", "-p", "lib"])))
         }
@@ -380,7 +383,7 @@ struct Printing {
 impl Printing {
     fn new(mut host: Command, source: &Source, build: Command) -> Self {
         let mut host = host.current_dir(&source.folder).env("CARGO_MANIFEST_DIR", &source.folder);
-        host = host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        host = host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut host = host.spawn().expect("the host");
         let lines = BufReader::new(host.stdout.take().expect("its output")).lines();
         let (sender, values) = mpsc::channel();
@@ -393,6 +396,8 @@ impl Printing {
                 }
             }
         });
+        // It is up when it has said its first value.
+        values.recv_timeout(Duration::from_secs(60)).expect("the host's first value");
         Self { host, values, build }
     }
 }
