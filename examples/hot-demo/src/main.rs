@@ -10,6 +10,7 @@ mod summary;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hot_runtime::Isolation;
 
 use crate::show::{Mode, Show};
 
@@ -22,11 +23,19 @@ struct Arguments {
     /// Nothing but a machine-readable summary on standard output.
     #[arg(long, conflicts_with = "plain")]
     json: bool,
+    /// Where the plugin runs: `none` for this process, `process` for one of its own.
+    #[arg(long, default_value_t = Isolation::None)]
+    isolation: Isolation,
+}
+
+fn main() -> ExitCode {
+    // Makes this executable the plugin host of its own process-hosted plugins.
+    hot_runtime::plugin_host();
+    run(&Arguments::parse())
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+async fn run(arguments: &Arguments) -> ExitCode {
     let mode = if arguments.json {
         Mode::Silent
     } else if arguments.plain || !console::user_attended() {
@@ -35,7 +44,7 @@ async fn main() -> ExitCode {
         Mode::Rich
     };
     let show = Show::new(mode);
-    let result = story::run(&show).await;
+    let result = story::run(&show, arguments.isolation).await;
     show.end();
     match result {
         Ok(summary) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use console::style;
 use controllerbus::{Bus, ConfigSet, Error, Result};
-use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
+use hot_runtime::{GenerationInfo, GenerationState, HotRuntime, Isolation, PluginSpec, RuntimeEvent};
 use tokio::sync::mpsc;
 
 use crate::api::{Boilerplate, Greet};
@@ -36,7 +36,7 @@ struct Demo<'a> {
 }
 
 /// Runs the whole demo.
-pub async fn run(show: &Show) -> Result<Summary> {
+pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     show.part("Two controller crates become one plugin");
     let scratch = Scratch::new()?;
     show.say(&format!("copied {} to {}", CRATES.join(" and "), scratch.work_dir().join("crates").display()));
@@ -50,6 +50,7 @@ pub async fn run(show: &Show) -> Result<Summary> {
     let builder = HotRuntime::builder(&bus)
         .plugin(spec)
         .work_dir(scratch.work_dir())
+        .isolation(isolation)
         .on_event(move |event| drop(sender.send(event.clone())));
     show.busy("building the plugin; the first time this compiles its dependencies, which takes a minute or two");
     let runtime = builder.start().await?;
@@ -64,8 +65,11 @@ pub async fn run(show: &Show) -> Result<Summary> {
         .await?;
     let (generation, timeline) = loaded.map_err(Error::msg)?;
     show.say(&format!(
-        "built in {:.0} ms, verified in {:.1} ms, loaded in {:.1} ms: generation {generation}",
-        timeline.build_ms, timeline.verify_ms, timeline.load_ms
+        "built in {:.0} ms, verified in {:.1} ms, loaded in {:.1} ms: generation {generation}{}",
+        timeline.build_ms,
+        timeline.verify_ms,
+        timeline.load_ms,
+        pid_of(&runtime, generation).map(|pid| format!(", in process {pid} of its own")).unwrap_or_default(),
     ));
 
     show.part("A config set starts a controller of each, and requests begin");
@@ -102,11 +106,16 @@ pub async fn run(show: &Show) -> Result<Summary> {
     show.part("The plugin is removed");
     let counts = load.stop().await;
     let report = runtime.unload("demo").await?;
-    let mapped = runtime.generations().iter().filter(|generation| generation.mapped).count();
+    let left = |found: &&GenerationInfo| found.mapped || found.pid.is_some();
+    let mapped = runtime.generations().iter().filter(left).count();
     let unmapped = runtime.generations().iter().filter(|found| found.state == GenerationState::Unloaded).count();
     show.say(&format!(
-        "unloaded in {:.1} ms; of {unmapped} generations the process's maps name {}",
+        "unloaded in {:.1} ms; of {unmapped} generations {} {}",
         report.unload_ms,
+        match isolation {
+            Isolation::None => "the process's maps name",
+            Isolation::Process => "processes are left:",
+        },
         if mapped == 0 { style("none".to_owned()).green() } else { style(mapped.to_string()).red() },
     ));
     if demo.bus.try_resolve(Greet { name: "Ada".into() }).await?.is_some() {
@@ -125,6 +134,11 @@ pub async fn run(show: &Show) -> Result<Summary> {
         generations_mapped_at_end: mapped,
         slowest_ms: counts.slowest().as_secs_f64() * 1000.0,
     })
+}
+
+/// The process of a generation, where it has one of its own.
+fn pid_of(runtime: &HotRuntime, generation: u64) -> Option<u32> {
+    runtime.generations().iter().find(|found| found.generation == generation)?.pid
 }
 
 impl Demo<'_> {
