@@ -1,6 +1,8 @@
 //! Process-hosted plugins: the same artifact in a process of its own, and what becomes of it there.
 #![cfg(unix)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use controllerbus::prelude::*;
@@ -8,6 +10,7 @@ use hot_runtime::{GenerationState, HotRuntime, Isolation, ProcessOptions, Runtim
 use tests::process::{CONFIG, a_request, act, children, hazard, runs, until};
 use tests::{Answer, events, nonce, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "host/ask", value = Answer)]
@@ -45,7 +48,14 @@ struct Host {
     runtime: HotRuntime,
     told: UnboundedReceiver<RuntimeEvent>,
     _folder: tempfile::TempDir,
+    _turn: Turn,
 }
+
+/// Tests that count this process's children, files and memory run alone.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// The guard that a test holds meanwhile.
+type Turn = (Option<RwLockReadGuard<'static, ()>>, Option<RwLockWriteGuard<'static, ()>>);
 
 impl Host {
     /// A host with the fixture in a process of its own.
@@ -54,13 +64,26 @@ impl Host {
     }
 
     async fn with(isolation: Isolation, options: ProcessOptions, config: &str) -> Self {
-        let host = Self::empty(isolation, options).await;
+        Self::loaded(Self::empty(isolation, options).await, config).await
+    }
+
+    /// The same, while no other test runs.
+    async fn alone(options: ProcessOptions) -> Self {
+        let turn = (None, Some(TURNS.write().await));
+        Self::loaded(Self::in_turn(turn, Isolation::Process, options).await, CONFIG).await
+    }
+
+    async fn loaded(host: Self, config: &str) -> Self {
         host.bus.apply(ConfigSet::from_yaml(config).expect("a config set")).await.expect("applying");
         host.runtime.load_file(hazard().await).await.expect("loading");
         host
     }
 
     async fn empty(isolation: Isolation, options: ProcessOptions) -> Self {
+        Self::in_turn((Some(TURNS.read().await), None), isolation, options).await
+    }
+
+    async fn in_turn(turn: Turn, isolation: Isolation, options: ProcessOptions) -> Self {
         let bus = Bus::new();
         let (listener, told) = events();
         std::fs::create_dir_all(work_dir()).expect("the work folder");
@@ -75,7 +98,7 @@ impl Host {
             .start()
             .await
             .expect("starting");
-        Self { bus, runtime, told, _folder: folder }
+        Self { bus, runtime, told, _folder: folder, _turn: turn }
     }
 
     async fn act(&self, what: &str) -> String {
@@ -121,7 +144,10 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     let (mut added, mut removed) = (Vec::new(), 0);
     loop {
         match standing.next().await.expect("it stands") {
-            Event::Added(_, value) => added.push(value.0.clone()),
+            Event::Added(_, value) => {
+                added.push(value.0.clone());
+                host.act("next").await;
+            }
             Event::Removed(_) => removed += 1,
             Event::Idle => break,
             _ => {}
@@ -223,8 +249,8 @@ async fn a_swap_between_the_two_modes_keeps_state_and_loses_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_crash_is_told_with_its_reason_and_the_plugin_serves_again() {
-    let limits = hot_runtime::Limits { memory: Some(1 << 30), standing_values: 16 << 20, ..Default::default() };
-    let mut host = Host::new(ProcessOptions { limits, watchdog_ms: 1000, ..quick() }).await;
+    let limits = hot_runtime::Limits { memory: Some(1 << 30), standing_values: 4 << 20, ..Default::default() };
+    let mut host = Host::new(ProcessOptions { limits, watchdog_ms: 2000, ..quick() }).await;
     let cases = [
         ("segv", "SIGSEGV", "about to touch what is not there"),
         ("abort", "SIGABRT", ""),
@@ -282,7 +308,7 @@ async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
     let before = host.runtime.generations().last().expect("a generation").generation;
     let crashing = ConfigSet::from_yaml("bad:\n  id: hazard\n  config: { mode: crash-construct }\n").expect("a set");
     // In the host's process it would take the host with it: it is only to be constructed in its own.
-    let isolated = Host::empty(Isolation::Process, quick()).await;
+    let isolated = Host::in_turn((None, None), Isolation::Process, quick()).await;
     isolated.bus.apply(crashing).await.expect("applying");
     isolated.runtime.load_file(hazard().await).await.expect("loading");
     let state = isolated.bus.changes();
@@ -322,8 +348,11 @@ async fn a_process_gets_no_more_than_it_was_given() {
     host.bus.apply(own).await.expect("applying");
     let environment = host.act("environment").await;
     assert!(environment.contains("GIVEN=yes"), "{environment}");
-    assert!(std::env::vars().any(|(name, _)| name.starts_with("CARGO")), "cargo runs this test");
-    assert!(!environment.contains("CARGO"), "{environment}");
+    let known = ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "RUST_BACKTRACE", "GIVEN", "CBUS_PLUGIN_HOST_SOCKET"];
+    let passed = |name: &str| known.contains(&name) || name.starts_with("LC_");
+    assert!(std::env::vars().any(|(name, _)| !passed(&name)), "this process has more");
+    let more = environment.lines().filter_map(|line| line.split_once('=')).find(|(name, _)| !passed(name));
+    assert_eq!(more, None);
     let real = folder.path().canonicalize().expect("the folder");
     assert_eq!(host.act("folder").await, real.to_string_lossy());
     assert!(host.act("files").await.parse::<u32>().expect("a number") < 64);
@@ -371,7 +400,7 @@ async fn a_sandboxed_process_reaches_only_what_it_may_or_is_not_started_at_all()
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_with_whom() {
     // What a plugin has started ends with its process.
-    let mut host = Host::new(quick()).await;
+    let mut host = Host::alone(quick()).await;
     let another: u32 = host.act("start-another").await.parse().expect("a number");
     assert!(runs(another));
     act(&host.bus, "abort").await.expect_err("it crashes");
@@ -386,7 +415,7 @@ async fn what_ends_with_whom() {
     host.runtime.unload("hazard").await.expect("unloading");
     assert!(begun.elapsed() >= Duration::from_secs(2) && !runs(pid));
     host.runtime.shutdown().await;
-    until("no child is left", || children().is_empty()).await;
+    assert!(children().is_empty(), "a child is left");
 
     // A host that is killed takes the plugin's process with it, which hears nothing but the end of the socket.
     let folder = tempfile::tempdir_in(work_dir()).expect("a folder");
@@ -403,4 +432,107 @@ async fn what_ends_with_whom() {
     parent.kill().expect("killing");
     parent.wait().expect("waiting");
     until("the orphan ends", || !runs(pid)).await;
+}
+
+/// How often the plugin's process is killed under load.
+const KILLS: usize = 200;
+
+/// How long any request may take, restarts included.
+const PROMPT: Duration = Duration::from_secs(10);
+
+/// What became of the requests of a load.
+#[derive(Default)]
+struct Counts {
+    answered: AtomicUsize,
+    crashed: AtomicUsize,
+    other: std::sync::Mutex<Vec<String>>,
+}
+
+impl Counts {
+    fn count(&self, answer: Result<String>, expected: &str) {
+        match answer {
+            Ok(answer) if answer == expected => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
+            Err(error) if error.kind() == controllerbus::error::ErrorKind::Crashed => {
+                assert!(error.to_string().contains("crashed"), "{error}");
+                self.crashed.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(answer) => self.other.lock().expect("the list").push(format!("`{answer}`")),
+            Err(error) => self.other.lock().expect("the list").push(error.to_string()),
+        }
+    }
+}
+
+/// Asks and takes the first answer or error.
+async fn impatient(bus: &Bus, what: &str) -> Result<String> {
+    bus.resolve(a_request(what)).await.map(|answer| answer.0.clone())
+}
+
+/// Asks and waits, through every crash, for the answer.
+async fn patient(bus: &Bus, what: &str) -> Result<String> {
+    let mut request = bus.request(a_request(what))?;
+    loop {
+        if let Ok(answer) = request.value().await {
+            return Ok(answer.0.clone());
+        }
+    }
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_kills_under_load_leave_no_request_hanging_and_nothing_behind() {
+    let mut host = Host::alone(ProcessOptions { backoff_ms: 1, ..quick() }).await;
+    let (stop, counts) = (tokio_util::sync::CancellationToken::new(), Arc::new(Counts::default()));
+    let kinds = [("sentence", "first"), ("many 20", "1"), ("sentence", "first"), ("large 3", "xxx")];
+    let load: Vec<_> = (0..8)
+        .map(|task| {
+            let (bus, stop, counts) = (host.bus.clone(), stop.clone(), Arc::clone(&counts));
+            let (what, expected) = kinds[task % kinds.len()];
+            tokio::spawn(async move {
+                while !stop.is_cancelled() {
+                    let answer =
+                        async { if task < 4 { impatient(&bus, what).await } else { patient(&bus, what).await } };
+                    let answer = tokio::time::timeout(PROMPT, answer).await;
+                    let answer = answer.unwrap_or_else(|_| Err(Error::msg(format!("`{what}` hangs"))));
+                    assert!(task < 4 || answer.is_ok(), "who waits is answered");
+                    counts.count(answer, expected);
+                }
+            })
+        })
+        .collect();
+    let mut pid = host.pid().expect("a process");
+    let (mut files, mut memory) = (0, 0);
+    for kill in 0..KILLS {
+        use std::hash::{BuildHasher, RandomState};
+        let moment = Duration::from_micros(RandomState::new().hash_one(kill) % 40_000);
+        tokio::time::sleep(moment).await;
+        let killed = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+        rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
+        pid = wait_for(&mut host.told, |event| match event {
+            RuntimeEvent::Restarted { pid, .. } => Some(*pid),
+            _ => None,
+        })
+        .await;
+        if kill == KILLS / 4 {
+            (files, memory) = (open_files(), tests::resident_bytes());
+        }
+    }
+    host.act("sentence").await;
+    let grown = tests::resident_bytes().saturating_sub(memory);
+    let more_files = open_files().saturating_sub(files);
+    assert_eq!(children(), [pid], "one process, and it runs");
+    stop.cancel();
+    for task in load {
+        task.await.expect("the load ends");
+    }
+    let (answered, crashed) = (counts.answered.load(Ordering::Relaxed), counts.crashed.load(Ordering::Relaxed));
+    println!("{answered} answered, {crashed} told of a crash, {grown} bytes and {more_files} files more");
+    assert_eq!(*counts.other.lock().expect("the list"), Vec::<String>::new());
+    assert!(answered > KILLS && crashed > 0);
+    assert!(grown < 4 << 20, "resident memory grew by {grown} bytes");
+    assert!(more_files < 8, "{more_files} more files are open");
+    host.runtime.shutdown().await;
+    assert!(children().is_empty(), "a child is left");
 }
