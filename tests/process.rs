@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, Isolation, ProcessOptions, RuntimeEvent};
-use tests::process::{CONFIG, a_request, act, children, hazard, runs, until};
+use tests::process::{CONFIG, a_request, act, artifact, children, hazard, runs, until};
 use tests::{Answer, events, nonce, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -336,7 +336,7 @@ async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_gets_no_more_than_it_was_given() {
     let folder = tempfile::tempdir().expect("a folder");
-    let limits = hot_runtime::Limits { open_files: Some(64), requests: 8, ..Default::default() };
+    let limits = hot_runtime::Limits { open_files: Some(64), requests: 8, cpu_seconds: Some(1), ..Default::default() };
     let options = ProcessOptions {
         limits,
         env: [("GIVEN".to_owned(), "yes".to_owned())].into(),
@@ -348,7 +348,17 @@ async fn a_process_gets_no_more_than_it_was_given() {
     host.bus.apply(own).await.expect("applying");
     let environment = host.act("environment").await;
     assert!(environment.contains("GIVEN=yes"), "{environment}");
-    let known = ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "RUST_BACKTRACE", "GIVEN", "CBUS_PLUGIN_HOST_SOCKET"];
+    let known = [
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "HOME",
+        "TMPDIR",
+        "TZ",
+        "LANG",
+        "RUST_BACKTRACE",
+        "GIVEN",
+        "CBUS_PLUGIN_HOST_SOCKET",
+    ];
     let passed = |name: &str| known.contains(&name) || name.starts_with("LC_");
     assert!(std::env::vars().any(|(name, _)| !passed(&name)), "this process has more");
     let more = environment.lines().filter_map(|line| line.split_once('=')).find(|(name, _)| !passed(name));
@@ -361,6 +371,8 @@ async fn a_process_gets_no_more_than_it_was_given() {
     if cfg!(target_os = "linux") {
         assert_eq!(host.act("privileges").await, "NoNewPrivs:\t1");
     }
+    let error = act(&host.bus, "spin").await.expect_err("its time is used up");
+    assert!(error.to_string().contains("SIGXCPU"), "{error}");
     host.runtime.shutdown().await;
 }
 
@@ -535,4 +547,90 @@ async fn two_hundred_kills_under_load_leave_no_request_hanging_and_nothing_behin
     assert!(more_files < 8, "{more_files} more files are open");
     host.runtime.shutdown().await;
     assert!(children().is_empty(), "a child is left");
+}
+
+/// Keeps what plugins log.
+#[derive(Default)]
+struct Logged {
+    events: std::sync::Mutex<Vec<String>>,
+    spans: std::sync::Mutex<Vec<String>>,
+}
+
+struct Fields(String);
+
+impl tracing_core::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing_core::Field, value: &dyn std::fmt::Debug) {
+        self.0.push_str(&format!("{}={value:?};", field.name()));
+    }
+}
+
+impl tracing_core::Subscriber for &'static Logged {
+    fn enabled(&self, metadata: &tracing_core::Metadata<'_>) -> bool {
+        metadata.target() == "controllerbus::guest"
+    }
+    fn new_span(&self, span: &tracing_core::span::Attributes<'_>) -> tracing_core::span::Id {
+        let mut fields = Fields(String::new());
+        span.record(&mut fields);
+        let mut spans = self.spans.lock().expect("the list");
+        spans.push(fields.0);
+        tracing_core::span::Id::from_u64(spans.len() as u64)
+    }
+    fn record(&self, _: &tracing_core::span::Id, _: &tracing_core::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing_core::span::Id, _: &tracing_core::span::Id) {}
+    fn event(&self, event: &tracing_core::Event<'_>) {
+        let mut fields = Fields(format!("{} ", event.metadata().level()));
+        event.record(&mut fields);
+        let span = event.parent().map(|id| self.spans.lock().expect("the list")[id.into_u64() as usize - 1].clone());
+        self.events.lock().expect("the list").push(format!("{} in {span:?}", fields.0));
+    }
+    fn enter(&self, _: &tracing_core::span::Id) {}
+    fn exit(&self, _: &tracing_core::span::Id) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_logs_reaches_the_hosts_subscriber_with_its_plugin_generation_and_span() {
+    let logged: &'static Logged = Box::leak(Box::default());
+    tracing::subscriber::set_global_default(logged).expect("no other test has a subscriber");
+    let host = Host::new(quick()).await;
+    let generation = host.runtime.generations().last().expect("a generation").generation;
+    assert_eq!(host.act("log hello").await, "logged");
+    let found = || {
+        let events = logged.events.lock().expect("the list");
+        events.iter().find(|event| event.contains("the hazard logs")).cloned()
+    };
+    until("the event comes", || found().is_some()).await;
+    let event = found().expect("it is there");
+    let expected = [
+        "WARN ",
+        "plugin=\"hazard\"",
+        &format!("generation={generation};"),
+        "module=\"hazard\"",
+        "argument=",
+        "hello",
+        "name=\"hazards\"",
+        "number=7",
+    ];
+    for part in expected {
+        assert!(event.contains(part), "`{part}` is not in {event}");
+    }
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_value_cannot_leave_its_process_and_who_asks_hears_why() {
+    use controllerbus::directive::{OpaqueDirective, RawEvent, wire};
+    let host = Host::empty(Isolation::Process, quick()).await;
+    host.bus.apply(ConfigSet::from_yaml("doubler:\n  id: doubler\n").expect("a set")).await.expect("applying");
+    host.runtime.load_file(artifact("doubler", &["doubler-api", "doubler"]).await).await.expect("loading");
+    let asked = OpaqueDirective::new("doubler", wire::encode(&()).expect("a unit"));
+    let mut request = host.bus.handle().raw(Arc::new(asked)).expect("a request");
+    let error = loop {
+        match std::future::poll_fn(|cx| request.poll_event(cx)).await.expect("it stands") {
+            RawEvent::Failed(error) => break error,
+            RawEvent::Added(..) => panic!("an object came out of its process"),
+            _ => {}
+        }
+    };
+    assert!(error.to_string().contains("another process"), "{error}");
+    host.runtime.shutdown().await;
 }

@@ -39,19 +39,20 @@ pub async fn act(bus: &Bus, what: &str) -> Result<String> {
     }
 }
 
-/// The fixture's artifact.
+/// The fixture's artifact, built once.
 pub async fn hazard() -> &'static Path {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    BUILT
-        .get_or_init(|| async {
-            let scratch = Scratch::new(&["hazard"]);
-            let spec = PluginSpec::new("hazard").crate_path(scratch.path("hazard")).watch(false);
-            let mut options = BuildOptions::new(work_dir().join("hazard"));
-            options.target_dir = work_dir().join("target");
-            let (mut builder, cancel) = (PluginBuilder::new(spec, options), tokio_util::sync::CancellationToken::new());
-            builder.build(&|_| {}, &cancel).await.expect("the fixture builds").artifact
-        })
-        .await
+    BUILT.get_or_init(|| artifact("hazard", &["hazard"])).await
+}
+
+/// The artifact of a fixture, which may need others beside it.
+pub async fn artifact(name: &str, fixtures: &[&str]) -> PathBuf {
+    let scratch = Scratch::new(fixtures);
+    let spec = PluginSpec::new(name).crate_path(scratch.path(name)).watch(false);
+    let mut options = BuildOptions::new(work_dir().join(format!("process-{name}")));
+    options.target_dir = work_dir().join("target");
+    let (mut builder, cancel) = (PluginBuilder::new(spec, options), tokio_util::sync::CancellationToken::new());
+    builder.build(&|_| {}, &cancel).await.expect("the fixture builds").artifact
 }
 
 /// Whether a process runs (a dead one that nobody has waited for does not).

@@ -271,7 +271,8 @@ impl Drop for Call {
         }
         // A call that has ended and left nothing there is forgotten there already.
         if self.ended.is_some() || self.values {
-            let _ = self.link.outbox.push(&ToChild::Abort { call: self.number });
+            // Nobody waits for it; a resolver that goes on for a moment has nobody who listens.
+            let _ = self.link.outbox.push_later(&ToChild::Abort { call: self.number });
         }
     }
 }

@@ -45,8 +45,8 @@ impl std::fmt::Display for Isolation {
 pub struct ProcessOptions {
     /// What it may use.
     pub limits: Limits,
-    /// Variables of the host's environment that it gets, besides `PATH`, `HOME`, `TMPDIR`, `TZ`, `LANG`, `LC_*` and
-    /// `RUST_BACKTRACE`. Everything else is kept from it.
+    /// Variables of the host's environment that it gets, besides `PATH`, `LD_LIBRARY_PATH`, `HOME`, `TMPDIR`, `TZ`,
+    /// `LANG`, `LC_*` and `RUST_BACKTRACE`. Everything else is kept from it.
     pub pass_env: Vec<String>,
     /// Variables of its own.
     pub env: BTreeMap<String, String>,

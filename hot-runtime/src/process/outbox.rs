@@ -17,6 +17,9 @@ const FULL: usize = 1 << 20;
 /// A message that comes sooner than this after a write is left to the next batch: a system call costs more than to queue.
 const BATCH: Duration = Duration::from_micros(15);
 
+/// How long a message that nobody waits for may wait for one that somebody does.
+const LATER: Duration = Duration::from_millis(1);
+
 /// An emptied queue larger than this is given back.
 const KEPT: usize = 4 << 20;
 
@@ -26,6 +29,7 @@ pub(super) struct Outbox {
     longest: usize,
     queue: Mutex<Queue>,
     flush: Notify,
+    later: Notify,
     room: Notify,
     freed: Condvar,
 }
@@ -35,6 +39,8 @@ struct Queue {
     written: Instant,
     /// Whether the flushing task has been told and has not emptied the queue since.
     scheduled: bool,
+    /// Whether there are messages that nobody waits for, and the flushing task has been told.
+    later: bool,
     closed: bool,
 }
 
@@ -47,9 +53,11 @@ impl Outbox {
                 bytes: BytesMut::new(),
                 written: Instant::now(),
                 scheduled: false,
+                later: false,
                 closed: false,
             }),
             flush: Notify::new(),
+            later: Notify::new(),
             room: Notify::new(),
             freed: Condvar::new(),
         }
@@ -61,6 +69,21 @@ impl Outbox {
     /// The connection is closed, or the message is too long.
     pub(super) fn push<M: Serialize>(&self, message: &M) -> Result<()> {
         self.append(&mut self.lock(), message)
+    }
+
+    /// As [`Outbox::push`], for a message that nobody waits for: it goes with the next one that somebody does, or after
+    /// a moment.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn push_later<M: Serialize>(&self, message: &M) -> Result<()> {
+        let mut queue = self.lock();
+        self.encode(&mut queue, message)?;
+        if !queue.scheduled && !queue.later {
+            queue.later = true;
+            self.later.notify_one();
+        }
+        Ok(())
     }
 
     /// Queues a message unless others wait; false if it was not.
@@ -109,10 +132,32 @@ impl Outbox {
         self.freed.notify_all();
         self.room.notify_waiters();
         self.flush.notify_one();
+        self.later.notify_one();
     }
 
     /// Writes what is queued, until the connection is closed.
     pub(super) async fn run(&self) {
+        tokio::join!(self.flush(), self.flush_later());
+    }
+
+    async fn flush_later(&self) {
+        loop {
+            self.later.notified().await;
+            // Most often the next message comes before this has passed.
+            tokio::time::sleep(LATER).await;
+            let mut queue = self.lock();
+            if queue.closed {
+                return;
+            }
+            queue.later = false;
+            if !queue.bytes.is_empty() && !queue.scheduled {
+                queue.scheduled = true;
+                self.flush.notify_one();
+            }
+        }
+    }
+
+    async fn flush(&self) {
         loop {
             self.flush.notified().await;
             loop {
@@ -141,7 +186,23 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Queues a message, and writes it if the connection is quiet.
     fn append<M: Serialize>(&self, queue: &mut Queue, message: &M) -> Result<()> {
+        self.encode(queue, message)?;
+        if queue.scheduled {
+            return Ok(());
+        }
+        if queue.written.elapsed() >= BATCH {
+            self.write(queue);
+        }
+        if !queue.bytes.is_empty() {
+            queue.scheduled = true;
+            self.flush.notify_one();
+        }
+        Ok(())
+    }
+
+    fn encode<M: Serialize>(&self, queue: &mut Queue, message: &M) -> Result<()> {
         if queue.closed {
             return Err(Error::new(ErrorKind::Closed, "the connection of a plugin's process is closed"));
         }
@@ -161,16 +222,6 @@ impl Outbox {
             return Err(Error::new(ErrorKind::Encoding, refused));
         }
         queue.bytes[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
-        if queue.scheduled {
-            return Ok(());
-        }
-        if queue.written.elapsed() >= BATCH {
-            self.write(queue);
-        }
-        if !queue.bytes.is_empty() {
-            queue.scheduled = true;
-            self.flush.notify_one();
-        }
         Ok(())
     }
 
@@ -196,5 +247,93 @@ impl Outbox {
             self.freed.notify_all();
             self.room.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::process::inbox::Inbox;
+
+    const LONGEST: usize = 1 << 20;
+
+    /// A message of so many bytes, and a little more.
+    fn message(length: usize) -> serde_bytes::ByteBuf {
+        serde_bytes::ByteBuf::from(vec![7; length])
+    }
+
+    fn queued(outbox: &Outbox) -> usize {
+        outbox.lock().bytes.len()
+    }
+
+    #[tokio::test]
+    async fn who_sends_more_than_is_read_waits_and_everything_arrives_in_order() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a socket pair");
+        let outbox = Arc::new(Outbox::new(ours.into_split().1, LONGEST));
+        let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let sending = tokio::spawn({
+            let (outbox, sent) = (Arc::clone(&outbox), Arc::clone(&sent));
+            async move {
+                for number in 0..4000_usize {
+                    outbox.send(&message(number)).await.expect("sending");
+                    sent.store(number + 1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        });
+        let blocked = std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.send_blocking(&message(LONGEST / 2))
+        });
+        // Nobody reads: the queue fills, and stays as it is.
+        while queued(&outbox) < FULL {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(queued(&outbox) < FULL + LONGEST, "no more than one message above the limit");
+        assert!(sent.load(std::sync::atomic::Ordering::Relaxed) < 4000);
+        assert!(!outbox.try_send(&message(1)), "what may be lost is not queued");
+
+        let running = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move { outbox.run().await }
+        });
+        let mut inbox = Inbox::new(theirs.into_split().0, LONGEST);
+        let mut next = 0;
+        let mut others = 0;
+        while next < 4000 || others < 1 {
+            let frame = inbox.next().await.expect("reading").expect("a frame");
+            let bytes: serde_bytes::ByteBuf = rmp_serde::from_slice(&frame).expect("decoding");
+            if bytes.len() == LONGEST / 2 {
+                others += 1;
+            } else {
+                assert_eq!(bytes.len(), next);
+                next += 1;
+            }
+        }
+        sending.await.expect("the sender ends");
+        blocked.join().expect("the thread ends").expect("sending");
+        assert_eq!(queued(&outbox), 0);
+        outbox.close();
+        running.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_an_error_and_the_connection_goes_on() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a socket pair");
+        let outbox = Outbox::new(ours.into_split().1, 100);
+        let error = outbox.push(&message(101)).expect_err("refused");
+        assert!(error.to_string().contains("longer than the limit of 100 bytes"), "{error}");
+        outbox.push(&message(50)).expect("queued");
+        let mut inbox = Inbox::new(theirs.into_split().0, 100);
+        tokio::select! {
+            () = outbox.run() => panic!("it is not closed"),
+            frame = inbox.next() => assert_eq!(frame.expect("reading").expect("a frame").len(), 52),
+        }
+        outbox.close();
+        assert!(outbox.push(&message(1)).is_err());
     }
 }

@@ -374,7 +374,12 @@ impl Keeper {
                 }
                 epoch += 1;
                 let begun = Instant::now();
-                match self.start(epoch).await {
+                let started = tokio::select! {
+                    started = self.start(epoch) => started,
+                    () = self.stop.cancelled() => return drop(host.state.send_replace(State::Ended)),
+                    () = self.kill.cancelled() => return drop(host.state.send_replace(State::Ended)),
+                };
+                match started {
                     Ok((process, _)) => {
                         let told = Told::Restarted { pid: process.link.pid, took: begun.elapsed() };
                         host.state.send_replace(State::Up(Arc::clone(&process.link)));

@@ -29,7 +29,7 @@ pub(super) struct Launch {
 }
 
 /// What a plugin host gets of the host's environment without being asked for.
-const PASSED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "RUST_BACKTRACE"];
+const PASSED: [&str; 7] = ["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "LANG", "RUST_BACKTRACE"];
 
 impl Launch {
     fn command(&self, socket: OwnedFd) -> Command {

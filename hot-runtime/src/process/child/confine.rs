@@ -20,10 +20,12 @@ pub(super) fn apply(hello: &Hello) -> Result<(), String> {
 
 fn limit(limits: &Limits) -> Result<(), String> {
     let Limits { memory, open_files, cpu_seconds, .. } = *limits;
-    let set = |resource: Resource, what: &str, most: Option<u64>| match most {
-        None => Ok(()),
-        Some(most) => setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
-            .map_err(|error| format!("cannot limit {what} to {most}: {error}")),
+    let set = |resource: Resource, what: &str, most: Option<u64>| {
+        let Some(most) = most else { return Ok(()) };
+        // The first limit of processor time ends it with a signal that says why, the second with SIGKILL.
+        let maximum = if resource == Resource::Cpu { most.saturating_add(1) } else { most };
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(maximum) })
+            .map_err(|error| format!("cannot limit {what} to {most}: {error}"))
     };
     set(Resource::As, "memory", memory)?;
     set(Resource::Nofile, "open files", open_files)?;
