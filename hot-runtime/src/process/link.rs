@@ -262,6 +262,13 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Whether a value of it stands.
+    pub(super) fn stands(&self) -> bool {
+        self.link.values_of(self.number).is_some_and(|values| !values.lock().is_empty())
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
         let entry = self.link.calls().remove(&self.number);

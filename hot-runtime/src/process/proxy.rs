@@ -231,6 +231,10 @@ impl AnyController for ControllerProxy {
             };
             link.send(&message).await?;
             call.ended().await?;
+            if answered && !call.stands() {
+                // All that it had was refused: the bus asks again when there is room.
+                return Ok(());
+            }
             // Its values stand on while the directive does; the bus drops this future with the directive. Should the
             // process crash, they are withdrawn by the error, and the bus resolves again.
             sink.set_idle(true);
