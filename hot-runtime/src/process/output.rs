@@ -58,12 +58,16 @@ async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, write: fn(&[u8]))
     let mut chunk = vec![0; 8192];
     let mut line = Vec::new();
     let keep = |line: &mut Vec<u8>| {
+        let text = String::from_utf8_lossy(line).into_owned();
+        line.clear();
+        if is_of_a_backtrace(&text) {
+            return;
+        }
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == LINES {
             last.pop_front();
         }
-        last.push_back(String::from_utf8_lossy(line).into_owned());
-        line.clear();
+        last.push_back(text);
     };
     while let Ok(read) = from.read(&mut chunk).await {
         if read == 0 {
@@ -81,6 +85,16 @@ async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, write: fn(&[u8]))
     if !line.is_empty() {
         keep(&mut line);
     }
+}
+
+/// Whether std's backtrace has printed this line: with `RUST_BACKTRACE` set it would push the reason out of the last lines.
+fn is_of_a_backtrace(line: &str) -> bool {
+    let inside = line.trim_start();
+    if inside.len() == line.len() {
+        return line == "stack backtrace:" || line.starts_with("note: Some details are omitted");
+    }
+    let number = inside.trim_start_matches(|c: char| c.is_ascii_digit());
+    inside.starts_with("at ") || (number.len() < inside.len() && number.starts_with(": "))
 }
 
 /// How a process ended, in words.
