@@ -46,13 +46,17 @@ fn reader(bytes: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefRea
     deserializer
 }
 
+fn as_json(bytes: &[u8]) -> Result<serde_json::Value, rmp_serde::decode::Error> {
+    serde::Deserialize::deserialize(&mut reader(bytes))
+}
+
 fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
     let mut deserializer = reader(bytes);
     let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
     first.map_err(|error| {
         // Only a failure pays for tracking the path, and for words that a person understands: those of JSON.
         let mut track = serde_path_to_error::Track::new();
-        let again = match rmp_serde::from_slice::<serde_json::Value>(bytes) {
+        let again = match as_json(bytes) {
             Ok(json) => {
                 let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
                 decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked)).err()
@@ -73,7 +77,7 @@ fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Resu
 
 /// An encoded value as JSON, for tools; a text that says so where JSON has no word for it.
 pub(crate) fn to_json(bytes: &[u8]) -> serde_json::Value {
-    rmp_serde::from_slice(bytes).unwrap_or_else(|_| format!("{} bytes that are no JSON", bytes.len()).into())
+    as_json(bytes).unwrap_or_else(|_| format!("{} bytes that are no JSON", bytes.len()).into())
 }
 
 /// The fields of an encoded struct as texts; what is no struct is one field without a name.
@@ -134,7 +138,10 @@ mod tests {
     #[test]
     fn what_nests_too_deep_is_an_error_and_not_the_end_of_the_stack() {
         #[derive(Serialize, Deserialize)]
-        struct Nested(Option<Box<Nested>>);
+        struct Nested {
+            // Not a struct of one unnamed field: that is no array, and reading it would use up none of the input.
+            inner: Option<Box<Nested>>,
+        }
         // An array of one, around an array of one, ...
         let bytes = [vec![0x91; 100_000], vec![0xc0]].concat();
         let error = decode::<Nested>(&bytes).map(drop).unwrap_err().to_string();
