@@ -2,28 +2,17 @@
 
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
-use tests::{Ask, Scratch, Second, ask, events, exported_symbols, mapped_below, nonce, wait_for, work_dir};
+use tests::{
+    Ask, Scratch, Second, ask, events, exported_symbols, host, mapped_below, nonce, swapped, wait_for, work_dir,
+};
 
 const CONFIG: &str = "probe:\n  id: probe\n  config: { mode: ok }\n";
-
-fn loaded(event: &RuntimeEvent) -> Option<u64> {
-    match event {
-        RuntimeEvent::Swapped { to, .. } => Some(*to),
-        _ => None,
-    }
-}
 
 fn unloaded(event: &RuntimeEvent) -> Option<bool> {
     match event {
         RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped),
         _ => None,
     }
-}
-
-async fn host(config: &str) -> Bus {
-    let bus = Bus::new();
-    bus.apply(ConfigSet::from_yaml(config).expect("a config set")).await.expect("applying");
-    bus
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +29,7 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
         .start()
         .await
         .expect("starting");
-    wait_for(&mut told, loaded).await;
+    wait_for(&mut told, swapped).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
 
     // A standing request sees the new value before the old one goes.
@@ -48,7 +37,7 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
     let Some(Event::Added(first, _)) = standing.next().await else { panic!("a value comes first") };
 
     scratch.edit("probe", "\"first\"", "\"second\"");
-    wait_for(&mut told, loaded).await;
+    wait_for(&mut told, swapped).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "second");
     let mut added = None;
     loop {
@@ -75,7 +64,7 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "second");
 
     scratch.edit("probe", "\"third\" oops", "\"third\"");
-    wait_for(&mut told, loaded).await;
+    wait_for(&mut told, swapped).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "third");
 
     let report = runtime.unload("probe").await.expect("unloading");
@@ -210,13 +199,13 @@ async fn an_edit_of_a_path_dependency_or_of_a_patched_crate_is_swapped_in() {
         .start()
         .await
         .expect("starting");
-    wait_for(&mut told, loaded).await;
+    wait_for(&mut told, swapped).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "helped patched");
     scratch.edit("helper", "helped", "mended");
-    wait_for(&mut told, loaded).await;
+    wait_for(&mut told, swapped).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "mended patched");
     scratch.edit("ferris-says", "patched", "replaced");
-    wait_for(&mut told, loaded).await;
+    wait_for(&mut told, swapped).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "mended replaced");
     runtime.shutdown().await;
 }

@@ -3,7 +3,7 @@
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use tests::load::{built, replace, seal};
-use tests::{Answer, Ask, Scratch, ask, events, mapped_below, nonce, wait_for, work_dir};
+use tests::{Answer, Ask, Scratch, ask, events, host, mapped_below, nonce, swapped, wait_for, work_dir};
 
 /// The same directive as in the `caller` fixture.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -27,19 +27,6 @@ async fn until(bus: &Bus, what: &str, wanted: &str) {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), answered).await.expect("the answer within 20 s");
-}
-
-async fn host(config: &str) -> Bus {
-    let bus = Bus::new();
-    bus.apply(ConfigSet::from_yaml(config).expect("a config set")).await.expect("applying");
-    bus
-}
-
-fn swapped(event: &RuntimeEvent) -> Option<u64> {
-    match event {
-        RuntimeEvent::Swapped { to, .. } => Some(*to),
-        _ => None,
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

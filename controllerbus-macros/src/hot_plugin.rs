@@ -3,11 +3,9 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{
-    Attribute, Error, Expr, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Lit, LitStr, Meta, Result, ReturnType, Type,
-};
+use syn::{Attribute, Error, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Result, ReturnType, Type};
 
-use crate::keys::Keys;
+use crate::keys::{Keys, doc_lines};
 use crate::schema::json_escaped;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
@@ -240,17 +238,7 @@ fn unique(id: &LitStr) -> TokenStream {
 
 /// The first line of the block's doc comment.
 fn description(attributes: &[Attribute]) -> String {
-    let line = attributes.iter().find_map(|attribute| match &attribute.meta {
-        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-            Expr::Lit(literal) => match &literal.lit {
-                Lit::Str(text) => Some(text.value().trim().to_owned()),
-                _ => None,
-            },
-            _ => None,
-        },
-        _ => None,
-    });
-    line.unwrap_or_default()
+    doc_lines(attributes).next().unwrap_or_default()
 }
 
 /// FNV-1a: the same for the same crate and id on every machine.

@@ -110,3 +110,17 @@ impl Keys {
         }
     }
 }
+
+/// The lines of a doc comment, each without the blanks around it.
+pub fn doc_lines(attributes: &[Attribute]) -> impl Iterator<Item = String> + '_ {
+    attributes.iter().filter_map(|attribute| match &attribute.meta {
+        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
+            Expr::Lit(literal) => match &literal.lit {
+                Lit::Str(text) => Some(text.value().trim().to_owned()),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    })
+}

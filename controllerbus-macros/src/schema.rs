@@ -3,7 +3,9 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
-use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, Lit, LitStr, Meta, Result, Type, Variant};
+use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, Lit, LitStr, Result, Type, Variant};
+
+use crate::keys::doc_lines;
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
@@ -264,17 +266,7 @@ fn variant_node(own: &str, variant: &Variant, name: &str, of: &Serde, serde: &Se
 
 /// A doc comment as one paragraph.
 fn doc(attributes: &[Attribute]) -> String {
-    let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
-        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-            Expr::Lit(literal) => match &literal.lit {
-                Lit::Str(text) => Some(text.value().trim().to_owned()),
-                _ => None,
-            },
-            _ => None,
-        },
-        _ => None,
-    });
-    lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    doc_lines(attributes).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A text as it stands between the quotes of a JSON text.

@@ -482,25 +482,9 @@ impl Inner {
     async fn send(&self, plugin: &str, command: Command) -> Result<()> {
         let sender = self.lock().get(plugin).cloned();
         let Some(sender) = sender else {
-            let nearest = self.lock().keys().min_by_key(|id| distance(id, plugin)).cloned();
+            let nearest = self.lock().keys().min_by_key(|id| controllerbus::config::distance(id, plugin)).cloned();
             return Err(Error::UnknownPlugin { id: plugin.to_owned(), nearest });
         };
         sender.send(command).await.map_err(|_| Error::Closed)
     }
-}
-
-/// How many single-letter edits lie between two ids (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }

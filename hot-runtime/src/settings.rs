@@ -9,7 +9,7 @@
 use std::sync::{Arc, Weak};
 
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info};
 use controllerbus::directive::{AnyDirective, ValueSink, wire};
 use controllerbus::error::ErrorKind;
 use controllerbus::{Config, Error, Result};
@@ -88,21 +88,6 @@ impl Factory for PluginSettings {
 struct Noted;
 
 impl AnyController for Noted {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
-            context.cancelled().await;
-            Ok(())
-        })
-    }
-    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
-    }
-    fn save(&self) -> Result<Option<State>> {
-        Ok(None)
-    }
-    fn restore(self: Arc<Self>, _: State) -> BoxFuture<'static, Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
     fn resolves(&self) -> Vec<String> {
         Vec::new()
     }

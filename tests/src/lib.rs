@@ -144,6 +144,21 @@ pub fn work_dir() -> PathBuf {
     target.join("fixtures")
 }
 
+/// A bus with a config set.
+pub async fn host(config: &str) -> Bus {
+    let bus = Bus::new();
+    bus.apply(ConfigSet::from_yaml(config).expect("a config set")).await.expect("applying");
+    bus
+}
+
+/// The generation that came to serve.
+pub fn swapped(event: &RuntimeEvent) -> Option<u64> {
+    match event {
+        RuntimeEvent::Swapped { to, .. } => Some(*to),
+        _ => None,
+    }
+}
+
 /// A channel that gets every event of a runtime; hand the function to `Builder::on_event`.
 pub fn events() -> (impl Fn(&RuntimeEvent) + Send + Sync + 'static, mpsc::UnboundedReceiver<RuntimeEvent>) {
     let (sender, receiver) = mpsc::unbounded_channel();

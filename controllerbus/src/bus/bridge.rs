@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use super::engine::Engine;
 use super::{Bus, BusHandle, ControllerId};
-use crate::controller::{AnyController, BoxFuture, Context, Info, State};
+use crate::controller::{AnyController, BoxFuture, Info};
 use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, ValueId, ValueSink, superseded};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -115,21 +115,6 @@ struct Crossing {
 }
 
 impl AnyController for Crossing {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
-            context.cancelled().await;
-            Ok(())
-        })
-    }
-    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
-    }
-    fn save(&self) -> Result<Option<State>> {
-        Ok(None)
-    }
-    fn restore(self: Arc<Self>, _: State) -> BoxFuture<'static, Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
     fn resolves(&self) -> Vec<String> {
         match &self.across.0 {
             Which::Ids(ids) => ids.clone(),

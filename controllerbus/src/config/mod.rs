@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 
-pub use nearest::nearest;
+pub use nearest::{distance, nearest};
 pub use schema::Schema;
 pub use set::{ConfigSet, Entry};
 

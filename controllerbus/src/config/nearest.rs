@@ -13,8 +13,8 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     (distance <= name.chars().count().max(best.chars().count()) / 3).then_some(best)
 }
 
-/// How many letters must be put in, taken out or exchanged.
-fn distance(a: &str, b: &str) -> usize {
+/// How many letters must be put in, taken out or exchanged to make one name the other (Levenshtein).
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {

@@ -105,8 +105,13 @@ impl State {
 
 /// A controller as the bus holds it: object-safe, of this binary or behind a plugin boundary.
 pub trait AnyController: Send + Sync + 'static {
-    /// See [`Controller::execute`].
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>>;
+    /// See [`Controller::execute`], whose default this has too.
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            context.cancelled().await;
+            Ok(())
+        })
+    }
     /// [`AnyController::execute`], which calls `began` once it has got to its first wait, or to its end without an
     /// error: what fails at once is not swapped in.
     fn execute_told(
@@ -117,18 +122,24 @@ pub trait AnyController: Send + Sync + 'static {
         Box::pin(told(self.execute(context), began))
     }
     /// See [`Controller::close`].
-    fn close(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// See [`Controller::save`].
     ///
     /// # Errors
     /// As the controller's.
-    fn save(&self) -> Result<Option<State>>;
+    fn save(&self) -> Result<Option<State>> {
+        Ok(None)
+    }
     /// [`AnyController::save`] for a controller that has to be asked first, because it is in another process.
     fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
         Box::pin(async move { self.save() })
     }
     /// See [`Controller::restore`].
-    fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>>;
+    fn restore(self: Arc<Self>, _state: State) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// The same controller behind a reference that threads of one lane have for themselves, so that counting it does
     /// not slow down those of others. `None` where it is not worth it.
     fn apart(&self) -> Option<Arc<dyn AnyController>> {

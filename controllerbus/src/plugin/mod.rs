@@ -10,6 +10,7 @@ pub mod guest;
 pub mod host;
 pub mod interface;
 pub mod lease;
+pub mod level;
 pub mod manifest;
 
 pub use host::{Connection, HostOptions};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::error::ErrorKind;
-use controllerbus::plugin::Leases;
 use controllerbus::plugin::lease::Holder;
+use controllerbus::plugin::{Leases, level};
 use controllerbus::{BusHandle, Error, Result};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::find;
 use super::inbox::Inbox;
 use super::link::Link;
 use super::options::ProcessOptions;
@@ -25,7 +26,6 @@ use super::output::{Output, ending};
 use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
 use super::proxy::FactoryProxy;
 use super::spawn::{Launch, spawn};
-use super::{find, traces};
 use crate::load::{LoadOptions, Unload};
 
 /// How long a process may take from its start to its factories.
@@ -169,7 +169,7 @@ impl ProcessPlugin {
             library: library.clone(),
             entry,
             parent: std::process::id(),
-            trace_level: traces::level(),
+            trace_level: level::listened(),
             limits: options.limits.clone(),
             sandbox: options.sandbox.clone(),
         };
@@ -442,7 +442,7 @@ impl Keeper {
                         );
                     }
                     number += 1;
-                    let _ = link.outbox.push(&ToChild::Ping { number, trace_level: traces::level() });
+                    let _ = link.outbox.push(&ToChild::Ping { number, trace_level: level::listened() });
                 }
                 () = link.flooded.notified() => {
                     let most = self.options.limits.standing_values;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span};
 
 use super::protocol::TraceEvent;
@@ -16,18 +15,6 @@ pub(super) struct Traces {
     plugin: String,
     generation: u64,
     spans: Mutex<HashMap<u64, Span>>,
-}
-
-/// The most verbose level that somebody listens to: 0 none to 5 trace.
-pub(super) fn level() -> u8 {
-    match LevelFilter::current().into_level() {
-        None => 0,
-        Some(Level::ERROR) => 1,
-        Some(Level::WARN) => 2,
-        Some(Level::INFO) => 3,
-        Some(Level::DEBUG) => 4,
-        Some(Level::TRACE) => 5,
-    }
 }
 
 impl Traces {

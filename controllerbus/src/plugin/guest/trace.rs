@@ -7,9 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use stabby::string::String as StableString;
 use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
-use tracing_core::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing_core::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::plugin::abi::{HostPtr, HostSideDyn, TraceRecord};
+use crate::plugin::level;
 
 static HOST: RwLock<Option<Arc<HostPtr>>> = RwLock::new(None);
 
@@ -30,16 +31,6 @@ fn host() -> Option<Arc<HostPtr>> {
 }
 
 struct Forward;
-
-fn level(level: &Level) -> u8 {
-    match *level {
-        Level::ERROR => 1,
-        Level::WARN => 2,
-        Level::INFO => 3,
-        Level::DEBUG => 4,
-        Level::TRACE => 5,
-    }
-}
 
 #[derive(Default)]
 struct Fields {
@@ -68,7 +59,7 @@ fn record(metadata: &Metadata<'_>, message: &str, fields: &str) -> TraceRecord {
         fields: StableString::from(fields),
         file: StableString::from(metadata.file().unwrap_or_default()),
         line: metadata.line().unwrap_or(0),
-        level: level(metadata.level()),
+        level: level::number(metadata.level()),
     }
 }
 
@@ -78,7 +69,7 @@ impl Subscriber for Forward {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        host().is_some_and(|host| level(metadata.level()) <= host.trace_level())
+        host().is_some_and(|host| level::number(metadata.level()) <= host.trace_level())
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span};
 
 use crate::plugin::abi::TraceRecord;
@@ -20,17 +19,6 @@ pub(super) struct Traces {
 impl Traces {
     pub(super) fn new(plugin: String, generation: u64) -> Self {
         Self { plugin, generation, next: AtomicU64::new(1), spans: Mutex::default() }
-    }
-
-    pub(super) fn level(&self) -> u8 {
-        match LevelFilter::current().into_level() {
-            None => 0,
-            Some(Level::ERROR) => 1,
-            Some(Level::WARN) => 2,
-            Some(Level::INFO) => 3,
-            Some(Level::DEBUG) => 4,
-            Some(Level::TRACE) => 5,
-        }
     }
 
     pub(super) fn event(&self, record: &TraceRecord) {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::level_filters::LevelFilter;
 use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
-use tracing_core::{Event, Level, Metadata, Subscriber};
+use tracing_core::{Event, Metadata, Subscriber};
+
+use controllerbus::plugin::level;
 
 use crate::process::outbox::Outbox;
 use crate::process::protocol::{ToParent, TraceEvent};
@@ -32,16 +34,6 @@ pub(super) fn forward_to(outbox: Arc<Outbox>, level: u8) {
 pub(super) fn set_level(level: u8) {
     if LEVEL.swap(level, Ordering::Relaxed) != level {
         tracing_core::callsite::rebuild_interest_cache();
-    }
-}
-
-fn number(level: &Level) -> u8 {
-    match *level {
-        Level::ERROR => 1,
-        Level::WARN => 2,
-        Level::INFO => 3,
-        Level::DEBUG => 4,
-        Level::TRACE => 5,
     }
 }
 
@@ -126,7 +118,7 @@ impl Subscriber for Forward {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        number(metadata.level()) <= LEVEL.load(Ordering::Relaxed)
+        level::number(metadata.level()) <= LEVEL.load(Ordering::Relaxed)
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
@@ -141,7 +133,7 @@ impl Subscriber for Forward {
         };
         let name = if found.name.is_empty() { metadata.name() } else { &found.name };
         let module = if found.module.is_empty() { metadata.target() } else { &found.module };
-        let level = number(metadata.level());
+        let level = level::number(metadata.level());
         let opened = ToParent::SpanOpened { span: id, parent, level, name, module, fields: &found.fields };
         let told = self.outbox.try_send(&opened);
         self.spans().insert(id, Open { references: 1, told });
@@ -158,7 +150,7 @@ impl Subscriber for Forward {
         let metadata = event.metadata();
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let sent = self.outbox.try_send(&ToParent::Trace(TraceEvent {
-            level: number(metadata.level()),
+            level: level::number(metadata.level()),
             span: event.parent().map_or_else(current, Id::into_u64),
             module: if found.module.is_empty() { metadata.target() } else { &found.module },
             message: &found.message,
