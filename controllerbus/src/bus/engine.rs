@@ -253,7 +253,7 @@ impl Engine {
                 offer(reference.standing(), seats.get());
             }
             drop(routes);
-            reference.standing().change(|state, _| state.offers -= 1);
+            reference.standing().change(State::offered);
         } else {
             reference.standing().touch();
         }

@@ -18,14 +18,35 @@ pub(super) struct Handover {
     pub(super) began: AtomicBool,
     /// The controller that it replaces; 0 for none.
     pub(super) replaces: AtomicU64,
-    holding: AtomicBool,
+    /// Whether the gate is anything but open.
+    guarded: AtomicBool,
     held: Mutex<Held>,
 }
 
-#[derive(Default)]
+/// What becomes of a run of a resolver that is about to start.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Gate {
+    /// It starts.
+    Open,
+    /// It is kept for [`Handover::release`], and is done again by this controller, if that has done it already:
+    /// what it did is not in the state that it is about to be given.
+    Holding { successor: Option<u64> },
+    /// It never starts: another controller has taken over.
+    Shut,
+}
+
+/// A run of a resolver that is kept from starting.
+pub(super) type Run = (Arc<Standing>, Arc<Seat>, u32);
+
 struct Held {
-    open: bool,
-    begun: Vec<(Arc<Standing>, Arc<Seat>)>,
+    gate: Gate,
+    runs: Vec<Run>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { gate: Gate::Open, runs: Vec::new() }
+    }
 }
 
 impl Handover {
@@ -59,34 +80,43 @@ impl Handover {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on resolvers that begin are held, and not started before [`Handover::release`].
-    pub(super) fn hold(&self) {
-        self.held().open = true;
-        self.holding.store(true, Ordering::SeqCst);
+    /// From now on runs are held that would start.
+    pub(super) fn hold(&self, successor: Option<u64>) {
+        self.held().gate = Gate::Holding { successor };
+        self.guarded.store(true, Ordering::SeqCst);
     }
 
-    /// Keeps a resolver that has begun from being started; false when nothing is held now.
-    pub(super) fn holds(&self, standing: &Arc<Standing>, seat: &Arc<Seat>) -> bool {
-        if !self.holding.load(Ordering::SeqCst) {
-            return false;
+    /// Asks to start a run; where the gate is holding, it is kept. Asked under the directive's lock.
+    pub(super) fn pass(&self, standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) -> Gate {
+        if !self.guarded.load(Ordering::SeqCst) {
+            return Gate::Open;
         }
         let mut held = self.held();
-        if held.open {
-            held.begun.push((Arc::clone(standing), Arc::clone(seat)));
+        if matches!(held.gate, Gate::Holding { .. }) {
+            held.runs.push((Arc::clone(standing), Arc::clone(seat), number));
         }
-        held.open
+        held.gate
     }
 
-    /// Whether a resolver is among those that are held.
-    pub(super) fn is_held(&self, standing: &Arc<Standing>) -> bool {
-        self.held().begun.iter().any(|(held, _)| Arc::ptr_eq(held, standing))
+    /// Whether a run on a directive is among those that are held.
+    pub(super) fn is_held(&self, standing: &Standing) -> bool {
+        self.held().runs.iter().any(|(held, ..)| std::ptr::eq(&raw const **held, standing))
     }
 
-    /// Ends the holding, and hands out what was held.
-    pub(super) fn release(&self) -> Vec<(Arc<Standing>, Arc<Seat>)> {
+    /// Opens the gate, and hands out what was held.
+    pub(super) fn release(&self) -> Vec<Run> {
+        self.end_holding(Gate::Open)
+    }
+
+    /// Shuts the gate for good, and hands out what was held.
+    pub(super) fn shut(&self) -> Vec<Run> {
+        self.end_holding(Gate::Shut)
+    }
+
+    fn end_holding(&self, gate: Gate) -> Vec<Run> {
         let mut held = self.held();
-        held.open = false;
-        self.holding.store(false, Ordering::SeqCst);
-        std::mem::take(&mut held.begun)
+        held.gate = gate;
+        self.guarded.store(gate != Gate::Open, Ordering::SeqCst);
+        std::mem::take(&mut held.runs)
     }
 }

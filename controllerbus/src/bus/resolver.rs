@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::entry::{Seat, contained};
+use super::handover::Gate;
 use super::standing::{Standing, State};
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
@@ -73,13 +74,18 @@ impl ValueSink for Sink {
 pub(super) fn offer(standing: &Arc<Standing>, seat: &Arc<Seat>) {
     // Remembered first, begun then: who takes the controller off in between keeps it from beginning.
     let Some(place) = seat.remember(standing) else { return };
-    if !standing.change(|state, _| state.begin(seat, place)) {
-        // Another offer was first, or the directive has ended.
-        seat.forget(place);
-        return;
+    match standing.change(|state, effects| state.begin(standing, seat, place, effects)) {
+        Gate::Open => run(standing, seat, 0),
+        Gate::Holding { .. } => {}
+        // Another offer was first, the directive has ended, or another controller has taken over.
+        Gate::Shut => seat.forget(place),
     }
-    if !seat.handover.holds(standing, seat) {
-        run(standing, seat, 0);
+}
+
+/// Starts another run of a resolver, unless it is held.
+pub(super) fn restart(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
+    if standing.change(|state, effects| state.pass(standing, seat, number, effects)) == Gate::Open {
+        run(standing, seat, number);
     }
 }
 
@@ -98,7 +104,7 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
         match polled.unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload)))) {
             Poll::Ready(Ok(())) => {
                 discard(work);
-                return finish(standing, seat, Ok(()));
+                return finish(standing, seat, number, Ok(()));
             }
             Poll::Ready(Err(error)) => {
                 let polled = std::mem::replace(&mut work, Box::pin(std::future::ready(Err(error))));
@@ -109,10 +115,10 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
     }
     let Some(runtime) = standing.table.runtime() else {
         let error = Error::msg("the bus was made, and is used, outside a tokio runtime");
-        return standing.change(|state, effects| state.fail(seat, error, effects));
+        return standing.change(|state, effects| state.fail(seat, number, error, effects));
     };
-    let abort = runtime.spawn(drive(Arc::clone(standing), Arc::clone(seat), work)).abort_handle();
-    let gone = standing.change(|state, _| match state.resolver(seat.id) {
+    let abort = runtime.spawn(drive(Arc::clone(standing), Arc::clone(seat), number, work)).abort_handle();
+    let gone = standing.change(|state, _| match state.resolver_in(seat.id, number) {
         Some(resolver) => {
             resolver.task = Some(abort.clone());
             false
@@ -139,29 +145,31 @@ fn start(standing: &Arc<Standing>, seat: &Arc<Seat>, run: u32) -> Result<Option<
         .map_err(Error::from_panic)
 }
 
-fn finish(standing: &Arc<Standing>, seat: &Arc<Seat>, result: Result<()>) {
+fn finish(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32, result: Result<()>) {
     standing.change(|state, effects| match result {
-        Ok(()) => state.finish(seat.id, effects),
-        Err(error) => state.fail(seat, error, effects),
+        Ok(()) => state.finish(seat.id, number, effects),
+        Err(error) => state.fail(seat, number, error, effects),
     });
     seat.handover.stir();
 }
 
-async fn drive(standing: Arc<Standing>, seat: Arc<Seat>, work: BoxFuture<'static, Result<()>>) {
+async fn drive(standing: Arc<Standing>, seat: Arc<Seat>, number: u32, work: BoxFuture<'static, Result<()>>) {
     let mut backoff = Backoff::default();
-    let mut work = work;
+    let (mut number, mut work) = (number, work);
     loop {
         let result = contained(work).await;
         let failed = result.is_err();
-        finish(&standing, &seat, result);
+        finish(&standing, &seat, number, result);
         if !failed {
             return;
         }
         tokio::time::sleep(backoff.next()).await;
-        let Some(run) = standing.change(|state, _| state.retry(seat.id)) else { return };
-        work = match start(&standing, &seat, run) {
+        let again = standing.change(|state, effects| state.retry(&standing, &seat, number, effects));
+        let Some(again) = again else { return };
+        number = again;
+        work = match start(&standing, &seat, number) {
             Ok(Some(work)) => work,
-            Ok(None) => return finish(&standing, &seat, Ok(())),
+            Ok(None) => return finish(&standing, &seat, number, Ok(())),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         };
     }

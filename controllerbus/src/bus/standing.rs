@@ -10,9 +10,10 @@ use tokio::task::AbortHandle;
 
 use super::ControllerId;
 use super::entry::Seat;
+use super::handover::Gate;
 use super::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
 use super::lane::Common;
-use super::resolver::run;
+use super::resolver::restart;
 use super::table::{Release, TypeTable};
 use super::unread::Unread;
 use crate::Error;
@@ -75,6 +76,17 @@ pub(super) struct Resolver {
     pub(super) successor: Option<u64>,
 }
 
+impl Resolver {
+    /// Makes it one that is about to run again, and says which run that is.
+    fn run_again(&mut self, effects: &mut Effects) -> u32 {
+        (self.refused, self.done, self.idle, self.error) = (false, false, false, None);
+        self.run += 1;
+        effects.callbacks.append(&mut self.gone);
+        effects.tasks.extend(self.task.take());
+        self.run
+    }
+}
+
 struct Subscriber {
     id: u64,
     strong: bool,
@@ -93,6 +105,8 @@ pub(super) struct Effects {
     callbacks: Vec<Callback>,
     /// Resolvers that have room for their values again.
     again: Vec<(Arc<Seat>, u32)>,
+    /// Runs that are over.
+    tasks: Vec<AbortHandle>,
     /// The last value of a directive that nobody refers to is gone.
     empty: bool,
 }
@@ -115,9 +129,10 @@ impl Effects {
             resolver.seat.forget(resolver.place);
             resolver.gone.drain(..).for_each(call);
         }
+        self.tasks.drain(..).for_each(|task| task.abort());
         self.callbacks.drain(..).for_each(call);
         for (seat, number) in self.again.drain(..) {
-            run(standing, &seat, number);
+            restart(standing, &seat, number);
         }
         if self.empty {
             standing.table.release(standing, Release::Empty);
@@ -284,15 +299,30 @@ impl State {
         self.resolvers.iter_mut().find(|resolver| resolver.seat.id == controller)
     }
 
+    pub(super) fn has_resolver(&self, controller: u64) -> bool {
+        self.resolvers.iter().any(|resolver| resolver.seat.id == controller)
+    }
+
     /// A controller's resolver, if it is still in this run.
     pub(super) fn resolver_in(&mut self, controller: u64, run: u32) -> Option<&mut Resolver> {
         self.resolver(controller).filter(|resolver| resolver.run == run)
     }
 
-    /// Adds a resolver that is at work; false if there is one of this controller, or none may come any more.
-    pub(super) fn begin(&mut self, seat: &Arc<Seat>, place: usize) -> bool {
+    /// Adds a resolver that is at work, and says whether it may start; [`Gate::Shut`] if there is one of this
+    /// controller, or none may come any more.
+    pub(super) fn begin(
+        &mut self,
+        standing: &Arc<Standing>,
+        seat: &Arc<Seat>,
+        place: usize,
+        effects: &mut Effects,
+    ) -> Gate {
         if self.ended || seat.is_removed() || self.resolver(seat.id).is_some() {
-            return false;
+            return Gate::Shut;
+        }
+        let gate = self.pass(standing, seat, 0, effects);
+        if gate == Gate::Shut {
+            return gate;
         }
         self.resolvers.push(Resolver {
             seat: Arc::clone(seat),
@@ -306,7 +336,34 @@ impl State {
             gone: Vec::new(),
             successor: None,
         });
-        true
+        gate
+    }
+
+    /// Whether a run of a resolver may start. Where it is held because its controller's state is being handed over,
+    /// the controller that is given the state has to do it after that, too.
+    pub(super) fn pass(
+        &mut self,
+        standing: &Arc<Standing>,
+        seat: &Arc<Seat>,
+        number: u32,
+        effects: &mut Effects,
+    ) -> Gate {
+        let gate = seat.handover.pass(standing, seat, number);
+        if let Gate::Holding { successor: Some(successor) } = gate {
+            self.do_again(standing, successor, effects);
+        }
+        gate
+    }
+
+    /// Has a controller whose runs are held now do again what it has done already.
+    pub(super) fn do_again(&mut self, standing: &Arc<Standing>, controller: u64, effects: &mut Effects) {
+        let Some(resolver) = self.resolver(controller) else { return };
+        if resolver.seat.handover.is_held(standing) {
+            return;
+        }
+        let number = resolver.run_again(effects);
+        resolver.seat.handover.pass(standing, &resolver.seat, number);
+        self.remove_values_of(controller, effects);
     }
 
     /// Whether a controller's resolver should stop: it is gone, or there are values enough.
@@ -403,8 +460,8 @@ impl State {
     }
 
     /// A resolver's function has returned: its values stay.
-    pub(super) fn finish(&mut self, controller: u64, effects: &mut Effects) {
-        if let Some(resolver) = self.resolver(controller) {
+    pub(super) fn finish(&mut self, controller: u64, run: u32, effects: &mut Effects) {
+        if let Some(resolver) = self.resolver_in(controller, run) {
             resolver.idle = true;
             resolver.done = true;
         }
@@ -412,7 +469,10 @@ impl State {
     }
 
     /// A resolver failed: its values go, its error is told, and until it is tried again it counts as idle.
-    pub(super) fn fail(&mut self, seat: &Seat, error: Error, effects: &mut Effects) {
+    pub(super) fn fail(&mut self, seat: &Seat, run: u32, error: Error, effects: &mut Effects) {
+        if self.resolver_in(seat.id, run).is_none() {
+            return;
+        }
         self.remove_values_of(seat.id, effects);
         let Some(resolver) = self.resolver(seat.id) else { return };
         resolver.idle = true;
@@ -426,11 +486,18 @@ impl State {
     }
 
     /// Begins another run after a failure, and says which; `None` if there is nothing to run for.
-    pub(super) fn retry(&mut self, controller: u64) -> Option<u32> {
-        let resolver = self.resolver(controller).filter(|resolver| resolver.successor.is_none())?;
+    pub(super) fn retry(
+        &mut self,
+        standing: &Arc<Standing>,
+        seat: &Arc<Seat>,
+        failed: u32,
+        effects: &mut Effects,
+    ) -> Option<u32> {
+        let number = failed + 1;
+        let resolver = self.resolver_in(seat.id, number).filter(|resolver| resolver.successor.is_none())?;
         resolver.idle = false;
         resolver.error = None;
-        Some(resolver.run)
+        (self.pass(standing, seat, number, effects) == Gate::Open).then_some(number)
     }
 
     /// Takes a resolver away with its values.
@@ -450,18 +517,22 @@ impl State {
             let waits = resolver.refused && resolver.done && !resolver.seat.is_staged();
             if room > 0 && waits && !values.iter().any(|value| value.resolver == resolver.seat.id) {
                 room -= 1;
-                (resolver.refused, resolver.done, resolver.idle) = (false, false, false);
-                resolver.run += 1;
-                effects.callbacks.append(&mut resolver.gone);
-                effects.again.push((Arc::clone(&resolver.seat), resolver.run));
+                let number = resolver.run_again(effects);
+                effects.again.push((Arc::clone(&resolver.seat), number));
             }
         }
     }
 
     /// Whether the controller's answer is ready to replace another's: a value, or nothing more to come.
     pub(super) fn is_ready(&self, entry: u64) -> bool {
+        // While offers are being made, the one to this controller may be among them.
         let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == entry);
-        resolver.is_none_or(|resolver| resolver.idle) || self.values.iter().any(|value| value.resolver == entry)
+        resolver.map_or(self.offers == 0, |resolver| resolver.idle) || self.has_values(entry)
+    }
+
+    /// Whether the controller has a resolver that has neither answered nor nothing to do.
+    pub(super) fn is_at_work(&self, entry: u64) -> bool {
+        self.resolvers.iter().any(|resolver| resolver.seat.id == entry && !resolver.idle) && !self.has_values(entry)
     }
 
     pub(super) fn has_values(&self, entry: u64) -> bool {
@@ -487,6 +558,12 @@ impl State {
             resolver.successor = Some(new);
             self.retiring = true;
         }
+        self.finish_retired(effects);
+    }
+
+    /// One who made offers has made them.
+    pub(super) fn offered(&mut self, effects: &mut Effects) {
+        self.offers -= 1;
         self.finish_retired(effects);
     }
 

@@ -149,14 +149,17 @@ impl Staged {
     /// no call begins on a controller with a state.
     async fn hand_over(&mut self, patience: Duration) -> Result<()> {
         let with_state: Vec<_> = self.pairs.iter_mut().filter(|pair| pair.restored.is_some()).collect();
+        let mut held = Vec::new();
         for pair in &with_state {
-            pair.old.handover.hold();
-            pair.new.iter().for_each(|new| new.handover.hold());
+            // The new one first: so what the old one does not do any more, the new one does after it is restored.
+            for (entry, successor) in pair.new.iter().map(|new| (new, None)).chain([(&pair.old, pair.new.as_ref())]) {
+                entry.handover.hold(successor.map(|new| new.id));
+                held.push(Arc::clone(entry));
+            }
         }
-        let old: Vec<_> = with_state.iter().map(|pair| Arc::clone(&pair.old)).collect();
         let at_rest = async {
-            for old in &old {
-                while old.answers().iter().any(|standing| is_at_work(standing, old)) {
+            for entry in &held {
+                while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
                     self.stirred.notified().await;
                 }
             }
@@ -167,6 +170,14 @@ impl Staged {
             let Some(new) = &pair.new else { continue };
             let state = save(&pair.old).await?;
             if let Some(state) = state.filter(|state| pair.restored.as_ref() != Some(state)) {
+                // What the new one alone has done, since the old one was not asked, is not in that state.
+                for standing in new.answers() {
+                    standing.change(|state, effects| {
+                        if !state.has_resolver(pair.old.id) {
+                            state.do_again(&standing, new.id, effects);
+                        }
+                    });
+                }
                 restore(new, state.clone()).await?;
                 pair.restored = Some(state);
             }
@@ -229,8 +240,13 @@ impl Staged {
         engine.route(&[], &old);
         for pair in &pairs {
             engine.controllers().remove(&pair.old.id);
+            // What was held is the new one's to do, and so is what is offered to the old one from here on.
+            for (standing, ..) in pair.old.handover.shut() {
+                standing.change(|state, effects| state.remove_resolver(pair.old.id, effects));
+            }
             if let Some(new) = &pair.new {
-                for standing in new.answers() {
+                // Who adds a directive right now may have offered it to one of the two only.
+                for standing in new.answers().into_iter().chain(pair.old.answers()) {
                     standing.change(|state, effects| state.replace(pair.old.id, new.id, effects));
                 }
             }
@@ -244,11 +260,9 @@ impl Staged {
             }
         }
         for pair in &pairs {
-            // What was held is the new one's to do.
-            drop(pair.old.handover.release());
             if let Some(new) = &pair.new {
                 new.handover.unwatch();
-                new.handover.release().iter().for_each(|(standing, seat)| run(standing, seat, 0));
+                new.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
             }
             let old = Arc::clone(&pair.old);
             engine.spawn(async move {
@@ -284,7 +298,7 @@ impl Drop for Staged {
         let pairs = std::mem::take(&mut self.pairs);
         for old in pairs.iter().map(|pair| &pair.old) {
             old.handover.unwatch();
-            old.handover.release().iter().for_each(|(standing, seat)| run(standing, seat, 0));
+            old.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
         }
         let new: Vec<_> = pairs.into_iter().filter_map(|pair| pair.new).collect();
         let ids: Vec<u64> = new.iter().map(|entry| entry.id).collect();
@@ -294,7 +308,7 @@ impl Drop for Staged {
         self.engine.route(&[], &ids);
         for entry in new {
             entry.handover.unwatch();
-            drop(entry.handover.release());
+            drop(entry.handover.shut());
             let runs = self.engine.controllers().remove(&entry.id).is_some();
             entry.withdraw();
             if runs { entry.cancel.cancel() } else { close(entry) }
@@ -304,7 +318,8 @@ impl Drop for Staged {
 
 /// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.
 fn is_at_work(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> bool {
-    !standing.lock().is_ready(entry.id) && !entry.handover.is_held(standing)
+    let at_work = standing.lock().is_at_work(entry.id);
+    at_work && !entry.handover.is_held(standing)
 }
 
 async fn save(old: &Arc<ControllerEntry>) -> Result<Option<State>> {

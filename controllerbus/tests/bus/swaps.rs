@@ -11,7 +11,7 @@ use controllerbus::controller::{AnyController, BoxFuture, Info};
 use controllerbus::prelude::*;
 use tokio::sync::Semaphore;
 
-use crate::kit::{info, soon};
+use crate::kit::{info, resolver_of, soon};
 
 /// Notes a number, and says who noted it.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -154,10 +154,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A bus on which generation 1 serves.
 async fn serving(odd: Odd) -> Bus {
     let bus = Bus::new();
+    serve_on(&bus, odd).await;
+    bus
+}
+
+async fn serve_on(bus: &Bus, odd: Odd) {
     bus.apply(ConfigSet::from_yaml("notebook:\n  id: test/notebook\n").unwrap()).await.unwrap();
     bus.add_factories(Source(1), factories(1, odd));
     assert_eq!(*soon(bus.resolve(Who(0))).await.unwrap(), 1);
-    bus
 }
 
 async fn swap(bus: &Bus, to: u64, odd: Odd) -> Result<()> {
@@ -275,6 +279,51 @@ async fn a_call_that_begins_while_the_state_is_handed_over_is_the_new_generation
     assert!(error.contains("the last state is refused"), "{error}");
     let mut request = asked.lock().unwrap().pop().expect("a request");
     assert_eq!(*soon(request.value()).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_only_the_new_generation_was_offered_before_it_was_given_the_state_is_not_lost() {
+    for at_the_hand_over in [true, false] {
+        let bus = Bus::new();
+        // It comes before the notebook, so that whoever adds note 1 is kept from offering it to that.
+        let ((reached, at), (open, gate)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        let gate = Mutex::new(gate);
+        resolver_of::<Note, _>(&bus, move |note, _| {
+            if note.0 == 1 {
+                reached.send(()).expect("the test waits");
+                let _ = gate.lock().unwrap().recv();
+            }
+            std::future::ready(Ok(()))
+        });
+        let asking: Arc<Mutex<Option<std::thread::JoinHandle<Request<Note>>>>> = Arc::default();
+        let (asker, opener) = (Arc::clone(&asking), open.clone());
+        let offer_on = move || {
+            let _ = opener.send(());
+            let request = asker.lock().unwrap().take().expect("an asker").join().expect("a request");
+            *asker.lock().unwrap() = Some(std::thread::spawn(move || request));
+        };
+        let in_second_save: Option<Box<dyn Fn() + Send + Sync>> =
+            at_the_hand_over.then(|| Box::new(offer_on.clone()) as _);
+        serve_on(&bus, Odd { in_second_save, ..Odd::default() }).await;
+        let (runtime, adds) = (tokio::runtime::Handle::current(), bus.clone());
+        *asking.lock().unwrap() = Some(std::thread::spawn(move || {
+            let _entered = runtime.enter();
+            adds.request(Note(1)).unwrap()
+        }));
+        tokio::task::block_in_place(|| at.recv()).expect("note 1 is on its way");
+
+        let staged = bus.stage(Source(1), Source(2), factories(2, Odd::default()), Duration::from_secs(20));
+        let staged = soon(staged).await.expect("it is ready");
+        soon(bus.resolve(Note(2))).await.unwrap();
+        let committed = soon(staged.commit(PATIENCE)).await.expect("a swap");
+        if !at_the_hand_over {
+            offer_on();
+        }
+        let mut request = asking.lock().unwrap().take().expect("an asker").join().expect("a request");
+        assert_eq!(*soon(request.value()).await.unwrap(), 2);
+        soon(committed.drained()).await;
+        assert_eq!(*soon(bus.resolve(Notes(1))).await.unwrap(), Numbers::from([1, 2]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
