@@ -82,7 +82,9 @@ async fn a_mistake_is_told_as_cargo_renders_it_and_as_data_at_once() {
     assert_eq!(message.text, "mismatched types");
     let span = message.spans.iter().find(|span| span.primary).expect("a place");
     assert!(span.file.ends_with(Path::new("probe/src/lib.rs")) || span.file.ends_with("src/lib.rs"), "{span:?}");
-    assert_eq!((span.line, span.column, span.end_column), (10, 24, 25));
+    let source = std::fs::read_to_string(scratch.path("probe/src/lib.rs")).expect("the source");
+    let line = 1 + source.lines().position(|line| line.ends_with("= 7;")).expect("the mistake");
+    assert_eq!((span.line, span.column, span.end_column), (line, 24, 25));
     assert!(rendered.contains("\u{1b}["), "with colours: {rendered}");
     assert!(message.plain().contains("expected `&str`, found integer"), "{}", message.plain());
     assert!(!message.plain().contains('\u{1b}'));
