@@ -327,6 +327,13 @@ async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
     let options = ProcessOptions { working_dir: Some("/nowhere/at/all".into()), ..quick() };
     let error = host.runtime.isolate("hazard", options).await.expect_err("refused");
     assert!(error.to_string().contains("cannot start"), "{error}");
+
+    // So does an execution that ends with an error, or with the process, before its first wait.
+    for (end, expected) in [("fail", "execute was told to fail"), ("abort", "SIGABRT")] {
+        let env = [("HAZARD_EXECUTE".to_owned(), end.to_owned())].into();
+        let error = host.runtime.isolate("hazard", ProcessOptions { env, ..quick() }).await.expect_err("rolled back");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
     assert_eq!(host.act("pid").await, std::process::id().to_string());
     let serving = host.runtime.generations().into_iter().find(|found| found.generation == before).expect("it is there");
     assert_eq!(serving.state, GenerationState::Serving);

@@ -47,8 +47,12 @@ pub(super) struct Link {
 
 struct Entry {
     done: Option<oneshot::Sender<Result<Given>>>,
+    began: Option<Began>,
     sink: Option<Arc<Values>>,
 }
+
+/// To be called when an execution has begun.
+pub(super) type Began = Box<dyn FnOnce() + Send>;
 
 /// The values of one call that stand, by the process's numbers.
 struct Values {
@@ -139,7 +143,7 @@ impl Link {
         let (done, ended) = oneshot::channel();
         let values = sink.is_some();
         let sink = sink.map(|sink| Arc::new(Values { sink, answered, standing: Mutex::default() }));
-        self.calls().insert(number, Entry { done: Some(done), sink });
+        self.calls().insert(number, Entry { done: Some(done), began: None, sink });
         if self.is_dead()
             && let Some(done) = self.calls().get_mut(&number).and_then(|entry| entry.done.take())
         {
@@ -179,6 +183,12 @@ impl Link {
                         Answer::NoState => Given::State(None),
                         Answer::State { schema, bytes } => Given::State(Some(State { schema, bytes: bytes.to_vec() })),
                     }));
+                }
+            }
+            ToParent::Began { call } => {
+                let began = self.calls().get_mut(&call).and_then(|entry| entry.began.take());
+                if let Some(began) = began {
+                    began();
                 }
             }
             ToParent::Add { call, value, bytes } => self.add(call, value, bytes),
@@ -250,6 +260,13 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// What is to be called when its execution has begun; before it is sent.
+    pub(super) fn when_begun(&self, began: Began) {
+        if let Some(entry) = self.link.calls().get_mut(&self.number) {
+            entry.began = Some(began);
+        }
+    }
+
     /// Waits for its end. Cancel-safe.
     ///
     /// # Errors
@@ -260,9 +277,7 @@ impl Call {
         self.ended = None;
         result
     }
-}
 
-impl Call {
     /// Whether a value of it stands.
     pub(super) fn stands(&self) -> bool {
         self.link.values_of(self.number).is_some_and(|values| !values.lock().is_empty())

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::options::{Limits, Sandbox};
 
 /// Raised when the messages change.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// How many events of a guest's request the runtime may send before it is told that some were read.
 pub(super) const EVENT_CREDIT: u32 = 32;
@@ -172,6 +172,10 @@ pub(super) enum ToParent<'a> {
         #[serde(borrow)]
         result: Result<Answer<'a>, Error>,
     },
+    /// An execution has got to its first wait, or to its end without an error.
+    Began {
+        call: u64,
+    },
     Add {
         call: u64,
         value: u64,
@@ -293,7 +297,10 @@ mod tests {
         let bytes = rmp_serde::to_vec_named(&later).expect("encoding");
         let versions: Versions = rmp_serde::from_slice(&bytes).expect("the versions are readable");
         let reason = versions.mismatch("the plugin host").expect("a mismatch");
-        assert!(reason.contains("protocol 2") && reason.contains("boundary 9/other"), "{reason}");
+        assert!(
+            reason.contains(&format!("protocol {}", PROTOCOL + 1)) && reason.contains("boundary 9/other"),
+            "{reason}"
+        );
         assert!(Versions::ours().mismatch("the plugin host").is_none());
     }
 }

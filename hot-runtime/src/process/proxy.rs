@@ -1,7 +1,7 @@
 //! A process's factories and controllers as the bus sees them: they outlive the process, and find its successor.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State};
@@ -12,7 +12,7 @@ use controllerbus::plugin::lease::Holder;
 use controllerbus::{Error, Result};
 use tokio::sync::Mutex;
 
-use super::link::{Call, Given, Link};
+use super::link::{Began, Call, Given, Link};
 use super::plugin::Host;
 use super::protocol::{Offered, ToChild};
 
@@ -127,8 +127,9 @@ impl ControllerProxy {
     }
 
     /// Executes it in one process.
-    async fn execute_once(&self, link: &Arc<Link>, context: &Context) -> Result<()> {
+    async fn execute_once(&self, link: &Arc<Link>, context: &Context, began: Began) -> Result<()> {
         let mut call = link.begin(None, false);
+        call.when_begun(began);
         link.send(&ToChild::Execute { call: call.number, controller: self.number }).await?;
         tokio::select! {
             ended = call.ended() => {
@@ -146,16 +147,33 @@ impl ControllerProxy {
     }
 }
 
+/// Calls what is there at most once, whichever of several gets to it.
+fn once(began: &Arc<std::sync::Mutex<Option<Began>>>) -> Began {
+    let began = Arc::clone(began);
+    Box::new(move || {
+        let began = began.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(began) = began {
+            began();
+        }
+    })
+}
+
 impl AnyController for ControllerProxy {
     fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        self.execute_told(context, Box::new(|| {}))
+    }
+
+    fn execute_told(self: Arc<Self>, context: Context, began: Began) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
+            // It begins once, in whichever process gets that far.
+            let began = Arc::new(std::sync::Mutex::new(Some(began)));
             loop {
                 let link = tokio::select! {
                     link = self.ready() => link?,
                     () = context.cancelled() => return Ok(()),
                 };
-                let ended = self.execute_once(&link, &context).await;
+                let ended = self.execute_once(&link, &context, once(&began)).await;
                 let crashed = ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Crashed);
                 if !crashed || context.is_cancelled() || !self.told.swap(true, Ordering::AcqRel) {
                     return ended;

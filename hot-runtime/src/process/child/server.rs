@@ -151,10 +151,12 @@ impl Server {
             }
             ToChild::Execute { call, controller } => {
                 let cancel = CancellationToken::new();
-                let (token, bus) = (cancel.clone(), self.handle.clone());
+                let (token, bus, line) = (cancel.clone(), self.handle.clone(), self.line.clone());
                 self.with(call, controller, cancel, None, move |found| async move {
                     let context = Context::new(bus, token, found.info);
-                    found.object.execute(context).await.map(|()| Given::Nothing)
+                    // On the guest's thread, before its execution can end: so it is told of before that is.
+                    let began = Box::new(move || drop(line.say(&ToParent::Began { call })));
+                    found.object.execute_told(context, began).await.map(|()| Given::Nothing)
                 });
             }
             ToChild::Close { call, controller } => {
