@@ -29,7 +29,8 @@ async fn a_plugin_is_built_to_a_path_with_its_build_hash_features_and_profile() 
     let spec = PluginSpec::new("probe")
         .crate_path(scratch.path("probe"))
         .feature("probe/loud")
-        .profile("opt-level", "1")
+        // What it is anyway: another level would have the framework compiled once more for this test.
+        .profile("opt-level", "0")
         .watch(false)
         .version_text("1.2.3+{buildHash}")
         .expect("a version");
@@ -38,7 +39,7 @@ async fn a_plugin_is_built_to_a_path_with_its_build_hash_features_and_profile() 
 
     let overlay = builder.generate().await.expect("the overlay");
     let manifest = std::fs::read_to_string(overlay.dir.join("Cargo.toml")).expect("its manifest");
-    assert!(manifest.contains("opt-level = 1"), "{manifest}");
+    assert!(manifest.contains("opt-level = 0"), "{manifest}");
     assert!(manifest.contains("features = [\"loud\"]"), "{manifest}");
     assert!(!scratch.folder().join("out").exists(), "nothing is built yet");
 
@@ -260,10 +261,11 @@ async fn every_kind_of_edit_gives_what_cargo_gives() {
         edit(&crates);
         let (made, by) = direct.build().await;
         println!("{what}: by {by:?}, {:?}", made.as_ref().map(|made| &made.0));
-        // What is wrong stays wrong until it is compiled again: to look at every second one is enough, and half the time.
-        if number % 2 == 1 || number + 1 == EDITS.len() || made.is_none() {
+        // What is wrong stays wrong until it is compiled again: to look at every fourth one is enough, and most of the
+        // time is cargo's.
+        if number % 4 == 3 || number + 1 == EDITS.len() || made.is_none() {
             let (wanted, _) = cargo.build().await;
-            assert_eq!(made, wanted, "after {what}");
+            assert_eq!(made, wanted, "after {what}, or one of the three edits before");
         }
         let expected = rustc.map(|rustc| if rustc { BuiltBy::Rustc } else { BuiltBy::Cargo });
         let right = by.as_ref().is_none_or(|by| expected.is_none_or(|expected| by.0 == expected));

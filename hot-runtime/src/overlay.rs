@@ -1,6 +1,6 @@
 //! Generates the overlay: the small crate that bundles controller crates into one plugin.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -269,8 +269,8 @@ fn override_profile(settings: &mut toml::Table, spec: &PluginSpec) -> Result<()>
 }
 
 /// What the workspace leaves open of its dev profile is set for short links: line tables for the plugin's own
-/// crates, so that backtraces name their lines, and no debug information for anything else.
-fn fill_in_profile(settings: &mut toml::Table, local: &BTreeSet<String>) {
+/// crates, so that backtraces name their lines, and no debug information for anything else, the framework included.
+fn fill_in_profile(settings: &mut toml::Table, local: &BTreeMap<String, PathBuf>) {
     let Some(profiles) = table_in(settings, "profile") else { return };
     let Some(dev) = table_in(profiles, "dev") else { return };
     if dev.contains_key("debug") && dev.contains_key("package") {
@@ -280,19 +280,25 @@ fn fill_in_profile(settings: &mut toml::Table, local: &BTreeSet<String>) {
     dev.insert("debug".to_owned(), own.clone());
     let Some(packages) = table_in(dev, "package") else { return };
     let others = [("*".to_owned(), toml::Value::Boolean(false))];
-    for (name, debug) in local.iter().map(|name| (name.clone(), own.clone())).chain(others) {
+    let local = local.keys().filter(|name| !is_framework(name));
+    for (name, debug) in local.map(|name| (name.clone(), own.clone())).chain(others) {
         if let Some(package) = table_in(packages, &name) {
             package.entry("debug").or_insert(debug);
         }
     }
 }
 
+/// Whether a package is `controllerbus` or its macros.
+pub(crate) fn is_framework(package: &str) -> bool {
+    matches!(package, "controllerbus" | "controllerbus-macros")
+}
+
 /// What is built once does not name the folders that it was built in, and what is rebuilt for a developer does. A
 /// setting to what it is anyway lets cargo tell the two apart, so that neither is taken for the other.
-fn set_apart(settings: &mut toml::Table, spec: &PluginSpec, local: &BTreeSet<String>) {
+fn set_apart(settings: &mut toml::Table, spec: &PluginSpec, local: &BTreeMap<String, PathBuf>) {
     let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
     let Some(packages) = profile.and_then(|profile| table_in(profile, "package")) else { return };
-    for name in local {
+    for name in local.keys() {
         if let Some(package) = table_in(packages, name) {
             package.entry("codegen-units").or_insert(toml::Value::Integer(16));
         }

@@ -1,6 +1,6 @@
 //! Which crates, files and patches a plugin is made of, by cargo's own account.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId};
 
 use crate::error::{Error, Result};
+use crate::overlay::is_framework;
 
 /// One controller crate of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ pub struct Workspace {
     pub watched: Vec<PathBuf>,
     /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths.
     pub settings: toml::Table,
-    /// The names of the packages that are built from local folders.
-    pub local: BTreeSet<String>,
+    /// The packages that are built from local folders: their names and those folders.
+    pub local: BTreeMap<String, PathBuf>,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
 }
@@ -83,7 +84,7 @@ impl Workspace {
             controllerbus: String::new(),
             watched: Vec::new(),
             settings: toml::Table::new(),
-            local: BTreeSet::new(),
+            local: BTreeMap::new(),
             lock_file: None,
         };
         let mut watched = BTreeSet::new();
@@ -92,6 +93,14 @@ impl Workspace {
         }
         found.watched = watched.into_iter().collect();
         Ok(found)
+    }
+
+    /// The local packages that may read any of these files. A crate can include another's, but the framework does not.
+    pub(crate) fn readers(&self, files: &[PathBuf]) -> BTreeSet<String> {
+        let reads = |(name, folder): &(&String, &PathBuf)| {
+            !is_framework(name) || files.iter().any(|file| file.starts_with(folder))
+        };
+        self.local.iter().filter(reads).map(|(name, _)| name.clone()).collect()
     }
 
     fn read_crate(&mut self, path: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<()> {
@@ -126,7 +135,7 @@ impl Workspace {
                 && let Some(dir) = package.manifest_path.parent()
             {
                 watched.insert(dir.as_std_path().to_owned());
-                self.local.insert(package.name.to_string());
+                self.local.insert(package.name.to_string(), dir.as_std_path().to_owned());
             }
         }
         let root = metadata.workspace_root.as_std_path();

@@ -100,12 +100,13 @@ impl Snapshot {
         self.files.keys().chain(gone).filter(differs).cloned().collect()
     }
 
-    /// Whether a file is not what it was and has a time from before that: it was put back with an old time.
-    pub(crate) fn any_put_back_since(&self, before: &Self) -> bool {
-        self.changes_since(before).iter().any(|path| match (self.files.get(path), before.files.get(path)) {
+    /// The files that are not what they were and have a time from before that: they were put back with an old time.
+    pub(crate) fn put_back_since(&self, before: &Self) -> Vec<PathBuf> {
+        let put_back = |path: &PathBuf| match (self.files.get(path), before.files.get(path)) {
             (Some(now), Some(then)) => now.stamp.modified < then.read_at,
             _ => false,
-        })
+        };
+        self.changes_since(before).into_iter().filter(put_back).collect()
     }
 
     /// The build hash: over these files and some texts, as 16 hex digits. The same for the same files in another folder.

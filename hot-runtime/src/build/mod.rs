@@ -185,10 +185,9 @@ impl PluginBuilder {
             let workspace = Workspace::read(&spec.crates)?;
             let roots: Vec<_> = workspace.watched.iter().chain(&outside).cloned().collect();
             let snapshot = Snapshot::take(&roots, before.as_ref())?;
-            if let Some(before) = &before
-                && snapshot.any_put_back_since(before)
-            {
-                cargo::forget(&target_dir, &workspace.local);
+            let put_back = before.map(|before| snapshot.put_back_since(&before)).unwrap_or_default();
+            if !put_back.is_empty() {
+                cargo::forget(&target_dir, &workspace.readers(&put_back));
             }
             let overlay = Overlay::write(&workspace, &spec, &dir, &snapshot)?;
             Ok((workspace, snapshot, overlay))
