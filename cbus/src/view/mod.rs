@@ -75,9 +75,19 @@ pub async fn run(host: &Host, title: &Title) -> Result<()> {
     let mut terminal = ratatui::try_init().map_err(|error| {
         crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints lines instead")
     })?;
+    // Put back by a guard: the view also ends by being dropped, when the process is asked to end.
+    let _restored = Restored;
     let result = show(host, title, &mut terminal).await;
-    ratatui::restore();
     result.map_err(|error| crate::report::report(format!("the terminal cannot be used: {error}"), ""))
+}
+
+/// Puts the terminal back when it is dropped.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
 }
 
 async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal) -> std::io::Result<()> {
