@@ -8,9 +8,14 @@ mod daemon;
 mod files;
 #[path = "cbus/help.rs"]
 mod help;
+#[path = "cbus/tls.rs"]
+mod tls;
+#[cfg(unix)]
+#[path = "cbus/view.rs"]
+mod view;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use tests::{Scratch, work_dir};
@@ -23,6 +28,12 @@ fn cbus(folder: &Path) -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// Asks a process to end, as a service manager would.
+fn terminate(process: &Child) {
+    let asked = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().expect("running kill");
+    assert!(asked.success());
 }
 
 /// What a finished command said.
@@ -81,11 +92,43 @@ fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
     serde_json::from_str(&fine(folder, arguments)).expect("JSON")
 }
 
-/// The `second` fixture as a plugin file, built once by `cbus build`; its folder has a copy of the sources.
+/// A config of which tools have something to tell.
+const CONFIG: &str = "pub struct SecondConfig {
+    /// How loud it answers.
+    #[serde(default)]
+    pub loudness: Option<u32>,
+    /// Who may ask.
+    #[serde(default)]
+    pub guests: Vec<Guest>,
+}
+
+/// Somebody.
+#[derive(Schema, Serialize, Deserialize, PartialEq)]
+pub struct Guest {
+    /// As on the list.
+    pub name: String,
+    /// How they are greeted.
+    #[serde(default)]
+    pub tone: Tone,
+}
+
+/// A way to speak.
+#[derive(Schema, Serialize, Deserialize, PartialEq, Default)]
+#[serde(rename_all = \"lowercase\")]
+pub enum Tone {
+    /// With care.
+    #[default]
+    Polite,
+    /// Without.
+    Short,
+}";
+
+/// The `second` fixture with such a config as a plugin file, built once by `cbus build`; its folder has a copy of the sources.
 fn built() -> &'static (Scratch, PathBuf, serde_json::Value) {
     static BUILT: OnceLock<(Scratch, PathBuf, serde_json::Value)> = OnceLock::new();
     BUILT.get_or_init(|| {
         let scratch = Scratch::new(&["second"]);
+        scratch.edit("second", "pub struct SecondConfig {}", CONFIG);
         let file = scratch.folder().join("second.cbus.so");
         let arguments = ["build", "second", "-o", "second.cbus.so", "--plugin-version", "1.2.3", "--json"];
         let mut command = cbus(scratch.folder());

@@ -45,6 +45,9 @@ pub async fn connect(to: &Connect) -> Result<Client> {
         };
     let channel = endpoint(to)?.connect_timeout(Duration::from_secs(5)).connect().await.map_err(|error| {
         let cause = causes(&error);
+        if let Some(refusal) = tls_refusal(to, &cause) {
+            return refusal;
+        }
         let help = if cause.contains("ermission denied") {
             "the socket belongs to somebody else; run this as the daemon's user"
         } else {
@@ -57,6 +60,12 @@ pub async fn connect(to: &Connect) -> Result<Client> {
 
 fn endpoint(to: &Connect) -> Result<Endpoint> {
     let wrong = |error: tonic::transport::Error| report(format!("{}: {}", to.connect, causes(&error)), "");
+    let bad_keys = |error: tonic::transport::Error| {
+        report(
+            format!("the certificates cannot be used: {}", causes(&error)),
+            "--tls-ca and --tls-cert are certificates and --tls-key the certificate's own key, in PEM",
+        )
+    };
     let tls = to.tls_ca.is_some() || to.tls_cert.is_some();
     let uri = match &to.connect {
         Address::Unix(path) => format!("unix:{}", crate::pipeline::absolute(path).display()),
@@ -77,7 +86,7 @@ fn endpoint(to: &Connect) -> Result<Endpoint> {
                 std::fs::read(key).map_err(io("reading the certificate's key", key))?,
             ));
         }
-        endpoint = endpoint.tls_config(config).map_err(wrong)?;
+        endpoint = endpoint.tls_config(config).map_err(bad_keys)?;
     }
     Ok(endpoint)
 }
@@ -91,10 +100,35 @@ fn causes(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
+/// What it means where the two sides do not come to terms over TLS; none if that is not what happened.
+fn tls_refusal(to: &Connect, cause: &str) -> Option<Report> {
+    let at = &to.connect;
+    let tls = to.tls_ca.is_some() || to.tls_cert.is_some();
+    let own = "give --tls-cert and --tls-key, signed by the authority of the daemon's --tls-client-ca";
+    if cause.contains("alert: CertificateRequired") {
+        Some(report(format!("the daemon at {at} serves only clients that show a certificate"), own))
+    } else if cause.contains("fatal alert") {
+        Some(report(format!("the daemon at {at} does not accept this client's certificate: {cause}"), own))
+    } else if cause.contains("invalid peer certificate") {
+        let help = "--tls-ca names the authority that signed it; it must be made out to the host in --connect";
+        Some(report(format!("the certificate of the daemon at {at} is not accepted: {cause}"), help))
+    } else if tls && (cause.contains("corrupt message") || cause.contains("InvalidContentType")) {
+        Some(report(format!("what answers at {at} does not speak TLS: {cause}"), "leave --tls-ca and --tls-cert out"))
+    } else if tls && ["reset by peer", "roken pipe", "was canceled"].iter().any(|known| cause.contains(known)) {
+        // The daemon's reason can be lost when it closes the connection at once.
+        Some(report(format!("the daemon at {at} closed the connection, perhaps for want of a certificate"), own))
+    } else {
+        None
+    }
+}
+
 /// What a refused call means.
 pub fn refused(to: &Connect) -> impl Fn(Status) -> Report + '_ {
     move |status| {
         let said = status.message().to_owned();
+        if let Some(refusal) = tls_refusal(to, &causes(&status)).or_else(|| tls_refusal(to, &said)) {
+            return refusal;
+        }
         match status.code() {
             Code::Unauthenticated => {
                 report(said, "the daemon's operator has the token; give its file with --token-file")
@@ -108,8 +142,15 @@ pub fn refused(to: &Connect) -> impl Fn(Status) -> Report + '_ {
             Code::NotFound | Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
                 report(said, "")
             }
-            Code::Unknown | Code::Internal if said.contains("h2 protocol") || said.contains("transport error") => {
-                report(format!("what answers at {} is no bus API: {said}", to.connect), "check the address")
+            Code::Unknown | Code::Internal | Code::Cancelled
+                if ["h2 protocol", "transport error", "was canceled"].iter().any(|known| said.contains(known)) =>
+            {
+                let help = if to.tls_ca.is_some() || to.tls_cert.is_some() {
+                    "check the address"
+                } else {
+                    "check the address; a daemon that was started with --tls-cert is reached with --tls-ca"
+                };
+                report(format!("what answers at {} is no bus API: {said}", to.connect), help)
             }
             _ => report(format!("the daemon at {}: {said}", to.connect), ""),
         }

@@ -191,6 +191,12 @@ impl Api {
                 if let Some(authority) = &config.tls_client_ca {
                     tls = tls.client_ca_root(Certificate::from_pem(read(authority, "the clients' authority")?));
                 }
+                // Whether they fit together is looked at by who uses them.
+                Server::builder().tls_config(tls.clone()).map_err(|error| {
+                    let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                    let message = format!("the certificate {cert} with the key {key} cannot be used: {why}");
+                    Error::new(ErrorKind::Invalid, message)
+                })?;
                 Some(tls)
             }
             (None, None) if config.tls_client_ca.is_none() => None,

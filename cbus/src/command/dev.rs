@@ -1,6 +1,6 @@
 //! `cbus dev`: build, watch and run in one terminal.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,18 +50,42 @@ pub async fn run(args: Dev) -> Result<()> {
         },
     };
     let watching = async { if live { view::run(&host, &title).await } else { std::future::pending().await } };
+    let mut asked_by = None;
     let result = tokio::select! {
         result = serving => result,
         result = watching => result,
-        _ = asked_to_end() => Ok(()),
+        signal = asked_to_end() => { asked_by = Some(signal); Ok(()) }
+        () = hang_up(live) => { asked_by = Some("the terminal went away"); Ok(()) }
     };
-    if live {
-        eprintln!("Ending");
+    match asked_by {
+        Some(signal) => tell(&format!("Ending: {signal}")),
+        None => tell("Ending"),
     }
     if !host.end().await {
-        eprintln!("Something did not end in time; it ends with this process");
+        tell("Something did not end in time; it ends with this process");
     }
     result
+}
+
+/// Prints a line where a person may still see it: the terminal may be gone.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Waits for the end of the terminal that shows the view. Without a view, what the system does about it stands.
+#[cfg(unix)]
+async fn hang_up(live: bool) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let hung_up = if live { signal(SignalKind::hangup()).ok() } else { None };
+    match hung_up {
+        Some(mut hung_up) => drop(hung_up.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn hang_up(_: bool) {
+    std::future::pending().await
 }
 
 /// Which of the arguments are crates, and which is the config. Without one, the first crate's own is taken.

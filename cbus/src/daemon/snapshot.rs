@@ -238,7 +238,7 @@ impl std::fmt::Display for Timeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use crate::text::duration;
         if let Some(ms) = self.edit_to_live_ms {
-            write!(f, "live {} after the edit, ", duration(ms))?;
+            write!(f, "live in {}: ", duration(ms))?;
         }
         if self.build_ms > 0.0 {
             write!(f, "build {}, ", duration(self.build_ms))?;

@@ -7,12 +7,12 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
 
 use super::{LEVELS, Shown, ansi};
-use crate::api::proto::{Config, LogLine, Plugin, Timeline};
+use crate::api::proto::{Config, Generation, LogLine, Plugin, Timeline};
 use crate::daemon::now_ms;
 use crate::text::{clock, duration};
 
 /// The widest a timeline's bar is drawn.
-const BAR: usize = 24;
+const BAR: usize = 16;
 
 pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
     let area = frame.area();
@@ -79,42 +79,62 @@ fn tone(state: &str) -> Style {
 
 fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
     let longest = plugins.iter().filter_map(last_timeline).map(|timeline| total(&timeline)).fold(1.0, f64::max);
-    let rows = plugins.iter().map(|plugin| {
-        let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
-        let held =
-            plugin.generations.iter().filter(|found| matches!(found.state.as_str(), "draining" | "stuck")).count();
-        let generation = match (serving, held) {
-            (Some(found), 0) => format!("#{}", found.number),
-            (Some(found), held) => format!("#{} (+{held} leaving)", found.number),
-            (None, _) => String::new(),
+    let cells: Vec<[String; 4]> = plugins
+        .iter()
+        .map(|plugin| [plugin.id.clone(), state(plugin), plugin.version.clone(), generation(plugin)])
+        .collect();
+    let rows = plugins.iter().zip(&cells).map(|(plugin, [id, state, version, generation])| {
+        let style = match (plugin.building_since_ms, plugin.error.is_empty()) {
+            (0, true) => tone(&plugin.state),
+            (0, false) => tone("failed"),
+            _ => tone("building"),
         };
-        let state = match (plugin.building_since_ms, plugin.error.is_empty()) {
-            (0, false) if serving.is_some() => "serving, broken".to_owned(),
-            (0, _) => plugin.state.clone(),
-            (since, _) => format!("{} {}", plugin.building, duration(now_ms().saturating_sub(since) as f64)),
-        };
-        let style = if plugin.building_since_ms > 0 { tone("building") } else { tone(&plugin.state) };
-        let style = if !plugin.error.is_empty() && plugin.building_since_ms == 0 { tone("failed") } else { style };
         Row::new([
-            Line::from(plugin.id.clone().bold()),
-            Line::from(Span::styled(state, style)),
-            Line::from(plugin.version.clone()),
-            Line::from(generation),
-            last_timeline(plugin).map(|timeline| timeline_line(&timeline, longest)).unwrap_or_default(),
+            Line::from(id.clone().bold()),
+            Line::from(Span::styled(state.clone(), style)),
+            Line::from(version.clone()),
+            Line::from(generation.clone()),
+            detail(plugin, longest),
         ])
     });
-    let widths = [
-        Constraint::Length(
-            plugins.iter().map(|plugin| plugin.id.chars().count()).max().unwrap_or(0).clamp(8, 28) as u16
-        ),
-        Constraint::Length(26),
-        Constraint::Length(10),
-        Constraint::Length(16),
-        Constraint::Min(30),
-    ];
+    // Each is as wide as what is in it: the rest is the timeline's.
+    let width = |at: usize, least: usize, most: usize| {
+        let widest = cells.iter().map(|cells| cells[at].chars().count()).max().unwrap_or(0);
+        Constraint::Length(widest.clamp(least, most) as u16)
+    };
+    let widths = [width(0, 4, 28), width(1, 14, 24), width(2, 0, 24), width(3, 0, 18), Constraint::Min(30)];
     let table = Table::new(rows, widths).block(head("Plugins"));
     let table = if plugins.is_empty() { table.footer(Row::new([quiet("building for the first time")])) } else { table };
     frame.render_widget(table, area);
+}
+
+fn state(plugin: &Plugin) -> String {
+    let serves = plugin.generations.iter().any(|found| found.state == "serving");
+    match (plugin.building_since_ms, plugin.error.is_empty()) {
+        (0, false) if serves => "serving, edit broken".to_owned(),
+        (0, _) => plugin.state.clone(),
+        (since, _) => format!("building {}", duration(now_ms().saturating_sub(since) as f64)),
+    }
+}
+
+/// The generation that serves, and how many are on their way out.
+fn generation(plugin: &Plugin) -> String {
+    let leaving = |found: &&Generation| matches!(found.state.as_str(), "draining" | "stuck");
+    let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
+    match (serving, plugin.generations.iter().filter(leaving).count()) {
+        (Some(found), 0) => format!("#{}", found.number),
+        (Some(found), held) => format!("#{} (+{held} leaving)", found.number),
+        (None, _) => String::new(),
+    }
+}
+
+/// What a running build does, or how the last swap went.
+fn detail(plugin: &Plugin, longest: f64) -> Line<'static> {
+    if plugin.building_since_ms == 0 {
+        return last_timeline(plugin).map(|timeline| timeline_line(&timeline, longest)).unwrap_or_default();
+    }
+    let first = if plugin.version.is_empty() { "   (the first build compiles the dependencies too)" } else { "" };
+    Line::from(vec![Span::raw(plugin.building.clone()), quiet(first)])
 }
 
 fn last_timeline(plugin: &Plugin) -> Option<Timeline> {
@@ -207,7 +227,10 @@ fn log_line(line: &LogLine) -> Vec<Line<'static>> {
         (plugin, 0) => plugin.to_owned(),
         (plugin, generation) => format!("{plugin}#{generation}"),
     };
-    let mut message = ansi::lines(&line.message).into_iter();
+    // The compiler's words have a place of their own while they matter; here one line of them is enough.
+    let broken = line.message.strip_prefix("does not build:\n").and_then(|rest| rest.lines().next());
+    let text = broken.map_or_else(|| line.message.clone(), |first| format!("does not build: {first}"));
+    let mut message = ansi::lines(&text).into_iter();
     let mut first = vec![
         quiet(format!("{} ", clock(line.at_ms))),
         Span::styled(format!("{:<5} ", line.level), Style::new().fg(colour)),

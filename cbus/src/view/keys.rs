@@ -11,7 +11,7 @@ use super::Filter;
 
 /// What is typed, read on a thread of its own.
 pub struct Keys {
-    typed: UnboundedReceiver<Event>,
+    typed: UnboundedReceiver<std::io::Result<Event>>,
     end: Arc<AtomicBool>,
 }
 
@@ -23,13 +23,13 @@ impl Keys {
         std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 // Asked again and again, so that the thread ends with the view.
-                match event::poll(Duration::from_millis(100)) {
-                    Ok(true) => {}
+                let typed = match event::poll(Duration::from_millis(100)) {
+                    Ok(true) => event::read(),
                     Ok(false) => continue,
-                    Err(_) => return,
-                }
-                let Ok(typed) = event::read() else { return };
-                if sender.send(typed).is_err() {
+                    Err(error) => Err(error),
+                };
+                let failed = typed.is_err();
+                if sender.send(typed).is_err() || failed {
                     return;
                 }
             }
@@ -37,8 +37,13 @@ impl Keys {
         Self { typed, end }
     }
 
-    pub async fn next(&mut self) -> Option<Event> {
-        self.typed.recv().await
+    /// What is typed next.
+    ///
+    /// # Errors
+    /// If the terminal cannot be read.
+    pub async fn next(&mut self) -> std::io::Result<Event> {
+        let gone = || Err(std::io::Error::other("its keys are not read any more"));
+        self.typed.recv().await.unwrap_or_else(gone)
     }
 }
 

@@ -120,13 +120,12 @@ async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal) -> std
             }
         };
         tokio::select! {
-            key = keys.next() => match key {
-                Some(Event::Key(key)) => match keys::press(key, &mut filter, &names) {
+            key = keys.next() => match key? {
+                Event::Key(key) => match keys::press(key, &mut filter, &names) {
                     Want::More => continue,
                     Want::End => return Ok(()),
                 },
-                Some(_) => continue,
-                None => return Ok(()),
+                _ => continue,
             },
             line = coming.recv() => match line {
                 Ok(line) => {

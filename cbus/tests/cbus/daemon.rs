@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tests::Scratch;
 
-use crate::{built, cbus, fails, fine, json};
+use crate::{built, cbus, fails, fine, json, terminate};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -88,9 +88,7 @@ impl Daemon {
     /// Asks it to end, as a service manager would; how long that took.
     pub fn end(mut self) -> Duration {
         let begun = Instant::now();
-        let id = self.process.id().to_string();
-        let asked = std::process::Command::new("kill").args(["-TERM", &id]).status().expect("running kill");
-        assert!(asked.success());
+        terminate(&self.process);
         let status = self.process.wait().expect("its end");
         assert!(status.success(), "{status}");
         begun.elapsed()
@@ -405,7 +403,7 @@ fn dev_builds_runs_and_swaps_in_plain_lines_where_there_is_no_terminal() {
     daemon.wait("does not build");
     daemon.wait("oops");
     scratch.edit("second", "\"from the second\" oops", "\"from the other\"");
-    daemon.wait("after the edit");
+    daemon.wait("live in");
     daemon.end();
 
     let at = scratch.folder();

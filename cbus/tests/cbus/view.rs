@@ -1,0 +1,116 @@
+//! The live view of `cbus dev`, on a terminal that the test reads as a person does.
+
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use pty_process::blocking::{Command, Pty, open};
+use rustix::termios::{LocalModes, tcgetattr};
+use tests::Scratch;
+
+use crate::{cbus, terminate};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A command on a terminal of its own. Ended, if need be by force, when it is dropped.
+struct Terminal {
+    process: Child,
+    pty: Arc<Pty>,
+    output: Receiver<Vec<u8>>,
+    seen: vt100::Parser,
+}
+
+impl Terminal {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        const ROWS: NonZero<u16> = NonZero::new(30).unwrap();
+        const COLUMNS: NonZero<u16> = NonZero::new(120).unwrap();
+        let (pty, theirs) = open().expect("a terminal");
+        pty.resize(pty_process::Size::new(ROWS.get(), COLUMNS.get())).expect("its size");
+        let mut command = cbus(folder);
+        command.args(arguments).env("CBUS_WORK_DIR", folder.join("work")).env("TERM", "xterm-256color");
+        let process = Command::from(command).spawn(theirs).expect("running cbus");
+        let pty = Arc::new(pty);
+        let (sender, output) = channel();
+        let reading = Arc::clone(&pty);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // The end of a terminal is an error.
+            while let Ok(length @ 1..) = (&*reading).read(&mut buffer) {
+                if sender.send(buffer[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { process, pty, output, seen: vt100::Parser::new(ROWS, COLUMNS, 0) }
+    }
+
+    /// Waits until the view is on the screen, with a text. The cursor is hidden at the end of each drawing.
+    fn wait(&mut self, text: &str) {
+        let begun = Instant::now();
+        let shown = |screen: &vt100::Screen| {
+            screen.alternate_screen() && screen.hide_cursor() && screen.contents().contains(text)
+        };
+        while !shown(self.seen.screen()) {
+            let output = self.output.recv_timeout(LIMIT.saturating_sub(begun.elapsed()));
+            let Ok(output) = output else { panic!("no `{text}`, but:\n{}", self.seen.screen().contents()) };
+            self.seen.process(&output);
+        }
+    }
+
+    fn press(&self, key: &[u8]) {
+        (&*self.pty).write_all(key).expect("typing");
+    }
+
+    /// Whether what is typed is shown and kept until Enter, as a shell expects it.
+    fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&*self.pty).expect("the terminal's settings").local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO)
+    }
+
+    /// Waits for its end, which must be one without complaint, and for the terminal to be as it was.
+    fn ends_and_leaves_the_terminal_as_it_was(mut self) {
+        let status = self.process.wait().expect("its end");
+        assert!(status.success(), "{status}");
+        while let Ok(output) = self.output.recv_timeout(LIMIT) {
+            self.seen.process(&output);
+        }
+        let screen = self.seen.screen();
+        assert!(!screen.alternate_screen(), "what was on the screen before is back");
+        assert!(!screen.hide_cursor(), "the cursor is shown");
+        assert!(self.is_cooked(), "what is typed is shown again");
+        assert!(screen.contents().contains("Ending"), "{}", screen.contents());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_live_view_shows_builds_and_errors_and_puts_the_terminal_back_however_it_ends() {
+    let scratch = Scratch::new(&["second"]);
+    std::fs::write(scratch.folder().join("second/config.yaml"), "one:\n  id: second\n").expect("writing");
+    let arguments = ["dev", "second", "--listen", "127.0.0.1:0"];
+    let mut dev = Terminal::start(scratch.folder(), &arguments);
+    dev.wait("cbus dev second");
+    assert!(!dev.is_cooked(), "keys are read as they are pressed");
+    dev.wait("generation 1 serves");
+    scratch.edit("second", "\"from the second\"", "\"from the second\" oops");
+    dev.wait("Compiler");
+    dev.wait("oops");
+    terminate(&dev.process);
+    dev.ends_and_leaves_the_terminal_as_it_was();
+
+    // While the first build runs, by a key.
+    let mut dev = Terminal::start(scratch.folder(), &arguments);
+    dev.wait("cbus dev second");
+    dev.press(b"q");
+    dev.ends_and_leaves_the_terminal_as_it_was();
+}
