@@ -1,4 +1,4 @@
-//! JSON schemas of config sets, and what of a value does not fit one.
+//! JSON schemas: of config sets, what of a value does not fit one, and one as people read it.
 //!
 //! The schemas are those that `#[derive(Config)]` writes, so only what it uses is looked at.
 
@@ -150,6 +150,95 @@ fn look_in_object(
         if !members.contains_key(name) {
             found.push((path.to_owned(), format!("`{name}` is missing")));
         }
+    }
+}
+
+/// A key of a config, as people read it.
+pub struct Field {
+    /// Where it stands, such as `doors[].width`.
+    pub path: String,
+    /// What it may be: `whole number`, `red | green`, `list of text`.
+    pub kind: String,
+    /// Whether it may not be left out.
+    pub required: bool,
+    /// What its doc comment says.
+    pub description: String,
+}
+
+/// The keys of a config, and those of the maps in it.
+pub fn fields(schema: &Value) -> Vec<Field> {
+    let mut found = Vec::new();
+    add_fields(schema, "", &mut found);
+    found
+}
+
+fn add_fields(schema: &Value, path: &str, found: &mut Vec<Field>) {
+    let required: Vec<&str> = members(schema, "required").iter().filter_map(Value::as_str).collect();
+    let properties = schema.get("properties").and_then(Value::as_object);
+    for (name, field) in properties.into_iter().flatten() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let description = field.get("description").and_then(Value::as_str).unwrap_or_default();
+        // One line is enough here; the schema has all of it.
+        let description = description.lines().next().unwrap_or_default().to_owned();
+        let required = required.contains(&name.as_str());
+        found.push(Field { path: path.clone(), kind: kind(field), required, description });
+        add_fields(field, &path, found);
+    }
+    if let Some(items) = schema.get("items") {
+        add_fields(items, &format!("{path}[]"), found);
+    }
+    if let Some(values @ Value::Object(_)) = schema.get("additionalProperties") {
+        add_fields(values, &format!("{path}.*"), found);
+    }
+    for schema in ["anyOf", "oneOf", "allOf"].iter().flat_map(|name| members(schema, name)) {
+        add_fields(schema, path, found);
+    }
+}
+
+fn members<'a>(schema: &'a Value, name: &str) -> &'a [Value] {
+    schema.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What fits a schema, in few words.
+fn kind(schema: &Value) -> String {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let any_of = |kinds: &mut dyn Iterator<Item = String>, between: &str| {
+        let mut distinct: Vec<String> = Vec::new();
+        for kind in kinds {
+            if !distinct.contains(&kind) {
+                distinct.push(kind);
+            }
+        }
+        distinct.join(between)
+    };
+    if let Some(value) = schema.get("const") {
+        return word(value);
+    }
+    if !members(schema, "enum").is_empty() {
+        return any_of(&mut members(schema, "enum").iter().map(word), " | ");
+    }
+    for name in ["anyOf", "oneOf"] {
+        // That null will do as well as nothing goes without saying.
+        let mut choices = members(schema, name).iter().map(kind).filter(|kind| kind != "null").peekable();
+        if choices.peek().is_some() {
+            return any_of(&mut choices, " | ");
+        }
+    }
+    match schema.get("type").and_then(Value::as_str) {
+        Some("boolean") => "true | false".to_owned(),
+        Some("integer") => "whole number".to_owned(),
+        Some("string") => "text".to_owned(),
+        Some("array") if !members(schema, "prefixItems").is_empty() => {
+            let each: Vec<String> = members(schema, "prefixItems").iter().map(kind).collect();
+            format!("[{}]", each.join(", "))
+        }
+        Some("array") => format!("list of {}", schema.get("items").map_or_else(|| "anything".to_owned(), kind)),
+        Some("object") => match schema.get("additionalProperties") {
+            Some(values @ Value::Object(_)) => format!("map of {}", kind(values)),
+            _ => "map".to_owned(),
+        },
+        Some(other) => other.to_owned(),
+        None => "anything".to_owned(),
     }
 }
 

@@ -6,8 +6,8 @@ use miette::Result;
 
 use crate::api::client::{Client, connect, refused};
 use crate::api::proto::{
-    Directive, GetInfoRequest, ListConfigsRequest, ListControllersRequest, ListDirectivesRequest, ListPluginsRequest,
-    Plugin, ReloadPluginRequest, UnloadPluginRequest, WatchEventsRequest, WatchLogsRequest,
+    Directive, Generation, GetInfoRequest, ListConfigsRequest, ListControllersRequest, ListDirectivesRequest,
+    ListPluginsRequest, Plugin, ReloadPluginRequest, UnloadPluginRequest, WatchEventsRequest, WatchLogsRequest,
 };
 use crate::cli::{Connect, Events, Logs, OnePlugin, Show};
 use crate::report::report;
@@ -56,7 +56,8 @@ pub async fn plugins(args: &Show) -> Result<()> {
     table(&["PLUGIN", "STATE", "VERSION", "GENERATION", "LEASES", "LAST SWAP"], &rows);
     for plugin in &plugins {
         for found in plugin.generations.iter().filter(|found| matches!(found.state.as_str(), "draining" | "stuck")) {
-            print_line(&format!("\n{}: generation {} is {}: {}", plugin.id, found.number, found.state, found.reason));
+            let why = if found.reason.is_empty() { held(found) } else { found.reason.clone() };
+            print_line(&format!("\n{}: generation {} is {}: {why}", plugin.id, found.number, found.state));
         }
         if !plugin.error.is_empty() {
             let error = plugin.error.trim_end();
@@ -82,6 +83,20 @@ fn row(plugin: &Plugin) -> Vec<String> {
         None => Default::default(),
     };
     vec![plugin.id.clone(), plugin.state.clone(), plugin.version.clone(), generation, leases, swap]
+}
+
+/// What keeps a generation loaded.
+fn held(generation: &Generation) -> String {
+    let holders = [
+        (generation.factories, "factory", "factories"),
+        (generation.controllers, "controller", "controllers"),
+        (generation.calls, "call", "calls"),
+        (generation.wakers, "waker", "wakers"),
+    ];
+    let counts = holders.iter().filter(|(count, ..)| *count > 0);
+    let counts: Vec<String> =
+        counts.map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many })).collect();
+    if counts.is_empty() { "it is being unloaded".to_owned() } else { format!("held by {}", counts.join(", ")) }
 }
 
 /// `cbus controllers`

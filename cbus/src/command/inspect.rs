@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Inspect;
 use crate::report::{explain, report};
+use crate::schema::fields;
 use crate::text;
 
 /// What is known of a plugin file.
@@ -86,8 +87,12 @@ pub async fn run(args: &Inspect) -> Result<()> {
             text::print_line(&format!("  {}", factory.description));
         }
         text::print_line(&format!("  config     {}", factory.config));
-        for (name, about) in fields(&factory.schema) {
-            text::print_line(&format!("    {name:<20} {about}"));
+        let fields = fields(&factory.schema);
+        let widest = fields.iter().map(|field| field.path.chars().count()).max().unwrap_or_default();
+        for field in fields {
+            let required = if field.required { ", required" } else { "" };
+            let about = if field.description.is_empty() { String::new() } else { format!(": {}", field.description) };
+            text::print_line(&format!("    {:<widest$}   {}{required}{about}", field.path, field.kind));
         }
         let resolves = match factory.resolves.as_slice() {
             [] => "nothing".to_owned(),
@@ -146,18 +151,4 @@ fn read_signature(path: &Path) -> Option<Signature> {
     let text = std::fs::read_to_string(&file).ok()?;
     let comment = text.lines().find_map(|line| line.strip_prefix("trusted comment: "))?.to_owned();
     Some(Signature { file, comment })
-}
-
-/// The fields of a config: each one's name, and its kind and description.
-fn fields(schema: &serde_json::Value) -> Vec<(String, String)> {
-    let properties = schema.get("properties").and_then(serde_json::Value::as_object);
-    let required = schema.get("required").and_then(serde_json::Value::as_array);
-    let about = |(name, field): (&String, &serde_json::Value)| {
-        let word = |key: &str| field.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
-        let needed = required.is_some_and(|names| names.iter().any(|needed| needed == name));
-        let parts = [word("type"), if needed { "required" } else { "" }, word("description")];
-        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        (name.clone(), parts.join(", "))
-    };
-    properties.into_iter().flatten().map(about).collect()
 }

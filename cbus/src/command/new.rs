@@ -72,8 +72,15 @@ pub async fn run(args: &New) -> Result<()> {
     let at = args.path.display();
     text::print_line(&format!("Made the controller `{id}` in {at}"));
     text::print_line("");
-    text::print_line(&format!("  cbus dev {at} {at}/config.yaml    build it, run it, swap it in at each save"));
-    text::print_line(&format!("  cd {at} && cargo test    test it as an ordinary crate"));
+    let steps = [
+        (format!("cbus dev {at}"), "build it, run it with its config.yaml, swap it in at each save"),
+        (format!("cd {at} && cargo test"), "test it as an ordinary crate"),
+        (format!("cbus build {at}"), "make a plugin file of it"),
+    ];
+    let widest = steps.iter().map(|(command, _)| command.chars().count()).max().unwrap_or_default();
+    for (command, what) in steps {
+        text::print_line(&format!("  {command:<widest$}   {what}"));
+    }
     Ok(())
 }
 

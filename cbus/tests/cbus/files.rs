@@ -18,6 +18,8 @@ fn cargo(folder: &Path) -> Command {
         "profile.dev.package.\"*\".debug=false",
         "--config",
         "profile.dev.package.controllerbus.debug=\"line-tables-only\"",
+        "--config",
+        "profile.dev.package.controllerbus-macros.debug=\"line-tables-only\"",
     ]);
     command
 }
@@ -84,10 +86,23 @@ fn a_built_file_is_inspected_without_being_executed() {
     }
     assert_eq!(found["factories"][0]["config"], "second");
     assert_eq!(found["factories"][0]["resolves"][0], "second/ask");
-    assert_eq!(found["factories"][0]["schema"]["type"], "object");
+    let schema = &found["factories"][0]["schema"]["properties"];
+    assert_eq!(schema["guests"]["items"]["properties"]["tone"]["anyOf"][0]["const"], "polite", "{schema}");
     assert_eq!(found["unfit"], serde_json::Value::Null);
+    assert_eq!(found["signature"], serde_json::Value::Null);
+    assert!(found["size"].as_u64().is_some_and(|size| size > 100_000), "{found}");
     let text = fine(scratch.folder(), &["inspect", "second.cbus.so"]);
-    assert!(text.contains("resolves   second/ask"), "{text}");
+    for line in [
+        "resolves   second/ask".to_owned(),
+        format!("fingerprint {}", found["abi"].as_str().expect("a fingerprint")),
+        format!("toolchain  {}", found["toolchain"].as_str().expect("a toolchain")),
+        "loudness        whole number: How loud it answers.".to_owned(),
+        "guests          list of map: Who may ask.".to_owned(),
+        "guests[].name   text, required: As on the list.".to_owned(),
+        "guests[].tone   polite | short: How they are greeted.".to_owned(),
+    ] {
+        assert!(text.contains(&line), "no `{line}` in {text}");
+    }
 
     let at = scratch.folder();
     fails(at, &["inspect", "missing.cbus.so"], 1, "missing.cbus.so");
