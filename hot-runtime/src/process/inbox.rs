@@ -1,24 +1,25 @@
 //! The reading half of a connection: frames as they come.
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::OwnedReadHalf;
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+
+use super::socket::ReadingHalf;
 
 /// How much is read at a time.
 const CHUNK: usize = 64 << 10;
 
 /// What was read and not yet handed out.
 pub(super) struct Inbox {
-    socket: OwnedReadHalf,
+    socket: ReadingHalf,
     codec: LengthDelimitedCodec,
     buffer: BytesMut,
+    chunk: Box<[u8]>,
 }
 
 impl Inbox {
-    pub(super) fn new(socket: OwnedReadHalf, longest: usize) -> Self {
+    pub(super) fn new(socket: ReadingHalf, longest: usize) -> Self {
         let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(longest).new_codec();
-        Self { socket, codec, buffer: BytesMut::new() }
+        Self { socket, codec, buffer: BytesMut::new(), chunk: vec![0; CHUNK].into() }
     }
 
     /// The next frame; `None` at the end of the connection. Cancel-safe.
@@ -30,9 +31,9 @@ impl Inbox {
             if let Some(frame) = self.codec.decode(&mut self.buffer)? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(CHUNK);
-            if self.socket.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(None);
+            match self.socket.read(&mut self.chunk).await? {
+                0 => return Ok(None),
+                read => self.buffer.extend_from_slice(&self.chunk[..read]),
             }
         }
     }

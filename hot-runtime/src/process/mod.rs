@@ -26,6 +26,8 @@ mod proxy;
 #[cfg(unix)]
 mod requests;
 #[cfg(unix)]
+mod socket;
+#[cfg(unix)]
 mod spawn;
 #[cfg(unix)]
 mod traces;

@@ -1,6 +1,5 @@
 //! The writing half of a connection: written in place while it is quiet, in batches while it is busy, never unbounded.
 
-use std::io::ErrorKind as IoErrorKind;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,8 +7,9 @@ use bytes::{Buf, BufMut, BytesMut};
 use controllerbus::error::ErrorKind;
 use controllerbus::{Error, Result};
 use serde::Serialize;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Notify;
+
+use super::socket::WritingHalf;
 
 /// How many queued bytes make a sender wait.
 const FULL: usize = 1 << 20;
@@ -25,7 +25,7 @@ const KEPT: usize = 4 << 20;
 
 /// What is to be written, and who waits for room.
 pub(super) struct Outbox {
-    socket: OwnedWriteHalf,
+    socket: WritingHalf,
     longest: usize,
     queue: Mutex<Queue>,
     flush: Notify,
@@ -41,11 +41,13 @@ struct Queue {
     scheduled: bool,
     /// Whether there are messages that nobody waits for, and the flushing task has been told.
     later: bool,
+    /// How many threads wait for room.
+    blocked: usize,
     closed: bool,
 }
 
 impl Outbox {
-    pub(super) fn new(socket: OwnedWriteHalf, longest: usize) -> Self {
+    pub(super) fn new(socket: WritingHalf, longest: usize) -> Self {
         Self {
             socket,
             longest,
@@ -54,6 +56,7 @@ impl Outbox {
                 written: Instant::now(),
                 scheduled: false,
                 later: false,
+                blocked: 0,
                 closed: false,
             }),
             flush: Notify::new(),
@@ -118,7 +121,9 @@ impl Outbox {
     pub(super) fn send_blocking<M: Serialize>(&self, message: &M) -> Result<()> {
         let mut queue = self.lock();
         while !queue.closed && queue.bytes.len() >= FULL {
+            queue.blocked += 1;
             queue = self.freed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.blocked -= 1;
         }
         self.append(&mut queue, message)
     }
@@ -231,8 +236,6 @@ impl Outbox {
             match self.socket.try_write(&queue.bytes) {
                 Ok(0) => break,
                 Ok(written) => queue.bytes.advance(written),
-                Err(error) if error.kind() == IoErrorKind::Interrupted => {}
-                Err(error) if error.kind() == IoErrorKind::WouldBlock => break,
                 Err(_) => {
                     queue.closed = true;
                     queue.bytes = BytesMut::new();
@@ -244,7 +247,10 @@ impl Outbox {
             queue.bytes = BytesMut::new();
         }
         if queue.bytes.len() < FULL {
-            self.freed.notify_all();
+            // To tell nobody is a system call too.
+            if queue.blocked > 0 {
+                self.freed.notify_all();
+            }
             self.room.notify_waiters();
         }
     }
@@ -256,6 +262,7 @@ mod tests {
 
     use super::*;
     use crate::process::inbox::Inbox;
+    use crate::process::socket::halves;
 
     const LONGEST: usize = 1 << 20;
 
@@ -270,8 +277,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_sends_more_than_is_read_waits_and_everything_arrives_in_order() {
-        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a socket pair");
-        let outbox = Arc::new(Outbox::new(ours.into_split().1, LONGEST));
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let outbox = Arc::new(Outbox::new(halves(ours).expect("halves").1, LONGEST));
         let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let sending = tokio::spawn({
             let (outbox, sent) = (Arc::clone(&outbox), Arc::clone(&sent));
@@ -301,7 +308,7 @@ mod tests {
             let outbox = Arc::clone(&outbox);
             async move { outbox.run().await }
         });
-        let mut inbox = Inbox::new(theirs.into_split().0, LONGEST);
+        let mut inbox = Inbox::new(halves(theirs).expect("halves").0, LONGEST);
         let mut next = 0;
         let mut others = 0;
         while next < 4000 || others < 1 {
@@ -323,12 +330,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_is_too_long_is_an_error_and_the_connection_goes_on() {
-        let (ours, theirs) = tokio::net::UnixStream::pair().expect("a socket pair");
-        let outbox = Outbox::new(ours.into_split().1, 100);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let outbox = Outbox::new(halves(ours).expect("halves").1, 100);
         let error = outbox.push(&message(101)).expect_err("refused");
         assert!(error.to_string().contains("longer than the limit of 100 bytes"), "{error}");
         outbox.push(&message(50)).expect("queued");
-        let mut inbox = Inbox::new(theirs.into_split().0, 100);
+        let mut inbox = Inbox::new(halves(theirs).expect("halves").0, 100);
         tokio::select! {
             () = outbox.run() => panic!("it is not closed"),
             frame = inbox.next() => assert_eq!(frame.expect("reading").expect("a frame").len(), 52),

@@ -10,7 +10,6 @@ use controllerbus::error::ErrorKind;
 use controllerbus::plugin::lease::Holder;
 use controllerbus::plugin::{Leases, level};
 use controllerbus::{BusHandle, Error, Result};
-use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,6 +24,7 @@ use super::outbox::Outbox;
 use super::output::{Output, ending};
 use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
 use super::proxy::FactoryProxy;
+use super::socket::halves;
 use super::spawn::{Launch, spawn};
 use crate::load::{LoadOptions, Unload};
 
@@ -320,8 +320,7 @@ impl Keeper {
     /// Says what is to be served and reads what it offers.
     async fn greet(&self, socket: std::os::unix::net::UnixStream) -> Result<(Welcome, Inbox, Outbox), String> {
         let failed = |error: std::io::Error| format!("talking to the plugin host: {error}");
-        socket.set_nonblocking(true).map_err(failed)?;
-        let (reading, mut writing) = tokio::net::UnixStream::from_std(socket).map_err(failed)?.into_split();
+        let (reading, writing) = halves(socket).map_err(failed)?;
         let hello = rmp_serde::to_vec_named(&self.hello).map_err(|error| error.to_string())?;
         writing.write_all(&(hello.len() as u32).to_le_bytes()).await.map_err(failed)?;
         writing.write_all(&hello).await.map_err(failed)?;

@@ -24,6 +24,7 @@ use crate::load::{LoadOptions, Loaded};
 use crate::process::inbox::Inbox;
 use crate::process::outbox::Outbox;
 use crate::process::protocol::{Answer, Hello, Offered, ToChild, ToParent, Versions, Welcome};
+use crate::process::socket::halves;
 
 /// Loads and serves until the runtime says that it is enough. Returns the process's exit code.
 pub(super) fn run(mut socket: UnixStream, hello: Hello) -> i32 {
@@ -36,12 +37,8 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello) -> i32 {
     };
     runtime.block_on(async move {
         let longest = usize::try_from(hello.limits.message).unwrap_or(usize::MAX).min(u32::MAX as usize);
-        let halves = socket.try_clone().and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            tokio::net::UnixStream::from_std(socket)
-        });
-        let (reading, writing) = match halves {
-            Ok(stream) => stream.into_split(),
+        let (reading, writing) = match socket.try_clone().and_then(halves) {
+            Ok(halves) => halves,
             Err(error) => {
                 eprintln!("cannot use a plugin host's socket: {error}");
                 return 66;
