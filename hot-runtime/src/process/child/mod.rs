@@ -2,6 +2,7 @@
 
 mod bus;
 mod confine;
+mod inline;
 mod server;
 mod sink;
 mod trace;
