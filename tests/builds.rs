@@ -268,7 +268,9 @@ async fn every_kind_of_edit_gives_what_cargo_gives() {
             assert_eq!(made, wanted, "after {what}, or one of the three edits before");
         }
         let expected = rustc.map(|rustc| if rustc { BuiltBy::Rustc } else { BuiltBy::Cargo });
-        let right = by.as_ref().is_none_or(|by| expected.is_none_or(|expected| by.0 == expected));
+        // A mend goes back to what was built before.
+        let right = |by: BuiltBy| expected.is_none_or(|expected| by == expected) || by == BuiltBy::Kept;
+        let right = by.as_ref().is_none_or(|by| right(by.0));
         assert!(right, "{what} was built by {by:?}");
     }
     // What changes no code gives the artifact that there is already.
@@ -320,6 +322,72 @@ async fn two_hosts_that_build_the_same_crate_at_once_do_not_disturb_each_other()
             assert_eq!(built.by, if round == 0 { BuiltBy::Cargo } else { BuiltBy::Rustc }, "{:?}", built.why_cargo);
         }
     }
+}
+
+/// Makes a crate's folder a git repository.
+fn commit(folder: &Path) {
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main"];
+        let output = Command::new("git").current_dir(folder).args(identity).args(arguments).output().expect("git");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "first"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspaces_own_settings_and_git_dependencies_count_and_to_go_back_needs_no_compiler() {
+    let scratch = Scratch::new(&["probe"]);
+    let root = scratch.folder();
+    scratch.add("from-git", "", "pub fn word() -> &'static str { \"from git\" }\n");
+    commit(&scratch.path("from-git"));
+    let workspace = format!(
+        "[workspace]\nmembers = [\"probe\"]\nresolver = \"3\"\n\n[workspace.dependencies]\nfrom-git = {{ git = \"file://{}\" }}\n",
+        scratch.path("from-git").display()
+    );
+    std::fs::write(root.join("Cargo.toml"), workspace).expect("the workspace's manifest");
+    std::fs::rename(scratch.path("probe").join("Cargo.lock"), root.join("Cargo.lock")).expect("its lock file");
+    scratch.amend("probe", "[workspace]\n", "");
+    scratch.amend("probe", "[dependencies]\n", "[dependencies]\nfrom-git.workspace = true\n");
+    let config = root.join(".cargo/config.toml");
+    std::fs::create_dir(root.join(".cargo")).expect("a folder");
+    std::fs::write(&config, "[env]\nSET_IN_CONFIG = \"configured\"\n").expect("cargo's settings");
+    scratch.edit("probe", "\"first\"", "concat!(env!(\"SET_IN_CONFIG\"), \" alpha\")");
+    scratch.edit("probe", "SENTENCE.to_owned()", "format!(\"{SENTENCE} {}\", from_git::word())");
+
+    let spec = PluginSpec::new("settings").crate_path(scratch.path("probe"));
+    let mut builder = PluginBuilder::new(spec, options("builds"));
+    let mut build = async || builder.build(&|_| {}, &CancellationToken::new()).await.expect("a build");
+    let has = |artifact: &Path, text: &str| {
+        let bytes = std::fs::read(artifact).expect("the artifact");
+        bytes.windows(text.len()).any(|part| part == text.as_bytes())
+    };
+    let first = build().await;
+    assert!(has(&first.artifact, "configured alpha") && has(&first.artifact, "from git"));
+    scratch.edit("probe", " alpha", " beta");
+    let second = build().await;
+    assert_eq!(second.by, BuiltBy::Rustc, "{:?}", second.why_cargo);
+    assert!(has(&second.artifact, "configured beta"));
+
+    // There and back, and on from there.
+    scratch.edit("probe", " beta", " alpha");
+    let back = build().await;
+    assert_eq!((back.by, &back.build_hash, &back.hash), (BuiltBy::Kept, &first.build_hash, &first.hash));
+    assert!(has(&back.artifact, "configured alpha"));
+    Artifact::read(&back.artifact).expect("a whole artifact");
+    scratch.edit("probe", " alpha", " beta");
+    let again = build().await;
+    assert_eq!((again.by, &again.hash), (BuiltBy::Kept, &second.hash));
+    scratch.edit("probe", " beta", " gamma");
+    let third = build().await;
+    assert_eq!(third.by, BuiltBy::Rustc);
+    assert!(has(&third.artifact, "configured gamma"));
+
+    std::fs::write(&config, "[env]\nSET_IN_CONFIG = \"otherwise\"\n").expect("cargo's settings");
+    let other = build().await;
+    assert_eq!(other.by, BuiltBy::Cargo);
+    assert!(has(&other.artifact, "otherwise gamma"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

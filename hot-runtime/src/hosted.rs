@@ -32,7 +32,7 @@ impl Hosted {
         placement: &Placement,
         options: LoadOptions,
     ) -> Result<(Self, PathBuf)> {
-        let folder = shared.private_dir.clone();
+        let folder = shared.private_dir.path().to_owned();
         match placement.isolation {
             Isolation::None => {
                 let opening = move || {

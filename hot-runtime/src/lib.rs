@@ -20,6 +20,7 @@ mod folder;
 mod hosted;
 mod load;
 pub mod overlay;
+mod own_folder;
 mod placing;
 mod process;
 mod registry;

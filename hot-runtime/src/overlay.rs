@@ -147,6 +147,8 @@ pub(crate) fn slug(id: &str) -> String {
 pub struct Overlay {
     /// Its folder.
     pub dir: PathBuf,
+    /// Where cargo is to be run, so that the settings of its crates' workspace count: that workspace's root.
+    pub root: PathBuf,
     /// The hash of everything that it is built from, as 16 hex digits.
     pub build_hash: String,
 }
@@ -166,7 +168,7 @@ impl Overlay {
         for (at, folder) in workspace.watched.iter().enumerate().rev() {
             manifest = manifest.replace(&*folder.to_string_lossy(), &format!("<{at}>"));
         }
-        let toolchain = Toolchain::current()?;
+        let toolchain = Toolchain::of(&workspace.root)?;
         Ok(snapshot.build_hash(&[
             &manifest,
             &spec.id,
@@ -180,7 +182,7 @@ impl Overlay {
     pub(crate) fn write(workspace: &Workspace, spec: &PluginSpec, dir: &Path, snapshot: &Snapshot) -> Result<Self> {
         let manifest = manifest(workspace, spec)?;
         let build_hash = Self::build_hash(workspace, spec, snapshot)?;
-        let source = source(workspace, spec, Toolchain::current()?, &build_hash);
+        let source = source(workspace, spec, &Toolchain::of(&workspace.root)?, &build_hash);
         let sources = dir.join("src");
         std::fs::create_dir_all(&sources).map_err(Error::io("creating the overlay's folder", &sources))?;
         write_if_changed(&dir.join("Cargo.toml"), &manifest)?;
@@ -188,7 +190,7 @@ impl Overlay {
         if let Some(lock_file) = &workspace.lock_file {
             copy_lock_file(lock_file, dir)?;
         }
-        Ok(Self { dir: dir.to_owned(), build_hash })
+        Ok(Self { dir: dir.to_owned(), root: workspace.root.clone(), build_hash })
     }
 }
 

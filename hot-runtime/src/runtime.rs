@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::Artifact;
-use crate::build::BuildOptions;
+use crate::build::{BuildOptions, inputs};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::folder;
 use crate::overlay::PluginSpec;
+use crate::own_folder::OwnFolder;
 use crate::placing::Placing;
 use crate::process::{Isolation, ProcessOptions};
 use crate::registry::{GenerationInfo, Registry};
@@ -43,7 +44,8 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
-    pub(crate) private_dir: PathBuf,
+    /// Where what is loaded is copied to.
+    pub(crate) private_dir: OwnFolder,
     pub(crate) placing: Placing,
     build: BuildOptions,
     events: broadcast::Sender<RuntimeEvent>,
@@ -230,12 +232,13 @@ impl Builder {
             path: work_dir.clone(),
             source,
         })?;
+        inputs::mark_as_outputs(&work_dir)?;
         let mut build = BuildOptions::new(work_dir).timeout(self.build_timeout);
         if let Some(dir) = self.target_dir {
             build = build.target_dir(dir);
         }
-        let private_dir =
-            build.work_dir.join(format!("loaded-{}-{}", std::process::id(), GENERATIONS.load(Ordering::Relaxed)));
+        let private_dir = OwnFolder::reserve(&build.work_dir, "loaded-")
+            .map_err(Error::io("reserving a folder for private copies", &build.work_dir))?;
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),
@@ -394,7 +397,7 @@ impl HotRuntime {
         retiring.close();
         // A stuck generation never ends; it does not keep the host from ending.
         let _ = tokio::time::timeout(self.inner.shared.settings.drain * 2, retiring.wait()).await;
-        let _ = std::fs::remove_dir(&self.inner.shared.private_dir);
+        let _ = std::fs::remove_dir(self.inner.shared.private_dir.path());
     }
 }
 

@@ -43,7 +43,7 @@ impl Source {
         let workspace = build::blocking(move || Workspace::read(&crates)).await?;
         let (mut watcher, mut changes) = (None, None);
         if watch {
-            let watching = Watcher::new(workspace.watched)?;
+            let watching = Watcher::of_sources(workspace.watched)?;
             (watcher, changes) = (Some(watching.0), Some(watching.1));
         }
         Ok(Self { builder: PluginBuilder::new(spec, options), watcher, changes })

@@ -8,7 +8,7 @@ use std::time::Instant;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use crate::build::inputs::ignored;
+use crate::build::inputs::{ignored, is_nobodys};
 use crate::error::{Error, Result};
 
 /// Something changed.
@@ -27,11 +27,23 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts to watch. The receiver gets a change for each event that is not an editor's or a build's own.
+    /// Starts to watch. The receiver gets a change for each event that is not of an editor's own files.
     ///
     /// # Errors
     /// [`Error::Watch`] with the path that cannot be watched.
     pub fn new(paths: Vec<PathBuf>) -> Result<(Self, mpsc::UnboundedReceiver<Change>)> {
+        Self::ignoring(is_nobodys, paths)
+    }
+
+    /// Starts to watch crates' folders: neither artifacts nor what is in folders of outputs are changes, either.
+    ///
+    /// # Errors
+    /// [`Error::Watch`] with the path that cannot be watched.
+    pub fn of_sources(paths: Vec<PathBuf>) -> Result<(Self, mpsc::UnboundedReceiver<Change>)> {
+        Self::ignoring(ignored, paths)
+    }
+
+    fn ignoring(ignored: fn(&Path) -> bool, paths: Vec<PathBuf>) -> Result<(Self, mpsc::UnboundedReceiver<Change>)> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let wanted: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let filter = Arc::clone(&wanted);
@@ -41,7 +53,7 @@ impl Watcher {
                 return;
             }
             let wanted = filter.lock().unwrap_or_else(PoisonError::into_inner);
-            let paths: Vec<_> = event.paths.into_iter().filter(|path| is_wanted(path, &wanted)).collect();
+            let paths: Vec<_> = event.paths.into_iter().filter(|path| is_wanted(path, &wanted, ignored)).collect();
             if !paths.is_empty() {
                 let _ = sender.send(Change { paths, at: Instant::now() });
             }
@@ -88,16 +100,21 @@ fn places(paths: &BTreeSet<PathBuf>) -> BTreeSet<(PathBuf, bool)> {
     folders.into_iter().chain(parents).collect()
 }
 
-fn is_wanted(path: &Path, wanted: &BTreeSet<PathBuf>) -> bool {
+fn is_wanted(path: &Path, wanted: &BTreeSet<PathBuf>, ignored: fn(&Path) -> bool) -> bool {
     wanted.iter().any(|root| {
         let Ok(inside) = path.strip_prefix(root) else { return false };
-        !inside.iter().any(|part| ignored(Path::new(part)))
+        let mut path = root.clone();
+        !inside.iter().any(|part| {
+            path.push(part);
+            ignored(&path)
+        })
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::inputs::mark_as_outputs;
     use std::time::Duration;
 
     async fn next(changes: &mut mpsc::UnboundedReceiver<Change>, file: &str) {
@@ -116,13 +133,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("a path");
         std::fs::write(root.join("lib.rs"), "one").expect("writing");
-        let (_watcher, mut changes) = Watcher::new(vec![root.clone()]).expect("watching");
+        let (_watcher, mut changes) = Watcher::of_sources(vec![root.clone()]).expect("watching");
+        std::fs::create_dir(root.join("made")).expect("a folder");
+        mark_as_outputs(&root.join("made")).expect("marking");
+        std::fs::write(root.join("made/lib.rs"), "output").expect("writing");
+        std::fs::write(root.join("a.cbus.so"), "artifact").expect("writing");
         std::fs::write(root.join(".lib.rs.swp"), "swap").expect("writing");
         std::fs::write(root.join("lib.rs~"), "two").expect("writing");
         std::fs::rename(root.join("lib.rs~"), root.join("lib.rs")).expect("renaming");
         next(&mut changes, "lib.rs").await;
         while let Ok(change) = changes.try_recv() {
-            assert!(change.paths.iter().all(|path| path.ends_with("lib.rs")), "{change:?}");
+            assert!(change.paths.iter().all(|path| *path == root.join("lib.rs")), "{change:?}");
         }
     }
 }

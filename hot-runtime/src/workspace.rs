@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId};
 
+use crate::build::inputs::Stamp;
 use crate::error::{Error, Result};
 use crate::overlay::is_framework;
 
@@ -38,9 +39,15 @@ pub struct Workspace {
     pub settings: toml::Table,
     /// The packages that are built from local folders: their names and those folders.
     pub local: BTreeMap<String, PathBuf>,
+    /// The root of the (first) crate's workspace: cargo is run there, so that its `.cargo/config.toml` and
+    /// `rust-toolchain.toml` count.
+    pub root: PathBuf,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
 }
+
+/// The files by which a folder pins its toolchain.
+pub(crate) const PINS: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 
 /// The compiler that builds plugins.
 #[derive(Clone, Debug)]
@@ -52,24 +59,31 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// Asks the compiler once in a process.
+    /// The compiler that is used in a folder, which may pin one. It is asked once in a process for each folder.
     ///
     /// # Errors
     /// [`Error::Io`] when there is no compiler.
-    pub fn current() -> Result<&'static Self> {
-        static CURRENT: OnceLock<Toolchain> = OnceLock::new();
-        if let Some(known) = CURRENT.get() {
-            return Ok(known);
+    pub fn of(folder: &Path) -> Result<Self> {
+        /// With the state of the files that pin it.
+        type Known = BTreeMap<PathBuf, (Vec<Option<Stamp>>, Toolchain)>;
+        static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let pins = folder.ancestors().flat_map(|folder| PINS.map(|name| Stamp::of(&folder.join(name)))).collect();
+        if let Some((_, found)) = known().get(folder).filter(|(then, _)| *then == pins) {
+            return Ok(found.clone());
         }
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(&rustc)
             .arg("-vV")
+            .current_dir(folder)
             .output()
             .map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = text.lines().next().unwrap_or_default().to_owned();
         let target = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
-        Ok(CURRENT.get_or_init(|| Self { version, target }))
+        let found = Self { version, target };
+        known().insert(folder.to_owned(), (pins, found.clone()));
+        Ok(found)
     }
 }
 
@@ -85,6 +99,7 @@ impl Workspace {
             watched: Vec::new(),
             settings: toml::Table::new(),
             local: BTreeMap::new(),
+            root: PathBuf::new(),
             lock_file: None,
         };
         let mut watched = BTreeSet::new();
@@ -109,6 +124,7 @@ impl Workspace {
             |message: &str| Error::NotAController { path: path.clone(), message: message.to_owned() };
         let metadata = MetadataCommand::new()
             .manifest_path(path.join("Cargo.toml"))
+            .current_dir(&path)
             .features(CargoOpt::AllFeatures)
             .env_remove("RUSTC_WORKSPACE_WRAPPER")
             .exec()
@@ -139,6 +155,9 @@ impl Workspace {
             }
         }
         let root = metadata.workspace_root.as_std_path();
+        if self.crates.is_empty() {
+            root.clone_into(&mut self.root);
+        }
         for file in ["Cargo.toml", "Cargo.lock"].map(|name| root.join(name)) {
             if file.is_file() {
                 watched.insert(file);

@@ -23,7 +23,7 @@ pub async fn run(args: Watch) -> Result<()> {
     let mut job = Job::new(&args.source, Some(&args.output)).await?;
     // What is to be watched is known once it has been read.
     job.builder.generate().await.map_err(explain)?;
-    let (watcher, mut changes) = Watcher::new(job.builder.watched().to_vec()).map_err(explain)?;
+    let (watcher, mut changes) = Watcher::of_sources(job.builder.watched().to_vec()).map_err(explain)?;
     eprintln!("Watching {}; Ctrl-C ends it", job.crates.join(", "));
     let mut last: Option<Output> = None;
     loop {

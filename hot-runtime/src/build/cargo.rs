@@ -261,7 +261,8 @@ fn command(
     local: &[(PathBuf, String)],
 ) -> Command {
     let mut command = Command::new("cargo");
-    command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi"]);
+    command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi", "--manifest-path"]);
+    command.arg(overlay.dir.join("Cargo.toml"));
     if spec.release {
         command.arg("--release");
     }
@@ -285,7 +286,7 @@ fn command(
             command.env("CBUS_LOCAL", lines(local));
         }
     }
-    command.current_dir(&overlay.dir).env("CARGO_TARGET_DIR", &options.target_dir);
+    command.current_dir(&overlay.root).env("CARGO_TARGET_DIR", &options.target_dir);
     // What is built once is better without, and what is built again and again is three times faster with it.
     command.env("CARGO_INCREMENTAL", if spec.watch { "1" } else { "0" });
     without_the_callers_cargo(&mut command);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::capture::{Call, Capture, DepInfo};
 use crate::build::cargo::{self, CargoBuilt, Kind, Made, Script, failed, stop_of};
 use crate::build::inputs::Stamp;
+use crate::build::kept::Kept;
 use crate::build::link::{Linker, Shape};
 use crate::build::message::CompilerMessage;
 use crate::build::prelink::Prelinked;
@@ -23,7 +24,9 @@ use crate::build::process::{self, Ended, Lines};
 use crate::build::progress::{BuildPhase, Progress};
 use crate::build::{BuildOptions, blocking};
 use crate::error::{Error, Result};
-use crate::overlay::PluginSpec;
+use crate::overlay::{Overlay, PluginSpec};
+use crate::own_folder::OwnFolder;
+use crate::workspace::PINS;
 
 /// What has to be done after an edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +42,9 @@ pub(crate) struct Session {
     units: Vec<Unit>,
     scripts: Vec<Script>,
     /// Where what is compiled here goes, so that cargo's own files stay as cargo left them.
-    folder: tempfile::TempDir,
+    folder: OwnFolder,
+    /// What was built here before.
+    pub(crate) kept: Kept,
     linker: Arc<Linker>,
     prelinking: Option<JoinHandle<Option<Prelinked>>>,
     prelinked: Option<Prelinked>,
@@ -88,7 +93,7 @@ impl Session {
         capture: &Capture,
         local: &[PathBuf],
         hash: &str,
-        overlay: &Path,
+        overlay: &Overlay,
         options: &BuildOptions,
     ) -> Option<Self> {
         let because = |reason: &str| tracing::debug!(reason, "the next build is cargo's too");
@@ -98,7 +103,7 @@ impl Session {
         };
         let mut units = Vec::new();
         for made in &built.made {
-            if !local.contains(&made.package) || made.package == overlay {
+            if !local.contains(&made.package) || made.package == overlay.dir {
                 continue;
             }
             units.push(Unit::learn(made, capture)?);
@@ -108,11 +113,13 @@ impl Session {
             let externs = unit.call.iter().flat_map(Call::externs);
             unit.needs = externs.filter_map(|path| at.get(&stem_of(path)).copied()).collect();
         }
-        let folder = tempfile::Builder::new().prefix("direct-").tempdir_in(capture.folder.parent()?).ok()?;
-        let settings = settings(overlay, units.iter().find_map(|unit| unit.call.as_ref()), &options.target_dir);
+        let folder = OwnFolder::reserve(capture.folder.parent()?, "direct-").ok()?;
+        std::fs::create_dir(folder.path()).ok()?;
+        let settings = settings(&overlay.root, units.iter().find_map(|unit| unit.call.as_ref()), &options.target_dir);
         Some(Self {
             units,
             scripts: built.scripts.clone(),
+            kept: Kept::new(folder.path().join("kept"), options.keep),
             folder,
             linker: Arc::new(linker),
             prelinking: None,
@@ -226,6 +233,12 @@ impl Session {
     /// Whether a crate has to be compiled, or was and is not linked yet.
     pub(crate) fn is_stale(&self) -> bool {
         self.units.iter().any(|unit| unit.stale || unit.fresh)
+    }
+
+    /// What is served is not what was linked here last: an artifact of before was taken. So what is compiled next has to
+    /// be linked, whatever it is.
+    pub(crate) fn took_a_kept_one(&mut self) {
+        self.units.iter_mut().for_each(|unit| unit.linked = None);
     }
 
     /// Keeps cargo from taking for up to date what was compiled here since. Blocks while another cargo builds there.
@@ -490,10 +503,10 @@ async fn run(
 }
 
 /// Cargo's and rustup's own settings: which files, and how they are now.
-fn settings(overlay: &Path, call: Option<&Call>, target_dir: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
+fn settings(root: &Path, call: Option<&Call>, target_dir: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
     let mut paths = Vec::new();
-    for folder in overlay.ancestors() {
-        let names = [".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "rust-toolchain"];
+    for folder in root.ancestors() {
+        let names = [".cargo/config.toml", ".cargo/config"].into_iter().chain(PINS);
         paths.extend(names.map(|name| folder.join(name)));
     }
     let home = |variable: &str, default: &str| {

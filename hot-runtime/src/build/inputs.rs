@@ -164,12 +164,37 @@ fn collect(path: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
 /// Whether a file or folder is none of a crate's sources: build outputs, version control, editors' own files.
 pub(crate) fn ignored(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // An artifact and what belongs to it, or a folder of outputs.
+    is_nobodys(path) || name.contains(".cbus.") || path.join(CACHE_TAG).is_file()
+}
+
+/// Whether a file or folder is a tool's own: nothing that anybody means to give to a build or a host.
+pub(crate) fn is_nobodys(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     name == "target"
         || name == "4913"
         || name.starts_with('.')
         || name.starts_with('#')
         || name.ends_with('~')
         || name.ends_with(".swp")
+}
+
+/// What cargo and others put into a folder of things that can be made again, by <https://bford.info/cachedir/>.
+const CACHE_TAG: &str = "CACHEDIR.TAG";
+
+/// Marks a folder as one of outputs, so that no build takes what is in it for a crate's sources, wherever it is.
+///
+/// # Errors
+/// [`Error::Io`] when the mark cannot be written.
+pub(crate) fn mark_as_outputs(folder: &Path) -> Result<()> {
+    let tag = folder.join(CACHE_TAG);
+    if tag.is_file() {
+        return Ok(());
+    }
+    let text = "Signature: 8a477f597d28d172789f06886806bc55\n\
+                # This file is a cache directory tag created by hot-runtime.\n\
+                # For information about cache directory tags see https://bford.info/cachedir/\n";
+    std::fs::write(&tag, text).map_err(Error::io("marking the folder of outputs", &tag))
 }
 
 #[cfg(test)]
@@ -192,6 +217,20 @@ mod tests {
         let after = Snapshot::take(&roots, Some(&before)).expect("a snapshot");
         assert_eq!(after.changes_since(&before), [file]);
         assert_ne!(after.build_hash(&[]), before.build_hash(&[]));
+    }
+
+    #[test]
+    fn what_is_made_in_a_crates_own_folder_is_none_of_its_sources() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        for file in ["src/lib.rs", "src/old.cbus.so", "work/overlays/a/src/lib.rs", "target/x", "lib.rs~"] {
+            let file = root.join(file);
+            std::fs::create_dir_all(file.parent().expect("a parent")).expect("a folder");
+            std::fs::write(file, "text").expect("writing");
+        }
+        mark_as_outputs(&root.join("work")).expect("marking");
+        let snapshot = Snapshot::take(&[root.to_owned()], None).expect("a snapshot");
+        assert_eq!(snapshot.files.keys().collect::<Vec<_>>(), [&root.join("src/lib.rs")]);
     }
 
     #[test]

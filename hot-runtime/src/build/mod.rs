@@ -17,6 +17,7 @@ mod capture;
 mod cargo;
 mod direct;
 pub(crate) mod inputs;
+mod kept;
 mod link;
 mod message;
 mod prelink;
@@ -61,15 +62,24 @@ pub struct BuildOptions {
     pub output: Option<PathBuf>,
     /// When to give up.
     pub timeout: Duration,
+    /// How many bytes of artifacts to keep, so that to go back to a source needs no compiler.
+    pub keep: u64,
 }
 
 impl BuildOptions {
-    /// Everything in the work folder, with a limit of 10 minutes.
+    /// Everything in the work folder, with a limit of 10 minutes; 256 MiB of artifacts are kept.
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
         let work_dir = work_dir.into();
         let work_dir = std::path::absolute(&work_dir).unwrap_or(work_dir);
         let target_dir = work_dir.join("target");
-        Self { work_dir, target_dir, overlay_dir: None, output: None, timeout: Duration::from_secs(600) }
+        Self {
+            work_dir,
+            target_dir,
+            overlay_dir: None,
+            output: None,
+            timeout: Duration::from_secs(600),
+            keep: 256 << 20,
+        }
     }
 
     /// Sets cargo's target folder.
@@ -98,6 +108,13 @@ impl BuildOptions {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many bytes of artifacts to keep; 0 for none.
+    #[must_use]
+    pub fn keep(mut self, bytes: u64) -> Self {
+        self.keep = bytes;
         self
     }
 
@@ -225,10 +242,17 @@ impl PluginBuilder {
         };
         let report = match made {
             Made::Before(report, messages) => BuildReport { messages, why_cargo, ..report },
+            Made::Kept { artifact, build_hash, sealed, messages } => {
+                let (hash, size, phases, by) = (sealed.hash, sealed.size, Vec::new(), BuiltBy::Kept);
+                BuildReport { artifact, build_hash, hash, size, by, why_cargo, messages, build_ms: 0.0, phases }
+            }
             Made::Library { library, build_hash, by, messages } => {
                 progress.phase(BuildPhase::Sealing);
                 let artifact = self.options.output_of(&self.spec, &build_hash);
                 let sealed = seal(&library, &artifact).await?;
+                if let Some(session) = &mut self.session {
+                    session.kept.add(&build_hash, &artifact, &sealed, &messages);
+                }
                 let (hash, size, phases) = (sealed.hash, sealed.size, Vec::new());
                 BuildReport { artifact, build_hash, hash, size, by, why_cargo, messages, build_ms: 0.0, phases }
             }
@@ -261,6 +285,11 @@ impl PluginBuilder {
         let before = self.last.as_ref().filter(|last| last.artifact.is_file());
         if let Some(before) = before.filter(|_| !session.is_stale()) {
             return Ok(Ok(Made::Before(before.clone(), Vec::new())));
+        }
+        let wanted = self.options.output_of(&self.spec, &build_hash);
+        if let Some((sealed, messages)) = session.kept.put(&build_hash, &wanted) {
+            session.took_a_kept_one();
+            return Ok(Ok(Made::Kept { artifact: wanted, build_hash, sealed, messages }));
         }
         let built = match session.build(&build_hash, &self.spec, &self.options, progress, cancel).await? {
             Ok(built) => built,
@@ -324,8 +353,8 @@ impl PluginBuilder {
             if let Some(capture) = capture.as_ref().filter(|_| self.spec.watch) {
                 let watched = self.workspace.as_ref().map(|workspace| workspace.watched.clone()).unwrap_or_default();
                 let (local, hash) = (watched.clone(), overlay.build_hash.clone());
-                let (capture, options, dir) = (capture.clone(), self.options.clone(), overlay.dir.clone());
-                let learn = move || Ok(Session::learn(&built, &capture, &local, &hash, &dir, &options));
+                let (capture, options, overlay) = (capture.clone(), self.options.clone(), overlay.clone());
+                let learn = move || Ok(Session::learn(&built, &capture, &local, &hash, &overlay, &options));
                 self.session = blocking(learn).await?;
                 let outside = self.session.as_ref().map(|known| known.outside(&watched, &self.options.target_dir));
                 if let Some(outside) = outside.filter(|outside| *outside != self.outside) {
@@ -346,6 +375,13 @@ impl PluginBuilder {
 enum Made {
     /// What the build before made, for its code is the same; and what the compiler said this time.
     Before(BuildReport, Vec<CompilerMessage>),
+    /// What an earlier build made of the same sources.
+    Kept {
+        artifact: PathBuf,
+        build_hash: String,
+        sealed: artifact::Sealed,
+        messages: Vec<CompilerMessage>,
+    },
     Library {
         library: PathBuf,
         build_hash: String,

@@ -43,6 +43,8 @@ pub enum BuiltBy {
     Cargo,
     /// The compiler, called as cargo called it before, for just what has changed.
     Rustc,
+    /// Nobody: the sources are what an artifact was built from that was kept.
+    Kept,
 }
 
 impl std::fmt::Display for BuiltBy {
@@ -50,6 +52,7 @@ impl std::fmt::Display for BuiltBy {
         f.write_str(match self {
             Self::Cargo => "cargo",
             Self::Rustc => "rustc",
+            Self::Kept => "kept from before",
         })
     }
 }
