@@ -1,5 +1,6 @@
 //! Errors as a person reads them: what went wrong, where, and what to do.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use hot_runtime::Error;
@@ -31,12 +32,21 @@ pub fn explain(error: Error) -> Report {
     match error {
         Error::Io { what, path, source } => {
             let help = match source.kind() {
-                std::io::ErrorKind::NotFound => "check the path; it is taken from the current folder",
-                std::io::ErrorKind::PermissionDenied => "you have no permission for it; check its owner and mode",
+                ErrorKind::NotFound => "check the path; it is taken from the current folder",
+                ErrorKind::PermissionDenied => "you have no permission for it; check its owner and mode",
+                ErrorKind::ReadOnlyFilesystem => "nothing can be written there; name another place",
+                ErrorKind::StorageFull => "the disk is full",
+                ErrorKind::NotADirectory => "a part of the path is a file, not a folder",
+                ErrorKind::IsADirectory => "a file is wanted here, not a folder",
+                ErrorKind::InvalidData => "a text in UTF-8 is wanted here",
                 _ => "",
             };
             report(format!("{what}: {}: {source}", path.display()), help)
         }
+        Error::Metadata { path, .. } if !path.join("Cargo.toml").is_file() => report(
+            format!("there is no crate at {}: it has no Cargo.toml", path.display()),
+            "name the folder of a controller crate; `cbus new NAME` makes one",
+        ),
         Error::Metadata { path, message } => report(
             format!("cargo cannot read the crate at {}: {}", path.display(), message.trim()),
             "mend its Cargo.toml; `cargo metadata` in that folder says the same",

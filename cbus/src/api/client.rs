@@ -51,7 +51,7 @@ pub async fn connect(to: &Connect) -> Result<Client> {
         let help = if cause.contains("ermission denied") {
             "the socket belongs to somebody else; run this as the daemon's user"
         } else {
-            "start one with `cbus run`, or name its address with --connect"
+            "start one with `cbus run` or `cbus dev`, or name its address with --connect"
         };
         report(format!("no daemon answers at {}: {cause}", to.connect), help)
     })?;

@@ -80,14 +80,25 @@ impl Factory for ApiFactory {
         Box::pin(async move {
             let host = self.host.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "the daemon is ending"))?;
             let config: ApiConfig = wire::decode(&config)?;
-            let api = Api::bind(config, host).await?;
+            let prepared = host.prepared_api.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let api = match prepared {
+                Some(api) if api.config == config => api,
+                _ => Api::bind(config, host).await?,
+            };
             Ok(factory::erase(api))
         })
     }
 }
 
+/// Listens already, so that what is wrong is told to who starts the daemon; its controller takes over.
+pub async fn prepare(config: ApiConfig, host: &Arc<Host>) -> Result<()> {
+    let api = Api::bind(config, Arc::clone(host)).await?;
+    *host.prepared_api.lock().unwrap_or_else(PoisonError::into_inner) = Some(api);
+    Ok(())
+}
+
 /// The controller.
-struct Api {
+pub struct Api {
     host: Arc<Host>,
     config: ApiConfig,
     guard: Guard,

@@ -56,6 +56,8 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
             })
             .collect();
         print_json(&problems, false);
+    } else if let [(_, only)] = problems.as_slice() {
+        return Err(explain_bus(only, Some(&text)));
     } else {
         for (_, error) in &problems {
             eprintln!("{:?}", explain_bus(error, Some(&text)));
@@ -64,8 +66,12 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
     match problems.len() {
         0 if args.json => Ok(()),
         0 => {
-            let of = if count == 1 { "config fits" } else { "configs fit" };
-            print_line(&format!("{name}: {} {of}", count - unchecked.len()));
+            let told = match count - unchecked.len() {
+                0 if count > 0 => "its form is right".to_owned(),
+                1 => "1 config fits".to_owned(),
+                many => format!("{many} configs fit"),
+            };
+            print_line(&format!("{name}: {told}"));
             if !unchecked.is_empty() {
                 let ids = unchecked.join(", ");
                 eprintln!(

@@ -22,8 +22,12 @@ pub async fn run(args: &New) -> Result<()> {
         .map_err(io("running cargo (is Rust installed?)", &args.path))?;
     if !made.status.success() {
         let said = String::from_utf8_lossy(&made.stderr);
-        let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        return Err(report(format!("no crate was made: {said}"), "choose another name or folder"));
+        let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+        let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // Cargo's causes come below, the one that matters last.
+        let cause = lines.skip_while(|line| *line != "Caused by:").last().map(|cause| format!(": {cause}"));
+        let message = format!("no crate was made: {first}{}", cause.unwrap_or_default());
+        return Err(report(message, "choose another name or folder"));
     }
     let manifest = args.path.join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest).map_err(io("reading the new manifest", &manifest))?;

@@ -7,7 +7,7 @@ use hot_runtime::PluginSpec;
 use hot_runtime::sign::PublicKey;
 use miette::Result;
 
-use crate::api::controller::ApiConfig;
+use crate::api::controller::{self, ApiConfig};
 use crate::api::{Address, CONFIG_ID};
 use crate::cli::{self, Api, Listen, Run};
 use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
@@ -24,15 +24,15 @@ pub async fn run(args: Run) -> Result<()> {
     if let Some(dir) = &args.plugins
         && !dir.is_dir()
     {
+        if dir.exists() {
+            return Err(report(format!("{} is no folder", dir.display()), "--plugins names a folder of plugin files"));
+        }
         return Err(report(
             format!("there is no folder {}", dir.display()),
             format!("make it with `mkdir -p {}`; plugin files that come later are loaded then", dir.display()),
         ));
     }
-    if plugins.is_empty() && args.plugins.is_none() {
-        tracing::warn!(target: "cbus", "no plugins: give --plugins DIR, or --watch CRATE");
-    }
-
+    let no_plugins = plugins.is_empty() && args.plugins.is_none();
     let options = Options {
         plugins,
         plugins_dir: args.plugins.clone(),
@@ -46,6 +46,9 @@ pub async fn run(args: Run) -> Result<()> {
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     if !configured {
         serve_api(&host, &args.api).await?;
+    }
+    if no_plugins {
+        tracing::warn!(target: "cbus", "no plugins: give --plugins DIR, or --watch CRATE");
     }
     let served = serve(&host, config.zip(set), options, "ready");
     let result = tokio::select! {
@@ -102,13 +105,14 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<()> {
         tls_key: text(&api.tls_key),
         tls_client_ca: text(&api.tls_client_ca),
     };
+    // What keeps it from listening at the start is told, not retried.
+    let failed = |error: controllerbus::Error| report(format!("the bus API: {error}"), "");
+    controller::prepare(config.clone(), host).await.map_err(failed)?;
     let mut set = ConfigSet::new();
     let wrong = |error: controllerbus::Error| report(error.to_string(), "");
     set.insert(CONFIG_ID, 0, &config).map_err(wrong)?;
     host.bus.apply(set).await.map_err(wrong)?;
-    // Its first error is its only chance: what keeps it from listening at the start is told, not retried.
-    let listening = host.bus.watch_config(CONFIG_ID).running().await;
-    listening.map(drop).map_err(|error| report(format!("the bus API: {error}"), ""))
+    host.bus.watch_config(CONFIG_ID).running().await.map(drop).map_err(failed)
 }
 
 /// Reads the keys that are trusted.

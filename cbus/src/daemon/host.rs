@@ -1,7 +1,7 @@
 //! What a daemon is made of, and its orderly end.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use controllerbus::Bus;
@@ -10,7 +10,7 @@ use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec};
 use miette::Result;
 
 use super::Journal;
-use crate::api::controller::ApiFactory;
+use crate::api::controller::{Api, ApiFactory};
 use crate::report::explain;
 
 /// How long a replaced or leaving generation may take before it is told of.
@@ -51,13 +51,21 @@ pub struct Host {
     pub bus: Bus,
     pub journal: Arc<Journal>,
     pub started: Instant,
+    /// The API that listens already, until its controller is constructed.
+    pub prepared_api: Mutex<Option<Api>>,
     runtime: OnceLock<HotRuntime>,
 }
 
 impl Host {
     /// A bus that can serve its API; nothing is built or loaded yet.
     pub fn new(journal: Arc<Journal>) -> Arc<Self> {
-        let host = Arc::new(Self { bus: Bus::new(), journal, started: Instant::now(), runtime: OnceLock::new() });
+        let host = Arc::new(Self {
+            bus: Bus::new(),
+            journal,
+            started: Instant::now(),
+            prepared_api: Mutex::default(),
+            runtime: OnceLock::new(),
+        });
         let factory = Arc::new(ApiFactory::new(&host));
         host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
         host

@@ -103,7 +103,7 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
         Constraint::Length(widest.clamp(least, most) as u16)
     };
     let widths = [width(0, 4, 28), width(1, 14, 24), width(2, 0, 24), width(3, 0, 18), Constraint::Min(30)];
-    let table = Table::new(rows, widths).block(head("Plugins"));
+    let table = Table::new(rows, widths).column_spacing(2).block(head("Plugins"));
     let table = if plugins.is_empty() { table.footer(Row::new([quiet("building for the first time")])) } else { table };
     frame.render_widget(table, area);
 }

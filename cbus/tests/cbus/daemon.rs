@@ -278,7 +278,8 @@ fn a_daemon_that_cannot_serve_says_why() {
     fails(at, &["run", "bad.yaml"], 1, "bad.yaml:3:");
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    fails(at, &["run", "--plugins", "plugins", "--listen", &address], 1, "somebody else listens there");
+    let told = fails(at, &["run", "--plugins", "plugins", "--listen", &address], 1, "somebody else listens there");
+    assert!(!told.contains("WARN"), "it is told once: {told}");
     fails(at, &["run", "--plugins", "plugins", "--listen", "0.0.0.0:0"], 1, "--token-file");
     fails(at, &["run", "--plugins", "plugins", "--token-file", "none", "--listen", "0.0.0.0:0"], 1, "none");
     std::fs::write(at.join("short"), "secret").expect("writing");
