@@ -387,33 +387,73 @@ async fn a_process_gets_no_more_than_it_was_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandboxed_process_reaches_only_what_it_may_or_is_not_started_at_all() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (open, closed) = (folder.path().join("open"), folder.path().join("closed"));
-    for place in [&open, &closed] {
+    let place = |name: &str| folder.path().join(name);
+    let (open, own, closed) = (place("open"), place("own"), place("closed"));
+    for place in [&open, &own, &closed] {
         std::fs::create_dir(place).expect("a folder");
         std::fs::write(place.join("file"), "read").expect("a file");
     }
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
     let address = listener.local_addr().expect("its address");
-    let sandbox = hot_runtime::Sandbox { read: vec![open.clone()], ..Default::default() };
+    let sandbox = hot_runtime::Sandbox { read: vec![open.clone()], write: vec![own.clone()], network: false };
     let host = Host::empty(Isolation::Process, ProcessOptions { sandbox: Some(sandbox), ..quick() }).await;
     host.bus.apply(ConfigSet::from_yaml(CONFIG).expect("a config set")).await.expect("applying");
-    match host.runtime.load_file(hazard().await).await {
-        Ok(_) => {
-            assert_eq!(host.act(&format!("read {}", open.join("file").display())).await, "read");
-            let refused = [
-                format!("read {}", closed.join("file").display()),
-                format!("write {}", open.join("file").display()),
-                format!("connect {address}"),
-            ];
-            for what in refused {
-                let error = act(&host.bus, &what).await.expect_err("it may not");
-                assert!(error.to_string().contains("ermission denied"), "{what}: {error}");
-            }
-        }
-        // A kernel without it: a plugin that shall be confined does not run unconfined.
-        Err(error) => assert!(error.to_string().contains("kernel"), "{error}"),
+    let loaded = host.runtime.load_file(hazard().await).await;
+    let enforced = landlock_of_this_kernel();
+    println!("Landlock of this kernel: {enforced:?}");
+    // Without rules for networks a plugin that shall be confined does not run unconfined.
+    if enforced < Landlock::FilesAndNetwork {
+        let error = loaded.expect_err("this kernel cannot confine it").to_string();
+        assert!(error.contains("kernel"), "{error}");
+        return host.runtime.shutdown().await;
+    }
+    loaded.expect("this kernel can confine it");
+    assert_eq!(host.act(&format!("read {}", open.join("file").display())).await, "read");
+    assert_eq!(host.act(&format!("write {}", own.join("new").display())).await, "written");
+    let (link, secret) = (open.join("link"), closed.join("file"));
+    std::os::unix::fs::symlink(&secret, &link).expect("a link");
+    let refused = [
+        format!("read {}", secret.display()),
+        format!("read {}", link.display()),
+        format!("write {}", open.join("file").display()),
+        format!("write {}", closed.join("new").display()),
+        format!("connect {address}"),
+    ];
+    for what in refused {
+        let error = act(&host.bus, &what).await.expect_err("it may not");
+        assert!(error.to_string().contains("ermission denied"), "{what}: {error}");
+    }
+    // Nor may what it starts.
+    let started = host.act(&format!("started {}", secret.display())).await;
+    assert!(started.contains("ermission denied"), "{started}");
+    if enforced == Landlock::AlsoSignals {
+        let told = host.act(&format!("signal {}", std::process::id())).await;
+        assert!(told.contains("not permitted"), "{told}");
     }
     host.runtime.shutdown().await;
+}
+
+/// What a kernel can confine.
+#[cfg(target_os = "linux")]
+#[derive(Debug, PartialEq, PartialOrd)]
+enum Landlock {
+    LessThanThat,
+    FilesAndNetwork,
+    AlsoSignals,
+}
+
+/// Asked of the kernel itself, and not of what is tested.
+#[cfg(target_os = "linux")]
+fn landlock_of_this_kernel() -> Landlock {
+    use landlock::{ABI, Access, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+    let all = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    if all().scope(Scope::from_all(ABI::V6)).and_then(Ruleset::create).is_ok() {
+        Landlock::AlsoSignals
+    } else if all().handle_access(AccessNet::from_all(ABI::V4)).and_then(Ruleset::create).is_ok() {
+        Landlock::FilesAndNetwork
+    } else {
+        Landlock::LessThanThat
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,7 @@ const SYSTEM: [&str; 9] = [
 fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
-        RulesetStatus, path_beneath_rules,
+        RulesetStatus, Scope, path_beneath_rules,
     };
     let failed = |error: landlock::RulesetError| format!("the sandbox cannot be set up: {error}");
     let missing = sandbox.read.iter().chain(&sandbox.write).find(|path| !path.exists());
@@ -61,6 +61,8 @@ fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
     }
     let files = AccessFs::from_all(ABI::V5);
     let mut rules = Ruleset::default().handle_access(files).map_err(failed)?;
+    // From Linux 6.12 on: no signals to processes that it has not started, no abstract sockets of theirs.
+    rules = rules.scope(Scope::from_all(ABI::V6)).map_err(failed)?;
     if !sandbox.network {
         rules = rules
             .set_compatibility(CompatLevel::HardRequirement)

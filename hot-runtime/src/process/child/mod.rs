@@ -76,8 +76,9 @@ fn start(socket: &mut UnixStream) -> Result<Hello, String> {
     }
     let hello: Hello =
         rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
-    end_with_parent(socket, hello.parent)?;
+    // Before any other thread is started: one that is not confined is a way out for those that are.
     confine::apply(&hello)?;
+    end_with_parent(socket, hello.parent)?;
     Ok(hello)
 }
 
