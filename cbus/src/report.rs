@@ -43,6 +43,9 @@ pub fn explain(error: Error) -> Report {
             };
             report(format!("{what}: {}: {source}", path.display()), help)
         }
+        Error::Metadata { message, .. } if message.contains("failed to start") => {
+            report(format!("cargo cannot be run: {}", message.trim()), "is Rust installed, and cargo in your PATH?")
+        }
         Error::Metadata { path, .. } if !path.join("Cargo.toml").is_file() => report(
             format!("there is no crate at {}: it has no Cargo.toml", path.display()),
             "name the folder of a controller crate; `cbus new NAME` makes one",

@@ -90,11 +90,12 @@ impl Factory for ApiFactory {
     }
 }
 
-/// Listens already, so that what is wrong is told to who starts the daemon; its controller takes over.
-pub async fn prepare(config: ApiConfig, host: &Arc<Host>) -> Result<()> {
+/// Listens already, so that what is wrong is told to who starts the daemon; its controller takes over. Says where.
+pub async fn prepare(config: ApiConfig, host: &Arc<Host>) -> Result<String> {
     let api = Api::bind(config, Arc::clone(host)).await?;
+    let address = api.address.clone();
     *host.prepared_api.lock().unwrap_or_else(PoisonError::into_inner) = Some(api);
-    Ok(())
+    Ok(address)
 }
 
 /// The controller.
@@ -103,6 +104,8 @@ pub struct Api {
     config: ApiConfig,
     guard: Guard,
     tls: Option<ServerTlsConfig>,
+    /// Where it is reached, with the port that it was given.
+    address: String,
     listener: Mutex<Option<Listener>>,
 }
 
@@ -237,15 +240,20 @@ impl Api {
         }
         let guard = Guard::new(token.as_deref(), loopback && !guarded);
         let scheme = if tls.is_some() { "https" } else { "http" };
-        match &listener {
+        let address = match &listener {
             Listener::Tcp(listener) => {
                 let address = listener.local_addr().map_or_else(|_| config.listen.clone(), |found| found.to_string());
-                tracing::info!(target: "cbus", "the bus API and its page are at {scheme}://{address}");
+                let address = format!("{scheme}://{address}");
+                tracing::info!(target: "cbus", "the bus API and its page are at {address}");
+                address
             }
             #[cfg(unix)]
-            Listener::Unix(_) => tracing::info!(target: "cbus", "the bus API is at {}", config.listen),
-        }
-        Ok(Self { host, config, guard, tls, listener: Mutex::new(Some(listener)) })
+            Listener::Unix(_) => {
+                tracing::info!(target: "cbus", "the bus API is at {}", config.listen);
+                config.listen.clone()
+            }
+        };
+        Ok(Self { host, config, guard, tls, address, listener: Mutex::new(Some(listener)) })
     }
 }
 
@@ -268,9 +276,11 @@ async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
                 "somebody else listens there; `cbus bus` tells whether it is a daemon, --listen names another address"
                     .to_owned()
             }
-            std::io::ErrorKind::PermissionDenied => {
-                "no permission; ports below 1024 are the administrator's".to_owned()
-            }
+            std::io::ErrorKind::PermissionDenied => match &address {
+                Address::Tcp { .. } => "no permission; ports below 1024 are the administrator's".to_owned(),
+                Address::Unix(_) => "no permission for its folder; choose one that is yours".to_owned(),
+            },
+            std::io::ErrorKind::NotADirectory => "a part of the path is a file, not a folder".to_owned(),
             _ => error.to_string(),
         };
         Error::msg(format!("cannot listen at {address}: {why}"))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use miette::Result;
 
 use crate::api::CONFIG_ID;
-use crate::cli::{Dev, Listen};
+use crate::cli::Dev;
 use crate::command::run::{asked_to_end, serve, serve_api, specs};
 use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
@@ -26,9 +26,7 @@ pub async fn run(args: Dev) -> Result<()> {
     set_up_logs(args.logging.log.clone(), &journal, !live);
     let host = Host::new(Arc::clone(&journal));
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
-    if !configured {
-        serve_api(&host, &args.api).await?;
-    }
+    let api = if configured { None } else { serve_api(&host, &args.api).await? };
     match &config {
         Some(config) => tracing::info!(target: "cbus", "running what {} says", config.display()),
         None => tracing::warn!(target: "cbus", "no config: nothing runs; give one, such as config.yaml"),
@@ -42,13 +40,7 @@ pub async fn run(args: Dev) -> Result<()> {
         isolation: args.isolation,
     };
     let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
-    let title = view::Title {
-        plugins: names,
-        api: match &args.api.listen {
-            Listen::At(address) if !configured => Some(address.to_string()),
-            _ => None,
-        },
-    };
+    let title = view::Title { plugins: names, api };
     let watching = async { if live { view::run(&host, &title).await } else { std::future::pending().await } };
     let mut asked_by = None;
     let result = tokio::select! {

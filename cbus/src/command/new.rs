@@ -19,7 +19,9 @@ pub async fn run(args: &New) -> Result<()> {
         .arg(&args.path)
         .output()
         .await
-        .map_err(io("running cargo (is Rust installed?)", &args.path))?;
+        .map_err(|error| {
+            report(format!("cargo cannot be run: {error}"), "is Rust installed, and cargo in your PATH?")
+        })?;
     if !made.status.success() {
         let said = String::from_utf8_lossy(&made.stderr);
         let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());

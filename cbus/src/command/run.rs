@@ -89,9 +89,9 @@ pub async fn serve(
     std::future::pending().await
 }
 
-/// Puts the controller that serves the API on the bus; fails if it cannot listen.
-pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<()> {
-    let Listen::At(address) = &api.listen else { return Ok(()) };
+/// Puts the controller that serves the API on the bus, and says where it is; fails if it cannot listen.
+pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<Option<String>> {
+    let Listen::At(address) = &api.listen else { return Ok(None) };
     let text = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
     let config = ApiConfig {
         listen: match address {
@@ -107,12 +107,13 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<()> {
     };
     // What keeps it from listening at the start is told, not retried.
     let failed = |error: controllerbus::Error| report(format!("the bus API: {error}"), "");
-    controller::prepare(config.clone(), host).await.map_err(failed)?;
+    let address = controller::prepare(config.clone(), host).await.map_err(failed)?;
     let mut set = ConfigSet::new();
     let wrong = |error: controllerbus::Error| report(error.to_string(), "");
     set.insert(CONFIG_ID, 0, &config).map_err(wrong)?;
     host.bus.apply(set).await.map_err(wrong)?;
-    host.bus.watch_config(CONFIG_ID).running().await.map(drop).map_err(failed)
+    host.bus.watch_config(CONFIG_ID).running().await.map_err(failed)?;
+    Ok(Some(address))
 }
 
 /// Reads the keys that are trusted.

@@ -63,7 +63,7 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     let counts = counts.map(|(count, one)| format!("{count} {one}{}", if count == 1 { "" } else { "s" }));
     spans.push(quiet(format!("   {}", counts.join(", "))));
     if let Some(api) = &shown.title.api {
-        spans.push(quiet(format!("   http://{api}")));
+        spans.push(quiet(format!("   {api}")));
     }
     frame.render_widget(Line::from(spans), area);
 }

@@ -280,6 +280,7 @@ fn a_daemon_that_cannot_serve_says_why() {
     let address = taken.local_addr().expect("its address").to_string();
     let told = fails(at, &["run", "--plugins", "plugins", "--listen", &address], 1, "somebody else listens there");
     assert!(!told.contains("WARN"), "it is told once: {told}");
+    fails(at, &["run", "--plugins", "plugins", "--listen", "unix:bad.yaml/s"], 1, "is a file, not a folder");
     fails(at, &["run", "--plugins", "plugins", "--listen", "0.0.0.0:0"], 1, "--token-file");
     fails(at, &["run", "--plugins", "plugins", "--token-file", "none", "--listen", "0.0.0.0:0"], 1, "none");
     std::fs::write(at.join("short"), "secret").expect("writing");

@@ -36,6 +36,10 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     assert!(told.contains("cbus dev clock"), "{told}");
     // The workspace's own versions, so that nothing new has to be resolved or fetched.
     std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
+    // The fixtures' features of tokio too, so that what it depends on is compiled once for all tests.
+    let manifest = std::fs::read_to_string(at.join("clock/Cargo.toml")).expect("the manifest");
+    let tokio = "\n[dependencies.tokio]\nversion = \"1\"\nfeatures = [\"net\", \"time\", \"rt\", \"io-util\"]\n";
+    std::fs::write(at.join("clock/Cargo.toml"), manifest + tokio).expect("writing the manifest");
     let tested = said(cargo(&at.join("clock")).args(["test", "--quiet"]).output().expect("running cargo"));
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
 
@@ -147,7 +151,11 @@ fn bad_crates_are_refused_with_what_is_wrong() {
     let at = folder.path();
     fails(at, &["build", "nowhere"], 1, "nowhere");
     std::fs::create_dir(at.join("empty")).expect("a folder");
-    fails(at, &["build", "empty"], 1, "Cargo.toml");
+    fails(at, &["build", "empty"], 1, "it has no Cargo.toml");
+    let mut without = cbus(at);
+    let said = said(without.args(["new", "clock"]).env("PATH", at).output().expect("running cbus"));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("cargo cannot be run"), "{}", said.err);
     let plain = Command::new("cargo").args(["new", "--quiet", "--lib", "plain"]).current_dir(at).status();
     assert!(plain.expect("running cargo").success());
     fails(at, &["build", "plain"], 1, "controllerbus");
