@@ -140,6 +140,9 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     // Values come, go and stay; idle comes after them.
     let many = host.bus.resolve_all(a_request("many 1000")).await.expect("values");
     assert_eq!(many.len(), 1000);
+    // More than the socket and the queue before it hold: the guest waits, and nothing is lost.
+    let many = host.bus.resolve_all(a_request("many 100000")).await.expect("values");
+    assert_eq!((many.len(), many[99_999].0.as_str()), (100_000, "last"));
     let mut standing = host.bus.request(a_request("come-and-go")).expect("a request");
     let (mut added, mut removed) = (Vec::new(), 0);
     loop {
