@@ -59,6 +59,9 @@ fn main() {
             measured.extend(host.loads(plugin, rounds));
         }
     }
+    if wanted(&"abi_stable") {
+        measured.push(abi_stable(rounds));
+    }
     ratios(&measured);
     save_all("reload", &measured);
     if only.is_none() && rounds >= 15 {
@@ -86,7 +89,36 @@ fn ratios(measured: &[Measured]) {
         if let (Some(ours), Some(raw)) = (median(format!("load/ours/{plugin}")), median(format!("load/raw/{plugin}"))) {
             println!("  load/{plugin}: ours takes {:.2} of raw", ours / raw);
         }
+        if let (Some(ours), Some(peer)) =
+            (median(format!("load/ours/{plugin}")), median(format!("load/abi_stable/{plugin}")))
+        {
+            println!("  load/{plugin}: ours takes {:.2} of abi_stable", ours / peer);
+        }
     }
+}
+
+/// From a built library of one function to its answer, with abi_stable's check of both sides' types.
+fn abi_stable(rounds: usize) -> Measured {
+    let base = std::path::absolute(target().join("bench-reload")).expect("a path");
+    let (folder, target) = (base.join("abi_stable"), base.join("target-abi_stable"));
+    copy(&root().join("benches/peers/abi_stable"), &folder, &|text| text);
+    let mut build = Command::new("cargo");
+    build.args(["build", "-q"]).current_dir(&folder).env("CARGO_TARGET_DIR", &target);
+    run(build);
+    let library = target.join("debug").join(format!("libmodule{}", std::env::consts::DLL_SUFFIX));
+    let mut host = Command::new(target.join("debug/host"));
+    for number in 0..rounds + WARM_UP {
+        let path = folder.join(format!("{number}{}", std::env::consts::DLL_SUFFIX));
+        std::fs::copy(&library, &path).expect("a copy");
+        host.arg(path);
+    }
+    let output = host.output().expect("the host");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut times: Vec<f64> = said.lines().map(|line| line.parse().expect("a time")).collect();
+    let result = Measured::new("load/abi_stable/tiny", "ms", times.split_off(WARM_UP));
+    result.print();
+    result
 }
 
 /// A tool's copy of a plugin.
