@@ -16,10 +16,6 @@ fn cargo(folder: &Path) -> Command {
         "profile.dev.debug=\"line-tables-only\"",
         "--config",
         "profile.dev.package.\"*\".debug=false",
-        "--config",
-        "profile.dev.package.controllerbus.debug=\"line-tables-only\"",
-        "--config",
-        "profile.dev.package.controllerbus-macros.debug=\"line-tables-only\"",
     ]);
     command
 }
