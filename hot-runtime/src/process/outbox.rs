@@ -43,6 +43,8 @@ struct Queue {
     later: bool,
     /// How many threads wait for room.
     blocked: usize,
+    /// Whether one has waited since somebody asked.
+    waited: bool,
     closed: bool,
 }
 
@@ -57,6 +59,7 @@ impl Outbox {
                 scheduled: false,
                 later: false,
                 blocked: 0,
+                waited: false,
                 closed: false,
             }),
             flush: Notify::new(),
@@ -134,10 +137,17 @@ impl Outbox {
         let mut queue = self.lock();
         while !queue.closed && queue.bytes.len() >= FULL {
             queue.blocked += 1;
+            queue.waited = true;
             queue = self.freed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.blocked -= 1;
         }
         self.append(&mut queue, message)
+    }
+
+    /// Whether a thread waits for room, or has since this was asked before.
+    pub(super) fn has_waited(&self) -> bool {
+        let mut queue = self.lock();
+        std::mem::replace(&mut queue.waited, false) || queue.blocked > 0
     }
 
     /// Refuses messages from now on and lets those go who wait for room.
@@ -320,6 +330,11 @@ mod tests {
         assert!(queued(&outbox) < FULL + LONGEST, "no more than one message above the limit");
         assert!(sent.load(std::sync::atomic::Ordering::Relaxed) < 4000);
         assert!(!outbox.try_send(&message(1)), "what may be lost is not queued");
+        // Also once the thread has got its room.
+        while !outbox.has_waited() {
+            tokio::task::yield_now().await;
+        }
+        assert!(outbox.has_waited());
 
         let running = tokio::spawn({
             let outbox = Arc::clone(&outbox);
@@ -341,6 +356,8 @@ mod tests {
         sending.await.expect("the sender ends");
         blocked.join().expect("the thread ends").expect("sending");
         assert_eq!(queued(&outbox), 0);
+        outbox.has_waited();
+        assert!(!outbox.has_waited());
         outbox.close();
         running.await.expect("it ends");
     }
