@@ -316,14 +316,15 @@ mod tests {
                 }
             }
         });
-        let blocked = std::thread::spawn({
-            let outbox = Arc::clone(&outbox);
-            move || outbox.send_blocking(&message(LONGEST / 2))
-        });
         // Nobody reads: the queue fills, and stays as it is.
         while queued(&outbox) < FULL {
             tokio::task::yield_now().await;
         }
+        // Not before: while there is room it would not have to wait.
+        let blocked = std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.send_blocking(&message(LONGEST / 2))
+        });
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
