@@ -24,13 +24,13 @@ pub(super) struct Handover {
 }
 
 /// What becomes of a run of a resolver that is about to start.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub(super) enum Gate {
     /// It starts.
+    #[default]
     Open,
-    /// It is kept for [`Handover::release`], and is done again by this controller, if that has done it already:
-    /// what it did is not in the state that it is about to be given.
-    Holding { successor: Option<u64> },
+    /// It is kept for [`Handover::release`].
+    Holding,
     /// It never starts: another controller has taken over.
     Shut,
 }
@@ -38,15 +38,10 @@ pub(super) enum Gate {
 /// A run of a resolver that is kept from starting.
 pub(super) type Run = (Arc<Standing>, Arc<Seat>, u32);
 
+#[derive(Default)]
 struct Held {
     gate: Gate,
     runs: Vec<Run>,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        Self { gate: Gate::Open, runs: Vec::new() }
-    }
 }
 
 impl Handover {
@@ -81,8 +76,8 @@ impl Handover {
     }
 
     /// From now on runs are held that would start.
-    pub(super) fn hold(&self, successor: Option<u64>) {
-        self.held().gate = Gate::Holding { successor };
+    pub(super) fn hold(&self) {
+        self.held().gate = Gate::Holding;
         self.guarded.store(true, Ordering::SeqCst);
     }
 
@@ -92,7 +87,7 @@ impl Handover {
             return Gate::Open;
         }
         let mut held = self.held();
-        if matches!(held.gate, Gate::Holding { .. }) {
+        if held.gate == Gate::Holding {
             held.runs.push((Arc::clone(standing), Arc::clone(seat), number));
         }
         held.gate

@@ -76,7 +76,7 @@ pub(super) fn offer(standing: &Arc<Standing>, seat: &Arc<Seat>) {
     let Some(place) = seat.remember(standing) else { return };
     match standing.change(|state, effects| state.begin(standing, seat, place, effects)) {
         Gate::Open => run(standing, seat, 0),
-        Gate::Holding { .. } => {}
+        Gate::Holding => {}
         // Another offer was first, the directive has ended, or another controller has taken over.
         Gate::Shut => seat.forget(place),
     }

@@ -299,8 +299,14 @@ impl State {
         self.resolvers.iter_mut().find(|resolver| resolver.seat.id == controller)
     }
 
-    pub(super) fn has_resolver(&self, controller: u64) -> bool {
-        self.resolvers.iter().any(|resolver| resolver.seat.id == controller)
+    pub(super) fn resolver_of(&self, controller: u64) -> Option<&Resolver> {
+        self.resolvers.iter().find(|resolver| resolver.seat.id == controller)
+    }
+
+    /// The controller that has a resolver here, too, and is to replace this one.
+    fn successor_of(&self, controller: u64) -> Option<u64> {
+        let mut seats = self.resolvers.iter().map(|resolver| &resolver.seat);
+        seats.find(|seat| seat.handover.replaces.load(Ordering::Relaxed) == controller).map(|seat| seat.id)
     }
 
     /// A controller's resolver, if it is still in this run.
@@ -349,7 +355,9 @@ impl State {
         effects: &mut Effects,
     ) -> Gate {
         let gate = seat.handover.pass(standing, seat, number);
-        if let Gate::Holding { successor: Some(successor) } = gate {
+        if gate == Gate::Holding
+            && let Some(successor) = self.successor_of(seat.id)
+        {
             self.do_again(standing, successor, effects);
         }
         gate
@@ -368,8 +376,8 @@ impl State {
 
     /// Whether a controller's resolver should stop: it is gone, or there are values enough.
     pub(super) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
-        let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == controller && resolver.run == run);
-        let Some(resolver) = resolver.filter(|_| !self.ended) else { return true };
+        let resolver = self.resolver_of(controller).filter(|resolver| resolver.run == run && !self.ended);
+        let Some(resolver) = resolver else { return true };
         options.max_values.is_some_and(|max| self.count_beside(&resolver.seat) >= max)
     }
 
@@ -470,15 +478,12 @@ impl State {
 
     /// A resolver failed: its values go, its error is told, and until it is tried again it counts as idle.
     pub(super) fn fail(&mut self, seat: &Seat, run: u32, error: Error, effects: &mut Effects) {
-        if self.resolver_in(seat.id, run).is_none() {
-            return;
-        }
-        self.remove_values_of(seat.id, effects);
-        let Some(resolver) = self.resolver(seat.id) else { return };
+        let Some(resolver) = self.resolver_in(seat.id, run) else { return };
         resolver.idle = true;
         resolver.run += 1;
         resolver.error = Some(error.clone());
         effects.callbacks.append(&mut resolver.gone);
+        self.remove_values_of(seat.id, effects);
         if !seat.is_staged() {
             self.tell(&RawEvent::Failed(error), effects);
         }
@@ -526,13 +531,12 @@ impl State {
     /// Whether the controller's answer is ready to replace another's: a value, or nothing more to come.
     pub(super) fn is_ready(&self, entry: u64) -> bool {
         // While offers are being made, the one to this controller may be among them.
-        let resolver = self.resolvers.iter().find(|resolver| resolver.seat.id == entry);
-        resolver.map_or(self.offers == 0, |resolver| resolver.idle) || self.has_values(entry)
+        self.resolver_of(entry).map_or(self.offers == 0, |resolver| resolver.idle) || self.has_values(entry)
     }
 
     /// Whether the controller has a resolver that has neither answered nor nothing to do.
     pub(super) fn is_at_work(&self, entry: u64) -> bool {
-        self.resolvers.iter().any(|resolver| resolver.seat.id == entry && !resolver.idle) && !self.has_values(entry)
+        self.resolver_of(entry).is_some_and(|resolver| !resolver.idle) && !self.has_values(entry)
     }
 
     pub(super) fn has_values(&self, entry: u64) -> bool {
@@ -540,7 +544,7 @@ impl State {
     }
 
     pub(super) fn error_of(&self, entry: u64) -> Option<&Error> {
-        self.resolvers.iter().find(|resolver| resolver.seat.id == entry).and_then(|resolver| resolver.error.as_ref())
+        self.resolver_of(entry).and_then(|resolver| resolver.error.as_ref())
     }
 
     /// The one step of a swap on this directive: the new values become visible, then the old ones go,

@@ -149,14 +149,9 @@ impl Staged {
     /// no call begins on a controller with a state.
     async fn hand_over(&mut self, patience: Duration) -> Result<()> {
         let with_state: Vec<_> = self.pairs.iter_mut().filter(|pair| pair.restored.is_some()).collect();
-        let mut held = Vec::new();
-        for pair in &with_state {
-            // The new one first: so what the old one does not do any more, the new one does after it is restored.
-            for (entry, successor) in pair.new.iter().map(|new| (new, None)).chain([(&pair.old, pair.new.as_ref())]) {
-                entry.handover.hold(successor.map(|new| new.id));
-                held.push(Arc::clone(entry));
-            }
-        }
+        // The new one first: so what the old one does not do any more, the new one does after it is restored.
+        let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
+        held.iter().for_each(|entry| entry.handover.hold());
         let at_rest = async {
             for entry in &held {
                 while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
@@ -173,7 +168,7 @@ impl Staged {
                 // What the new one alone has done, since the old one was not asked, is not in that state.
                 for standing in new.answers() {
                     standing.change(|state, effects| {
-                        if !state.has_resolver(pair.old.id) {
+                        if state.resolver_of(pair.old.id).is_none() {
                             state.do_again(&standing, new.id, effects);
                         }
                     });

@@ -206,7 +206,7 @@ impl Session {
     /// Marks the units that a changed file makes stale, or says why cargo has to be asked.
     fn mark(&mut self, path: &Path) -> Option<String> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if matches!(&*name, "Cargo.toml" | "Cargo.lock" | "build.rs" | "rust-toolchain" | "rust-toolchain.toml") {
+        if matches!(&*name, "Cargo.toml" | "Cargo.lock" | "build.rs") || PINS.contains(&&*name) {
             return Some(format!("{} has changed", path.display()));
         }
         let owners = self.units.iter().map(|unit| &unit.package).filter(|package| path.starts_with(package));

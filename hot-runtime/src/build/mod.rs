@@ -159,6 +159,20 @@ pub struct BuildReport {
     pub phases: Vec<PhaseTime>,
 }
 
+impl BuildReport {
+    /// Of an artifact that is there; how the build went is filled in at its end.
+    fn new(
+        artifact: PathBuf,
+        build_hash: String,
+        sealed: artifact::Sealed,
+        by: BuiltBy,
+        messages: Vec<CompilerMessage>,
+    ) -> Self {
+        let artifact::Sealed { hash, size } = sealed;
+        Self { artifact, build_hash, hash, size, by, why_cargo: None, messages, build_ms: 0.0, phases: Vec::new() }
+    }
+}
+
 /// Builds one plugin, again and again: the first time by cargo, then by rustc for just what has changed, wherever that
 /// gives the same.
 pub struct PluginBuilder {
@@ -241,10 +255,9 @@ impl PluginBuilder {
             }
         };
         let report = match made {
-            Made::Before(report, messages) => BuildReport { messages, why_cargo, ..report },
+            Made::Before(report, messages) => BuildReport { messages, ..report },
             Made::Kept { artifact, build_hash, sealed, messages } => {
-                let (hash, size, phases, by) = (sealed.hash, sealed.size, Vec::new(), BuiltBy::Kept);
-                BuildReport { artifact, build_hash, hash, size, by, why_cargo, messages, build_ms: 0.0, phases }
+                BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages)
             }
             Made::Library { library, build_hash, by, messages } => {
                 progress.phase(BuildPhase::Sealing);
@@ -253,12 +266,11 @@ impl PluginBuilder {
                 if let Some(session) = &mut self.session {
                     session.kept.add(&build_hash, &artifact, &sealed, &messages);
                 }
-                let (hash, size, phases) = (sealed.hash, sealed.size, Vec::new());
-                BuildReport { artifact, build_hash, hash, size, by, why_cargo, messages, build_ms: 0.0, phases }
+                BuildReport::new(artifact, build_hash, sealed, by, messages)
             }
         };
         let (build_ms, phases) = progress.end();
-        let report = BuildReport { build_ms, phases, ..report };
+        let report = BuildReport { why_cargo, build_ms, phases, ..report };
         self.last = Some(report.clone());
         Ok(report)
     }
