@@ -91,19 +91,80 @@ pub struct Sealed {
 /// # Errors
 /// [`Error::Io`] with the file that could not be read or written.
 pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
-    let body = std::fs::read(library).map_err(Error::io("reading the built library", library))?;
+    let bytes = sealed_bytes(library)?;
+    write_sealed(&bytes, out)?;
+    Ok(Sealed::of(&bytes))
+}
+
+/// The same; and the artifact, which so need not be read again. A library that is `ours` is made the artifact itself
+/// where that is possible. The artifact is `None` if what was built is none. Blocks.
+pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Artifact>)> {
+    let bytes = sealed_bytes(library)?;
+    if !(ours && make_sealed(library, &bytes, out).is_ok()) {
+        write_sealed(&bytes, out)?;
+    }
+    let sealed = Sealed::of(&bytes);
+    let described = described(&bytes[..bytes.len() - TRAILER]).ok();
+    let artifact = described.map(|(bundle, factories)| {
+        let (path, hash) = (out.to_owned(), sealed.hash.clone());
+        Artifact { path, bytes, hash, bundle, factories }
+    });
+    Ok((sealed, artifact))
+}
+
+impl Sealed {
+    fn of(bytes: &[u8]) -> Self {
+        let at = bytes.len() - TRAILER;
+        let hash = blake3::Hash::from_slice(&bytes[at..at + 32]).map(|hash| hash.to_hex().to_string());
+        Self { hash: hash.unwrap_or_default(), size: bytes.len() as u64 }
+    }
+}
+
+/// A library with its trailer.
+fn sealed_bytes(library: &Path) -> Result<Vec<u8>> {
+    let failed = || Error::io("reading the built library", library);
+    let mut file = std::fs::File::open(library).map_err(failed())?;
+    let length = file.metadata().map_err(failed())?.len() as usize;
+    let mut bytes = Vec::with_capacity(length + TRAILER + 1);
+    file.read_to_end(&mut bytes).map_err(failed())?;
+    let (hash, length) = (blake3::hash(&bytes), bytes.len() as u64);
+    bytes.extend_from_slice(hash.as_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(MAGIC);
+    Ok(bytes)
+}
+
+fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
     let folder = out.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io("creating the artifact's folder", folder))?;
-    let hash = blake3::hash(&body);
     let failed = || Error::io("writing the artifact", out);
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
-    file.write_all(&body).map_err(failed())?;
-    file.write_all(hash.as_bytes()).map_err(failed())?;
-    file.write_all(&(body.len() as u64).to_le_bytes()).map_err(failed())?;
-    file.write_all(MAGIC).map_err(failed())?;
-    make_readable(&file).map_err(failed())?;
-    file.persist(out).map_err(|error| failed()(error.error))?;
-    Ok(Sealed { hash: hash.to_hex().to_string(), size: (body.len() + TRAILER) as u64 })
+    file.write_all(bytes).map_err(failed())?;
+    make_readable(file.as_file()).map_err(failed())?;
+    replace(&file.into_temp_path(), out).map_err(failed())
+}
+
+/// Adds the trailer to the library and moves it to `out`, which fails where that is on another disk.
+fn make_sealed(library: &Path, bytes: &[u8], out: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(out.parent().unwrap_or(Path::new(".")))?;
+    let mut file = std::fs::OpenOptions::new().append(true).open(library)?;
+    file.write_all(&bytes[bytes.len() - TRAILER..])?;
+    make_readable(&file)?;
+    replace(library, out)
+}
+
+/// Gives a file the name of another, which goes. Readers of the name see the one or the other.
+fn replace(file: &Path, name: &Path) -> std::io::Result<()> {
+    // Ext4 writes a file to the disk when it takes another's name, which takes longer than to hash and open it; not
+    // when the two change names. What is not on the disk when the power fails is seen by its hash.
+    #[cfg(target_os = "linux")]
+    if std::fs::symlink_metadata(name).is_ok_and(|found| !found.is_dir()) {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, file, CWD, name, RenameFlags::EXCHANGE).is_ok() {
+            return std::fs::remove_file(file);
+        }
+    }
+    std::fs::rename(file, name)
 }
 
 /// An artifact whose bytes were checked: what was checked is what is in memory here, and what is loaded.
@@ -256,12 +317,12 @@ pub(crate) fn read_bounded(path: &Path, limit: u64, what: &str) -> Result<Vec<u8
     if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
 }
 
-/// Lets everybody read a file that was made for its owner only.
-pub(crate) fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
+/// Lets everybody read a file that was made for its owner only, and nobody run it.
+pub(crate) fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     }
     let _ = file;
     Ok(())
@@ -289,6 +350,12 @@ fn verified(bytes: &[u8]) -> std::result::Result<(String, BundleRecord, Vec<Fact
     if computed.as_bytes() != hash {
         return Err(("its content does not have the hash in its trailer".to_owned(), REPLACE));
     }
+    let (bundle, factories) = described(body)?;
+    Ok((computed.to_hex().to_string(), bundle, factories))
+}
+
+/// What a library says of itself, if it is a plugin.
+fn described(body: &[u8]) -> std::result::Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
     let file = parse(body)?;
     if file.kind() != object::ObjectKind::Dynamic {
         return Err((format!("it is no dynamic library but {:?}", file.kind()), "build the plugin again"));
@@ -301,7 +368,7 @@ fn verified(bytes: &[u8]) -> std::result::Result<(String, BundleRecord, Vec<Fact
             "give each #[hot_plugin] an id of its own",
         ));
     }
-    Ok((computed.to_hex().to_string(), bundle, factories))
+    Ok((bundle, factories))
 }
 
 fn parse(body: &[u8]) -> std::result::Result<object::File<'_>, Refusal> {

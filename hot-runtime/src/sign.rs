@@ -175,7 +175,7 @@ pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
     let written = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(signed.to_string().as_bytes())?;
-        crate::artifact::make_readable(&file)?;
+        crate::artifact::make_readable(file.as_file())?;
         file.persist(&path).map_err(|error| error.error)?;
         Ok(())
     };

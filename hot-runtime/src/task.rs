@@ -179,7 +179,7 @@ impl Plugin {
                 built = &mut building => break built,
             }
         };
-        let built = match built {
+        let (built, in_memory) = match built {
             Ok(built) => built,
             Err(error) => {
                 let (rendered, messages) = match &error {
@@ -203,7 +203,11 @@ impl Plugin {
             return Ok(None);
         }
         let begun = Instant::now();
-        let artifact = match build::blocking(move || Artifact::read(&built.artifact)).await {
+        let reading = move || match in_memory {
+            Some(artifact) => artifact.check_compatible().map(|()| artifact),
+            None => Artifact::read(&built.artifact),
+        };
+        let artifact = match build::blocking(reading).await {
             Ok(artifact) => artifact,
             Err(error) => return Err(self.rolled_back(error)),
         };

@@ -8,13 +8,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cargo_metadata::diagnostic::Diagnostic;
 use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::capture::{Call, Capture, DepInfo};
-use crate::build::cargo::{self, CargoBuilt, Kind, Made, Script, failed, stop_of};
+use crate::build::cargo::{self, CargoBuilt, Kind, Made, Script, stop_of};
+use crate::build::compiler::Compiler;
 use crate::build::inputs::Stamp;
 use crate::build::kept::Kept;
 use crate::build::link::{Linker, Shape};
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     /// What was built here before.
     pub(crate) kept: Kept,
     linker: Arc<Linker>,
+    /// The linker is called by the compiler driver.
+    by_driver: bool,
     prelinking: Option<JoinHandle<Option<Prelinked>>>,
     prelinked: Option<Prelinked>,
     /// How often it was made.
@@ -121,6 +124,7 @@ impl Session {
             scripts: built.scripts.clone(),
             kept: Kept::new(folder.path().join("kept"), options.keep),
             folder,
+            by_driver: !linker.knows_linker(),
             linker: Arc::new(linker),
             prelinking: None,
             prelinked: None,
@@ -266,9 +270,40 @@ impl Session {
     ) -> Result<Result<DirectBuilt, String>> {
         progress.phase(BuildPhase::Compiling);
         let mut messages = Vec::new();
-        for at in self.order() {
-            self.compile(at, spec, options, progress, cancel, &mut messages).await?;
+        let order = self.order();
+        let mut compiler: Option<Compiler> = None;
+        for at in &order {
+            if let Some(before) = compiler.take() {
+                before.judge(spec, progress, &mut messages).await?;
+            }
+            compiler = self.compile(*at, spec, options, progress, cancel, &mut messages).await?;
         }
+        // The last one tidies up while what it wrote is linked.
+        let ending = async {
+            if let Some(compiler) = &mut compiler {
+                compiler.end().await;
+            }
+        };
+        let (linked, ()) = tokio::join!(self.link_anew(hash, spec, options, progress, cancel), ending);
+        if let Some(compiler) = compiler {
+            let judged = compiler.judge(spec, progress, &mut messages).await;
+            if let (Err(_), Some(at)) = (&judged, order.last()) {
+                self.units[*at].stale = true;
+            }
+            judged?;
+        }
+        Ok(linked?.map(|library| DirectBuilt { library, messages }))
+    }
+
+    /// Links what was compiled; `None` if it would be what was linked before. Or says why only cargo can go on.
+    async fn link_anew(
+        &mut self,
+        hash: &str,
+        spec: &PluginSpec,
+        options: &BuildOptions,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Result<Option<PathBuf>, String>> {
         let mut shapes = Vec::new();
         let mut differs = self.units.iter().all(|unit| !unit.fresh);
         for (at, unit) in self.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
@@ -282,7 +317,7 @@ impl Session {
         }
         if !differs {
             self.units.iter_mut().for_each(|unit| unit.fresh = false);
-            return Ok(Ok(DirectBuilt { library: None, messages }));
+            return Ok(Ok(None));
         }
         progress.phase(BuildPhase::Linking);
         let moved = self.units.iter().filter(|unit| unit.current != unit.archive);
@@ -293,7 +328,13 @@ impl Session {
         let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
         let mut linked = None;
         if let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() {
-            linked = self.link(hash, &exchanged, Some(prelinked), spec, options, cancel).await?.ok();
+            linked = self.link(hash, &exchanged, Some(prelinked.clone()), spec, options, cancel).await?.ok();
+            if linked.is_none() && !self.by_driver {
+                // Was it that?
+                self.by_driver = true;
+                linked = self.link(hash, &exchanged, Some(prelinked), spec, options, cancel).await?.ok();
+                self.by_driver = linked.is_some();
+            }
             if linked.is_none() {
                 // The edit needs more of the dependencies than the object has.
                 self.prelink();
@@ -309,7 +350,7 @@ impl Session {
         for (at, code) in shapes {
             (self.units[at].fresh, self.units[at].linked) = (false, code);
         }
-        Ok(Ok(DirectBuilt { library: Some(library), messages }))
+        Ok(Ok(Some(library)))
     }
 
     /// Links, or says why that failed.
@@ -324,14 +365,19 @@ impl Session {
     ) -> Result<Result<PathBuf, String>> {
         let (linker, folder, wanted) = (Arc::clone(&self.linker), self.folder.path().to_owned(), hash.to_owned());
         let exchanged = exchanged.clone();
-        let linking = blocking(move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref())).await?;
+        // Everything is linked as rustc did it; what only saves time goes with the object, which only saves time.
+        let by_driver = self.by_driver || prelinked.is_none();
+        let command = move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
+        let linking = blocking(command).await?;
         let Some((command, library)) = linking else {
             return Ok(Err("what was compiled is not among what was linked".to_owned()));
         };
         let mut said = Vec::new();
         let ended = run(command, spec, options, cancel, |line| said.extend_from_slice(line)).await?;
         if !ended.success() {
-            return Ok(Err(format!("linking again failed: {}", String::from_utf8_lossy(&said))));
+            let said = String::from_utf8_lossy(&said);
+            tracing::debug!(plugin = spec.id, by_driver, %said, "linking again failed");
+            return Ok(Err(format!("linking again failed: {said}")));
         }
         Ok(Ok(library))
     }
@@ -352,35 +398,31 @@ impl Session {
         order
     }
 
-    async fn compile(
+    /// Starts the compiler and waits until it has written the library, or has ended.
+    async fn compile<'a>(
         &mut self,
         at: usize,
-        spec: &PluginSpec,
-        options: &BuildOptions,
+        spec: &'a PluginSpec,
+        options: &'a BuildOptions,
         progress: &mut Progress<'_>,
-        cancel: &CancellationToken,
+        cancel: &'a CancellationToken,
         messages: &mut Vec<CompilerMessage>,
-    ) -> Result<()> {
-        let Some(call) = self.units[at].call.clone() else { return Ok(()) };
-        let command = self.command(at, &call);
-        let mut other = Vec::new();
-        let mut said = Vec::new();
-        let line = |line: &[u8]| match serde_json::from_slice::<Diagnostic>(line) {
-            Ok(diagnostic) => {
-                if let Some(message) = CompilerMessage::of(diagnostic) {
-                    progress.message(&message);
-                    said.push(message);
-                }
-            }
-            // Notices of finished files; anything else is the compiler's last words.
-            Err(_) if line.starts_with(b"{\"$message_type\"") => {}
-            Err(_) => other.extend_from_slice(line),
-        };
-        let ended = run(command, spec, options, cancel, line).await?;
-        messages.append(&mut said);
-        if !ended.success() {
-            return Err(failed(spec, std::mem::take(messages), &String::from_utf8_lossy(&other)));
+    ) -> Result<Option<Compiler<'a>>> {
+        let Some(call) = self.units[at].call.clone() else { return Ok(None) };
+        let (line, lines) = mpsc::unbounded_channel();
+        let hear = move |said: &[u8]| drop(line.send(said.to_vec()));
+        let mut compiler = Compiler::new(run(self.command(at, &call), spec, options, cancel, hear), lines);
+        compiler.library(progress).await;
+        if compiler.has_ended() {
+            compiler.judge(spec, progress, messages).await?;
+            return self.take(at, &call, progress).map(|()| None);
         }
+        self.take(at, &call, progress)?;
+        Ok(Some(compiler))
+    }
+
+    /// Takes what was compiled of a unit for what is current.
+    fn take(&mut self, at: usize, call: &Call, progress: &Progress<'_>) -> Result<()> {
         let folder = self.folder.path();
         let unit = &mut self.units[at];
         unit.inputs = DepInfo::read(&folder.join(format!("{}.d", unit.stem)), &call.folder)?;
@@ -394,7 +436,9 @@ impl Session {
     fn command(&self, at: usize, call: &Call) -> Command {
         let folder = self.folder.path();
         let mut command = Command::new(&call.rustc);
-        command.current_dir(&call.folder).env_clear().envs(call.environment_now());
+        // Rustc's allocator takes its memory in large pages then, if nobody says otherwise: a tenth of the time of a
+        // small crate is page faults.
+        command.current_dir(&call.folder).env_clear().env("MALLOC_CONF", "thp:always").envs(call.environment_now());
         let mut before = "";
         for argument in &call.arguments {
             let text = argument.to_str().unwrap_or_default();

@@ -40,6 +40,45 @@ impl LinkCall {
         }
         Some(Self { program: words.next()?, arguments: words.collect(), environment })
     }
+
+    /// The call of the linker that the compiler driver would make of this one: the driver and what it starts take
+    /// nearly a third of a link's time. `None` if it cannot be told, or is not lld. The files have to be there. Blocks.
+    fn behind_the_driver(&self) -> Option<Self> {
+        let ask = |arguments: &mut dyn Iterator<Item = &str>| {
+            let environment = self.environment.iter().map(|(name, value)| (name, value));
+            let mut driver = std::process::Command::new(&self.program);
+            let asked = driver.args(arguments).envs(environment).stdin(std::process::Stdio::null()).output().ok()?;
+            asked.status.success().then_some(asked)
+        };
+        let given = || self.arguments.iter().map(String::as_str);
+        let shown = String::from_utf8(ask(&mut ["-###"].into_iter().chain(given()))?.stderr).ok()?;
+        let mut words = words(shown.lines().rfind(|line| line.starts_with(' '))?)?.into_iter();
+        let mut program = words.next()?;
+        if program.ends_with("/collect2") {
+            // Gcc's own, which looks for the linker and runs it.
+            let choice = given().filter(|argument| chooses_linker(argument));
+            let found = ask(&mut choice.chain(["-print-prog-name=ld.lld"]))?.stdout;
+            program = String::from_utf8(found).ok()?.trim().to_owned();
+        }
+        if !program.ends_with("/ld.lld") {
+            return None;
+        }
+        let mut arguments = Vec::new();
+        while let Some(argument) = words.next() {
+            // What is said to collect2, and the plugin for gcc's own objects, which lld cannot use.
+            if argument == "-plugin" {
+                words.next();
+            } else if !argument.starts_with("-plugin-opt") && !argument.starts_with("-fuse-ld") {
+                arguments.push(argument);
+            }
+        }
+        Some(Self { program, arguments, environment: self.environment.clone() })
+    }
+}
+
+/// Whether a compiler driver goes by this argument when it chooses its linker.
+pub(crate) fn chooses_linker(argument: &str) -> bool {
+    argument.starts_with("-B") || argument.starts_with("-fuse-ld") || argument.starts_with("-m")
 }
 
 /// Splits a command as Rust's `Debug` prints it.
@@ -107,6 +146,8 @@ impl Template {
 #[derive(Clone, Debug)]
 pub(crate) struct Linker {
     call: LinkCall,
+    /// The same without the driver, if that is known.
+    direct: Option<LinkCall>,
     hash: String,
     templates: Vec<Template>,
     /// The archives that it links, as it was given them, with their paths in full.
@@ -135,11 +176,17 @@ impl Linker {
                 templates.push(Template::read(path, "exports".to_owned(), hash)?);
             }
         }
+        let direct = call.behind_the_driver();
         let symbols = templates.iter().find(|template| template.original.ends_with("/symbols.o"))?;
         if let Some(folder) = Path::new(&symbols.original).parent() {
             let _ = std::fs::remove_dir_all(folder);
         }
-        Some(Self { call, hash: hash.to_owned(), templates, archives, output: output? })
+        Some(Self { call, direct, hash: hash.to_owned(), templates, archives, output: output? })
+    }
+
+    /// Whether it is known how to call the linker without the compiler driver.
+    pub(crate) fn knows_linker(&self) -> bool {
+        self.direct.is_some()
     }
 
     /// The compiler driver that calls the linker.
@@ -163,7 +210,8 @@ impl Linker {
     }
 
     /// The command that links with this build hash into a folder, with some archives exchanged; `None` if one of them
-    /// is not among those that are linked. Blocks.
+    /// is not among those that are linked. The linker is called without the compiler driver, if that is known and not
+    /// forbidden. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] when the overlay's files cannot be written.
@@ -173,6 +221,7 @@ impl Linker {
         folder: &Path,
         exchanged: &BTreeMap<PathBuf, PathBuf>,
         prelinked: Option<&Prelinked>,
+        by_driver: bool,
     ) -> Result<Option<(Command, PathBuf)>> {
         if !exchanged.keys().all(|archive| self.archives.values().any(|linked| linked == archive)) {
             return Ok(None);
@@ -184,22 +233,25 @@ impl Linker {
             std::fs::write(&path, template.with(hash)).map_err(Error::io("writing the overlay's objects", &path))?;
             paths.insert(template.original.as_str(), path.to_string_lossy().into_owned());
         }
-        let mut command = Command::new(&self.call.program);
-        command.envs(self.call.environment.iter().map(|(name, value)| (name, value)));
+        let direct = self.direct.as_ref().filter(|_| !by_driver);
+        let (call, to_linker) = direct.map_or((&self.call, "-Wl,"), |direct| (direct, ""));
+        let script = format!("{to_linker}--version-script=");
+        let mut command = Command::new(&call.program);
+        command.envs(call.environment.iter().map(|(name, value)| (name, value)));
         let mut object = prelinked.map(|prelinked| &prelinked.object);
         if prelinked.is_some() {
             // What is missing in it shall be seen here, not when the library is opened.
-            command.arg("-Wl,--no-undefined");
+            command.arg(format!("{to_linker}--no-undefined"));
         }
-        for argument in &self.call.arguments {
+        for argument in &call.arguments {
             if let (Some(archive), Some(prelinked)) = (self.archives.get(argument), prelinked)
                 && prelinked.archives.contains(archive)
             {
                 command.args(object.take());
                 continue;
             }
-            let argument = match argument.strip_prefix("-Wl,--version-script=") {
-                Some(path) => paths.get(path).map(|path| format!("-Wl,--version-script={path}")),
+            let argument = match argument.strip_prefix(&script) {
+                Some(path) => paths.get(path).map(|path| format!("{script}{path}")),
                 None if *argument == self.output => Some(output.to_string_lossy().into_owned()),
                 None => paths.get(argument.as_str()).cloned().or_else(|| {
                     let exchanged = exchanged.get(self.archives.get(argument)?)?;
@@ -287,6 +339,39 @@ mod tests {
         let set = [("LC_ALL", "C"), ("PATH", "/a b:/c")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(call.environment, set);
         assert!(LinkCall::parse("\"unfinished").is_none());
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn the_linker_without_its_driver_links_the_same() {
+        use std::process::Command;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let run = |program: &str, arguments: &[String]| {
+            let output = Command::new(program).args(arguments).output().expect("running it");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let (source, object, script) = (path("a file.c"), path("a file.o"), path("exports"));
+        std::fs::write(&source, "int answer(void) { return 42; }").expect("the source");
+        std::fs::write(&script, "{ global: answer; local: *; };").expect("the exports");
+        run("cc", &["-fPIC", "-c", &source, "-o", &object].map(str::to_owned));
+        let libraries = run("rustc", &["--print", "target-libdir"].map(str::to_owned));
+        let call = |out: &str| {
+            let lld = format!("-B{}/gcc-ld", Path::new(&libraries).with_file_name("bin").display());
+            let exports = format!("-Wl,--version-script={script}");
+            let arguments =
+                [lld.as_str(), "-fuse-ld=lld", "-m64", &exports, &object, "-o", out, "-shared", "-Wl,-z,now"];
+            let arguments = arguments.map(str::to_owned).to_vec();
+            LinkCall { program: "cc".to_owned(), arguments, environment: Vec::new() }
+        };
+        let (driver, other) = (call(&path("one.so")), call(&path("two.so")));
+        run("cc", &driver.arguments);
+        let direct = other.behind_the_driver().expect("the linker's call");
+        assert!(direct.program.ends_with("ld.lld"), "{}", direct.program);
+        run(&direct.program, &direct.arguments);
+        let read = |name: &str| std::fs::read(path(name)).expect("a library");
+        assert!(read("one.so") == read("two.so"), "the libraries differ");
     }
 
     #[test]

@@ -15,6 +15,7 @@
 
 mod capture;
 mod cargo;
+mod compiler;
 mod direct;
 pub(crate) mod inputs;
 mod kept;
@@ -26,7 +27,7 @@ mod progress;
 mod turn;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use message::{CompilerMessage, MessageLevel, MessageSpan, without_colours};
 pub use progress::{BuildEvent, BuildPhase, BuiltBy, Observer, PhaseTime};
 
-use crate::artifact;
+use crate::artifact::{self, Artifact};
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
 use crate::workspace::Workspace;
@@ -234,16 +235,17 @@ impl PluginBuilder {
     /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], what
     /// [`PluginBuilder::generate`] says, or an artifact that cannot be written.
     pub async fn build(&mut self, observer: Observer<'_>, cancel: &CancellationToken) -> Result<BuildReport> {
-        self.build_watching(observer, cancel, |_| Ok(())).await
+        self.build_watching(observer, cancel, |_| Ok(())).await.map(|(report, _)| report)
     }
 
-    /// The same; `watch` gets what is to be watched before the compiler starts, so that no change is missed.
+    /// The same; `watch` gets what is to be watched before the compiler starts, so that no change is missed. What was
+    /// just sealed comes with it, so that it need not be read again.
     pub(crate) async fn build_watching(
         &mut self,
         observer: Observer<'_>,
         cancel: &CancellationToken,
         watch: impl Fn(Vec<PathBuf>) -> Result<()>,
-    ) -> Result<BuildReport> {
+    ) -> Result<(BuildReport, Option<Artifact>)> {
         let mut progress = Progress::new(observer);
         let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
         progress.phase(BuildPhase::Reading);
@@ -254,25 +256,27 @@ impl PluginBuilder {
                 (self.build_by_cargo(&mut progress, cancel, watch).await?, Some(why))
             }
         };
-        let report = match made {
-            Made::Before(report, messages) => BuildReport { messages, ..report },
+        let (report, in_memory) = match made {
+            Made::Before(report, messages) => (BuildReport { messages, ..report }, None),
             Made::Kept { artifact, build_hash, sealed, messages } => {
-                BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages)
+                (BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages), None)
             }
             Made::Library { library, build_hash, by, messages } => {
                 progress.phase(BuildPhase::Sealing);
                 let artifact = self.options.output_of(&self.spec, &build_hash);
-                let sealed = seal(&library, &artifact).await?;
+                // What cargo linked is cargo's.
+                let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
+                let (sealed, in_memory) = blocking(move || artifact::seal_and_keep(&library, &out, ours)).await?;
                 if let Some(session) = &mut self.session {
                     session.kept.add(&build_hash, &artifact, &sealed, &messages);
                 }
-                BuildReport::new(artifact, build_hash, sealed, by, messages)
+                (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory)
             }
         };
         let (build_ms, phases) = progress.end();
         let report = BuildReport { why_cargo, build_ms, phases, ..report };
         self.last = Some(report.clone());
-        Ok(report)
+        Ok((report, in_memory))
     }
 
     /// Has just what has changed compiled, if it is known how; or says why cargo has to be asked.
@@ -400,11 +404,6 @@ enum Made {
         by: BuiltBy,
         messages: Vec<CompilerMessage>,
     },
-}
-
-async fn seal(library: &Path, artifact: &Path) -> Result<artifact::Sealed> {
-    let (library, artifact) = (library.to_owned(), artifact.to_owned());
-    blocking(move || artifact::seal(&library, &artifact)).await
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

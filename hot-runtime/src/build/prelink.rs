@@ -1,7 +1,8 @@
 //! Links what an edit leaves alone into one object, once, so that linking after an edit is a fraction of the work.
 //!
-//! Of the dependencies' archives only what the plugin needs is taken, and no debug information. When an edit needs more
-//! of them, linking against the object fails, everything is linked in full once, and the object is made anew.
+//! Of the dependencies' archives only what the plugin needs is taken, without debug information and the standard
+//! library's bitcode, which is more than all its code. When an edit needs more of them, linking against the object fails,
+//! everything is linked in full once, and the object is made anew.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,11 @@ use std::process::{Command, Stdio};
 
 use object::{Object, ObjectSymbol};
 
-use crate::build::link::{Linker, members};
+use crate::build::link::{Linker, chooses_linker, members};
 
 /// What is merged is neither searched nor placed section by section again.
 const SCRIPT: &str = "SECTIONS {
-    /DISCARD/ : { *(.debug_*) }
+    /DISCARD/ : { *(.debug_*) *(.llvmbc) *(.llvmcmd) *(.comment) }
     .text : { *(.text .text.*) }
     .rodata : { *(.rodata .rodata.*) }
     .data.rel.ro : { *(.data.rel.ro .data.rel.ro.*) }
@@ -62,10 +63,8 @@ impl Prelinked {
         std::fs::write(&list, wanted).ok()?;
         let object = folder.join(format!("dependencies-{version}.o"));
         let mut command = Command::new(linker.program());
-        let choice = |argument: &&String| {
-            argument.starts_with("-B") || argument.starts_with("-fuse-ld") || argument.starts_with("-m")
-        };
-        command.args(linker.arguments().filter(choice)).args(["-r", "-nostdlib", "-Wl,--gc-sections"]);
+        let choice = linker.arguments().filter(|argument| chooses_linker(argument));
+        command.args(choice).args(["-r", "-nostdlib", "-Wl,--gc-sections"]);
         command.arg("-Wl,-z,nostart-stop-gc").arg(format!("-Wl,-T,{}", script.display()));
         command.arg("-o").arg(&object).arg(format!("@{}", list.display())).args(&archives);
         let output = command.stdin(Stdio::null()).output().ok()?;
