@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::overlay::slug;
+use crate::swap::give_way;
 
 /// The last bytes of every artifact.
 const MAGIC: &[u8; 8] = b"CBUSART1";
@@ -123,11 +124,11 @@ impl Sealed {
 /// A library with its trailer.
 fn sealed_bytes(library: &Path) -> Result<Vec<u8>> {
     let failed = || Error::io("reading the built library", library);
-    let mut file = std::fs::File::open(library).map_err(failed())?;
+    let file = std::fs::File::open(library).map_err(failed())?;
     let length = file.metadata().map_err(failed())?.len() as usize;
     let mut bytes = Vec::with_capacity(length + TRAILER + 1);
-    file.read_to_end(&mut bytes).map_err(failed())?;
-    let (hash, length) = (blake3::hash(&bytes), bytes.len() as u64);
+    read_in_steps(file, &mut bytes).map_err(failed())?;
+    let (hash, length) = (hash_in_steps(&bytes), bytes.len() as u64);
     bytes.extend_from_slice(hash.as_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(MAGIC);
@@ -139,7 +140,7 @@ fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("creating the artifact's folder", folder))?;
     let failed = || Error::io("writing the artifact", out);
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
-    file.write_all(bytes).map_err(failed())?;
+    write_in_steps(file.as_file_mut(), bytes).map_err(failed())?;
     make_readable(file.as_file()).map_err(failed())?;
     replace(&file.into_temp_path(), out).map_err(failed())
 }
@@ -278,7 +279,7 @@ impl Artifact {
             .create_new(true)
             .open(&path)
             .map_err(Error::io("creating the private copy of a plugin", &path))?;
-        if let Err(error) = file.write_all(self.library()) {
+        if let Err(error) = write_in_steps(&mut file, self.library()) {
             let _ = std::fs::remove_file(&path);
             return Err(Error::io("writing the private copy of a plugin (is the disk full?)", &path)(error));
         }
@@ -288,6 +289,32 @@ impl Artifact {
 
 fn refused(path: &Path, (reason, help): Refusal) -> Error {
     Error::Artifact { path: path.to_owned(), reason, help: help.to_owned() }
+}
+
+/// How many bytes are read, hashed or written before others are given way: less than half a millisecond's work.
+const STEP: usize = 512 << 10;
+
+fn read_in_steps(mut from: impl Read, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+    while from.by_ref().take(STEP as u64).read_to_end(bytes)? > 0 {
+        give_way();
+    }
+    Ok(())
+}
+
+fn write_in_steps(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    bytes.chunks(STEP).try_for_each(|part| {
+        give_way();
+        to.write_all(part)
+    })
+}
+
+fn hash_in_steps(bytes: &[u8]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for part in bytes.chunks(STEP) {
+        hasher.update(part);
+        give_way();
+    }
+    hasher.finalize()
 }
 
 /// Reads a regular file of at most so many bytes. A pipe or a device is not waited for.
@@ -312,7 +339,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64, what: &str) -> Result<Vec<u8
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(found.len() as usize + 1);
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(what, path))?;
+    read_in_steps(file.take(limit + 1), &mut bytes).map_err(Error::io(what, path))?;
     // It may have grown since.
     if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
 }
@@ -346,7 +373,7 @@ fn verified(bytes: &[u8]) -> std::result::Result<(String, BundleRecord, Vec<Fact
     if recorded != (length as u64).to_le_bytes() {
         return Err(("its length is not the one in its trailer".to_owned(), REPLACE));
     }
-    let computed = blake3::hash(body);
+    let computed = hash_in_steps(body);
     if computed.as_bytes() != hash {
         return Err(("its content does not have the hash in its trailer".to_owned(), REPLACE));
     }

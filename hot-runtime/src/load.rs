@@ -12,6 +12,7 @@ use controllerbus::plugin::{Connection, HostOptions, Leases};
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
+use crate::swap::give_way;
 
 /// A library in this process with its guest started. Dropping it leaves the library mapped: only
 /// [`Loaded::unload`] may take it away, because only that knows that nothing of it runs any more.
@@ -73,6 +74,7 @@ impl Loaded {
     pub(crate) fn open_verified(shown: &Path, entry: &str, path: &Path, options: LoadOptions) -> Result<Self> {
         let refuse = |reason: String| Error::Load { path: shown.to_owned(), reason };
         let library = open_library(path).map_err(|error| refuse(error.to_string()))?;
+        give_way();
         // SAFETY: the artifact was verified: it is a plugin whose manifest names this symbol as its entry and
         // whose ABI fingerprint is ours, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
@@ -132,6 +134,7 @@ impl Loaded {
             return Unload::Closed { unmapped: !is_mapped(&self.path), leaked_thread_locals: 0 };
         };
         let shutdown = connection.shutdown(timeout);
+        give_way();
         if shutdown.threads_left > 0 {
             return Unload::Stuck { threads: shutdown.threads_left };
         }
@@ -147,6 +150,7 @@ impl Loaded {
         {
             tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
         }
+        give_way();
         let unmapped = !is_mapped(&self.path);
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "removing a plugin's private copy");

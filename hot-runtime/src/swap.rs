@@ -40,6 +40,15 @@ pub(crate) fn millis(from: Instant) -> f64 {
     from.elapsed().as_secs_f64() * 1000.0
 }
 
+/// Lets a thread that waits for this core run.
+///
+/// A thread that works for milliseconds is in the way of requests even if another core is free: where the kernel does not
+/// preempt, who wakes up on its core waits for the next tick, 4 ms if there are 250 in a second. So the steps of loading
+/// and unloading give way in between.
+pub(crate) fn give_way() {
+    std::thread::yield_now();
+}
+
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

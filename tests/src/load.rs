@@ -14,8 +14,10 @@ use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, work_dir};
 
 /// How the load is put on.
 pub struct Plan {
-    /// Tasks that resolve and call without pause.
+    /// Tasks that resolve and call.
     pub tasks: usize,
+    /// How long each waits between two requests, if it does.
+    pub pause: Option<Duration>,
     /// When to stop.
     pub until: Until,
     /// The name of a work folder of its own.
@@ -29,6 +31,8 @@ pub enum Until {
     Swaps(u64),
     /// After so long.
     Time(Duration),
+    /// After so long, with nothing swapped: what the load by itself does to its requests.
+    Quiet(Duration),
 }
 
 /// What came of it.
@@ -64,20 +68,18 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ms = |nanoseconds: u64| nanoseconds as f64 / 1e6;
         let latency = |quantile| ms(self.latency.value_at_quantile(quantile));
-        writeln!(
-            f,
-            "{} swaps in {:.1} s, each {:.2} ms (median), {:.2} ms (longest)",
-            self.swaps,
-            self.took.as_secs_f64(),
-            ms(self.swap.value_at_quantile(0.5)),
-            ms(self.swap.max())
-        )?;
+        write!(f, "{} swaps in {:.1} s", self.swaps, self.took.as_secs_f64())?;
+        if self.swaps > 0 {
+            let (median, longest) = (ms(self.swap.value_at_quantile(0.5)), ms(self.swap.max()));
+            write!(f, ", each {median:.2} ms (median), {longest:.2} ms (longest)")?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "{} requests: {} failed, {} lost, {} answered by a wrong generation",
             self.served, self.failed, self.lost, self.wrong
         )?;
-        writeln!(
+        write!(
             f,
             "a request: {:.3} ms (median), {:.3} ms (99 %), {:.3} ms (99.9 %), {:.3} ms (longest)",
             latency(0.5),
@@ -85,9 +87,12 @@ impl std::fmt::Display for Report {
             latency(0.999),
             ms(self.latency.max())
         )?;
+        if self.swaps == 0 {
+            return Ok(());
+        }
         write!(
             f,
-            "over the second half: resident memory +{} KiB, {} to {} threads; at most {} mapped that do not drain",
+            "\nover the second half: resident memory +{} KiB, {} to {} threads; at most {} mapped that do not drain",
             self.grown / 1024,
             self.threads.0,
             self.threads.1,
@@ -112,23 +117,30 @@ pub async fn built(name: &str) -> (PathBuf, Scratch) {
     (work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX)), scratch)
 }
 
-/// Writes generation after generation of one built library, each with its own number.
+/// How many artifacts are written beforehand, to be loaded in turn: what it takes to make them is no part of a swap.
+const ARTIFACTS: u64 = 16;
+
+/// Artifacts of one built library, each with its own number in it.
 struct Numbered {
-    library: Vec<u8>,
     folder: tempfile::TempDir,
 }
 
 impl Numbered {
     fn new(built: &Path) -> Self {
-        let library = Artifact::read(built).expect("the built artifact").library().to_vec();
-        Self { library, folder: tempfile::tempdir().expect("a folder") }
+        let numbered = Self { folder: tempfile::tempdir().expect("a folder") };
+        let mut library = Artifact::read(built).expect("the built artifact").library().to_vec();
+        for number in 0..ARTIFACTS {
+            overwrite(&mut library, b"generation-", format!("{number:07}").as_bytes());
+            seal(&library, &numbered.of(number));
+            // Else the disk is busy with it while swaps are measured.
+            std::fs::File::open(numbered.of(number)).and_then(|file| file.sync_all()).expect("writing to the disk");
+        }
+        numbered
     }
 
-    fn write(&mut self, number: u64) -> PathBuf {
-        let out = self.folder.path().join("numbered.cbus.so");
-        overwrite(&mut self.library, b"generation-", format!("{number:07}").as_bytes());
-        seal(&self.library, &out);
-        out
+    /// The one of a generation.
+    fn of(&self, generation: u64) -> PathBuf {
+        self.folder.path().join(format!("{}.cbus.so", generation % ARTIFACTS))
     }
 }
 
@@ -183,9 +195,12 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds that fit")
 }
 
-async fn ask_on(bus: Bus, shared: Arc<Shared>) -> Served {
+async fn ask_on(bus: Bus, shared: Arc<Shared>, pause: Option<Duration>) -> Served {
     let mut served = Served { served: 0, failed: 0, lost: 0, wrong: 0, latency: histogram() };
     while !shared.stop.load(Ordering::Acquire) {
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
         let oldest = shared.serving.load(Ordering::Acquire);
         let begun = Instant::now();
         let answer = bus.resolve(Ask { what: "number".to_owned(), nonce: nonce() });
@@ -199,7 +214,7 @@ async fn ask_on(bus: Bus, shared: Arc<Shared>) -> Served {
                 served.failed += 1;
             }
             Ok(Ok(answer)) => match answer.0.trim_start_matches("generation-").parse::<u64>() {
-                Ok(number) if (oldest..=newest).contains(&number) => served.served += 1,
+                Ok(number) if (oldest..=newest).any(|may| may % ARTIFACTS == number) => served.served += 1,
                 _ => {
                     println!("{} answered, between {oldest} and {newest}", answer.0);
                     served.wrong += 1;
@@ -213,28 +228,32 @@ async fn ask_on(bus: Bus, shared: Arc<Shared>) -> Served {
 /// Puts the load on, and swaps without pause meanwhile.
 pub async fn run(plan: Plan) -> Report {
     let (artifact, _scratch) = built(plan.name).await;
-    let mut numbered = Numbered::new(&artifact);
+    let numbered = Numbered::new(&artifact);
     let bus = Bus::new();
     let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
     bus.apply(config).await.expect("applying");
     let work = work_dir().join(plan.name);
     let runtime = HotRuntime::builder(&bus).work_dir(&work).start().await.expect("starting");
-    runtime.load_file(numbered.write(1)).await.expect("loading");
+    runtime.load_file(numbered.of(1)).await.expect("loading");
     let shared =
         Arc::new(Shared { serving: AtomicU64::new(1), coming: AtomicU64::new(1), stop: AtomicBool::new(false) });
-    let tasks: Vec<_> = (0..plan.tasks).map(|_| tokio::spawn(ask_on(bus.clone(), Arc::clone(&shared)))).collect();
+    let tasks: Vec<_> =
+        (0..plan.tasks).map(|_| tokio::spawn(ask_on(bus.clone(), Arc::clone(&shared), plan.pause))).collect();
 
     let begun = Instant::now();
     let is_past = |swaps: u64, share: f64| match plan.until {
         Until::Swaps(all) => swaps as f64 >= all as f64 * share,
-        Until::Time(all) => begun.elapsed() >= all.mul_f64(share),
+        Until::Time(all) | Until::Quiet(all) => begun.elapsed() >= all.mul_f64(share),
     };
     let mut swap_times = histogram();
     let (mut swaps, mut mapped, mut seen) = (0, 0, (usize::MAX, 0));
     let (mut halfway, mut at_the_end) = (usize::MAX, usize::MAX);
+    if let Until::Quiet(all) = plan.until {
+        tokio::time::sleep(all).await;
+    }
     while !is_past(swaps, 1.0) {
         swaps += 1;
-        let file = numbered.write(swaps + 1);
+        let file = numbered.of(swaps + 1);
         shared.coming.store(swaps + 1, Ordering::Release);
         let swap = Instant::now();
         runtime.load_file(&file).await.expect("a swap");
