@@ -77,18 +77,6 @@ impl Outbox {
         self.append(&mut self.lock(), message)
     }
 
-    /// As [`Outbox::push`], for a message that somebody waits for and that few follow: it does not wait for a batch to
-    /// begin.
-    ///
-    /// # Errors
-    /// As there.
-    pub(super) fn push_now<M: Serialize>(&self, message: &M) -> Result<()> {
-        let mut queue = self.lock();
-        self.encode(&mut queue, message)?;
-        self.write_or_schedule(&mut queue, true);
-        Ok(())
-    }
-
     /// As [`Outbox::push`], for a message that nobody waits for: it goes with the next one that somebody does, or after
     /// a moment.
     ///
@@ -216,22 +204,17 @@ impl Outbox {
     /// Queues a message, and writes it if the connection is quiet.
     fn append<M: Serialize>(&self, queue: &mut Queue, message: &M) -> Result<()> {
         self.encode(queue, message)?;
-        let quiet = queue.written.elapsed() >= BATCH;
-        self.write_or_schedule(queue, quiet);
-        Ok(())
-    }
-
-    fn write_or_schedule(&self, queue: &mut Queue, now: bool) {
         if queue.scheduled {
-            return;
+            return Ok(());
         }
-        if now {
+        if queue.written.elapsed() >= BATCH {
             self.write(queue);
         }
         if !queue.bytes.is_empty() {
             queue.scheduled = true;
             self.flush.notify_one();
         }
+        Ok(())
     }
 
     fn encode<M: Serialize>(&self, queue: &mut Queue, message: &M) -> Result<()> {

@@ -2,7 +2,6 @@
 
 mod bus;
 mod confine;
-mod inline;
 mod server;
 mod sink;
 mod trace;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Wake};
+use std::task::Poll;
 use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
@@ -18,7 +18,6 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::bus::SocketBus;
-use super::inline::Inline;
 use super::sink::{Line, Sink};
 use super::trace;
 use crate::load::{LoadOptions, Loaded};
@@ -104,23 +103,9 @@ struct Controller {
 }
 
 struct Call {
-    task: Task,
+    task: AbortHandle,
     cancel: CancellationToken,
     sink: Option<Arc<Sink>>,
-}
-
-enum Task {
-    Spawned(AbortHandle),
-    Inline(Arc<Inline>),
-}
-
-impl Task {
-    fn abort(&self) {
-        match self {
-            Self::Spawned(task) => task.abort(),
-            Self::Inline(task) => task.abort(),
-        }
-    }
 }
 
 /// What a call gave, before it is encoded.
@@ -290,7 +275,7 @@ impl Server {
     ) {
         let (outbox, tables) = (Arc::clone(&self.line.outbox), Arc::clone(&self.tables));
         let stands = sink.is_some();
-        let work = async move {
+        let task = tokio::spawn(async move {
             let given = contained(work).await;
             if !stands || given.is_err() {
                 let ended = lock(&tables.calls).remove(&call);
@@ -305,22 +290,14 @@ impl Server {
                 Given::State(None) => Answer::NoState,
                 Given::State(Some(state)) => Answer::State { schema: state.schema, bytes: &state.bytes },
             });
-            let told = outbox.push_now(&ToParent::Done { call, result: result.map_err(Clone::clone) });
+            let told = outbox.push(&ToParent::Done { call, result: result.map_err(Clone::clone) });
             if let Err(error) = told {
                 // Too long, say; the call must end all the same.
                 let _ = outbox.push(&ToParent::Done { call, result: Err(error) });
             }
-        };
-        if stands {
-            // A resolver ends on the guest's thread, right after its last value: the two go together.
-            let task = Inline::new(work);
-            lock(&self.tables.calls).insert(call, Call { task: Task::Inline(Arc::clone(&task)), cancel, sink });
-            task.wake();
-        } else {
-            let task = Task::Spawned(tokio::spawn(work).abort_handle());
-            // It has not run yet: this thread runs it.
-            lock(&self.tables.calls).insert(call, Call { task, cancel, sink });
-        }
+        });
+        // The task has not run yet: this thread runs it.
+        lock(&self.tables.calls).insert(call, Call { task: task.abort_handle(), cancel, sink });
     }
 
     /// Ends the guest as an unload in the runtime's own process would, within the time.
