@@ -8,7 +8,7 @@ use std::time::Duration;
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, Isolation, ProcessOptions, RuntimeEvent};
 use tests::process::{CONFIG, a_request, act, artifact, children, hazard, runs, until};
-use tests::{Answer, events, nonce, wait_for, work_dir};
+use tests::{Answer, Ask, events, nonce, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -685,5 +685,49 @@ async fn an_interface_value_cannot_leave_its_process_and_who_asks_hears_why() {
         }
     };
     assert!(error.to_string().contains("another process"), "{error}");
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_asks_another_which_crashes_and_is_swapped() {
+    let host = Host::empty(Isolation::Process, quick()).await;
+    let set = "probe:\n  id: probe\n  config: { mode: ok }\nsecond:\n  id: second\n";
+    host.bus.apply(ConfigSet::from_yaml(set).expect("a config set")).await.expect("applying");
+    let second = artifact("second", &["second"]).await;
+    for file in [&artifact("probe", &["probe"]).await, &second] {
+        host.runtime.load_file(file).await.expect("loading");
+    }
+    let pid_of = |plugin: &str| {
+        let generations = host.runtime.generations();
+        let serving = |found: &&hot_runtime::GenerationInfo| found.state == GenerationState::Serving;
+        generations.iter().filter(serving).find(|found| found.plugin == plugin).and_then(|found| found.pid)
+    };
+    let ask = || async {
+        let mut request = host.bus.request(Ask { what: "ask-second".to_owned(), nonce: nonce() })?;
+        tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                // What the crash of the other did to this one's answer is tried again as long as this stands.
+                if let Ok(answer) = request.value().await {
+                    return Ok::<_, Error>(answer.0.clone());
+                }
+            }
+        })
+        .await
+        .map_err(|_| Error::msg("no answer within 20 s"))?
+    };
+    assert_eq!(ask().await.expect("an answer"), "from the second");
+    let (probe, first) = (pid_of("probe").expect("a process"), pid_of("second").expect("a process"));
+    assert!(probe != first && probe != std::process::id());
+
+    let killed = rustix::process::Pid::from_raw(first as i32).expect("a process id");
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
+    assert_eq!(ask().await.expect("an answer after the crash"), "from the second");
+    until("it runs again", || pid_of("second").is_some_and(|now| now != first)).await;
+
+    let again = pid_of("second");
+    host.runtime.load_file(&second).await.expect("a swap");
+    assert_eq!(ask().await.expect("an answer after the swap"), "from the second");
+    assert_ne!(pid_of("second"), again);
+    assert_eq!(pid_of("probe"), Some(probe), "who asked is the same process all along");
     host.runtime.shutdown().await;
 }
