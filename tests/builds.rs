@@ -7,12 +7,13 @@ use hot_runtime::{Error, HotRuntime, PluginSpec};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 use tests::edits::Crates;
-use tests::{Scratch, ask, exported_symbols, work_dir};
+use tests::{Scratch, ask, exported_symbols, target_dir, work_dir};
 use tokio_util::sync::CancellationToken;
 
 fn options(name: &str) -> BuildOptions {
-    BuildOptions::new(work_dir().join(name)).target_dir(work_dir().join("target"))
+    BuildOptions::new(work_dir().join(name)).target_dir(target_dir())
 }
 
 fn add_to_manifest(scratch: &Scratch, fixture: &str, text: &str) {
@@ -352,13 +353,24 @@ async fn a_workspaces_own_settings_and_git_dependencies_count_and_to_go_back_nee
     scratch.amend("probe", "[dependencies]\n", "[dependencies]\nfrom-git.workspace = true\n");
     let config = root.join(".cargo/config.toml");
     std::fs::create_dir(root.join(".cargo")).expect("a folder");
-    std::fs::write(&config, "[env]\nSET_IN_CONFIG = \"configured\"\n").expect("cargo's settings");
+    let (rustc, hold) = (root.join("rustc.sh"), root.join("hold"));
+    let set = |value: &str| {
+        let text = format!("[build]\nrustc = {rustc:?}\n\n[env]\nSET_IN_CONFIG = {value:?}\n");
+        std::fs::write(&config, text).expect("cargo's settings");
+    };
+    // A compiler that, when it is told to, takes long to end after it has done its work.
+    let script = format!("#!/bin/sh\nrustc \"$@\" || exit\nwhile [ -e '{}' ]; do sleep 0.02; done\n", hold.display());
+    std::fs::write(&rustc, script).expect("the compiler");
+    let made = Command::new("chmod").arg("+x").arg(&rustc).status().expect("chmod");
+    assert!(made.success());
+    set("configured");
     scratch.edit("probe", "\"first\"", "concat!(env!(\"SET_IN_CONFIG\"), \" alpha\")");
     scratch.edit("probe", "SENTENCE.to_owned()", "format!(\"{SENTENCE} {}\", from_git::word())");
 
     let spec = PluginSpec::new("settings").crate_path(scratch.path("probe"));
     let mut builder = PluginBuilder::new(spec, options("builds"));
-    let mut build = async || builder.build(&|_| {}, &CancellationToken::new()).await.expect("a build");
+    let cancel = CancellationToken::new();
+    let mut build = async || builder.build(&|_| {}, &cancel).await.expect("a build");
     let has = |artifact: &Path, text: &str| {
         let bytes = std::fs::read(artifact).expect("the artifact");
         bytes.windows(text.len()).any(|part| part == text.as_bytes())
@@ -384,10 +396,32 @@ async fn a_workspaces_own_settings_and_git_dependencies_count_and_to_go_back_nee
     assert_eq!(third.by, BuiltBy::Rustc);
     assert!(has(&third.artifact, "configured gamma"));
 
-    std::fs::write(&config, "[env]\nSET_IN_CONFIG = \"otherwise\"\n").expect("cargo's settings");
+    // The plugin is linked when its compiler's end is still awaited; what is cancelled then is not taken for built.
+    std::fs::write(&hold, "").expect("the file that holds the compiler");
+    scratch.edit("probe", " gamma", " delta");
+    let linked = || {
+        let sessions = std::fs::read_dir(target_dir().join("cbus")).into_iter().flatten().flatten();
+        sessions.map(|session| session.path().join("libcbus_overlay_settings.so")).any(|library| library.is_file())
+    };
+    let early = cancel.child_token();
+    let cancelling = async {
+        while !linked() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        early.cancel();
+    };
+    let (cancelled, ()) = tokio::join!(builder.build(&|_| {}, &early), cancelling);
+    assert!(matches!(cancelled, Err(Error::Cancelled { .. })), "{cancelled:?}");
+    std::fs::remove_file(&hold).expect("letting the compiler end");
+    let mut build = async || builder.build(&|_| {}, &cancel).await.expect("a build");
+    let fourth = build().await;
+    assert_eq!(fourth.by, BuiltBy::Rustc, "{:?}", fourth.why_cargo);
+    assert!(has(&fourth.artifact, "configured delta"));
+
+    set("otherwise");
     let other = build().await;
     assert_eq!(other.by, BuiltBy::Cargo);
-    assert!(has(&other.artifact, "otherwise gamma"));
+    assert!(has(&other.artifact, "otherwise delta"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

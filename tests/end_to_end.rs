@@ -3,7 +3,8 @@
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use tests::{
-    Ask, Scratch, Second, ask, events, exported_symbols, host, mapped_below, nonce, swapped, wait_for, work_dir,
+    Ask, Scratch, Second, ask, events, exported_symbols, host, mapped_below, nonce, swapped, target_dir, wait_for,
+    work_dir,
 };
 
 const CONFIG: &str = "probe:\n  id: probe\n  config: { mode: ok }\n";
@@ -24,7 +25,7 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(listener)
         .start()
         .await
@@ -81,7 +82,7 @@ async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(events().0)
         .start()
         .await
@@ -111,7 +112,7 @@ async fn a_panic_in_construct_execute_or_resolve_is_contained() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(events().0)
         .start()
         .await
@@ -145,7 +146,7 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
     let runtime = HotRuntime::builder(&bus)
         .plugin(spec)
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .start()
         .await
         .expect("starting");
@@ -160,7 +161,7 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
         .watch(scratch.path("probe"))
         .watch(scratch.path("second"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .start()
         .await
         .expect("starting");
@@ -194,7 +195,7 @@ async fn an_edit_of_a_path_dependency_or_of_a_patched_crate_is_swapped_in() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(work_dir().join("sources"))
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(listener)
         .start()
         .await
@@ -220,7 +221,7 @@ async fn a_host_and_its_plugins_see_only_their_own_factories() {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(events().0)
         .start()
         .await

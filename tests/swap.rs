@@ -3,7 +3,7 @@
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use tests::load::{built, replace, seal};
-use tests::{Answer, Ask, Scratch, ask, events, host, mapped_below, nonce, swapped, wait_for, work_dir};
+use tests::{Answer, Ask, Scratch, ask, events, host, mapped_below, nonce, swapped, target_dir, wait_for, work_dir};
 
 /// The same directive as in the `caller` fixture.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -39,7 +39,7 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
         .plugin(PluginSpec::new("doubler").crate_path(scratch.path("doubler")))
         .plugin(PluginSpec::new("caller").crate_path(scratch.path("caller")).watch(false))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(listener)
         .start()
         .await
@@ -118,7 +118,7 @@ async fn the_counter_example_counts_on_over_a_swap_and_over_a_change_of_its_stat
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("counter"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(listener)
         .start()
         .await
@@ -313,7 +313,7 @@ async fn fifty_saves_in_two_seconds_end_in_the_last_one_and_never_run_two_compil
     let runtime = HotRuntime::builder(&bus)
         .plugin(PluginSpec::new("rapid").crate_path(scratch.path("probe")))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .on_event(listener)
         .start()
         .await
@@ -367,7 +367,7 @@ async fn a_build_that_does_not_end_in_time_is_stopped_and_what_serves_serves_on(
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(work_dir().join("slow-build"))
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .build_timeout(std::time::Duration::from_millis(1))
         .on_event(listener)
         .start()

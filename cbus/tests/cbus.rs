@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use tests::{Scratch, work_dir};
+use tests::{Scratch, target_dir, work_dir};
 
 /// The command, in a folder, with the builds of all tests in one target folder.
 fn cbus(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cbus"));
-    command.current_dir(folder).env("CBUS_TARGET_DIR", work_dir().join("target")).stdin(Stdio::null());
+    command.current_dir(folder).env("CBUS_TARGET_DIR", target_dir()).stdin(Stdio::null());
     for name in ["CBUS_CONNECT", "CBUS_LISTEN", "CBUS_LOG", "CBUS_WORK_DIR", "CBUS_TOKEN_FILE"] {
         command.env_remove(name);
     }

@@ -106,7 +106,7 @@ pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(S
     }
     let sealed = Sealed::of(&bytes);
     let described = described(&bytes[..bytes.len() - TRAILER]).ok();
-    let artifact = described.map(|(bundle, factories)| {
+    let artifact = described.filter(|_| sealed.size <= LARGEST).map(|(bundle, factories)| {
         let (path, hash) = (out.to_owned(), sealed.hash.clone());
         Artifact { path, bytes, hash, bundle, factories }
     });
@@ -142,7 +142,8 @@ fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
     write_in_steps(file.as_file_mut(), bytes).map_err(failed())?;
     make_readable(file.as_file()).map_err(failed())?;
-    replace(&file.into_temp_path(), out).map_err(failed())
+    file.persist(out).map_err(|error| failed()(error.error))?;
+    Ok(())
 }
 
 /// Adds the trailer to the library and moves it to `out`, which fails where that is on another disk.
@@ -154,15 +155,17 @@ fn make_sealed(library: &Path, bytes: &[u8], out: &Path) -> std::io::Result<()> 
     replace(library, out)
 }
 
-/// Gives a file the name of another, which goes. Readers of the name see the one or the other.
+/// Gives a file the name of another, which goes. Readers of the name see the one or the other; if the power fails soon
+/// after, the file may not be whole, which its hash shows.
 fn replace(file: &Path, name: &Path) -> std::io::Result<()> {
     // Ext4 writes a file to the disk when it takes another's name, which takes longer than to hash and open it; not
-    // when the two change names. What is not on the disk when the power fails is seen by its hash.
+    // when the two change names.
     #[cfg(target_os = "linux")]
     if std::fs::symlink_metadata(name).is_ok_and(|found| !found.is_dir()) {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         if renameat_with(CWD, file, CWD, name, RenameFlags::EXCHANGE).is_ok() {
-            return std::fs::remove_file(file);
+            let _ = std::fs::remove_file(file);
+            return Ok(());
         }
     }
     std::fs::rename(file, name)

@@ -138,10 +138,18 @@ impl Scratch {
     }
 }
 
-/// Where all tests build: one folder, so that the dependencies are compiled once.
+fn workspace_target() -> PathBuf {
+    option_env!("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Where all tests work.
 pub fn work_dir() -> PathBuf {
-    let target = option_env!("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("fixtures")
+    workspace_target().join("fixtures")
+}
+
+/// Where all tests build plugins, and hot-demo too: one folder, so that the dependencies are compiled once.
+pub fn target_dir() -> PathBuf {
+    workspace_target().join("plugins")
 }
 
 /// A bus with a config set.

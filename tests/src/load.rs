@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use hot_runtime::artifact::Artifact;
 use hot_runtime::{GenerationState, HotRuntime};
 
-use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, work_dir};
+use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, target_dir, work_dir};
 
 /// How the load is put on.
 pub struct Plan {
@@ -109,7 +109,7 @@ pub async fn built(name: &str) -> (PathBuf, Scratch) {
     let runtime = HotRuntime::builder(&bus)
         .watch(scratch.path("probe"))
         .work_dir(&work)
-        .target_dir(work_dir().join("target"))
+        .target_dir(target_dir())
         .start()
         .await
         .expect("building the probe");

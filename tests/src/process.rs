@@ -8,7 +8,7 @@ use hot_runtime::PluginSpec;
 use hot_runtime::build::{BuildOptions, PluginBuilder};
 use tokio::sync::OnceCell;
 
-use crate::{Answer, Scratch, nonce, work_dir};
+use crate::{Answer, Scratch, nonce, target_dir, work_dir};
 
 /// The same directive as in the `hazard` fixture.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub async fn artifact(name: &str, fixtures: &[&str]) -> PathBuf {
     let scratch = Scratch::new(fixtures);
     let spec = PluginSpec::new(name).crate_path(scratch.path(name)).watch(false);
     let mut options = BuildOptions::new(work_dir().join(format!("process-{name}")));
-    options.target_dir = work_dir().join("target");
+    options.target_dir = target_dir();
     let (mut builder, cancel) = (PluginBuilder::new(spec, options), tokio_util::sync::CancellationToken::new());
     builder.build(&|_| {}, &cancel).await.expect("the fixture builds").artifact
 }

@@ -4,14 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::{Scratch, work_dir};
+use tests::{Scratch, target_dir, work_dir};
 
 use crate::{built, cbus, fails, fine, json, said};
 
 /// Cargo as a user would run it, with the profile that plugins are built with, so that nothing is compiled twice.
 fn cargo(folder: &Path) -> Command {
     let mut command = Command::new("cargo");
-    command.current_dir(folder).env("CARGO_TARGET_DIR", work_dir().join("target")).args([
+    command.current_dir(folder).env("CARGO_TARGET_DIR", target_dir()).args([
         "--config",
         "profile.dev.debug=\"line-tables-only\"",
         "--config",
@@ -51,7 +51,7 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     let plain = Command::new("cargo")
         .args(["build", "--quiet"])
         .current_dir(overlay)
-        .env("CARGO_TARGET_DIR", work_dir().join("target"))
+        .env("CARGO_TARGET_DIR", target_dir())
         .output()
         .expect("running cargo");
     assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));

@@ -11,6 +11,7 @@ pub const CRATES: [&str; 2] = ["boilerplate", "greeter"];
 /// A folder of the demo's own with copies of the crates. Another demo that uses it is waited for.
 pub struct Scratch {
     folder: PathBuf,
+    target: PathBuf,
     _turn: File,
 }
 
@@ -38,12 +39,18 @@ impl Scratch {
         }
         fs::write(crates.join("Cargo.toml"), format!("[workspace]\nresolver = \"3\"\nmembers = {CRATES:?}\n"))?;
         fs::copy(root.join("Cargo.lock"), crates.join("Cargo.lock"))?;
-        Ok(Self { folder, _turn: turn })
+        let target = std::path::absolute(target.join("plugins"))?;
+        Ok(Self { folder, target, _turn: turn })
     }
 
     /// Where the runtime works.
     pub fn work_dir(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where plugins are built: in one folder with those of this workspace's tests, which have the same dependencies.
+    pub fn target_dir(&self) -> &Path {
+        &self.target
     }
 
     /// The copy of a crate.

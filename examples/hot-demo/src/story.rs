@@ -50,6 +50,7 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     let builder = HotRuntime::builder(&bus)
         .plugin(spec)
         .work_dir(scratch.work_dir())
+        .target_dir(scratch.target_dir())
         .isolation(isolation)
         .on_event(move |event| drop(sender.send(event.clone())));
     show.busy("building the plugin; the first time this compiles its dependencies, which takes a minute or two");

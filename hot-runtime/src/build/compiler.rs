@@ -1,5 +1,7 @@
 //! One run of rustc: what it says, as it says it, and when the library that it makes can be used.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitStatus;
 
@@ -14,6 +16,8 @@ use crate::overlay::PluginSpec;
 
 /// A compiler at work.
 pub(crate) struct Compiler<'a> {
+    /// The file name of the library that is waited for.
+    wanted: OsString,
     running: Pin<Box<dyn Future<Output = Result<ExitStatus>> + Send + 'a>>,
     lines: mpsc::UnboundedReceiver<Vec<u8>>,
     ended: Option<Result<ExitStatus>>,
@@ -23,12 +27,14 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    /// Of its run, which passes on each line that it says and lets go of the sender at its end.
+    /// Of its run, which passes on each line that it says and lets go of the sender at its end. It may make several
+    /// libraries; `wanted` is the name of the one that matters.
     pub(crate) fn new(
+        wanted: OsString,
         running: impl Future<Output = Result<ExitStatus>> + Send + 'a,
         lines: mpsc::UnboundedReceiver<Vec<u8>>,
     ) -> Self {
-        Self { running: Box::pin(running), lines, ended: None, messages: Vec::new(), other: Vec::new() }
+        Self { wanted, running: Box::pin(running), lines, ended: None, messages: Vec::new(), other: Vec::new() }
     }
 
     /// Waits until the library is written, or the compiler has ended without that. From then to its end the compiler
@@ -87,7 +93,7 @@ impl<'a> Compiler<'a> {
         /// A notice of a finished file.
         #[derive(serde::Deserialize)]
         struct Notice {
-            emit: String,
+            artifact: PathBuf,
         }
         if let Ok(diagnostic) = serde_json::from_slice::<Diagnostic>(line) {
             if let Some(message) = CompilerMessage::of(diagnostic) {
@@ -100,6 +106,6 @@ impl<'a> Compiler<'a> {
             self.other.extend_from_slice(line);
             return false;
         }
-        serde_json::from_slice::<Notice>(line).is_ok_and(|notice| notice.emit == "link")
+        serde_json::from_slice::<Notice>(line).is_ok_and(|notice| notice.artifact.file_name() == Some(&self.wanted))
     }
 }

@@ -81,6 +81,17 @@ struct Unit {
     linked: Option<blake3::Hash>,
 }
 
+/// How the linker is called.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// As rustc did it.
+    InFull,
+    /// With the object of the dependencies.
+    Prelinked(&'a Prelinked),
+    /// So, and not by the compiler driver.
+    Directly(&'a Prelinked),
+}
+
 /// What a direct build made.
 pub(crate) struct DirectBuilt {
     /// The library; `None` if it would be what was linked before, in all but what debuggers read.
@@ -270,32 +281,52 @@ impl Session {
     ) -> Result<Result<DirectBuilt, String>> {
         progress.phase(BuildPhase::Compiling);
         let mut messages = Vec::new();
-        let order = self.order();
-        let mut compiler: Option<Compiler> = None;
-        for at in &order {
-            if let Some(before) = compiler.take() {
-                before.judge(spec, progress, &mut messages).await?;
+        let mut last: Option<(usize, Compiler)> = None;
+        for at in self.order() {
+            if let Some((before, compiler)) = last.take() {
+                self.judge(before, compiler, spec, progress, &mut messages).await?;
             }
-            compiler = self.compile(*at, spec, options, progress, cancel, &mut messages).await?;
+            last = self.compile(at, spec, options, progress, cancel).await.map(|compiler| (at, compiler));
+            if let Some((_, failed)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
+                self.judge(at, failed, spec, progress, &mut messages).await?;
+            }
+            self.take(at, progress)?;
         }
         // The last one tidies up while what it wrote is linked.
         let ending = async {
-            if let Some(compiler) = &mut compiler {
+            if let Some((_, compiler)) = &mut last {
                 compiler.end().await;
             }
         };
         let (linked, ()) = tokio::join!(self.link_anew(hash, spec, options, progress, cancel), ending);
-        if let Some(compiler) = compiler {
-            let judged = compiler.judge(spec, progress, &mut messages).await;
-            if let (Err(_), Some(at)) = (&judged, order.last()) {
-                self.units[*at].stale = true;
-            }
-            judged?;
+        if let Some((at, compiler)) = last {
+            self.judge(at, compiler, spec, progress, &mut messages).await?;
         }
-        Ok(linked?.map(|library| DirectBuilt { library, messages }))
+        Ok(linked?.map(|(library, codes)| {
+            // Not before: what was compiled by a rustc that failed then is neither linked nor what was compiled.
+            for (at, code) in codes {
+                (self.units[at].fresh, self.units[at].linked) = (false, code);
+            }
+            DirectBuilt { library, messages }
+        }))
     }
 
-    /// Links what was compiled; `None` if it would be what was linked before. Or says why only cargo can go on.
+    /// Waits for a compiler's end and says how that was. Until then its unit is stale.
+    async fn judge(
+        &mut self,
+        at: usize,
+        compiler: Compiler<'_>,
+        spec: &PluginSpec,
+        progress: &mut Progress<'_>,
+        messages: &mut Vec<CompilerMessage>,
+    ) -> Result<()> {
+        compiler.judge(spec, progress, messages).await?;
+        self.units[at].stale = false;
+        Ok(())
+    }
+
+    /// Links what was compiled, and gives the code of each unit that is linked anew; no library if it would be what was
+    /// linked before. Or says why only cargo can go on.
     async fn link_anew(
         &mut self,
         hash: &str,
@@ -303,7 +334,7 @@ impl Session {
         options: &BuildOptions,
         progress: &mut Progress<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Result<Option<PathBuf>, String>> {
+    ) -> Result<Result<(Option<PathBuf>, Vec<(usize, Option<blake3::Hash>)>), String>> {
         let mut shapes = Vec::new();
         let mut differs = self.units.iter().all(|unit| !unit.fresh);
         for (at, unit) in self.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
@@ -316,8 +347,7 @@ impl Session {
             shapes.push((at, code));
         }
         if !differs {
-            self.units.iter_mut().for_each(|unit| unit.fresh = false);
-            return Ok(Ok(None));
+            return Ok(Ok((None, shapes)));
         }
         progress.phase(BuildPhase::Linking);
         let moved = self.units.iter().filter(|unit| unit.current != unit.archive);
@@ -328,11 +358,12 @@ impl Session {
         let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
         let mut linked = None;
         if let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() {
-            linked = self.link(hash, &exchanged, Some(prelinked.clone()), spec, options, cancel).await?.ok();
+            let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
+            linked = self.link(hash, &exchanged, how, spec, options, cancel).await?.ok();
             if linked.is_none() && !self.by_driver {
                 // Was it that?
-                self.by_driver = true;
-                linked = self.link(hash, &exchanged, Some(prelinked), spec, options, cancel).await?.ok();
+                let how = How::Prelinked(&prelinked);
+                linked = self.link(hash, &exchanged, how, spec, options, cancel).await?.ok();
                 self.by_driver = linked.is_some();
             }
             if linked.is_none() {
@@ -342,15 +373,12 @@ impl Session {
         }
         let library = match linked {
             Some(library) => library,
-            None => match self.link(hash, &exchanged, None, spec, options, cancel).await? {
+            None => match self.link(hash, &exchanged, How::InFull, spec, options, cancel).await? {
                 Ok(library) => library,
                 Err(said) => return Ok(Err(said)),
             },
         };
-        for (at, code) in shapes {
-            (self.units[at].fresh, self.units[at].linked) = (false, code);
-        }
-        Ok(Ok(Some(library)))
+        Ok(Ok((Some(library), shapes)))
     }
 
     /// Links, or says why that failed.
@@ -358,15 +386,18 @@ impl Session {
         &self,
         hash: &str,
         exchanged: &BTreeMap<PathBuf, PathBuf>,
-        prelinked: Option<Prelinked>,
+        how: How<'_>,
         spec: &PluginSpec,
         options: &BuildOptions,
         cancel: &CancellationToken,
     ) -> Result<Result<PathBuf, String>> {
         let (linker, folder, wanted) = (Arc::clone(&self.linker), self.folder.path().to_owned(), hash.to_owned());
         let exchanged = exchanged.clone();
-        // Everything is linked as rustc did it; what only saves time goes with the object, which only saves time.
-        let by_driver = self.by_driver || prelinked.is_none();
+        let (prelinked, by_driver) = match how {
+            How::InFull => (None, true),
+            How::Prelinked(object) => (Some(object.clone()), true),
+            How::Directly(object) => (Some(object.clone()), false),
+        };
         let command = move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
         let linking = blocking(command).await?;
         let Some((command, library)) = linking else {
@@ -398,36 +429,34 @@ impl Session {
         order
     }
 
-    /// Starts the compiler and waits until it has written the library, or has ended.
+    /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known
+    /// how to compile it.
     async fn compile<'a>(
-        &mut self,
+        &self,
         at: usize,
         spec: &'a PluginSpec,
         options: &'a BuildOptions,
         progress: &mut Progress<'_>,
         cancel: &'a CancellationToken,
-        messages: &mut Vec<CompilerMessage>,
-    ) -> Result<Option<Compiler<'a>>> {
-        let Some(call) = self.units[at].call.clone() else { return Ok(None) };
+    ) -> Option<Compiler<'a>> {
+        let unit = &self.units[at];
+        let command = self.command(at, unit.call.as_ref()?);
         let (line, lines) = mpsc::unbounded_channel();
         let hear = move |said: &[u8]| drop(line.send(said.to_vec()));
-        let mut compiler = Compiler::new(run(self.command(at, &call), spec, options, cancel, hear), lines);
+        let wanted = unit.archive.file_name().unwrap_or_default().to_owned();
+        let mut compiler = Compiler::new(wanted, run(command, spec, options, cancel, hear), lines);
         compiler.library(progress).await;
-        if compiler.has_ended() {
-            compiler.judge(spec, progress, messages).await?;
-            return self.take(at, &call, progress).map(|()| None);
-        }
-        self.take(at, &call, progress)?;
-        Ok(Some(compiler))
+        Some(compiler)
     }
 
     /// Takes what was compiled of a unit for what is current.
-    fn take(&mut self, at: usize, call: &Call, progress: &Progress<'_>) -> Result<()> {
+    fn take(&mut self, at: usize, progress: &Progress<'_>) -> Result<()> {
         let folder = self.folder.path();
         let unit = &mut self.units[at];
+        let Some(call) = &unit.call else { return Ok(()) };
         unit.inputs = DepInfo::read(&folder.join(format!("{}.d", unit.stem)), &call.folder)?;
         unit.current = folder.join(unit.archive.file_name().unwrap_or_default());
-        (unit.stale, unit.fresh) = (false, true);
+        unit.fresh = true;
         progress.compiled(unit.stem.rsplit_once('-').map_or(&unit.stem, |(name, _)| name));
         Ok(())
     }

@@ -51,6 +51,10 @@ impl LinkCall {
             asked.status.success().then_some(asked)
         };
         let given = || self.arguments.iter().map(String::as_str);
+        // The last one counts.
+        if given().rfind(|argument| argument.starts_with("-fuse-ld=")) != Some("-fuse-ld=lld") {
+            return None;
+        }
         let shown = String::from_utf8(ask(&mut ["-###"].into_iter().chain(given()))?.stderr).ok()?;
         let mut words = words(shown.lines().rfind(|line| line.starts_with(' '))?)?.into_iter();
         let mut program = words.next()?;
@@ -66,10 +70,16 @@ impl LinkCall {
         let mut arguments = Vec::new();
         while let Some(argument) = words.next() {
             // What is said to collect2, and the plugin for gcc's own objects, which lld cannot use.
-            if argument == "-plugin" {
-                words.next();
-            } else if !argument.starts_with("-plugin-opt") && !argument.starts_with("-fuse-ld") {
-                arguments.push(argument);
+            let of_gcc = |option: &str| {
+                option.ends_with("/lto-wrapper")
+                    || option.starts_with("-fresolution=")
+                    || option.starts_with("-pass-through=")
+            };
+            match argument.strip_prefix("-plugin-opt=") {
+                Some(option) if of_gcc(option) => {}
+                None if argument == "-plugin" => drop(words.next()),
+                None if argument.starts_with("-fuse-ld=") => {}
+                _ => arguments.push(argument),
             }
         }
         Some(Self { program, arguments, environment: self.environment.clone() })

@@ -263,6 +263,8 @@ impl PluginBuilder {
             }
             Made::Library { library, build_hash, by, messages } => {
                 progress.phase(BuildPhase::Sealing);
+                // Should that fail, what is there is not what was linked last.
+                self.last = None;
                 let artifact = self.options.output_of(&self.spec, &build_hash);
                 // What cargo linked is cargo's.
                 let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
