@@ -287,8 +287,8 @@ impl Session {
                 self.judge(before, compiler, spec, progress, &mut messages).await?;
             }
             last = self.compile(at, spec, options, progress, cancel).await.map(|compiler| (at, compiler));
-            if let Some((_, failed)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
-                self.judge(at, failed, spec, progress, &mut messages).await?;
+            if let Some((_, ended)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
+                self.judge(at, ended, spec, progress, &mut messages).await?;
             }
             self.take(at, progress)?;
         }
