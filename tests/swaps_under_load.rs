@@ -10,7 +10,9 @@ fn check(report: &Report) {
     assert_eq!((report.failed, report.lost, report.wrong), (0, 0, 0));
     assert!(report.served > 0);
     assert!(report.mapped <= 2, "{} generations are mapped that do not drain", report.mapped);
-    assert!(report.grown < 2 * 1024 * 1024, "resident memory grew by {} bytes", report.grown);
+    // Over the second half; each generation leaves a little in statics of its library, which nobody drops.
+    let allowed = 2 * 1024 * 1024 * (report.swaps / 2).div_ceil(500);
+    assert!(report.grown < allowed, "resident memory grew by {} bytes", report.grown);
 }
 
 /// A thousand are a matter of a minute or more on a busy machine: `cargo bench -p benches --bench swap` makes them, and
