@@ -126,7 +126,7 @@ fn sealed_bytes(library: &Path) -> Result<Vec<u8>> {
     let failed = || Error::io("reading the built library", library);
     let file = std::fs::File::open(library).map_err(failed())?;
     let length = file.metadata().map_err(failed())?.len() as usize;
-    let mut bytes = Vec::with_capacity(length + TRAILER + 1);
+    let mut bytes = room_for(length + TRAILER + 1);
     read_in_steps(file, &mut bytes).map_err(failed())?;
     let (hash, length) = (hash_in_steps(&bytes), bytes.len() as u64);
     bytes.extend_from_slice(hash.as_bytes());
@@ -297,6 +297,13 @@ fn refused(path: &Path, (reason, help): Refusal) -> Error {
 /// How many bytes are read, hashed or written before others are given way: less than half a millisecond's work.
 const STEP: usize = 512 << 10;
 
+/// Room for a file's bytes, which is given back to the system when it is dropped. Of smaller pieces glibc keeps twice the
+/// largest, in each of its arenas; those of more than 32 MiB it maps and unmaps. Room that is not used takes no memory.
+fn room_for(length: usize) -> Vec<u8> {
+    let small = length < STEP;
+    Vec::with_capacity(if small { length } else { length.max(33 << 20) })
+}
+
 fn read_in_steps(mut from: impl Read, bytes: &mut Vec<u8>) -> std::io::Result<()> {
     while from.by_ref().take(STEP as u64).read_to_end(bytes)? > 0 {
         give_way();
@@ -341,7 +348,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64, what: &str) -> Result<Vec<u8
     if found.len() > limit {
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(found.len() as usize + 1);
+    let mut bytes = room_for(found.len() as usize + 1);
     read_in_steps(file.take(limit + 1), &mut bytes).map_err(Error::io(what, path))?;
     // It may have grown since.
     if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
