@@ -92,19 +92,18 @@ pub struct Sealed {
 /// # Errors
 /// [`Error::Io`] with the file that could not be read or written.
 pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
-    let bytes = sealed_bytes(library)?;
+    let (bytes, sealed) = sealed_bytes(library)?;
     write_sealed(&bytes, out)?;
-    Ok(Sealed::of(&bytes))
+    Ok(sealed)
 }
 
 /// The same; and the artifact, which so need not be read again. A library that is `ours` is made the artifact itself
 /// where that is possible. The artifact is `None` if what was built is none. Blocks.
 pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Artifact>)> {
-    let bytes = sealed_bytes(library)?;
+    let (bytes, sealed) = sealed_bytes(library)?;
     if !(ours && make_sealed(library, &bytes, out).is_ok()) {
         write_sealed(&bytes, out)?;
     }
-    let sealed = Sealed::of(&bytes);
     let described = described(&bytes[..bytes.len() - TRAILER]).ok();
     let artifact = described.filter(|_| sealed.size <= LARGEST).map(|(bundle, factories)| {
         let (path, hash) = (out.to_owned(), sealed.hash.clone());
@@ -113,26 +112,24 @@ pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(S
     Ok((sealed, artifact))
 }
 
-impl Sealed {
-    fn of(bytes: &[u8]) -> Self {
-        let at = bytes.len() - TRAILER;
-        let hash = blake3::Hash::from_slice(&bytes[at..at + 32]).map(|hash| hash.to_hex().to_string());
-        Self { hash: hash.unwrap_or_default(), size: bytes.len() as u64 }
-    }
-}
-
 /// A library with its trailer.
-fn sealed_bytes(library: &Path) -> Result<Vec<u8>> {
+fn sealed_bytes(library: &Path) -> Result<(Vec<u8>, Sealed)> {
     let failed = || Error::io("reading the built library", library);
     let file = std::fs::File::open(library).map_err(failed())?;
     let length = file.metadata().map_err(failed())?.len() as usize;
     let mut bytes = room_for(length + TRAILER + 1);
     read_in_steps(file, &mut bytes).map_err(failed())?;
-    let (hash, length) = (hash_in_steps(&bytes), bytes.len() as u64);
-    bytes.extend_from_slice(hash.as_bytes());
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(MAGIC);
-    Ok(bytes)
+    let hash = hash_in_steps(&bytes);
+    add_trailer(&mut bytes, &hash);
+    let sealed = Sealed { hash: hash.to_hex().to_string(), size: bytes.len() as u64 };
+    Ok((bytes, sealed))
+}
+
+fn add_trailer(library: &mut Vec<u8>, hash: &blake3::Hash) {
+    let length = library.len() as u64;
+    library.extend_from_slice(hash.as_bytes());
+    library.extend_from_slice(&length.to_le_bytes());
+    library.extend_from_slice(MAGIC);
 }
 
 fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
@@ -215,13 +212,10 @@ impl Artifact {
     /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] when it is not what it was.
     pub(crate) fn from_private(shown: &Path, private: &Path, hash: &str) -> Result<Self> {
         let mut bytes = read_bounded(private, LARGEST, "reading the private copy of a plugin")?;
-        let length = bytes.len() as u64;
         let hash = blake3::Hash::from_hex(hash).map_err(|error| {
             refused(private, (format!("its hash was noted wrongly: {error}"), "load the plugin again"))
         })?;
-        bytes.extend_from_slice(hash.as_bytes());
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(MAGIC);
+        add_trailer(&mut bytes, &hash);
         Self::from_bytes(shown, bytes)
     }
 
