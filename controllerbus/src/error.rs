@@ -17,6 +17,8 @@ pub struct Error {
     message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     location: Option<Box<Location>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    permanent: bool,
 }
 
 /// A place in a text, such as a config file.
@@ -64,7 +66,7 @@ pub enum ErrorKind {
 impl Error {
     /// An error of a class with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), location: None }
+        Self { kind, message: message.into(), location: None, permanent: false }
     }
 
     /// An error of class [`ErrorKind::Failed`]: the usual one in controllers.
@@ -92,6 +94,24 @@ impl Error {
     #[must_use]
     pub fn at(self, location: Location) -> Self {
         Self { message: format!("{location}: {}", self.message), location: Some(Box::new(location)), ..self }
+    }
+
+    /// The same error as one that trying again does not mend, such as a config that does not fit: what failed with it is
+    /// tried again only when something else has changed (the config, the code), and not after a time.
+    #[must_use]
+    pub fn permanent(self) -> Self {
+        Self { permanent: true, ..self }
+    }
+
+    /// The same error as one that trying again may mend.
+    #[must_use]
+    pub fn transient(self) -> Self {
+        Self { permanent: false, ..self }
+    }
+
+    /// Whether trying again does not mend it; see [`Error::permanent`].
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
     }
 
     /// The place in a text that the error is about. It does not cross a plugin's boundary; the error's text does.

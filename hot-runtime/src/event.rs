@@ -55,6 +55,29 @@ pub struct UnloadReport {
     pub unmapped: bool,
     /// Thread-local values of it that were left behind on the host's threads.
     pub leaked_thread_locals: u64,
+    /// What keeps it loaded still, where that has not ended within the limits. It is off the bus, and unloaded in the
+    /// background once that ends.
+    pub left: Option<String>,
+}
+
+/// How the end of a runtime went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// The generations that are still loaded, because something of them has not ended within the limits.
+    pub left: Vec<StillLoaded>,
+}
+
+/// A generation that cannot be unloaded yet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StillLoaded {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation.
+    pub generation: u64,
+    /// What keeps it.
+    pub why: String,
 }
 
 /// What happens to plugins.

@@ -35,7 +35,7 @@ pub mod watch;
 pub mod workspace;
 
 pub use error::{Error, Result};
-pub use event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+pub use event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 pub use overlay::PluginSpec;
 pub use process::{Isolation, Limits, ProcessOptions, Sandbox, plugin_host};
 pub use registry::{GenerationInfo, GenerationState, Registry};

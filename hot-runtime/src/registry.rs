@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use controllerbus::plugin::{Holders, Leases};
 use serde::Serialize;
 
+use crate::event::StillLoaded;
 use crate::load::Maps;
 use crate::process::Isolation;
 
@@ -58,6 +59,16 @@ pub struct GenerationInfo {
     pub isolation: Isolation,
     /// Its process, if it has one of its own that runs.
     pub pid: Option<u32>,
+}
+
+impl GenerationInfo {
+    /// What keeps it loaded.
+    pub(crate) fn keeps(&self) -> String {
+        match &self.reason {
+            Some(reason) if self.state == GenerationState::Stuck => reason.clone(),
+            _ => format!("held by {}", self.holders),
+        }
+    }
 }
 
 struct Record {
@@ -124,6 +135,25 @@ impl Registry {
             info
         };
         self.lock().values().map(snapshot).collect()
+    }
+
+    /// The generation of a plugin that serves.
+    pub(crate) fn serving(&self, plugin: &str) -> Option<u64> {
+        let records = self.lock();
+        let mut found = records.values().map(|record| &record.info);
+        found.find(|info| info.plugin == plugin && info.state == GenerationState::Serving).map(|info| info.generation)
+    }
+
+    /// One generation as tools see it.
+    pub(crate) fn generation(&self, generation: u64) -> Option<GenerationInfo> {
+        self.generations().into_iter().find(|info| info.generation == generation)
+    }
+
+    /// The generations that are loaded still, and what keeps them.
+    pub(crate) fn still_loaded(&self) -> Vec<StillLoaded> {
+        let ended = |info: &GenerationInfo| matches!(info.state, GenerationState::Unloaded | GenerationState::Failed);
+        let left = self.generations().into_iter().filter(|info| !ended(info));
+        left.map(|info| StillLoaded { why: info.keeps(), plugin: info.plugin, generation: info.generation }).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Record>> {

@@ -1,6 +1,7 @@
 //! The runtime that a host embeds: one task for each plugin, which builds, swaps and unloads in turn.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::artifact::Artifact;
 use crate::build::{BuildOptions, inputs};
 use crate::error::{Error, Result};
-use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 use crate::folder;
 use crate::overlay::PluginSpec;
 use crate::own_folder::OwnFolder;
@@ -64,10 +65,19 @@ impl Shared {
         GENERATIONS.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// How long the end of a generation may take before nobody waits for it any more.
+    fn end_limit(&self) -> Duration {
+        let limits = self.bus.limits();
+        limits.cancel + limits.close + self.settings.drain * 2
+    }
+
     pub(crate) fn emit(&self, event: RuntimeEvent) {
         tracing::debug!(?event);
         for listener in &self.listeners {
-            listener(&event);
+            // Its panic is its own: it costs the others, and what is being done, nothing.
+            if catch_unwind(AssertUnwindSafe(|| listener(&event))).is_err() {
+                tracing::error!(?event, "a listener of the runtime's events panicked");
+            }
         }
         let _ = self.events.send(event);
     }
@@ -379,25 +389,52 @@ impl HotRuntime {
 
     /// Takes a plugin off the bus and unloads it. Its source is watched on: the next change loads it again.
     ///
+    /// Returns when it is unloaded, or its limits are over; what keeps it then is in the report, and it is unloaded in the
+    /// background when that ends. The plugin's next generation need not wait for that.
+    ///
     /// # Errors
     /// [`Error::UnknownPlugin`] when nothing of this id is loaded.
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport> {
+        let begun = Instant::now();
+        let shared = &self.inner.shared;
+        let serving = shared.registry.serving(plugin);
         let (answer, answered) = oneshot::channel();
         self.inner.send(plugin, Command::Unload(answer)).await?;
-        answered.await.unwrap_or(Err(Error::Closed))
+        let answered = match tokio::time::timeout(shared.end_limit(), answered).await {
+            Ok(answered) => return answered.unwrap_or(Err(Error::Closed)),
+            Err(_) => serving.and_then(|generation| shared.registry.generation(generation)),
+        };
+        let info = answered.ok_or(Error::Closed)?;
+        Ok(UnloadReport {
+            plugin: plugin.to_owned(),
+            generation: info.generation,
+            unload_ms: millis(begun),
+            unmapped: false,
+            leaked_thread_locals: 0,
+            left: Some(info.keeps()),
+        })
     }
 
-    /// Stops watching, unloads every plugin, and waits until replaced generations are gone too.
-    pub async fn shutdown(self) {
-        self.inner.shared.bus.remove_source(self.inner.settings).await;
+    /// Stops watching, unloads every plugin, and waits until replaced generations are gone too, or their limits are over:
+    /// what is still loaded then is in the report.
+    pub async fn shutdown(self) -> ShutdownReport {
+        let shared = &self.inner.shared;
         self.inner.stop.cancel();
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
-        let retiring = &self.inner.shared.retiring;
-        retiring.close();
-        // A stuck generation never ends; it does not keep the host from ending.
-        let _ = tokio::time::timeout(self.inner.shared.settings.drain * 2, retiring.wait()).await;
-        let _ = std::fs::remove_dir(self.inner.shared.private_dir.path());
+        let ending = async {
+            shared.bus.remove_source(self.inner.settings).await;
+            // These put what serves among what retires.
+            self.inner.tasks.wait().await;
+            shared.retiring.close();
+            shared.retiring.wait().await;
+        };
+        let _ = tokio::time::timeout(shared.end_limit(), ending).await;
+        let left = shared.registry.still_loaded();
+        for StillLoaded { plugin, generation, why } in &left {
+            tracing::warn!(plugin, generation, why, "still loaded when the runtime ends");
+        }
+        let _ = std::fs::remove_dir(shared.private_dir.path());
+        ShutdownReport { left }
     }
 }
 

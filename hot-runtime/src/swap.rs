@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use controllerbus::Bus;
 use controllerbus::bus::Source;
+use tokio::sync::oneshot;
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
@@ -181,9 +181,8 @@ async fn bring_up(
                 Err(error) => {
                     let failed =
                         Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
-                    let shared = Arc::clone(shared);
-                    let plugin = plugin.to_owned();
-                    tokio::spawn(async move { retire(&shared, &plugin, generation, None, false).await });
+                    let retiring = retire(Arc::clone(shared), plugin.to_owned(), generation, None, false);
+                    shared.retiring.spawn(retiring);
                     return Err(failed);
                 }
             }
@@ -195,11 +194,11 @@ async fn bring_up(
 
 /// Waits until nothing holds a replaced generation, joins its threads, and closes it.
 ///
-/// It is tried for as long as it takes; what keeps it is shown in the registry and told as events.
+/// It is tried for as long as it takes, in the background; what keeps it is shown in the registry and told as events.
 /// `served` is false for one that was rolled back, which keeps its `failed` state.
 pub(crate) async fn retire(
-    shared: &Arc<Shared>,
-    plugin: &str,
+    shared: Arc<Shared>,
+    plugin: String,
     generation: Generation,
     committed: Option<controllerbus::bus::Committed>,
     served: bool,
@@ -211,34 +210,35 @@ pub(crate) async fn retire(
             shared.registry.set(number, state, reason);
         }
     };
+    let drain = shared.settings.drain;
     if let Some(committed) = committed {
-        hosted.patiently(shared.settings.drain, committed.drained()).await;
+        hosted.patiently(drain, committed.drained()).await;
     }
     let leases = Arc::clone(hosted.leases());
-    let mut patience = shared.settings.drain;
+    let (mut told, mut wait) = (None, drain);
     loop {
-        if tokio::time::timeout(patience, leases.drained()).await.is_err() {
+        if tokio::time::timeout(drain, leases.drained()).await.is_err() {
             let held = leases.holders();
             state(GenerationState::Draining, Some(format!("held by {held}")));
             let count = held.to_drain();
-            shared.emit(RuntimeEvent::Draining { plugin: plugin.to_owned(), generation: number, leases: count });
+            shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
             hosted.patiently(Duration::ZERO, leases.drained()).await;
         }
-        let (outcome, back) = match hosted.unload(shared.settings.drain).await {
+        let (outcome, back) = match hosted.unload(wait).await {
             Ok(done) => done,
             // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
             Err(error) => {
                 state(GenerationState::Stuck, Some(error.to_string()));
-                return report(plugin, number, begun, false, 0);
+                return report(&plugin, number, begun, false, 0);
             }
         };
         hosted = back;
         match outcome {
             Unload::Closed { unmapped, leaked_thread_locals } => {
-                let report = report(plugin, number, begun, unmapped, leaked_thread_locals);
+                let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
                 state(GenerationState::Unloaded, None);
                 shared.emit(RuntimeEvent::Unloaded {
-                    plugin: plugin.to_owned(),
+                    plugin,
                     generation: number,
                     unload_ms: report.unload_ms,
                     unmapped,
@@ -246,25 +246,49 @@ pub(crate) async fn retire(
                 return report;
             }
             Unload::Stuck { threads } => {
-                state(GenerationState::Stuck, Some(format!("{threads} of its threads do not end")));
-                shared.emit(RuntimeEvent::Stuck { plugin: plugin.to_owned(), generation: number, threads });
+                // Told once, and again when it has changed.
+                if told.replace(threads) != Some(threads) {
+                    state(GenerationState::Stuck, Some(format!("{threads} of its threads do not end")));
+                    shared.emit(RuntimeEvent::Stuck { plugin: plugin.clone(), generation: number, threads });
+                }
+                // From now on it is only looked at.
+                wait = Duration::ZERO;
             }
             Unload::Held => {}
         }
-        patience = (patience * 2).min(Duration::from_secs(60));
         // Not a wait for a state that could be watched: a thread's end is only seen by asking again.
-        tokio::time::sleep(Duration::from_millis(50).min(patience)).await;
+        tokio::time::sleep(if told.is_some() { STUCK } else { HELD }).await;
     }
 }
 
+/// How long until a generation is looked at again whose threads did not end.
+const STUCK: Duration = Duration::from_millis(500);
+
+/// How long until one is that somebody has come to hold while it was unloaded.
+const HELD: Duration = Duration::from_millis(50);
+
 fn report(plugin: &str, generation: u64, begun: Instant, unmapped: bool, leaked_thread_locals: u64) -> UnloadReport {
-    UnloadReport { plugin: plugin.to_owned(), generation, unload_ms: millis(begun), unmapped, leaked_thread_locals }
+    let unload_ms = millis(begun);
+    UnloadReport { plugin: plugin.to_owned(), generation, unload_ms, unmapped, leaked_thread_locals, left: None }
 }
 
-/// Takes a plugin off the bus and unloads its serving generation.
-pub(crate) async fn remove(shared: &Arc<Shared>, bus: &Bus, plugin: &str, generation: Generation) -> UnloadReport {
+/// Takes a plugin off the bus and unloads its serving generation, in the background: nobody has to wait for what does not
+/// end.
+pub(crate) fn remove(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    generation: Generation,
+    answer: Option<oneshot::Sender<Result<UnloadReport>>>,
+) {
     shared.registry.set(generation.number, GenerationState::Draining, None);
-    let removing = bus.remove_source(Source(generation.number));
-    generation.hosted.patiently(shared.settings.drain, removing).await;
-    retire(shared, plugin, generation, None, true).await
+    let (own, plugin) = (Arc::clone(shared), plugin.to_owned());
+    shared.retiring.spawn(async move {
+        let bus = own.bus.clone();
+        let removing = bus.remove_source(Source(generation.number));
+        generation.hosted.patiently(own.settings.drain, removing).await;
+        let report = retire(own, plugin, generation, None, true).await;
+        if let Some(answer) = answer {
+            let _ = answer.send(Ok(report));
+        }
+    });
 }

@@ -91,9 +91,7 @@ impl Plugin {
                     Some(Command::Place(answer)) => {
                         let _ = answer.send(self.place().await);
                     }
-                    Some(Command::Unload(answer)) => {
-                        let _ = answer.send(self.unload().await);
-                    }
+                    Some(Command::Unload(answer)) => self.unload(answer),
                     None => break,
                 },
                 Some(change) = change => {
@@ -106,7 +104,7 @@ impl Plugin {
             }
         }
         if let Some(generation) = self.current.take() {
-            swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await;
+            swap::remove(&self.shared, &self.id, generation, None);
         }
     }
 
@@ -127,11 +125,12 @@ impl Plugin {
         self.swap(artifact, timeline, None).await.map(Some)
     }
 
-    async fn unload(&mut self) -> Result<UnloadReport> {
-        let Some(generation) = self.current.take() else {
-            return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
-        };
-        Ok(swap::remove(&self.shared, &self.shared.bus, &self.id, generation).await)
+    /// Takes it off the bus and unloads it, for which this task does not wait: what does not end keeps nobody.
+    fn unload(&mut self, answer: oneshot::Sender<Result<UnloadReport>>) {
+        match self.current.take() {
+            Some(generation) => swap::remove(&self.shared, &self.id, generation, Some(answer)),
+            None => drop(answer.send(Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None }))),
+        }
     }
 
     /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
@@ -219,10 +218,8 @@ impl Plugin {
         match swap::replace(&self.shared, &self.id, self.current.as_ref(), artifact, timeline, edited).await {
             Ok((generation, report, committed)) => {
                 if let Some(old) = self.current.replace(generation) {
-                    let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
-                    self.shared.retiring.spawn(async move {
-                        swap::retire(&shared, &id, old, committed, true).await;
-                    });
+                    let retiring = swap::retire(Arc::clone(&self.shared), self.id.clone(), old, committed, true);
+                    self.shared.retiring.spawn(retiring);
                 }
                 Ok(report)
             }

@@ -95,6 +95,7 @@ impl Service {
             generation: report.generation,
             unload_ms: report.unload_ms,
             unmapped: report.unmapped,
+            left: report.left.unwrap_or_default(),
         })
     }
 
@@ -233,16 +234,16 @@ impl BusApi for Service {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
         let service = self.clone();
-        let removal = attach.then(|| Removal { host: Arc::clone(&self.host), keys: keys.clone() });
+        // What somebody else has applied for the same keys runs on when this client leaves.
+        let owner = attach.then(|| self.host.bus.config_owner());
         Ok(Response::new(stream(&self.end, |sender| async move {
-            // Dropped with this task, however it ends.
-            let _removal = removal;
             let mut changes = service.host.bus.changes();
-            let applying = {
-                let bus = service.host.bus.clone();
-                tokio::spawn(async move { bus.apply(set).await })
+            // The owner is dropped with this task, however it ends.
+            let applied = match &owner {
+                Some(owner) => owner.apply(set).await,
+                None => service.host.bus.apply(set).await,
             };
-            if let Ok(Err(error)) = applying.await {
+            if let Err(error) = applied {
                 let _ = sender.send(Err(Status::invalid_argument(error.to_string()))).await;
                 return;
             }
@@ -288,24 +289,5 @@ impl BusApi for Service {
         request: Request<UnloadPluginRequest>,
     ) -> Result<Response<UnloadPluginResponse>, Status> {
         self.unload(&request.into_inner().id).await.map(Response::new)
-    }
-}
-
-/// Takes configs off the bus when it is dropped.
-struct Removal {
-    host: Arc<Host>,
-    keys: Vec<String>,
-}
-
-impl Drop for Removal {
-    fn drop(&mut self) {
-        let (host, keys) = (Arc::clone(&self.host), std::mem::take(&mut self.keys));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                for key in keys {
-                    host.bus.remove_config(&key).await;
-                }
-            });
-        }
     }
 }

@@ -127,7 +127,7 @@ pub async fn controllers(args: &Show) -> Result<()> {
     }
     for found in controllers.iter().filter(|found| found.key.is_empty()) {
         let from = if found.plugin.is_empty() { "the daemon" } else { &found.plugin };
-        let cells = ["-", &found.config_id, "running", &found.version, from, &found.answers.to_string()];
+        let cells = ["-", &found.config_id, &found.state, &found.version, from, &found.answers.to_string()];
         rows.push(cells.map(str::to_owned).to_vec());
     }
     if rows.is_empty() {
@@ -136,7 +136,10 @@ pub async fn controllers(args: &Show) -> Result<()> {
     }
     table(&["KEY", "CONFIG", "STATE", "VERSION", "FROM", "ANSWERS"], &rows);
     for found in controllers.iter().filter(|found| !found.error.is_empty()) {
-        print_line(&format!("\n{} fails, and is executed again: {}", found.name, found.error));
+        match found.state.as_str() {
+            "stuck" => print_line(&format!("\n{}, taken off the bus: {}", found.name, found.error)),
+            _ => print_line(&format!("\n{} fails, and is executed again: {}", found.name, found.error)),
+        }
     }
     for config in configs.iter().filter(|config| !config.error.is_empty()) {
         let again = if config.retry_in_ms > 0 {
@@ -144,7 +147,8 @@ pub async fn controllers(args: &Show) -> Result<()> {
         } else {
             String::new()
         };
-        print_line(&format!("\n{} is {}: {}{again}", config.key, config.state, config.error));
+        let runs_on = if config.state == "refused" { "; the config before runs on" } else { "" };
+        print_line(&format!("\n{} is {}: {}{again}{runs_on}", config.key, config.state, config.error));
     }
     Ok(())
 }
@@ -209,7 +213,11 @@ pub async fn unload(args: &OnePlugin) -> Result<()> {
     } else {
         let seen = if unloaded.unmapped { ", and the library is unmapped" } else { "" };
         let took = duration(unloaded.unload_ms);
-        print_line(&format!("{}: generation {} unloaded in {took}{seen}", args.id, unloaded.generation));
+        let number = unloaded.generation;
+        print_line(&match unloaded.left.as_str() {
+            "" => format!("{}: generation {number} unloaded in {took}{seen}", args.id),
+            left => format!("{}: generation {number} is off the bus, and still loaded after {took}: {left}", args.id),
+        });
     }
     Ok(())
 }

@@ -53,8 +53,9 @@ pub async fn run(args: Dev) -> Result<()> {
         Some(signal) => tell(&format!("Ending: {signal}")),
         None => tell("Ending"),
     }
-    if !host.end().await {
-        tell("Something did not end in time; it ends with this process");
+    let left = host.end().await;
+    if !left.is_empty() {
+        tell(&format!("Did not end in time, and ends with this process: {}", left.join("; ")));
     }
     result
 }

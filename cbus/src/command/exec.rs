@@ -35,8 +35,8 @@ pub async fn run(args: &Exec) -> Result<()> {
         }
         last = response.configs;
     }
-    let failed: Vec<&str> =
-        last.iter().filter(|config| config.state == "failed").map(|config| config.key.as_str()).collect();
+    let is_bad = |config: &&Config| ["failed", "refused"].contains(&config.state.as_str());
+    let failed: Vec<&str> = last.iter().filter(is_bad).map(|config| config.key.as_str()).collect();
     if args.attach {
         return Err(report(format!("the daemon at {} went away", args.to.connect), ""));
     }

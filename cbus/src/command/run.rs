@@ -58,8 +58,9 @@ pub async fn run(args: Run) -> Result<()> {
             Ok(())
         }
     };
-    if !host.end().await {
-        tracing::warn!(target: "cbus", "something did not end in time; it ends with the process");
+    let left = host.end().await;
+    if !left.is_empty() {
+        tracing::warn!(target: "cbus", "did not end in time, and ends with the process: {}", left.join("; "));
     }
     result
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use controllerbus::bus::ConfigOwner;
 use controllerbus::{Bus, ConfigSet};
 use hot_runtime::watch::Watcher;
 use miette::Result;
@@ -17,14 +19,16 @@ const QUIET: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct ConfigFile {
     path: PathBuf,
-    /// The keys that came from the file, which go when the file loses them.
+    /// The keys that came from the file.
     keys: BTreeSet<String>,
+    /// The file as one who applies configs: what it loses goes, whoever else applied it, and a lower revision counts.
+    owner: Option<Arc<ConfigOwner>>,
 }
 
 impl ConfigFile {
     /// A file that has not been read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), keys: BTreeSet::new() }
+        Self { path: path.to_owned(), keys: BTreeSet::new(), owner: None }
     }
 
     /// Reads the file.
@@ -33,14 +37,11 @@ impl ConfigFile {
         parse(&text, &self.path.to_string_lossy())
     }
 
-    /// Applies a set; keys that an earlier one of this file had, and this one has not, are taken off the bus.
+    /// Applies a set in place of the last one of this file.
     pub async fn apply(&mut self, bus: &Bus, set: ConfigSet) -> Result<()> {
-        let keys: BTreeSet<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
-        for gone in self.keys.difference(&keys) {
-            bus.remove_config(gone).await;
-        }
-        self.keys = keys;
-        bus.apply(set).await.map_err(|error| explain_bus(&error, None))
+        self.keys = set.iter().map(|(key, _)| key.to_owned()).collect();
+        let owner = self.owner.get_or_insert_with(|| Arc::new(bus.config_owner()));
+        owner.apply(set).await.map(drop).map_err(|error| explain_bus(&error, None))
     }
 
     /// Tells what keeps configs of the file from running. What waits for a plugin that is being built is no problem yet,

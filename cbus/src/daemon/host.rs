@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use controllerbus::Bus;
+use controllerbus::bus::Limits;
 use hot_runtime::sign::PublicKey;
 use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec};
 use miette::Result;
@@ -15,6 +16,9 @@ use crate::report::explain;
 
 /// How long a replaced or leaving generation may take before it is told of.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long a controller may take to end once it is told to, and how long its `close` may.
+const CONTROLLER_END: Duration = Duration::from_millis(1500);
 
 /// How long the whole end may take; what is left then ends with the process.
 const END: Duration = Duration::from_millis(4500);
@@ -60,7 +64,7 @@ impl Host {
     /// A bus that can serve its API; nothing is built or loaded yet.
     pub fn new(journal: Arc<Journal>) -> Arc<Self> {
         let host = Arc::new(Self {
-            bus: Bus::new(),
+            bus: Bus::with_limits(Limits::default().cancel(CONTROLLER_END).close(CONTROLLER_END)),
             journal,
             started: Instant::now(),
             prepared_api: Mutex::default(),
@@ -107,15 +111,22 @@ impl Host {
         self.runtime().map(HotRuntime::generations).unwrap_or_default()
     }
 
-    /// Ends the controllers, then the plugins. False if something did not end in time.
-    pub async fn end(&self) -> bool {
+    /// Ends the controllers, then the plugins. Returns what has not ended in time.
+    pub async fn end(&self) -> Vec<String> {
         let ending = async {
-            self.bus.close().await;
+            let left = self.bus.close().await;
+            let mut left: Vec<String> = left.into_iter().map(|found| format!("controller {}", found.info.id)).collect();
             if let Some(runtime) = self.runtime() {
-                runtime.clone().shutdown().await;
+                let report = runtime.clone().shutdown().await;
+                left.extend(report.left.into_iter().map(|found| format!("{}, {}", found.plugin, found.why)));
             }
+            left
         };
-        tokio::time::timeout(END, ending).await.is_ok()
+        tokio::time::timeout(END, ending).await.unwrap_or_else(|_| {
+            let leaving = self.bus.leaving().into_iter().map(|found| format!("controller {}", found.info.id));
+            let loaded = self.generations().into_iter().filter(|found| found.mapped).map(|found| found.plugin);
+            leaving.chain(loaded).collect()
+        })
     }
 }
 

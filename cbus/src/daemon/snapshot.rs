@@ -98,7 +98,7 @@ impl Host {
         }
     }
 
-    /// The controllers on the bus.
+    /// The controllers on the bus, and those that were taken off and have not ended yet.
     pub fn controllers(&self) -> Vec<Controller> {
         let plugins: HashMap<u64, String> =
             self.generations().into_iter().map(|found| (found.generation, found.plugin)).collect();
@@ -110,6 +110,7 @@ impl Host {
                 Execution::Failed { error, .. } => ("failed", error.to_string()),
                 Execution::Ended => ("ended", String::new()),
                 Execution::Closing => ("closing", String::new()),
+                Execution::Stuck { what } => ("stuck", format!("`{what}` blocks its thread and does not end")),
             };
             Controller {
                 id: found.id.0,
@@ -119,14 +120,14 @@ impl Host {
                 config_id: found.info.config_id,
                 generation: if plugin.is_empty() { 0 } else { found.source.0 },
                 plugin,
-                key: found.key.unwrap_or_default(),
+                key: found.keys.join(", "),
                 answers: found.answers as u32,
                 resolves: found.resolves,
                 state: state.to_owned(),
                 error,
             }
         };
-        self.bus.controllers().into_iter().map(show).collect()
+        self.bus.controllers().into_iter().chain(self.bus.leaving()).map(show).collect()
     }
 
     /// The directives that stand.
@@ -206,11 +207,21 @@ fn config(found: ConfigState) -> Config {
             if config.error.is_empty() {
                 config.error = error.to_string();
             }
-            config.retry_in_ms = retry_in.as_millis() as u64;
+            config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
             "failed"
         }
     }
     .to_owned();
+    // What ran before runs on.
+    if let Some(pending) = found.pending {
+        let (state, retry_in) = match pending.state {
+            RunState::Failed { retry_in, .. } => ("refused", retry_in),
+            RunState::Constructing => ("constructing", None),
+            RunState::Queued | RunState::Running(_) => ("pending", None),
+        };
+        config.state = state.to_owned();
+        config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
+    }
     config
 }
 

@@ -49,14 +49,21 @@ pub(super) struct Way {
 
 impl Engine {
     /// Whether a directive that goes across here might come to a bus.
-    fn leads_to(&self, goal: &Arc<Engine>, across: &Across) -> bool {
-        let ways: Vec<_> = {
-            let mut ways = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
+    fn leads_to(self: &Arc<Self>, goal: &Arc<Engine>, across: &Across) -> bool {
+        let mut seen = vec![Arc::clone(self)];
+        let mut at = 0;
+        while let Some(engine) = seen.get(at).cloned() {
+            at += 1;
+            let mut ways = engine.bridges.lock().unwrap_or_else(PoisonError::into_inner);
             ways.retain(|way| way.across.strong_count() > 0);
-            ways.iter().filter_map(|way| Some((way.to.upgrade()?, way.across.upgrade()?))).collect()
-        };
-        let mut ways = ways.iter().filter(|(_, other)| across.meets(other));
-        ways.any(|(to, other)| Arc::ptr_eq(to, goal) || to.leads_to(goal, other))
+            for way in &*ways {
+                let (Some(to), Some(other)) = (way.to.upgrade(), way.across.upgrade()) else { continue };
+                if across.meets(&other) && !seen.iter().any(|known| Arc::ptr_eq(known, &to)) {
+                    seen.push(to);
+                }
+            }
+        }
+        seen.iter().any(|engine| Arc::ptr_eq(engine, goal))
     }
 }
 

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::bridge::Way;
 use super::configs::Configs;
 use super::entry::{ControllerEntry, Seat, Seats};
 use super::factories::Factories;
-use super::handle::Backend;
+use super::handle::{Backend, BusHandle};
 use super::lane::Common;
+use super::limits::Limits;
 use super::reference::Reference;
 use super::resolver::offer;
 use super::standing::{Effects, Standing, State};
@@ -26,17 +26,25 @@ use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawRequest};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
+/// Which controllers there are, and which there are to be. Under one lock, so that electing, installing and switching see
+/// each other's results; under it nothing waits, and nothing of a user's runs, is called or is dropped.
+#[derive(Default)]
+pub(super) struct Life {
+    pub(super) controllers: BTreeMap<u64, Arc<ControllerEntry>>,
+    /// Told to end, and not closed yet.
+    pub(super) leaving: BTreeMap<u64, Arc<ControllerEntry>>,
+    pub(super) factories: Factories,
+    pub(super) configs: Configs,
+}
+
 pub(super) struct Engine {
     types: ArcSwap<HashMap<String, Arc<TypeLanes>>>,
     /// Held by whoever changes `types` or routes; with it, the controllers that every type is routed to.
     types_turn: Mutex<Vec<Arc<Seats>>>,
     hasher: RandomState,
     pub(super) runtime: Option<Handle>,
-    pub(super) controllers: Mutex<BTreeMap<u64, Arc<ControllerEntry>>>,
-    pub(super) factories: Mutex<Factories>,
-    pub(super) configs: Mutex<Configs>,
-    /// Whoever changes configs, factories or generations takes it, so that they see each other's results.
-    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    life: Mutex<Life>,
+    pub(super) limits: Limits,
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
     /// The bus as the controller of the directives that it resolves itself.
@@ -47,7 +55,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
         let loading = |engine: &Weak<Self>| {
             let info = Info {
                 id: "controllerbus".to_owned(),
@@ -55,8 +63,7 @@ impl Engine {
                 description: "The bus itself".to_owned(),
                 config_id: "controllerbus".to_owned(),
             };
-            let (controller, cancel) = (loading::controller(Weak::clone(engine)), CancellationToken::new());
-            ControllerEntry::new(0, info, Source::STATIC, controller, None, None, cancel, false)
+            Arc::new(ControllerEntry::new(0, info, Source::STATIC, loading::controller(Weak::clone(engine))))
         };
         Arc::new_cyclic(|engine| Self {
             loading: Arc::new(Seats::new(loading(engine))),
@@ -65,10 +72,8 @@ impl Engine {
             types_turn: Mutex::default(),
             hasher: RandomState::new(),
             runtime: Handle::try_current().ok(),
-            controllers: Mutex::default(),
-            factories: Mutex::default(),
-            configs: Mutex::default(),
-            turn: Arc::default(),
+            life: Mutex::default(),
+            limits,
             changed: watch::Sender::new(0),
             directives_changed: watch::Sender::new(0),
             next: AtomicU64::new(1),
@@ -85,8 +90,29 @@ impl Engine {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    pub(super) fn controllers(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<ControllerEntry>>> {
-        self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the bus's work is done: the runtime that it was made in, or else that of the caller.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] outside both.
+    pub(super) fn runtime(&self) -> Result<Handle> {
+        self.runtime.clone().or_else(|| Handle::try_current().ok()).ok_or_else(|| {
+            Error::new(ErrorKind::Closed, "the bus was made, and is used, outside a tokio runtime: make it inside one")
+        })
+    }
+
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match self.runtime() {
+            Ok(runtime) => drop(runtime.spawn(work)),
+            Err(error) => tracing::error!(%error),
+        }
+    }
+
+    pub(super) fn handle(self: &Arc<Self>) -> BusHandle {
+        BusHandle::new(Arc::clone(self) as Arc<dyn Backend>)
     }
 
     fn turn(&self) -> MutexGuard<'_, Vec<Arc<Seats>>> {
@@ -113,7 +139,7 @@ impl Engine {
 
     fn new_type(&self, id: &str, everywhere: &[Arc<Seats>]) -> Arc<TypeLanes> {
         let mut routes = everywhere.to_vec();
-        if self.loading.entry.controller.resolves().iter().any(|own| own == id) {
+        if self.loading.entry.resolves.iter().any(|own| own == id) {
             routes.push(Arc::clone(&self.loading));
         }
         let table = TypeTable::new(self.runtime.clone(), self.directives_changed.clone(), routes);
@@ -127,13 +153,12 @@ impl Engine {
         let mut all = Vec::new();
         for entry in added {
             let seats = Arc::new(Seats::new(Arc::clone(entry)));
-            let ids = entry.controller.resolves();
-            if ids.iter().any(|id| id == ANY_DIRECTIVE) {
+            if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
                 all.push(seats);
                 continue;
             }
-            for id in ids {
-                by_type.entry(id).or_default().push(Arc::clone(&seats));
+            for id in &entry.resolves {
+                by_type.entry(id.clone()).or_default().push(Arc::clone(&seats));
             }
         }
         everywhere.retain(|seats| !removed.contains(&seats.entry.id));
@@ -167,15 +192,14 @@ impl Engine {
     /// Offers what stands to a controller whose routes are published.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
         let seat = Arc::new(Seat::new(Arc::clone(entry)));
-        let ids = entry.controller.resolves();
-        if ids.iter().any(|id| id == ANY_DIRECTIVE) {
+        if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
             for standing in self.standing() {
                 offer(&standing, &seat);
             }
             return;
         }
-        for id in ids {
-            let Some(lanes) = self.types.load().get(&id).cloned() else { continue };
+        for id in &entry.resolves {
+            let Some(lanes) = self.types.load().get(id).cloned() else { continue };
             for standing in lanes.table.all() {
                 offer(&standing, &seat);
             }

@@ -3,19 +3,19 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Source;
 use super::handover::Handover;
 use super::lane::{Apart, LANES, Lanes, lane};
 use super::standing::Standing;
-use super::{BusHandle, Source};
-use crate::controller::{AnyController, Context, Info};
-use crate::{Backoff, Error, Result};
+use crate::controller::{AnyController, Info};
+use crate::{Error, Result};
 
 const STAGED: u8 = 0;
 const LIVE: u8 = 1;
@@ -26,15 +26,17 @@ pub(super) struct ControllerEntry {
     pub(super) info: Arc<Info>,
     pub(super) source: Source,
     pub(super) controller: Arc<dyn AnyController>,
-    /// The config set's key, where it came from one.
-    pub(super) key: Option<String>,
-    /// The config in the boundary's encoding, where it was made from one.
-    pub(super) config: Option<Vec<u8>>,
+    /// The ids of the directives that it resolves.
+    pub(super) resolves: Vec<String>,
+    /// The instance that it is of, and the config in the boundary's encoding, where configs asked for it.
+    pub(super) configured: Option<(u64, Vec<u8>)>,
     pub(super) cancel: CancellationToken,
     /// Cancelled, that is, done, when `close` has returned.
     pub(super) closed: CancellationToken,
     /// The first error of `execute`, which ends the staging of a new generation.
-    pub(super) failed: Mutex<Option<Error>>,
+    failed: Mutex<Option<Error>>,
+    /// Whether one of its resolvers has failed.
+    pub(super) resolver_failed: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
     pub(super) handover: Handover,
     phase: AtomicU8,
@@ -131,35 +133,42 @@ pub enum Execution {
     Ended,
     /// It was told to end, and is being closed.
     Closing,
+    /// It was told to end and blocks its thread: it can neither be waited for nor dropped.
+    Stuck {
+        /// `execute` or `close`.
+        what: &'static str,
+    },
 }
 
 impl ControllerEntry {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        id: u64,
-        info: Info,
-        source: Source,
-        controller: Arc<dyn AnyController>,
-        key: Option<String>,
-        config: Option<Vec<u8>>,
-        cancel: CancellationToken,
-        staged: bool,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    /// One that goes live as soon as it is on the bus, unless [`ControllerEntry::staged`] says otherwise.
+    pub(super) fn new(id: u64, info: Info, source: Source, controller: Arc<dyn AnyController>) -> Self {
+        Self {
             id,
             info: Arc::new(info),
             source,
+            resolves: controller.resolves(),
             controller,
-            key,
-            config,
-            cancel,
+            configured: None,
+            cancel: CancellationToken::new(),
             closed: CancellationToken::new(),
             failed: Mutex::default(),
+            resolver_failed: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             handover: Handover::default(),
-            phase: AtomicU8::new(if staged { STAGED } else { LIVE }),
+            phase: AtomicU8::new(LIVE),
             answers: std::array::from_fn(|_| Apart::default()),
-        })
+        }
+    }
+
+    /// Made of a config, with a context that the token cancels.
+    pub(super) fn configured(self, instance: u64, config: Vec<u8>, cancel: CancellationToken) -> Self {
+        Self { configured: Some((instance, config)), cancel, ..self }
+    }
+
+    /// Made ready beside the controller that it is to replace.
+    pub(super) fn staged(self) -> Self {
+        Self { phase: AtomicU8::new(STAGED), ..self }
     }
 
     pub(super) fn is_staged(&self) -> bool {
@@ -201,44 +210,20 @@ impl ControllerEntry {
         self.execution.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn executes(&self, execution: Execution, changed: &watch::Sender<u64>) {
+    pub(super) fn executes(&self, execution: Execution, changed: &watch::Sender<u64>) {
         *self.execution.lock().unwrap_or_else(PoisonError::into_inner) = (execution, SystemTime::now());
         changed.send_modify(|version| *version += 1);
     }
 
-    /// Executes the controller until it is cancelled, again with backoff after an error or a panic; then closes it.
-    pub(super) async fn run(self: Arc<Self>, bus: BusHandle, changed: watch::Sender<u64>) {
-        let mut backoff = Backoff::default();
-        let context = Context::new(bus, self.cancel.clone(), Arc::clone(&self.info));
-        while !self.cancel.is_cancelled() {
-            let work = Arc::clone(&self.controller);
-            let this = Arc::clone(&self);
-            let began = Box::new(move || this.handover.begin());
-            let ended = contained(async { work.execute_told(context.clone(), began).await }).await;
-            let Err(error) = ended else {
-                self.executes(Execution::Ended, &changed);
-                break;
-            };
-            if self.cancel.is_cancelled() {
-                break;
-            }
-            tracing::warn!(controller = self.info.id, %error, "execute failed; it is tried again");
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
-            self.handover.stir();
-            let retry_in = backoff.next();
-            self.executes(Execution::Failed { error, retry_in }, &changed);
-            tokio::select! {
-                () = tokio::time::sleep(retry_in) => self.executes(Execution::Running, &changed),
-                () = self.cancel.cancelled() => {}
-            }
-        }
-        self.cancel.cancelled().await;
-        self.executes(Execution::Closing, &changed);
-        let work = Arc::clone(&self.controller);
-        if let Err(error) = contained(closing(work)).await {
-            tracing::warn!(controller = self.info.id, %error, "close failed");
-        }
-        self.closed.cancel();
+    /// Notes the first failure of its execution.
+    pub(super) fn note_failure(&self, error: &Error) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        self.handover.stir();
+    }
+
+    /// The first failure of its execution.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -250,10 +235,4 @@ pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Resul
             .unwrap_or_else(|payload| std::task::Poll::Ready(Err(Error::from_panic(payload))))
     })
     .await
-}
-
-/// A controller's close, in the shape that [`contained`] takes.
-pub(super) async fn closing(controller: Arc<dyn AnyController>) -> Result<()> {
-    controller.close().await;
-    Ok(())
 }

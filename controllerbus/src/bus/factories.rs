@@ -14,35 +14,44 @@ pub(super) struct Factories {
     known: Vec<Known>,
 }
 
-struct Known {
-    source: Source,
-    info: Info,
-    factory: Arc<dyn Factory>,
+/// A factory, and what it says of itself: asked once, and without a lock.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) source: Source,
+    pub(super) info: Info,
+    pub(super) factory: Arc<dyn Factory>,
+}
+
+impl Known {
+    /// Asks factories who their controllers will be.
+    pub(super) fn of(source: Source, factories: Vec<Arc<dyn Factory>>) -> Vec<Self> {
+        factories.into_iter().map(|factory| Self { source, info: factory.info(), factory }).collect()
+    }
 }
 
 impl Factories {
-    pub(super) fn add(&mut self, source: Source, factories: Vec<Arc<dyn Factory>>) {
-        self.known.extend(factories.into_iter().map(|factory| Known { source, info: factory.info(), factory }));
+    pub(super) fn add(&mut self, factories: Vec<Known>) {
+        self.known.extend(factories);
     }
 
     /// Takes a source's factories; the caller drops them without the lock.
-    pub(super) fn remove(&mut self, source: Source) -> Vec<Arc<dyn Factory>> {
-        let (gone, stay): (Vec<_>, Vec<_>) = self.known.drain(..).partition(|known| known.source == source);
+    pub(super) fn remove(&mut self, source: Source) -> Vec<Known> {
+        let (gone, stay) = self.known.drain(..).partition(|known| known.source == source);
         self.known = stay;
-        gone.into_iter().map(|known| known.factory).collect()
+        gone
+    }
+
+    /// Whether a source has factories here.
+    pub(super) fn has(&self, source: Source) -> bool {
+        self.known.iter().any(|known| known.source == source)
     }
 
     /// The factory of a config ID: the highest version in the range, and of equal ones the one added last.
-    pub(super) fn find(
-        &self,
-        config_id: &str,
-        version: Option<&VersionReq>,
-    ) -> Option<(Source, Info, Arc<dyn Factory>)> {
+    pub(super) fn find(&self, config_id: &str, version: Option<&VersionReq>) -> Option<&Known> {
         let candidates = self.known.iter().filter(|known| {
             known.info.config_id == config_id && version.is_none_or(|range| range.matches(&known.info.version))
         });
-        let best = candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))?;
-        Some((best.source, best.info.clone(), Arc::clone(&best.factory)))
+        candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))
     }
 
     /// The versions of a config ID's factories, the highest first.
@@ -55,8 +64,8 @@ impl Factories {
     }
 
     /// Every factory, with where it comes from.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Source, &Arc<dyn Factory>)> {
-        self.known.iter().map(|known| (known.source, &known.factory))
+    pub(super) fn all(&self) -> impl Iterator<Item = &Known> {
+        self.known.iter()
     }
 
     pub(super) fn config_ids(&self) -> Vec<String> {

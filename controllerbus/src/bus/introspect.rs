@@ -1,11 +1,12 @@
 //! What tools see of a bus: controllers, directives, values, resolvers, factories; and word of every change.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::engine::Engine;
 use super::entry::{ControllerEntry, Execution};
 use super::standing::Standing;
 use super::{Bus, ConfigState, ControllerId, Source};
@@ -22,8 +23,8 @@ pub struct ControllerSnapshot {
     pub info: Info,
     /// Where it comes from.
     pub source: Source,
-    /// The config set's key, where it came from one.
-    pub key: Option<String>,
+    /// The config set's keys that it runs for; none if no config asked for it.
+    pub keys: Vec<String>,
     /// The ids of the directives that it resolves.
     pub resolves: Vec<String>,
     /// Whether it is being made ready beside the controller that it shall replace.
@@ -112,6 +113,8 @@ pub struct FactorySnapshot {
 pub struct Snapshot {
     /// The controllers.
     pub controllers: Vec<ControllerSnapshot>,
+    /// Those that were taken off and have not ended yet.
+    pub leaving: Vec<ControllerSnapshot>,
     /// The standing directives.
     pub directives: Vec<DirectiveSnapshot>,
     /// The applied configs.
@@ -120,11 +123,31 @@ pub struct Snapshot {
     pub factories: Vec<FactorySnapshot>,
 }
 
+impl Engine {
+    /// A controller as tools see it.
+    pub(super) fn snapshot_of(&self, entry: &Arc<ControllerEntry>) -> ControllerSnapshot {
+        let (execution, since) = entry.execution();
+        let keys = entry.configured.as_ref().map(|(instance, _)| self.life().configs.keys_of(*instance));
+        ControllerSnapshot {
+            id: ControllerId(entry.id),
+            info: Info::clone(&entry.info),
+            source: entry.source,
+            keys: keys.filter(|_| !entry.is_removed()).unwrap_or_default(),
+            resolves: entry.resolves.clone(),
+            staged: entry.is_staged(),
+            execution,
+            since,
+            answers: entry.answer_count(),
+        }
+    }
+}
+
 impl Bus {
     /// Everything that tools want to show.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             controllers: self.controllers(),
+            leaving: self.leaving(),
             directives: self.directives(),
             configs: self.configs(),
             factories: self.factories(),
@@ -133,22 +156,14 @@ impl Bus {
 
     /// The controllers on the bus, in the order in which they came.
     pub fn controllers(&self) -> Vec<ControllerSnapshot> {
-        let snapshot = |entry: &Arc<ControllerEntry>| {
-            let (execution, since) = entry.execution();
-            ControllerSnapshot {
-                id: ControllerId(entry.id),
-                info: Info::clone(&entry.info),
-                source: entry.source,
-                key: entry.key.clone(),
-                resolves: entry.controller.resolves(),
-                staged: entry.is_staged(),
-                execution,
-                since,
-                answers: entry.answer_count(),
-            }
-        };
-        let entries: Vec<_> = self.0.controllers().values().cloned().collect();
-        entries.iter().map(snapshot).collect()
+        let entries: Vec<_> = self.0.life().controllers.values().cloned().collect();
+        entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()
+    }
+
+    /// The controllers that were taken off the bus and have not ended yet: closing, or stuck.
+    pub fn leaving(&self) -> Vec<ControllerSnapshot> {
+        let entries: Vec<_> = self.0.life().leaving.values().cloned().collect();
+        entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()
     }
 
     /// The directives that stand, by id and name.
@@ -160,14 +175,11 @@ impl Bus {
 
     /// The factories that the bus knows, with the schemas of their configs.
     pub fn factories(&self) -> Vec<FactorySnapshot> {
-        let known: Vec<_> = {
-            let factories = self.0.factories.lock().unwrap_or_else(PoisonError::into_inner);
-            factories.all().map(|(source, factory)| (source, Arc::clone(factory))).collect()
-        };
-        let snapshot = |(source, factory): &(Source, Arc<dyn crate::controller::factory::Factory>)| FactorySnapshot {
-            info: factory.info(),
-            source: *source,
-            schema: serde_json::from_str(&factory.schema()).unwrap_or_default(),
+        let known: Vec<_> = self.0.life().factories.all().cloned().collect();
+        let snapshot = |known: &super::factories::Known| FactorySnapshot {
+            info: known.info.clone(),
+            source: known.source,
+            schema: serde_json::from_str(&known.factory.schema()).unwrap_or_default(),
         };
         known.iter().map(snapshot).collect()
     }

@@ -1,8 +1,5 @@
 //! Directives that the bus itself resolves, so that controllers can ask for controllers: [`LoadFactory`],
 //! [`LoadConfig`], [`LoadControllerWithConfig`], [`ExecController`] and [`ApplyConfigSet`].
-//!
-//! They wait for changes of configs and factories, which happen one after the other and include the construction of
-//! controllers; so ask for them in `execute` or in a resolver, not in `construct`, which would wait for itself.
 
 // The entries of the derives in their slice are statics in a link section.
 #![allow(unsafe_code)]
@@ -164,8 +161,9 @@ impl Controller for Loading {
         routes.add::<LoadFactory>(|this, request, values| {
             Box::pin(async move {
                 this.follow(values, |engine| {
-                    let (source, info, _) = engine.factory(&request.config_id, request.version.as_ref())?;
-                    Some(LoadedFactory { info, source })
+                    let life = engine.life();
+                    let known = life.factories.find(&request.config_id, request.version.as_ref())?;
+                    Some(LoadedFactory { info: known.info.clone(), source: known.source })
                 })
                 .await
             })
@@ -173,9 +171,13 @@ impl Controller for Loading {
         routes.add::<LoadConfig>(|this, request, values| {
             Box::pin(async move {
                 this.follow(values, |engine| {
-                    let (_, _, factory) = engine.factory(&request.config_id, None)?;
+                    let (factory, versions) = {
+                        let life = engine.life();
+                        let known = life.factories.find(&request.config_id, None)?;
+                        (Arc::clone(&known.factory), life.factories.versions(&request.config_id))
+                    };
                     let schema = serde_json::from_str(&factory.schema()).unwrap_or_default();
-                    Some(LoadedConfig { schema, versions: engine.versions(&request.config_id) })
+                    Some(LoadedConfig { schema, versions })
                 })
                 .await
             })
@@ -198,8 +200,7 @@ struct Withdraw {
 impl Drop for Withdraw {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.upgrade() {
-            let (held, owner) = (Arc::clone(&engine), self.owner);
-            engine.spawn(async move { held.withdraw_owner(owner).await });
+            engine.let_go(self.owner);
         }
     }
 }
@@ -245,7 +246,7 @@ impl Loading {
         set.set(key.clone(), Entry { version: request.version, ..Entry::new(request.config_id, config) });
         let mut changed = engine.changed.subscribe();
         let _withdraw = Withdraw { engine: Weak::clone(&self.0), owner };
-        engine.apply(owner, set).await;
+        engine.elect(owner, set, true)?;
         drop(engine);
         let (mut slot, mut shown) = (values.slot(), None);
         loop {
@@ -253,11 +254,11 @@ impl Loading {
             let engine = self.engine()?;
             let running = match engine.config_state(&key).map(|state| state.state) {
                 Some(RunState::Running(id)) => {
-                    let entry = engine.controllers().get(&id.0).cloned();
+                    let entry = engine.life().controllers.get(&id.0).cloned();
                     entry.map(|entry| LoadedController { id, info: Info::clone(&entry.info) })
                 }
                 // Told, and tried again, as any resolver's failure is.
-                Some(RunState::Failed { error, .. }) => return Err(error),
+                Some(RunState::Failed { error, .. }) => return Err(error.transient()),
                 Some(RunState::Queued) => {
                     values.idle();
                     None
@@ -308,7 +309,7 @@ impl Loading {
         let owner = engine.next_id();
         let mut changed = engine.changed.subscribe();
         let _withdraw = Withdraw { engine: Weak::clone(&self.0), owner };
-        engine.apply(owner, set).await;
+        engine.elect(owner, set, true)?;
         drop(engine);
         let mut shown = values.keyed();
         let mut last = std::collections::HashMap::new();

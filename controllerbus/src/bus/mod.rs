@@ -1,5 +1,6 @@
 //! The bus: keeps running controllers and standing directives, and routes one to the other.
 
+mod applying;
 mod bridge;
 mod configs;
 mod engine;
@@ -7,8 +8,11 @@ mod entry;
 mod factories;
 mod handle;
 mod handover;
+mod instance;
 mod introspect;
 mod lane;
+mod life;
+mod limits;
 pub mod loading;
 mod reference;
 mod resolver;
@@ -17,13 +21,12 @@ mod swap;
 mod table;
 mod unread;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
+pub use applying::{ApplyReport, ConfigOwner};
 pub use bridge::{Across, Bridge};
-pub use configs::{ConfigState, RunState};
+pub use configs::{ConfigState, Pending, RunState};
 pub use entry::Execution;
 pub(crate) use entry::contained;
 pub use handle::{Backend, BusHandle};
@@ -31,6 +34,7 @@ pub use introspect::{
     ConfigWatch, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, ResolverSnapshot, ResolverState, Snapshot,
     ValueSnapshot,
 };
+pub use limits::Limits;
 pub use swap::{Committed, Staged};
 
 use crate::Result;
@@ -40,6 +44,7 @@ use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request};
 use engine::Engine;
 use entry::ControllerEntry;
+use factories::Known;
 
 /// Where factories and controllers come from: this binary, or one generation of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -77,12 +82,24 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// A bus that knows the factories linked into this binary. Best made inside the tokio runtime that it shall use.
+    /// A bus that knows the factories linked into this binary. Best made inside the tokio runtime that it shall use: its
+    /// work is done there, whoever asks. One that is made outside uses the runtime of whoever calls it.
     pub fn new() -> Self {
-        let engine = Engine::new();
+        Self::with_limits(Limits::default())
+    }
+
+    /// [`Bus::new`] with other limits for the steps of controllers' lives.
+    pub fn with_limits(limits: Limits) -> Self {
+        let engine = Engine::new(limits);
         let factories = FACTORIES.iter().map(super::controller::factory::FactoryEntry::factory).collect();
-        engine.factories.lock().unwrap_or_else(PoisonError::into_inner).add(Source::STATIC, factories);
+        let known = Known::of(Source::STATIC, factories);
+        engine.life().factories.add(known);
         Self(engine)
+    }
+
+    /// The limits for the steps of controllers' lives.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// The bus as controllers see it.
@@ -125,65 +142,67 @@ impl Bus {
     /// Puts a controller on the bus: it is executed, and offered the directives that stand.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
         let id = self.0.next_id();
-        let cancel = CancellationToken::new();
-        let entry = ControllerEntry::new(id, info, Source::STATIC, controller, None, None, cancel, false);
-        self.0.go(&entry);
+        let entry = Arc::new(ControllerEntry::new(id, info, Source::STATIC, controller));
+        let is_closed = {
+            let mut life = self.0.life();
+            life.controllers.insert(id, Arc::clone(&entry));
+            self.0.is_closed()
+        };
+        if is_closed {
+            self.0.discard_made(entry);
+        } else {
+            self.0.go(&entry, Vec::new());
+        }
         ControllerId(id)
     }
 
-    /// Takes a controller off the bus: its values go, it is cancelled and closed. False if it is not there.
+    /// Takes a controller off the bus: its values go, it is cancelled and closed. Returns when it is, or its limits are
+    /// over; until it has ended after all, [`Bus::leaving`] shows it. False if it is not there.
     pub async fn remove_controller(&self, id: ControllerId) -> bool {
-        self.0.remove_controller(id).await
+        let entry = {
+            let mut life = self.0.life();
+            let entry = life.controllers.get(&id.0).cloned();
+            life.leave(&entry);
+            entry
+        };
+        let Some(entry) = entry else { return false };
+        self.0.dismiss(std::slice::from_ref(&entry));
+        self.0.closed(vec![entry]).await;
+        true
     }
 
     /// Makes factories known and constructs the configs that wait for them, in the background.
     pub fn add_factories(&self, source: Source, factories: Vec<Arc<dyn Factory>>) {
-        self.0.factories.lock().unwrap_or_else(PoisonError::into_inner).add(source, factories);
-        self.0.touch();
-        let engine = Arc::clone(&self.0);
-        self.0.spawn(async move {
-            let turn = Arc::clone(&engine.turn);
-            let _turn = turn.lock_owned().await;
-            engine.reconcile_queued().await;
-        });
+        self.0.add_factories(Known::of(source, factories));
     }
 
     /// Takes a source's factories and controllers off the bus; configs that ran on it use another factory, or wait.
-    pub async fn remove_source(&self, source: Source) {
-        let engine = &self.0;
-        let _turn = engine.turn.lock().await;
-        let gone = engine.factories.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
-        drop(gone);
-        let leaving: Vec<_> = engine.controllers().values().filter(|entry| entry.source == source).cloned().collect();
-        for entry in leaving {
-            engine.remove_controller(ControllerId(entry.id)).await;
-            if let Some(key) = &entry.key
-                && let Some(applied) = engine.configs().by_key.get_mut(key)
-            {
-                applied.state = RunState::Queued;
-            }
-        }
-        engine.reconcile_queued().await;
-        engine.touch();
+    /// Returns when its controllers have ended, or their limits are over; those that have not then.
+    pub async fn remove_source(&self, source: Source) -> Vec<ControllerSnapshot> {
+        let left = self.0.remove_source(source).await;
+        left.iter().map(|entry| self.0.snapshot_of(entry)).collect()
     }
 
-    /// Applies a config set: of each key the highest revision wins, and an equal config is left running.
-    /// Returns when each of its keys runs, has failed once, or waits for a factory; see [`Bus::configs`].
+    /// Applies a config set: of each key the highest revision wins, and an equal config is left running. Keys with equal
+    /// configs share a controller.
+    ///
+    /// Returns when each of its keys runs, has failed once, or waits for a factory; each step has its limit. A config that
+    /// cannot be used leaves the one before running, and is shown as pending. Cancel-safe: what was applied stays so.
     ///
     /// # Errors
-    /// None at present; what is wrong with one key is shown in its state and does not keep the others.
-    pub async fn apply(&self, set: ConfigSet) -> Result<()> {
-        self.0.apply(0, set).await;
-        Ok(())
+    /// [`crate::error::ErrorKind::Closed`] when the bus is closed or there is no tokio runtime. What is wrong with one key is
+    /// in the report, and does not keep the others.
+    pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport> {
+        self.0.apply(0, set, false).await
     }
 
-    /// Applies a config set as all there is: keys that it does not name are removed.
+    /// Applies a config set as all there is of those that [`Bus::apply`] has applied: keys that it does not name are
+    /// removed.
     ///
     /// # Errors
     /// As [`Bus::apply`].
-    pub async fn apply_only(&self, set: ConfigSet) -> Result<()> {
-        self.0.keep_only(&set).await;
-        self.apply(set).await
+    pub async fn apply_only(&self, set: ConfigSet) -> Result<ApplyReport> {
+        self.0.apply(0, set, true).await
     }
 
     /// Forgets a config, all its revisions, and takes its controller off the bus. False if the key is not there.
@@ -204,13 +223,13 @@ impl Bus {
 
     /// The applied configs and what their controllers are doing, by key.
     pub fn configs(&self) -> Vec<ConfigState> {
-        let keys: Vec<String> = self.0.configs().by_key.keys().cloned().collect();
+        let keys: Vec<String> = self.0.life().configs.by_key.keys().cloned().collect();
         keys.iter().filter_map(|key| self.0.config_state(key)).collect()
     }
 
     /// The config IDs that some factory makes controllers of.
     pub fn config_ids(&self) -> Vec<String> {
-        self.0.factories.lock().unwrap_or_else(PoisonError::into_inner).config_ids()
+        self.0.life().factories.config_ids()
     }
 
     /// Makes a new generation of controllers ready beside the one that runs: constructs each with the new
@@ -229,12 +248,27 @@ impl Bus {
         self.0.stage(from, to, factories, grace).await
     }
 
-    /// Ends every directive and refuses new ones, then takes every controller off.
-    pub async fn close(&self) {
+    /// Ends every directive and refuses new ones, then takes every controller off: all are told at once, and each has its
+    /// limits. Those that have not ended then; they end in the background, or with the process.
+    pub async fn close(&self) -> Vec<ControllerSnapshot> {
         self.0.close();
-        let ids: Vec<u64> = self.0.controllers().keys().copied().collect();
-        for id in ids {
-            self.0.remove_controller(ControllerId(id)).await;
-        }
+        let leaving = {
+            let mut life = self.0.life();
+            let unused = std::mem::take(&mut life.configs);
+            unused.instances.values().for_each(|instance| instance.nudge.notify_one());
+            let all: Vec<_> = life.controllers.values().cloned().collect();
+            life.leave(&all);
+            life.leaving.values().cloned().collect::<Vec<_>>()
+        };
+        self.0.dismiss(&leaving);
+        let left = self.0.closed(leaving).await;
+        left.iter().map(|entry| self.0.snapshot_of(entry)).collect()
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let life = self.0.life();
+        f.debug_struct("Bus").field("controllers", &life.controllers.len()).finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::entry::{Seat, contained};
 use super::handover::Gate;
-use super::standing::{Standing, State};
+use super::standing::{Drive, Standing, State};
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
 use crate::{Backoff, Error, Result};
@@ -45,6 +45,15 @@ impl ValueSink for Sink {
     }
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
         self.put(value, Some(removed))
+    }
+    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+        let options = &self.standing.options;
+        let put = |state: &mut State, effects: &mut _| {
+            state.replace_value((&self.seat, self.run), old, value, options, effects)
+        };
+        let id = self.standing.change(put);
+        self.seat.handover.stir();
+        id
     }
     fn remove(&self, id: ValueId) -> bool {
         self.standing.change(|state, effects| state.remove_value(self.seat.id, id, effects))
@@ -99,7 +108,10 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
     let depth = NESTED.get();
     if depth < DEPTH {
         NESTED.set(depth + 1);
-        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _inside = standing.table.enter();
+            work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        }));
         NESTED.set(depth);
         match polled.unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload)))) {
             Poll::Ready(Ok(())) => {
@@ -117,17 +129,19 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
         let error = Error::msg("the bus was made, and is used, outside a tokio runtime");
         return standing.change(|state, effects| state.fail(seat, number, error, effects));
     };
-    let abort = runtime.spawn(drive(Arc::clone(standing), Arc::clone(seat), number, work)).abort_handle();
-    let gone = standing.change(|state, _| match state.resolver_in(seat.id, number) {
+    // Noted before it can fail: so whoever begins the next run knows the task that is in its backoff.
+    let drive = Arc::new(Drive::default());
+    let is_over = standing.change(|state, _| match state.resolver_in(seat.id, number) {
         Some(resolver) => {
-            resolver.task = Some(abort.clone());
+            resolver.task = Some(Arc::clone(&drive));
             false
         }
         None => true,
     });
-    if gone {
-        abort.abort();
+    if is_over {
+        return discard(work);
     }
+    drive.began(runtime.spawn(goes_on(Arc::clone(standing), Arc::clone(seat), number, work)).abort_handle());
 }
 
 /// Drops a future that has ended; a panic of its destructor is no better than one of its body.
@@ -153,14 +167,14 @@ fn finish(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32, result: Resul
     seat.handover.stir();
 }
 
-async fn drive(standing: Arc<Standing>, seat: Arc<Seat>, number: u32, work: BoxFuture<'static, Result<()>>) {
+async fn goes_on(standing: Arc<Standing>, seat: Arc<Seat>, number: u32, work: BoxFuture<'static, Result<()>>) {
     let mut backoff = Backoff::default();
     let (mut number, mut work) = (number, work);
     loop {
         let result = contained(work).await;
-        let failed = result.is_err();
+        let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
         finish(&standing, &seat, number, result);
-        if !failed {
+        if !is_tried_again {
             return;
         }
         tokio::time::sleep(backoff.next()).await;

@@ -1,8 +1,8 @@
 //! One standing directive: its references, resolvers, values, and the events that each reference has not read.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use smallvec::SmallVec;
@@ -66,10 +66,10 @@ pub(super) struct Resolver {
     idle: bool,
     /// Its function has returned.
     done: bool,
-    /// A value of it was refused by a hard cap.
-    refused: bool,
+    /// There are values enough without it: it does not run, and begins again when there is room.
+    parked: bool,
     error: Option<Error>,
-    pub(super) task: Option<AbortHandle>,
+    pub(super) task: Option<Arc<Drive>>,
     /// Told when its values are gone: it failed, or it is taken away.
     pub(super) gone: Vec<Callback>,
     /// Set when its generation was replaced before its successor had anything: it goes when that has.
@@ -79,11 +79,40 @@ pub(super) struct Resolver {
 impl Resolver {
     /// Makes it one that is about to run again, and says which run that is.
     fn run_again(&mut self, effects: &mut Effects) -> u32 {
-        (self.refused, self.done, self.idle, self.error) = (false, false, false, None);
+        self.stop(effects);
+        (self.parked, self.done, self.idle, self.error) = (false, false, false, None);
+        self.run
+    }
+
+    /// Ends its run; what handles of it say from now on is not heard.
+    fn stop(&mut self, effects: &mut Effects) {
         self.run += 1;
         effects.callbacks.append(&mut self.gone);
         effects.tasks.extend(self.task.take());
-        self.run
+    }
+}
+
+/// The task that a resolver goes on in. It is noted before there is one, so that nobody has to look for it afterwards.
+#[derive(Default)]
+pub(super) struct Drive {
+    task: OnceLock<AbortHandle>,
+    ended: AtomicBool,
+}
+
+impl Drive {
+    /// Notes the task, which ends at once if the run is over already.
+    pub(super) fn began(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+        if self.ended.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
@@ -103,48 +132,67 @@ pub(super) struct Effects {
     resolvers: SmallVec<[Resolver; 1]>,
     subscribers: SmallVec<[Subscriber; 1]>,
     callbacks: Vec<Callback>,
+    /// Callbacks that are dropped without being called.
+    refused: Option<Callback>,
     /// Resolvers that have room for their values again.
     again: Vec<(Arc<Seat>, u32)>,
     /// Runs that are over.
-    tasks: Vec<AbortHandle>,
+    tasks: Vec<Arc<Drive>>,
     /// The last value of a directive that nobody refers to is gone.
     empty: bool,
 }
 
 impl Effects {
-    /// Wakes, aborts, calls and drops what was collected; tells each resolver's controller that it is done with.
+    /// Wakes, aborts, calls and drops what was collected; tells each resolver's controller that it is done with. What
+    /// panics there costs nothing else.
     pub(super) fn apply(&mut self, standing: &Arc<Standing>) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
-        for value in &mut self.values {
-            if let Some(removed) = value.removed.take() {
-                call(removed);
-            }
-        }
-        for resolver in &mut self.resolvers {
-            if let Some(task) = &resolver.task {
-                task.abort();
-            }
-            resolver.seat.forget(resolver.place);
-            resolver.gone.drain(..).for_each(call);
-        }
-        self.tasks.drain(..).for_each(|task| task.abort());
-        self.callbacks.drain(..).for_each(call);
-        for (seat, number) in self.again.drain(..) {
-            restart(standing, &seat, number);
-        }
-        if self.empty {
-            standing.table.release(standing, Release::Empty);
+        // Taken from their ends: the first comes first.
+        self.values.reverse();
+        self.resolvers.reverse();
+        self.callbacks.reverse();
+        self.again.reverse();
+        while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.go_on(standing))) {
+            let error = Error::from_panic(payload);
+            tracing::error!(%error, "a removal callback, or a destructor, panicked");
         }
     }
-}
 
-/// Calls back; a panic there is nobody's failure but its own.
-fn call(callback: Callback) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(callback)) {
-        let error = Error::from_panic(payload);
-        tracing::error!(%error, "a removal callback panicked");
+    /// Does what is left to do, one after the other.
+    fn go_on(&mut self, standing: &Arc<Standing>) {
+        while let Some(waker) = self.wakers.pop() {
+            waker.wake();
+        }
+        while let Some(mut value) = self.values.pop() {
+            if let Some(removed) = value.removed.take() {
+                let _value = value;
+                removed();
+            }
+        }
+        while let Some(resolver) = self.resolvers.pop() {
+            let Resolver { seat, place, mut gone, task, .. } = resolver;
+            if let Some(task) = task {
+                task.end();
+            }
+            seat.forget(place);
+            gone.reverse();
+            self.callbacks.append(&mut gone);
+        }
+        while let Some(task) = self.tasks.pop() {
+            task.end();
+        }
+        while let Some(callback) = self.callbacks.pop() {
+            callback();
+        }
+        drop(self.refused.take());
+        while let Some(subscriber) = self.subscribers.pop() {
+            drop(subscriber);
+        }
+        while let Some((seat, number)) = self.again.pop() {
+            restart(standing, &seat, number);
+        }
+        if std::mem::take(&mut self.empty) {
+            standing.table.release(standing, Release::Empty);
+        }
     }
 }
 
@@ -225,8 +273,8 @@ impl Standing {
         let result = {
             let mut state = self.lock();
             let result = change(&mut state, &mut effects);
-            state.announce(&mut effects);
-            state.make_room(&self.options, &mut effects);
+            state.balance(&self.options, &mut effects);
+            state.announce(&self.options, &mut effects);
             result
         };
         effects.apply(self);
@@ -326,7 +374,8 @@ impl State {
         if self.ended || seat.is_removed() || self.resolver(seat.id).is_some() {
             return Gate::Shut;
         }
-        let gate = self.pass(standing, seat, 0, effects);
+        let parked = self.is_full(seat, &standing.options);
+        let gate = if parked { Gate::Holding } else { self.pass(standing, seat, 0, effects) };
         if gate == Gate::Shut {
             return gate;
         }
@@ -334,9 +383,9 @@ impl State {
             seat: Arc::clone(seat),
             place,
             run: 0,
-            idle: false,
+            idle: parked,
             done: false,
-            refused: false,
+            parked,
             error: None,
             task: None,
             gone: Vec::new(),
@@ -378,7 +427,12 @@ impl State {
     pub(super) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
         let resolver = self.resolver_of(controller).filter(|resolver| resolver.run == run && !self.ended);
         let Some(resolver) = resolver else { return true };
-        options.max_values.is_some_and(|max| self.count_beside(&resolver.seat) >= max)
+        self.is_full(&resolver.seat, options)
+    }
+
+    /// Whether there are values enough, for a controller.
+    fn is_full(&self, seat: &Seat, options: &Options) -> bool {
+        options.max_values.is_some_and(|max| self.count_beside(seat) >= max)
     }
 
     /// The values beside which those of a controller count towards the cap. Those of the controller that it replaces
@@ -402,15 +456,11 @@ impl State {
     ) -> Option<ValueId> {
         // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
         let staged = seat.is_staged();
-        let full = options.hard_cap && options.max_values.is_some_and(|max| self.count_beside(seat) >= max);
-        let ended = self.ended;
-        let resolver = self.resolver_in(seat.id, run).filter(|_| !ended);
-        let wanted = resolver.is_some() && !full;
-        if let (Some(resolver), true) = (resolver, full) {
-            resolver.refused = true;
-        }
+        let full = options.hard_cap && self.is_full(seat, options);
+        let wanted = !self.ended && self.resolver_in(seat.id, run).is_some() && !full;
         if !wanted {
             effects.values.push(Value { id: ValueId(0), resolver: seat.id, value, removed: None, staged });
+            effects.refused = removed;
             return None;
         }
         let id = ValueId(self.next);
@@ -421,6 +471,27 @@ impl State {
         self.values.push(Value { id, resolver: seat.id, value, removed, staged });
         self.finish_retired(effects);
         Some(id)
+    }
+
+    /// Puts a value in the place of another one of the same run, for which there is always room: it is added, then the
+    /// other one removed. Where that is gone already, it is just added.
+    pub(super) fn replace_value(
+        &mut self,
+        (seat, run): (&Seat, u32),
+        old: ValueId,
+        value: AnyValue,
+        options: &Options,
+        effects: &mut Effects,
+    ) -> Option<ValueId> {
+        let own = self.values.iter().any(|known| known.id == old && known.resolver == seat.id);
+        let has_room = own && self.resolver_in(seat.id, run).is_some();
+        let free =
+            Options { hard_cap: options.hard_cap && !has_room, max_values: options.max_values, ..Options::default() };
+        let id = self.add_value((seat, run), value, None, &free, effects);
+        if own {
+            self.remove_value(seat.id, old, effects);
+        }
+        id
     }
 
     pub(super) fn remove_value(&mut self, controller: u64, id: ValueId, effects: &mut Effects) -> bool {
@@ -483,6 +554,7 @@ impl State {
         resolver.run += 1;
         resolver.error = Some(error.clone());
         effects.callbacks.append(&mut resolver.gone);
+        seat.resolver_failed.store(true, Ordering::Release);
         self.remove_values_of(seat.id, effects);
         if !seat.is_staged() {
             self.tell(&RawEvent::Failed(error), effects);
@@ -513,15 +585,24 @@ impl State {
         self.finish_retired(effects);
     }
 
-    /// Starts resolvers again whose values a hard cap refused, once there is room, if they have nothing there.
-    fn make_room(&mut self, options: &Options, effects: &mut Effects) {
-        let Some(max) = options.max_values.filter(|_| options.hard_cap && !self.ended) else { return };
-        let mut room = max.saturating_sub(self.visible_values());
-        let values = &self.values;
-        for resolver in &mut self.resolvers {
-            let waits = resolver.refused && resolver.done && !resolver.seat.is_staged();
-            if room > 0 && waits && !values.iter().any(|value| value.resolver == resolver.seat.id) {
-                room -= 1;
+    /// Stops resolvers that have no value while there are values enough without theirs, and starts them again once there
+    /// is room.
+    fn balance(&mut self, options: &Options, effects: &mut Effects) {
+        if options.max_values.is_none() || self.ended {
+            return;
+        }
+        for at in 0..self.resolvers.len() {
+            let resolver = &self.resolvers[at];
+            if resolver.successor.is_some() {
+                continue;
+            }
+            let full = self.is_full(&resolver.seat, options);
+            let has_values = full && self.has_values(resolver.seat.id);
+            let resolver = &mut self.resolvers[at];
+            if full && !resolver.parked && !resolver.done && !has_values {
+                resolver.stop(effects);
+                (resolver.parked, resolver.idle, resolver.error) = (true, true, None);
+            } else if !full && resolver.parked {
                 let number = resolver.run_again(effects);
                 effects.again.push((Arc::clone(&resolver.seat), number));
             }
@@ -586,8 +667,10 @@ impl State {
     }
 
     /// Tells references when the directive became idle or busy.
-    fn announce(&mut self, effects: &mut Effects) {
-        let idle = self.offers == 0 && self.resolvers.iter().all(|resolver| resolver.idle || resolver.seat.is_staged());
+    fn announce(&mut self, options: &Options, effects: &mut Effects) {
+        let has_enough = options.max_values.is_some_and(|max| self.visible_values() >= max);
+        let is_idle = |resolver: &Resolver| resolver.idle || has_enough || resolver.seat.is_staged();
+        let idle = self.offers == 0 && self.resolvers.iter().all(is_idle);
         if idle != self.idle {
             self.idle = idle;
             self.tell(if idle { &RawEvent::Idle } else { &RawEvent::Busy }, effects);

@@ -1,24 +1,25 @@
 //! A generation of controllers takes over from another: made ready beside it, then switched in one step.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::configs::RunState;
-use super::engine::Engine;
-use super::entry::{ControllerEntry, closing, contained};
+use super::Source;
+use super::configs::Changes;
+use super::engine::{Engine, Life};
+use super::entry::ControllerEntry;
+use super::factories::Known;
+use super::life::limited;
 use super::resolver::run;
 use super::standing::Standing;
-use super::{ControllerId, Source};
-use crate::controller::State;
 use crate::controller::factory::Factory;
+use crate::controller::{AnyController, State};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
-
-/// How long saving and restoring the last states may take before the swap is rolled back.
-const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// How long an old answer may outlast a swap when its successor has nothing.
 const OUTLAST: Duration = Duration::from_secs(5);
@@ -29,11 +30,13 @@ pub struct Staged {
     engine: Arc<Engine>,
     from: Source,
     to: Source,
-    factories: Vec<Arc<dyn Factory>>,
+    factories: Vec<Known>,
     pairs: Vec<Pair>,
     /// Woken when something changes about a controller of either generation.
     stirred: Arc<Notify>,
-    _turn: OwnedMutexGuard<()>,
+    /// Until when all must be ready.
+    deadline: Instant,
+    grace: Duration,
 }
 
 /// An old controller and the one that takes over, `None` where the new generation has no factory for it.
@@ -42,19 +45,27 @@ struct Pair {
     new: Option<Arc<ControllerEntry>>,
     /// What the new one has restored so far.
     restored: Option<State>,
+    /// What the new one has to answer before it is ready, the next one last; `None` before it was looked for.
+    unready: Option<Vec<Arc<Standing>>>,
 }
 
 /// A swap that has happened; the old controllers are on their way out.
 pub struct Committed {
+    engine: Arc<Engine>,
     old: Vec<Arc<ControllerEntry>>,
 }
 
 impl Committed {
-    /// Ends when the old controllers are closed and answer nothing any more.
+    /// Ends when the old controllers are closed and answer nothing any more, or their limits are over.
     pub async fn drained(self) {
-        for entry in self.old {
-            entry.closed.cancelled().await;
-        }
+        let Self { engine, old } = self;
+        let gone = async {
+            for entry in &old {
+                entry.cancel.cancelled().await;
+            }
+        };
+        let _ = timeout(OUTLAST, gone).await;
+        engine.closed(old).await;
     }
 }
 
@@ -66,83 +77,101 @@ impl Engine {
         factories: Vec<Arc<dyn Factory>>,
         grace: Duration,
     ) -> Result<Staged> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let old: Vec<_> = self.controllers().values().filter(|entry| entry.source == from).cloned().collect();
-        let (engine, stirred) = (Arc::clone(self), Arc::default());
-        let mut staged = Staged { engine, from, to, factories, pairs: Vec::new(), stirred, _turn: turn };
+        let mut staged = Staged {
+            engine: Arc::clone(self),
+            from,
+            to,
+            factories: Known::of(to, factories),
+            pairs: Vec::new(),
+            stirred: Arc::default(),
+            deadline: Instant::now() + grace,
+            grace,
+        };
         // An error drops `staged`, which takes back what was done.
-        tokio::time::timeout(grace, staged.prepare(old)).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::TimedOut, format!("the new generation was not ready within {grace:?}")))
-        })?;
+        staged.make_ready().await?;
         Ok(staged)
     }
 }
 
+impl Life {
+    /// The controllers of a source that serve.
+    fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
+        self.controllers.values().filter(|entry| entry.source == source).cloned().collect()
+    }
+}
+
 impl Staged {
-    async fn prepare(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
-        for old in old {
-            let (new, restored) = self.successor(&old).await?.unzip();
-            self.pairs.push(Pair { old, new, restored: restored.flatten() });
+    async fn make_ready(&mut self) -> Result<()> {
+        let (deadline, grace) = (self.deadline, self.grace);
+        timeout_at(deadline, self.prepare()).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::TimedOut, format!("the new generation was not ready within {grace:?}")))
+        })
+    }
+
+    /// Makes a successor for each old controller that has none yet, and waits until all are ready. Configs may change
+    /// meanwhile, which takes old controllers away and brings others.
+    async fn prepare(&mut self) -> Result<()> {
+        loop {
+            let serving = self.engine.life().serving(self.from);
+            let (kept, gone) = std::mem::take(&mut self.pairs)
+                .into_iter()
+                .partition(|pair| serving.iter().any(|entry| entry.id == pair.old.id));
+            self.pairs = kept;
+            roll_back(&self.engine, gone);
+            let known: HashSet<u64> = self.pairs.iter().map(|pair| pair.old.id).collect();
+            let missing: Vec<_> = serving.into_iter().filter(|entry| !known.contains(&entry.id)).collect();
+            if missing.is_empty() {
+                return self.until_ready().await;
+            }
+            let begun = self.pairs.len();
+            self.construct(missing).await?;
+            self.start(begun);
+            self.until_ready().await?;
         }
-        for pair in &self.pairs {
+    }
+
+    /// Constructs successors side by side, and gives them the states of those that they are to replace.
+    async fn construct(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
+        let mut making = Vec::new();
+        for old in old {
+            let known = self.factories.iter().find(|known| known.info.config_id == old.info.config_id).cloned();
+            let making_one = successor(Arc::clone(&self.engine), self.to, known, Arc::clone(&old));
+            making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
+        }
+        for (old, mut made) in making {
+            let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)))?;
+            let (new, restored) = made.map(|(fresh, state)| (fresh.keep(), state)).unzip();
+            self.pairs.push(Pair { old, new, restored: restored.flatten(), unready: None });
+        }
+        Ok(())
+    }
+
+    /// Has the successors from `begun` on execute, and offers them what stands, with their values held back.
+    fn start(&self, begun: usize) {
+        for pair in &self.pairs[begun..] {
             pair.old.handover.watch(&self.stirred);
             pair.new.iter().for_each(|new| new.handover.watch(&self.stirred));
         }
         // Routes first, then what stands: so each directive is offered to them, whenever it came.
-        let new: Vec<_> = self.pairs.iter().filter_map(|pair| pair.new.clone()).collect();
+        let new: Vec<_> = self.pairs[begun..].iter().filter_map(|pair| pair.new.clone()).collect();
+        {
+            let mut life = self.engine.life();
+            life.controllers.extend(new.iter().map(|entry| (entry.id, Arc::clone(entry))));
+        }
         for entry in &new {
-            self.engine.controllers().insert(entry.id, Arc::clone(entry));
-            self.engine.run(entry);
+            self.engine.live(entry, Vec::new());
         }
         self.engine.route(&new, &[]);
         for entry in &new {
             self.engine.offer_standing(entry);
         }
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
         while !self.is_ready()? {
             self.stirred.notified().await;
         }
         Ok(())
-    }
-
-    /// The controller that takes over from an old one, and the state that it has restored.
-    async fn successor(&self, old: &Arc<ControllerEntry>) -> Result<Option<(Arc<ControllerEntry>, Option<State>)>> {
-        let Some(config) = old.config.clone() else { return Ok(None) };
-        let Some(factory) = self.factories.iter().find(|factory| factory.info().config_id == old.info.config_id) else {
-            return Ok(None);
-        };
-        let info = factory.info();
-        let name = info.id.clone();
-        let told = |error: Error, what: &str| error.context(format!("{what} {name}"));
-        let (controller, cancel) = self
-            .engine
-            .construct_raw(&info, Arc::clone(factory), config.clone())
-            .await
-            .map_err(|error| told(error, "constructing"))?;
-        let new = ControllerEntry::new(
-            self.engine.next_id(),
-            info,
-            self.to,
-            controller,
-            old.key.clone(),
-            Some(config),
-            cancel,
-            true,
-        );
-        new.handover.replaces.store(old.id, Ordering::Relaxed);
-        let state = match save(old).await {
-            Ok(state) => state,
-            Err(error) => {
-                close(new);
-                return Err(error);
-            }
-        };
-        if let Some(state) = state.clone()
-            && let Err(error) = restore(&new, state).await
-        {
-            close(new);
-            return Err(error);
-        }
-        Ok(Some((new, state)))
     }
 
     /// Hands over what has changed in the states since they were restored. From here to the commit, or to the drop,
@@ -163,7 +192,7 @@ impl Staged {
         let _ = tokio::time::timeout(patience, at_rest).await;
         for pair in with_state {
             let Some(new) = &pair.new else { continue };
-            let state = save(&pair.old).await?;
+            let state = save(&self.engine, &pair.old).await?;
             if let Some(state) = state.filter(|state| pair.restored.as_ref() != Some(state)) {
                 // What the new one alone has done, since the old one was not asked, is not in that state.
                 for standing in new.answers() {
@@ -173,68 +202,96 @@ impl Staged {
                         }
                     });
                 }
-                restore(new, state.clone()).await?;
+                restore(&self.engine, new, state.clone()).await?;
                 pair.restored = Some(state);
             }
         }
         Ok(())
     }
 
-    fn is_ready(&self) -> Result<bool> {
-        for pair in &self.pairs {
+    fn is_ready(&mut self) -> Result<bool> {
+        for pair in &mut self.pairs {
             let Some(new) = &pair.new else { continue };
-            if let Some(error) = new.failed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            if let Some(error) = new.failure() {
                 return Err(error.context(format!("executing {}", new.info.id)));
             }
             if !new.handover.began.load(Ordering::Acquire) {
                 return Ok(false);
             }
-            for standing in new.answers() {
-                let state = standing.lock();
+            if new.resolver_failed.swap(false, Ordering::AcqRel) {
                 // Where the old one fails too, the new one does no worse.
-                if let Some(error) = state.error_of(new.id).filter(|_| state.error_of(pair.old.id).is_none()) {
-                    let what = format!("resolving {} with {}", standing.directive.id(), new.info.id);
-                    return Err(error.clone().context(what));
+                for standing in new.answers() {
+                    let state = standing.lock();
+                    if let Some(error) = state.error_of(new.id).filter(|_| state.error_of(pair.old.id).is_none()) {
+                        let what = format!("resolving {} with {}", standing.directive.id(), new.info.id);
+                        return Err(error.clone().context(what));
+                    }
                 }
-                if state.has_values(pair.old.id) && !state.is_ready(new.id) {
-                    return Ok(false);
-                }
+            }
+            let is_ready = |standing: &Arc<Standing>| {
+                let state = standing.lock();
+                !state.has_values(pair.old.id) || state.is_ready(new.id)
+            };
+            // One after the other: each change costs a look at one of them, however many stand.
+            let unready = pair.unready.get_or_insert_with(|| new.answers());
+            while unready.last().is_some_and(is_ready) {
+                unready.pop();
+            }
+            if !unready.is_empty() {
+                return Ok(false);
+            }
+            // What came or changed meanwhile.
+            unready.extend(new.answers().into_iter().filter(|standing| !is_ready(standing)));
+            if !unready.is_empty() {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
     /// Hands over the states as they are now, and makes the new generation the one that serves. Where there is a
-    /// state, calls that are at work without an answer get `patience` to end, for which calls that begin wait.
+    /// state, calls that are at work without an answer get `patience` to end, for which calls that begin wait. A
+    /// controller whose config has changed since is made ready again before.
     ///
     /// # Errors
-    /// Why a state could not be saved or restored. The running generation goes on then.
+    /// Why a state could not be saved or restored, or what was not ready in time. The running generation goes on then.
     pub async fn commit(mut self, patience: Duration) -> Result<Committed> {
-        let limit = HAND_OVER + patience;
-        tokio::time::timeout(limit, self.hand_over(patience)).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::TimedOut, format!("the state was not handed over within {limit:?}")))
-        })?;
-        Ok(self.switch())
+        let limit = self.engine.limits.hand_over + patience;
+        loop {
+            timeout(limit, self.hand_over(patience)).await.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::TimedOut, format!("the state was not handed over within {limit:?}")))
+            })?;
+            self = match self.switch() {
+                Ok(committed) => return Ok(committed),
+                Err(staged) => *staged,
+            };
+            self.make_ready().await?;
+        }
     }
 
-    /// The one step. Nothing can fail here.
-    fn switch(mut self) -> Committed {
+    /// The one step. Gives the generation back if configs have brought controllers that have no successor yet.
+    fn switch(mut self) -> Result<Committed, Box<Self>> {
         let engine = Arc::clone(&self.engine);
-        let pairs = std::mem::take(&mut self.pairs);
-        let gone = {
-            let mut factories = engine.factories.lock().unwrap_or_else(PoisonError::into_inner);
-            factories.add(self.to, std::mem::take(&mut self.factories));
-            factories.remove(self.from)
+        let (gone, changes) = {
+            let mut life = engine.life();
+            let serving: HashSet<u64> = life.serving(self.from).iter().map(|entry| entry.id).collect();
+            let is_whole =
+                self.pairs.len() == serving.len() && self.pairs.iter().all(|pair| serving.contains(&pair.old.id));
+            if !is_whole {
+                drop(life);
+                self.go_on_as_before();
+                return Err(Box::new(self));
+            }
+            let gone = life.switch(self.from, std::mem::take(&mut self.factories), &self.pairs);
+            // From here on the new values are visible as they come, and new directives go to the new ones only.
+            self.pairs.iter().filter_map(|pair| pair.new.as_ref()).for_each(|new| new.go_live());
+            gone
         };
         drop(gone);
-        // From here on the new values are visible as they come, and new directives go to the new ones only.
-        for new in pairs.iter().filter_map(|pair| pair.new.as_ref()) {
-            new.go_live();
-        }
+        let pairs = std::mem::take(&mut self.pairs);
         let old: Vec<u64> = pairs.iter().map(|pair| pair.old.id).collect();
         engine.route(&[], &old);
         for pair in &pairs {
-            engine.controllers().remove(&pair.old.id);
             // What was held is the new one's to do, and so is what is offered to the old one from here on.
             for (standing, ..) in pair.old.handover.shut() {
                 standing.change(|state, effects| state.remove_resolver(pair.old.id, effects));
@@ -244,14 +301,6 @@ impl Staged {
                 for standing in new.answers().into_iter().chain(pair.old.answers()) {
                     standing.change(|state, effects| state.replace(pair.old.id, new.id, effects));
                 }
-            }
-            if let Some(key) = &pair.old.key
-                && let Some(applied) = engine.configs().by_key.get_mut(key)
-            {
-                applied.state = match &pair.new {
-                    Some(new) => RunState::Running(ControllerId(new.id)),
-                    None => RunState::Queued,
-                };
             }
         }
         for pair in &pairs {
@@ -268,47 +317,117 @@ impl Staged {
                         stirred.notified().await;
                     }
                 };
-                let _ = tokio::time::timeout(OUTLAST, outlasted).await;
+                let _ = timeout(OUTLAST, outlasted).await;
                 old.handover.unwatch();
                 old.withdraw();
                 old.cancel.cancel();
             });
         }
         // Factories that are new with this generation may be what other configs wait for.
-        let weak = Arc::downgrade(&engine);
-        engine.spawn(async move {
-            if let Some(engine) = weak.upgrade() {
-                let turn = Arc::clone(&engine.turn);
-                let _turn = turn.lock_owned().await;
-                engine.reconcile_queued().await;
+        engine.carry_out(changes);
+        Ok(Committed { engine, old: pairs.into_iter().map(|pair| pair.old).collect() })
+    }
+
+    /// Lets calls begin on the old controllers again.
+    fn go_on_as_before(&self) {
+        for pair in &self.pairs {
+            for entry in pair.new.iter().chain([&pair.old]) {
+                entry.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
             }
-        });
-        engine.touch();
-        Committed { old: pairs.into_iter().map(|pair| pair.old).collect() }
+        }
+    }
+}
+
+impl Life {
+    /// Exchanges factories and controllers of one generation for those of the next.
+    fn switch(&mut self, from: Source, to: Vec<Known>, pairs: &[Pair]) -> (Vec<Known>, Changes) {
+        self.factories.add(to);
+        let gone = self.factories.remove(from);
+        self.leave(pairs.iter().map(|pair| &pair.old));
+        for pair in pairs {
+            let Some((instance, _)) = &pair.old.configured else { continue };
+            let Some(instance) = self.configs.instances.get_mut(instance) else { continue };
+            // One that nobody uses any more is ended by its keeper, whichever it is.
+            match &pair.new {
+                Some(new) => instance.run(new),
+                None => instance.stop(),
+            }
+        }
+        let mut changes = Changes::default();
+        self.configs.factories_changed(&self.factories, &mut changes);
+        (gone, changes)
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        let pairs = std::mem::take(&mut self.pairs);
-        for old in pairs.iter().map(|pair| &pair.old) {
-            old.handover.unwatch();
-            old.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
-        }
-        let new: Vec<_> = pairs.into_iter().filter_map(|pair| pair.new).collect();
-        let ids: Vec<u64> = new.iter().map(|entry| entry.id).collect();
-        if ids.is_empty() {
-            return;
-        }
-        self.engine.route(&[], &ids);
-        for entry in new {
-            entry.handover.unwatch();
-            drop(entry.handover.shut());
-            let runs = self.engine.controllers().remove(&entry.id).is_some();
-            entry.withdraw();
-            if runs { entry.cancel.cancel() } else { close(entry) }
+        roll_back(&self.engine, std::mem::take(&mut self.pairs));
+    }
+}
+
+/// The old controllers go on as if nothing had happened, and the new ones end.
+fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>) {
+    for old in pairs.iter().map(|pair| &pair.old) {
+        old.handover.unwatch();
+        old.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
+    }
+    let new: Vec<_> = pairs.into_iter().filter_map(|pair| pair.new).collect();
+    if new.is_empty() {
+        return;
+    }
+    for entry in &new {
+        entry.handover.unwatch();
+        drop(entry.handover.shut());
+    }
+    // One that does not execute yet is closed all the same.
+    let unborn: Vec<_> = {
+        let mut life = engine.life();
+        let unborn = new.iter().filter(|entry| !life.controllers.contains_key(&entry.id)).cloned().collect();
+        life.leave(&new);
+        unborn
+    };
+    engine.dismiss(&new);
+    unborn.iter().for_each(|entry| engine.live(entry, Vec::new()));
+}
+
+/// A successor that is closed unless it is kept.
+struct Fresh(Option<(Arc<Engine>, ControllerEntry)>);
+
+impl Fresh {
+    fn keep(mut self) -> Arc<ControllerEntry> {
+        let (_, entry) = self.0.take().expect("it is kept once");
+        Arc::new(entry)
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some((engine, entry)) = self.0.take() {
+            engine.discard(entry);
         }
     }
+}
+
+/// The controller that takes over from an old one, and the state that it has restored.
+async fn successor(
+    engine: Arc<Engine>,
+    to: Source,
+    known: Option<Known>,
+    old: Arc<ControllerEntry>,
+) -> Result<Option<(Fresh, Option<State>)>> {
+    let (Some(known), Some((instance, config))) = (known, old.configured.clone()) else { return Ok(None) };
+    let name = known.info.id.clone();
+    let made = engine.construct(&known, config.clone()).await;
+    let (controller, cancel) = made.map_err(|error| error.context(format!("constructing {name}")))?;
+    let entry = ControllerEntry::new(engine.next_id(), known.info, to, Arc::clone(&controller));
+    let entry = entry.configured(instance, config, cancel).staged();
+    entry.handover.replaces.store(old.id, Ordering::Relaxed);
+    let fresh = Fresh(Some((Arc::clone(&engine), entry)));
+    let state = save(&engine, &old).await?;
+    if let Some(state) = state.clone() {
+        restore_into(&engine, controller, &name, state).await?;
+    }
+    Ok(Some((fresh, state)))
 }
 
 /// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.
@@ -317,26 +436,34 @@ fn is_at_work(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> bool {
     at_work && !entry.handover.is_held(standing)
 }
 
-async fn save(old: &Arc<ControllerEntry>) -> Result<Option<State>> {
+async fn save(engine: &Engine, old: &Arc<ControllerEntry>) -> Result<Option<State>> {
     let running = Arc::clone(&old.controller);
-    let saved = contained(async move { running.save_later().await }).await;
-    saved.map_err(|error| error.context(format!("saving the state of {}", old.info.id)))
+    let what = format!("saving the state of {}", old.info.id);
+    let saved = limited(engine, engine.limits.save, &what, async move { running.save_later().await }, drop).await;
+    saved.map_err(|error| named(error, &what))
 }
 
-async fn restore(new: &Arc<ControllerEntry>, state: State) -> Result<()> {
-    let controller = Arc::clone(&new.controller);
-    let restored = contained(async move { controller.restore(state).await }).await;
-    restored.map_err(|error| error.context(format!("restoring the state of {}", new.info.id)))
+async fn restore(engine: &Engine, new: &Arc<ControllerEntry>, state: State) -> Result<()> {
+    restore_into(engine, Arc::clone(&new.controller), &new.info.id, state).await
 }
 
-/// Closes a controller that never ran.
-fn close(entry: Arc<ControllerEntry>) {
-    entry.cancel.cancel();
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            let controller = Arc::clone(&entry.controller);
-            let _ = contained(closing(controller)).await;
-            entry.closed.cancel();
-        });
+async fn restore_into(engine: &Engine, controller: Arc<dyn AnyController>, name: &str, state: State) -> Result<()> {
+    let what = format!("restoring the state of {name}");
+    let work = async move { controller.restore(state).await };
+    let restored = limited(engine, engine.limits.restore, &what, work, drop).await;
+    restored.map_err(|error| named(error, &what))
+}
+
+/// An error with what was being done, where it does not say that itself.
+fn named(error: Error, what: &str) -> Error {
+    if error.message().starts_with(what) { error } else { error.context(what) }
+}
+
+/// Ends a task that nobody waits for any more.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use hashbrown::HashTable;
-use tokio::runtime::Handle;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::watch;
 
 use super::entry::Seats;
@@ -115,9 +115,14 @@ impl TypeTable {
         }
     }
 
-    /// Spawns a task of the bus, on the runtime of the caller or else the one that the bus was made in.
+    /// Where tasks of the bus run: in the runtime that it was made in, or else that of the caller.
     pub(super) fn runtime(&self) -> Option<Handle> {
-        Handle::try_current().ok().or_else(|| self.runtime.clone())
+        self.runtime.clone().or_else(|| Handle::try_current().ok())
+    }
+
+    /// Puts the calling thread into that runtime.
+    pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.runtime.as_ref().map(Handle::enter)
     }
 
     /// Ends a directive if nothing keeps it any more.

@@ -17,7 +17,8 @@ pub trait Factory: Send + Sync + 'static {
         "{}".to_owned()
     }
 
-    /// Makes a controller from a config in the boundary's encoding.
+    /// Makes a controller from a config in the boundary's encoding. After an error it is tried again with backoff, unless
+    /// that is [permanent](Error::permanent), as of a config that does not fit.
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -97,9 +98,9 @@ impl<C: Controller> Factory for FactoryOf<C> {
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
             let config: C::Config =
-                wire::decode(&config).map_err(|e| e.context(format!("config {}", C::Config::ID)))?;
+                wire::decode(&config).map_err(|e| e.context(format!("config {}", C::Config::ID)).permanent())?;
             config.validate().map_err(|error| {
-                Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID))
+                Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID)).permanent()
             })?;
             Ok(erase(C::construct(config, &context).await?))
         })

@@ -147,13 +147,16 @@ pub struct Keyed<K, V> {
 }
 
 impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
-    /// Puts a key's value in place of the one before: the new one is added, then the old one withdrawn.
+    /// Puts a key's value in place of the one before, in one step: the new one is added, then the old one withdrawn.
     ///
     /// `None` when nobody wants it: the directive is gone, or its hard cap is reached.
     pub fn set(&mut self, key: K, value: V) -> Option<ValueId> {
-        let new = self.values.hold(value)?;
+        let new = match self.held.remove(&key) {
+            Some(held) => held.replace(value)?,
+            None => self.values.hold(value)?,
+        };
         let id = new.id();
-        drop(self.held.insert(key, new));
+        self.held.insert(key, new);
         Some(id)
     }
 
@@ -285,6 +288,10 @@ impl ValueSink for Group {
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
         let wanted = self.live().values.is_some();
         self.keep(wanted.then(|| self.parent.add_watched(value, removed)).flatten())
+    }
+    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+        let own = self.live().values.as_mut().is_some_and(|values| values.remove(&old));
+        if own { self.keep(self.parent.replace(old, value)) } else { self.add(value) }
     }
     fn on_gone(&self, callback: Callback) {
         let refused = {

@@ -108,8 +108,8 @@ impl Supersede {
 pub struct Options {
     /// The largest number of values; `None` is no limit.
     pub max_values: Option<usize>,
-    /// With a hard cap, values above `max_values` are refused, and a resolver whose values were all refused is started
-    /// again when there is room; otherwise resolvers are just told to stop ([`Values::is_cancelled`]).
+    /// With a hard cap, values above `max_values` are refused. Either way, while there are as many, the directive counts as
+    /// idle, and resolvers without a value are stopped; they are started again when there is room.
     pub hard_cap: bool,
     /// How long the directive stands on when nobody refers to it.
     pub keep_for: Duration,

@@ -108,6 +108,13 @@ pub trait ValueSink: Send + Sync {
     fn add(&self, value: AnyValue) -> Option<ValueId>;
     /// Adds a value, and calls back once it is gone, for whatever reason. When it is refused nothing is called.
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId>;
+    /// Puts a value in the place of another one of the same resolver, in one step, so that it needs no room of its own;
+    /// the other one is gone then, also where this one is refused.
+    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+        let new = self.add(value);
+        self.remove(old);
+        new
+    }
     /// Calls back once this resolver's values are gone, because it failed, the directive ended, or the controller goes;
     /// at once if that has happened.
     fn on_gone(&self, callback: Callback);
@@ -218,6 +225,15 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Puts a value in place of the one that this guard keeps; `None` when nobody wants it any more.
+    pub(crate) fn replace<V: Serialize + Send + Sync + 'static>(mut self, value: V) -> Option<Self> {
+        let new = self.sink.replace(self.id, AnyValue::native(value));
+        self.left = true;
+        new.map(|id| Self { sink: Arc::clone(&self.sink), id, left: false })
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.left {
@@ -233,10 +249,12 @@ pub struct Slot<V> {
 }
 
 impl<V: Serialize + Send + Sync + 'static> Slot<V> {
-    /// Puts a value in place of the one before: the new one is added, then the old one removed.
+    /// Puts a value in place of the one before, in one step: the new one is added, then the old one removed.
     pub fn set(&mut self, value: V) {
-        let new = self.values.hold(value);
-        self.held = new;
+        self.held = match self.held.take() {
+            Some(held) => held.replace(value),
+            None => self.values.hold(value),
+        };
     }
 
     /// Withdraws the value.

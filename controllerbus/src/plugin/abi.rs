@@ -35,17 +35,22 @@ const KINDS: [ErrorKind; 8] = [
     ErrorKind::Crashed,
 ];
 
+/// Set in a failure's kind where trying again does not mend it.
+const PERMANENT: u8 = 0x80;
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(0);
-        Self { kind: kind as u8, message: StableString::from(error.to_string().as_str()) }
+        let kind = kind as u8 | if error.is_permanent() { PERMANENT } else { 0 };
+        Self { kind, message: StableString::from(error.to_string().as_str()) }
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = KINDS.get(usize::from(failure.kind)).copied().unwrap_or(ErrorKind::Failed);
-        Error::new(kind, failure.message.as_str())
+        let kind = KINDS.get(usize::from(failure.kind & !PERMANENT)).copied().unwrap_or(ErrorKind::Failed);
+        let error = Error::new(kind, failure.message.as_str());
+        if failure.kind & PERMANENT == 0 { error } else { error.permanent() }
     }
 }
 

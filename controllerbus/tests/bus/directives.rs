@@ -130,18 +130,24 @@ async fn a_hard_cap_refuses_further_values() {
 }
 
 #[tokio::test]
-async fn a_resolver_that_a_hard_cap_refused_is_started_again_when_there_is_room() {
+async fn a_resolver_that_a_hard_cap_stopped_is_started_again_when_there_is_room() {
     let bus = Bus::new();
-    let first = resolver_of::<HardTwo, _>(&bus, |_, values| {
-        values.add(1);
-        values.add(2);
-        std::future::ready(Ok(()))
-    });
     let tries = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&tries);
     resolver_of::<HardTwo, _>(&bus, move |_, values| {
-        count.fetch_add(1, Ordering::Relaxed);
-        values.add(7);
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first {
+                // It is still at work when there are values enough.
+                std::future::pending::<()>().await;
+            }
+            values.add(7);
+            Ok(())
+        }
+    });
+    let first = resolver_of::<HardTwo, _>(&bus, |_, values| {
+        values.add(1);
+        values.add(2);
         std::future::ready(Ok(()))
     });
     let mut request = bus.request(HardTwo).unwrap();

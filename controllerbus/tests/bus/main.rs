@@ -6,6 +6,8 @@ mod controllers;
 mod directives;
 mod introspection;
 mod kit;
+mod life;
+mod lost;
 mod model;
 mod requests;
 mod resolvers;

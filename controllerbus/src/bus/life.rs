@@ -1,0 +1,227 @@
+//! How a controller lives and ends: it executes, is cancelled, and is closed, each within its limit.
+//!
+//! ```text
+//! go ─> (waits for the one before to end) ─> executing <─> failed, waits ─> ended
+//!                      │                        │ cancelled        │           │
+//!                      v                        v                  v           v
+//!                   closing: `execute` ends or is dropped ─> `close` ends or is dropped ─> closed
+//!                      │ does not let itself be dropped: it blocks its thread
+//!                      v
+//!                   stuck, until it ends after all
+//! ```
+//!
+//! Each has a task that takes these steps. From its cancellation on, it is not on the bus any more; it is kept among those
+//! that leave until it is closed, so that tools see what is still about. User code runs on tasks of its own: what blocks a
+//! thread costs that thread and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Engine, Life};
+use super::entry::{ControllerEntry, Execution, contained};
+use crate::controller::{AnyController, Context};
+use crate::error::ErrorKind;
+use crate::{Backoff, Error, Result};
+
+/// How long a future that is dropped may take for it: longer than that, it blocks its thread.
+pub(super) const GRACE: Duration = Duration::from_millis(200);
+
+/// An execution that went well for so long begins with the shortest wait when it fails.
+const HEALTHY: Duration = Duration::from_secs(10);
+
+impl Life {
+    /// Takes a controller off; it is among those that leave until it is closed.
+    pub(super) fn leave<'a>(&mut self, entries: impl IntoIterator<Item = &'a Arc<ControllerEntry>>) {
+        for entry in entries {
+            self.controllers.remove(&entry.id);
+            self.leaving.insert(entry.id, Arc::clone(entry));
+        }
+    }
+}
+
+impl Engine {
+    /// Puts a constructed controller on the bus, which knows it already: it is routed to, is offered what stands, and
+    /// executes, once what it comes in place of has ended.
+    pub(super) fn go(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+        self.route(std::slice::from_ref(entry), &[]);
+        self.offer_standing(entry);
+        self.live(entry, before);
+        self.touch();
+    }
+
+    /// Starts a controller's life.
+    pub(super) fn live(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+        self.spawn(live(Arc::clone(self), Arc::clone(entry), before));
+    }
+
+    /// Takes controllers off the bus that are among those that leave already: their values go, and they are told to end.
+    pub(super) fn dismiss(&self, entries: &[Arc<ControllerEntry>]) {
+        let ids: Vec<u64> = entries.iter().map(|entry| entry.id).collect();
+        self.route(&[], &ids);
+        for entry in entries {
+            entry.withdraw();
+            entry.cancel.cancel();
+        }
+        self.touch();
+    }
+
+    /// Closes a controller that was made and is not wanted; it never executes.
+    pub(super) fn discard(self: &Arc<Self>, entry: ControllerEntry) {
+        self.discard_made(Arc::new(entry));
+    }
+
+    /// The same of one that somebody else may know.
+    pub(super) fn discard_made(self: &Arc<Self>, entry: Arc<ControllerEntry>) {
+        self.life().leave([&entry]);
+        entry.withdraw();
+        entry.cancel.cancel();
+        self.live(&entry, Vec::new());
+    }
+
+    /// Waits until controllers that were told to end are closed, as long as that may take; those that are not then.
+    pub(super) async fn closed(&self, entries: Vec<Arc<ControllerEntry>>) -> Vec<Arc<ControllerEntry>> {
+        let all = async {
+            for entry in &entries {
+                entry.closed.cancelled().await;
+            }
+        };
+        if timeout(self.limits.end(), all).await.is_ok() {
+            return Vec::new();
+        }
+        entries.into_iter().filter(|entry| !entry.closed.is_cancelled()).collect()
+    }
+}
+
+async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+    let ended = async {
+        for before in before {
+            before.cancelled().await;
+        }
+    };
+    tokio::select! {
+        _ = timeout(engine.limits.end(), ended) => {}
+        () = entry.cancel.cancelled() => {}
+    }
+    let changed = engine.changed.clone();
+    if !entry.cancel.is_cancelled() {
+        let context = Context::new(engine.handle(), entry.cancel.clone(), Arc::clone(&entry.info));
+        let mut executing = tokio::spawn(execute(Arc::clone(&entry), context, changed.clone()));
+        let has_ended = tokio::select! {
+            _ = &mut executing => true,
+            () = entry.cancel.cancelled() => false,
+        };
+        entry.cancel.cancelled().await;
+        entry.executes(Execution::Closing, &changed);
+        if !has_ended {
+            end(&entry, executing, engine.limits.cancel, "execute", &changed).await;
+        }
+    }
+    entry.executes(Execution::Closing, &changed);
+    let closing = tokio::spawn(close(Arc::clone(&entry)));
+    end(&entry, closing, engine.limits.close, "close", &changed).await;
+    let gone = engine.life().leaving.remove(&entry.id);
+    drop(gone);
+    entry.closed.cancel();
+    engine.touch();
+}
+
+/// Waits for the end of user code, drops it past its limit, and says so if it does not let itself be dropped.
+async fn end(
+    entry: &ControllerEntry,
+    mut task: JoinHandle<()>,
+    limit: Duration,
+    what: &'static str,
+    changed: &watch::Sender<u64>,
+) {
+    if timeout(limit, &mut task).await.is_ok() {
+        return;
+    }
+    let id = &entry.info.id;
+    tracing::warn!(controller = id, "`{what}` did not end within {limit:?} and is dropped");
+    task.abort();
+    if timeout(GRACE, &mut task).await.is_ok() {
+        return;
+    }
+    tracing::error!(controller = id, "`{what}` blocks its thread and cannot be ended; nobody waits for it");
+    entry.executes(Execution::Stuck { what }, changed);
+    let _ = task.await;
+}
+
+/// Executes a controller until it is cancelled, again with backoff after an error or a panic.
+async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::Sender<u64>) {
+    let mut backoff = Backoff::default();
+    while !entry.cancel.is_cancelled() {
+        let work = Arc::clone(&entry.controller);
+        let this = Arc::clone(&entry);
+        let began = Box::new(move || this.handover.begin());
+        let begun = Instant::now();
+        let ended = contained(async { work.execute_told(context.clone(), began).await }).await;
+        let Err(error) = ended else {
+            entry.executes(Execution::Ended, &changed);
+            return;
+        };
+        if entry.cancel.is_cancelled() {
+            return;
+        }
+        tracing::warn!(controller = entry.info.id, %error, "execute failed; it is tried again");
+        entry.note_failure(&error);
+        if begun.elapsed() >= HEALTHY {
+            backoff.reset();
+        }
+        let retry_in = backoff.next();
+        entry.executes(Execution::Failed { error, retry_in }, &changed);
+        tokio::select! {
+            () = tokio::time::sleep(retry_in) => entry.executes(Execution::Running, &changed),
+            () = entry.cancel.cancelled() => {}
+        }
+    }
+}
+
+async fn close(entry: Arc<ControllerEntry>) {
+    let controller: Arc<dyn AnyController> = Arc::clone(&entry.controller);
+    let closing = async {
+        controller.close().await;
+        Ok(())
+    };
+    if let Err(error) = contained(closing).await {
+        tracing::warn!(controller = entry.info.id, %error, "close failed");
+    }
+}
+
+/// Ends a task that nobody waits for any more.
+struct Ends(AbortHandle);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs user code on a task of its own until it ends, its limit is over, or the returned future is dropped. A result
+/// that comes when nobody waits for it any more goes to `late`.
+pub(super) async fn limited<T: Send + 'static>(
+    engine: &Engine,
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    late: impl FnOnce(T) + Send + 'static,
+) -> Result<T> {
+    let (done, result) = oneshot::channel();
+    let task = engine.runtime()?.spawn(async move {
+        // Between the two nothing is awaited, so that an abort cannot come in between and lose the result.
+        if let Err(Ok(result)) = done.send(contained(work).await) {
+            late(result);
+        }
+    });
+    let _ends = Ends(task.abort_handle());
+    match timeout(limit, result).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::new(ErrorKind::Closed, format!("{what} was dropped"))),
+        Err(_) => Err(Error::new(ErrorKind::TimedOut, format!("{what} took longer than {limit:?}"))),
+    }
+}
