@@ -116,8 +116,13 @@ impl Side {
         let lines = said(&mut cargo)?;
         let artifacts = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let mut found = artifacts.filter(|line| line["target"]["name"] == bench);
-        let binary = found.find_map(|line| line["executable"].as_str().map(PathBuf::from));
-        binary.ok_or_else(|| format!("cargo built no {bench} of {}", self.short()))
+        let built = found.find_map(|line| line["executable"].as_str().map(PathBuf::from));
+        let built = built.ok_or_else(|| format!("cargo built no {bench} of {}", self.short()))?;
+        // Cargo gives the other commit's the same name, in the folder that they share.
+        let own = self.work.join(bench);
+        let copied = std::fs::create_dir_all(&self.work).and_then(|()| std::fs::copy(&built, &own));
+        copied.map_err(|error| format!("{}: {error}", own.display()))?;
+        Ok(own)
     }
 
     /// Runs a bench once and reads its results.
