@@ -62,7 +62,8 @@ fn main() {
     let kind = arguments.next().unwrap_or_else(|| "resolve".to_owned());
     let count: u64 = arguments.next().map_or(1, |text| text.parse().expect("a number of operations"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(async {
+    // As a task, which is where those ask who ask a lot.
+    let operations = async move {
         match kind.as_str() {
             "resolve" => {
                 let bus = bus();
@@ -96,5 +97,6 @@ fn main() {
             }
             other => panic!("no operation `{other}`; there are resolve, merged and encode"),
         }
-    });
+    };
+    runtime.block_on(async { tokio::spawn(operations).await.expect("the operations end") });
 }

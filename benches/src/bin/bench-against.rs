@@ -93,16 +93,16 @@ impl Side {
         Ok(Self { commit, tree, work, build: folder.join("build") })
     }
 
-    /// A commit from before there was the bench of instructions is given it.
+    /// The older commit is given the bench of instructions of the newer one, so that both do the same.
     fn lend(&self, other: &Side) -> Result<()> {
         let failed = |error: std::io::Error| format!("giving {} the bench of {}: {error}", self.short(), other.short());
+        let file = "benches/instructions.rs";
+        std::fs::copy(other.tree.join(file), self.tree.join(file)).map_err(failed)?;
         let manifest = self.tree.join("benches/Cargo.toml");
         let text = std::fs::read_to_string(&manifest).map_err(failed)?;
         if text.contains("\"instructions\"") {
             return Ok(());
         }
-        let file = "benches/instructions.rs";
-        std::fs::copy(other.tree.join(file), self.tree.join(file)).map_err(failed)?;
         let bench = "[[bench]]\nname = \"instructions\"\npath = \"instructions.rs\"\nharness = false\ntest = false\n\n";
         std::fs::write(&manifest, text.replacen("[lints]", &format!("{bench}[lints]"), 1)).map_err(failed)
     }

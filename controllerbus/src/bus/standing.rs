@@ -146,9 +146,13 @@ impl Effects {
     /// Wakes, aborts, calls and drops what was collected; tells each resolver's controller that it is done with. What
     /// panics there costs nothing else.
     pub(super) fn apply(&mut self, standing: &Arc<Standing>) {
-        // Taken from their ends: the first comes first.
-        self.values.reverse();
-        self.resolvers.reverse();
+        // Taken from their ends: so the first comes first.
+        if self.values.len() > 1 {
+            self.values.reverse();
+        }
+        if self.resolvers.len() > 1 {
+            self.resolvers.reverse();
+        }
         self.callbacks.reverse();
         self.again.reverse();
         while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.go_on(standing))) {
@@ -162,20 +166,19 @@ impl Effects {
         while let Some(waker) = self.wakers.pop() {
             waker.wake();
         }
-        while let Some(mut value) = self.values.pop() {
+        while let Some(value) = self.values.last_mut() {
             if let Some(removed) = value.removed.take() {
-                let _value = value;
                 removed();
             }
+            self.values.truncate(self.values.len() - 1);
         }
-        while let Some(resolver) = self.resolvers.pop() {
-            let Resolver { seat, place, mut gone, task, .. } = resolver;
-            if let Some(task) = task {
+        while let Some(resolver) = self.resolvers.last_mut() {
+            if let Some(task) = resolver.task.take() {
                 task.end();
             }
-            seat.forget(place);
-            gone.reverse();
-            self.callbacks.append(&mut gone);
+            resolver.seat.forget(resolver.place);
+            self.callbacks.extend(resolver.gone.drain(..).rev());
+            self.resolvers.truncate(self.resolvers.len() - 1);
         }
         while let Some(task) = self.tasks.pop() {
             task.end();
@@ -184,8 +187,8 @@ impl Effects {
             callback();
         }
         drop(self.refused.take());
-        while let Some(subscriber) = self.subscribers.pop() {
-            drop(subscriber);
+        while !self.subscribers.is_empty() {
+            self.subscribers.truncate(self.subscribers.len() - 1);
         }
         while let Some((seat, number)) = self.again.pop() {
             restart(standing, &seat, number);

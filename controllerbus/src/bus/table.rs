@@ -1,5 +1,6 @@
 //! All standing directives of one type, in shards by key, and the controllers that resolve them.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -13,6 +14,11 @@ use super::standing::{Effects, Standing};
 use crate::directive::AnyDirective;
 
 const SHARDS: usize = 32;
+
+thread_local! {
+    /// The last task on this thread that was found to run in a bus's runtime, and which that is.
+    static HOME: Cell<Option<(tokio::task::Id, tokio::runtime::Id)>> = const { Cell::new(None) };
+}
 
 /// The standing directives of some keys.
 #[derive(Default)]
@@ -120,9 +126,19 @@ impl TypeTable {
         self.runtime.clone().or_else(|| Handle::try_current().ok())
     }
 
-    /// Puts the calling thread into that runtime.
+    /// Puts the calling thread into that runtime, if it is not in it already.
     pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
-        self.runtime.as_ref().map(Handle::enter)
+        let own = self.runtime.as_ref()?;
+        // To ask for the current runtime counts a reference that all threads share. A task never changes its runtime.
+        let task = tokio::task::try_id();
+        if task.is_some() && HOME.get() == task.map(|task| (task, own.id())) {
+            return None;
+        }
+        if Handle::try_current().is_ok_and(|current| current.id() == own.id()) {
+            HOME.set(task.map(|task| (task, own.id())));
+            return None;
+        }
+        Some(own.enter())
     }
 
     /// Ends a directive if nothing keeps it any more.
