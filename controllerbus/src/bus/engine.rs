@@ -1,28 +1,25 @@
-//! The engine: standing directives by type and key, and the controllers that each type is routed to.
+//! The engine: adds references to directives, and knows the controllers.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::bridge::Way;
 use super::configs::Configs;
-use super::entry::{ControllerEntry, Seat, Seats};
+use super::entry::{ControllerEntry, Seat};
 use super::factories::Factories;
 use super::handle::{Backend, BusHandle};
-use super::lane::Common;
 use super::limits::Limits;
 use super::reference::Reference;
 use super::resolver::offer;
 use super::standing::{Effects, Standing, State};
-use super::table::{Shard, TypeLanes, TypeTable};
+use super::types::Types;
 use super::{Source, loading};
 use crate::controller::Info;
-use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawRequest};
+use crate::directive::{AnyDirective, RawRequest};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -38,17 +35,12 @@ pub(super) struct Life {
 }
 
 pub(super) struct Engine {
-    types: ArcSwap<HashMap<String, Arc<TypeLanes>>>,
-    /// Held by whoever changes `types` or routes; with it, the controllers that every type is routed to.
-    types_turn: Mutex<Vec<Arc<Seats>>>,
-    hasher: RandomState,
-    pub(super) runtime: Option<Handle>,
+    pub(super) types: Types,
+    runtime: Option<Handle>,
     life: Mutex<Life>,
     pub(super) limits: Limits,
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
-    /// The bus as the controller of the directives that it resolves itself.
-    loading: Arc<Seats>,
     pub(super) bridges: Mutex<Vec<Way>>,
     next: AtomicU64,
     closed: AtomicBool,
@@ -56,7 +48,8 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        let loading = |engine: &Weak<Self>| {
+        // The bus is the controller of the directives that it resolves itself.
+        let own = |engine: &Weak<Self>| {
             let info = Info {
                 id: "controllerbus".to_owned(),
                 version: semver::Version::new(0, 1, 0),
@@ -65,17 +58,15 @@ impl Engine {
             };
             Arc::new(ControllerEntry::new(0, info, Source::STATIC, loading::controller(Weak::clone(engine))))
         };
+        let (runtime, directives_changed) = (Handle::try_current().ok(), watch::Sender::new(0));
         Arc::new_cyclic(|engine| Self {
-            loading: Arc::new(Seats::new(loading(engine))),
-            bridges: Mutex::default(),
-            types: ArcSwap::default(),
-            types_turn: Mutex::default(),
-            hasher: RandomState::new(),
-            runtime: Handle::try_current().ok(),
+            types: Types::new(own(engine), runtime.clone(), directives_changed.clone()),
+            runtime,
             life: Mutex::default(),
             limits,
             changed: watch::Sender::new(0),
-            directives_changed: watch::Sender::new(0),
+            directives_changed,
+            bridges: Mutex::default(),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
         })
@@ -115,112 +106,18 @@ impl Engine {
         BusHandle::new(Arc::clone(self) as Arc<dyn Backend>)
     }
 
-    fn turn(&self) -> MutexGuard<'_, Vec<Arc<Seats>>> {
-        self.types_turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The table of a type; made when it is first asked for.
-    fn table(&self, id: &str) -> Arc<Common<TypeTable>> {
-        if let Some(lanes) = self.types.load().get(id) {
-            return lanes.get();
-        }
-        let everywhere = self.turn();
-        let types = self.types.load_full();
-        if let Some(lanes) = types.get(id) {
-            return lanes.get();
-        }
-        let lanes = self.new_type(id, &everywhere);
-        let table = lanes.get();
-        let mut types = HashMap::clone(&types);
-        types.insert(id.to_owned(), lanes);
-        self.types.store(Arc::new(types));
-        table
-    }
-
-    fn new_type(&self, id: &str, everywhere: &[Arc<Seats>]) -> Arc<TypeLanes> {
-        let mut routes = everywhere.to_vec();
-        if self.loading.entry.resolves.iter().any(|own| own == id) {
-            routes.push(Arc::clone(&self.loading));
-        }
-        let table = TypeTable::new(self.runtime.clone(), self.directives_changed.clone(), routes);
-        Arc::new(TypeLanes::new(Arc::new(table)))
-    }
-
-    /// Changes the routes of every type that these controllers resolve.
-    pub(super) fn route(&self, added: &[Arc<ControllerEntry>], removed: &[u64]) {
-        let mut everywhere = self.turn();
-        let mut by_type: HashMap<String, Vec<Arc<Seats>>> = HashMap::new();
-        let mut all = Vec::new();
-        for entry in added {
-            let seats = Arc::new(Seats::new(Arc::clone(entry)));
-            if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
-                all.push(seats);
-                continue;
-            }
-            for id in &entry.resolves {
-                by_type.entry(id.clone()).or_default().push(Arc::clone(&seats));
-            }
-        }
-        everywhere.retain(|seats| !removed.contains(&seats.entry.id));
-        let known = self.types.load_full();
-        let new: Vec<_> = by_type.keys().filter(|id| !known.contains_key(*id)).cloned().collect();
-        let types = if new.is_empty() {
-            known
-        } else {
-            let mut types = HashMap::clone(&known);
-            types.extend(new.into_iter().map(|id| (id.clone(), self.new_type(&id, &everywhere))));
-            let types = Arc::new(types);
-            self.types.store(Arc::clone(&types));
-            types
-        };
-        everywhere.extend(all.iter().cloned());
-        for (id, lanes) in types.iter() {
-            let new = by_type.remove(id).unwrap_or_default();
-            let routes = lanes.table.routes.load();
-            let changed = routes.iter().any(|seats| removed.contains(&seats.entry.id));
-            if !changed && new.is_empty() && all.is_empty() {
-                continue;
-            }
-            let mut routes = Vec::clone(&routes);
-            routes.retain(|seats| !removed.contains(&seats.entry.id));
-            routes.extend(new);
-            routes.extend(all.iter().cloned());
-            lanes.table.routes.store(Arc::new(routes));
-        }
-    }
-
     /// Offers what stands to a controller whose routes are published.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
         let seat = Arc::new(Seat::new(Arc::clone(entry)));
-        if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
-            for standing in self.standing() {
-                offer(&standing, &seat);
-            }
-            return;
-        }
-        for id in &entry.resolves {
-            let Some(lanes) = self.types.load().get(id).cloned() else { continue };
-            for standing in lanes.table.all() {
-                offer(&standing, &seat);
-            }
+        for standing in self.types.standing_for(entry) {
+            offer(&standing, &seat);
         }
     }
 
-    pub(super) fn standing(&self) -> Vec<Arc<Standing>> {
-        self.types.load_full().values().flat_map(|lanes| lanes.table.all()).collect()
-    }
-
+    /// Ends every directive, and refuses new ones.
     pub(super) fn close(&self) {
-        let types = {
-            // A table that is made later is made by somebody who sees that the bus is closed.
-            let _turn = self.turn();
-            self.closed.store(true, Ordering::Release);
-            self.types.load_full()
-        };
-        for lanes in types.values() {
-            for standing in lanes.table.drain() {
-                standing.change(State::end);
-            }
+        for standing in self.types.drain(|| self.closed.store(true, Ordering::Release)) {
+            standing.change(State::end);
         }
     }
 
@@ -234,16 +131,18 @@ impl Engine {
             Error::new(ErrorKind::Invalid, format!("directive {} is not valid: {error}", directive.id()))
         })?;
         let options = directive.options();
-        let table = self.table(directive.id());
-        let hash = {
-            let mut hasher = self.hasher.build_hasher();
-            directive.hash_key(&mut hasher);
-            hasher.finish()
-        };
+        let hash = self.types.hash_key(&*directive);
         let mut superseded = None;
         let mut effects = Effects::default();
-        let (reference, new) = {
-            let mut shard: MutexGuard<'_, Shard> = table.shard(hash);
+        let (table, (reference, new)) = loop {
+            let table = self.types.table(directive.id());
+            let mut shard = table.shard(hash);
+            if shard.ended {
+                // Taken out just now. Whoever does that needs no lock of ours.
+                drop(shard);
+                std::thread::yield_now();
+                continue;
+            }
             if self.is_closed() {
                 drop(shard);
                 return Err(closed(directive.id()));
@@ -266,7 +165,8 @@ impl Engine {
                 }
             };
             let subscriber = standing.lock().subscribe(true);
-            (Reference::new(standing, subscriber), new)
+            drop(shard);
+            break (table, (Reference::new(standing, subscriber), new));
         };
         if let Some(superseded) = superseded {
             effects.apply(&superseded);

@@ -168,7 +168,7 @@ impl Bus {
 
     /// The directives that stand, by id and name.
     pub fn directives(&self) -> Vec<DirectiveSnapshot> {
-        let mut all: Vec<_> = self.0.standing().iter().map(Standing::snapshot).collect();
+        let mut all: Vec<_> = self.0.types.standing().iter().map(Standing::snapshot).collect();
         all.sort_by(|a, b| (&a.id, &a.name, &a.debug).cmp(&(&b.id, &b.name, &b.debug)));
         all
     }

@@ -48,7 +48,7 @@ impl Engine {
     /// Puts a constructed controller on the bus, which knows it already: it is routed to, is offered what stands, and
     /// executes, once what it comes in place of has ended.
     pub(super) fn go(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
-        self.route(std::slice::from_ref(entry), &[]);
+        self.types.route(std::slice::from_ref(entry), &[]);
         self.offer_standing(entry);
         self.live(entry, before);
         self.touch();
@@ -61,8 +61,7 @@ impl Engine {
 
     /// Takes controllers off the bus that are among those that leave already: their values go, and they are told to end.
     pub(super) fn dismiss(&self, entries: &[Arc<ControllerEntry>]) {
-        let ids: Vec<u64> = entries.iter().map(|entry| entry.id).collect();
-        self.route(&[], &ids);
+        self.types.route(&[], entries);
         for entry in entries {
             entry.withdraw();
             entry.cancel.cancel();

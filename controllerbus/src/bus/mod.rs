@@ -10,6 +10,7 @@ mod handle;
 mod handover;
 mod instance;
 mod introspect;
+mod kept;
 mod lane;
 mod life;
 mod limits;
@@ -19,6 +20,7 @@ mod resolver;
 mod standing;
 mod swap;
 mod table;
+mod types;
 mod unread;
 
 use std::sync::Arc;

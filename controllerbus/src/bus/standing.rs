@@ -12,6 +12,7 @@ use super::ControllerId;
 use super::entry::Seat;
 use super::handover::Gate;
 use super::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
+use super::kept::Keeping;
 use super::lane::Common;
 use super::resolver::restart;
 use super::table::{Release, TypeTable};
@@ -37,6 +38,8 @@ pub(super) struct State {
     /// Raised whenever a strong reference comes, so that a keep timer of before does not end it.
     pub(super) epoch: u64,
     pub(super) ended: bool,
+    /// While nobody refers to it and its time runs.
+    pub(super) kept: Option<Keeping>,
     /// In the order of their ids.
     pub(super) values: SmallVec<[Value; 1]>,
     pub(super) resolvers: SmallVec<[Resolver; 1]>,
@@ -211,6 +214,7 @@ impl Standing {
             offers: 1,
             epoch: 0,
             ended: false,
+            kept: None,
             values: SmallVec::new(),
             resolvers: SmallVec::new(),
             subscribers: SmallVec::new(),
@@ -297,6 +301,7 @@ impl State {
         if strong {
             self.references += 1;
             self.epoch += 1;
+            self.kept = None;
         }
         let id = self.next;
         self.next += 1;
@@ -683,11 +688,17 @@ impl State {
     /// Ends the directive: its resolvers and values are handed out, its references read an end.
     pub(super) fn end(&mut self, effects: &mut Effects) {
         self.ended = true;
+        self.kept = None;
         effects.resolvers.append(&mut self.resolvers);
         effects.values.append(&mut self.values);
         for subscriber in &mut self.subscribers {
             effects.wakers.extend(subscriber.waker.take());
         }
+    }
+
+    /// Whether it is kept without references since an epoch.
+    pub(super) fn is_kept_since(&self, epoch: u64) -> bool {
+        self.kept.is_some() && self.epoch == epoch
     }
 
     pub(super) fn visible_values(&self) -> usize {

@@ -161,7 +161,7 @@ impl Staged {
         for entry in &new {
             self.engine.live(entry, Vec::new());
         }
-        self.engine.route(&new, &[]);
+        self.engine.types.route(&new, &[]);
         for entry in &new {
             self.engine.offer_standing(entry);
         }
@@ -289,8 +289,8 @@ impl Staged {
         };
         drop(gone);
         let pairs = std::mem::take(&mut self.pairs);
-        let old: Vec<u64> = pairs.iter().map(|pair| pair.old.id).collect();
-        engine.route(&[], &old);
+        let old: Vec<_> = pairs.iter().map(|pair| Arc::clone(&pair.old)).collect();
+        engine.types.route(&[], &old);
         for pair in &pairs {
             // What was held is the new one's to do, and so is what is offered to the old one from here on.
             for (standing, ..) in pair.old.handover.shut() {

@@ -9,6 +9,7 @@ use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::watch;
 
 use super::entry::Seats;
+use super::kept::Kept;
 use super::lane::{Apart, Common, Lanes};
 use super::standing::{Effects, Standing};
 use crate::directive::AnyDirective;
@@ -22,10 +23,14 @@ thread_local! {
 
 /// The standing directives of some keys.
 #[derive(Default)]
-pub(super) struct Shard(HashTable<Kept>);
+pub(super) struct Shard {
+    all: HashTable<Found>,
+    /// The table was taken out: look for the one that is there now.
+    pub(super) ended: bool,
+}
 
 /// With its hash, so that looking for one and making room touch no other directive.
-struct Kept {
+struct Found {
     hash: u64,
     standing: Arc<Standing>,
 }
@@ -33,17 +38,17 @@ struct Kept {
 impl Shard {
     /// The directive equivalent to one with this hash.
     pub(super) fn find(&self, hash: u64, directive: &dyn AnyDirective) -> Option<&Arc<Standing>> {
-        let same = |kept: &Kept| kept.hash == hash && kept.standing.directive.same_key(directive);
-        self.0.find(hash, same).map(|kept| &kept.standing)
+        let same = |found: &Found| found.hash == hash && found.standing.directive.same_key(directive);
+        self.all.find(hash, same).map(|found| &found.standing)
     }
 
     pub(super) fn insert(&mut self, standing: &Arc<Standing>) {
-        let kept = Kept { hash: standing.hash, standing: Arc::clone(standing) };
-        self.0.insert_unique(kept.hash, kept, |kept| kept.hash);
+        let found = Found { hash: standing.hash, standing: Arc::clone(standing) };
+        self.all.insert_unique(found.hash, found, |found| found.hash);
     }
 
     pub(super) fn remove(&mut self, standing: &Arc<Standing>) {
-        if let Ok(found) = self.0.find_entry(standing.hash, |kept| Arc::ptr_eq(&kept.standing, standing)) {
+        if let Ok(found) = self.all.find_entry(standing.hash, |found| Arc::ptr_eq(&found.standing, standing)) {
             found.remove();
         }
     }
@@ -56,17 +61,20 @@ pub(super) struct TypeTable {
     pub(super) runtime: Option<Handle>,
     /// Told of changes of directives, if anybody listens.
     changed: watch::Sender<u64>,
+    /// What is kept on this bus without references.
+    kept: Arc<Kept>,
 }
 
 /// A table, with a reference of its own for each lane.
 pub(super) struct TypeLanes {
+    pub(super) id: String,
     pub(super) table: Arc<TypeTable>,
     lanes: Lanes<Arc<Common<TypeTable>>>,
 }
 
 impl TypeLanes {
-    pub(super) fn new(table: Arc<TypeTable>) -> Self {
-        Self { table, lanes: Lanes::new() }
+    pub(super) fn new(id: String, table: Arc<TypeTable>) -> Self {
+        Self { id, table, lanes: Lanes::new() }
     }
 
     /// The reference of this thread's lane.
@@ -87,9 +95,33 @@ pub(super) enum Release {
 }
 
 impl TypeTable {
-    pub(super) fn new(runtime: Option<Handle>, changed: watch::Sender<u64>, routes: Vec<Arc<Seats>>) -> Self {
+    pub(super) fn new(
+        runtime: Option<Handle>,
+        changed: watch::Sender<u64>,
+        kept: Arc<Kept>,
+        routes: Vec<Arc<Seats>>,
+    ) -> Self {
         let shards = std::array::from_fn(|_| Apart::default());
-        Self { routes: ArcSwap::from_pointee(routes), shards, runtime, changed }
+        Self { routes: ArcSwap::from_pointee(routes), shards, runtime, changed, kept }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        self.shards.iter().map(|shard| shard.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the table, if nothing stands in it; whoever comes with a directive then looks for another one.
+    pub(super) fn end_if_empty(&self) -> bool {
+        if self.shards().any(|shard| !shard.all.is_empty()) {
+            return false;
+        }
+        let is_empty = self.shards().all(|mut shard| {
+            shard.ended = shard.all.is_empty();
+            shard.ended
+        });
+        if !is_empty {
+            self.shards().for_each(|mut shard| shard.ended = false);
+        }
+        is_empty
     }
 
     pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
@@ -98,9 +130,8 @@ impl TypeTable {
 
     pub(super) fn all(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.extend(shard.0.iter().map(|kept| Arc::clone(&kept.standing)));
+        for shard in self.shards() {
+            all.extend(shard.all.iter().map(|found| Arc::clone(&found.standing)));
         }
         all
     }
@@ -108,9 +139,8 @@ impl TypeTable {
     /// Takes every directive out.
     pub(super) fn drain(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
-        for shard in &self.shards {
-            let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.extend(shard.0.drain().map(|kept| kept.standing));
+        for mut shard in self.shards() {
+            all.extend(shard.all.drain().map(|found| found.standing));
         }
         all
     }
@@ -167,17 +197,38 @@ impl TypeTable {
                 } else if strong {
                     // A weak reference that goes while the time runs changes nothing of it.
                     keep = Some(state.epoch);
+                    state.kept = Some(self.kept.count());
                 }
             }
         }
         effects.apply(standing);
         self.touch();
-        let Some(epoch) = keep else { return };
+        if let Some(epoch) = keep {
+            self.keep(standing, epoch);
+        }
+    }
+
+    /// Has a directive that nobody refers to end when its time is over, or when there are too many of them.
+    fn keep(self: &Arc<Self>, standing: &Arc<Standing>, epoch: u64) {
         let Some(runtime) = self.runtime() else { return };
-        let (table, standing, keep_for) = (Arc::clone(self), Arc::clone(standing), standing.options.keep_for);
-        runtime.spawn(async move {
+        let (table, kept, keep_for) = (Arc::clone(self), Arc::clone(standing), standing.options.keep_for);
+        let timer = runtime.spawn(async move {
             tokio::time::sleep(keep_for).await;
-            table.release(&standing, Release::KeepTimeOver(epoch));
+            table.release(&kept, Release::KeepTimeOver(epoch));
         });
+        let timer = timer.abort_handle();
+        let mut state = standing.lock();
+        let is_kept = state.is_kept_since(epoch);
+        match state.kept.as_mut().filter(|_| is_kept) {
+            Some(keeping) => keeping.timer = Some(timer),
+            None => timer.abort(),
+        }
+        drop(state);
+        self.kept.note(standing, epoch);
+        while let Some((oldest, epoch)) = self.kept.excess() {
+            if let Some(oldest) = oldest.upgrade() {
+                oldest.table.release(&oldest, Release::KeepTimeOver(epoch));
+            }
+        }
     }
 }

@@ -225,6 +225,11 @@ impl OpaqueDirective {
     pub fn new(id: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self { id: id.into(), bytes, facts: Facts::default() }
     }
+
+    /// What makes it equivalent to others.
+    fn key(&self) -> &[u8] {
+        self.facts.key.as_deref().unwrap_or(&self.bytes)
+    }
 }
 
 impl AnyDirective for OpaqueDirective {
@@ -235,11 +240,10 @@ impl AnyDirective for OpaqueDirective {
         None
     }
     fn hash_key(&self, hasher: &mut dyn Hasher) {
-        hasher.write(self.facts.key.as_deref().unwrap_or(&self.bytes));
+        hasher.write(self.key());
     }
     fn same_key(&self, other: &dyn AnyDirective) -> bool {
-        let key = |of: &Self| of.facts.key.clone().unwrap_or_else(|| of.bytes.clone());
-        other.as_any().downcast_ref::<Self>().is_some_and(|other| self.id == other.id && key(self) == key(other))
+        other.as_any().downcast_ref::<Self>().is_some_and(|other| self.id == other.id && self.key() == other.key())
     }
     fn name(&self) -> String {
         self.id.clone()
