@@ -133,7 +133,6 @@ impl Engine {
         let options = directive.options();
         let hash = self.types.hash_key(&*directive);
         let mut superseded = None;
-        let mut effects = Effects::default();
         let (table, (reference, new)) = loop {
             let table = self.types.table(directive.id());
             let mut shard = table.shard(hash);
@@ -150,9 +149,10 @@ impl Engine {
             let found = shard.find(hash, &*directive).cloned();
             let found = found.filter(|standing| {
                 if options.supersede.replaces(&standing.options.supersede) {
+                    let mut effects = Effects::default();
                     standing.lock().end(&mut effects);
                     shard.remove(standing);
-                    superseded = Some(Arc::clone(standing));
+                    superseded = Some((Arc::clone(standing), effects));
                 }
                 superseded.is_none()
             });
@@ -168,7 +168,7 @@ impl Engine {
             drop(shard);
             break (table, (Reference::new(standing, subscriber), new));
         };
-        if let Some(superseded) = superseded {
+        if let Some((superseded, mut effects)) = superseded {
             effects.apply(&superseded);
         }
         if new {

@@ -133,7 +133,7 @@ impl Instance {
 
 /// What a keeper does next.
 enum Step {
-    Construct(Known, Entry),
+    Construct(Box<(Known, Entry)>),
     /// Until somebody nudges, or the time has come.
     Wait(Option<Instant>),
     /// Nobody wants it any more.
@@ -151,7 +151,7 @@ impl Life {
             Some(known) => {
                 instance.tried = Some(known.source);
                 instance.to(RunState::Constructing);
-                Step::Construct(known, instance.entry.clone())
+                Step::Construct(Box::new((known, instance.entry.clone())))
             }
             None => Step::Wait(instance.due),
         }
@@ -218,18 +218,21 @@ impl Engine {
 
     fn made(self: &Arc<Self>, id: u64, made: Result<Arc<ControllerEntry>>) {
         match made {
-            Ok(made) => match { self.life().install(id, Arc::clone(&made)) } {
-                Ok(changes) => {
-                    // It answers before the one in whose place it comes is taken off, and executes after that has ended.
-                    let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
-                    if let [replaced] = &*changes.released {
-                        made.handover.replaces.store(replaced.id, std::sync::atomic::Ordering::Relaxed);
+            Ok(made) => {
+                let installed = self.life().install(id, Arc::clone(&made));
+                match installed {
+                    Ok(changes) => {
+                        // It answers before the one in whose place it comes is taken off, and executes after that has ended.
+                        let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
+                        if let [replaced] = &*changes.released {
+                            made.handover.replaces.store(replaced.id, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        self.go(&made, before);
+                        self.carry_out(changes);
                     }
-                    self.go(&made, before);
-                    self.carry_out(changes);
+                    Err(unwanted) => self.discard_made(unwanted),
                 }
-                Err(unwanted) => self.discard_made(unwanted),
-            },
+            }
             Err(error) => {
                 let keys = {
                     let mut life = self.life();
@@ -265,7 +268,8 @@ async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
                 () = nudge.notified() => {}
                 () = tokio::time::sleep_until(due) => {}
             },
-            Step::Construct(known, entry) => {
+            Step::Construct(what) => {
+                let (known, entry) = *what;
                 let Some(engine) = engine.upgrade() else { return };
                 engine.touch();
                 let making = engine.make(id, &known, &entry);

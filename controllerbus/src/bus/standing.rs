@@ -301,7 +301,7 @@ impl State {
         if strong {
             self.references += 1;
             self.epoch += 1;
-            self.kept = None;
+            drop(self.kept.take());
         }
         let id = self.next;
         self.next += 1;
