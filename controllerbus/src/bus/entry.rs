@@ -25,7 +25,7 @@ pub(super) struct ControllerEntry {
     pub(super) id: u64,
     pub(super) info: Arc<Info>,
     pub(super) source: Source,
-    pub(super) controller: Arc<dyn AnyController>,
+    pub(super) controller: Contained,
     /// The ids of the directives that it resolves.
     pub(super) resolves: Vec<String>,
     /// The instance that it is of, and the config in the boundary's encoding, where configs asked for it.
@@ -44,6 +44,26 @@ pub(super) struct ControllerEntry {
     answers: [Apart<Mutex<Answers>>; LANES],
 }
 
+/// A reference to a controller. If it is the last one, a panic of the destructor that it runs ends here, whoever lets go.
+pub(super) struct Contained(Option<Arc<dyn AnyController>>);
+
+impl Deref for Contained {
+    type Target = Arc<dyn AnyController>;
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let controller = self.0.take();
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(controller))) {
+            let error = Error::from_panic(payload);
+            tracing::error!(%error, "the destructor of a controller");
+        }
+    }
+}
+
 /// The directives that a controller answers, in places that are used again: adding and forgetting look for nothing.
 #[derive(Default)]
 struct Answers {
@@ -55,7 +75,7 @@ struct Answers {
 pub(super) struct Seat {
     entry: Arc<ControllerEntry>,
     /// The controller by a reference of its own.
-    pub(super) controller: Arc<dyn AnyController>,
+    pub(super) controller: Contained,
     lane: usize,
 }
 
@@ -69,7 +89,7 @@ impl Deref for Seat {
 impl Seat {
     pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
         let controller = entry.controller.apart().unwrap_or_else(|| Arc::clone(&entry.controller));
-        Self { entry, controller, lane: lane() }
+        Self { entry, controller: Contained(Some(controller)), lane: lane() }
     }
 
     /// Remembers that it answers a directive, and says in which place; `None` once it is removed.
@@ -148,7 +168,7 @@ impl ControllerEntry {
             info: Arc::new(info),
             source,
             resolves: controller.resolves(),
-            controller,
+            controller: Contained(Some(controller)),
             configured: None,
             cancel: CancellationToken::new(),
             closed: CancellationToken::new(),

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use controllerbus::bus::loading::LoadControllerWithConfig;
-use controllerbus::bus::{Bus, RunState, Source};
+use controllerbus::bus::{Bus, Execution, Limits, RunState, Source};
 use controllerbus::controller::factory::{Factory, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Info};
 use controllerbus::prelude::*;
 
-use crate::kit::{Words, factory, info, soon};
+use crate::kit::{Words, factory, info, resolver_of, soon};
 
 /// How long what is nobody else's business may take on the busiest machine.
 const AT_ONCE: Duration = Duration::from_secs(4);
@@ -266,9 +266,6 @@ async fn equal_configs_share_one_controller_until_the_last_key_lets_it_go() {
     assert!(bus.controllers().is_empty());
 }
 
-/// Notes how it is treated.
-type Log = Arc<Mutex<Vec<&'static str>>>;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_that_cannot_be_used_leaves_the_one_before_running() {
     let bus = bus();
@@ -280,6 +277,276 @@ async fn a_config_that_cannot_be_used_leaves_the_one_before_running() {
     assert_eq!(state.state, running);
     let problem = state.problem.expect("a problem").to_string();
     assert!(problem.contains("number"), "{problem}");
+    let pending = state.pending.expect("it is pending");
+    assert_eq!((state.revision, pending.running_revision), (1, 0));
+    // It cannot succeed, and so is not tried again by itself.
+    assert!(matches!(pending.state, RunState::Failed { retry_in: None, .. }), "{:?}", pending.state);
+    // Code that can use it may come later.
+    let lenient = vec![factory::<Lenient>("good", "1.0.0")];
+    let staged = bus.stage(Source(1), Source(11), lenient, Duration::from_secs(20)).await.expect("it is ready");
+    staged.commit(Duration::ZERO).await.expect("it is swapped");
+    let mut watch = bus.watch_config("good");
+    soon(async { while watch.next().await.is_some_and(|state| state.pending.is_some()) {} }).await;
+    assert_eq!(*at_once("a request", bus.resolve(Words { number: 1 })).await.unwrap(), "lenient many");
+    assert_eq!(bus.controllers().len(), 1);
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/good")]
+struct LenientConfig {
+    number: serde_json::Value,
+}
+
+/// Takes any number.
+struct Lenient(serde_json::Value);
+
+impl Controller for Lenient {
+    type Config = LenientConfig;
+    async fn construct(config: LenientConfig, _: &Context) -> Result<Self> {
+        Ok(Self(config.number))
+    }
+    fn routes(routes: &mut controllerbus::Routes<Self>) {
+        routes.add::<Words>(|this, _, values| {
+            let number = this.0.as_str().map_or_else(|| this.0.to_string(), str::to_owned);
+            values.add(format!("lenient {number}"));
+            Box::pin(std::future::ready(Ok(())))
+        });
+    }
+}
+
+/// What happened to a controller, in order.
+type Log = Arc<Mutex<Vec<&'static str>>>;
+
+/// Ends only as it is told to.
+struct Odd {
+    log: Log,
+    /// It blocks its thread until this is set.
+    blocks: Option<Arc<AtomicBool>>,
+    hangs: bool,
+}
+
+impl Controller for Odd {
+    type Config = GoodConfig;
+    async fn construct(_: GoodConfig, _: &Context) -> Result<Self> {
+        Err(Error::msg("it is made by hand"))
+    }
+    async fn execute(&self, context: &Context) -> Result<()> {
+        self.log.lock().unwrap().push("executes");
+        context.cancelled().await;
+        self.log.lock().unwrap().push("cancelled");
+        if let Some(until) = &self.blocks {
+            while !until.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+    async fn close(&self) {
+        self.log.lock().unwrap().push("close");
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Odd {
+    fn drop(&mut self) {
+        self.log.lock().unwrap().push("dropped");
+        if self.hangs {
+            panic!("a destructor panics");
+        }
+    }
+}
+
+async fn logged(log: &Log, count: usize) {
+    soon(async {
+        while log.lock().unwrap().len() < count {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn impatient() -> Bus {
+    Bus::with_limits(Limits::default().cancel(Duration::from_millis(50)).close(Duration::from_millis(50)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_its_limit_execute_is_dropped_and_close_is_called_and_that_is_dropped_too() {
+    let (bus, log) = (impatient(), Log::default());
+    let odd = Odd { log: Arc::clone(&log), blocks: None, hangs: true };
+    let id = bus.add_controller(erase(odd), info("test/odd"));
+    logged(&log, 1).await;
+    assert!(at_once("the removal", bus.remove_controller(id)).await);
+    assert!(bus.leaving().is_empty(), "{:?}", bus.leaving());
+    logged(&log, 4).await;
+    assert_eq!(*log.lock().unwrap(), ["executes", "cancelled", "close", "dropped"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_blocks_its_thread_is_shown_as_stuck_and_closed_when_it_ends_after_all() {
+    let (bus, log, until) = (impatient(), Log::default(), Arc::<AtomicBool>::default());
+    let odd = Odd { log: Arc::clone(&log), blocks: Some(Arc::clone(&until)), hangs: false };
+    let id = bus.add_controller(erase(odd), info("test/odd"));
+    logged(&log, 1).await;
+    assert!(at_once("the removal", bus.remove_controller(id)).await);
+    assert!(bus.controllers().is_empty());
+    let mut changes = bus.changes();
+    let stuck = |bus: &Bus| bus.leaving().iter().any(|left| left.execution == Execution::Stuck { what: "execute" });
+    soon(async {
+        while !stuck(&bus) {
+            changes.changed().await.expect("the bus is there");
+        }
+    })
+    .await;
+    assert_eq!(*log.lock().unwrap(), ["executes", "cancelled"]);
+    until.store(true, Ordering::SeqCst);
+    soon(async {
+        while !bus.leaving().is_empty() {
+            changes.changed().await.expect("the bus is there");
+        }
+    })
+    .await;
+    assert_eq!(log.lock().unwrap()[..3], ["executes", "cancelled", "close"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_changes_while_a_generation_is_staged_is_what_the_new_generation_runs() {
+    let bus = bus();
+    bus.apply(set("good: { id: test/good, config: { number: 1 } }")).await.unwrap();
+    let staging = bus.stage(Source(1), Source(11), vec![factory::<Good>("good", "1.1.0")], Duration::from_secs(20));
+    let staged = soon(staging).await.expect("it is ready");
+    at_once("the apply", bus.apply(set("good: { id: test/good, config: { number: 2 } }"))).await.unwrap();
+    bus.apply(set("more: { id: test/good, config: { number: 3 } }")).await.unwrap();
+    soon(staged.commit(Duration::ZERO)).await.expect("it is swapped").drained().await;
+    let versions: Vec<_> = bus.controllers().iter().map(|found| found.info.version.to_string()).collect();
+    assert_eq!(versions, ["1.1.0", "1.1.0"]);
+    let mut words = soon(bus.resolve_all(Words { number: 1 })).await.unwrap();
+    words.sort();
+    assert_eq!(words.iter().map(|word| word.as_str()).collect::<Vec<_>>(), ["good 2", "good 3"]);
+    assert!(bus.configs().iter().all(|config| matches!(config.state, RunState::Running(_))));
+
+    // And a key that goes meanwhile stays gone.
+    let staging = bus.stage(Source(11), Source(12), vec![factory::<Good>("good", "1.2.0")], Duration::from_secs(20));
+    let staged = soon(staging).await.expect("it is ready");
+    assert!(bus.remove_config("more").await);
+    soon(staged.commit(Duration::ZERO)).await.expect("it is swapped").drained().await;
+    assert_eq!(bus.controllers().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_staged_constructor_asks_is_answered_by_the_generation_that_serves() {
+    let bus = bus();
+    bus.add_factories(Source(5), vec![factory::<Nested>("nested", "1.0.0"), factory::<Good>("good", "2.0.0")]);
+    bus.apply(set("nested: { id: test/nested }")).await.unwrap();
+    runs(&bus, "nested").await;
+    let next = vec![factory::<Nested>("nested", "1.1.0"), factory::<Good>("good", "2.1.0")];
+    let staged = soon(bus.stage(Source(5), Source(15), next, Duration::from_secs(20))).await.expect("it is ready");
+    soon(staged.commit(Duration::ZERO)).await.expect("it is swapped");
+    runs(&bus, "nested").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_owner_takes_back_its_own_configs_only() {
+    let bus = bus();
+    let shared = || set("shared: { id: test/good, config: { number: 1 } }");
+    let (first, second) = (bus.config_owner(), bus.config_owner());
+    first.apply(shared()).await.unwrap();
+    second.apply(shared()).await.unwrap();
+    bus.apply(shared()).await.unwrap();
+    let running = bus.config("shared").unwrap().state;
+    drop(first);
+    second.withdraw().await;
+    assert_eq!(bus.config("shared").unwrap().state, running);
+    assert_eq!(bus.controllers().len(), 1);
+    assert!(bus.remove_config("shared").await);
+    assert!(bus.controllers().is_empty() && bus.configs().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_applies_last_counts_also_with_a_lower_revision() {
+    let bus = bus();
+    let file = bus.config_owner();
+    for (revision, number) in [(5, 1), (4, 2), (1, 3)] {
+        let text = format!("good: {{ id: test/good, revision: {revision}, config: {{ number: {number} }} }}");
+        file.apply(set(&text)).await.unwrap();
+        assert_eq!(bus.config("good").unwrap().revision, revision);
+        let words = at_once("a request", bus.resolve(Words { number: 1 })).await.unwrap();
+        assert_eq!(*words, format!("good {number}"));
+    }
+    file.apply(set("other: { id: test/good }")).await.unwrap();
+    assert_eq!(bus.configs().iter().map(|state| state.key.clone()).collect::<Vec<_>>(), ["other"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_execution_that_went_well_for_a_while_is_tried_again_soon_when_it_fails() {
+    /// Fails each time it is told to.
+    struct Fails(tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<()>>);
+    impl Controller for Fails {
+        type Config = GoodConfig;
+        async fn construct(_: GoodConfig, _: &Context) -> Result<Self> {
+            Err(Error::msg("it is made by hand"))
+        }
+        async fn execute(&self, _: &Context) -> Result<()> {
+            self.0.lock().await.recv().await;
+            Err(Error::msg("it fails"))
+        }
+    }
+    let bus = Bus::new();
+    let (fail, fails) = tokio::sync::mpsc::unbounded_channel();
+    bus.add_controller(erase(Fails(tokio::sync::Mutex::new(fails))), info("test/fails"));
+    let mut changes = bus.changes();
+    let mut retry_in = async || loop {
+        if let Execution::Failed { retry_in, .. } = bus.controllers()[0].execution {
+            while bus.controllers()[0].execution != Execution::Running {
+                changes.changed().await.expect("the bus is there");
+            }
+            return retry_in;
+        }
+        changes.changed().await.expect("the bus is there");
+    };
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        fail.send(()).unwrap();
+        waits.push(retry_in().await);
+    }
+    assert!(waits[7] > Duration::from_secs(1), "{waits:?}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    fail.send(()).unwrap();
+    let wait = retry_in().await;
+    assert!(wait <= Duration::from_millis(100), "{wait:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destructors_that_panic_cost_nobody_anything() {
+    #[derive(Serialize, Deserialize)]
+    struct Bad(u64);
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            panic!("the destructor of a value panics");
+        }
+    }
+    #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+    #[directive(id = "life/bad", value = Bad)]
+    struct GetBad(u64);
+    let bus = bus();
+    resolver_of::<GetBad, _>(&bus, |request, values| {
+        for number in 0..3 {
+            values.add(Bad(request.0 + number));
+        }
+        values.on_gone(|| panic!("a callback panics"));
+        std::future::ready(Ok(()))
+    });
+    for number in 0..3 {
+        drop(bus.request(GetBad(number)).unwrap());
+    }
     let log = Log::default();
-    drop(log);
+    let odd = Odd { log: Arc::clone(&log), blocks: None, hangs: true };
+    let id = bus.add_controller(erase(odd), info("test/odd"));
+    drop(bus.remove_controller(id));
+    others_go_on(&bus).await;
+    assert!(bus.directives().is_empty());
 }
