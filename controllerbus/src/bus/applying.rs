@@ -119,7 +119,7 @@ impl Engine {
                 return Err(Error::new(ErrorKind::Closed, "the bus is closed; the config set was not applied"));
             }
             let Life { factories, configs, .. } = &mut *life;
-            let before = configs.instances.values().filter_map(|instance| instance.running.clone()).collect();
+            let before = configs.running(|key, of| set.get(key).is_some() || all && of == owner);
             let kept: HashSet<_> = set.iter().map(|(key, entry)| (key.to_owned(), entry.revision)).collect();
             // Added before the old ones go, so that what stays the same runs on.
             for (key, entry, place) in set.into_entries() {

@@ -271,6 +271,16 @@ impl Configs {
         self.instances.remove(&id)
     }
 
+    /// The controllers that run for keys of which `of` says so (told the key and the owner of a candidate).
+    pub(super) fn running(&self, of: impl Fn(&str, Owner) -> bool) -> Vec<Arc<ControllerEntry>> {
+        let is_of = |key: &String, applied: &Applied| applied.candidates.iter().any(|found| of(key, found.owner));
+        let keys = self.by_key.iter().filter(|(key, applied)| is_of(key, applied));
+        let instances = keys.flat_map(|(_, applied)| {
+            [Some(applied.wanted), applied.serving.map(|serving| serving.instance)].into_iter().flatten()
+        });
+        instances.filter_map(|id| self.instances.get(&id)?.running.clone()).collect()
+    }
+
     /// Whether some key wants a controller, or is served by it.
     pub(super) fn uses(&self, entry: &ControllerEntry) -> bool {
         let instance = entry.configured.as_ref().and_then(|(instance, _)| self.instances.get(instance));

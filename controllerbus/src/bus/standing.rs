@@ -190,7 +190,11 @@ impl Effects {
             callback();
         }
         drop(self.refused.take());
-        while !self.subscribers.is_empty() {
+        while let Some(subscriber) = self.subscribers.last_mut() {
+            // One by one: a destructor that panics while another one's panic unwinds ends the process.
+            while let Some(event) = subscriber.unread.pop() {
+                drop(event);
+            }
             self.subscribers.truncate(self.subscribers.len() - 1);
         }
         while let Some((seat, number)) = self.again.pop() {
@@ -263,7 +267,7 @@ impl Standing {
         let value = |(id, controller, value): (ValueId, u64, AnyValue)| ValueSnapshot {
             id,
             controller: ControllerId(controller),
-            value: catch_unwind(AssertUnwindSafe(|| value.to_json()))
+            value: catch_unwind(AssertUnwindSafe(move || value.to_json()))
                 .unwrap_or_else(|payload| Error::from_panic(payload).to_string().into()),
         };
         snapshot.values = values.into_iter().map(value).collect();

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -25,20 +24,6 @@ pub struct AnyValue(Repr);
 enum Repr {
     Native(Arc<dyn Any + Send + Sync>, fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>>),
     Encoded(Arc<[u8]>, Arc<[Object]>),
-    /// Let go of.
-    Gone,
-}
-
-impl Drop for AnyValue {
-    fn drop(&mut self) {
-        // One by one: a destructor that panics while another one's panic unwinds ends the process.
-        if let Repr::Native(value, _) = std::mem::replace(&mut self.0, Repr::Gone)
-            && let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value)))
-        {
-            let error = crate::Error::from_panic(payload);
-            tracing::error!(%error, "the destructor of a value");
-        }
-    }
 }
 
 impl AnyValue {
@@ -72,7 +57,6 @@ impl AnyValue {
                 "an interface value can be handed over a bus, but not written down or sent to another process",
             )),
             Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
-            Repr::Gone => Ok(Cow::Borrowed(&[])),
         }
     }
 
@@ -87,7 +71,6 @@ impl AnyValue {
                 let (bytes, objects) = interface::collecting(|| encode(&**value));
                 Ok((Cow::Owned(bytes?), objects))
             }
-            Repr::Gone => Ok((Cow::Borrowed(&[]), Vec::new())),
         }
     }
 
@@ -115,7 +98,6 @@ impl AnyValue {
                 let _offered = interface::offering(objects);
                 wire::decode(bytes).map(Arc::new)
             }
-            Repr::Gone => Err(wrong_type(std::any::type_name::<V>())),
         }
     }
 }
