@@ -192,9 +192,7 @@ impl Effects {
         drop(self.refused.take());
         while let Some(subscriber) = self.subscribers.last_mut() {
             // One by one: a destructor that panics while another one's panic unwinds ends the process.
-            while let Some(event) = subscriber.unread.pop() {
-                drop(event);
-            }
+            subscriber.unread.clear();
             self.subscribers.truncate(self.subscribers.len() - 1);
         }
         while let Some((seat, number)) = self.again.pop() {

@@ -57,6 +57,15 @@ impl Unread {
         Some(event)
     }
 
+    /// Drops what is queued, one by one: where a destructor panics, the next call goes on.
+    pub(super) fn clear(&mut self) {
+        self.first = None;
+        self.second = None;
+        while !self.rest.is_empty() {
+            self.rest.truncate(self.rest.len() - 1);
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &RawEvent> {
         self.first.iter().chain(&self.second).chain(&self.rest)
     }
