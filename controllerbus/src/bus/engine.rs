@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::bridge::Way;
 use super::configs::Configs;
-use super::entry::{ControllerEntry, Seat};
+use super::entry::ControllerEntry;
 use super::factories::Factories;
 use super::handle::{Backend, BusHandle};
 use super::limits::Limits;
@@ -108,8 +108,7 @@ impl Engine {
 
     /// Offers what stands to a controller whose routes are published.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
-        let seat = Arc::new(Seat::new(Arc::clone(entry)));
-        for standing in self.types.standing_for(entry) {
+        for (standing, seat) in self.types.standing_for(entry) {
             offer(&standing, &seat);
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
+use super::counts::{Counts, ResolverCounts};
 use super::handover::Handover;
 use super::lane::{Apart, LANES, Lanes, lane};
 use super::standing::Standing;
@@ -76,6 +77,8 @@ pub(super) struct Seat {
     entry: Arc<ControllerEntry>,
     /// The controller by a reference of its own.
     pub(super) controller: Contained,
+    /// What it did for the directives that it is routed here.
+    pub(super) counts: Counts,
     lane: usize,
 }
 
@@ -89,7 +92,7 @@ impl Deref for Seat {
 impl Seat {
     pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
         let controller = entry.controller.apart().unwrap_or_else(|| Arc::clone(&entry.controller));
-        Self { entry, controller: Contained(Some(controller)), lane: lane() }
+        Self { entry, controller: Contained(Some(controller)), counts: Counts::default(), lane: lane() }
     }
 
     /// Remembers that it answers a directive, and says in which place; `None` once it is removed.
@@ -118,7 +121,7 @@ impl Seat {
     }
 }
 
-/// A controller's seats, as the routes hold them.
+/// A controller's seats for the directives of one id, as the routes hold them; for all ids, where it resolves all.
 pub(super) struct Seats {
     pub(super) entry: Arc<ControllerEntry>,
     lanes: Lanes<Arc<Seat>>,
@@ -132,6 +135,13 @@ impl Seats {
     /// The seat of this thread's lane.
     pub(super) fn get(&self) -> &Arc<Seat> {
         self.lanes.get(|_| Arc::new(Seat::new(Arc::clone(&self.entry))))
+    }
+
+    /// What the controller did for directives that it was offered through here.
+    pub(super) fn counts(&self) -> ResolverCounts {
+        let mut counts = ResolverCounts::default();
+        self.lanes.made().for_each(|seat| seat.counts.add_to(&mut counts));
+        counts
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::counts::CountsSnapshot;
 use super::engine::Engine;
 use super::entry::{ControllerEntry, Execution};
 use super::standing::Standing;
@@ -164,6 +165,16 @@ impl Bus {
     pub fn leaving(&self) -> Vec<ControllerSnapshot> {
         let entries: Vec<_> = self.0.life().leaving.values().cloned().collect();
         entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()
+    }
+
+    /// What each controller on the bus did for directives, by controller and directive id.
+    pub fn counts(&self) -> Vec<CountsSnapshot> {
+        let entries: Vec<_> = self.0.life().controllers.values().cloned().collect();
+        let counts = entries.iter().flat_map(|entry| {
+            let of = self.0.types.counts_of(entry).into_iter();
+            of.map(|(directive, counts)| CountsSnapshot { controller: ControllerId(entry.id), directive, counts })
+        });
+        counts.collect()
     }
 
     /// The directives that stand, by id and name.

@@ -43,6 +43,13 @@ impl<T> Lanes<T> {
     }
 }
 
+impl<T> Lanes<T> {
+    /// Those that there are.
+    pub(super) fn made(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(OnceLock::get)
+    }
+}
+
 /// What is shared by all lanes; an `Arc` of this is counted in one lane only.
 pub(super) struct Common<T>(Arc<T>);
 

@@ -3,6 +3,7 @@
 mod applying;
 mod bridge;
 mod configs;
+mod counts;
 mod engine;
 mod entry;
 mod factories;
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub use applying::{ApplyReport, ConfigOwner};
 pub use bridge::{Across, Bridge};
 pub use configs::{ConfigState, Pending, RunState};
+pub use counts::{CountsSnapshot, ResolverCounts};
 pub use entry::Execution;
 pub(crate) use entry::contained;
 pub use handle::{Backend, BusHandle};

@@ -131,13 +131,7 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
     };
     // Noted before it can fail: so whoever begins the next run knows the task that is in its backoff.
     let drive = Arc::new(Drive::default());
-    let is_over = standing.change(|state, _| match state.resolver_in(seat.id, number) {
-        Some(resolver) => {
-            resolver.task = Some(Arc::clone(&drive));
-            false
-        }
-        None => true,
-    });
+    let is_over = !standing.change(|state, _| state.goes_on(seat.id, number, &drive));
     if is_over {
         return discard(work);
     }
@@ -155,6 +149,7 @@ fn discard(work: BoxFuture<'static, Result<()>>) {
 fn start(standing: &Arc<Standing>, seat: &Arc<Seat>, run: u32) -> Result<Option<BoxFuture<'static, Result<()>>>> {
     let sink = Arc::new(Sink { standing: Arc::clone(standing), seat: Arc::clone(seat), run });
     let controller = Arc::clone(&seat.controller);
+    seat.counts.began();
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))
         .map_err(Error::from_panic)
 }

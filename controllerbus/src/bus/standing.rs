@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use tokio::task::AbortHandle;
@@ -72,7 +73,9 @@ pub(super) struct Resolver {
     /// There are values enough without it: it does not run, and begins again when there is room.
     parked: bool,
     error: Option<Error>,
-    pub(super) task: Option<Arc<Drive>>,
+    task: Option<Arc<Drive>>,
+    /// Since when it has been at work without an answer, where it did not answer at once.
+    works_since: Option<Instant>,
     /// Told when its values are gone: it failed, or it is taken away.
     pub(super) gone: Vec<Callback>,
     /// Set when its generation was replaced before its successor had anything: it goes when that has.
@@ -87,9 +90,17 @@ impl Resolver {
         self.run
     }
 
+    /// Counts how long it took to answer, where it did not do so at once.
+    fn answered(&mut self) {
+        if let Some(since) = self.works_since.take() {
+            self.seat.counts.answered(since.elapsed());
+        }
+    }
+
     /// Ends its run; what handles of it say from now on is not heard.
     fn stop(&mut self, effects: &mut Effects) {
         self.run += 1;
+        self.works_since = None;
         effects.callbacks.append(&mut self.gone);
         effects.tasks.extend(self.task.take());
     }
@@ -398,10 +409,20 @@ impl State {
             parked,
             error: None,
             task: None,
+            works_since: None,
             gone: Vec::new(),
             successor: None,
         });
         gate
+    }
+
+    /// Notes the task in which a run of a resolver goes on; false if it is over already.
+    pub(super) fn goes_on(&mut self, controller: u64, run: u32, drive: &Arc<Drive>) -> bool {
+        let has_values = self.has_values(controller);
+        let Some(resolver) = self.resolver_in(controller, run) else { return false };
+        resolver.task = Some(Arc::clone(drive));
+        resolver.works_since = (!resolver.idle && !has_values).then(Instant::now);
+        true
     }
 
     /// Whether a run of a resolver may start. Where it is held because its controller's state is being handed over,
@@ -467,7 +488,10 @@ impl State {
         // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
         let staged = seat.is_staged();
         let full = options.hard_cap && self.is_full(seat, options);
-        let wanted = !self.ended && self.resolver_in(seat.id, run).is_some() && !full;
+        let ended = self.ended;
+        let resolver = self.resolver_in(seat.id, run).filter(|_| !ended && !full);
+        let wanted = resolver.is_some();
+        resolver.into_iter().for_each(Resolver::answered);
         if !wanted {
             effects.values.push(Value { id: ValueId(0), resolver: seat.id, value, removed: None, staged });
             effects.refused = removed;
@@ -544,6 +568,9 @@ impl State {
                 return;
             }
             resolver.idle = idle;
+            if idle {
+                resolver.answered();
+            }
         }
         self.finish_retired(effects);
     }
@@ -551,6 +578,7 @@ impl State {
     /// A resolver's function has returned: its values stay.
     pub(super) fn finish(&mut self, controller: u64, run: u32, effects: &mut Effects) {
         if let Some(resolver) = self.resolver_in(controller, run) {
+            resolver.answered();
             resolver.idle = true;
             resolver.done = true;
         }
@@ -563,7 +591,9 @@ impl State {
         resolver.idle = true;
         resolver.run += 1;
         resolver.error = Some(error.clone());
+        resolver.works_since = None;
         effects.callbacks.append(&mut resolver.gone);
+        seat.counts.failed(&error);
         seat.resolver_failed.store(true, Ordering::Release);
         self.remove_values_of(seat.id, effects);
         if !seat.is_staged() {
@@ -584,6 +614,7 @@ impl State {
         let resolver = self.resolver_in(seat.id, number).filter(|resolver| resolver.successor.is_none())?;
         resolver.idle = false;
         resolver.error = None;
+        resolver.works_since = Some(Instant::now());
         (self.pass(standing, seat, number, effects) == Gate::Open).then_some(number)
     }
 

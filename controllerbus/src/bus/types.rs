@@ -12,7 +12,8 @@ use hashbrown::HashTable;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::entry::{ControllerEntry, Seats};
+use super::counts::ResolverCounts;
+use super::entry::{ControllerEntry, Seat, Seats};
 use super::kept::Kept;
 use super::lane::Common;
 use super::standing::Standing;
@@ -136,10 +137,14 @@ impl Types {
     pub(super) fn route(&self, added: &[Arc<ControllerEntry>], removed: &[Arc<ControllerEntry>]) {
         let is_everywhere = |entry: &ControllerEntry| entry.resolves.iter().any(|id| id == ANY_DIRECTIVE);
         let is_removed = |seats: &Arc<Seats>| removed.iter().any(|entry| entry.id == seats.entry.id);
-        let added: Vec<_> = added.iter().map(|entry| Arc::new(Seats::new(Arc::clone(entry)))).collect();
+        let everywhere: Vec<_> = added
+            .iter()
+            .filter(|entry| is_everywhere(entry))
+            .map(|entry| Arc::new(Seats::new(Arc::clone(entry))))
+            .collect();
         let mut turn = self.turn();
         let affected: Vec<Arc<TypeLanes>> = {
-            let entries = added.iter().map(|seats| &seats.entry);
+            let entries = added.iter();
             let ids = entries.clone().filter(|entry| !is_everywhere(entry)).flat_map(|entry| &entry.resolves);
             // A table that is made here is one that a controller asks to be routed.
             let mut lanes: Vec<_> = ids
@@ -157,13 +162,21 @@ impl Types {
             lanes
         };
         turn.everywhere.retain(|seats| !is_removed(seats));
-        turn.everywhere.extend(added.iter().filter(|seats| is_everywhere(&seats.entry)).cloned());
+        turn.everywhere.extend(everywhere.iter().cloned());
         for lanes in affected {
             let routes = lanes.table.routes.load();
             let mut changed: Vec<_> = routes.iter().filter(|seats| !is_removed(seats)).cloned().collect();
-            for seats in &added {
-                let resolves = is_everywhere(&seats.entry) || seats.entry.resolves.contains(&lanes.id);
-                if resolves && !changed.iter().any(|known| Arc::ptr_eq(known, seats)) {
+            let is_known = |changed: &[Arc<Seats>], entry: &ControllerEntry| {
+                changed.iter().any(|seats| seats.entry.id == entry.id)
+            };
+            for entry in added {
+                let resolves = !is_everywhere(entry) && entry.resolves.contains(&lanes.id);
+                if resolves && !is_known(&changed, entry) {
+                    changed.push(Arc::new(Seats::new(Arc::clone(entry))));
+                }
+            }
+            for seats in &everywhere {
+                if !is_known(&changed, &seats.entry) {
                     changed.push(Arc::clone(seats));
                 }
             }
@@ -171,13 +184,40 @@ impl Types {
         }
     }
 
-    /// What stands of the ids that a controller resolves.
-    pub(super) fn standing_for(&self, entry: &ControllerEntry) -> Vec<Arc<Standing>> {
+    /// What stands of the ids that a routed controller resolves, with the seat by which it is routed there.
+    pub(super) fn standing_for(&self, entry: &ControllerEntry) -> Vec<(Arc<Standing>, Arc<Seat>)> {
+        self.seats_of(entry)
+            .into_iter()
+            .flat_map(|(lanes, seats)| {
+                let seat = Arc::clone(seats.get());
+                lanes.table.all().into_iter().map(move |standing| (standing, Arc::clone(&seat)))
+            })
+            .collect()
+    }
+
+    /// The tables to which a controller is routed, and its seats there.
+    fn seats_of(&self, entry: &ControllerEntry) -> Vec<(Arc<TypeLanes>, Arc<Seats>)> {
+        let lanes = if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
+            self.all()
+        } else {
+            entry.resolves.iter().filter_map(|id| self.find(id, self.hasher.hash_one(id))).collect()
+        };
+        let seats = |lanes: &TypeLanes| {
+            let routes = lanes.table.routes.load();
+            routes.iter().find(|seats| seats.entry.id == entry.id).cloned()
+        };
+        lanes.into_iter().filter_map(|lanes| seats(&lanes).map(|seats| (lanes, seats))).collect()
+    }
+
+    /// What a routed controller did, by directive id.
+    pub(super) fn counts_of(&self, entry: &ControllerEntry) -> Vec<(String, ResolverCounts)> {
+        let mut seats = self.seats_of(entry);
         if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
-            return self.standing();
+            // It has the same everywhere.
+            seats.truncate(1);
+            return seats.iter().map(|(_, seats)| (ANY_DIRECTIVE.to_owned(), seats.counts())).collect();
         }
-        let lanes = entry.resolves.iter().filter_map(|id| self.find(id, self.hasher.hash_one(id)));
-        lanes.flat_map(|lanes| lanes.table.all()).collect()
+        seats.iter().map(|(lanes, seats)| (lanes.id.clone(), seats.counts())).collect()
     }
 
     /// Everything that stands.

@@ -67,3 +67,37 @@ async fn whoever_listens_hears_of_changes_of_directives_and_of_controllers() {
     drop(request);
     soon(directives.changed()).await.expect("the bus is there");
 }
+
+#[tokio::test]
+async fn what_each_controller_did_is_counted_by_directive_id() {
+    let bus = Bus::new();
+    let id = resolver(&bus, |request, values| async move {
+        match request.number {
+            0 => return Err(Error::msg("it fails")),
+            1 => panic!("it panics"),
+            2 => tokio::task::yield_now().await,
+            _ => {}
+        }
+        values.add(String::new());
+        Ok(())
+    });
+    let requests: Vec<_> = (0..5).map(|number| bus.request(Words { number }).unwrap()).collect();
+    let counted = |bus: &Bus| {
+        let all = bus.counts();
+        let of = all.iter().filter(|of| of.controller == id && of.directive == "test/words");
+        of.fold(Default::default(), |sum: controllerbus::bus::ResolverCounts, of| sum.plus(of.counts))
+    };
+    soon(async {
+        while counted(&bus).waited < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let counts = counted(&bus);
+    assert!(counts.runs >= 5 && counts.failures >= 2 && counts.panics >= 1, "{counts:?}");
+    assert_eq!(counts.waited, 1);
+    assert_eq!(bus.counts().len(), 1);
+    drop(requests);
+    bus.remove_controller(id).await;
+    assert!(bus.counts().is_empty());
+}
