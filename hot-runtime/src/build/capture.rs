@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::build::cargo::callers_environment;
 use crate::error::{Error, Result};
 
 const SHIM: &str = include_str!("shim/main.rs");
@@ -22,7 +23,8 @@ impl Capture {
     /// cargo makes every build, and says itself what is wrong with the compiler. Blocks.
     pub(crate) fn prepare(target_dir: &Path) -> Option<Self> {
         let folder = target_dir.join("cbus");
-        std::fs::create_dir_all(folder.join("calls")).ok()?;
+        std::fs::create_dir_all(&folder).ok()?;
+        private_folder(&folder.join("calls")).ok()?;
         let name = format!("rustc-shim-{}", &blake3::hash(SHIM.as_bytes()).to_hex()[..12]);
         let shim = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
         if !shim.is_file() {
@@ -52,6 +54,37 @@ impl Capture {
         }
         Call::parse(&std::fs::read(&path).ok()?)
     }
+}
+
+/// A folder that only its owner enters. One of an earlier version, whose records held the whole environment and could be
+/// read by all, is emptied: cargo makes the next build then.
+fn private_folder(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        let open = |folder: &Path| std::fs::metadata(folder).is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
+        if open(folder) {
+            std::fs::remove_dir_all(folder)?;
+        }
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+    #[cfg(not(unix))]
+    std::fs::create_dir_all(folder)
+}
+
+/// What the recorder is told of the environment that cargo is started with: what is as it was there, cargo has not set.
+/// `None` for an environment that is too large to be told of.
+pub(crate) fn outer_environment(environment: &[(OsString, OsString)]) -> Option<String> {
+    // FNV-1a, as in the recorder: it need not withstand anybody.
+    let fnv = |bytes: &[u8]| {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    };
+    let line = |(name, value): &(OsString, OsString)| {
+        format!("{}={:016x}\n", name.to_string_lossy(), fnv(value.as_encoded_bytes()))
+    };
+    // The system takes 128 KiB for one variable.
+    Some(environment.iter().map(line).collect::<String>()).filter(|lines| lines.len() < 120_000)
 }
 
 /// One recorded call of rustc.
@@ -96,34 +129,15 @@ impl Call {
         named.filter_map(|pair| pair[1].to_str()?.split_once('=').map(|(_, path)| Path::new(path)))
     }
 
-    /// The environment that cargo would give it now: what cargo sets as recorded, everything else as it is.
+    /// The environment that cargo would give it now: what cargo set as recorded, everything else as it is.
     pub(crate) fn environment_now(&self) -> Vec<(OsString, OsString)> {
-        let mut environment = self.environment.clone();
-        for (name, value) in std::env::vars_os() {
-            if set_by_cargo(&name.to_string_lossy()) {
-                continue;
-            }
-            match environment.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => environment.push((name, value)),
-            }
-        }
+        let mut environment = callers_environment();
+        environment.retain(|(name, _)| !self.environment.iter().any(|(known, _)| known == name));
+        environment.extend_from_slice(&self.environment);
         // The recorded cargo's job server has gone.
-        environment.retain(|(name, _)| {
-            !matches!(name.to_str(), Some("MAKEFLAGS" | "CARGO_MAKEFLAGS" | "MFLAGS" | "CBUS_CAPTURE" | "CBUS_WRAPPER"))
-        });
+        environment.retain(|(name, _)| !matches!(name.to_str(), Some("MAKEFLAGS" | "CARGO_MAKEFLAGS" | "MFLAGS")));
         environment
     }
-}
-
-/// Whether cargo, or the toolchain's front end, sets this variable for rustc itself.
-fn set_by_cargo(name: &str) -> bool {
-    name.starts_with("CARGO")
-        || name.starts_with("RUST")
-        || matches!(
-            name,
-            "OUT_DIR" | "PATH" | "LD_LIBRARY_PATH" | "DYLD_FALLBACK_LIBRARY_PATH" | "MAKEFLAGS" | "MFLAGS"
-        )
 }
 
 /// What rustc wrote down about a crate's inputs.
@@ -201,5 +215,46 @@ mod tests {
         let pairs = [("NAME", "x=y"), ("EMPTY", "")].map(|(name, value)| (name.into(), value.into()));
         assert_eq!(call.environment, pairs);
         assert!(Call::parse(b"/crate\0/bin/rustc\x003\0a\0").is_none());
+    }
+
+    /// What the recorder, as cargo would call it, writes down in a target folder.
+    #[cfg(unix)]
+    fn recorded(target: &Path, outer: &str) -> (PathBuf, Call) {
+        let capture = Capture::prepare(target).expect("the recorder");
+        let mut cargo = std::process::Command::new(&capture.shim);
+        cargo.args(["true", "--crate-name", "a", "--out-dir", "out", "-C", "extra-filename=-1"]);
+        cargo.env("CBUS_CAPTURE", &capture.folder).env("CBUS_OUTER", outer);
+        cargo.envs([("AWS_SECRET_ACCESS_KEY", "s3cr3t"), ("CARGO_REGISTRY_TOKEN", "s3cr3t")]);
+        cargo.envs([("CARGO_PKG_NAME", "a"), ("OUT_DIR", "/out"), ("FROM_A_BUILD_SCRIPT", "yes"), ("CHANGED", "now")]);
+        assert!(cargo.status().expect("running it").success());
+        (capture.folder.clone(), capture.call("a-1", None).expect("the call"))
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_recorded_call_holds_what_cargo_set_and_nothing_else_and_only_its_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let target = tempfile::tempdir().expect("a folder");
+        // As an earlier version left it.
+        let calls = target.path().join("cbus/calls");
+        std::fs::create_dir_all(&calls).expect("a folder");
+        std::fs::set_permissions(&calls, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        std::fs::write(calls.join("old.call"), "TOKEN=s3cr3t").expect("writing");
+        let mut outer: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let more = [("AWS_SECRET_ACCESS_KEY", "s3cr3t"), ("CARGO_REGISTRY_TOKEN", "s3cr3t"), ("CHANGED", "before")];
+        outer.extend(more.map(|(name, value)| (name.into(), value.into())));
+
+        let (folder, call) = recorded(target.path(), &outer_environment(&outer).expect("not too large"));
+        let mut set: Vec<_> = call.environment.iter().map(|(name, value)| (name.to_str(), value.to_str())).collect();
+        set.sort_unstable();
+        let wanted = [("CARGO_PKG_NAME", "a"), ("CHANGED", "now"), ("FROM_A_BUILD_SCRIPT", "yes"), ("OUT_DIR", "/out")];
+        assert_eq!(set, wanted.map(|(name, value)| (Some(name), Some(value))));
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&folder.join("a-1.call"))), (0o700, 0o600));
+        assert!(!calls.join("old.call").exists(), "what an earlier version has recorded is gone");
+        // What is set by now is taken, and what is not any more is not passed on.
+        let now = call.environment_now();
+        assert!(now.iter().any(|(name, _)| name == "PATH") && now.iter().any(|(name, _)| name == "CHANGED"));
+        assert!(!now.iter().any(|(name, _)| name == "AWS_SECRET_ACCESS_KEY"));
     }
 }

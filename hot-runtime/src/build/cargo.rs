@@ -1,6 +1,7 @@
 //! Runs cargo on an overlay and finds the library that it made.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use cargo_metadata::{Message, TargetKind};
@@ -8,7 +9,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::BuildOptions;
-use crate::build::capture::Capture;
+use crate::build::capture::{Capture, outer_environment};
 use crate::build::message::{CompilerMessage, MessageLevel};
 use crate::build::process::{self, Ended, Lines};
 use crate::build::progress::{BuildPhase, Progress};
@@ -276,9 +277,10 @@ fn command(
         }
     }
     if let Some(capture) = capture {
-        command
-            .env("CBUS_CAPTURE", &capture.folder)
-            .env("CBUS_WRAPPER", std::env::var_os("RUSTC_WRAPPER").unwrap_or_default());
+        if let Some(outer) = outer_environment(&callers_environment()) {
+            command.env("CBUS_CAPTURE", &capture.folder).env("CBUS_OUTER", outer);
+        }
+        command.env("CBUS_WRAPPER", std::env::var_os("RUSTC_WRAPPER").unwrap_or_default());
         command.env("RUSTC_WRAPPER", &capture.shim);
         command.env("CBUS_REMAP", lines(&[(registry_sources(), "/registry".to_owned())]));
         if !spec.watch {
@@ -306,6 +308,11 @@ fn is_the_callers(name: &str) -> bool {
 /// Whether a variable of this process decides how cargo builds.
 pub(crate) fn decides(name: &str) -> bool {
     (name.starts_with("CARGO") || name.starts_with("RUST")) && !is_the_callers(name) && !name.starts_with("RUST_LOG")
+}
+
+/// The environment of this process, but for what is about this process.
+pub(crate) fn callers_environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !is_the_callers(&name.to_string_lossy())).collect()
 }
 
 /// Takes out of a command's environment what is about this process.

@@ -2,12 +2,15 @@
 // compiler that builds plugins, so that any host program can record its builds without an extra program installed.
 //
 // CBUS_CAPTURE  the folder to write to
+// CBUS_OUTER    lines NAME=HASH: the variables that cargo itself was started with, which are not cargo's to set
 // CBUS_WRAPPER  the wrapper that would have been called instead of this one
 // CBUS_REMAP    lines FROM=TO: paths that are not to be seen in what is compiled
 // CBUS_LOCAL    lines FROM=TO for the plugin's own crates, if what is made of them must not depend on where they are
 
 use std::ffi::OsString;
 use std::process::Command;
+
+const OWN: [&str; 5] = ["CBUS_CAPTURE", "CBUS_OUTER", "CBUS_WRAPPER", "CBUS_REMAP", "CBUS_LOCAL"];
 
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
@@ -27,7 +30,7 @@ fn main() {
         None => Command::new(&rustc),
     };
     command.args(&arguments);
-    for name in ["CBUS_CAPTURE", "CBUS_WRAPPER", "CBUS_REMAP", "CBUS_LOCAL"] {
+    for name in OWN {
         command.env_remove(name);
     }
     run(command)
@@ -61,8 +64,7 @@ fn hide_paths(arguments: &mut Vec<OsString>) {
             }
         }
         call.push_str(&std::env::var("CARGO_PKG_VERSION").unwrap_or_default());
-        // FNV-1a.
-        let hash = call.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = fnv(call.as_bytes());
         if let Some(metadata) = arguments.iter_mut().find(|argument| argument.to_string_lossy().starts_with("metadata=")) {
             *metadata = format!("metadata={hash:016x}").into();
         }
@@ -72,7 +74,13 @@ fn hide_paths(arguments: &mut Vec<OsString>) {
     }
 }
 
-/// NUL-separated: the working folder, the compiler, the number of arguments, the arguments, then NAME=value.
+/// FNV-1a.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// NUL-separated: the working folder, the compiler, the number of arguments, the arguments, then NAME=value of each
+/// variable that cargo has set. What else is in the environment, secrets included, is nobody's to keep.
 fn record(folder: &std::path::Path, rustc: &OsString, arguments: &[OsString]) -> std::io::Result<()> {
     let after = |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
     let extra = arguments.iter().find_map(|argument| argument.to_str()?.strip_prefix("extra-filename=")).unwrap_or_default();
@@ -90,15 +98,30 @@ fn record(folder: &std::path::Path, rustc: &OsString, arguments: &[OsString]) ->
     for argument in arguments {
         add(argument.as_encoded_bytes());
     }
+    let outer = std::env::var("CBUS_OUTER").unwrap_or_default();
+    let outer: std::collections::HashSet<&str> = outer.lines().collect();
     for (name, value) in std::env::vars_os() {
+        let known = format!("{}={:016x}", name.to_string_lossy(), fnv(value.as_encoded_bytes()));
+        if outer.contains(known.as_str()) || OWN.iter().any(|own| name == *own) {
+            continue;
+        }
         let mut pair = name;
         pair.push("=");
         pair.push(value);
         add(pair.as_encoded_bytes());
     }
     let unfinished = folder.join(format!("{name}{extra}.{}", std::process::id()));
-    std::fs::write(&unfinished, text)?;
+    write_private(&unfinished, &text)?;
     std::fs::rename(unfinished, folder.join(format!("{name}{extra}.call")))
+}
+
+/// A new file that only its owner reads: cargo may have been told secrets to set.
+fn write_private(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::io::Write::write_all(&mut options.open(path)?, text)
 }
 
 #[cfg(unix)]
