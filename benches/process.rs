@@ -78,6 +78,7 @@ async fn of_plugin(artifact: &std::path::Path, isolation: Isolation) -> Vec<Meas
     let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
     let options = hot_runtime::ProcessOptions { backoff_ms: 0, ..Default::default() };
     let hot = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .work_dir(folder.path())
         .isolation(isolation)
         .process_options(options)

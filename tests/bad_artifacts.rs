@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use controllerbus::prelude::*;
-use hot_runtime::artifact::Artifact;
-use hot_runtime::{HotRuntime, RuntimeEvent};
+use hot_runtime::{HotRuntime, RuntimeEvent, Trust};
 use tests::load::{built, overwrite, seal};
-use tests::{ask, events, mapped_below, wait_for, work_dir};
+use tests::{ask, events, mapped_below, verify, wait_for, work_dir};
 
 /// The probe's artifact, built once for all tests.
 async fn good() -> &'static Path {
@@ -32,7 +31,7 @@ impl Host {
         let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
         bus.apply(config).await.expect("applying");
         let work = work_dir().join(name);
-        let builder = HotRuntime::builder(&bus).work_dir(&work).grace(Duration::from_secs(20));
+        let builder = HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(&work).grace(Duration::from_secs(20));
         let runtime = builder.start().await.expect("starting");
         runtime.load_file(good().await).await.expect("the good artifact is loaded");
         Self { bus, runtime, work, folder: tempfile::tempdir().expect("a folder") }
@@ -67,7 +66,7 @@ impl Host {
 }
 
 async fn library() -> Vec<u8> {
-    Artifact::read(good().await).expect("the good artifact").library().to_vec()
+    verify(good().await).expect("the good artifact").library().to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,8 +79,8 @@ async fn what_is_no_artifact_is_refused_by_name() {
     };
     check(host.refused_bytes(b"").await, "too few");
     check(host.refused_bytes(&b"This is just a text.\n".repeat(9)).await, "no artifact trailer");
-    check(host.refused(Path::new("/dev/zero")).await, "no regular file");
-    check(host.refused(host.folder.path()).await, "no regular file");
+    check(host.refused(Path::new("/dev/zero")).await, "not a regular file");
+    check(host.refused(host.folder.path()).await, "not a regular file");
     check(host.refused(&host.path("there-is-none.cbus.so")).await, "No such file");
     let unreadable = host.path("unreadable.cbus.so");
     std::fs::copy(good().await, &unreadable).expect("copying");
@@ -213,7 +212,7 @@ async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_b
     bus.apply(config).await.expect("applying");
     let (listener, mut told) = events();
     let work = work_dir().join("bad-folder");
-    let builder = || HotRuntime::builder(&bus).work_dir(&work).plugins_dir(&plugins);
+    let builder = || HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(&work).plugins_dir(&plugins);
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("changing the rights");
     };

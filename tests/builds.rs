@@ -1,15 +1,14 @@
 //! What a build makes of its inputs: names, versions, features, profiles, messages.
 
 use controllerbus::prelude::*;
-use hot_runtime::artifact::Artifact;
 use hot_runtime::build::{BuildEvent, BuildOptions, BuildPhase, BuiltBy, MessageLevel, PluginBuilder};
-use hot_runtime::{Error, HotRuntime, PluginSpec};
+use hot_runtime::{Error, HotRuntime, PluginSpec, Trust};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 use tests::edits::Crates;
-use tests::{Scratch, ask, exported_symbols, target_dir, work_dir};
+use tests::{Scratch, ask, exported_symbols, target_dir, verify, work_dir};
 use tokio_util::sync::CancellationToken;
 
 fn options(name: &str) -> BuildOptions {
@@ -58,7 +57,7 @@ async fn a_plugin_is_built_to_a_path_with_its_build_hash_features_and_profile() 
     assert_eq!(phases.first(), Some(&BuildPhase::Reading));
     assert_eq!(phases.last(), Some(&BuildPhase::Sealing));
     assert!(built.phases.iter().map(|phase| phase.ms).sum::<f64>() <= built.build_ms);
-    let artifact = Artifact::read(&built.artifact).expect("it is verified");
+    let artifact = verify(&built.artifact).expect("it is verified");
     assert_eq!(artifact.hash, built.hash);
     assert_eq!(artifact.bundle.version.to_string(), format!("1.2.3+{}", built.build_hash));
     assert!(std::fs::read(&built.artifact).expect("reading").windows(4).any(|part| part == b"LOUD"));
@@ -120,7 +119,12 @@ impl Side {
         let bus = Bus::new();
         let set = ConfigSet::from_yaml("edits:\n  id: edits\n").expect("a config set");
         bus.apply(set).await.expect("applying");
-        let runtime = HotRuntime::builder(&bus).work_dir(work_dir().join(name)).start().await.expect("a runtime");
+        let runtime = HotRuntime::builder(&bus)
+            .trust(Trust::anyone())
+            .work_dir(work_dir().join(name))
+            .start()
+            .await
+            .expect("a runtime");
         Self { builder: PluginBuilder::new(spec, options(name)), bus, runtime }
     }
 
@@ -317,7 +321,7 @@ async fn two_hosts_that_build_the_same_crate_at_once_do_not_disturb_each_other()
             tokio::join!(first.build(&|_| {}, &cancel), second.build(&|_| {}, &cancel), third.build(&|_| {}, &cancel));
         for built in [first, second, third] {
             let built = built.expect("a build");
-            Artifact::read(&built.artifact).expect("a whole artifact");
+            verify(&built.artifact).expect("a whole artifact");
             let bytes = std::fs::read(&built.artifact).expect("the artifact");
             assert!(bytes.windows(text.len()).any(|part| part == text.as_bytes()), "{round}");
             assert_eq!(built.by, if round == 0 { BuiltBy::Cargo } else { BuiltBy::Rustc }, "{:?}", built.why_cargo);
@@ -387,7 +391,7 @@ async fn a_workspaces_own_settings_and_git_dependencies_count_and_to_go_back_nee
     let back = build().await;
     assert_eq!((back.by, &back.build_hash, &back.hash), (BuiltBy::Kept, &first.build_hash, &first.hash));
     assert!(has(&back.artifact, "configured alpha"));
-    Artifact::read(&back.artifact).expect("a whole artifact");
+    verify(&back.artifact).expect("a whole artifact");
     scratch.edit("probe", " alpha", " beta");
     let again = build().await;
     assert_eq!((again.by, &again.hash), (BuiltBy::Kept, &second.hash));

@@ -23,6 +23,7 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
     let (listener, mut told) = events();
     let work = work_dir().join("edit");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .work_dir(&work)
         .target_dir(target_dir())
@@ -80,6 +81,7 @@ async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
     let bus = host(CONFIG).await;
     let work = work_dir().join("hard");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .work_dir(&work)
         .target_dir(target_dir())
@@ -110,6 +112,7 @@ async fn a_panic_in_construct_execute_or_resolve_is_contained() {
     let bus = Bus::new();
     let work = work_dir().join("panic");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .work_dir(&work)
         .target_dir(target_dir())
@@ -144,6 +147,7 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
     let bus = host(&config).await;
     let spec = PluginSpec::new("both").crate_path(scratch.path("probe")).crate_path(scratch.path("second"));
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .plugin(spec)
         .work_dir(&work)
         .target_dir(target_dir())
@@ -158,6 +162,7 @@ async fn two_crates_make_one_plugin_and_two_plugins_ask_each_other() {
 
     let bus = host(&config).await;
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .watch(scratch.path("second"))
         .work_dir(&work)
@@ -193,6 +198,7 @@ async fn an_edit_of_a_path_dependency_or_of_a_patched_crate_is_swapped_in() {
     let bus = host(CONFIG).await;
     let (listener, mut told) = events();
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .work_dir(work_dir().join("sources"))
         .target_dir(target_dir())
@@ -219,6 +225,7 @@ async fn a_host_and_its_plugins_see_only_their_own_factories() {
     let bus = host(CONFIG).await;
     let work = work_dir().join("slices");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .work_dir(&work)
         .target_dir(target_dir())

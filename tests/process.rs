@@ -89,6 +89,7 @@ impl Host {
         std::fs::create_dir_all(work_dir()).expect("the work folder");
         let folder = tempfile::tempdir_in(work_dir()).expect("a folder");
         let runtime = HotRuntime::builder(&bus)
+            .trust(hot_runtime::Trust::anyone())
             .work_dir(folder.path())
             .isolation(isolation)
             .process_options(options)

@@ -36,6 +36,7 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
     let (listener, mut told) = events();
     let work = work_dir().join("interface");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .plugin(PluginSpec::new("doubler").crate_path(scratch.path("doubler")))
         .plugin(PluginSpec::new("caller").crate_path(scratch.path("caller")).watch(false))
         .work_dir(&work)
@@ -116,6 +117,7 @@ async fn the_counter_example_counts_on_over_a_swap_and_over_a_change_of_its_stat
     let (listener, mut told) = events();
     let work = work_dir().join("counter");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("counter"))
         .work_dir(&work)
         .target_dir(target_dir())
@@ -170,7 +172,7 @@ impl Variants {
     async fn new() -> Self {
         static BUILT: tokio::sync::OnceCell<std::path::PathBuf> = tokio::sync::OnceCell::const_new();
         let artifact = BUILT.get_or_init(async || built("failing").await.0).await.clone();
-        let library = hot_runtime::artifact::Artifact::read(&artifact).expect("the artifact").library().to_vec();
+        let library = tests::verify(&artifact).expect("the artifact").library().to_vec();
         Self { artifact, library, folder: tempfile::tempdir().expect("a folder") }
     }
 
@@ -189,7 +191,13 @@ async fn are_rolled_back(name: &str, grace: std::time::Duration, cases: &[(&str,
     let variants = Variants::new().await;
     let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
     let work = work_dir().join(name);
-    let runtime = HotRuntime::builder(&bus).work_dir(&work).grace(grace).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
+        .work_dir(&work)
+        .grace(grace)
+        .start()
+        .await
+        .expect("starting");
     runtime.load_file(&variants.artifact).await.expect("loading");
     let mut standing = bus.request(Ask { what: "sentence".to_owned(), nonce: nonce() }).expect("a request");
     standing.value().await.expect("a value");
@@ -241,6 +249,7 @@ async fn a_generation_that_blocks_a_thread_stays_until_it_ends_and_the_next_one_
     let (listener, mut told) = events();
     let work = work_dir().join("failing-blocks");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .work_dir(&work)
         .drain(std::time::Duration::from_millis(200))
         .on_event(listener)
@@ -311,6 +320,7 @@ async fn fifty_saves_in_two_seconds_end_in_the_last_one_and_never_run_two_compil
     let (listener, mut told) = events();
     let work = work_dir().join("rapid");
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .plugin(PluginSpec::new("rapid").crate_path(scratch.path("probe")))
         .work_dir(&work)
         .target_dir(target_dir())
@@ -365,6 +375,7 @@ async fn a_build_that_does_not_end_in_time_is_stopped_and_what_serves_serves_on(
     let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
     let (listener, mut told) = events();
     let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
         .watch(scratch.path("probe"))
         .work_dir(work_dir().join("slow-build"))
         .target_dir(target_dir())

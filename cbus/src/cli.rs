@@ -249,9 +249,12 @@ pub struct Trust {
     /// Refuse plugin files that no trusted key has signed
     #[arg(long, requires = "trust_key")]
     pub require_signature: bool,
-    /// Load plugin files even from where everybody on this machine may write
+    /// Load plugin files even from where other users of this machine may write
     #[arg(long)]
     pub allow_world_writable: bool,
+    /// The largest plugin file that is read
+    #[arg(long, value_name = "MIB", default_value_t = hot_runtime::artifact::LARGEST >> 20)]
+    pub max_size: u64,
 }
 
 /// `cbus run`

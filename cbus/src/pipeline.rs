@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hot_runtime::artifact::Artifact;
+use hot_runtime::artifact::Read;
 use hot_runtime::build::{BuildOptions, BuildReport, MessageLevel, PluginBuilder};
 use hot_runtime::overlay::PluginSpec;
 use hot_runtime::workspace::Workspace;
@@ -38,7 +38,7 @@ impl Output {
     pub fn of(job: &Job, report: BuildReport) -> Self {
         let warnings = report.messages.iter().filter(|message| message.level == MessageLevel::Warning).count();
         // The version may have the build's hash in it, which only the artifact knows.
-        let artifact = Artifact::inspect(&report.artifact);
+        let artifact = Read::file(&report.artifact, report.size).and_then(Read::inspect);
         let version = artifact.map(|artifact| artifact.bundle.version.to_string()).unwrap_or_default();
         Self {
             id: job.id.clone(),

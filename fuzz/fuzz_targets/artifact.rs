@@ -1,4 +1,4 @@
-//! Whatever bytes an artifact has, reading it ends with an artifact or an error.
+//! Whatever bytes an artifact has, inspecting it ends with an artifact or an error.
 //!
 //! The trailer is made to fit, because no fuzzer finds a BLAKE3 hash: so the reader of the library is reached. Every
 //! eighth input goes in as it is, for the trailer itself.
@@ -6,17 +6,12 @@
 
 use std::path::Path;
 
-use hot_runtime::artifact::Artifact;
+use hot_runtime::artifact::{Read, with_trailer};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let mut bytes = data.to_vec();
-    if data.len() % 8 != 0 {
-        bytes.extend_from_slice(blake3::hash(data).as_bytes());
-        bytes.extend_from_slice(&(data.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(b"CBUSART1");
-    }
-    if let Ok(artifact) = Artifact::from_bytes(Path::new("fuzz"), bytes) {
+    let bytes = if data.len() % 8 == 0 { data.to_vec() } else { with_trailer(data.to_vec()) };
+    if let Ok(artifact) = Read::bytes(Path::new("fuzz"), bytes).inspect() {
         assert!(!artifact.factories.is_empty());
         let _ = artifact.check_compatible();
     }

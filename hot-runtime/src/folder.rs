@@ -26,21 +26,21 @@ struct Seen {
 
 /// Loads what is in a folder, and then, in the background, each artifact that comes or changes there. A file that
 /// goes leaves its plugin loaded.
-pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf, world_writable: bool) -> Result<()> {
+pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
     let dir = dir.canonicalize().map_err(Error::io("finding the plugins folder", &dir))?;
-    check_private(&dir, world_writable)?;
+    inner.shared.settings.checks.check_folder(&dir)?;
     let (watcher, mut changes) = Watcher::new(vec![dir.clone()])?;
     let mut seen = Seen::default();
     for path in artifacts_in(&dir)? {
-        seen.load_or_tell(inner, &path, world_writable).await;
+        seen.load_or_tell(inner, &path).await;
     }
     let weak = Arc::downgrade(inner);
     let stop = inner.stop.clone();
     inner.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            ended = go_on(&weak, &dir, world_writable, &watcher, &mut changes, seen) => {
+            ended = go_on(&weak, &dir, &watcher, &mut changes, seen) => {
                 if let (Err(error), Some(inner)) = (ended, weak.upgrade()) {
                     tell(&inner, &dir, &error);
                 }
@@ -53,7 +53,6 @@ pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf, world_writable: boo
 async fn go_on(
     inner: &Weak<Inner>,
     dir: &Path,
-    world_writable: bool,
     watcher: &Watcher,
     changes: &mut mpsc::UnboundedReceiver<Change>,
     mut seen: Seen,
@@ -84,7 +83,7 @@ async fn go_on(
             continue;
         }
         if !was_there || paths.contains(dir) {
-            if let Err(error) = check_private(dir, world_writable) {
+            if let Err(error) = inner.shared.settings.checks.check_folder(dir) {
                 tell(&inner, dir, &error);
                 continue;
             }
@@ -95,7 +94,7 @@ async fn go_on(
             paths.iter().map(|path| without_signature_ending(path)).filter(|path| is_artifact(path)).collect();
         for path in artifacts {
             if path.exists() {
-                seen.load_or_tell(&inner, &path, world_writable).await;
+                seen.load_or_tell(&inner, &path).await;
             } else {
                 seen.by_path.remove(&path);
             }
@@ -105,8 +104,8 @@ async fn go_on(
 }
 
 impl Seen {
-    async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path, world_writable: bool) {
-        if let Err(error) = self.load(inner, path, world_writable).await {
+    async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path) {
+        if let Err(error) = self.load(inner, path).await {
             // What the plugin's task rolled back, it has told of.
             if !matches!(error, Error::Swap { .. } | Error::Load { .. }) {
                 tell(inner, path, &error);
@@ -114,10 +113,7 @@ impl Seen {
         }
     }
 
-    async fn load(&mut self, inner: &Arc<Inner>, path: &Path, world_writable: bool) -> Result<()> {
-        if !world_writable {
-            check_mode(path)?;
-        }
+    async fn load(&mut self, inner: &Arc<Inner>, path: &Path) -> Result<()> {
         let (artifact, timeline) = inner.read(path).await?;
         let (id, hash) = (artifact.bundle.id.clone(), artifact.hash.clone());
         if self.by_path.get(path).is_some_and(|(_, last)| *last == hash) {
@@ -162,28 +158,4 @@ fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {
         Ok(found)
     };
     list().map_err(Error::io("listing the plugins folder", dir))
-}
-
-/// Whoever may write to the folder may run code in this process.
-fn check_private(dir: &Path, world_writable: bool) -> Result<()> {
-    if world_writable { Ok(()) } else { check_mode(dir) }
-}
-
-#[cfg(unix)]
-fn check_mode(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let found = std::fs::metadata(path).map_err(Error::io("checking who may write to it", path))?;
-    if found.permissions().mode() & 0o002 == 0 {
-        return Ok(());
-    }
-    Err(Error::Folder {
-        path: path.to_owned(),
-        reason: "everybody on this machine may write to it, and so run code in this process".to_owned(),
-        help: format!("`chmod o-w {}`, or allow it with `allow_world_writable`", path.display()),
-    })
-}
-
-#[cfg(not(unix))]
-fn check_mode(_: &Path) -> Result<()> {
-    Ok(())
 }

@@ -1,13 +1,12 @@
 //! Where a generation runs, for the swap, to which it makes no difference.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::plugin::Leases;
 
-use crate::artifact::Artifact;
+use crate::artifact::{PrivateCopy, Verified};
 use crate::error::{Error, Result};
 use crate::load::{LoadOptions, Loaded, Unload};
 use crate::placing::Placement;
@@ -27,20 +26,20 @@ pub(crate) enum Hosted {
 impl Hosted {
     /// Writes the artifact's private copy and starts it. On an error the copy is gone again.
     pub(crate) async fn open(
-        artifact: Artifact,
+        artifact: Verified,
         shared: &Arc<Shared>,
         placement: &Placement,
         options: LoadOptions,
-    ) -> Result<(Self, PathBuf)> {
+    ) -> Result<(Self, PrivateCopy)> {
         let folder = shared.private_dir.path().to_owned();
         match placement.isolation {
             Isolation::None => {
                 let opening = move || {
                     let private = artifact.write_private(&folder)?;
-                    match Loaded::open(&artifact, &private, options) {
+                    match Loaded::open(&private, options) {
                         Ok(loaded) => Ok((loaded, private)),
                         Err(error) => {
-                            let _ = std::fs::remove_file(&private);
+                            let _ = std::fs::remove_file(private.path());
                             Err(error)
                         }
                     }
@@ -50,29 +49,26 @@ impl Hosted {
             }
             #[cfg(unix)]
             Isolation::Process => {
-                let (path, entry) = (artifact.path.clone(), artifact.bundle.entry.clone());
                 let private = blocking(move || artifact.write_private(&folder)).await?;
                 let start = crate::process::plugin::Start {
                     tell: tell(shared, &options),
                     load: options,
                     options: placement.process.clone(),
                     host: shared.placing.plugin_host().map(std::path::Path::to_owned),
-                    artifact: path.clone(),
                     library: private.clone(),
-                    entry,
                 };
                 match crate::process::plugin::ProcessPlugin::open(start).await {
                     Ok(hosted) => Ok((Self::Process(hosted), private)),
                     Err(reason) => {
-                        let _ = std::fs::remove_file(&private);
-                        Err(Error::Load { path, reason })
+                        let _ = std::fs::remove_file(private.path());
+                        Err(Error::Load { path: private.shown().to_owned(), reason })
                     }
                 }
             }
             #[cfg(not(unix))]
             Isolation::Process => {
                 let reason = "there is no process isolation on this system yet; use `isolation: none`".to_owned();
-                Err(Error::Load { path: artifact.path, reason })
+                Err(Error::Load { path: artifact.path.clone(), reason })
             }
         }
     }

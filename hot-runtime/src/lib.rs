@@ -3,10 +3,14 @@
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use controllerbus::Bus;
-//! use hot_runtime::HotRuntime;
+//! use hot_runtime::{HotRuntime, Trust};
 //!
 //! let bus = Bus::new();
-//! let runtime = HotRuntime::builder(&bus).watch("../greeter").plugins_dir("plugins").start().await?;
+//! let runtime = HotRuntime::builder(&bus).watch("../greeter")
+//!     .plugins_dir("plugins")
+//!     .trust(Trust::anyone())
+//!     .start()
+//!     .await?;
 //! # runtime.shutdown().await;
 //! # Ok(())
 //! # }
@@ -34,6 +38,7 @@ mod tiny;
 pub mod watch;
 pub mod workspace;
 
+pub use artifact::Trust;
 pub use error::{Error, Result};
 pub use event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 pub use overlay::PluginSpec;

@@ -10,7 +10,7 @@ use controllerbus::controller::factory::Factory;
 use controllerbus::plugin::guest::Entry;
 use controllerbus::plugin::{Connection, HostOptions, Leases};
 
-use crate::artifact::Artifact;
+use crate::artifact::PrivateCopy;
 use crate::error::{Error, Result};
 use crate::swap::give_way;
 
@@ -60,22 +60,17 @@ type Library = libloading::os::unix::Library;
 type Library = libloading::os::windows::Library;
 
 impl Loaded {
-    /// Opens `path`, a private copy of `artifact`, and starts its guest. Must be called inside a tokio runtime.
+    /// Opens the private copy of a verified artifact and starts its guest. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Load`] with what the loader or the guest said. Nothing stays behind but, where the guest
     /// was started and failed, the mapped library.
-    pub fn open(artifact: &Artifact, path: &Path, options: LoadOptions) -> Result<Self> {
-        Self::open_verified(&artifact.path, &artifact.bundle.entry, path, options)
-    }
-
-    /// [`Loaded::open`] where another process of this program has verified the artifact: `shown` is where that came
-    /// from, `entry` the entry symbol that it names.
-    pub(crate) fn open_verified(shown: &Path, entry: &str, path: &Path, options: LoadOptions) -> Result<Self> {
-        let refuse = |reason: String| Error::Load { path: shown.to_owned(), reason };
+    pub fn open(copy: &PrivateCopy, options: LoadOptions) -> Result<Self> {
+        let (path, entry) = (copy.path(), copy.entry());
+        let refuse = |reason: String| Error::Load { path: copy.shown().to_owned(), reason };
         let library = open_library(path).map_err(|error| refuse(error.to_string()))?;
         give_way();
-        // SAFETY: the artifact was verified: it is a plugin whose manifest names this symbol as its entry and
+        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its entry and
         // whose ABI fingerprint is ours, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
             Ok(symbol) => *symbol,

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::artifact::Artifact;
+use crate::artifact::{Checks, Trust, Verified};
 use crate::build::{BuildOptions, inputs};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
@@ -23,7 +23,6 @@ use crate::placing::Placing;
 use crate::process::{Isolation, ProcessOptions};
 use crate::registry::{GenerationInfo, Registry};
 use crate::settings::PluginSettings;
-use crate::sign::{PublicKey, Trust};
 use crate::swap::millis;
 use crate::task::{Command, Plugin, Source};
 use crate::workspace::Workspace;
@@ -36,8 +35,7 @@ pub(crate) struct Settings {
     pub(crate) grace: Duration,
     pub(crate) drain: Duration,
     pub(crate) hand_over: Duration,
-    pub(crate) trust: Trust,
-    world_writable: bool,
+    pub(crate) checks: Checks,
 }
 
 /// What the plugins' tasks share.
@@ -112,7 +110,10 @@ impl Builder {
         self
     }
 
-    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) of a folder and follows the folder.
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) of a folder and follows the folder. [`Builder::trust`] says whose.
+    ///
+    /// # What a host takes on
+    /// As with [`HotRuntime::load_file`], for every file that ever comes to lie there.
     #[must_use]
     pub fn plugins_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugins_dir = Some(path.into());
@@ -163,26 +164,25 @@ impl Builder {
         self
     }
 
-    /// Accepts signatures by this key. A file with a signature by it that does not fit is always refused; one without
-    /// a signature only if [`Builder::require_signature`] says so. May be called again for further keys.
+    /// Says whose plugin files this host loads. Without it none are: a plugin can do all that the host can. What this
+    /// runtime builds itself is not a file from elsewhere: who may change its sources may change what it runs.
     #[must_use]
-    pub fn trust_key(mut self, key: PublicKey) -> Self {
-        self.settings.trust = self.settings.trust.key(key);
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.settings.checks = self.settings.checks.trust(trust);
         self
     }
 
-    /// Refuses plugin files that none of the accepted keys has signed. What this runtime builds itself is not a
-    /// file from elsewhere and needs no signature: who may change its sources may change what it runs.
+    /// Sets the size above which a plugin file is refused without being read, in bytes; 64 MiB unless set.
     #[must_use]
-    pub fn require_signature(mut self, required: bool) -> Self {
-        self.settings.trust = self.settings.trust.required(required);
+    pub fn largest_file(mut self, bytes: u64) -> Self {
+        self.settings.checks = self.settings.checks.largest(bytes);
         self
     }
 
-    /// Follows the plugins folder, and loads files from it, even if everybody on the machine may write to them.
+    /// Loads plugin files, and follows a plugins folder, even where other users of the machine may write.
     #[must_use]
     pub fn allow_world_writable(mut self, allowed: bool) -> Self {
-        self.settings.world_writable = allowed;
+        self.settings.checks = self.settings.checks.allow_world_writable(allowed);
         self
     }
 
@@ -229,8 +229,8 @@ impl Builder {
     /// # Errors
     /// A crate that is not there or is no controller crate, or a folder that cannot be used.
     pub async fn start(self) -> Result<HotRuntime> {
-        if self.settings.trust.accepts_nothing() {
-            let reason = "signatures are required and there is no key to verify them with; add one with `trust_key`";
+        if self.settings.checks.accept_nothing() {
+            let reason = "signatures are required and there is no key to verify them with; give `Trust::keys` one";
             return Err(Error::Settings { reason: reason.to_owned() });
         }
         let work_dir = match self.work_dir {
@@ -285,8 +285,7 @@ impl Builder {
             first.push(runtime.inner.add_source(spec).await?);
         }
         if let Some(dir) = self.plugins_dir {
-            let world_writable = runtime.inner.shared.settings.world_writable;
-            folder::follow(&runtime.inner, dir, world_writable).await?;
+            folder::follow(&runtime.inner, dir).await?;
         }
         for loaded in first {
             let _ = loaded.await;
@@ -335,8 +334,7 @@ impl HotRuntime {
                 grace: Duration::from_secs(10),
                 drain: Duration::from_secs(5),
                 hand_over: Duration::from_millis(5),
-                trust: Trust::new(),
-                world_writable: false,
+                checks: Checks::new(Trust::undecided()),
             },
         }
     }
@@ -351,7 +349,13 @@ impl HotRuntime {
         self.inner.shared.registry.generations()
     }
 
-    /// Loads a built artifact, or swaps it for what is loaded of the same plugin.
+    /// Loads a built artifact, or swaps it for what is loaded of the same plugin. [`Builder::trust`] says whose.
+    ///
+    /// # What a host takes on
+    /// A plugin is native code. In the host's process it can do all that the host can, undefined behaviour included, and
+    /// what it says of its types in its manifest is believed: a file that lies about them corrupts memory. All that is
+    /// checked before is that it is whole, where it lies, and who has signed it. So load what you would link; give
+    /// everything else a process of its own, and a sandbox.
     ///
     /// # Errors
     /// Why the file was refused or the swap rolled back; what served before goes on.
@@ -497,22 +501,16 @@ impl Inner {
         Ok(answered)
     }
 
-    /// Reads, verifies and checks the signature of a file.
-    pub(crate) async fn read(&self, path: &Path) -> Result<(Artifact, Timeline)> {
+    /// Reads and verifies a file. What is verified here is what is loaded, whatever becomes of the path.
+    pub(crate) async fn read(&self, path: &Path) -> Result<(Verified, Timeline)> {
         let begun = Instant::now();
-        let (path, trust) = (path.to_owned(), self.shared.settings.trust.clone());
-        // Read once: what is checked here is what is loaded, whatever becomes of the path.
-        let artifact = run_blocking(move || {
-            let artifact = Artifact::read(&path)?;
-            trust.check(&artifact)?;
-            Ok(artifact)
-        })
-        .await?;
+        let (path, checks) = (path.to_owned(), self.shared.settings.checks.clone());
+        let artifact = run_blocking(move || checks.verify(&path)).await?;
         Ok((artifact, Timeline { verify_ms: millis(begun), ..Timeline::default() }))
     }
 
     /// Swaps a verified artifact in.
-    pub(crate) async fn load(&self, artifact: Artifact, timeline: Timeline) -> Result<SwapReport> {
+    pub(crate) async fn load(&self, artifact: Verified, timeline: Timeline) -> Result<SwapReport> {
         let (answer, answered) = oneshot::channel();
         let task = self.task_of(&artifact.bundle.id);
         task.send(Command::Load(Box::new(artifact), timeline, answer)).await.map_err(|_| Error::Closed)?;

@@ -1,4 +1,4 @@
-//! Who made an artifact: minisign keys, signatures in a file beside it, and whose signatures a host accepts.
+//! Who made an artifact: minisign keys, and signatures in a file beside it. [`crate::artifact::Trust`] says whose count.
 //!
 //! The signature of `greeter.cbus.so` is `greeter.cbus.so.minisig`, over the whole file, as the `minisign` tool writes
 //! and verifies it (`minisign -Vm greeter.cbus.so -p minisign.pub`).
@@ -20,7 +20,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::artifact::Artifact;
+use crate::artifact;
 use crate::error::{Error, Result};
 
 /// The file beside an artifact that holds its signature: its name with `.minisig` at the end.
@@ -30,13 +30,10 @@ pub fn signature_path(artifact: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Signatures have a few hundred bytes.
-const LARGEST_SIGNATURE: u64 = 64 * 1024;
-
 /// A key that signatures are verified with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
-    key: minisign_verify::PublicKey,
+    pub(crate) key: minisign_verify::PublicKey,
     id: String,
 }
 
@@ -44,7 +41,7 @@ impl PublicKey {
     /// A key from its base64 text, or from the two lines of a `.pub` file.
     ///
     /// # Errors
-    /// [`Error::Key`] when it is no minisign public key.
+    /// [`Error::Key`] when it is not a minisign public key.
     pub fn parse(text: &str) -> Result<Self> {
         Self::parse_from(text, Path::new("the given text"))
     }
@@ -52,7 +49,7 @@ impl PublicKey {
     /// A key from a `.pub` file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Key`] when it is no minisign public key.
+    /// [`Error::Io`] when it cannot be read, [`Error::Key`] when it is not a minisign public key.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("reading a public key", path))?;
         Self::parse_from(&text, path)
@@ -62,7 +59,7 @@ impl PublicKey {
         let encoded = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
         let refuse = |reason: String| Error::Key { path: path.to_owned(), reason };
         let key = minisign_verify::PublicKey::from_base64(encoded)
-            .map_err(|error| refuse(format!("it is no minisign public key: {error}")))?;
+            .map_err(|error| refuse(format!("it is not a minisign public key: {error}")))?;
         let parsed = minisign::PublicKey::from_base64(encoded).map_err(|error| refuse(error.to_string()))?;
         Ok(Self { key, id: id_text(parsed.keynum()) })
     }
@@ -161,9 +158,10 @@ fn write_new(path: &Path, text: &str, private: bool) -> Result<()> {
 /// Blocks.
 ///
 /// # Errors
-/// As [`Artifact::inspect`], and [`Error::Io`] when the signature cannot be written.
+/// As [`artifact::inspect`], and [`Error::Io`] when the signature cannot be written.
 pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
-    let read = Artifact::inspect(artifact)?;
+    // Whoever signs it has it at hand: it may be as large as it is.
+    let read = artifact::Read::file(artifact, u64::MAX)?.inspect()?;
     let about = format!(
         "plugin:{} version:{} build:{} blake3:{}",
         read.bundle.id, read.bundle.version, read.bundle.build_hash, read.hash
@@ -183,90 +181,10 @@ pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Whose signatures a host accepts, and whether it insists on one.
-#[derive(Clone, Debug, Default)]
-pub struct Trust {
-    keys: Vec<PublicKey>,
-    required: bool,
-}
-
-impl Trust {
-    /// Accepts everything that is not signed.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Accepts signatures by this key too.
-    #[must_use]
-    pub fn key(mut self, key: PublicKey) -> Self {
-        self.keys.push(key);
-        self
-    }
-
-    /// Refuses what no accepted key has signed.
-    #[must_use]
-    pub fn required(mut self, required: bool) -> Self {
-        self.required = required;
-        self
-    }
-
-    /// Whether nothing at all could be accepted: a signature is required and there is no key.
-    pub fn accepts_nothing(&self) -> bool {
-        self.required && self.keys.is_empty()
-    }
-
-    /// Checks an artifact's signature over the bytes that were read. Returns the key that made it, or `None` for an
-    /// artifact that no accepted key has signed and that need not be signed. Blocks.
-    ///
-    /// # Errors
-    /// [`Error::Artifact`] when a signature is required and missing, made by an unknown key, or does not fit; one by
-    /// an accepted key that does not fit is refused in any case.
-    pub fn check(&self, artifact: &Artifact) -> Result<Option<&PublicKey>> {
-        let path = signature_path(&artifact.path);
-        let refuse =
-            |reason: String, help: &str| Error::Artifact { path: artifact.path.clone(), reason, help: help.to_owned() };
-        if self.keys.is_empty() && !self.required {
-            return Ok(None);
-        }
-        let text = match crate::artifact::read_bounded(&path, LARGEST_SIGNATURE, "reading a signature") {
-            Ok(bytes) => bytes,
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                if self.required {
-                    let reason = format!("it is not signed: there is no {}", path.display());
-                    return Err(refuse(reason, "sign it with a key that this host accepts"));
-                }
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        let signature = match minisign_verify::Signature::decode(&String::from_utf8_lossy(&text)) {
-            Ok(signature) => signature,
-            Err(error) => {
-                return Err(refuse(format!("{} is no minisign signature: {error}", path.display()), "sign it again"));
-            }
-        };
-        for key in &self.keys {
-            match key.key.verify(artifact.file(), &signature, false) {
-                Ok(()) => return Ok(Some(key)),
-                Err(minisign_verify::Error::UnexpectedKeyId) => {}
-                Err(error) => {
-                    let reason = format!("its signature by key {} does not fit: {error}", key.id);
-                    return Err(refuse(reason, "it was changed after it was signed; build and sign it again"));
-                }
-            }
-        }
-        if self.required {
-            let known: Vec<_> = self.keys.iter().map(PublicKey::id).collect();
-            let reason = format!("it is signed, but by none of the accepted keys ({})", known.join(", "));
-            return Err(refuse(reason, "sign it with one of them, or let the host accept the key"));
-        }
-        Ok(None)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::{Checks, Trust};
     use crate::tiny::Tiny;
 
     struct Signed {
@@ -293,29 +211,28 @@ mod tests {
     }
 
     fn check(trust: &Trust, artifact: &Path) -> Result<Option<String>> {
-        let artifact = Artifact::read(artifact)?;
-        trust.check(&artifact).map(|key| key.map(|key| key.id().to_owned()))
+        let verified = Checks::new(trust.clone()).verify(artifact)?;
+        Ok(verified.signed_by().map(str::to_owned))
     }
 
     #[test]
     fn a_signature_by_an_accepted_key_is_accepted_and_by_another_is_not() {
         let Signed { folder, artifact, key } = signed();
         let (_, other) = keys(folder.path(), "other");
-        let required = Trust::new().required(true);
-        let both = required.clone().key(other.clone()).key(key.clone());
+        let both = Trust::keys([other.clone(), key.clone()]);
         assert_eq!(check(&both, &artifact).expect("accepted"), Some(key.id().to_owned()));
-        let error = check(&required.key(other.clone()), &artifact).expect_err("refused").to_string();
+        let error = check(&Trust::keys([other.clone()]), &artifact).expect_err("refused").to_string();
         assert!(error.contains("none of the accepted keys") && error.contains(other.id()), "{error}");
-        assert_eq!(check(&Trust::new().key(other), &artifact).expect("need not be signed"), None);
+        assert_eq!(check(&Trust::keys([other]).or_unsigned(), &artifact).expect("need not be signed"), None);
     }
 
     #[test]
     fn what_is_not_signed_is_refused_only_where_a_signature_is_required() {
         let Signed { folder: _folder, artifact, key } = signed();
         std::fs::remove_file(signature_path(&artifact)).expect("removing");
-        let trust = Trust::new().key(key);
-        assert_eq!(check(&trust, &artifact).expect("accepted"), None);
-        let error = check(&trust.required(true), &artifact).expect_err("refused").to_string();
+        let trust = Trust::keys([key]);
+        assert_eq!(check(&trust.clone().or_unsigned(), &artifact).expect("accepted"), None);
+        let error = check(&trust, &artifact).expect_err("refused").to_string();
         assert!(error.contains("it is not signed"), "{error}");
     }
 
@@ -324,7 +241,7 @@ mod tests {
         let Signed { folder: _folder, artifact, key } = signed();
         // Whole and plausible, but not what was signed.
         Tiny { min_runtime: "0.0.9", ..Tiny::default() }.seal(&artifact);
-        let error = check(&Trust::new().key(key), &artifact).expect_err("refused").to_string();
+        let error = check(&Trust::keys([key]).or_unsigned(), &artifact).expect_err("refused").to_string();
         assert!(error.contains("does not fit"), "{error}");
     }
 
@@ -333,7 +250,7 @@ mod tests {
         let Signed { folder: _folder, artifact, key } = signed();
         let path = signature_path(&artifact);
         let whole = std::fs::read(&path).expect("the signature");
-        let trust = Trust::new().key(key).required(true);
+        let trust = Trust::keys([key]);
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
@@ -355,7 +272,7 @@ mod tests {
     fn a_key_that_is_none_says_so_and_an_existing_key_is_never_overwritten() {
         let folder = tempfile::tempdir().expect("a folder");
         let error = PublicKey::parse("not a key").expect_err("refused").to_string();
-        assert!(error.contains("no minisign public key"), "{error}");
+        assert!(error.contains("not a minisign public key"), "{error}");
         let (secret, public) = (folder.path().join("a.key"), folder.path().join("a.pub"));
         generate(&secret, &public, None).expect("keys");
         let before = std::fs::read(&secret).expect("the key");

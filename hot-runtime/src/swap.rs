@@ -1,13 +1,12 @@
 //! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use controllerbus::bus::Source;
 use tokio::sync::oneshot;
 
-use crate::artifact::Artifact;
+use crate::artifact::{PrivateCopy, Verified};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::hosted::Hosted;
@@ -22,16 +21,16 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
     pub(crate) placement: Placement,
-    /// What its private copy must be, if it is to be hosted elsewhere.
-    artifact: (PathBuf, PathBuf, String),
+    /// What it was opened from, if it is to be hosted elsewhere.
+    copy: PrivateCopy,
     hosted: Hosted,
 }
 
 impl Generation {
     /// Its artifact, read again from its private copy and verified against the hash that was verified before.
-    pub(crate) fn artifact(&self) -> impl FnOnce() -> Result<Artifact> + Send + use<> {
-        let (shown, private, hash) = self.artifact.clone();
-        move || Artifact::from_private(&shown, &private, &hash)
+    pub(crate) fn artifact(&self) -> impl FnOnce() -> Result<Verified> + Send + use<> {
+        let copy = self.copy.clone();
+        move || Verified::again(&copy)
     }
 }
 
@@ -64,14 +63,14 @@ pub(crate) async fn replace(
     shared: &Arc<Shared>,
     plugin: &str,
     current: Option<&Generation>,
-    artifact: Artifact,
+    artifact: Verified,
     timeline: Timeline,
     edited: Option<Instant>,
 ) -> Result<(Generation, SwapReport, Option<controllerbus::bus::Committed>)> {
     let mut timeline = timeline;
     if artifact.bundle.id != plugin {
         return Err(Error::Artifact {
-            path: artifact.path,
+            path: artifact.path.clone(),
             reason: format!("it is the plugin `{}`, not `{plugin}`", artifact.bundle.id),
             help: "load it under its own id, or build it with the id that is wanted".to_owned(),
         });
@@ -125,7 +124,7 @@ async fn bring_up(
     shared: &Arc<Shared>,
     plugin: &str,
     current: Option<&Generation>,
-    artifact: Artifact,
+    artifact: Verified,
     number: u64,
     placement: Placement,
     timeline: &mut Timeline,
@@ -133,14 +132,13 @@ async fn bring_up(
     let begun = Instant::now();
     let build_hash = artifact.bundle.build_hash.clone();
     let version = artifact.bundle.version.clone();
-    let (shown, hash) = (artifact.path.clone(), artifact.hash.clone());
     let options = LoadOptions {
         bus: shared.bus.handle(),
         plugin: plugin.to_owned(),
         generation: number,
         workers: shared.settings.workers,
     };
-    let (hosted, private) = Hosted::open(artifact, shared, &placement, options).await?;
+    let (hosted, copy) = Hosted::open(artifact, shared, &placement, options).await?;
     shared.registry.add(
         GenerationInfo {
             plugin: plugin.to_owned(),
@@ -152,7 +150,7 @@ async fn bring_up(
             reason: None,
             leases: 0,
             holders: controllerbus::plugin::Holders::default(),
-            path: private.clone(),
+            path: copy.path().to_owned(),
             mapped: placement.isolation == Isolation::None,
             isolation: placement.isolation,
             pid: hosted.pid(),
@@ -162,7 +160,7 @@ async fn bring_up(
     timeline.load_ms = millis(begun);
 
     let begun = Instant::now();
-    let generation = Generation { number, build_hash, placement, artifact: (shown, private, hash), hosted };
+    let generation = Generation { number, build_hash, placement, copy, hosted };
     let committed = match current {
         None => {
             shared.bus.add_factories(Source(number), generation.hosted.factories());

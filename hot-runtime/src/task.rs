@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::Artifact;
+use crate::artifact::Verified;
 use crate::build::{self, BuildEvent, BuildOptions, BuildPhase, MessageLevel, PluginBuilder};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Build it and swap it in.
     Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
     /// Swap a built artifact in.
-    Load(Box<Artifact>, Timeline, oneshot::Sender<Result<SwapReport>>),
+    Load(Box<Verified>, Timeline, oneshot::Sender<Result<SwapReport>>),
     /// Bring what serves to where it is to run now.
     Place(oneshot::Sender<Result<Option<SwapReport>>>),
     /// Take it off the bus and unload it.
@@ -203,8 +203,8 @@ impl Plugin {
         }
         let begun = Instant::now();
         let reading = move || match in_memory {
-            Some(artifact) => artifact.check_compatible().map(|()| artifact),
-            None => Artifact::read(&built.artifact),
+            Some(sealed) => Verified::just_built(sealed),
+            None => Verified::of_build(&built.artifact, &built.hash),
         };
         let artifact = match build::blocking(reading).await {
             Ok(artifact) => artifact,
@@ -214,7 +214,7 @@ impl Plugin {
         self.swap(artifact, timeline, edited).await.map(Some)
     }
 
-    async fn swap(&mut self, artifact: Artifact, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
+    async fn swap(&mut self, artifact: Verified, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
         match swap::replace(&self.shared, &self.id, self.current.as_ref(), artifact, timeline, edited).await {
             Ok((generation, report, committed)) => {
                 if let Some(old) = self.current.replace(generation) {

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use controllerbus::prelude::*;
-use hot_runtime::RuntimeEvent;
+use hot_runtime::artifact::{Checks, Verified};
+use hot_runtime::{RuntimeEvent, Trust};
 use tokio::sync::mpsc;
 
 /// The same directive as in the `probe` fixture, as another program would declare it.
@@ -52,6 +53,14 @@ pub async fn ask(bus: &Bus, what: &str) -> Result<String> {
         Ok(answer) => answer.map(|answer| answer.0.clone()),
         Err(_) => Err(Error::msg(format!("no answer to `{what}` within 20 s"))),
     }
+}
+
+/// Reads and verifies an artifact as a host does that trusts this user.
+///
+/// # Errors
+/// Why it is refused.
+pub fn verify(artifact: &Path) -> hot_runtime::Result<Verified> {
+    Checks::new(Trust::anyone()).verify(artifact)
 }
 
 fn root() -> PathBuf {

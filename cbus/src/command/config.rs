@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use controllerbus::{Config, ConfigSet, Error};
 use hot_runtime::PluginConfig;
-use hot_runtime::artifact::Artifact;
+use hot_runtime::artifact::inspect;
 use miette::Result;
 use serde::Serialize;
 use serde_json::Value;
@@ -131,7 +131,7 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
         files.extend(plugin_files(dir)?);
     }
     for file in files {
-        let read = tokio::task::spawn_blocking(move || Artifact::inspect(&file)).await;
+        let read = tokio::task::spawn_blocking(move || inspect(&file)).await;
         let artifact = read.map_err(|error| report(error.to_string(), ""))?.map_err(explain)?;
         for factory in artifact.factories {
             configs.insert(factory.config, factory.schema);

@@ -4,12 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hot_runtime::Trust;
 use miette::Result;
 
 use crate::api::CONFIG_ID;
 use crate::cli::Dev;
 use crate::command::run::{asked_to_end, serve, serve_api, specs};
-use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
+use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
 use crate::view;
@@ -36,7 +37,9 @@ pub async fn run(args: Dev) -> Result<()> {
         plugins_dir: None,
         work_dir: absolute(&args.folders.work_dir),
         target_dir: target_dir(&args.folders),
-        trust: Trust::default(),
+        trust: Trust::anyone(),
+        largest: hot_runtime::artifact::LARGEST,
+        allow_world_writable: false,
         isolation: args.isolation,
     };
     let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hot_runtime::artifact::Artifact;
+use hot_runtime::artifact::inspect;
 use miette::Result;
 use serde::Serialize;
 
@@ -105,7 +105,7 @@ pub async fn run(args: &Inspect) -> Result<()> {
 
 async fn read(path: &Path) -> Result<Inspected> {
     let (file, read) = (path.to_owned(), path.to_owned());
-    let artifact = match tokio::task::spawn_blocking(move || Artifact::inspect(&read)).await {
+    let artifact = match tokio::task::spawn_blocking(move || inspect(&read)).await {
         Ok(read) => read.map_err(explain)?,
         Err(error) => return Err(report(error.to_string(), "")),
     };

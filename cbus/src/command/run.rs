@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use controllerbus::ConfigSet;
-use hot_runtime::PluginSpec;
 use hot_runtime::sign::PublicKey;
+use hot_runtime::{PluginSpec, Trust};
 use miette::Result;
 
 use crate::api::controller::{self, ApiConfig};
 use crate::api::{Address, CONFIG_ID};
 use crate::cli::{self, Api, Listen, Run};
-use crate::daemon::{ConfigFile, Host, Journal, Options, Trust, set_up_logs};
+use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
 use crate::pipeline::{absolute, read_crates, target_dir};
 use crate::report::{explain, report};
 
@@ -39,6 +39,8 @@ pub async fn run(args: Run) -> Result<()> {
         work_dir: absolute(&args.folders.work_dir),
         target_dir: target_dir(&args.folders),
         trust: read_trust(&args.trust)?,
+        largest: args.trust.max_size << 20,
+        allow_world_writable: args.trust.allow_world_writable,
         isolation: args.isolation,
     };
 
@@ -117,10 +119,12 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<Option<String>> {
     Ok(Some(address))
 }
 
-/// Reads the keys that are trusted.
-pub fn read_trust(trust: &cli::Trust) -> Result<Trust> {
-    let keys = trust.trust_key.iter().map(|file| PublicKey::read(file).map_err(explain)).collect::<Result<_>>()?;
-    Ok(Trust { keys, require_signature: trust.require_signature, allow_world_writable: trust.allow_world_writable })
+/// Whom the command line trusts: with keys what they have signed, and, unless a signature is required, what is not signed;
+/// without any, whatever its owner has put where nobody else may write.
+fn read_trust(trust: &cli::Trust) -> Result<Trust> {
+    let keys = trust.trust_key.iter().map(|file| PublicKey::read(file).map_err(explain)).collect::<Result<Vec<_>>>()?;
+    let trusted = Trust::keys(keys);
+    Ok(if trust.require_signature { trusted } else { trusted.or_unsigned() })
 }
 
 /// The plugins that are made of crates, each under its crate's name.

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use hot_runtime::artifact::Artifact;
+use hot_runtime::Trust;
+use hot_runtime::artifact::Checks;
 use hot_runtime::sign::{self, PublicKey, SecretKey};
 use miette::Result;
 use serde::Serialize;
@@ -25,18 +26,16 @@ struct Verified {
 pub async fn verify(args: Verify) -> Result<()> {
     let file = args.file.clone();
     let found = blocking(move || {
-        let mut trust = sign::Trust::new().required(!args.key.is_empty());
-        for key in &args.key {
-            trust = trust.key(PublicKey::read(key)?);
-        }
-        let artifact = Artifact::read(&args.file)?;
-        let signed_by = trust.check(&artifact)?.map(|key| key.id().to_owned());
+        let keys = args.key.iter().map(|key| PublicKey::read(key)).collect::<hot_runtime::Result<Vec<_>>>()?;
+        let trust = if keys.is_empty() { Trust::anyone() } else { Trust::keys(keys) };
+        // It is about the file, wherever it lies now, and is not loaded from there.
+        let artifact = Checks::new(trust).allow_world_writable(true).verify(&args.file)?;
         Ok(Verified {
             file: args.file,
-            id: artifact.bundle.id,
+            id: artifact.bundle.id.clone(),
             version: artifact.bundle.version.to_string(),
-            hash: artifact.hash,
-            signed_by,
+            hash: artifact.hash.clone(),
+            signed_by: artifact.signed_by().map(str::to_owned),
         })
     })
     .await?;

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use controllerbus::Bus;
 use controllerbus::bus::Limits;
-use hot_runtime::sign::PublicKey;
-use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec};
+use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec, Trust};
 use miette::Result;
 
 use super::Journal;
@@ -35,19 +34,12 @@ pub struct Options {
     pub target_dir: PathBuf,
     /// Whose plugin files are loaded.
     pub trust: Trust,
+    /// The largest plugin file that is read, in bytes.
+    pub largest: u64,
+    /// Whether files are loaded from where others may write.
+    pub allow_world_writable: bool,
     /// Where plugins run of which nothing else is said.
     pub isolation: Isolation,
-}
-
-/// Whose plugin files are loaded.
-#[derive(Default)]
-pub struct Trust {
-    /// The keys whose signatures are accepted.
-    pub keys: Vec<PublicKey>,
-    /// Whether one of them must have signed.
-    pub require_signature: bool,
-    /// Whether files are loaded from where everybody may write.
-    pub allow_world_writable: bool,
 }
 
 /// A bus with a runtime and a record of what happened.
@@ -85,11 +77,9 @@ impl Host {
             .isolation(options.isolation)
             .on_event(move |event| journal.runtime_event(event));
         builder = builder
-            .require_signature(options.trust.require_signature)
-            .allow_world_writable(options.trust.allow_world_writable);
-        for key in options.trust.keys {
-            builder = builder.trust_key(key);
-        }
+            .trust(options.trust)
+            .largest_file(options.largest)
+            .allow_world_writable(options.allow_world_writable);
         for spec in options.plugins {
             builder = builder.plugin(spec);
         }

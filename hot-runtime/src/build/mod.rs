@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use message::{CompilerMessage, MessageLevel, MessageSpan, without_colours};
 pub use progress::{BuildEvent, BuildPhase, BuiltBy, Observer, PhaseTime};
 
-use crate::artifact::{self, Artifact};
+use crate::artifact::{self, Inspected};
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
 use crate::workspace::Workspace;
@@ -245,7 +245,7 @@ impl PluginBuilder {
         observer: Observer<'_>,
         cancel: &CancellationToken,
         watch: impl Fn(Vec<PathBuf>) -> Result<()>,
-    ) -> Result<(BuildReport, Option<Artifact>)> {
+    ) -> Result<(BuildReport, Option<Inspected>)> {
         let mut progress = Progress::new(observer);
         let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
         progress.phase(BuildPhase::Reading);

@@ -26,6 +26,7 @@ use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
 use super::proxy::FactoryProxy;
 use super::socket::halves;
 use super::spawn::{Launch, spawn};
+use crate::artifact::PrivateCopy;
 use crate::load::{LoadOptions, Unload};
 
 /// How long a process may take from its start to its factories.
@@ -61,10 +62,8 @@ pub(crate) struct Start {
     pub(crate) load: LoadOptions,
     pub(crate) options: ProcessOptions,
     pub(crate) host: Option<PathBuf>,
-    /// The artifact that was verified, its private copy, and its entry symbol.
-    pub(crate) artifact: PathBuf,
-    pub(crate) library: PathBuf,
-    pub(crate) entry: String,
+    /// The private copy of the artifact that was verified.
+    pub(crate) library: PrivateCopy,
     pub(crate) tell: Arc<dyn Fn(Told) + Send + Sync>,
 }
 
@@ -72,7 +71,7 @@ pub(crate) struct Start {
 pub(crate) struct ProcessPlugin {
     host: Arc<Host>,
     offered: Vec<Offered>,
-    library: PathBuf,
+    library: PrivateCopy,
     stop: CancellationToken,
     kill: CancellationToken,
     keeping: JoinHandle<()>,
@@ -150,7 +149,7 @@ impl ProcessPlugin {
     /// # Errors
     /// Why it did not start, with what it printed last.
     pub(crate) async fn open(start: Start) -> Result<Self, String> {
-        let Start { load, options, host, artifact, library, entry, tell } = start;
+        let Start { load, options, host, library, tell } = start;
         let LoadOptions { bus, plugin, generation, workers } = load;
         let name = format!("{plugin}#{generation}");
         let launch = Launch {
@@ -165,9 +164,7 @@ impl ProcessPlugin {
             plugin: plugin.clone(),
             generation,
             workers,
-            artifact,
             library: library.clone(),
-            entry,
             parent: std::process::id(),
             trace_level: level::listened(),
             limits: options.limits.clone(),
@@ -227,8 +224,8 @@ impl ProcessPlugin {
 impl Drop for ProcessPlugin {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Err(error) = std::fs::remove_file(&self.library) {
-            tracing::debug!(path = %self.library.display(), %error, "removing a plugin's private copy");
+        if let Err(error) = std::fs::remove_file(self.library.path()) {
+            tracing::debug!(path = %self.library.path().display(), %error, "removing a plugin's private copy");
         }
     }
 }

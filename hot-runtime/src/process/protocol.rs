@@ -8,9 +8,10 @@ use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
 use serde::{Deserialize, Serialize};
 
 use super::options::{Limits, Sandbox};
+use crate::artifact::PrivateCopy;
 
 /// Raised when the messages change.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 /// How many events of a guest's request the runtime may send before it is told that some were read.
 pub(super) const EVENT_CREDIT: u32 = 32;
@@ -49,11 +50,8 @@ pub(super) struct Hello {
     pub(super) plugin: String,
     pub(super) generation: u64,
     pub(super) workers: u32,
-    /// The artifact that was verified, for messages.
-    pub(super) artifact: std::path::PathBuf,
-    /// The private copy of it, to be opened.
-    pub(super) library: std::path::PathBuf,
-    pub(super) entry: String,
+    /// The private copy of the artifact that the runtime has verified, to be opened.
+    pub(super) library: PrivateCopy,
     pub(super) parent: u32,
     pub(super) trace_level: u8,
     pub(super) limits: Limits,

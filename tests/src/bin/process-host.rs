@@ -17,7 +17,10 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let served: Result<()> = runtime.block_on(async {
         let bus = Bus::new();
-        let builder = HotRuntime::builder(&bus).work_dir(folder).isolation(Isolation::Process);
+        let builder = HotRuntime::builder(&bus)
+            .trust(hot_runtime::Trust::anyone())
+            .work_dir(folder)
+            .isolation(Isolation::Process);
         let hot = builder.start().await?;
         bus.apply(ConfigSet::from_yaml(CONFIG)?).await?;
         hot.load_file(artifact).await?;

@@ -71,7 +71,7 @@ fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
             .set_compatibility(CompatLevel::BestEffort);
     }
     let read = SYSTEM.iter().map(std::path::Path::new).chain(sandbox.read.iter().map(std::path::PathBuf::as_path));
-    let read = read.chain([hello.library.as_path()]).filter(|path| path.exists());
+    let read = read.chain([hello.library.path()]).filter(|path| path.exists());
     let write = sandbox.write.iter().map(std::path::PathBuf::as_path).chain([std::path::Path::new("/dev/null")]);
     let status = rules
         .create()

@@ -1,0 +1,194 @@
+//! What a library says of itself, in a section of its own: read with every length bounded, and compared with this process.
+
+use std::collections::HashSet;
+
+use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
+use object::{Object, ObjectSection};
+use serde::Deserialize;
+
+use super::Refusal;
+
+/// The longest manifest section. Schemas make up most of it; a large plugin's has some ten KiB.
+const LONGEST: usize = 1 << 20;
+
+/// The longest id, version, symbol or name.
+const LONGEST_NAME: usize = 256;
+
+/// The longest description.
+const LONGEST_TEXT: usize = 4096;
+
+/// How many factories a plugin may have, and how many directives one of them may resolve.
+const MOST: usize = 1000;
+
+/// What the overlay says of the whole plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct BundleRecord {
+    /// The plugin's id.
+    pub id: String,
+    /// The plugin's version.
+    pub version: semver::Version,
+    /// The hash of what it was built from.
+    pub build_hash: String,
+    /// The target triple.
+    pub target: String,
+    /// The compiler.
+    pub toolchain: String,
+    /// `dev` or `release`.
+    pub profile: String,
+    /// The entry symbol.
+    pub entry: String,
+    /// The fingerprint of the types that cross the boundary.
+    pub abi: String,
+    /// The version of the boundary's meaning.
+    pub boundary: u32,
+    /// The lowest runtime version that it works with.
+    pub min_runtime: semver::Version,
+}
+
+/// What one `#[hot_plugin]` says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FactoryRecord {
+    /// The id given to the attribute.
+    pub plugin: String,
+    /// The version given to the attribute.
+    pub version: semver::Version,
+    /// The crate's name.
+    #[serde(rename = "crate")]
+    pub crate_name: String,
+    /// The crate's version.
+    pub crate_version: String,
+    /// One line about it.
+    pub description: String,
+    /// The crate's own entry symbol.
+    pub entry: String,
+    /// The config ID.
+    pub config: String,
+    /// The ids of the directives that it resolves.
+    pub resolves: Vec<String>,
+    /// The JSON schema of the config.
+    #[serde(default)]
+    pub schema: serde_json::Value,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "record", rename_all = "lowercase")]
+enum Record {
+    Bundle(BundleRecord),
+    Factory(FactoryRecord),
+}
+
+/// What a library says of itself, if it is a plugin.
+pub(super) fn described(body: &[u8]) -> Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
+    let file = parse(body)?;
+    if file.kind() != object::ObjectKind::Dynamic {
+        return Err((format!("it is not a dynamic library but {:?}", file.kind()), "build the plugin again"));
+    }
+    let (bundle, factories) = records(&file)?;
+    let mut ids = HashSet::new();
+    if let Some(twice) = factories.iter().find(|factory| !ids.insert(&factory.plugin)) {
+        return Err((
+            format!("it has two factories of the id `{}`", twice.plugin),
+            "give each #[hot_plugin] an id of its own",
+        ));
+    }
+    Ok((bundle, factories))
+}
+
+fn parse(body: &[u8]) -> Result<object::File<'_>, Refusal> {
+    object::File::parse(body).map_err(|error| (format!("it is not a library: {error}"), "build the plugin again"))
+}
+
+pub(super) fn compatible(library: &[u8], bundle: &BundleRecord) -> Result<(), Refusal> {
+    const REBUILD: &str = "build it against this runtime's version of controllerbus";
+    check_machine(&parse(library)?)?;
+    let here = env!("CBUS_TARGET");
+    if bundle.target != here {
+        return Err((format!("it was built for {}, and this is {here}", bundle.target), "build it for this target"));
+    }
+    if bundle.boundary != BOUNDARY_VERSION {
+        let reason = format!("its boundary has version {}, and this runtime's has {BOUNDARY_VERSION}", bundle.boundary);
+        return Err((reason, REBUILD));
+    }
+    if bundle.abi != ABI_HEX {
+        let reason =
+            format!("its boundary types have the fingerprint {}, and this runtime's have {ABI_HEX}", bundle.abi);
+        return Err((reason, REBUILD));
+    }
+    let runtime: Option<semver::Version> = env!("CARGO_PKG_VERSION").parse().ok();
+    if runtime.is_some_and(|runtime| runtime < bundle.min_runtime) {
+        return Err((format!("it needs hot-runtime {} or later", bundle.min_runtime), "update the host"));
+    }
+    Ok(())
+}
+
+fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
+    const HELP: &str = "build it for this machine";
+    let wanted = match std::env::consts::ARCH {
+        "x86_64" => object::Architecture::X86_64,
+        "aarch64" => object::Architecture::Aarch64,
+        "x86" => object::Architecture::I386,
+        "arm" => object::Architecture::Arm,
+        "riscv64" => object::Architecture::Riscv64,
+        _ => file.architecture(),
+    };
+    if file.architecture() != wanted {
+        return Err((format!("it is for {:?}, and this machine is {wanted:?}", file.architecture()), HELP));
+    }
+    if file.is_little_endian() != cfg!(target_endian = "little") {
+        return Err(("its byte order is not this machine's".to_owned(), HELP));
+    }
+    Ok(())
+}
+
+fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
+    const HELP: &str = "build the plugin with hot-runtime";
+    let name = match file.format() {
+        object::BinaryFormat::MachO => "__cbus_manifest",
+        object::BinaryFormat::Coff | object::BinaryFormat::Pe => ".cbusman",
+        _ => ".cbus.manifest",
+    };
+    let section = file
+        .section_by_name(name)
+        .ok_or_else(|| ("it is a library but not a plugin: it has no manifest".to_owned(), HELP))?;
+    let data = section.data().map_err(|error| (format!("its manifest cannot be read: {error}"), HELP))?;
+    if data.len() > LONGEST {
+        return Err((format!("its manifest has {} bytes; at most {LONGEST} are read", data.len()), HELP));
+    }
+    let mut bundle = None;
+    let mut factories = Vec::new();
+    for line in data.split(|byte| *byte == b'\n' || *byte == 0).filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line)
+            .map_err(|error| (format!("its manifest is not understood: {error}"), HELP))?
+        {
+            Record::Bundle(record) if bundle.is_none() => bundle = Some(record),
+            Record::Bundle(_) => return Err(("its manifest has two bundle records".to_owned(), HELP)),
+            Record::Factory(record) => factories.push(record),
+        }
+        if factories.len() > MOST {
+            return Err((format!("it has more than {MOST} controllers"), "make several plugins of it"));
+        }
+    }
+    let bundle: BundleRecord = bundle.ok_or_else(|| ("its manifest has no bundle record".to_owned(), HELP))?;
+    let BundleRecord { id, build_hash, target, toolchain, profile, entry, abi, .. } = &bundle;
+    let mut names = vec![id, build_hash, target, toolchain, profile, entry, abi];
+    for FactoryRecord { plugin, crate_name, crate_version, entry, config, resolves, description, .. } in &factories {
+        names.extend([plugin, crate_name, crate_version, entry, config].into_iter().chain(resolves));
+        if description.len() > LONGEST_TEXT || resolves.len() > MOST {
+            let reason = format!("what it says of {} is too long", shortened(plugin));
+            return Err((reason, "shorten its doc comment, or the list of what it resolves"));
+        }
+    }
+    if let Some(name) = names.into_iter().find(|name| name.len() > LONGEST_NAME) {
+        let reason = format!("it names {}, which has {} bytes of at most {LONGEST_NAME}", shortened(name), name.len());
+        return Err((reason, "give it a shorter id"));
+    }
+    if factories.is_empty() {
+        return Err(("it has no controllers".to_owned(), "put #[hot_plugin] on an `impl Controller` block"));
+    }
+    Ok((bundle, factories))
+}
+
+/// The beginning of a name that may be long.
+fn shortened(name: &str) -> String {
+    format!("`{}…`", name.chars().take(40).collect::<String>())
+}

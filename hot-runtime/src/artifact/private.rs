@@ -1,0 +1,112 @@
+//! Private copies: the verified bytes, where only this user can write, under a name that was never used.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::Verified;
+use super::io::write_in_steps;
+use crate::error::{Error, Result};
+use crate::overlay::slug;
+
+/// The private copy of a verified artifact: the only thing that is ever opened.
+///
+/// It can be told to a plugin host, which takes the word of the runtime that started it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PrivateCopy {
+    /// The copy.
+    path: PathBuf,
+    /// Where the artifact came from, for messages.
+    shown: PathBuf,
+    /// The entry symbol that its manifest names.
+    entry: String,
+    /// The hash that was verified, as hex.
+    hash: String,
+}
+
+impl PrivateCopy {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the artifact was read from.
+    pub fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// The entry symbol.
+    pub fn entry(&self) -> &str {
+        &self.entry
+    }
+
+    /// The BLAKE3 hash of its bytes, as hex.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+impl Verified {
+    /// Writes the verified bytes to a file of their own in a folder that only this user can enter.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written, [`Error::Artifact`] when the folder is not safe.
+    pub fn write_private(&self, dir: &Path) -> Result<PrivateCopy> {
+        static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+        private_folder(dir)?;
+        // As the system's list of mappings will name it.
+        let dir = dir.canonicalize().map_err(Error::io("finding the folder for private copies", dir))?;
+        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        let name = format!(
+            "{}-{}-{sequence}{}",
+            slug(&self.bundle.id),
+            slug(&self.bundle.build_hash),
+            std::env::consts::DLL_SUFFIX
+        );
+        let path = dir.join(name);
+        // Never a path that exists: the loader would hand out the old library for a known one.
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(Error::io("creating the private copy of a plugin", &path))?;
+        if let Err(error) = write_in_steps(&mut file, self.library()) {
+            let _ = std::fs::remove_file(&path);
+            return Err(Error::io("writing the private copy of a plugin (is the disk full?)", &path)(error));
+        }
+        let (shown, entry, hash) = (self.path.clone(), self.bundle.entry.clone(), self.hash.clone());
+        Ok(PrivateCopy { path, shown, entry, hash })
+    }
+}
+
+#[cfg(unix)]
+fn private_folder(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+    let refuse = |reason: &str| Error::Artifact {
+        path: dir.to_owned(),
+        reason: reason.to_owned(),
+        help: "remove it, or choose another work folder".to_owned(),
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::io("creating the folder for private copies", dir))?;
+    let found = std::fs::symlink_metadata(dir).map_err(Error::io("checking the folder for private copies", dir))?;
+    if !found.is_dir() {
+        return Err(refuse("the place for private copies is not a folder"));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(refuse("the folder for private copies belongs to another user"));
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        return Err(refuse("others may enter the folder for private copies"));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn private_folder(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io("creating the folder for private copies", dir))
+}

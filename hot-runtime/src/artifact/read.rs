@@ -1,0 +1,146 @@
+//! From bytes to what they say: read once, hashed as they come, then inspected.
+
+use std::path::{Path, PathBuf};
+
+use super::io::{open_bounded, read_in_steps, room_for};
+use super::manifest::{BundleRecord, FactoryRecord, compatible, described};
+use super::trailer::{self, TRAILER};
+use super::{LARGEST, PrivateCopy, refused};
+use crate::error::{Error, Result};
+
+/// The bytes of a file, and the hash of what would be the library in it. Nothing else is known of them.
+pub struct Read {
+    /// Where it was read from, for messages.
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
+    pub(super) hash: blake3::Hash,
+}
+
+impl Read {
+    /// Reads a regular file of at most `largest` bytes in one pass. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] when it is too large, or nothing that has an end.
+    pub fn file(path: &Path, largest: u64) -> Result<Self> {
+        let (file, found) = open_bounded(path, largest, "reading the plugin file")?;
+        Self::open_file(path, file, found.len(), |_| {})
+    }
+
+    /// Bytes that were read already; `path` is for messages.
+    pub fn bytes(path: &Path, bytes: Vec<u8>) -> Self {
+        let hash = blake3::hash(&bytes[..bytes.len().saturating_sub(TRAILER)]);
+        Self { path: path.to_owned(), bytes, hash }
+    }
+
+    /// The bytes of a private copy, which is the library alone, with the trailer that it would have.
+    pub(super) fn private_copy(copy: &PrivateCopy) -> Result<Self> {
+        let path = copy.path();
+        let failed = || Error::io("reading the private copy of a plugin", path);
+        let (file, found) = open_bounded(path, u64::MAX, "reading the private copy of a plugin")?;
+        let mut bytes = room_for(found.len() as usize + TRAILER + 1);
+        let mut hasher = blake3::Hasher::new();
+        read_in_steps(file, &mut bytes, |part| {
+            hasher.update(part);
+        })
+        .map_err(failed())?;
+        let hash = hasher.finalize();
+        let trailer = trailer::trailer(&hash, bytes.len());
+        bytes.extend_from_slice(&trailer);
+        Ok(Self { path: copy.shown().to_owned(), bytes, hash })
+    }
+
+    /// Reads an open file, and shows each part to `look`.
+    pub(super) fn open_file(
+        path: &Path,
+        file: std::fs::File,
+        length: u64,
+        mut look: impl FnMut(&[u8]),
+    ) -> Result<Self> {
+        use std::io::Read as _;
+        let mut bytes = room_for(length as usize + 1);
+        let (mut hasher, mut left) = (blake3::Hasher::new(), (length as usize).saturating_sub(TRAILER));
+        let read = read_in_steps(file.take(length + 1), &mut bytes, |part| {
+            let body = &part[..part.len().min(left)];
+            hasher.update(body);
+            left -= body.len();
+            look(part);
+        });
+        read.map_err(Error::io("reading the plugin file", path))?;
+        if bytes.len() as u64 != length {
+            let reason = "it changed while it was read, so its hash is not known".to_owned();
+            return Err(refused(path, (reason, "write it under another name and rename it when it is whole")));
+        }
+        Ok(Self { path: path.to_owned(), bytes, hash: hasher.finalize() })
+    }
+
+    /// The whole file, as it was read.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Checks that the file is whole and says what it is: trailer, hash, format, manifest. It may be for another machine
+    /// or another version of the boundary. None of it is executed.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with what is wrong and what to do.
+    pub fn inspect(self) -> Result<Inspected> {
+        let inspected = trailer::check(&self.bytes, &self.hash).and_then(|()| described(self.library()));
+        match inspected {
+            Ok((bundle, factories)) => {
+                let Self { path, bytes, hash } = self;
+                Ok(Inspected { path, bytes, hash: hash.to_hex().to_string(), bundle, factories })
+            }
+            Err(refusal) => Err(refused(&self.path, refusal)),
+        }
+    }
+
+    fn library(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len().saturating_sub(TRAILER)]
+    }
+}
+
+/// Reads a file and checks that it is whole and says what it is; whoever made it, and whatever it is for. Blocks.
+///
+/// # Errors
+/// As [`Read::file`] and [`Read::inspect`].
+pub fn inspect(path: &Path) -> Result<Inspected> {
+    Read::file(path, LARGEST)?.inspect()
+}
+
+/// A whole file that says what it is. That it can be looked at does not mean that it may be loaded.
+pub struct Inspected {
+    /// Where it was read from.
+    pub path: PathBuf,
+    bytes: Vec<u8>,
+    /// The BLAKE3 hash of the library, as hex.
+    pub hash: String,
+    /// What it says of itself.
+    pub bundle: BundleRecord,
+    /// What its factories say of themselves.
+    pub factories: Vec<FactoryRecord>,
+}
+
+impl Inspected {
+    /// Checks that this process could load it: architecture, target, boundary, types, runtime version.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] with what does not fit and what to do.
+    pub fn check_compatible(&self) -> Result<()> {
+        compatible(self.library(), &self.bundle).map_err(|refusal| refused(&self.path, refusal))
+    }
+
+    /// The library alone, without the trailer.
+    pub fn library(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - TRAILER]
+    }
+
+    /// The whole file, as it was read.
+    pub fn file(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The size of the library in bytes.
+    pub fn size(&self) -> usize {
+        self.library().len()
+    }
+}

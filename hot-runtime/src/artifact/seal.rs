@@ -1,0 +1,93 @@
+//! Seals built libraries: a trailer with the hash, the length and a magic word makes one an artifact.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::io::{make_readable, read_in_steps, room_for, write_in_steps};
+use super::read::{Inspected, Read};
+use super::trailer::{TRAILER, trailer};
+use crate::error::{Error, Result};
+
+/// A sealed artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The hash of its body, as hex.
+    pub hash: String,
+    /// Its size in bytes, with the trailer.
+    pub size: u64,
+}
+
+/// Copies a built library to `out`, with a trailer that holds its BLAKE3 hash. Readers see the old file or the whole new one.
+///
+/// # Errors
+/// [`Error::Io`] with the file that could not be read or written.
+pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
+    let (sealed, told) = sealed(library)?;
+    write_sealed(sealed.as_bytes(), out)?;
+    Ok(told)
+}
+
+/// The same; and what was sealed, which so need not be read again. A library that is `ours` is made the artifact itself
+/// where that is possible. `None` if what was built is no plugin. Blocks.
+pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Inspected>)> {
+    let (mut sealed, told) = sealed(library)?;
+    if !(ours && make_sealed(library, sealed.as_bytes(), out).is_ok()) {
+        write_sealed(sealed.as_bytes(), out)?;
+    }
+    sealed.path = out.to_owned();
+    Ok((told, sealed.inspect().ok()))
+}
+
+/// A library with its trailer.
+fn sealed(library: &Path) -> Result<(Read, Sealed)> {
+    let failed = || Error::io("reading the built library", library);
+    let file = std::fs::File::open(library).map_err(failed())?;
+    let length = file.metadata().map_err(failed())?.len() as usize;
+    let mut bytes = room_for(length + TRAILER + 1);
+    let mut hasher = blake3::Hasher::new();
+    read_in_steps(file, &mut bytes, |part| {
+        hasher.update(part);
+    })
+    .map_err(failed())?;
+    let hash = hasher.finalize();
+    let trailer = trailer(&hash, bytes.len());
+    bytes.extend_from_slice(&trailer);
+    let told = Sealed { hash: hash.to_hex().to_string(), size: bytes.len() as u64 };
+    Ok((Read { path: PathBuf::new(), bytes, hash }, told))
+}
+
+fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
+    let folder = out.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("creating the artifact's folder", folder))?;
+    let failed = || Error::io("writing the artifact", out);
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
+    write_in_steps(file.as_file_mut(), bytes).map_err(failed())?;
+    make_readable(file.as_file()).map_err(failed())?;
+    file.persist(out).map_err(|error| failed()(error.error))?;
+    Ok(())
+}
+
+/// Adds the trailer to the library and moves it to `out`, which fails where that is on another disk.
+fn make_sealed(library: &Path, bytes: &[u8], out: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(out.parent().unwrap_or(Path::new(".")))?;
+    let mut file = std::fs::OpenOptions::new().append(true).open(library)?;
+    file.write_all(&bytes[bytes.len() - TRAILER..])?;
+    make_readable(&file)?;
+    replace(library, out)
+}
+
+/// Gives a file the name of another, which goes. Readers of the name see the one or the other; if the power fails soon
+/// after, the file may not be whole, which its hash shows.
+fn replace(file: &Path, name: &Path) -> std::io::Result<()> {
+    // Ext4 writes a file to the disk when it takes another's name, which takes longer than to hash and open it; not
+    // when the two change names.
+    #[cfg(target_os = "linux")]
+    if std::fs::symlink_metadata(name).is_ok_and(|found| !found.is_dir()) {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, file, CWD, name, RenameFlags::EXCHANGE).is_ok() {
+            let _ = std::fs::remove_file(file);
+            return Ok(());
+        }
+    }
+    std::fs::rename(file, name)
+}

@@ -1,0 +1,265 @@
+//! What is read, refused and trusted.
+
+use super::*;
+
+use controllerbus::plugin::manifest::BOUNDARY_VERSION;
+
+use crate::tiny::{self, Tiny};
+
+fn read(path: &Path) -> crate::Result<Verified> {
+    Checks::new(Trust::anyone()).verify(path)
+}
+
+fn refused(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("plugin.cbus.so");
+    std::fs::write(&path, bytes).expect("writing");
+    match read(&path) {
+        Ok(_) => panic!("a bad file was accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn sealed(tiny: &Tiny) -> Vec<u8> {
+    sealed_bytes(&tiny.library())
+}
+
+fn sealed_bytes(library: &[u8]) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("sealed.so");
+    tiny::seal(library, &out);
+    std::fs::read(&out).expect("reading")
+}
+
+#[test]
+fn a_whole_artifact_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("plugin.cbus.so");
+    std::fs::write(&path, sealed(&Tiny::default())).expect("writing");
+    let artifact = read(&path).expect("an artifact");
+    assert_eq!(artifact.bundle.id, "tiny");
+    assert_eq!(artifact.factories.len(), 1);
+    assert_eq!(artifact.library(), Tiny::default().library());
+}
+
+#[test]
+fn an_empty_file_and_a_text_file_are_refused_with_a_reason() {
+    assert!(refused(b"").contains("too few"));
+    assert!(refused(&b"just a text ".repeat(20)).contains("no artifact trailer"));
+}
+
+#[test]
+fn every_truncation_and_every_flipped_byte_are_refused() {
+    let whole = sealed(&Tiny::default());
+    let refused = |bytes: &[u8]| match Read::bytes(Path::new("tiny"), bytes.to_vec()).inspect() {
+        Ok(_) => panic!("a bad file was accepted"),
+        Err(error) => error.to_string(),
+    };
+    for length in 0..whole.len() {
+        refused(&whole[..length]);
+    }
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        let reason = refused(&flipped);
+        assert!(reason.contains("hash") || reason.contains("trailer"), "{reason}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_this_process_can_be_inspected_but_is_refused_with_a_reason() {
+    let cases = [
+        (Tiny { architecture: object::Architecture::S390x, ..Tiny::default() }, "S390x"),
+        (Tiny { architecture: object::Architecture::Riscv64, ..Tiny::default() }, "Riscv64"),
+        (Tiny { target: "x86_64-unknown-other", ..Tiny::default() }, "built for x86_64-unknown-other"),
+        (Tiny { boundary: BOUNDARY_VERSION - 1, ..Tiny::default() }, "its boundary has version"),
+        (Tiny { abi: "0000000000000000".to_owned(), ..Tiny::default() }, "fingerprint"),
+        (Tiny { min_runtime: "99.0.0", ..Tiny::default() }, "needs hot-runtime 99.0.0"),
+    ];
+    for (tiny, reason) in cases {
+        let bytes = sealed(&tiny);
+        let error = refused(&bytes);
+        assert!(error.contains(reason), "{error}");
+        Read::bytes(Path::new("tiny"), bytes).inspect().expect("it can be inspected");
+    }
+}
+
+#[test]
+fn a_plugin_without_factories_or_with_two_of_one_id_is_refused() {
+    assert!(refused(&sealed(&Tiny { factories: vec![], ..Tiny::default() })).contains("no controllers"));
+    let twice = refused(&sealed(&Tiny { factories: vec!["one", "two", "one"], ..Tiny::default() }));
+    assert!(twice.contains("two factories of the id `one`"), "{twice}");
+}
+
+#[test]
+fn a_sealed_library_that_is_no_plugin_is_refused() {
+    let library = Tiny::default().library();
+    let name = library.windows(13).position(|bytes| bytes == b"cbus.manifest").expect("the section's name");
+    let mut other = library.clone();
+    other[name] = b'x';
+    assert!(refused(&sealed_bytes(&other)).contains("no manifest"));
+    let mut relocatable = library;
+    relocatable[16] = 1;
+    assert!(refused(&sealed_bytes(&relocatable)).contains("not a dynamic library"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_a_device_and_a_pipe_are_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe.cbus.so");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    for path in [folder.path(), Path::new("/dev/zero"), &pipe] {
+        let error = read(path).err().expect("refused").to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+    }
+}
+
+#[test]
+fn whoever_has_not_said_whom_it_trusts_loads_no_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("plugin.cbus.so");
+    Tiny::default().seal(&path);
+    let error = Checks::new(Trust::undecided()).verify(&path).err().expect("refused").to_string();
+    assert!(error.contains("has not said whose plugin files it loads"), "{error}");
+    assert!(Checks::new(Trust::keys([])).accept_nothing());
+}
+
+#[test]
+fn a_file_above_the_limit_is_refused_before_it_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("plugin.cbus.so");
+    Tiny::default().seal(&path);
+    let length = std::fs::metadata(&path).expect("its length").len();
+    let checks = Checks::new(Trust::anyone());
+    let error = checks.clone().largest(length - 1).verify(&path).err().expect("refused").to_string();
+    assert!(error.contains(&format!("it has {length} bytes")), "{error}");
+    checks.largest(length).verify(&path).expect("no longer than it may be");
+    // A file that says that it has a terabyte is not read to find out.
+    let sparse = folder.path().join("sparse.cbus.so");
+    std::fs::File::create(&sparse).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
+    assert!(read(&sparse).err().expect("refused").to_string().contains("raise the limit"));
+}
+
+#[test]
+fn every_length_in_a_manifest_is_bounded() {
+    let long = "x".repeat(300);
+    let many: Vec<&str> = (0..1001).map(|number| &*format!("f{number}").leak()).collect();
+    let cases: [(Tiny, &str); 3] = [
+        (Tiny { abi: long, ..Tiny::default() }, "which has 300 bytes of at most 256"),
+        (Tiny { factories: many, ..Tiny::default() }, "more than 1000 controllers"),
+        (Tiny { abi: "x".repeat(2 << 20), ..Tiny::default() }, "its manifest has"),
+    ];
+    for (tiny, reason) in cases {
+        let error = refused(&sealed(&tiny));
+        assert!(error.contains(reason), "{error}");
+        assert!(error.len() < 1000, "the error is bounded too: {} bytes", error.len());
+    }
+}
+
+/// Whatever is wrong with a file, one that must be signed and is not is refused for that, and nothing of it is parsed.
+#[test]
+fn where_a_signature_is_required_it_is_asked_for_before_anything_is_parsed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (secret, public) = (folder.path().join("a.key"), folder.path().join("a.pub"));
+    let key = crate::sign::generate(&secret, &public, None).expect("keys");
+    let checks = Checks::new(Trust::keys([key]));
+    let path = folder.path().join("plugin.cbus.so");
+    for bytes in [&b""[..], b"no library at all", &sealed_bytes(b"sealed, but no library")] {
+        std::fs::write(&path, bytes).expect("writing");
+        let error = checks.verify(&path).err().expect("refused").to_string();
+        assert!(error.contains("it is not signed"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+mod places {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::super::place::check_folder;
+    use super::*;
+
+    /// How a place is spoilt, and what is said of it.
+    struct Spoilt {
+        owner: Option<u32>,
+        mode: u32,
+        said: &'static str,
+    }
+
+    fn spoils() -> Vec<Spoilt> {
+        let mut spoils = vec![
+            Spoilt { owner: None, mode: 0o777, said: "everybody on this machine may write" },
+            Spoilt { owner: None, mode: 0o757, said: "everybody on this machine may write" },
+            Spoilt { owner: None, mode: 0o702, said: "everybody on this machine may write" },
+        ];
+        // Only the administrator can give files away.
+        if rustix::process::geteuid().is_root() {
+            for mode in [0o755, 0o700, 0o1777, 0o1755] {
+                spoils.push(Spoilt { owner: Some(12_345), mode, said: "belongs to user 12345" });
+            }
+        } else {
+            println!("not tested, because this user cannot give files away: files and folders of others");
+        }
+        spoils
+    }
+
+    fn spoil(path: &Path, spoilt: &Spoilt, group: Option<u32>) {
+        chown(path, spoilt.owner, group).expect("giving it away");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(spoilt.mode)).expect("its mode");
+    }
+
+    #[test]
+    fn a_file_is_loaded_only_where_nobody_else_may_write_to_it_or_to_a_folder_on_its_way() {
+        let mut tried = 0;
+        let root = rustix::process::geteuid().is_root();
+        for (level, through_a_link) in (0..4).flat_map(|level| [(level, false), (level, true)]) {
+            for spoilt in spoils() {
+                let outer = tempfile::tempdir().expect("a folder");
+                let folder = outer.path().join("a/b/c");
+                std::fs::create_dir_all(&folder).expect("folders");
+                let file = folder.join("plugin.cbus.so");
+                Tiny::default().seal(&file);
+                let link = outer.path().join("link");
+                symlink(&folder, &link).expect("a link");
+                let shown = if through_a_link { link.join("plugin.cbus.so") } else { file.clone() };
+                read(&shown).expect("it is loaded as it is");
+                let what = file.ancestors().nth(level).expect("a folder");
+                spoil(what, &spoilt, None);
+                // A sticky folder on the way is as good as /tmp.
+                let error = read(&shown).err().expect("refused").to_string();
+                assert!(error.contains(spoilt.said) && error.contains(&*shown.to_string_lossy()), "{error}");
+                assert!(error.contains("allow_world_writable"), "it says what to do: {error}");
+                let anywhere = Checks::new(Trust::anyone()).allow_world_writable(true);
+                anywhere.verify(&shown).expect("where that is allowed it is loaded");
+                if level > 0 {
+                    check_folder(&folder).expect_err("nor are files of that folder");
+                }
+                tried += 1;
+            }
+        }
+        println!("{tried} hostile places");
+        assert!(tried >= if root { 56 } else { 24 });
+    }
+
+    #[test]
+    fn a_group_may_write_only_if_it_is_its_owners_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("plugin.cbus.so");
+        Tiny::default().seal(&file);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o664)).expect("its mode");
+        if !rustix::process::geteuid().is_root() {
+            println!("not tested, because this user cannot give files away: groups");
+            return;
+        }
+        // root's own group, as `useradd` makes one for each user.
+        read(&file).expect("nobody else is in it");
+        for group in [12_345, 100] {
+            chown(&file, None, Some(group)).expect("giving it to a group");
+            let error = read(&file).err().expect("refused").to_string();
+            assert!(error.contains("the group ") && error.contains("chmod g-w"), "{error}");
+        }
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+        read(&file).expect("a group that may not write does no harm");
+    }
+}

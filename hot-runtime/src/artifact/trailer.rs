@@ -1,0 +1,46 @@
+//! The last bytes of every artifact: the BLAKE3 hash of what stands before them, its length, a magic word.
+
+use super::Refusal;
+
+const MAGIC: &[u8; 8] = b"CBUSART1";
+
+/// Hash, body length, magic.
+pub(super) const TRAILER: usize = 32 + 8 + 8;
+
+/// The trailer of a library of this hash and length.
+pub(super) fn trailer(hash: &blake3::Hash, length: usize) -> [u8; TRAILER] {
+    let mut trailer = [0; TRAILER];
+    trailer[..32].copy_from_slice(hash.as_bytes());
+    trailer[32..40].copy_from_slice(&(length as u64).to_le_bytes());
+    trailer[40..].copy_from_slice(MAGIC);
+    trailer
+}
+
+/// A library with its trailer.
+pub fn with_trailer(mut library: Vec<u8>) -> Vec<u8> {
+    let trailer = trailer(&blake3::hash(&library), library.len());
+    library.extend_from_slice(&trailer);
+    library
+}
+
+/// Checks the trailer of a file, of whose body `hash` is the hash.
+pub(super) fn check(file: &[u8], hash: &blake3::Hash) -> Result<(), Refusal> {
+    const REPLACE: &str = "copy or build it again; it is damaged or was not written to its end";
+    let Some(length) = file.len().checked_sub(TRAILER) else {
+        return Err((format!("it has {} bytes, too few for an artifact", file.len()), REPLACE));
+    };
+    let trailer = &file[length..];
+    if &trailer[40..] != MAGIC {
+        return Err((
+            "it has no artifact trailer".to_owned(),
+            "only files built by hot-runtime are loaded; build the plugin with it, or copy it again if it was",
+        ));
+    }
+    if trailer[32..40] != (length as u64).to_le_bytes() {
+        return Err(("its length is not the one in its trailer".to_owned(), REPLACE));
+    }
+    if trailer[..32] != *hash.as_bytes() {
+        return Err(("its content does not have the hash in its trailer".to_owned(), REPLACE));
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Whose artifacts a host loads: a value that it makes on purpose.
+
+use std::path::Path;
+
+use minisign_verify::{Signature, StreamVerifier};
+
+use super::io::read_bounded;
+use super::{Refusal, refused};
+use crate::error::{Error, Result};
+use crate::sign::{PublicKey, signature_path};
+
+/// Signatures have a few hundred bytes.
+const LARGEST_SIGNATURE: u64 = 64 * 1024;
+
+/// Whose artifacts a host loads. A plugin is native code with all that its host may do, so this is a host's to say.
+///
+/// ```no_run
+/// # fn example() -> hot_runtime::Result<()> {
+/// use hot_runtime::Trust;
+/// use hot_runtime::sign::PublicKey;
+///
+/// // What one of these has signed, and nothing else:
+/// let signed = Trust::keys([PublicKey::read("minisign.pub".as_ref())?]);
+/// // Whatever lies where only this user, or the administrator, may write:
+/// let mine = Trust::anyone();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Trust {
+    keys: Vec<PublicKey>,
+    unsigned: Unsigned,
+}
+
+/// What becomes of a file that no accepted key has signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsigned {
+    Accepted,
+    Refused,
+    /// Nobody has said whom to trust.
+    Undecided,
+}
+
+impl Trust {
+    /// Accepts what one of these keys has signed, and nothing else. Without any key it accepts nothing.
+    pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        Self { keys: keys.into_iter().collect(), unsigned: Unsigned::Refused }
+    }
+
+    /// Accepts every plugin that lies where only this user or the administrator may write, whoever made it.
+    pub fn anyone() -> Self {
+        Self { keys: Vec::new(), unsigned: Unsigned::Accepted }
+    }
+
+    /// Accepts what is not signed by one of the keys too. A signature by one of them that does not fit is refused all the same.
+    #[must_use]
+    pub fn or_unsigned(mut self) -> Self {
+        self.unsigned = Unsigned::Accepted;
+        self
+    }
+
+    /// Trusts nobody until the host says whom: files are refused with that.
+    pub(crate) fn undecided() -> Self {
+        Self { keys: Vec::new(), unsigned: Unsigned::Undecided }
+    }
+
+    /// Whether nothing at all could be accepted: a signature is required and there is no key.
+    pub fn accepts_nothing(&self) -> bool {
+        self.keys.is_empty() && self.unsigned == Unsigned::Refused
+    }
+
+    /// What signature is claimed for an artifact. Nothing of the artifact has been read yet.
+    ///
+    /// # Errors
+    /// A signature is required and there is none, or none by a key that is accepted.
+    pub(super) fn claim(&self, artifact: &Path) -> Result<Claim<'_>> {
+        let refuse = |refusal: Refusal| refused(artifact, refusal);
+        if self.unsigned == Unsigned::Undecided {
+            let reason = "the host has not said whose plugin files it loads".to_owned();
+            return Err(refuse((reason, "give its builder `Trust::keys(..)`, or `Trust::anyone()`")));
+        }
+        let unsigned = Claim { key: None, signature: None };
+        if self.keys.is_empty() && self.unsigned == Unsigned::Accepted {
+            return Ok(unsigned);
+        }
+        let path = signature_path(artifact);
+        let text = match read_bounded(&path, LARGEST_SIGNATURE, "reading a signature") {
+            Ok(bytes) => bytes,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if self.unsigned == Unsigned::Accepted {
+                    return Ok(unsigned);
+                }
+                let reason = format!("it is not signed: there is no {}", path.display());
+                return Err(refuse((reason, "sign it with a key that this host accepts")));
+            }
+            Err(error) => return Err(error),
+        };
+        let signature = Signature::decode(&String::from_utf8_lossy(&text)).map_err(|error| {
+            refuse((format!("{} is not a minisign signature: {error}", path.display()), "sign it again"))
+        })?;
+        let made = |key: &&PublicKey| {
+            !matches!(key.key.verify_stream(&signature), Err(minisign_verify::Error::UnexpectedKeyId))
+        };
+        let key = self.keys.iter().find(made);
+        if key.is_none() && self.unsigned == Unsigned::Refused {
+            let known: Vec<_> = self.keys.iter().map(PublicKey::id).collect();
+            let reason = format!("it is signed, but by none of the accepted keys ({})", known.join(", "));
+            return Err(refuse((reason, "sign it with one of them, or let the host accept the key")));
+        }
+        Ok(Claim { key, signature: Some(signature) })
+    }
+}
+
+/// A signature by an accepted key that is yet to be verified, if there is one.
+pub(super) struct Claim<'a> {
+    key: Option<&'a PublicKey>,
+    signature: Option<Signature>,
+}
+
+impl<'a> Claim<'a> {
+    /// What looks at the bytes as they are read; none if nothing is claimed.
+    pub(super) fn verifier(&self, artifact: &Path) -> Result<Option<Verifier<'_>>> {
+        let (Some(key), Some(signature)) = (self.key, &self.signature) else { return Ok(None) };
+        let stream = key.key.verify_stream(signature).map_err(|error| unfit(artifact, key, &error))?;
+        Ok(Some(Verifier { key, stream }))
+    }
+
+    /// The key that it is said to be by.
+    pub(super) fn key(&self) -> Option<&'a PublicKey> {
+        self.key
+    }
+}
+
+/// A signature that is being verified.
+pub(super) struct Verifier<'a> {
+    key: &'a PublicKey,
+    stream: StreamVerifier<'a>,
+}
+
+impl Verifier<'_> {
+    pub(super) fn update(&mut self, part: &[u8]) {
+        self.stream.update(part);
+    }
+
+    /// Whether it fits all that was shown.
+    pub(super) fn finish(mut self, artifact: &Path) -> Result<()> {
+        self.stream.finalize().map_err(|error| unfit(artifact, self.key, &error))
+    }
+}
+
+fn unfit(artifact: &Path, key: &PublicKey, error: &minisign_verify::Error) -> Error {
+    let reason = format!("its signature by key {} does not fit: {error}", key.id());
+    refused(artifact, (reason, "it was changed after it was signed; build and sign it again"))
+}
