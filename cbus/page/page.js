@@ -2,15 +2,21 @@
 
 const $ = (id) => document.getElementById(id);
 
+/** Control characters, and those that are invisible or turn the writing, as what they are: nobody's text hides or forges another. */
+const visible = (text) => String(text).replace(
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udc7f]/g,
+  (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
+
 /** An element with properties and children. Texts are texts: nothing that a daemon says becomes markup. */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name === "class") element.className = value;
     else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : visible(value));
   }
-  element.append(...children.filter((child) => child !== undefined && child !== null));
+  const shown = children.filter((child) => child !== undefined && child !== null);
+  element.append(...shown.map((child) => (child instanceof Node ? child : visible(child))));
   return element;
 }
 
@@ -18,7 +24,7 @@ const SVG = "http://www.w3.org/2000/svg";
 function draw(tag, properties = {}, text) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(properties)) element.setAttribute(name, value);
-  if (text !== undefined) element.textContent = text;
+  if (text !== undefined) element.textContent = visible(text);
   return element;
 }
 

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use hot_runtime::Error;
+use hot_runtime::text::{coloured_text, escaped, is_unprintable};
 use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceSpan};
 
 /// Sets how reports look.
@@ -12,15 +13,21 @@ pub fn set_up() {
         miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().context_lines(1).wrap_lines(false).build())));
 }
 
+/// Prints a report.
+pub fn tell(report: &Report) {
+    // Its colours are its own: what it tells of was escaped when it was made.
+    eprintln!("{}", coloured_text(&format!("{report:?}"), true));
+}
+
 /// Prints a report; the exit status of failure.
 pub fn failed(report: &Report) -> ExitCode {
-    eprintln!("{report:?}");
+    tell(report);
     ExitCode::FAILURE
 }
 
-/// A report without further ado.
+/// A report without further ado. Whatever its message quotes, a terminal only prints it.
 pub fn report(message: impl Into<String>, help: impl Into<String>) -> Report {
-    let (message, help) = (message.into(), help.into());
+    let (message, help) = (harmless(&message.into()), harmless(&help.into()));
     if help.is_empty() {
         return Report::msg(message);
     }
@@ -60,7 +67,7 @@ pub fn explain(error: Error) -> Report {
         ),
         // The compiler's own words come first, as cargo prints them.
         Error::Build { plugin, rendered, .. } => {
-            eprint!("{rendered}");
+            crate::text::tell_compiler(&rendered);
             report(format!("building {plugin} failed"), "mend what the compiler says above")
         }
         Error::Key { path, reason } => report(
@@ -85,6 +92,7 @@ pub fn explain(error: Error) -> Report {
 pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
     let message = error.to_string();
     let (Some(place), Some(text)) = (error.location(), text) else { return report(message, "") };
+    let message = harmless(&message);
     let line = place.line.saturating_sub(1) as usize;
     let before: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
     let here = text[before.min(text.len())..].lines().next().unwrap_or_default();
@@ -93,7 +101,25 @@ pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
     let name = place.file.clone().unwrap_or_else(|| "config".to_owned());
     let span = SourceSpan::from((before + skip, length));
     miette::miette!(labels = vec![LabeledSpan::new_with_span(Some("here".to_owned()), span)], "{message}")
-        .with_source_code(NamedSource::new(name, text.to_owned()))
+        .with_source_code(NamedSource::new(escaped(&name), same_length(text)))
+}
+
+/// A message whose lines are lines, and in which nothing else is more than a character.
+fn harmless(text: &str) -> String {
+    coloured_text(text, false)
+}
+
+/// A source in which nothing does anything to a terminal, and everything is where it was.
+fn same_length(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unprintable(c) && !matches!(c, '\n' | '\r' | '\t') {
+            out.extend(std::iter::repeat_n('?', c.len_utf8()));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// An error of the operating system about a file.

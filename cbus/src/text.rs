@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use hot_runtime::text::{coloured_text, escaped, escaped_lines, is_unprintable};
+
 /// A size as a person reads it.
 pub fn size(bytes: u64) -> String {
     let kib = bytes as f64 / 1024.0;
@@ -29,10 +31,12 @@ pub fn duration(ms: f64) -> String {
     }
 }
 
-/// Prints rows in columns as wide as their contents need.
+/// Prints rows in columns as wide as their contents need, each on one line whatever they contain.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
+    let one_line = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -46,31 +50,79 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
         text.trim_end().to_owned()
     };
     let head = line(&mut head.iter().copied());
-    if std::io::stdout().is_terminal() {
-        print_line(&format!("\x1b[1m{head}\x1b[0m"));
-    } else {
-        print_line(&head);
-    }
-    for row in rows {
+    print_bold(&head);
+    for row in &rows {
         print_line(&line(&mut row.iter().map(String::as_str)));
     }
 }
 
-/// Prints a line. When nobody reads any more (`cbus ... | head`), the process ends as others do then.
-pub fn print_line(line: &str) {
+/// Prints a text: whatever somebody else has put into it, it does nothing to a terminal, and no further line of it looks
+/// like one of ours.
+pub fn print_line(text: &str) {
+    print_as_it_is(&escaped_lines(text));
+}
+
+/// Prints a line in bold on a terminal.
+fn print_bold(line: &str) {
+    if has_colours(&std::io::stdout()) {
+        print_as_it_is(&format!("\x1b[1m{}\x1b[0m", escaped(line)));
+    } else {
+        print_line(line);
+    }
+}
+
+/// Prints what a compiler says, with its colours on a terminal.
+pub fn print_compiler(text: &str) {
+    print_as_it_is(coloured_text(text, has_colours(&std::io::stdout())).trim_end());
+}
+
+/// Prints what is known to be harmless. When nobody reads any more (`cbus ... | head`), the process ends as others do then.
+pub fn print_as_it_is(text: &str) {
     use std::io::Write;
-    if writeln!(std::io::stdout(), "{line}").is_err() {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
     }
+}
+
+/// Tells a person something on the standard error.
+pub fn tell(text: &str) {
+    use std::io::Write;
+    // The terminal may be gone.
+    let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
+}
+
+/// Tells what a compiler says, with its colours on a terminal.
+pub fn tell_compiler(text: &str) {
+    use std::io::Write;
+    let _ = write!(std::io::stderr(), "{}", coloured_text(text, has_colours(&std::io::stderr())));
+}
+
+/// Whether colours can be seen there and are wanted.
+pub fn has_colours(output: &impl IsTerminal) -> bool {
+    output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// Prints a value as JSON: indented for people on a terminal, one line otherwise where `lines` is wanted.
 pub fn print_json(value: &impl serde::Serialize, lines: bool) {
     let text = if lines { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
     match text {
-        Ok(text) => print_line(&text),
-        Err(error) => eprintln!("cannot print JSON: {error}"),
+        Ok(text) => print_as_it_is(&json_escaped(&text)),
+        Err(error) => tell(&format!("cannot print JSON: {error}")),
     }
+}
+
+/// JSON in which what is not printed as what it is stands as `\u` escapes; JSON's own rules escape some of it only.
+pub fn json_escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c != '\n' && is_unprintable(c) {
+            let mut units = [0; 2];
+            out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// The time of day in UTC, from milliseconds since 1970.

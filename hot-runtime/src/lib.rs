@@ -33,6 +33,7 @@ mod settings;
 pub mod sign;
 mod swap;
 mod task;
+pub mod text;
 #[cfg(test)]
 mod tiny;
 pub mod watch;

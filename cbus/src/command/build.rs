@@ -32,7 +32,7 @@ pub async fn run(args: Build) -> Result<()> {
         }
     });
     if !args.quiet {
-        eprintln!("Building {} from {}", job.id, job.crates.join(", "));
+        text::tell(&format!("Building {} from {}", job.id, job.crates.join(", ")));
     }
     let progress = Progress { shown: !args.quiet && std::io::stderr().is_terminal() };
     let result = job.builder.build(&|event| progress.tell(event), &cancel).await;
@@ -44,7 +44,7 @@ pub async fn run(args: Build) -> Result<()> {
     match result {
         Ok(built) => {
             for message in &built.messages {
-                eprint!("{}", colours(&message.rendered));
+                text::tell_compiler(&message.rendered);
             }
             let output = Output::of(&job, built);
             if args.json {
@@ -55,7 +55,7 @@ pub async fn run(args: Build) -> Result<()> {
             Ok(())
         }
         Err(Error::Build { rendered, .. }) => {
-            eprint!("{}", colours(&rendered));
+            text::tell_compiler(&rendered);
             Err(report(format!("building {} failed", job.id), "mend what the compiler says above, and build again"))
         }
         Err(error) => Err(explain(error)),
@@ -80,15 +80,6 @@ pub fn line(output: &Output) -> String {
     )
 }
 
-/// The compiler's words, with colours where they can be seen.
-pub fn colours(rendered: &str) -> String {
-    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-        rendered.to_owned()
-    } else {
-        text::plain(rendered)
-    }
-}
-
 /// One line at the bottom of a terminal that tells how far the build is.
 struct Progress {
     shown: bool,
@@ -106,7 +97,7 @@ impl Progress {
             }
             BuildEvent::Message { .. } => return,
         };
-        eprint!("\r\x1b[2K  {text}");
+        eprint!("\r\x1b[2K  {}", hot_runtime::text::escaped(&text));
         let _ = std::io::stderr().flush();
     }
 

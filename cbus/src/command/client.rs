@@ -1,7 +1,6 @@
 //! The commands that ask a daemon.
 
-use std::io::IsTerminal;
-
+use hot_runtime::text::{coloured_lines, escaped};
 use miette::Result;
 
 use crate::api::client::{Client, connect, refused};
@@ -11,7 +10,7 @@ use crate::api::proto::{
 };
 use crate::cli::{Connect, Events, Logs, OnePlugin, Show};
 use crate::report::report;
-use crate::text::{self, duration, plain, print_json, print_line, size, table, time};
+use crate::text::{self, duration, print_json, print_line, size, table, time};
 
 /// `cbus bus`
 pub async fn bus(args: &Show) -> Result<()> {
@@ -57,12 +56,13 @@ pub async fn plugins(args: &Show) -> Result<()> {
     for plugin in &plugins {
         for found in plugin.generations.iter().filter(|found| matches!(found.state.as_str(), "draining" | "stuck")) {
             let why = if found.reason.is_empty() { held(found) } else { found.reason.clone() };
-            print_line(&format!("\n{}: generation {} is {}: {why}", plugin.id, found.number, found.state));
+            print_line("");
+            print_line(&format!("{}: generation {} is {}: {why}", plugin.id, found.number, found.state));
         }
         if !plugin.error.is_empty() {
-            let error = plugin.error.trim_end();
-            let error = if std::io::stdout().is_terminal() { error.to_owned() } else { plain(error) };
-            print_line(&format!("\n{}: the last change did not make it:\n{error}", plugin.id));
+            print_line("");
+            print_line(&format!("{}: the last change did not make it:", plugin.id));
+            text::print_compiler(&plugin.error);
         }
     }
     Ok(())
@@ -136,9 +136,10 @@ pub async fn controllers(args: &Show) -> Result<()> {
     }
     table(&["KEY", "CONFIG", "STATE", "VERSION", "FROM", "ANSWERS"], &rows);
     for found in controllers.iter().filter(|found| !found.error.is_empty()) {
+        print_line("");
         match found.state.as_str() {
-            "stuck" => print_line(&format!("\n{}, taken off the bus: {}", found.name, found.error)),
-            _ => print_line(&format!("\n{} fails, and is executed again: {}", found.name, found.error)),
+            "stuck" => print_line(&format!("{}, taken off the bus: {}", found.name, found.error)),
+            _ => print_line(&format!("{} fails, and is executed again: {}", found.name, found.error)),
         }
     }
     for config in configs.iter().filter(|config| !config.error.is_empty()) {
@@ -148,7 +149,8 @@ pub async fn controllers(args: &Show) -> Result<()> {
             String::new()
         };
         let runs_on = if config.state == "refused" { "; the config before runs on" } else { "" };
-        print_line(&format!("\n{} is {}: {}{again}{runs_on}", config.key, config.state, config.error));
+        print_line("");
+        print_line(&format!("{} is {}: {}{again}{runs_on}", config.key, config.state, config.error));
     }
     Ok(())
 }
@@ -181,7 +183,8 @@ pub async fn directives(args: &Show) -> Result<()> {
     table(&["DIRECTIVE", "REFERENCES", "RESOLVERS", "STATE", "VALUES", "FIRST VALUE"], &rows);
     for found in &directives {
         for resolver in found.resolvers.iter().filter(|resolver| !resolver.error.is_empty()) {
-            print_line(&format!("\n{}: controller {} failed: {}", found.name, resolver.controller, resolver.error));
+            print_line("");
+            print_line(&format!("{}: controller {} failed: {}", found.name, resolver.controller, resolver.error));
         }
     }
     Ok(())
@@ -232,13 +235,12 @@ pub async fn logs(args: Logs) -> Result<()> {
         level: args.level.unwrap_or_default(),
     };
     let mut lines = client.watch_logs(request).await.map_err(refused(&args.to))?.into_inner();
-    let colour = std::io::stdout().is_terminal();
+    let colour = text::has_colours(&std::io::stdout());
     while let Some(line) = lines.message().await.map_err(refused(&args.to))? {
         if args.json {
             print_json(&line, true);
         } else {
-            let text = crate::daemon::render_line(&line, colour);
-            print_line(&if colour { text } else { plain(&text) });
+            text::print_as_it_is(&crate::daemon::render_line(&line, colour));
         }
     }
     gone(args.follow, &args.to)
@@ -249,13 +251,13 @@ pub async fn events(args: &Events) -> Result<()> {
     let mut client = connect(&args.to).await?;
     let request = WatchEventsRequest { past: args.past };
     let mut events = client.watch_events(request).await.map_err(refused(&args.to))?.into_inner();
-    let colour = std::io::stdout().is_terminal();
+    let colour = text::has_colours(&std::io::stdout());
     while let Some(event) = events.message().await.map_err(refused(&args.to))? {
         if args.json {
             print_json(&event, true);
         } else {
-            let text = format!("{} {}: {}", time(event.at_ms), event.plugin, event.text.trim_end());
-            print_line(&if colour { text } else { plain(&text) });
+            let said = coloured_lines(&event.text, colour);
+            text::print_as_it_is(&format!("{} {}: {said}", time(event.at_ms), escaped(&event.plugin)));
         }
     }
     gone(true, &args.to)

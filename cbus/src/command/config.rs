@@ -14,7 +14,7 @@ use crate::api::client::{connect, refused};
 use crate::api::controller::ApiConfig;
 use crate::api::proto::ListFactoriesRequest;
 use crate::cli::{ConfigCheck, ConfigSchema, Connect, Known};
-use crate::report::{explain, explain_bus, io, report};
+use crate::report::{explain, explain_bus, io, report, tell};
 use crate::schema::{misfits, of_config_sets};
 use crate::text::{print_json, print_line};
 
@@ -60,7 +60,7 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
         return Err(explain_bus(only, Some(&text)));
     } else {
         for (_, error) in &problems {
-            eprintln!("{:?}", explain_bus(error, Some(&text)));
+            tell(&explain_bus(error, Some(&text)));
         }
     }
     match problems.len() {
@@ -74,9 +74,9 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
             print_line(&format!("{name}: {told}"));
             if !unchecked.is_empty() {
                 let ids = unchecked.join(", ");
-                eprintln!(
+                crate::text::tell(&format!(
                     "not looked at, for want of their schemas: {ids}; give --plugins DIR, --plugin FILE or --connect ADDR"
-                );
+                ));
             }
             Ok(())
         }

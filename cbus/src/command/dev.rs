@@ -1,6 +1,6 @@
 //! `cbus dev`: build, watch and run in one terminal.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::command::run::{asked_to_end, serve, serve_api, specs};
 use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
+use crate::text::tell;
 use crate::view;
 
 pub async fn run(args: Dev) -> Result<()> {
@@ -61,11 +62,6 @@ pub async fn run(args: Dev) -> Result<()> {
         tell(&format!("Did not end in time, and ends with this process: {}", left.join("; ")));
     }
     result
-}
-
-/// Prints a line where a person may still see it: the terminal may be gone.
-fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Waits for the end of the terminal that shows the view. Without a view, what the system does about it stands.

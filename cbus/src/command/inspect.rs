@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hot_runtime::artifact::inspect;
+use hot_runtime::text::escaped;
 use miette::Result;
 use serde::Serialize;
 
@@ -78,13 +79,13 @@ pub async fn run(args: &Inspect) -> Result<()> {
         ("signature", signature),
     ];
     for (name, value) in rows {
-        text::print_line(&format!("{name:<10} {value}"));
+        text::print_line(&format!("{name:<10} {}", escaped(&value)));
     }
     for factory in &found.factories {
         text::print_line("");
         text::print_line(&format!("controller {} {}, of crate {}", factory.id, factory.version, factory.crate_name));
         if !factory.description.is_empty() {
-            text::print_line(&format!("  {}", factory.description));
+            text::print_line(&format!("  {}", escaped(&factory.description)));
         }
         text::print_line(&format!("  config     {}", factory.config));
         let fields = fields(&factory.schema);

@@ -11,9 +11,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Watch;
-use crate::command::build::{colours, line};
+use crate::command::build::line;
 use crate::pipeline::{Job, Output};
-use crate::report::explain;
+use crate::report::{explain, tell};
 use crate::text;
 
 /// A save is several file events in a row: how long no further one must come.
@@ -24,7 +24,7 @@ pub async fn run(args: Watch) -> Result<()> {
     // What is to be watched is known once it has been read.
     job.builder.generate().await.map_err(explain)?;
     let (watcher, mut changes) = Watcher::of_sources(job.builder.watched().to_vec()).map_err(explain)?;
-    eprintln!("Watching {}; Ctrl-C ends it", job.crates.join(", "));
+    text::tell(&format!("Watching {}; Ctrl-C ends it", job.crates.join(", ")));
     let mut last: Option<Output> = None;
     loop {
         let cancel = CancellationToken::new();
@@ -53,7 +53,7 @@ pub async fn run(args: Watch) -> Result<()> {
         match result {
             Ok(built) => {
                 for message in &built.messages {
-                    eprint!("{}", colours(&message.rendered));
+                    text::tell_compiler(&message.rendered);
                 }
                 let output = Output::of(&job, built);
                 let same = last.as_ref().is_some_and(|last| last.hash == output.hash);
@@ -68,10 +68,10 @@ pub async fn run(args: Watch) -> Result<()> {
                 last = Some(output);
             }
             Err(Error::Build { rendered, .. }) => {
-                eprint!("{}", colours(&rendered));
-                eprintln!("{} does not build; what was built before stays", job.id);
+                text::tell_compiler(&rendered);
+                text::tell(&format!("{} does not build; what was built before stays", job.id));
             }
-            Err(error) => eprintln!("{:?}", explain(error)),
+            Err(error) => tell(&explain(error)),
         }
         // A dependency may have come or gone with the edit.
         watcher.set_paths(job.builder.watched().to_vec()).map_err(explain)?;

@@ -14,6 +14,12 @@ use crate::api::proto::{Event, LogLine, Timeline};
 const EVENTS: usize = 1000;
 /// How many log lines are remembered.
 const LINES: usize = 5000;
+/// How many bytes all of their texts may have together.
+const BYTES: usize = 16 << 20;
+/// How many events or lines a reader may be behind before it loses the oldest.
+const BEHIND: usize = 512;
+/// How many bytes are kept of one text: a log line's message or fields, an event's text, an error.
+pub const LONGEST: usize = 16 << 10;
 
 /// The record of a daemon. Bounded; readers that fall behind lose the oldest.
 pub struct Journal {
@@ -28,6 +34,8 @@ pub struct Journal {
 struct Inner {
     events: VecDeque<Event>,
     lines: VecDeque<LogLine>,
+    /// Of the lines' texts.
+    bytes: usize,
     last_event: u64,
     last_line: u64,
     plugins: BTreeMap<String, PluginNotes>,
@@ -50,8 +58,8 @@ impl Journal {
     pub fn new() -> Self {
         Self {
             inner: Mutex::default(),
-            events: broadcast::channel(EVENTS).0,
-            lines: broadcast::channel(LINES).0,
+            events: broadcast::channel(BEHIND).0,
+            lines: broadcast::channel(BEHIND).0,
             metrics: Metrics::new(),
         }
     }
@@ -66,13 +74,17 @@ impl Journal {
 
     /// Records a log line; its number is given here.
     pub fn line(&self, mut line: LogLine) {
+        cut(&mut line.message);
+        cut(&mut line.fields);
         let mut inner = self.lock();
         inner.last_line += 1;
         line.number = inner.last_line;
-        if inner.lines.len() == LINES {
-            inner.lines.pop_front();
-        }
+        inner.bytes += size(&line);
         inner.lines.push_back(line.clone());
+        while inner.lines.len() > LINES || inner.bytes > BYTES {
+            let Some(oldest) = inner.lines.pop_front() else { break };
+            inner.bytes -= size(&oldest);
+        }
         drop(inner);
         let _ = self.lines.send(line);
     }
@@ -194,6 +206,10 @@ impl Inner {
             }
             other => self.take_in_other(&mut told, other)?,
         }
+        cut(&mut told.text);
+        if let Some(notes) = self.plugins.get_mut(&told.plugin) {
+            cut(&mut notes.error);
+        }
         self.last_event += 1;
         told.number = self.last_event;
         if self.events.len() == EVENTS {
@@ -240,6 +256,17 @@ fn log(event: &Event) {
         "draining" | "stuck" | "refused" => tracing::warn!(target: "cbus", plugin, "{text}"),
         "build_started" | "built" => tracing::debug!(target: "cbus", plugin, "{text}"),
         _ => tracing::info!(target: "cbus", plugin, "{text}"),
+    }
+}
+
+fn size(line: &LogLine) -> usize {
+    line.message.len() + line.fields.len() + line.target.len() + line.plugin.len()
+}
+
+/// Shortens a text that is longer than what is kept.
+pub fn cut(text: &mut String) {
+    if text.len() > LONGEST {
+        *text = hot_runtime::text::shortened(text, LONGEST).into_owned();
     }
 }
 

@@ -1,10 +1,11 @@
 //! Log lines: of the daemon and of its plugins, kept in the journal and printed.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use hot_runtime::text::{coloured_lines, escaped, escaped_lines};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -40,7 +41,8 @@ pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: bool) {
     // What a plugin's module may log is looked at in the layer, where its name is known.
     let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
     let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
-    let layer = Lines { filter, journal: Arc::clone(journal), print, colour: std::io::stderr().is_terminal() };
+    let layer =
+        Lines { filter, journal: Arc::clone(journal), print, colour: crate::text::has_colours(&std::io::stderr()) };
     let _ = tracing_subscriber::registry().with(layer.with_filter(outer)).try_init();
 }
 
@@ -73,7 +75,8 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// A log line as text.
+/// A log line as text. Whatever a plugin has put into it, it does nothing to a terminal, and its further lines are told
+/// apart from lines of their own.
 pub fn render(line: &LogLine, colour: bool) -> String {
     let level = match line.level.parse::<Level>() {
         Ok(level) if colour => {
@@ -93,10 +96,16 @@ pub fn render(line: &LogLine, colour: bool) -> String {
         (plugin, 0) => plugin.to_owned(),
         (plugin, generation) => format!("{plugin}#{generation}"),
     };
-    let mut text = format!("{} {level} {who}: {}", crate::text::time(line.at_ms), line.message);
+    // The daemon's own lines may have the compiler's colours; nobody else's.
+    let message = if line.generation == 0 && line.target == "cbus" {
+        coloured_lines(&line.message, colour)
+    } else {
+        escaped_lines(&line.message)
+    };
+    let mut text = format!("{} {level} {}: {message}", crate::text::time(line.at_ms), escaped(&who));
     if !line.fields.is_empty() {
         // Writing to a String does not fail.
-        let _ = write!(text, "  {}", line.fields);
+        let _ = write!(text, "  {}", escaped(&line.fields));
     }
     text
 }

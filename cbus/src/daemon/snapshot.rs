@@ -7,7 +7,7 @@ use hot_runtime::{GenerationInfo, GenerationState};
 
 use super::Host;
 use super::host::memory_bytes;
-use super::journal::millis;
+use super::journal::{cut, millis};
 use super::metrics::Counts;
 use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 
@@ -86,7 +86,7 @@ impl Host {
             build_hash: found.build_hash.clone(),
             state: word(&found.state),
             since_ms: millis(found.since),
-            reason: found.reason.clone().unwrap_or_default(),
+            reason: found.reason.as_ref().map(|reason| kept(reason)).unwrap_or_default(),
             factories: found.holders.factories as u32,
             controllers: found.holders.controllers as u32,
             calls: found.holders.calls as u32,
@@ -107,7 +107,7 @@ impl Host {
             let (state, error) = match found.execution {
                 _ if found.staged => ("staged", String::new()),
                 Execution::Running => ("running", String::new()),
-                Execution::Failed { error, .. } => ("failed", error.to_string()),
+                Execution::Failed { error, .. } => ("failed", kept(&error)),
                 Execution::Ended => ("ended", String::new()),
                 Execution::Closing => ("closing", String::new()),
                 Execution::Stuck { what } => ("stuck", format!("`{what}` blocks its thread and does not end")),
@@ -136,8 +136,8 @@ impl Host {
             let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
             Directive {
                 id: found.id,
-                name: found.name,
-                about: about.join(" "),
+                name: kept(&found.name),
+                about: kept(&about.join(" ")),
                 references: found.references as u32,
                 idle: found.idle,
                 values: found
@@ -177,11 +177,18 @@ impl Host {
 /// How many characters of a value are shown.
 const VALUE: usize = 200;
 
+/// As much of an error as is kept of any text.
+fn kept(error: &dyn std::fmt::Display) -> String {
+    let mut text = error.to_string();
+    cut(&mut text);
+    text
+}
+
 fn resolver(found: ResolverSnapshot) -> Resolver {
     let (state, error) = match found.state {
         ResolverState::Working => ("working", String::new()),
         ResolverState::Idle => ("idle", String::new()),
-        ResolverState::Failed { error } => ("failed", error.to_string()),
+        ResolverState::Failed { error } => ("failed", kept(&error)),
         ResolverState::Held => ("held", String::new()),
     };
     Resolver { controller: found.controller.0, state: state.to_owned(), error }
@@ -192,7 +199,7 @@ fn config(found: ConfigState) -> Config {
         key: found.key,
         config_id: found.config_id,
         revision: found.revision,
-        error: found.problem.map(|problem| problem.to_string()).unwrap_or_default(),
+        error: found.problem.map(|problem| kept(&problem)).unwrap_or_default(),
         location: found.location.map(|place| place.to_string()).unwrap_or_default(),
         ..Config::default()
     };
@@ -205,7 +212,7 @@ fn config(found: ConfigState) -> Config {
         }
         RunState::Failed { error, retry_in } => {
             if config.error.is_empty() {
-                config.error = error.to_string();
+                config.error = kept(&error);
             }
             config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
             "failed"
