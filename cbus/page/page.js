@@ -2,6 +2,9 @@
 
 const $ = (id) => document.getElementById(id);
 
+/** What this port's scripts alone know of the session; the cookie by itself is worth nothing. */
+const KEY = { "x-cbus-key": sessionStorage.getItem("cbus-key") ?? "none" };
+
 /** Control characters, and those that are invisible or turn the writing, as what they are: nobody's text hides or forges another. */
 const visible = (text) => String(text).replace(
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udc7f]/g,
@@ -62,10 +65,10 @@ function coloured(text) {
 // ---- header ----
 
 function facts(info) {
-  const memory = info.memory_bytes ? `${(info.memory_bytes / 1048576).toFixed(1)} MiB` : undefined;
+  const memory = info.memory_mib ? `${info.memory_mib} MiB` : undefined;
   const all = [
     [info.plugins, "plugins"], [info.controllers, "controllers"], [info.directives, "directives"],
-    [info.values, "values"], [memory, "memory"], [milliseconds(info.uptime_ms), "up"], [info.process_id, "process"],
+    [info.values, "values"], [memory, "memory"], [milliseconds(Math.max(0, Date.now() - info.started_ms)), "up"], [info.process_id, "process"],
   ];
   const shown = all.filter(([value]) => value !== undefined);
   $("facts").replaceChildren(...shown.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
@@ -79,7 +82,7 @@ const total = (timeline) => PHASES.reduce((sum, phase) => sum + timeline[`${phas
 
 async function ask(action, id, button) {
   button.disabled = true;
-  const answer = await fetch(`/api/plugins/${action}?id=${encodeURIComponent(id)}`, { method: "POST", headers: { "x-cbus": "page" } })
+  const answer = await fetch(`/api/plugins/${action}?id=${encodeURIComponent(id)}`, { method: "POST", headers: KEY })
     .catch((error) => ({ ok: false, text: async () => String(error) }));
   if (!answer.ok) alert(await answer.text());
   button.disabled = false;
@@ -309,23 +312,61 @@ function who(list) {
 
 // ---- what the daemon tells ----
 
-const source = new EventSource("/api/events");
-const on = (kind, use) => source.addEventListener(kind, (event) => use(JSON.parse(event.data)));
-source.onopen = () => { $("link").className = "pill good"; $("link").textContent = "live"; };
-source.onerror = () => { $("link").className = "pill bad"; $("link").textContent = "the daemon is away"; };
-let shown = "";
-source.addEventListener("state", (event) => {
-  const state = JSON.parse(event.data);
+const state = {};
+let drawn = "";
+
+/** Takes over what has changed, and draws it again only if it looks otherwise, so that a reader's selection stays. */
+function update(news) {
+  Object.assign(state, news);
   facts(state.info);
-  // Drawn again only when something but the clock has changed, so that a reader's selection stays.
-  const { info: { uptime_ms, memory_bytes, ...info }, ...rest } = state;
-  const now = JSON.stringify([info, rest]);
-  if (now === shown) return;
-  shown = now;
+  const { memory_mib, ...info } = state.info;
+  const now = JSON.stringify([info, state.plugins, state.controllers, state.directives, state.configs]);
+  if (now === drawn) return;
+  drawn = now;
   plugins(state.plugins, state.info);
   graph(state);
   configs(state.configs);
   who(state.plugins);
-});
-on("events", events);
-on("logs", logs);
+}
+setInterval(() => state.info && facts(state.info), 5000);
+
+const TOLD = { state: update, events, logs };
+
+/** Reads server-sent events until the daemon ends them. Not an EventSource, because that cannot show who asks. */
+async function listen(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const parts = block.split("\n");
+      const kind = parts.find((part) => part.startsWith("event: "))?.slice(7);
+      const data = parts.filter((part) => part.startsWith("data: ")).map((part) => part.slice(6)).join("\n");
+      TOLD[kind]?.(JSON.parse(data));
+    }
+  }
+}
+
+function linked(tone, text) {
+  $("link").className = `pill ${tone}`;
+  $("link").textContent = text;
+}
+
+async function follow() {
+  for (;;) {
+    try {
+      const answer = await fetch("/api/events", { headers: KEY, cache: "no-store" });
+      if (answer.status === 401) return linked("bad", "signed out: cbus page opens it again");
+      if (answer.ok) {
+        linked("good", "live");
+        await listen(answer.body);
+      }
+    } catch { /* It is away; that is shown below. */ }
+    linked("bad", "the daemon is away");
+    await new Promise((later) => setTimeout(later, 1000));
+  }
+}
+follow();

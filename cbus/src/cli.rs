@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::api::{Address, DEFAULT_ADDRESS};
+use crate::api::{Address, is_name};
 use crate::daemon::Filter;
 
 /// Controllers that are replaced while they run.
@@ -69,6 +69,8 @@ pub enum Command {
     Logs(Logs),
     /// Show what happens to a daemon's plugins: builds, swaps, roll-backs, unloads
     Events(Events),
+    /// Open a daemon's page in a browser
+    Page(Page),
     /// Check config files, and make a JSON schema of them for editors
     #[command(subcommand)]
     Config(Config),
@@ -263,10 +265,11 @@ pub struct Trust {
 Examples:
   cbus run config.yaml --plugins plugins
   cbus run config.yaml --watch greeter --watch clock --allow-control
-  cbus run config.yaml --plugins plugins --listen unix:/run/cbus.sock
-  cbus run --plugins plugins --listen 0.0.0.0:7411 --token-file token
+  cbus run --plugins plugins --name second             another daemon beside the first
+  cbus run --plugins plugins --listen 0.0.0.0:7411 --token-file tokens --tls-cert cert.pem --tls-key key.pem
 
-SIGTERM or Ctrl-C ends it gracefully, within 5 seconds. The page is at the address that it listens at.")]
+It listens at a socket that only this user can reach; `cbus page` opens its page. SIGHUP has it read its config again,
+SIGTERM or Ctrl-C ends it gracefully, within 5 seconds.")]
 pub struct Run {
     /// The config set: which controllers run; the file is followed
     pub config: Option<PathBuf>,
@@ -301,7 +304,7 @@ Examples:
   cbus dev . | tee dev.log            plain lines where the output is no terminal
 
 Save a file of a crate, and the new code serves. Save a config, and it is applied.
-In another terminal: cbus plugins, cbus controllers, cbus directives; in a browser: http://127.0.0.1:7411")]
+In another terminal: cbus plugins, cbus controllers, cbus directives; in a browser: cbus page")]
 pub struct Dev {
     /// Controller crates, and at most one config file (*.yaml, *.yml, *.json)
     #[arg(required = true, value_name = "CRATE|CONFIG")]
@@ -341,8 +344,8 @@ pub struct Known {
     /// A folder of plugin files whose configs are known
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
-    /// A daemon whose configs are known: HOST:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR")]
+    /// A daemon whose configs are known: its name, HOST:PORT or unix:PATH
+    #[arg(long, value_name = "NAME|ADDR")]
     pub connect: Option<Address>,
     /// A file with the token that the daemon asks for
     #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE", requires = "connect")]
@@ -402,16 +405,21 @@ pub struct Logging {
 #[derive(Args)]
 #[command(next_help_heading = "Bus API")]
 pub struct Api {
-    /// Where the API and the page listen: HOST:PORT or unix:PATH; `off` for none
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS, env = "CBUS_LISTEN", value_parser = listen)]
-    pub listen: Listen,
+    /// The daemon's name, by which commands find it with --connect [default: `default`; for `cbus dev` the first crate's]
+    #[arg(long, value_name = "NAME", env = "CBUS_NAME", value_parser = daemon_name)]
+    pub name: Option<String>,
+    /// Listen at HOST:PORT too, for those who have a token or a certificate; unix:PATH is another place for the socket,
+    /// `off` is no API at all
+    #[arg(long, value_name = "ADDR", env = "CBUS_LISTEN", value_parser = listen)]
+    pub listen: Option<Listen>,
     /// Let clients apply and remove configs
     #[arg(long)]
     pub allow_exec: bool,
     /// Let clients, and the page, reload and unload plugins
     #[arg(long)]
     pub allow_control: bool,
-    /// A file with the token that clients must show; anything but loopback needs this, or --tls-client-ca
+    /// The tokens of those who come by TCP; each line is a token, or NAME ROLES TOKEN, with the roles look, apply and
+    /// control, separated by commas
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// The API's certificate chain, PEM
@@ -438,14 +446,18 @@ fn listen(text: &str) -> Result<Listen, String> {
     if text == "off" { Ok(Listen::Off) } else { text.parse().map(Listen::At) }
 }
 
+fn daemon_name(text: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.to_owned()) } else { Err("a name is up to 32 letters, digits, `-` and `_`".to_owned()) }
+}
+
 /// How a daemon is reached
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connect {
-    /// The daemon's address: HOST:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADDRESS, env = "CBUS_CONNECT")]
-    pub connect: Address,
-    /// A file with the token that the daemon asks for
+    /// The daemon: its name, HOST:PORT or unix:PATH [default: the only one of yours that runs]
+    #[arg(long, value_name = "NAME|ADDR", env = "CBUS_CONNECT")]
+    pub connect: Option<Address>,
+    /// A file with the token that the daemon asks for by TCP
     #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// The authority of the daemon's certificate, PEM; the connection is TLS then
@@ -540,6 +552,18 @@ pub struct Events {
     /// Print one line of JSON for each
     #[arg(long)]
     pub json: bool,
+}
+
+/// `cbus page`
+#[derive(Args)]
+#[command(after_help = "\
+The link that is printed opens the page once, within a minute; the browser then has a session of its own.")]
+pub struct Page {
+    /// Only print the link
+    #[arg(long)]
+    pub print: bool,
+    #[command(flatten)]
+    pub to: Connect,
 }
 
 /// A plugin's or controller's id: words of letters, digits, `-`, `_` and `.`, separated by slashes.

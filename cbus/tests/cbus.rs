@@ -24,10 +24,21 @@ use tests::{Scratch, target_dir, work_dir};
 fn cbus(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cbus"));
     command.current_dir(folder).env("CBUS_TARGET_DIR", target_dir()).stdin(Stdio::null());
-    for name in ["CBUS_CONNECT", "CBUS_LISTEN", "CBUS_LOG", "CBUS_WORK_DIR", "CBUS_TOKEN_FILE"] {
+    command.env("XDG_RUNTIME_DIR", run_dir());
+    for name in ["CBUS_CONNECT", "CBUS_LISTEN", "CBUS_NAME", "CBUS_LOG", "CBUS_WORK_DIR", "CBUS_TOKEN_FILE"] {
         command.env_remove(name);
     }
     command
+}
+
+/// Where the sockets of all tests' daemons are.
+fn run_dir() -> &'static Path {
+    static RUN: OnceLock<PathBuf> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let folder = std::env::temp_dir().join(format!("cbus-test-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder
+    })
 }
 
 /// Asks a process to end, as a service manager would.

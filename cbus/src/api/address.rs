@@ -1,12 +1,14 @@
-//! Where an API is: a TCP address or a Unix socket.
+//! Where an API is: a daemon's name, a Unix socket, or a TCP address.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// `HOST:PORT`, or `unix:PATH`.
+/// `NAME`, `unix:PATH`, or `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
+    /// The socket of a daemon of this user's, by its name.
+    Named(String),
     /// A host, by name or number, and a port.
     Tcp { host: String, port: u16 },
     /// A socket in the file system.
@@ -27,9 +29,13 @@ impl FromStr for Address {
             }
             return Ok(Self::Unix(path.into()));
         }
+        if is_name(text) {
+            return Ok(Self::Named(text.to_owned()));
+        }
         let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
         let rest = rest.trim_end_matches('/');
-        let wrong = || format!("`{text}` is no address; use HOST:PORT, such as 127.0.0.1:7411, or unix:PATH");
+        let wrong =
+            || format!("`{text}` is not an address; use HOST:PORT, such as 127.0.0.1:7411, unix:PATH, or a name");
         let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -43,11 +49,17 @@ impl FromStr for Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Named(name) => f.write_str(name),
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// Whether a text names a daemon: letters, digits, `-` and `_`, few enough for a socket's path.
+pub fn is_name(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
 impl Address {
@@ -65,12 +77,15 @@ pub fn is_loopback(address: &SocketAddr) -> bool {
     }
 }
 
-/// Whether the host of a request's URL names this machine, which a page of somebody else's site cannot make it.
-pub fn names_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => name,
-        _ => host,
+/// Whether the host of a request's URL names this machine and this port, which a page of somebody else's site cannot make it.
+pub fn names_loopback(host: &str, port: u16) -> bool {
+    let (name, named) = match host.rsplit_once(':') {
+        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => (name, port.parse().ok()),
+        _ => (host, None),
     };
+    if named.unwrap_or(80) != port {
+        return false;
+    }
     let name = name.trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

@@ -1,5 +1,6 @@
 //! A connection to a daemon, and what its refusals mean to a person.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use miette::{Report, Result};
@@ -9,8 +10,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
-use super::Address;
 use super::proto::bus_api_client::BusApiClient;
+use super::{Address, sockets};
 use crate::cli::Connect;
 use crate::report::{io, report};
 
@@ -30,19 +31,49 @@ impl Interceptor for Token {
     }
 }
 
-/// Connects to the daemon that the command line names.
-pub async fn connect(to: &Connect) -> Result<Client> {
-    let token =
-        match &to.token_file {
-            None => None,
-            Some(file) => {
-                let token = std::fs::read_to_string(file).map_err(io("reading the token", file))?;
-                let value = format!("Bearer {}", token.trim());
-                Some(value.parse().map_err(|_| {
-                    report(format!("{} is no token: it has characters that none has", file.display()), "")
-                })?)
-            }
+/// A daemon, and what is shown to it.
+pub struct To {
+    pub address: Address,
+    token_file: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
+impl To {
+    /// The daemon that the command line names, or else the only one of this user's that runs.
+    pub fn of(args: &Connect) -> Result<Self> {
+        let address = match &args.connect {
+            None => sockets::only()?,
+            Some(Address::Named(name)) => sockets::of(name)?,
+            Some(address) => address.clone(),
         };
+        let Connect { token_file, tls_ca, tls_cert, tls_key, .. } = args;
+        let [token_file, tls_ca, tls_cert, tls_key] = [token_file, tls_ca, tls_cert, tls_key].map(Clone::clone);
+        Ok(Self { address, token_file, tls_ca, tls_cert, tls_key })
+    }
+
+    /// Whether the connection is TLS.
+    pub fn tls(&self) -> bool {
+        self.tls_ca.is_some() || self.tls_cert.is_some()
+    }
+}
+
+/// Connects to a daemon.
+pub async fn connect(to: &To) -> Result<Client> {
+    let token = match &to.token_file {
+        None => None,
+        Some(file) => {
+            let token = std::fs::read_to_string(file).map_err(io("reading the token", file))?;
+            let value = format!("Bearer {}", token.trim());
+            Some(value.parse().map_err(|_| {
+                report(
+                    format!("{} is not a valid token: it contains characters that are not allowed", file.display()),
+                    "",
+                )
+            })?)
+        }
+    };
     let channel = endpoint(to)?.connect_timeout(Duration::from_secs(5)).connect().await.map_err(|error| {
         let cause = causes(&error);
         if let Some(refusal) = tls_refusal(to, &cause) {
@@ -53,22 +84,23 @@ pub async fn connect(to: &Connect) -> Result<Client> {
         } else {
             "start one with `cbus run` or `cbus dev`, or name its address with --connect"
         };
-        report(format!("no daemon answers at {}: {cause}", to.connect), help)
+        report(format!("no daemon answers at {}: {cause}", to.address), help)
     })?;
     Ok(BusApiClient::with_interceptor(channel, Token(token)).max_decoding_message_size(64 << 20))
 }
 
-fn endpoint(to: &Connect) -> Result<Endpoint> {
-    let wrong = |error: tonic::transport::Error| report(format!("{}: {}", to.connect, causes(&error)), "");
+fn endpoint(to: &To) -> Result<Endpoint> {
+    let wrong = |error: tonic::transport::Error| report(format!("{}: {}", to.address, causes(&error)), "");
     let bad_keys = |error: tonic::transport::Error| {
         report(
             format!("the certificates cannot be used: {}", causes(&error)),
             "--tls-ca and --tls-cert are certificates and --tls-key the certificate's own key, in PEM",
         )
     };
-    let tls = to.tls_ca.is_some() || to.tls_cert.is_some();
-    let uri = match &to.connect {
+    let tls = to.tls();
+    let uri = match &to.address {
         Address::Unix(path) => format!("unix:{}", crate::pipeline::absolute(path).display()),
+        Address::Named(name) => return Err(report(format!("there is no daemon `{name}`"), "")),
         tcp if tls => format!("https://{tcp}"),
         tcp => format!("http://{tcp}"),
     };
@@ -101,9 +133,9 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// What it means where the two sides do not come to terms over TLS; none if that is not what happened.
-fn tls_refusal(to: &Connect, cause: &str) -> Option<Report> {
-    let at = &to.connect;
-    let tls = to.tls_ca.is_some() || to.tls_cert.is_some();
+fn tls_refusal(to: &To, cause: &str) -> Option<Report> {
+    let at = &to.address;
+    let tls = to.tls();
     let own = "give --tls-cert and --tls-key, signed by the authority of the daemon's --tls-client-ca";
     if cause.contains("alert: CertificateRequired") {
         Some(report(format!("the daemon at {at} serves only clients that show a certificate"), own))
@@ -123,7 +155,7 @@ fn tls_refusal(to: &Connect, cause: &str) -> Option<Report> {
 }
 
 /// What a refused call means.
-pub fn refused(to: &Connect) -> impl Fn(Status) -> Report + '_ {
+pub fn refused(to: &To) -> impl Fn(Status) -> Report + '_ {
     move |status| {
         let said = status.message().to_owned();
         if let Some(refusal) = tls_refusal(to, &causes(&status)).or_else(|| tls_refusal(to, &said)) {
@@ -134,10 +166,10 @@ pub fn refused(to: &Connect) -> impl Fn(Status) -> Report + '_ {
                 report(said, "the daemon's operator has the token; give its file with --token-file")
             }
             Code::Unimplemented => {
-                report(format!("{} is no bus API, or an older one", to.connect), "check the address")
+                report(format!("{} is not a bus API, or an older one", to.address), "check the address")
             }
             Code::Unavailable if status.metadata().is_empty() && said.is_empty() => {
-                report(format!("the daemon at {} went away", to.connect), "")
+                report(format!("the daemon at {} went away", to.address), "")
             }
             Code::NotFound | Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
                 report(said, "")
@@ -145,14 +177,14 @@ pub fn refused(to: &Connect) -> impl Fn(Status) -> Report + '_ {
             Code::Unknown | Code::Internal | Code::Cancelled
                 if ["h2 protocol", "transport error", "was canceled"].iter().any(|known| said.contains(known)) =>
             {
-                let help = if to.tls_ca.is_some() || to.tls_cert.is_some() {
+                let help = if to.tls() {
                     "check the address"
                 } else {
                     "check the address; a daemon that was started with --tls-cert is reached with --tls-ca"
                 };
-                report(format!("what answers at {} is no bus API: {said}", to.connect), help)
+                report(format!("what answers at {} is not a bus API: {said}", to.address), help)
             }
-            _ => report(format!("the daemon at {}: {said}", to.connect), ""),
+            _ => report(format!("the daemon at {}: {said}", to.address), ""),
         }
     }
 }

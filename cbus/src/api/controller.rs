@@ -10,12 +10,14 @@ use controllerbus::controller::{AnyController, BoxFuture, Info, factory};
 use controllerbus::directive::wire;
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::address::{Address, is_loopback};
-use super::auth::{Guard, check};
+use super::auth::{Door, Tokens, Way, check};
 use super::proto::bus_api_server::BusApiServer;
 use super::server::Service;
 use crate::daemon::Host;
@@ -29,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[config(id = "controllerbus/bus/api")]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig {
-    /// `HOST:PORT`, or `unix:PATH`.
+    /// `unix:PATH`, or `HOST:PORT`, which needs a token file or the clients' authority.
     pub listen: String,
     /// Whether clients may apply and remove configs.
     #[serde(default)]
@@ -37,7 +39,8 @@ pub struct ApiConfig {
     /// Whether clients may reload and unload plugins.
     #[serde(default)]
     pub allow_control: bool,
-    /// A file with the token that clients must show.
+    /// A file with the tokens that clients must show: in each line a token, or a name, roles (`look`, `apply`, `control`)
+    /// and a token. It is followed.
     #[serde(default)]
     pub token_file: Option<String>,
     /// The certificate chain of this API, PEM.
@@ -80,10 +83,14 @@ impl Factory for ApiFactory {
         Box::pin(async move {
             let host = self.host.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "the daemon is ending"))?;
             let config: ApiConfig = wire::decode(&config)?;
-            let prepared = host.prepared_api.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let prepared = {
+                let mut prepared = host.prepared_apis.lock().unwrap_or_else(PoisonError::into_inner);
+                let found = prepared.iter().position(|api| api.config == config);
+                found.map(|at| prepared.swap_remove(at))
+            };
             let api = match prepared {
-                Some(api) if api.config == config => api,
-                _ => Api::bind(config, host).await?,
+                Some(api) => api,
+                None => Api::bind(config, host).await?,
             };
             Ok(factory::erase(api))
         })
@@ -94,7 +101,7 @@ impl Factory for ApiFactory {
 pub async fn prepare(config: ApiConfig, host: &Arc<Host>) -> Result<String> {
     let api = Api::bind(config, Arc::clone(host)).await?;
     let address = api.address.clone();
-    *host.prepared_api.lock().unwrap_or_else(PoisonError::into_inner) = Some(api);
+    host.prepared_apis.lock().unwrap_or_else(PoisonError::into_inner).push(api);
     Ok(address)
 }
 
@@ -102,14 +109,15 @@ pub async fn prepare(config: ApiConfig, host: &Arc<Host>) -> Result<String> {
 pub struct Api {
     host: Arc<Host>,
     config: ApiConfig,
-    guard: Guard,
+    door: Arc<Door>,
     tls: Option<ServerTlsConfig>,
     /// Where it is reached, with the port that it was given.
     address: String,
     listener: Mutex<Option<Listener>>,
 }
 
-enum Listener {
+/// What people come in by.
+pub enum Listener {
     Tcp(tokio::net::TcpListener),
     #[cfg(unix)]
     Unix(tokio::net::UnixListener),
@@ -134,6 +142,7 @@ impl Controller for Api {
             allow_exec: self.config.allow_exec,
             allow_control: self.config.allow_control,
             end: context.token().clone(),
+            pages: Arc::default(),
         };
         let (health, healthy) = tonic_health::server::health_reporter();
         health.set_serving::<BusApiServer<Service>>().await;
@@ -144,35 +153,18 @@ impl Controller for Api {
         let routes =
             Routes::from(page::router(service.clone())).add_service(BusApiServer::new(service)).add_service(healthy);
         let routes = routes.add_service(reflection).into_axum_router();
-        let routes = routes.layer(axum::middleware::from_fn_with_state(self.guard.clone(), check));
-        let mut server = Server::builder().accept_http1(true);
-        if let Some(tls) = &self.tls {
-            server = server.tls_config(tls.clone())?;
-        }
-        let server = server.add_routes(Routes::from(routes));
-        let serving = async {
-            match listener {
-                Listener::Tcp(listener) => {
-                    let incoming = TcpListenerStream::new(listener);
-                    server.serve_with_incoming_shutdown(incoming, context.cancelled()).await
-                }
-                #[cfg(unix)]
-                Listener::Unix(listener) => {
-                    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-                    server.serve_with_incoming_shutdown(incoming, context.cancelled()).await
-                }
+        let following = async {
+            let Some(tokens) = &self.door.tokens else { return std::future::pending().await };
+            // Whoever's token goes is let go, also where nobody shows one any more.
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokens.refresh();
             }
         };
-        let patience = async {
-            context.cancelled().await;
-            tokio::time::sleep(PATIENCE).await;
-        };
         tokio::select! {
-            served = serving => served?,
-            // A client that does not let go does not keep the daemon from ending.
-            () = patience => {}
+            served = serve(listener, routes, &self.door, self.tls.clone(), context.token()) => served,
+            () = following => Ok(()),
         }
-        Ok(())
     }
 
     async fn close(&self) {
@@ -182,21 +174,69 @@ impl Controller for Api {
     }
 }
 
+/// Serves what is behind a door until it is told to end; then the calls in flight have a moment.
+pub async fn serve(
+    listener: Listener,
+    routes: axum::Router,
+    door: &Arc<Door>,
+    tls: Option<ServerTlsConfig>,
+    end: &CancellationToken,
+) -> Result<()> {
+    let routes = routes.layer(axum::middleware::from_fn_with_state(Arc::clone(door), check));
+    let mut server = Server::builder().accept_http1(true);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls)?;
+    }
+    let server = server.add_routes(Routes::from(routes));
+    let serving = async {
+        match listener {
+            Listener::Tcp(listener) => {
+                let incoming = TcpListenerStream::new(listener);
+                server.serve_with_incoming_shutdown(incoming, end.cancelled()).await
+            }
+            #[cfg(unix)]
+            Listener::Unix(listener) => {
+                let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener).filter_map(our_own);
+                server.serve_with_incoming_shutdown(incoming, end.cancelled()).await
+            }
+        }
+    };
+    let patience = async {
+        end.cancelled().await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        // A client that does not let go does not keep the daemon from ending.
+        () = patience => {}
+    }
+    Ok(())
+}
+
+/// A connection of this user, or of the administrator; others are turned away, should they ever get to the socket.
+#[cfg(unix)]
+fn our_own(arrived: std::io::Result<tokio::net::UnixStream>) -> Option<std::io::Result<tokio::net::UnixStream>> {
+    let arrived = match arrived {
+        Ok(arrived) => arrived,
+        Err(error) => return Some(Err(error)),
+    };
+    let user = arrived.peer_cred().map(|peer| peer.uid());
+    match user {
+        Ok(user) if user == rustix::process::geteuid().as_raw() || user == 0 => Some(Ok(arrived)),
+        Ok(user) => {
+            tracing::warn!(target: "cbus::audit", "user {user} was turned away from the socket");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
 impl Api {
     /// Reads the secrets, refuses what is not safe, and listens.
     async fn bind(config: ApiConfig, host: Arc<Host>) -> Result<Self> {
-        let token = match &config.token_file {
+        let tokens = match &config.token_file {
             None => None,
-            Some(file) => {
-                let token = read(file, "the token")?.trim().to_owned();
-                if token.len() < 16 {
-                    return Err(Error::new(
-                        ErrorKind::Invalid,
-                        format!("the token in {file} has {} characters; 16 are the least", token.len()),
-                    ));
-                }
-                Some(token)
-            }
+            Some(file) => Some(Arc::new(Tokens::read(Path::new(file))?)),
         };
         let tls = match (&config.tls_cert, &config.tls_key) {
             (Some(cert), Some(key)) => {
@@ -221,16 +261,18 @@ impl Api {
                 ));
             }
         };
-        let guarded = token.is_some() || config.tls_client_ca.is_some();
-        if let Ok(Address::Tcp { host, port }) = config.listen.parse()
-            && !guarded
-            && let Some(open) = addresses(&host, port).await?.iter().find(|address| !is_loopback(address))
+        let certificates = config.tls_client_ca.is_some();
+        if let Ok(Address::Tcp { .. }) = config.listen.parse()
+            && tokens.is_none()
+            && !certificates
         {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "{open} can be reached from other machines, and nothing would keep anybody out: give --token-file, \
-                     or --tls-cert, --tls-key and --tls-client-ca, or listen at 127.0.0.1"
+                    "every user of this machine can reach {0}, and others perhaps too, and nothing would keep them out: \
+                     give --token-file, or --tls-cert, --tls-key and --tls-client-ca, or leave --listen {0} out: this \
+                     user's own commands need none, and `cbus page` opens the page",
+                    config.listen
                 ),
             ));
         }
@@ -238,22 +280,19 @@ impl Api {
         if matches!(listener, Listener::Tcp(_)) && !loopback && tls.is_none() {
             tracing::warn!(target: "cbus", "the token crosses the network as it is; --tls-cert and --tls-key hide it");
         }
-        let guard = Guard::new(token.as_deref(), loopback && !guarded);
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let address = match &listener {
+        let (address, way) = match &listener {
             Listener::Tcp(listener) => {
-                let address = listener.local_addr().map_or_else(|_| config.listen.clone(), |found| found.to_string());
-                let address = format!("{scheme}://{address}");
-                tracing::info!(target: "cbus", "the bus API and its page are at {address}");
-                address
+                let address = listener.local_addr()?;
+                let way = Way::Tcp { port: address.port(), loopback, tls: tls.is_some(), certificates };
+                (format!("{scheme}://{address}"), way)
             }
             #[cfg(unix)]
-            Listener::Unix(_) => {
-                tracing::info!(target: "cbus", "the bus API is at {}", config.listen);
-                config.listen.clone()
-            }
+            Listener::Unix(_) => (config.listen.clone(), Way::Socket),
         };
-        Ok(Self { host, config, guard, tls, address, listener: Mutex::new(Some(listener)) })
+        tracing::info!(target: "cbus", "the bus API is at {address}");
+        let door = Door::new(way, tokens, true);
+        Ok(Self { host, config, door, tls, address, listener: Mutex::new(Some(listener)) })
     }
 }
 
@@ -273,12 +312,15 @@ async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
     let failed = |error: std::io::Error| {
         let why = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                "somebody else listens there; `cbus bus` tells whether it is a daemon, --listen names another address"
+                "somebody else listens there; if it is another daemon of yours, give this one a name with --name, or \
+                 another address with --listen"
                     .to_owned()
             }
             std::io::ErrorKind::PermissionDenied => match &address {
                 Address::Tcp { .. } => "no permission; ports below 1024 are the administrator's".to_owned(),
-                Address::Unix(_) => "no permission for its folder; choose one that is yours".to_owned(),
+                Address::Unix(_) | Address::Named(_) => {
+                    "no permission for its folder; choose one that is yours".to_owned()
+                }
             },
             std::io::ErrorKind::NotADirectory => "a part of the path is a file, not a folder".to_owned(),
             _ => error.to_string(),
@@ -286,6 +328,10 @@ async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
         Error::msg(format!("cannot listen at {address}: {why}"))
     };
     match &address {
+        Address::Named(name) => {
+            let what = format!("`{name}` is a name; `listen` wants unix:PATH or HOST:PORT");
+            Err(Error::new(ErrorKind::Invalid, what))
+        }
         Address::Tcp { host, port } => {
             let addresses = addresses(host, *port).await?;
             let loopback = addresses.iter().all(is_loopback);

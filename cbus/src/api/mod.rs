@@ -4,7 +4,9 @@ mod address;
 mod auth;
 pub mod client;
 pub mod controller;
+mod pages;
 mod server;
+pub mod sockets;
 mod streams;
 
 /// Made from `proto/controllerbus/api/v1/api.proto`.
@@ -16,12 +18,10 @@ pub mod proto {
 /// The proto file, for the reflection service.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
 
-/// Where a daemon listens, and a client looks for it, unless told otherwise.
-pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7411";
-
 /// The config id of the controller that serves the API.
 pub const CONFIG_ID: &str = "controllerbus/bus/api";
 
-pub use address::Address;
+pub use address::{Address, is_name};
+pub use auth::{Caller, KEY};
 pub use server::Service;
 pub use streams::stream;

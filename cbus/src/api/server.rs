@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use hot_runtime::text::escaped;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Level;
 
+use super::auth::{Caller, Door, Way};
+use super::pages::Pages;
 use super::proto::bus_api_server::BusApi;
 use super::proto::{
     Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
     ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
-    ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, ReloadPluginRequest,
-    ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse, Timeline, UnloadPluginRequest,
-    UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
+    ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest,
+    OpenPageResponse, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse, Timeline,
+    UnloadPluginRequest, UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
 };
 use super::streams::stream;
 use crate::daemon::Host;
@@ -27,6 +30,14 @@ pub struct Service {
     pub allow_exec: bool,
     pub allow_control: bool,
     pub end: CancellationToken,
+    /// The page on a port of its own, where `cbus page` has asked for it.
+    pub pages: Arc<Pages>,
+}
+
+/// Who a call is from. The door has noted it.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
 }
 
 impl Service {
@@ -55,8 +66,9 @@ impl Service {
     }
 
     /// Builds a plugin again and swaps it in, if that is allowed.
-    pub async fn reload(&self, id: &str) -> Result<ReloadPluginResponse, Status> {
+    pub async fn reload(&self, id: &str, caller: &Caller) -> Result<ReloadPluginResponse, Status> {
         self.may_control()?;
+        caller.audit(format_args!("reloads the plugin {}", escaped(id)));
         let runtime = self.host.runtime().ok_or_else(starting)?;
         let rebuilt = runtime.rebuild(id).await.map_err(|error| match &error {
             hot_runtime::Error::UnknownPlugin { .. } if self.host.plugins().iter().any(|plugin| plugin.id == id) => {
@@ -87,8 +99,9 @@ impl Service {
     }
 
     /// Takes a plugin off the bus and unloads it, if that is allowed.
-    pub async fn unload(&self, id: &str) -> Result<UnloadPluginResponse, Status> {
+    pub async fn unload(&self, id: &str, caller: &Caller) -> Result<UnloadPluginResponse, Status> {
         self.may_control()?;
+        caller.audit(format_args!("unloads the plugin {}", escaped(id)));
         let runtime = self.host.runtime().ok_or_else(starting)?;
         let report = runtime.unload(id).await.map_err(status)?;
         Ok(UnloadPluginResponse {
@@ -160,9 +173,10 @@ impl BusApi for Service {
     type WatchEventsStream = ReceiverStream<Result<Event, Status>>;
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Streamed<Event> {
+        let ends = [self.end.clone(), caller(&request)?.revoked];
         let past = request.into_inner().past;
         let (known, mut coming) = self.host.journal.events();
-        Ok(Response::new(stream(&self.end, |sender| async move {
+        Ok(Response::new(stream(ends, |sender| async move {
             let mut last = known.last().map_or(0, |event| event.number);
             for event in known.into_iter().filter(|_| past) {
                 if sender.send(Ok(event)).await.is_err() {
@@ -188,6 +202,7 @@ impl BusApi for Service {
     type WatchLogsStream = ReceiverStream<Result<LogLine, Status>>;
 
     async fn watch_logs(&self, request: Request<WatchLogsRequest>) -> Streamed<LogLine> {
+        let ends = [self.end.clone(), caller(&request)?.revoked];
         let WatchLogsRequest { follow, tail, plugin, level } = request.into_inner();
         let most = match level.as_str() {
             "" => Level::TRACE,
@@ -197,7 +212,7 @@ impl BusApi for Service {
             (plugin.is_empty() || line.plugin == plugin) && line.level.parse::<Level>().is_ok_and(|level| level <= most)
         };
         let (known, mut coming) = self.host.journal.lines();
-        Ok(Response::new(stream(&self.end, |sender| async move {
+        Ok(Response::new(stream(ends, |sender| async move {
             let mut last = known.last().map_or(0, |line| line.number);
             let known: Vec<LogLine> = known.into_iter().filter(|line| wanted(line)).collect();
             let skip = known.len().saturating_sub(tail as usize);
@@ -229,14 +244,17 @@ impl BusApi for Service {
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Streamed<ExecuteResponse> {
         self.may_execute()?;
+        let caller = caller(&request)?;
+        let ends = [self.end.clone(), caller.revoked.clone()];
         let ExecuteRequest { config_set, name, attach } = request.into_inner();
         let set = crate::daemon::parse_config(&config_set, &name)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
+        caller.audit(format_args!("applies the configs {}", escaped(&keys.join(", "))));
         let service = self.clone();
         // What somebody else has applied for the same keys runs on when this client leaves.
         let owner = attach.then(|| self.host.bus.config_owner());
-        Ok(Response::new(stream(&self.end, |sender| async move {
+        Ok(Response::new(stream(ends, |sender| async move {
             let mut changes = service.host.bus.changes();
             // The owner is dropped with this task, however it ends.
             let applied = match &owner {
@@ -268,8 +286,10 @@ impl BusApi for Service {
         request: Request<RemoveConfigsRequest>,
     ) -> Result<Response<RemoveConfigsResponse>, Status> {
         self.may_execute()?;
+        let caller = caller(&request)?;
         let mut removed = Vec::new();
         for key in request.into_inner().keys {
+            caller.audit(format_args!("removes the config {}", escaped(&key)));
             if self.host.bus.remove_config(&key).await {
                 removed.push(key);
             }
@@ -281,13 +301,28 @@ impl BusApi for Service {
         &self,
         request: Request<ReloadPluginRequest>,
     ) -> Result<Response<ReloadPluginResponse>, Status> {
-        self.reload(&request.into_inner().id).await.map(Response::new)
+        let caller = caller(&request)?;
+        self.reload(&request.into_inner().id, &caller).await.map(Response::new)
     }
 
     async fn unload_plugin(
         &self,
         request: Request<UnloadPluginRequest>,
     ) -> Result<Response<UnloadPluginResponse>, Status> {
-        self.unload(&request.into_inner().id).await.map(Response::new)
+        let caller = caller(&request)?;
+        self.unload(&request.into_inner().id, &caller).await.map(Response::new)
+    }
+
+    async fn open_page(&self, request: Request<OpenPageRequest>) -> Result<Response<OpenPageResponse>, Status> {
+        let caller = caller(&request)?;
+        let door = request.extensions().get::<Arc<Door>>().cloned();
+        let failed = |error: std::io::Error| Status::internal(format!("the page cannot be opened: {error}"));
+        // Where a browser can come to this very door, it does; to a socket none can.
+        let (door, port) = match door {
+            Some(door) if matches!(door.way, Way::Tcp { .. }) => (door, 0),
+            _ => self.pages.open(self).await.map_err(failed)?,
+        };
+        let code = door.sessions.code(caller).map_err(failed)?;
+        Ok(Response::new(OpenPageResponse { port: port.into(), code }))
     }
 }

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-/// A stream of what a task sends, until it ends, nobody listens any more, or the API ends.
-pub fn stream<T, F>(end: &CancellationToken, make: impl FnOnce(mpsc::Sender<T>) -> F) -> ReceiverStream<T>
+/// A stream of what a task sends, until it ends, nobody listens any more, the API ends, or who listens may not any more.
+pub fn stream<T, F>(ends: [CancellationToken; 2], make: impl FnOnce(mpsc::Sender<T>) -> F) -> ReceiverStream<T>
 where
     T: Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -15,11 +15,11 @@ where
     let (sender, receiver) = mpsc::channel(64);
     let gone = sender.clone();
     let work = make(sender);
-    let end = end.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = work => {}
-            () = end.cancelled() => {}
+            () = ends[0].cancelled() => {}
+            () = ends[1].cancelled() => {}
             () = gone.closed() => {}
         }
     });

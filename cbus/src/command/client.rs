@@ -3,26 +3,27 @@
 use hot_runtime::text::{coloured_lines, escaped};
 use miette::Result;
 
-use crate::api::client::{Client, connect, refused};
+use crate::api::client::{Client, To, connect, refused};
 use crate::api::proto::{
     Directive, Generation, GetInfoRequest, ListConfigsRequest, ListControllersRequest, ListDirectivesRequest,
     ListPluginsRequest, Plugin, ReloadPluginRequest, UnloadPluginRequest, WatchEventsRequest, WatchLogsRequest,
 };
-use crate::cli::{Connect, Events, Logs, OnePlugin, Show};
+use crate::cli::{Events, Logs, OnePlugin, Show};
 use crate::report::report;
 use crate::text::{self, duration, print_json, print_line, size, table, time};
 
 /// `cbus bus`
 pub async fn bus(args: &Show) -> Result<()> {
-    let mut client = connect(&args.to).await?;
-    let info = client.get_info(GetInfoRequest {}).await.map_err(refused(&args.to))?.into_inner();
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
+    let info = client.get_info(GetInfoRequest {}).await.map_err(refused(&to))?.into_inner();
     if args.json {
         print_json(&info, false);
         return Ok(());
     }
     let allowed = |yes: bool| if yes { "allowed" } else { "off" };
     let rows = [
-        ("daemon", format!("cbus {}, process {}, at {}", info.version, info.process_id, args.to.connect)),
+        ("daemon", format!("cbus {}, process {}, at {}", info.version, info.process_id, to.address)),
         ("up", duration(info.uptime_ms as f64)),
         ("memory", size(info.memory_bytes)),
         ("plugins", info.plugins.to_string()),
@@ -41,8 +42,9 @@ pub async fn bus(args: &Show) -> Result<()> {
 
 /// `cbus plugins`
 pub async fn plugins(args: &Show) -> Result<()> {
-    let mut client = connect(&args.to).await?;
-    let plugins = list(&mut client, &args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
+    let plugins = list(&mut client, &to).await?;
     if args.json {
         print_json(&plugins, false);
         return Ok(());
@@ -68,7 +70,7 @@ pub async fn plugins(args: &Show) -> Result<()> {
     Ok(())
 }
 
-async fn list(client: &mut Client, to: &Connect) -> Result<Vec<Plugin>> {
+async fn list(client: &mut Client, to: &To) -> Result<Vec<Plugin>> {
     Ok(client.list_plugins(ListPluginsRequest {}).await.map_err(refused(to))?.into_inner().plugins)
 }
 
@@ -101,10 +103,11 @@ fn held(generation: &Generation) -> String {
 
 /// `cbus controllers`
 pub async fn controllers(args: &Show) -> Result<()> {
-    let mut client = connect(&args.to).await?;
-    let controllers = client.list_controllers(ListControllersRequest {}).await.map_err(refused(&args.to))?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
+    let controllers = client.list_controllers(ListControllersRequest {}).await.map_err(refused(&to))?;
     let controllers = controllers.into_inner().controllers;
-    let configs = client.list_configs(ListConfigsRequest {}).await.map_err(refused(&args.to))?.into_inner().configs;
+    let configs = client.list_configs(ListConfigsRequest {}).await.map_err(refused(&to))?.into_inner().configs;
     if args.json {
         print_json(&serde_json::json!({ "controllers": controllers, "configs": configs }), false);
         return Ok(());
@@ -157,8 +160,9 @@ pub async fn controllers(args: &Show) -> Result<()> {
 
 /// `cbus directives`
 pub async fn directives(args: &Show) -> Result<()> {
-    let mut client = connect(&args.to).await?;
-    let directives = client.list_directives(ListDirectivesRequest {}).await.map_err(refused(&args.to))?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
+    let directives = client.list_directives(ListDirectivesRequest {}).await.map_err(refused(&to))?;
     let directives = directives.into_inner().directives;
     if args.json {
         print_json(&directives, false);
@@ -192,9 +196,10 @@ pub async fn directives(args: &Show) -> Result<()> {
 
 /// `cbus reload`
 pub async fn reload(args: &OnePlugin) -> Result<()> {
-    let mut client = connect(&args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
     let asked = client.reload_plugin(ReloadPluginRequest { id: args.id.clone() }).await;
-    let reloaded = asked.map_err(refused(&args.to))?.into_inner();
+    let reloaded = asked.map_err(refused(&to))?.into_inner();
     if args.json {
         print_json(&reloaded, false);
     } else if reloaded.unchanged {
@@ -208,9 +213,10 @@ pub async fn reload(args: &OnePlugin) -> Result<()> {
 
 /// `cbus unload`
 pub async fn unload(args: &OnePlugin) -> Result<()> {
-    let mut client = connect(&args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
     let asked = client.unload_plugin(UnloadPluginRequest { id: args.id.clone() }).await;
-    let unloaded = asked.map_err(refused(&args.to))?.into_inner();
+    let unloaded = asked.map_err(refused(&to))?.into_inner();
     if args.json {
         print_json(&unloaded, false);
     } else {
@@ -227,32 +233,34 @@ pub async fn unload(args: &OnePlugin) -> Result<()> {
 
 /// `cbus logs`
 pub async fn logs(args: Logs) -> Result<()> {
-    let mut client = connect(&args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
     let request = WatchLogsRequest {
         follow: args.follow,
         tail: args.tail,
         plugin: args.plugin.unwrap_or_default(),
         level: args.level.unwrap_or_default(),
     };
-    let mut lines = client.watch_logs(request).await.map_err(refused(&args.to))?.into_inner();
+    let mut lines = client.watch_logs(request).await.map_err(refused(&to))?.into_inner();
     let colour = text::has_colours(&std::io::stdout());
-    while let Some(line) = lines.message().await.map_err(refused(&args.to))? {
+    while let Some(line) = lines.message().await.map_err(refused(&to))? {
         if args.json {
             print_json(&line, true);
         } else {
             text::print_as_it_is(&crate::daemon::render_line(&line, colour));
         }
     }
-    gone(args.follow, &args.to)
+    gone(args.follow, &to)
 }
 
 /// `cbus events`
 pub async fn events(args: &Events) -> Result<()> {
-    let mut client = connect(&args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
     let request = WatchEventsRequest { past: args.past };
-    let mut events = client.watch_events(request).await.map_err(refused(&args.to))?.into_inner();
+    let mut events = client.watch_events(request).await.map_err(refused(&to))?.into_inner();
     let colour = text::has_colours(&std::io::stdout());
-    while let Some(event) = events.message().await.map_err(refused(&args.to))? {
+    while let Some(event) = events.message().await.map_err(refused(&to))? {
         if args.json {
             print_json(&event, true);
         } else {
@@ -260,10 +268,10 @@ pub async fn events(args: &Events) -> Result<()> {
             text::print_as_it_is(&format!("{} {}: {said}", time(event.at_ms), escaped(&event.plugin)));
         }
     }
-    gone(true, &args.to)
+    gone(true, &to)
 }
 
 /// A stream that should have gone on has ended.
-fn gone(followed: bool, to: &Connect) -> Result<()> {
-    if followed { Err(report(format!("the daemon at {} went away", to.connect), "")) } else { Ok(()) }
+fn gone(followed: bool, to: &To) -> Result<()> {
+    if followed { Err(report(format!("the daemon at {} went away", to.address), "")) } else { Ok(()) }
 }

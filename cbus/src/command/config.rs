@@ -10,7 +10,7 @@ use miette::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::api::client::{connect, refused};
+use crate::api::client::{To, connect, refused};
 use crate::api::controller::ApiConfig;
 use crate::api::proto::ListFactoriesRequest;
 use crate::cli::{ConfigCheck, ConfigSchema, Connect, Known};
@@ -139,7 +139,8 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     }
     if let Some(address) = &from.connect {
         let token_file = from.token_file.clone();
-        let to = Connect { connect: address.clone(), token_file, tls_ca: None, tls_cert: None, tls_key: None };
+        let connect_to = Some(address.clone());
+        let to = To::of(&Connect { connect: connect_to, token_file, tls_ca: None, tls_cert: None, tls_key: None })?;
         let mut client = connect(&to).await?;
         let found = client.list_factories(ListFactoriesRequest {}).await.map_err(refused(&to))?.into_inner();
         for factory in found.factories {

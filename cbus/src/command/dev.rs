@@ -28,7 +28,8 @@ pub async fn run(args: Dev) -> Result<()> {
     set_up_logs(args.logging.log.clone(), &journal, !live);
     let host = Host::new(Arc::clone(&journal));
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
-    let api = if configured { None } else { serve_api(&host, &args.api).await? };
+    let name: String = names[0].chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(32).collect();
+    let api = if configured { None } else { serve_api(&host, &args.api, &name).await? };
     match &config {
         Some(config) => tracing::info!(target: "cbus", "running what {} says", config.display()),
         None => tracing::warn!(target: "cbus", "no config: nothing runs; give one, such as config.yaml"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use miette::Result;
 
-use crate::api::client::{connect, refused};
+use crate::api::client::{To, connect, refused};
 use crate::api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
 use crate::cli::Exec;
 use crate::report::{io, report};
@@ -16,13 +16,14 @@ pub async fn run(args: &Exec) -> Result<()> {
     let (text, name) = read(file)?;
     // What is wrong with the text is told here, with its lines.
     crate::daemon::parse_config(&text, &name)?;
-    let mut client = connect(&args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
     let request = ExecuteRequest { config_set: text, name, attach: args.attach };
-    let mut told = client.execute(request).await.map_err(refused(&args.to))?.into_inner();
+    let mut told = client.execute(request).await.map_err(refused(&to))?.into_inner();
     let mut last: Vec<Config> = Vec::new();
     loop {
         let next = tokio::select! {
-            next = told.message() => next.map_err(refused(&args.to))?,
+            next = told.message() => next.map_err(refused(&to))?,
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
         let Some(response) = next else { break };
@@ -38,7 +39,7 @@ pub async fn run(args: &Exec) -> Result<()> {
     let is_bad = |config: &&Config| ["failed", "refused"].contains(&config.state.as_str());
     let failed: Vec<&str> = last.iter().filter(is_bad).map(|config| config.key.as_str()).collect();
     if args.attach {
-        return Err(report(format!("the daemon at {} went away", args.to.connect), ""));
+        return Err(report(format!("the daemon at {} went away", to.address), ""));
     }
     if failed.is_empty() {
         return Ok(());
@@ -55,9 +56,10 @@ fn line(config: &Config) -> String {
 }
 
 async fn remove(args: &Exec) -> Result<()> {
-    let mut client = connect(&args.to).await?;
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
     let asked = client.remove_configs(RemoveConfigsRequest { keys: args.remove.clone() }).await;
-    let removed = asked.map_err(refused(&args.to))?.into_inner().removed;
+    let removed = asked.map_err(refused(&to))?.into_inner().removed;
     for key in &removed {
         print_line(&format!("{key} removed"));
     }

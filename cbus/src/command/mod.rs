@@ -8,6 +8,7 @@ mod dev;
 mod exec;
 mod inspect;
 mod new;
+mod page;
 mod run;
 mod sign;
 mod watch;
@@ -37,6 +38,7 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Unload(args) => client::unload(&args).await,
         Command::Logs(args) => client::logs(args).await,
         Command::Events(args) => client::events(&args).await,
+        Command::Page(args) => page::run(&args).await,
         Command::Config(Config::Schema(args)) => config::schema(&args).await,
         Command::Config(Config::Check(args)) => config::check(&args).await,
         Command::Completions(args) => completions::run(&args),

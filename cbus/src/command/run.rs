@@ -8,7 +8,7 @@ use hot_runtime::{PluginSpec, Trust};
 use miette::Result;
 
 use crate::api::controller::{self, ApiConfig};
-use crate::api::{Address, CONFIG_ID};
+use crate::api::{Address, CONFIG_ID, sockets};
 use crate::cli::{self, Api, Listen, Run};
 use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
 use crate::pipeline::{absolute, read_crates, target_dir};
@@ -47,7 +47,7 @@ pub async fn run(args: Run) -> Result<()> {
     let host = Host::new(journal);
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     if !configured {
-        serve_api(&host, &args.api).await?;
+        serve_api(&host, &args.api, sockets::DEFAULT_NAME).await?;
     }
     if no_plugins {
         tracing::warn!(target: "cbus", "no plugins: give --plugins DIR, or --watch CRATE");
@@ -92,31 +92,50 @@ pub async fn serve(
     std::future::pending().await
 }
 
-/// Puts the controller that serves the API on the bus, and says where it is; fails if it cannot listen.
-pub async fn serve_api(host: &Arc<Host>, api: &Api) -> Result<Option<String>> {
-    let Listen::At(address) = &api.listen else { return Ok(None) };
-    let text = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let config = ApiConfig {
-        listen: match address {
-            Address::Unix(path) => Address::Unix(absolute(path)).to_string(),
-            tcp => tcp.to_string(),
-        },
-        allow_exec: api.allow_exec,
-        allow_control: api.allow_control,
-        token_file: text(&api.token_file),
-        tls_cert: text(&api.tls_cert),
-        tls_key: text(&api.tls_key),
-        tls_client_ca: text(&api.tls_client_ca),
+/// Puts the controllers that serve the API on the bus, one for this user's socket and one for TCP where that is asked for,
+/// and says where it is; fails if one cannot listen.
+pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option<String>> {
+    let (socket, tcp) = match &api.listen {
+        Some(Listen::Off) => return Ok(None),
+        None => (None, None),
+        Some(Listen::At(Address::Unix(path))) => (Some(Address::Unix(absolute(path))), None),
+        Some(Listen::At(Address::Named(name))) => (Some(sockets::of(name)?), None),
+        Some(Listen::At(tcp)) => (None, Some(tcp.clone())),
     };
-    // What keeps it from listening at the start is told, not retried.
-    let failed = |error: controllerbus::Error| report(format!("the bus API: {error}"), "");
-    let address = controller::prepare(config.clone(), host).await.map_err(failed)?;
-    let mut set = ConfigSet::new();
-    let wrong = |error: controllerbus::Error| report(error.to_string(), "");
-    set.insert(CONFIG_ID, 0, &config).map_err(wrong)?;
-    host.bus.apply(set).await.map_err(wrong)?;
-    host.bus.watch_config(CONFIG_ID).running().await.map_err(failed)?;
-    Ok(Some(address))
+    if tcp.is_none() && (api.token_file.is_some() || api.tls_cert.is_some()) {
+        return Err(report("tokens and certificates are for those who come by TCP", "give --listen HOST:PORT too"));
+    }
+    let socket = match socket {
+        // Where there are no sockets, TCP is all there is.
+        None if cfg!(not(unix)) && tcp.is_some() => None,
+        None => Some(sockets::of(api.name.as_deref().unwrap_or(name))?),
+        given => given,
+    };
+    let text = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let mut shown = None;
+    for (key, address) in [(CONFIG_ID.to_owned(), socket), (format!("{CONFIG_ID}/tcp"), tcp)] {
+        let Some(address) = address else { continue };
+        let tcp = matches!(address, Address::Tcp { .. });
+        let config = ApiConfig {
+            listen: address.to_string(),
+            allow_exec: api.allow_exec,
+            allow_control: api.allow_control,
+            token_file: text(&api.token_file).filter(|_| tcp),
+            tls_cert: text(&api.tls_cert).filter(|_| tcp),
+            tls_key: text(&api.tls_key).filter(|_| tcp),
+            tls_client_ca: text(&api.tls_client_ca).filter(|_| tcp),
+        };
+        // What keeps it from listening at the start is told, not retried.
+        let failed = |error: controllerbus::Error| report(format!("the bus API: {error}"), "");
+        let address = controller::prepare(config.clone(), host).await.map_err(failed)?;
+        let mut set = ConfigSet::new();
+        let wrong = |error: controllerbus::Error| report(error.to_string(), "");
+        set.insert(&key, 0, &config).map_err(wrong)?;
+        host.bus.apply(set).await.map_err(wrong)?;
+        host.bus.watch_config(&key).running().await.map_err(failed)?;
+        shown = Some(address);
+    }
+    Ok(shown)
 }
 
 /// Whom the command line trusts: with keys what they have signed, and, unless a signature is required, what is not signed;

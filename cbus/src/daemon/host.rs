@@ -47,8 +47,9 @@ pub struct Host {
     pub bus: Bus,
     pub journal: Arc<Journal>,
     pub started: Instant,
-    /// The API that listens already, until its controller is constructed.
-    pub prepared_api: Mutex<Option<Api>>,
+    began_ms: u64,
+    /// The APIs that listen already, until their controllers are constructed.
+    pub prepared_apis: Mutex<Vec<Api>>,
     runtime: OnceLock<HotRuntime>,
 }
 
@@ -59,7 +60,8 @@ impl Host {
             bus: Bus::with_limits(Limits::default().cancel(CONTROLLER_END).close(CONTROLLER_END)),
             journal,
             started: Instant::now(),
-            prepared_api: Mutex::default(),
+            began_ms: super::now_ms(),
+            prepared_apis: Mutex::default(),
             runtime: OnceLock::new(),
         });
         let factory = Arc::new(ApiFactory::new(&host));
@@ -89,6 +91,11 @@ impl Host {
         let runtime = builder.start().await.map_err(explain)?;
         let _ = self.runtime.set(runtime);
         Ok(())
+    }
+
+    /// When the daemon began, in milliseconds since 1970.
+    pub fn started_ms(&self) -> u64 {
+        self.began_ms
     }
 
     /// The runtime, once it has started.

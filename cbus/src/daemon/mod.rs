@@ -8,6 +8,6 @@ pub mod metrics;
 mod snapshot;
 
 pub use config_file::{ConfigFile, parse as parse_config};
-pub use host::{Host, Options};
+pub use host::{Host, Options, memory_bytes};
 pub use journal::{Journal, now_ms};
 pub use logs::{Filter, render as render_line, set_up as set_up_logs};

@@ -11,7 +11,26 @@ use super::journal::{cut, millis};
 use super::metrics::Counts;
 use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 
+/// What the page shows of a daemon.
+pub struct Shown {
+    pub plugins: Vec<Plugin>,
+    pub controllers: Vec<Controller>,
+    pub directives: Vec<Directive>,
+    pub configs: Vec<Config>,
+}
+
 impl Host {
+    /// What the page shows: the registry, and the process's mappings with it, are read once.
+    pub fn shown(&self) -> Shown {
+        let generations = self.generations();
+        Shown {
+            controllers: self.controllers_of(&generations),
+            plugins: self.plugins_of(generations),
+            directives: self.directives(),
+            configs: self.configs(),
+        }
+    }
+
     /// The bus at a glance.
     pub fn info(&self, allow_exec: bool, allow_control: bool) -> Info {
         let directives = self.bus.directives();
@@ -45,6 +64,10 @@ impl Host {
 
     /// The plugins, those that never loaded included.
     pub fn plugins(&self) -> Vec<Plugin> {
+        self.plugins_of(self.generations())
+    }
+
+    fn plugins_of(&self, generations: Vec<GenerationInfo>) -> Vec<Plugin> {
         let mut plugins: BTreeMap<String, Plugin> = BTreeMap::new();
         for (id, notes) in self.journal.plugins() {
             let plugin = Plugin {
@@ -56,7 +79,7 @@ impl Host {
             };
             plugins.insert(id, plugin);
         }
-        for found in self.generations() {
+        for found in generations {
             let plugin = plugins
                 .entry(found.plugin.clone())
                 .or_insert_with(|| Plugin { id: found.plugin.clone(), ..Plugin::default() });
@@ -100,8 +123,12 @@ impl Host {
 
     /// The controllers on the bus, and those that were taken off and have not ended yet.
     pub fn controllers(&self) -> Vec<Controller> {
+        self.controllers_of(&self.generations())
+    }
+
+    fn controllers_of(&self, generations: &[GenerationInfo]) -> Vec<Controller> {
         let plugins: HashMap<u64, String> =
-            self.generations().into_iter().map(|found| (found.generation, found.plugin)).collect();
+            generations.iter().map(|found| (found.generation, found.plugin.clone())).collect();
         let show = |found: controllerbus::bus::ControllerSnapshot| {
             let plugin = plugins.get(&found.source.0).cloned().unwrap_or_default();
             let (state, error) = match found.execution {

@@ -105,7 +105,9 @@ fn the_page_shows_what_happens_and_its_buttons_work() {
     };
     let folder = daemon_folder();
     let mut daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins", "--allow-control"]);
-    browser.call("POST", "/url", &json!({ "url": format!("http://{}/", daemon.address) }));
+    let link = daemon.fine(&["page", "--print"]).trim().to_owned();
+    let address = link.trim_start_matches("http://").split('/').next().expect("an address").to_owned();
+    browser.call("POST", "/url", &json!({ "url": link }));
     browser.wait("document.querySelector('#link').innerText === 'live'");
     browser.wait("document.querySelector('#configs').innerText.includes('queued')");
     browser.wait("document.querySelector('#graph svg')?.textContent.includes('controllerbus/bus/api') ?? false");
@@ -149,10 +151,13 @@ fn the_page_shows_what_happens_and_its_buttons_work() {
 
     // Nothing was fetched from elsewhere, and no script failed.
     let foreign = browser.script(&format!(
-        "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('http://{}/'))",
-        daemon.address
+        "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('http://{address}/'))"
     ));
     assert_eq!(foreign, json!([]));
+    // The code that opened it is not in its address, and opens nothing more.
+    assert_eq!(browser.script("location.href"), json!(format!("http://{address}/")));
+    let path = link.trim_start_matches(&format!("http://{address}")).to_owned();
+    assert_eq!(http_with(&address, "GET", &path, "", "").0, 401);
     let severe: Vec<Value> = browser
         .call("POST", "/se/log", &json!({ "type": "browser" }))
         .as_array()

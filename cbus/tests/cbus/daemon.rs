@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon and waits until it is ready. It listens at a free port unless told otherwise.
+    /// Starts a daemon and waits until it is ready. It listens at a socket of its own, and where it is told to.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
         Self::start_as(folder, "run", arguments)
     }
@@ -33,9 +34,8 @@ impl Daemon {
     pub fn start_as(folder: &Path, name: &str, arguments: &[&str]) -> Self {
         let mut command = cbus(folder);
         command.arg(name).args(arguments).env("CBUS_WORK_DIR", folder.join("work")).env("CBUS_LOG", "debug,h2=warn");
-        if !arguments.contains(&"--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
+        static DAEMONS: AtomicU32 = AtomicU32::new(0);
+        command.env("CBUS_NAME", format!("daemon-{}", DAEMONS.fetch_add(1, Ordering::Relaxed)));
         let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("running cbus");
         let stderr = process.stderr.take().expect("its errors");
         let (sender, lines) = channel();
@@ -47,7 +47,12 @@ impl Daemon {
             }
         });
         let mut daemon = Self { process, lines, said: Vec::new(), address: String::new() };
-        let at = daemon.wait("the bus API");
+        let mut at = daemon.wait("the bus API is at");
+        let listen = arguments.iter().position(|argument| *argument == "--listen").map(|at| arguments[at + 1]);
+        if listen.is_some_and(|listen| !listen.starts_with("unix:")) {
+            // The socket's comes first.
+            at = daemon.wait("the bus API is at");
+        }
         daemon.address = at.rsplit(' ').next().expect("an address").trim_start_matches("http://").to_owned();
         if name == "run" {
             daemon.wait("ready");
@@ -109,14 +114,35 @@ pub fn http(address: &str, method: &str, path: &str, headers: &str) -> (u16, Str
 
 /// The same with a body.
 pub fn http_with(address: &str, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("connecting");
-    let host = if headers.contains("Host:") { String::new() } else { format!("Host: {address}\r\n") };
+    let (status, _, body) = http_whole(address, method, path, headers, body.as_bytes());
+    (status, body)
+}
+
+/// What requests go over.
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// The same with the head of the answer. The address is that of a Unix socket too.
+pub fn http_whole(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, String) {
+    let (stream, host): (Box<dyn Stream>, _) = match address.strip_prefix("unix:") {
+        Some(path) => {
+            let stream = std::os::unix::net::UnixStream::connect(path).expect("connecting");
+            stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+            (Box::new(stream), "localhost")
+        }
+        None => {
+            let stream = TcpStream::connect(address).expect("connecting");
+            stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+            (Box::new(stream), address)
+        }
+    };
+    let mut stream = stream;
+    let host = if headers.contains("Host:") { String::new() } else { format!("Host: {host}\r\n") };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\n{host}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\n{host}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    stream.write_all(request.as_bytes()).expect("asking");
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream.write_all(&[request.as_bytes(), body].concat()).expect("asking");
     let mut answer = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), None);
     while !head.ends_with("\r\n\r\n") {
@@ -134,7 +160,51 @@ pub fn http_with(address: &str, method: &str, path: &str, headers: &str, body: &
         None => drop(answer.read_to_end(&mut body).expect("a body")),
     }
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, String::from_utf8_lossy(&body).into_owned())
+    (status, head, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// A page that a browser has opened.
+pub struct Session {
+    /// The page's address, without a scheme.
+    pub address: String,
+    /// What the browser sends by itself.
+    pub cookie: String,
+    /// What the page's scripts add.
+    pub key: String,
+}
+
+impl Session {
+    /// Follows the link that `cbus page` prints.
+    pub fn open(daemon: &Daemon) -> Self {
+        let link = daemon.fine(&["page", "--print"]);
+        let (address, path) = link.trim().trim_start_matches("http://").split_once('/').expect("a link");
+        Self::of(address, http_whole(address, "GET", &format!("/{path}"), "", b""))
+    }
+
+    /// From the answer to a login.
+    pub fn of(address: &str, (status, head, body): (u16, String, String)) -> Self {
+        assert_eq!(status, 200, "{head}{body}");
+        let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie");
+        assert!(cookie.contains("HttpOnly; SameSite=Strict; Path=/"), "{cookie}");
+        let port = address.rsplit(':').next().expect("a port");
+        assert!(cookie.starts_with(&format!("cbus-{port}=")), "the cookie is this port's: {cookie}");
+        let key = body.split("\"cbus-key\", \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a key");
+        let cookie = cookie.split(';').next().expect("a cookie");
+        Self { address: address.to_owned(), cookie: cookie.to_owned(), key: key.to_owned() }
+    }
+
+    /// A request as the page's scripts make it.
+    pub fn ask(&self, method: &str, path: &str) -> (u16, String) {
+        let headers = format!("Cookie: {}\r\nx-cbus-key: {}\r\nSec-Fetch-Site: same-origin\r\n", self.cookie, self.key);
+        http(&self.address, method, path, &headers)
+    }
+}
+
+/// Writes a file that only its owner reads.
+pub fn write_secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).expect("writing");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
 }
 
 /// A folder with a plugins folder and a config that runs what is in it.
@@ -278,7 +348,9 @@ fn a_daemon_that_cannot_serve_says_why() {
     fails(at, &["run", "bad.yaml"], 1, "bad.yaml:3:");
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    let told = fails(at, &["run", "--plugins", "plugins", "--listen", &address], 1, "somebody else listens there");
+    write_secret(&at.join("token"), "a-long-enough-secret");
+    let listen = ["run", "--plugins", "plugins", "--token-file", "token", "--listen", &address];
+    let told = fails(at, &listen, 1, "somebody else listens there");
     assert!(!told.contains("WARN"), "it is told once: {told}");
     fails(at, &["run", "--plugins", "plugins", "--listen", "unix:bad.yaml/s"], 1, "is a file, not a folder");
     fails(at, &["run", "--plugins", "plugins", "--listen", "0.0.0.0:0"], 1, "--token-file");
@@ -303,7 +375,7 @@ fn a_daemon_that_cannot_serve_says_why() {
 #[test]
 fn beyond_loopback_a_token_is_needed() {
     let folder = daemon_folder();
-    std::fs::write(folder.path().join("token"), "a-long-enough-secret\n").expect("writing");
+    write_secret(&folder.path().join("token"), "a-long-enough-secret\n");
     std::fs::write(folder.path().join("wrong"), "another-long-enough-secret\n").expect("writing");
     let at = folder.path();
     let daemon = Daemon::start(at, &["--plugins", "plugins", "--listen", "0.0.0.0:0", "--token-file", "token"]);
@@ -313,8 +385,20 @@ fn beyond_loopback_a_token_is_needed() {
     fails(at, &["bus", "--connect", &address, "--token-file", "none"], 1, "none");
     assert!(fine(at, &["bus", "--connect", &address, "--token-file", "token"]).contains("plugins"));
     assert_eq!(http(&address, "GET", "/", "").0, 401);
-    assert_eq!(http(&address, "GET", "/?token=a-long-enough-secret", "").0, 200);
-    assert_eq!(http(&address, "GET", "/api/state", "Cookie: cbus-token=a-long-enough-secret\r\n").0, 200);
+    let (status, state) = http(&address, "GET", "/api/state", "Authorization: Bearer a-long-enough-secret\r\n");
+    assert!(status == 200 && state.contains("\"controllers\":[{"), "{status} {state}");
+
+    // A browser shows the token once, in a form, and has a session of its own from then on; no token is in an address.
+    assert_eq!(http(&address, "GET", "/?token=a-long-enough-secret", "").0, 401);
+    assert_eq!(http(&address, "GET", "/api/state", "Cookie: cbus-token=a-long-enough-secret\r\n").0, 401);
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let login = |token: &str| http_whole(&address, "POST", "/login", form, format!("token={token}").as_bytes());
+    let (status, head, _) = login("another-long-enough-secret");
+    assert!(status == 401 && !head.contains("set-cookie"), "{head}");
+    let session = Session::of(&address, login("a-long-enough-secret"));
+    assert!(!session.cookie.contains("enough") && !session.key.contains("enough"), "the token is kept nowhere");
+    assert_eq!(session.ask("GET", "/").0, 200);
+    assert_eq!(session.ask("GET", "/api/state").0, 200);
     daemon.end();
 }
 
@@ -341,14 +425,19 @@ fn a_unix_socket_is_its_owners_and_a_stale_one_is_replaced() {
 fn the_page_answers_its_own_requests_only() {
     let folder = daemon_folder();
     let daemon = Daemon::start(folder.path(), &["--plugins", "plugins"]);
+    let page = Session::open(&daemon);
     for path in ["/", "/page.css", "/page.js"] {
-        assert_eq!(http(&daemon.address, "GET", path, "").0, 200, "{path}");
+        assert_eq!(page.ask("GET", path).0, 200, "{path}");
     }
-    let (_, state) = http(&daemon.address, "GET", "/api/state", "");
+    let (_, state) = page.ask("GET", "/api/state");
     assert!(state.contains("\"controllers\":[{"), "{state}");
-    assert_eq!(http(&daemon.address, "GET", "/api/state", "Host: elsewhere.example\r\n").0, 403);
-    assert_eq!(http(&daemon.address, "POST", "/api/plugins/unload?id=x", "").0, 403);
-    let (status, why) = http(&daemon.address, "POST", "/api/plugins/unload?id=x", "x-cbus: page\r\n");
+    let with = |more: &str| format!("Cookie: {}\r\nx-cbus-key: {}\r\n{more}", page.cookie, page.key);
+    assert_eq!(http(&page.address, "GET", "/api/state", &with("Host: elsewhere.example\r\n")).0, 403);
+    // The cookie alone, which every port of this machine gets, is worth nothing.
+    let cookie = format!("Cookie: {}\r\n", page.cookie);
+    assert_eq!(http(&page.address, "GET", "/api/state", &cookie).0, 401);
+    assert_eq!(http(&page.address, "POST", "/api/plugins/unload?id=x", &cookie).0, 401);
+    let (status, why) = page.ask("POST", "/api/plugins/unload?id=x");
     assert_eq!(status, 403);
     assert!(why.contains("--allow-control"), "{why}");
     daemon.end();
@@ -357,7 +446,9 @@ fn the_page_answers_its_own_requests_only() {
 #[test]
 fn the_api_is_a_controller_that_a_config_can_describe() {
     let folder = daemon_folder();
-    let config = "api:\n  id: controllerbus/bus/api\n  config:\n    listen: 127.0.0.1:0\n    allow_exec: true\n";
+    let config = "api:\n  id: controllerbus/bus/api\n  config:\n    listen: unix:SOCKET\n    allow_exec: true\n";
+    let socket = folder.path().join("api.sock");
+    let config = config.replace("SOCKET", &socket.to_string_lossy());
     std::fs::write(folder.path().join("config.yaml"), config).expect("writing");
     let daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins"]);
     let found = daemon.json(&["controllers"]);
@@ -380,7 +471,7 @@ async fn health_and_services(address: &str) -> Result<(i32, Vec<String>), Box<dy
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
     use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    let channel = tonic::transport::Endpoint::from_shared(address.to_owned())?.connect().await?;
     let asked = HealthCheckRequest { service: SERVICE.to_owned() };
     let health = HealthClient::new(channel.clone()).check(asked).await?.into_inner().status;
     let list = MessageRequest::ListServices(String::new());

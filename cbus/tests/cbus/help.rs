@@ -27,7 +27,7 @@ fn arguments_that_make_no_sense_are_told_before_anything_begins() {
     fails(at, &["build", "x", "--id", "two words"], 2, "an id is words of letters");
     fails(at, &["build", "x", "-o", "y", "--codegen-only"], 2, "cannot be used with");
     fails(at, &["watch", "x"], 2, "--output");
-    fails(at, &["run", "--listen", "nowhere"], 2, "use HOST:PORT");
+    fails(at, &["run", "--listen", "no/where"], 2, "use HOST:PORT");
     fails(at, &["run", "--log", "loud"], 2, "use a level");
     fails(at, &["run", "--tls-cert", "x"], 2, "--tls-key");
     fails(at, &["bus", "--connect", "unix:"], 2, "unix:PATH");

@@ -57,7 +57,9 @@ fn over_tls_clients_with_a_certificate_of_the_authority_are_served_and_no_others
     daemon.end();
 
     // Neither side speaks TLS when it is not asked to.
-    let daemon = Daemon::start(at, &["--plugins", "plugins"]);
+    std::fs::write(at.join("token"), "a-long-enough-secret").expect("writing");
+    let listen = ["--plugins", "plugins", "--listen", "127.0.0.1:0", "--token-file", "token"];
+    let daemon = Daemon::start(at, &listen);
     fails(at, &["bus", "--connect", &daemon.address, "--tls-ca", "ours.pem"], 1, "does not speak TLS");
     daemon.end();
     let bad = ["--plugins", "plugins", "--listen", "127.0.0.1:0", "--tls-cert", "daemon.pem", "--tls-key"];

@@ -97,7 +97,7 @@ impl Drop for Terminal {
 fn the_live_view_shows_builds_and_errors_and_puts_the_terminal_back_however_it_ends() {
     let scratch = Scratch::new(&["second"]);
     std::fs::write(scratch.folder().join("second/config.yaml"), "one:\n  id: second\n").expect("writing");
-    let arguments = ["dev", "second", "--listen", "127.0.0.1:0"];
+    let arguments = ["dev", "second", "--name", "view"];
     let mut dev = Terminal::start(scratch.folder(), &arguments);
     dev.wait("cbus dev second");
     assert!(!dev.is_cooked(), "keys are read as they are pressed");

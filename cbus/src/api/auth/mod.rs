@@ -1,0 +1,233 @@
+//! Who gets in, and for what: each request is asked where it comes from, who it is from, and whether they may.
+//!
+//! No page of another site or port gets through, whatever credentials the browser would add; over a Unix socket the
+//! daemon's own user comes in, and over TCP whoever shows a token, a certificate or a session of this very port.
+
+mod browser;
+mod caller;
+mod failures;
+mod login;
+pub mod rules;
+mod sessions;
+mod tokens;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+
+pub use caller::{Caller, Roles};
+use failures::Failures;
+pub use sessions::{Sessions, random};
+pub use tokens::Tokens;
+
+/// The header by which a page's scripts show their session's key. No page of another port can read the key, or send the
+/// header without being allowed to.
+pub const KEY: &str = "x-cbus-key";
+
+/// How people get in at a listener.
+pub enum Way {
+    /// A Unix socket: the peer is the daemon's own user, or the administrator. Others were turned away when they came.
+    Socket,
+    /// TCP.
+    Tcp {
+        /// The port, which a session is bound to.
+        port: u16,
+        /// Whether only this machine can reach it.
+        loopback: bool,
+        /// Whether it speaks TLS.
+        tls: bool,
+        /// Whether everybody has shown a certificate before they can ask for anything.
+        certificates: bool,
+    },
+}
+
+/// One listener's door.
+pub struct Door {
+    pub way: Way,
+    /// The tokens that are accepted; on a socket, the ones of which one must be shown, if there are any.
+    pub tokens: Option<Arc<Tokens>>,
+    pub sessions: Sessions,
+    failures: Failures,
+    /// Whether the gRPC services are behind it, or the page alone.
+    pub grpc: bool,
+}
+
+/// Why somebody does not get in.
+pub(super) struct Refusal {
+    status: StatusCode,
+    why: String,
+}
+
+fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
+    Refusal { status, why: why.into() }
+}
+
+impl Door {
+    pub fn new(way: Way, tokens: Option<Arc<Tokens>>, grpc: bool) -> Arc<Self> {
+        Arc::new(Self { way, tokens, sessions: Sessions::default(), failures: Failures::default(), grpc })
+    }
+
+    /// The session cookie's name. Browsers send a cookie to every port of a host, so each port's has a name of its own.
+    fn cookie_name(&self) -> String {
+        match self.way {
+            Way::Tcp { port, tls: true, .. } => format!("__Host-cbus-{port}"),
+            Way::Tcp { port, .. } => format!("cbus-{port}"),
+            Way::Socket => "cbus".to_owned(),
+        }
+    }
+
+    /// Who a request is from.
+    async fn caller(&self, request: &Parts) -> Result<Caller, Refusal> {
+        let headers = &request.headers;
+        if let Some(shown) = bearer(headers) {
+            let Some(tokens) = &self.tokens else {
+                return Err(refuse(StatusCode::UNAUTHORIZED, "this daemon has no tokens here"));
+            };
+            return match self.failures.check(peer_ip(request), || tokens.find(shown)).await {
+                Ok(Some(caller)) => Ok(from(&caller, request)),
+                Ok(None) => Err(refuse(StatusCode::UNAUTHORIZED, "the token is not the daemon's")),
+                Err(failures::Busy) => {
+                    let why = "too many wrong tokens from this address; try again later";
+                    Err(refuse(StatusCode::TOO_MANY_REQUESTS, why))
+                }
+            };
+        }
+        match &self.way {
+            Way::Socket if self.tokens.is_none() => return Ok(Caller::new(socket_peer(request), Roles::ALL)),
+            Way::Tcp { certificates: true, .. } => {
+                return Ok(from(&Caller::new("a client with a certificate", Roles::ALL), request));
+            }
+            _ => {}
+        }
+        if !rules::is_grpc(request.uri.path())
+            && let Some(cookie) = cookie(headers, &self.cookie_name())
+        {
+            // What a navigation asks for has no headers of ours, and tells nothing of the daemon.
+            let asset = matches!(request.uri.path(), "/" | "/page.css" | "/page.js");
+            let key = headers.get(KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+            if let Some(caller) = self.sessions.find(cookie, (!asset).then_some(key)) {
+                return Ok(caller);
+            }
+            return Err(refuse(StatusCode::UNAUTHORIZED, "this session has ended; `cbus page` opens another"));
+        }
+        let why = match self.tokens {
+            Some(_) => "a token is needed; give its file with --token-file",
+            None => "only `cbus page` opens this page",
+        };
+        Err(refuse(StatusCode::UNAUTHORIZED, why))
+    }
+
+    async fn admit(&self, request: &mut Parts) -> Result<(), Refusal> {
+        let path = request.uri.path().to_owned();
+        let method = request.method.as_str().to_owned();
+        if rules::is_open(&method, &path) {
+            request.extensions.insert(Caller::new("anybody", Roles::LOOK));
+            return Ok(());
+        }
+        browser::check(self, request)?;
+        if rules::is_grpc(&path) {
+            let kind = request.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            if !matches!(kind, Some("application/grpc" | "application/grpc+proto"))
+                || request.version != Version::HTTP_2
+            {
+                return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is for gRPC over HTTP/2"));
+            }
+            if !self.grpc {
+                return Err(refuse(StatusCode::NOT_FOUND, "there is only the page here"));
+            }
+        }
+        let caller = self.caller(request).await?;
+        let Some(need) = rules::need(&method, &path) else {
+            return Err(refuse(StatusCode::NOT_FOUND, "there is no such call"));
+        };
+        if !caller.roles.allow(need) {
+            let why = format!("{} may not do this: it needs the role `{need}`", caller.who);
+            tracing::warn!(target: "cbus::audit", "{} was refused {path}: it needs the role `{need}`", caller.who);
+            return Err(refuse(StatusCode::FORBIDDEN, why));
+        }
+        request.extensions.insert(caller);
+        Ok(())
+    }
+}
+
+/// Lets a request through, or answers it.
+pub async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    let (mut request, body) = request.into_parts();
+    if request.uri.path() == "/login" && matches!(door.way, Way::Tcp { .. }) {
+        return match browser::check(&door, &request) {
+            Ok(()) => login::answer(&door, &request, body).await,
+            Err(refusal) => refusal.into_response(),
+        };
+    }
+    let grpc = rules::is_grpc(request.uri.path());
+    let Err(refusal) = door.admit(&mut request).await else {
+        request.extensions.insert(door);
+        return next.run(Request::from_parts(request, body)).await;
+    };
+    if grpc && request.version == Version::HTTP_2 {
+        return match refusal.status {
+            StatusCode::UNAUTHORIZED => tonic::Status::unauthenticated(refusal.why),
+            StatusCode::TOO_MANY_REQUESTS => tonic::Status::resource_exhausted(refusal.why),
+            StatusCode::NOT_FOUND => tonic::Status::unimplemented(refusal.why),
+            _ => tonic::Status::permission_denied(refusal.why),
+        }
+        .into_http::<axum::body::Body>();
+    }
+    // Whoever opens the page without having logged in gets to where that is done.
+    if refusal.status == StatusCode::UNAUTHORIZED && request.uri.path() == "/" && request.method == "GET" {
+        return login::form(&door, StatusCode::UNAUTHORIZED, &refusal.why);
+    }
+    refusal.into_response()
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, [(header::CACHE_CONTROL, "no-store")], self.why).into_response()
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let all = headers.get_all(header::COOKIE).into_iter().filter_map(|cookies| cookies.to_str().ok());
+    all.flat_map(|cookies| cookies.split(';')).find_map(|cookie| cookie.trim().strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Where a request comes from by TCP.
+fn peer_ip(request: &Parts) -> Option<IpAddr> {
+    let plain = request.extensions.get::<TcpConnectInfo>();
+    let tls = || request.extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+    plain.or_else(tls).and_then(TcpConnectInfo::remote_addr).map(|address| address.ip().to_canonical())
+}
+
+/// A caller with where they ask from.
+fn from(caller: &Caller, request: &Parts) -> Caller {
+    let who = match peer_ip(request) {
+        Some(ip) => format!("{} from {ip}", caller.who),
+        None => caller.who.clone(),
+    };
+    Caller { who, ..caller.clone() }
+}
+
+/// Who is at the other end of a Unix socket.
+fn socket_peer(request: &Parts) -> String {
+    #[cfg(unix)]
+    if let Some(info) = request.extensions.get::<tonic::transport::server::UdsConnectInfo>()
+        && let Some(peer) = info.peer_cred
+    {
+        return match peer.pid() {
+            Some(process) => format!("user {} (process {process})", peer.uid()),
+            None => format!("user {}", peer.uid()),
+        };
+    }
+    let _ = request;
+    "somebody at the socket".to_owned()
+}

@@ -1,0 +1,64 @@
+//! `cbus page`: a daemon's page in a browser.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use miette::Result;
+
+use crate::api::client::{To, connect, refused};
+use crate::api::proto::OpenPageRequest;
+use crate::api::{Address, sockets};
+use crate::cli::Page;
+use crate::text::print_line;
+
+/// A page that leads to the daemon's is removed by the next command after this time.
+const OLD: Duration = Duration::from_secs(60);
+
+pub async fn run(args: &Page) -> Result<()> {
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
+    let opened = client.open_page(OpenPageRequest {}).await.map_err(refused(&to))?.into_inner();
+    let link = match &to.address {
+        Address::Tcp { .. } if opened.port == 0 => {
+            let scheme = if to.tls() { "https" } else { "http" };
+            format!("{scheme}://{}/login?code={}", to.address, opened.code)
+        }
+        _ => format!("http://127.0.0.1:{}/login?code={}", opened.port, opened.code),
+    };
+    print_line(&link);
+    if !args.print {
+        open(&link);
+    }
+    Ok(())
+}
+
+/// Has a browser open the link, if there is one. Every user of the machine can see a program's arguments, so the browser is
+/// given a file that only this user can read, which leads there.
+fn open(link: &str) {
+    let Ok(folder) = sockets::folder() else { return };
+    remove_old(&folder);
+    let Some(file) = write(&folder, link) else { return };
+    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let quiet = || Stdio::null();
+    let _ = Command::new(opener).arg(file).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn();
+}
+
+fn write(folder: &Path, link: &str) -> Option<PathBuf> {
+    // The file is made for its owner only, whatever the umask.
+    let mut made = tempfile::Builder::new().prefix("page-").suffix(".html").tempfile_in(folder).ok()?;
+    let text =
+        format!("<!doctype html><meta http-equiv=\"refresh\" content=\"0; url={link}\"><title>ControllerBus</title>");
+    std::io::Write::write_all(&mut made, text.as_bytes()).ok()?;
+    made.into_temp_path().keep().ok()
+}
+
+fn remove_old(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let old =
+            entry.metadata().and_then(|found| found.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|it| it > OLD));
+        if old && entry.file_name().to_string_lossy().starts_with("page-") {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
