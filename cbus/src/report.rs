@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use crate::daemon::secrets::blot;
 use hot_runtime::Error;
 use hot_runtime::text::{coloured_text, escaped, is_unprintable};
 use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceSpan};
@@ -101,7 +102,7 @@ pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
     let name = place.file.clone().unwrap_or_else(|| "config".to_owned());
     let span = SourceSpan::from((before + skip, length));
     miette::miette!(labels = vec![LabeledSpan::new_with_span(Some("here".to_owned()), span)], "{message}")
-        .with_source_code(NamedSource::new(escaped(&name), same_length(text)))
+        .with_source_code(NamedSource::new(escaped(&name), same_length(&blot(text))))
 }
 
 /// A message whose lines are lines, and in which nothing else is more than a character.

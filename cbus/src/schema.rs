@@ -49,6 +49,17 @@ pub fn misfits(schema: &Value, value: &Value) -> Vec<Misfit> {
 }
 
 fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
+    if schema.get("writeOnly") == Some(&Value::Bool(true)) {
+        // What is wrong with a secret is told without quoting it.
+        let mut schema = schema.clone();
+        schema.as_object_mut().map(|members| members.remove("writeOnly"));
+        let mut hidden = Vec::new();
+        look(&schema, value, path, &mut hidden);
+        if !hidden.is_empty() {
+            found.push((path.to_owned(), format!("{} is wanted; what stands here is secret", kind(&schema))));
+        }
+        return;
+    }
     let Value::Object(schema) = schema else {
         if schema == &Value::Bool(false) {
             found.push((path.to_owned(), "nothing may stand here".to_owned()));
@@ -157,7 +168,7 @@ fn look_in_object(
 pub struct Field {
     /// Where it stands, such as `doors[].width`.
     pub path: String,
-    /// What it may be: `whole number`, `red | green`, `list of text`.
+    /// What it may be: `whole number`, `red | green`, `list of text`, `text (secret)`.
     pub kind: String,
     /// Whether it may not be left out.
     pub required: bool,
@@ -181,7 +192,8 @@ fn add_fields(schema: &Value, path: &str, found: &mut Vec<Field>) {
         // One line is enough here; the schema has all of it.
         let description = description.lines().next().unwrap_or_default().to_owned();
         let required = required.contains(&name.as_str());
-        found.push(Field { path: path.clone(), kind: kind(field), required, description });
+        let secret = if field.get("writeOnly").is_some() { " (secret)" } else { "" };
+        found.push(Field { path: path.clone(), kind: kind(field) + secret, required, description });
         add_fields(field, &path, found);
     }
     if let Some(items) = schema.get("items") {

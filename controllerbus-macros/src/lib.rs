@@ -23,15 +23,16 @@ pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     hot_plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
-/// Implements `Config`: `#[config(id = "example/greeter")]`, and optionally `validate = path::to::function`.
+/// Implements `Config`: `#[config(id = "example/greeter")]`, and optionally `validate = path::to::function`. What a field with
+/// `#[config(secret)]` holds is never shown: no error quotes it, and tools hide it.
 #[proc_macro_derive(Config, attributes(config, serde))]
 pub fn derive_config(item: TokenStream) -> TokenStream {
     config::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// Implements `Schema` for a struct or an enum that a config consists of, from its fields, its doc comments and serde's
-/// attributes.
-#[proc_macro_derive(Schema, attributes(serde))]
+/// attributes. `#[config(secret)]` marks a field whose value is never shown.
+#[proc_macro_derive(Schema, attributes(config, serde))]
 pub fn derive_schema(item: TokenStream) -> TokenStream {
     schema::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

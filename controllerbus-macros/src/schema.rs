@@ -5,7 +5,7 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, Lit, LitStr, Result, Type, Variant};
 
-use crate::keys::doc_lines;
+use crate::keys::{Keys, doc_lines};
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
@@ -186,7 +186,17 @@ fn object_field(own: &str, field: &Field, rename_all: Option<&str>, all_default:
     let (name, description) = (json_escaped(&name), json_escaped(&doc(&field.attrs)));
     let optional = serde.default || all_default || is_option(&field.ty);
     let node = if serde.foreign { quote!(&Node::Any) } else { value(own, &field.ty) };
+    let node = if is_secret(field)? { quote!(&Node::Secret(#node)) } else { node };
     Ok(quote!(Field { name: #name, description: #description, optional: #optional, node: #node },))
+}
+
+/// Whether a field has `#[config(secret)]`.
+fn is_secret(field: &Field) -> Result<bool> {
+    let attribute = field.attrs.iter().find(|attribute| attribute.path().is_ident("config"));
+    let Some(attribute) = attribute else { return Ok(false) };
+    let list = attribute.meta.require_list()?;
+    let keys = Keys::parse(list.tokens.clone(), &["secret"], list.path.segments[0].ident.span())?;
+    keys.flag("secret")
 }
 
 fn enumeration(own: &str, title: &str, description: &str, variants: &[&Variant], serde: &Serde) -> Result<TokenStream> {

@@ -1,13 +1,14 @@
 //! What happened: the last events and log lines, and what is to be remembered of each plugin and generation.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hot_runtime::RuntimeEvent;
 use tokio::sync::broadcast;
 
 use super::metrics::Metrics;
+use super::secrets::{hide, names_in};
 use crate::api::proto::{Event, LogLine, Timeline};
 
 /// How many events are remembered.
@@ -19,13 +20,15 @@ const BYTES: usize = 16 << 20;
 /// How many events or lines a reader may be behind before it loses the oldest.
 const BEHIND: usize = 512;
 /// How many bytes are kept of one text: a log line's message or fields, an event's text, an error.
-pub const LONGEST: usize = 16 << 10;
+const LONGEST: usize = 16 << 10;
 
 /// The record of a daemon. Bounded; readers that fall behind lose the oldest.
 pub struct Journal {
     inner: Mutex<Inner>,
     events: broadcast::Sender<Event>,
     lines: broadcast::Sender<LogLine>,
+    /// The names of secret fields of configs.
+    secrets: RwLock<BTreeSet<String>>,
     /// What Prometheus reads.
     pub metrics: Metrics,
 }
@@ -60,6 +63,7 @@ impl Journal {
             inner: Mutex::default(),
             events: broadcast::channel(BEHIND).0,
             lines: broadcast::channel(BEHIND).0,
+            secrets: RwLock::default(),
             metrics: Metrics::new(),
         }
     }
@@ -67,15 +71,13 @@ impl Journal {
     /// Records what the runtime tells.
     pub fn runtime_event(&self, event: &RuntimeEvent) {
         self.metrics.count(event);
-        let Some(event) = self.lock().take_in(event) else { return };
+        let Some(event) = self.lock().take_in(event, |text| *text = self.shown(text)) else { return };
         log(&event);
         let _ = self.events.send(event);
     }
 
     /// Records a log line; its number is given here.
     pub fn line(&self, mut line: LogLine) {
-        cut(&mut line.message);
-        cut(&mut line.fields);
         let mut inner = self.lock();
         inner.last_line += 1;
         line.number = inner.last_line;
@@ -87,6 +89,29 @@ impl Journal {
         }
         drop(inner);
         let _ = self.lines.send(line);
+    }
+
+    /// A text as it may be shown: without credentials, and not longer than what is kept.
+    pub fn shown(&self, text: &str) -> String {
+        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        // Cut first: how long it takes does not depend on how long the text is.
+        let mut text = text.to_owned();
+        cut(&mut text);
+        hide(&text, &secrets).into_owned()
+    }
+
+    /// A log line as it may be shown.
+    pub fn shown_line(&self, mut line: LogLine) -> LogLine {
+        line.message = self.shown(&line.message);
+        line.fields = self.shown(&line.fields);
+        line
+    }
+
+    /// Notes the names of secret fields of configs, from their schemas.
+    pub fn note_secrets(&self, schemas: impl IntoIterator<Item = serde_json::Value>) {
+        let mut names = BTreeSet::new();
+        schemas.into_iter().for_each(|schema| names_in(&schema, &mut names));
+        self.secrets.write().unwrap_or_else(PoisonError::into_inner).extend(names);
     }
 
     /// The remembered events, and those that come. No event is in both, and none is missing.
@@ -117,7 +142,7 @@ impl Journal {
 }
 
 impl Inner {
-    fn take_in(&mut self, event: &RuntimeEvent) -> Option<Event> {
+    fn take_in(&mut self, event: &RuntimeEvent, show: impl Fn(&mut String)) -> Option<Event> {
         let mut told = Event { at_ms: now_ms(), ..Event::default() };
         let about = |told: &mut Event, kind: &str, plugin: &str, generation: u64, text: String| {
             (told.kind, told.plugin, told.generation, told.text) =
@@ -206,9 +231,9 @@ impl Inner {
             }
             other => self.take_in_other(&mut told, other)?,
         }
-        cut(&mut told.text);
+        show(&mut told.text);
         if let Some(notes) = self.plugins.get_mut(&told.plugin) {
-            cut(&mut notes.error);
+            show(&mut notes.error);
         }
         self.last_event += 1;
         told.number = self.last_event;
@@ -264,7 +289,7 @@ fn size(line: &LogLine) -> usize {
 }
 
 /// Shortens a text that is longer than what is kept.
-pub fn cut(text: &mut String) {
+fn cut(text: &mut String) {
     if text.len() > LONGEST {
         *text = hot_runtime::text::shortened(text, LONGEST).into_owned();
     }

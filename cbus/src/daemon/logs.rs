@@ -67,6 +67,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         if guest && !self.filter.0.would_enable(&line.target, &level) {
             return;
         }
+        let line = self.journal.shown_line(line);
         if self.print {
             let mut stderr = std::io::stderr().lock();
             let _ = writeln!(stderr, "{}", render(&line, self.colour));

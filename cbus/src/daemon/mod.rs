@@ -5,6 +5,7 @@ mod host;
 pub mod journal;
 mod logs;
 pub mod metrics;
+pub mod secrets;
 mod snapshot;
 
 pub use config_file::{ConfigFile, parse as parse_config};

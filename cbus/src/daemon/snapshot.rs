@@ -1,13 +1,14 @@
 //! What the API, the page and the live view show of a daemon, at one moment.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 
 use controllerbus::bus::{ConfigState, DirectiveSnapshot, Execution, ResolverSnapshot, ResolverState, RunState};
 use hot_runtime::{GenerationInfo, GenerationState};
 
 use super::Host;
 use super::host::memory_bytes;
-use super::journal::{cut, millis};
+use super::journal::millis;
 use super::metrics::Counts;
 use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 
@@ -22,6 +23,7 @@ pub struct Shown {
 impl Host {
     /// What the page shows: the registry, and the process's mappings with it, are read once.
     pub fn shown(&self) -> Shown {
+        self.note_secrets();
         let generations = self.generations();
         Shown {
             controllers: self.controllers_of(&generations),
@@ -29,6 +31,11 @@ impl Host {
             directives: self.directives(),
             configs: self.configs(),
         }
+    }
+
+    /// A text of the bus as it may be shown.
+    fn kept(&self, text: &dyn Display) -> String {
+        self.journal.shown(&text.to_string())
     }
 
     /// The bus at a glance.
@@ -109,7 +116,7 @@ impl Host {
             build_hash: found.build_hash.clone(),
             state: word(&found.state),
             since_ms: millis(found.since),
-            reason: found.reason.as_ref().map(|reason| kept(reason)).unwrap_or_default(),
+            reason: found.reason.as_ref().map(|reason| self.kept(reason)).unwrap_or_default(),
             factories: found.holders.factories as u32,
             controllers: found.holders.controllers as u32,
             calls: found.holders.calls as u32,
@@ -134,7 +141,7 @@ impl Host {
             let (state, error) = match found.execution {
                 _ if found.staged => ("staged", String::new()),
                 Execution::Running => ("running", String::new()),
-                Execution::Failed { error, .. } => ("failed", kept(&error)),
+                Execution::Failed { error, .. } => ("failed", self.kept(&error)),
                 Execution::Ended => ("ended", String::new()),
                 Execution::Closing => ("closing", String::new()),
                 Execution::Stuck { what } => ("stuck", format!("`{what}` blocks its thread and does not end")),
@@ -163,8 +170,8 @@ impl Host {
             let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
             Directive {
                 id: found.id,
-                name: kept(&found.name),
-                about: kept(&about.join(" ")),
+                name: self.kept(&found.name),
+                about: self.kept(&about.join(" ")),
                 references: found.references as u32,
                 idle: found.idle,
                 values: found
@@ -173,10 +180,10 @@ impl Host {
                     .map(|value| Value {
                         id: value.id.0,
                         controller: value.controller.0,
-                        json: crate::text::cut(&value.value.to_string(), VALUE),
+                        json: crate::text::cut(&self.kept(&value.value), VALUE),
                     })
                     .collect(),
-                resolvers: found.resolvers.into_iter().map(resolver).collect(),
+                resolvers: found.resolvers.into_iter().map(|found| resolver(found, |text| self.kept(text))).collect(),
             }
         };
         self.bus.directives().into_iter().map(show).collect()
@@ -184,7 +191,12 @@ impl Host {
 
     /// The applied configs.
     pub fn configs(&self) -> Vec<Config> {
-        self.bus.configs().into_iter().map(config).collect()
+        self.bus.configs().into_iter().map(|found| config(found, |text| self.kept(text))).collect()
+    }
+
+    /// Learns from the schemas of the bus's factories which fields of configs are secret.
+    pub fn note_secrets(&self) {
+        self.journal.note_secrets(self.bus.factories().into_iter().map(|found| found.schema));
     }
 
     /// The factories that the bus knows.
@@ -204,14 +216,7 @@ impl Host {
 /// How many characters of a value are shown.
 const VALUE: usize = 200;
 
-/// As much of an error as is kept of any text.
-fn kept(error: &dyn std::fmt::Display) -> String {
-    let mut text = error.to_string();
-    cut(&mut text);
-    text
-}
-
-fn resolver(found: ResolverSnapshot) -> Resolver {
+fn resolver(found: ResolverSnapshot, kept: impl Fn(&dyn Display) -> String) -> Resolver {
     let (state, error) = match found.state {
         ResolverState::Working => ("working", String::new()),
         ResolverState::Idle => ("idle", String::new()),
@@ -221,7 +226,7 @@ fn resolver(found: ResolverSnapshot) -> Resolver {
     Resolver { controller: found.controller.0, state: state.to_owned(), error }
 }
 
-fn config(found: ConfigState) -> Config {
+fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
     let mut config = Config {
         key: found.key,
         config_id: found.config_id,

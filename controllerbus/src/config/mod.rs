@@ -3,6 +3,7 @@
 mod nearest;
 pub(crate) mod origin;
 pub mod schema;
+pub(crate) mod secret;
 mod set;
 
 use serde::Serialize;

@@ -78,6 +78,8 @@ pub enum Node {
     },
     /// The same under a description.
     Described(&'static str, &'static Node),
+    /// The same, and its value is never shown: `writeOnly` in the schema.
+    Secret(&'static Node),
 }
 
 /// One key of a [`Node::Object`].
@@ -166,6 +168,13 @@ impl Writer<'_> {
             Node::Described(description, node) => {
                 self.described(description, node);
             }
+            Node::Secret(node) => {
+                self.text("\"writeOnly\":true");
+                if !matches!(node, Node::Any) {
+                    self.text(",");
+                }
+                self.members(node);
+            }
         }
     }
 
@@ -225,7 +234,7 @@ impl Writer<'_> {
         self.text("},\"required\":[");
         (at, written) = (0, 0);
         while at < fields.len() {
-            if !fields[at].name.is_empty() && !fields[at].optional && !matches!(fields[at].node, Node::Optional(_)) {
+            if !fields[at].name.is_empty() && !fields[at].optional && !fields[at].node.is_optional() {
                 if written > 0 {
                     self.text(",");
                 }
@@ -275,6 +284,44 @@ pub const fn json<const N: usize>(node: &Node) -> [u8; N] {
 }
 
 impl Node {
+    const fn is_optional(&self) -> bool {
+        match self {
+            Node::Optional(_) => true,
+            Node::Secret(node) => node.is_optional(),
+            _ => false,
+        }
+    }
+
+    /// Whether anything in it is secret.
+    pub fn has_secrets(&self) -> bool {
+        match self {
+            Node::Any | Node::Written(_) => false,
+            Node::Secret(_) => true,
+            Node::Array(node) | Node::Map(node) | Node::Optional(node) | Node::Described(_, node) => node.has_secrets(),
+            Node::Tuple(nodes) | Node::OneOf { variants: nodes, .. } => nodes.iter().any(|node| node.has_secrets()),
+            Node::Object { fields, .. } => fields.iter().any(|field| field.node.has_secrets()),
+        }
+    }
+
+    /// What is at a path such as `doors[0].width`; `None` if that is not known, or something on the way is secret.
+    pub fn at_shown_path(&self, path: &str) -> Option<&'static Node> {
+        let mut here: &Node = self;
+        let mut found = None;
+        for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
+            let next = loop {
+                match here {
+                    Node::Optional(node) | Node::Described(_, node) => here = node,
+                    Node::Array(node) | Node::Map(node) => break *node,
+                    Node::Tuple(nodes) => break *nodes.get(step.trim_end_matches(']').parse::<usize>().ok()?)?,
+                    Node::Object { fields, .. } => break fields.iter().find(|field| field.name == step)?.node,
+                    Node::Any | Node::Written(_) | Node::OneOf { .. } | Node::Secret(_) => return None,
+                }
+            };
+            (here, found) = (next, Some(next));
+        }
+        found
+    }
+
     /// The schema as JSON text.
     pub fn to_json(&self) -> String {
         let mut out = vec![0; length(self)];

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, Routes, State};
+use crate::config::secret::without_secrets;
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::{Config, Error, Result, error::ErrorKind};
 
@@ -97,8 +98,8 @@ impl<C: Controller> Factory for FactoryOf<C> {
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let config: C::Config =
-                wire::decode(&config).map_err(|e| e.context(format!("config {}", C::Config::ID)).permanent())?;
+            let refused = |e| without_secrets(e, C::Config::SCHEMA).context(format!("config {}", C::Config::ID)).permanent();
+            let config: C::Config = wire::decode(&config).map_err(refused)?;
             config.validate().map_err(|error| {
                 Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID)).permanent()
             })?;
