@@ -18,6 +18,9 @@ use super::protocol::{Answer, ToChild, ToParent};
 use super::requests::Requests;
 use super::traces::Traces;
 
+/// How many directives a controller may resolve.
+const MOST_RESOLVED: usize = 1000;
+
 /// What a call gave.
 pub(super) enum Given {
     Nothing,
@@ -179,7 +182,10 @@ impl Link {
                 if let Some(done) = done {
                     let _ = done.send(result.map(|answer| match answer {
                         Answer::Nothing => Given::Nothing,
-                        Answer::Constructed(resolves) => Given::Constructed(resolves),
+                        Answer::Constructed(mut resolves) => {
+                            resolves.truncate(MOST_RESOLVED);
+                            Given::Constructed(resolves)
+                        }
                         Answer::NoState => Given::State(None),
                         Answer::State { schema, bytes } => Given::State(Some(State { schema, bytes: bytes.to_vec() })),
                     }));

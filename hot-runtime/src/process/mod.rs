@@ -4,6 +4,8 @@
 //! its proxies implement the same `Factory` and `AnyController` as those over a library. In the process, [`child`]
 //! loads the artifact as the host would, and gives the guest a bus that goes back over the socket.
 
+#[cfg(target_os = "linux")]
+mod cgroup;
 #[cfg(unix)]
 mod child;
 #[cfg(unix)]

@@ -92,6 +92,8 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// Processor time in seconds (`RLIMIT_CPU`), from each start on.
     pub cpu_seconds: Option<u64>,
+    /// Processes and threads at a time, where a control group is delegated to the host.
+    pub processes: Option<u64>,
     /// Bytes of values that may stand on the host's bus at a time; a plugin that floods is killed and restarted.
     pub standing_values: u64,
     /// Directives of the host's bus that it may refer to at a time; further ones fail.
@@ -106,6 +108,7 @@ impl Default for Limits {
             memory: None,
             open_files: None,
             cpu_seconds: None,
+            processes: None,
             standing_values: 256 << 20,
             requests: 100_000,
             message: 64 << 20,
@@ -113,15 +116,19 @@ impl Default for Limits {
     }
 }
 
-/// Which files and networks a plugin may reach. The libraries of the system can always be read. From Linux 6.12 on it
-/// sends no signals to processes that it has not started, and reaches no abstract sockets of theirs.
+/// Which files and networks a plugin may reach. The system's libraries, time zones, certificates and what name resolution
+/// reads can always be read, and nothing else of `/etc` and `/usr`. From Linux 6.12 on it sends no signals to processes that
+/// it has not started, and reaches no abstract sockets of theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
-    /// Files and folders that it may read.
+    /// Files and folders that it may read and execute, such as `/usr/bin` for one that starts programs.
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read, write, create and remove.
     pub write: Vec<PathBuf>,
-    /// Whether it may connect and listen on TCP.
+    /// Whether it may connect and listen on TCP and UDP.
     pub network: bool,
+    /// Whether it may connect to and listen on Unix sockets. Those of the file system are beyond the rules for files: whatever
+    /// listens there for this user can be asked, a session bus, a container engine, the daemon's own API.
+    pub unix_sockets: bool,
 }

@@ -1,14 +1,18 @@
 //! What a plugin host prints: passed on as it comes, with the last lines kept for the report of a crash.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
+
+use crate::text::coloured_text;
 
 /// How many lines are kept, and how many bytes of each.
 const LINES: usize = 20;
@@ -31,14 +35,10 @@ impl Output {
         let last = Last::default();
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.push(tokio::spawn(pass_on(stdout, Arc::clone(&last), |line| {
-                let _ = std::io::stdout().lock().write_all(line);
-            })));
+            readers.push(tokio::spawn(pass_on(stdout, Arc::clone(&last), To::Stdout)));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.push(tokio::spawn(pass_on(stderr, Arc::clone(&last), |line| {
-                let _ = std::io::stderr().lock().write_all(line);
-            })));
+            readers.push(tokio::spawn(pass_on(stderr, Arc::clone(&last), To::Stderr)));
         }
         Self { last, readers }
     }
@@ -54,10 +54,58 @@ impl Output {
     }
 }
 
-async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, write: fn(&[u8])) {
+/// Which of the host's outputs something goes to.
+#[derive(Clone, Copy)]
+enum To {
+    Stdout,
+    Stderr,
+}
+
+/// How many lines may wait for the host's outputs, and how long one may be before it is passed on in pieces.
+const WAITING: usize = 256;
+const PIECE: usize = 16 << 10;
+
+/// Passes a line on. A terminal that is stopped, or a pipe that nobody reads, holds up a thread that does nothing else: what
+/// is more than may wait is dropped, and counted.
+fn print(to: To, line: &[u8]) {
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    static WRITER: LazyLock<SyncSender<(To, String)>> = LazyLock::new(|| {
+        let (sender, lines) = sync_channel::<(To, String)>(WAITING);
+        // Without the thread the lines are dropped.
+        let _ = std::thread::Builder::new().name("plugin-output".to_owned()).spawn(move || {
+            for (to, line) in lines {
+                let _ = match to {
+                    To::Stdout => writeln!(std::io::stdout(), "{line}"),
+                    To::Stderr => writeln!(std::io::stderr(), "{line}"),
+                };
+                let lost = LOST.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "({lost} lines of plugins were not printed: nobody took them as fast)"
+                    );
+                }
+            }
+        });
+        sender
+    });
+    let colours = match to {
+        To::Stdout => std::io::stdout().is_terminal(),
+        To::Stderr => std::io::stderr().is_terminal(),
+    };
+    // Whatever it prints, it does nothing to the terminal but colour its own line.
+    let line = coloured_text(&String::from_utf8_lossy(line), colours);
+    if WRITER.try_send((to, line)).is_err() {
+        LOST.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, to: To) {
     let mut chunk = vec![0; 8192];
     let mut line = Vec::new();
     let keep = |line: &mut Vec<u8>| {
+        print(to, line);
+        line.truncate(LENGTH);
         let text = String::from_utf8_lossy(line).into_owned();
         line.clear();
         if is_of_a_backtrace(&text) {
@@ -73,12 +121,13 @@ async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, write: fn(&[u8]))
         if read == 0 {
             break;
         }
-        write(&chunk[..read]);
         for byte in &chunk[..read] {
             match byte {
                 b'\n' => keep(&mut line),
-                _ if line.len() < LENGTH => line.push(*byte),
-                _ => {}
+                _ => line.push(*byte),
+            }
+            if line.len() >= PIECE {
+                keep(&mut line);
             }
         }
     }

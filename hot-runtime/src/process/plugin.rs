@@ -71,6 +71,8 @@ pub(crate) struct Start {
 pub(crate) struct ProcessPlugin {
     host: Arc<Host>,
     offered: Vec<Offered>,
+    /// What confines it.
+    pub(crate) layers: Vec<String>,
     library: PrivateCopy,
     stop: CancellationToken,
     kill: CancellationToken,
@@ -171,8 +173,21 @@ impl ProcessPlugin {
             sandbox: options.sandbox.clone(),
         };
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = Keeper { launch, hello, bus, options, tell, stop: stop.clone(), kill: kill.clone() };
-        let (process, offered) = keeper.start(1).await.map_err(Failed::into_text)?;
+        #[cfg(target_os = "linux")]
+        let cgroup = super::cgroup::Cgroup::make(&name, &options.limits)
+            .map_err(|error| format!("its control group cannot be made: {error}"))?;
+        let keeper = Keeper {
+            launch,
+            hello,
+            bus,
+            options,
+            tell,
+            stop: stop.clone(),
+            kill: kill.clone(),
+            #[cfg(target_os = "linux")]
+            cgroup,
+        };
+        let (process, offered, layers) = keeper.start(1).await.map_err(Failed::into_text)?;
         let host = Arc::new(Host {
             name,
             leases: Leases::new(),
@@ -180,7 +195,7 @@ impl ProcessPlugin {
             controllers: AtomicU64::new(0),
         });
         let keeping = tokio::spawn(keeper.keep(Arc::clone(&host), process));
-        Ok(Self { host, offered, library, stop, kill, keeping })
+        Ok(Self { host, offered, layers, library, stop, kill, keeping })
     }
 
     /// The factories; each holds a lease.
@@ -239,6 +254,8 @@ struct Keeper {
     tell: Arc<dyn Fn(Told) + Send + Sync>,
     stop: CancellationToken,
     kill: CancellationToken,
+    #[cfg(target_os = "linux")]
+    cgroup: Option<super::cgroup::Cgroup>,
 }
 
 /// A process that does not run, or no longer.
@@ -271,7 +288,7 @@ enum Ended {
 }
 
 impl Keeper {
-    async fn start(&self, epoch: u64) -> Result<(Process, Vec<Offered>), Failed> {
+    async fn start(&self, epoch: u64) -> Result<(Process, Vec<Offered>, Vec<String>), Failed> {
         let since = Instant::now();
         let plain = |reason: String| Failed { reason, last_lines: Vec::new() };
         let (mut child, socket) = spawn(self.launch.clone())
@@ -279,6 +296,10 @@ impl Keeper {
             .map_err(|error| plain(format!("cannot start {}: {error}", self.launch.program.display())))?;
         let pid = child.id().unwrap_or_default();
         let output = Output::of(&mut child);
+        if let Err(error) = self.confine(pid) {
+            self.kill_group(&mut child, pid).await;
+            return Err(plain(format!("it cannot be put into its control group: {error}")));
+        }
         let welcomed = tokio::time::timeout(START, self.greet(socket))
             .await
             .unwrap_or_else(|_| Err(format!("the plugin host did not answer within {START:?}")));
@@ -290,14 +311,14 @@ impl Keeper {
                     Ok(Ok(status)) => format!("{reason}; it was {}", ending(status)),
                     _ => reason,
                 };
-                kill_group(&mut child, pid).await;
+                self.kill_group(&mut child, pid).await;
                 return Err(Failed { reason: ended, last_lines: output.last_lines().await });
             }
         };
         let offered = match welcome.factories {
             Ok(offered) => offered,
             Err(error) => {
-                kill_group(&mut child, pid).await;
+                self.kill_group(&mut child, pid).await;
                 return Err(plain(error.to_string()));
             }
         };
@@ -311,7 +332,42 @@ impl Keeper {
             let outbox = Arc::clone(&link.outbox);
             async move { outbox.run().await }
         });
-        Ok((Process { link, child, output, reading, writing, since }, offered))
+        let layers = welcome.layers.into_iter().chain(self.group_layer()).collect();
+        Ok((Process { link, child, output, reading, writing, since }, offered, layers))
+    }
+
+    /// Puts a new process into the plugin's control group, if there is one: it has not been told yet what to load.
+    #[cfg(target_os = "linux")]
+    fn confine(&self, pid: u32) -> std::io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |group| group.add(pid))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn confine(&self, _: u32) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// What its control group does, in words.
+    #[cfg(target_os = "linux")]
+    fn group_layer(&self) -> Option<String> {
+        let group = self.cgroup.as_ref()?;
+        let limits = if group.limits.is_empty() { String::new() } else { format!(" ({})", group.limits.join(", ")) };
+        Some(format!("cgroup{limits}"))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn group_layer(&self) -> Option<String> {
+        None
+    }
+
+    /// Ends a process with those that it started, and waits for its end.
+    async fn kill_group(&self, child: &mut Child, pid: u32) {
+        #[cfg(target_os = "linux")]
+        if let Some(group) = &self.cgroup {
+            group.kill();
+        }
+        end_group(pid);
+        let _ = child.wait().await;
     }
 
     /// Says what is to be served and reads what it offers.
@@ -376,7 +432,7 @@ impl Keeper {
                     () = self.kill.cancelled() => return drop(host.state.send_replace(State::Ended)),
                 };
                 match started {
-                    Ok((process, _)) => {
+                    Ok((process, ..)) => {
                         let told = Told::Restarted { pid: process.link.pid, took: begun.elapsed() };
                         host.state.send_replace(State::Up(Arc::clone(&process.link)));
                         (self.tell)(told);
@@ -419,7 +475,7 @@ impl Keeper {
                 read = &mut *reading => {
                     // It has hung up: either it has ended, or nobody can talk to it any more.
                     let ended = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
-                    kill_group(child, link.pid).await;
+                    self.kill_group(child, link.pid).await;
                     return Ended::Crashed(match (ended, read) {
                         (Ok(Ok(status)), _) => ending(status),
                         (_, Ok(Err(reason))) => format!("killed: {reason}"),
@@ -431,7 +487,7 @@ impl Keeper {
                     if last > answered {
                         (answered, alive) = (last, Instant::now());
                     }
-                    if number - answered >= u64::from(BEATS) && alive.elapsed() >= watchdog {
+                    if u64::saturating_sub(number, answered) >= u64::from(BEATS) && alive.elapsed() >= watchdog {
                         break format!(
                             "killed: one of its threads did not answer for {watchdog:?}, because it is blocked or \
                              computes without a pause"
@@ -445,7 +501,7 @@ impl Keeper {
                     break format!("killed: it floods; more than {most} bytes of its values would stand");
                 }
                 () = self.kill.cancelled() => {
-                    kill_group(child, link.pid).await;
+                    self.kill_group(child, link.pid).await;
                     return Ended::Stopped;
                 }
                 () = self.stop.cancelled() => {
@@ -454,7 +510,7 @@ impl Keeper {
                 }
             }
         };
-        kill_group(child, link.pid).await;
+        self.kill_group(child, link.pid).await;
         // What it had said before it ended counts.
         let _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
         Ended::Crashed(reason)
@@ -468,14 +524,8 @@ impl Keeper {
             _ = tokio::time::timeout(WITHIN * 2, child.wait()) => {}
             () = self.kill.cancelled() => {}
         }
-        kill_group(child, link.pid).await;
+        self.kill_group(child, link.pid).await;
     }
-}
-
-/// Ends a process with those that it started, and waits for its end.
-async fn kill_group(child: &mut Child, pid: u32) {
-    end_group(pid);
-    let _ = child.wait().await;
 }
 
 /// Ends a process group: while its leader has not been waited for, or right after, when no other has its number yet.

@@ -64,6 +64,8 @@ pub(super) struct Welcome {
     #[serde(flatten)]
     pub(super) versions: Versions,
     pub(super) factories: Result<Vec<Offered>, Error>,
+    /// What confines it.
+    pub(super) layers: Vec<String>,
 }
 
 /// One factory of the artifact.

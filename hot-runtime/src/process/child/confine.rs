@@ -7,23 +7,30 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::process::options::{Limits, Sandbox};
 use crate::process::protocol::Hello;
 
-/// Applies the limits and the sandbox of a plugin.
-pub(super) fn apply(hello: &Hello) -> Result<(), String> {
-    limit(&hello.limits)?;
+/// Applies the limits and the sandbox of a plugin. Says what is on.
+pub(super) fn apply(hello: &Hello) -> Result<Vec<String>, String> {
+    let mut layers = limit(&hello.limits)?;
     #[cfg(target_os = "linux")]
-    rustix::thread::set_no_new_privs(true).map_err(|error| format!("cannot give up new privileges: {error}"))?;
-    match &hello.sandbox {
-        Some(sandbox) => restrict(sandbox, hello),
-        None => Ok(()),
+    {
+        rustix::thread::set_no_new_privs(true).map_err(|error| format!("cannot give up new privileges: {error}"))?;
+        layers.push("no new privileges".to_owned());
     }
+    if let Some(sandbox) = &hello.sandbox {
+        layers.extend(restrict(sandbox, hello)?);
+    }
+    Ok(layers)
 }
 
-fn limit(limits: &Limits) -> Result<(), String> {
+fn limit(limits: &Limits) -> Result<Vec<String>, String> {
+    let mut layers = Vec::new();
     let Limits { memory, open_files, cpu_seconds, .. } = *limits;
-    let set = |resource: Resource, what: &str, most: Option<u64>| {
+    let mut set = |resource: Resource, what: &str, most: Option<u64>| {
         let Some(most) = most else { return Ok(()) };
         // The first limit of processor time ends it with a signal that says why, the second with SIGKILL.
         let maximum = if resource == Resource::Cpu { most.saturating_add(1) } else { most };
+        if resource != Resource::Core {
+            layers.push(format!("{what} {most}"));
+        }
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(maximum) })
             .map_err(|error| format!("cannot limit {what} to {most}: {error}"))
     };
@@ -31,17 +38,49 @@ fn limit(limits: &Limits) -> Result<(), String> {
     set(Resource::Nofile, "open files", open_files)?;
     set(Resource::Cpu, "processor seconds", cpu_seconds)?;
     // A crash is reported; the image of its memory is not left in some folder.
-    set(Resource::Core, "core files", Some(0))
+    set(Resource::Core, "core files", Some(0))?;
+    Ok(layers)
 }
 
-/// What every program reads: the system's libraries, time zones, certificates, name resolution.
+/// What every program reads: the system's libraries, time zones, certificates, name resolution. Not `/etc` as a whole,
+/// which has what is this user's alone, nor `/usr`, which has the programs.
 #[cfg(target_os = "linux")]
-const SYSTEM: [&str; 9] = [
-    "/usr",
+const SYSTEM: [&str; 39] = [
     "/lib",
+    "/lib32",
     "/lib64",
-    "/etc",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/locale",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/openssl.cnf",
+    "/etc/ca-certificates",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust",
+    "/etc/os-release",
     "/proc/self",
+    "/proc/meminfo",
+    "/proc/cpuinfo",
+    "/proc/sys/vm/overcommit_memory",
     "/dev/null",
     "/dev/urandom",
     "/dev/zero",
@@ -49,7 +88,7 @@ const SYSTEM: [&str; 9] = [
 ];
 
 #[cfg(target_os = "linux")]
-fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
+fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<Vec<String>, String> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
         RulesetStatus, Scope, path_beneath_rules,
@@ -86,10 +125,19 @@ fn restrict(sandbox: &Sandbox, hello: &Hello) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    Ok(())
+    let landlock = match status.landlock {
+        landlock::LandlockStatus::Available { effective_abi, .. } => format!("Landlock {}", effective_abi as i32),
+        _ => "Landlock".to_owned(),
+    };
+    let mut layers = vec![landlock];
+    // After the rules for files, which need calls of their own.
+    if super::filter::apply(sandbox)? {
+        layers.push("seccomp".to_owned());
+    }
+    Ok(layers)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn restrict(_: &Sandbox, _: &Hello) -> Result<(), String> {
+fn restrict(_: &Sandbox, _: &Hello) -> Result<Vec<String>, String> {
     Err("there is a sandbox on Linux only; take `sandbox` out of the plugin's options".to_owned())
 }

@@ -2,6 +2,8 @@
 
 mod bus;
 mod confine;
+#[cfg(target_os = "linux")]
+mod filter;
 mod server;
 mod sink;
 mod trace;
@@ -44,10 +46,11 @@ fn serve() -> i32 {
         }
     };
     match start(&mut socket) {
-        Ok(hello) => server::run(socket, hello),
+        Ok((hello, layers)) => server::run(socket, hello, layers),
         Err(reason) => {
             let refused = Err(controllerbus::Error::msg(&reason));
-            let _ = write_frame(&mut socket, &Welcome { versions: Versions::ours(), factories: refused });
+            let layers = Vec::new();
+            let _ = write_frame(&mut socket, &Welcome { versions: Versions::ours(), factories: refused, layers });
             eprintln!("{reason}");
             65
         }
@@ -66,7 +69,7 @@ fn take_socket() -> std::io::Result<UnixStream> {
 }
 
 /// Reads what is to be served, and gives up what it must not have before anything of the plugin runs.
-fn start(socket: &mut UnixStream) -> Result<Hello, String> {
+fn start(socket: &mut UnixStream) -> Result<(Hello, Vec<String>), String> {
     let frame = read_frame(socket).map_err(|error| format!("no first message from the runtime: {error}"))?;
     let versions: Versions =
         rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
@@ -76,9 +79,9 @@ fn start(socket: &mut UnixStream) -> Result<Hello, String> {
     let hello: Hello =
         rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
     // Before any other thread is started: one that is not confined is a way out for those that are.
-    confine::apply(&hello)?;
+    let layers = confine::apply(&hello)?;
     end_with_parent(socket, hello.parent)?;
-    Ok(hello)
+    Ok((hello, layers))
 }
 
 /// Ends this process, and what it started, when the runtime's process has gone, whatever else hangs here.
@@ -86,7 +89,9 @@ fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot watch for the runtime's end: {error}");
     #[cfg(target_os = "linux")]
     {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        // Not one that ends it: it could be gone before it has ended what it has started. One that is stopped goes on,
+        // and sees the end of the socket.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT))
             .map_err(|error| failed(error.into()))?;
         let lives = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent);
         // A parent in another process namespace has another number here; the socket tells of its end all the same.

@@ -27,7 +27,7 @@ use crate::process::protocol::{Answer, Hello, Offered, ToChild, ToParent, Versio
 use crate::process::socket::halves;
 
 /// Loads and serves until the runtime says that it is enough. Returns the process's exit code.
-pub(super) fn run(mut socket: UnixStream, hello: Hello) -> i32 {
+pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> i32 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -59,7 +59,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello) -> i32 {
         let offered = factories.as_ref().map(|found| {
             found.iter().map(|factory| Offered { info: factory.info(), schema: factory.schema() }).collect()
         });
-        let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone) };
+        let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone), layers };
         // Nothing else is written yet; the socket is not for waiting any more, so the first frame has to fit into it.
         if let Err(error) = socket.set_nonblocking(false).and_then(|()| super::write_frame(&mut socket, &welcome)) {
             eprintln!("the runtime does not listen: {error}");
