@@ -401,7 +401,8 @@ async fn a_sandboxed_process_reaches_only_what_it_may_or_is_not_started_at_all()
     }
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
     let address = listener.local_addr().expect("its address");
-    let sandbox = hot_runtime::Sandbox { read: vec![open.clone()], write: vec![own.clone()], network: false };
+    let read = vec![open.clone(), "/usr/bin".into(), "/bin".into()];
+    let sandbox = hot_runtime::Sandbox { read, write: vec![own.clone()], ..hot_runtime::Sandbox::default() };
     let host = Host::empty(Isolation::Process, ProcessOptions { sandbox: Some(sandbox), ..quick() }).await;
     host.bus.apply(ConfigSet::from_yaml(CONFIG).expect("a config set")).await.expect("applying");
     let loaded = host.runtime.load_file(hazard().await).await;
@@ -411,7 +412,8 @@ async fn a_sandboxed_process_reaches_only_what_it_may_or_is_not_started_at_all()
     if enforced < Landlock::FilesAndNetwork {
         let error = loaded.expect_err("this kernel cannot confine it").to_string();
         assert!(error.contains("kernel"), "{error}");
-        return host.runtime.shutdown().await;
+        host.runtime.shutdown().await;
+        return;
     }
     loaded.expect("this kernel can confine it");
     assert_eq!(host.act(&format!("read {}", open.join("file").display())).await, "read");
@@ -482,21 +484,217 @@ async fn what_ends_with_whom() {
     host.runtime.shutdown().await;
     assert!(children().is_empty(), "a child is left");
 
-    // A host that is killed takes the plugin's process with it, which hears nothing but the end of the socket.
+    // A host that is killed takes the plugin's process with it, which hears nothing but the end of the socket, and what the
+    // plugin has started; also if the plugin is stopped.
+    for stopped in [false, true] {
+        let (mut parent, pid, another, _folder) = host_program(None).await;
+        if stopped {
+            signal("STOP", pid);
+        }
+        parent.kill().expect("killing");
+        parent.wait().expect("waiting");
+        until("the orphans end", || !runs(pid) && !runs(another)).await;
+    }
+}
+
+fn signal(signal: &str, pid: u32) {
+    let sent = std::process::Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    assert!(sent.expect("running kill").success());
+}
+
+/// A host program with the fixture in a process of its own: the program, that process, and one that the plugin has started.
+async fn host_program(cgroup: Option<&std::path::Path>) -> (std::process::Child, u32, u32, tempfile::TempDir) {
     let folder = tempfile::tempdir_in(work_dir()).expect("a folder");
-    let mut parent = std::process::Command::new(env!("CARGO_BIN_EXE_process-host"))
-        .args([hazard().await, folder.path()])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("the host program");
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_process-host"));
+    program.args([hazard().await, folder.path()]).stdout(std::process::Stdio::piped());
+    if let Some(group) = cgroup {
+        program.env("CBUS_CGROUP", group);
+    }
+    let mut program = program.spawn().expect("the host program");
     let mut line = String::new();
-    let output = parent.stdout.take().expect("its output");
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("the plugin's process id");
-    let pid: u32 = line.trim().parse().expect("a number");
-    assert!(runs(pid) && pid != parent.id());
+    let output = program.stdout.take().expect("its output");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("the processes' ids");
+    let ids: Vec<u32> = line.split_whitespace().map(|id| id.parse().expect("a number")).collect();
+    let (pid, another) = (ids[0], ids[1]);
+    assert!(runs(pid) && runs(another) && pid != program.id());
+    (program, pid, another, folder)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_in_a_control_group_of_its_own_where_one_is_delegated_and_none_is_left_behind() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+    let ours = mount.map(|mount| std::path::Path::new(mount).join(format!("cbus-test-of-{}", std::process::id())));
+    let Some(ours) = ours.filter(|ours| std::fs::create_dir(ours).is_ok()) else {
+        println!("not tested, because this user cannot make a control group: groups of plugins");
+        return;
+    };
+    let groups = || -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(&ours).expect("the group").flatten().map(|entry| entry.path());
+        entries.filter(|path| path.is_dir()).collect()
+    };
+    let (mut parent, pid, another, _folder) = host_program(Some(&ours)).await;
+    let members = std::fs::read_to_string(groups()[0].join("cgroup.procs")).expect("who is in it");
+    assert!(members.lines().any(|line| line == pid.to_string()) && members.contains(&another.to_string()), "{members}");
     parent.kill().expect("killing");
     parent.wait().expect("waiting");
-    until("the orphan ends", || !runs(pid)).await;
+    // The next host finds what the killed one has left.
+    let (mut next, pid, _, _folder) = host_program(Some(&ours)).await;
+    assert!(!runs(another));
+    let found = groups();
+    assert!(found.len() == 1 && found[0].to_string_lossy().contains(&format!("cbus-{}-", next.id())), "{found:?}");
+    next.kill().expect("killing");
+    next.wait().expect("waiting");
+    until("the plugin ends", || !runs(pid)).await;
+    until("the groups can be removed", || {
+        groups().iter().for_each(|group| drop(std::fs::remove_dir(group)));
+        std::fs::remove_dir(&ours).is_ok()
+    })
+    .await;
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandboxed_plugin_that_tries_each_forbidden_thing_does_none() {
+    if landlock_of_this_kernel() < Landlock::FilesAndNetwork {
+        println!("not tested, because this kernel cannot confine a plugin: what a sandbox forbids");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("socket");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let options = |sandbox| ProcessOptions { sandbox: Some(sandbox), ..quick() };
+    let sandbox = hot_runtime::Sandbox::default();
+    let host = Host::new(options(sandbox.clone())).await;
+    let refused = [
+        // What is this user's alone lies in /etc, programs in /usr.
+        "read /etc/passwd".to_owned(),
+        "read /etc/shadow".to_owned(),
+        "read /usr/bin/env".to_owned(),
+        "read /usr/share/doc".to_owned(),
+        "read /root/.bashrc".to_owned(),
+        format!("read /proc/{}/environ", std::process::id()),
+        "write /etc/cbus-was-here".to_owned(),
+        "write /tmp/cbus-was-here".to_owned(),
+        "started /etc/passwd".to_owned(),
+        "start-another".to_owned(),
+        // A way out through whoever listens for this user.
+        format!("unix {}", socket.display()),
+        "udp 127.0.0.1:0".to_owned(),
+        "connect 127.0.0.1:1".to_owned(),
+    ];
+    for what in &refused {
+        let error = act(&host.bus, what).await.expect_err(what).to_string();
+        assert!(error.contains("ermission denied"), "{what}: {error}");
+    }
+    assert!(
+        !std::path::Path::new("/etc/cbus-was-here").exists() && !std::path::Path::new("/tmp/cbus-was-here").exists()
+    );
+    // ptrace, mount, umount2, reboot, sethostname, init_module, chroot, unshare, setns, bpf, perf_event_open, keyctl,
+    // kexec_load, userfaultfd, process_vm_readv, pidfd_getfd, swapon, pivot_root
+    for call in [101, 165, 166, 169, 170, 175, 161, 272, 308, 321, 298, 250, 246, 323, 310, 438, 167, 155] {
+        let told = host.act(&format!("syscall {call}")).await;
+        assert!(told.contains("not permitted"), "system call {call}: {told}");
+    }
+    // clone3 and io_uring_setup are as if they did not exist; the older calls that are used then are looked at.
+    for call in [435, 425] {
+        let told = host.act(&format!("syscall {call}")).await;
+        assert!(told.contains("not implemented"), "system call {call}: {told}");
+    }
+    // What every program needs it has; what is on is shown.
+    assert_eq!(host.act("sentence").await, "first");
+    let generations = host.runtime.generations();
+    let layers = &generations.iter().find(|found| found.state == GenerationState::Serving).expect("it serves").layers;
+    for layer in ["no new privileges", "Landlock", "seccomp"] {
+        assert!(layers.iter().any(|found| found.starts_with(layer)), "{layers:?}");
+    }
+    host.runtime.shutdown().await;
+
+    // What it is allowed, it may.
+    let sandbox = hot_runtime::Sandbox { unix_sockets: true, network: true, read: vec!["/usr/bin".into()], ..sandbox };
+    let host = Host::new(options(sandbox)).await;
+    assert_eq!(host.act(&format!("unix {}", socket.display())).await, "connected");
+    assert_eq!(host.act("udp 127.0.0.1:0").await, "bound");
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_asks_answers_starts_and_applies_what_it_may_and_nothing_else_wherever_it_runs() {
+    let only = |yaml: &str, isolation: &str| {
+        let config = format!(
+            "hazard-may:\n  id: hot-runtime/plugin\n  config: {{ plugin: hazard, isolation: {isolation}, capabilities: {yaml} }}\n"
+        );
+        ConfigSet::from_yaml(&config).expect("a config set")
+    };
+    let own = "\"hazard/*\", \"bus/*\"";
+    for isolation in ["none", "process"] {
+        let turn = (None, Some(TURNS.write().await));
+        let host = Host::in_turn(turn, Isolation::None, quick()).await;
+        host.bus
+            .apply(ConfigSet::from_yaml("answers:\n  id: host/answers\n").expect("a config set"))
+            .await
+            .expect("applying");
+        // Before it is loaded at all.
+        host.bus.apply(only(&format!("{{ answer: [{own}] }}"), isolation)).await.expect("applying");
+        host.bus.watch_config("hazard-may").running().await.expect("it is noted");
+        let host = Host::loaded(host, CONFIG).await;
+        assert_eq!(host.act("sentence").await, "first");
+        let refused = [
+            "ask-host hello",
+            "load host/answers",
+            "apply host/answers",
+            "look-up host/answers",
+            "load hot-runtime/plugin",
+        ];
+        for what in refused {
+            let error = act(&host.bus, what).await.expect_err(what).to_string();
+            assert!(error.contains("the plugin `hazard` may not"), "{isolation}, {what}: {error}");
+        }
+        let generations = host.runtime.generations();
+        let serving = generations.iter().find(|found| found.state == GenerationState::Serving).expect("it serves");
+        assert!(serving.layers.contains(&"capabilities".to_owned()), "{:?}", serving.layers);
+
+        // More, while it runs: it is swapped.
+        let more = format!(
+            "{{ answer: [{own}], ask: [host/ask], load_controllers: [\"*\"], apply_configs: [host/answers], see_others: true }}"
+        );
+        let before = serving.generation;
+        host.bus.apply(only(&more, isolation)).await.expect("applying");
+        until("it is swapped", || {
+            let generations = host.runtime.generations();
+            generations.iter().any(|found| found.state == GenerationState::Serving && found.generation > before)
+        })
+        .await;
+        assert_eq!(host.act("ask-host hello").await, "the host says hello");
+        assert_eq!(host.act("look-up host/answers").await, "host/answers");
+        assert_eq!(host.act("load host/answers").await, "host/answers");
+        assert_eq!(host.act("apply host/answers").await, "applied");
+        for what in ["load hot-runtime/plugin", "apply hot-runtime/plugin", "apply controllerbus/bus/api"] {
+            let error = act(&host.bus, what).await.expect_err(what).to_string();
+            assert!(error.contains("may not"), "{isolation}, {what}: {error}");
+        }
+        host.runtime.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_would_answer_what_it_may_not_does_not_run() {
+    let host = Host::empty(Isolation::Process, quick()).await;
+    let yaml =
+        "may:\n  id: hot-runtime/plugin\n  config: { plugin: hazard, capabilities: { answer: [other/thing] } }\n";
+    host.bus.apply(ConfigSet::from_yaml(yaml).expect("a config set")).await.expect("applying");
+    host.bus.watch_config("may").running().await.expect("it is noted");
+    host.bus.apply(ConfigSet::from_yaml(CONFIG).expect("a config set")).await.expect("applying");
+    host.runtime.load_file(hazard().await).await.expect("loading");
+    let refused = || {
+        let states = host.bus.configs();
+        let state =
+            states.iter().find(|state| state.key == "hazard").map(|state| format!("{state:?}")).unwrap_or_default();
+        state.contains("may not answer")
+    };
+    until("its controller is refused", refused).await;
+    host.runtime.shutdown().await;
 }
 
 /// How often the plugin's process is killed under load.

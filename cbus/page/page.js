@@ -126,6 +126,7 @@ function holders(plugin) {
   if (serving) {
     told.push(`generation ${serving.number} is held by ${counted(serving.factories, "factory", "factories")}, ${counted(serving.controllers, "controller", "controllers")}, ${counted(serving.calls, "call", "calls")}`);
     if (serving.isolation === "process") told.push(`in process ${serving.process_id || "(being started)"}`);
+    if (serving.layers.length) told.push(`confined by ${serving.layers.join(", ")}`);
   }
   for (const found of held) told.push(`${found.state}: #${found.number} ${found.reason}`);
   return told.length ? make("p", { class: "holders" }, told.join("; ")) : undefined;

@@ -100,6 +100,19 @@ impl Hosted {
         }
     }
 
+    /// What confines it, in words.
+    pub(crate) fn layers(&self, capabilities: bool) -> Vec<String> {
+        let mut layers = match self {
+            Self::InProcess(_) => Vec::new(),
+            #[cfg(unix)]
+            Self::Process(hosted) => hosted.layers.clone(),
+        };
+        if capabilities {
+            layers.push("capabilities".to_owned());
+        }
+        layers
+    }
+
     /// Waits for what needs the guest to end its work. A library cannot be hurried; a process that takes longer than
     /// `patience` is ended.
     pub(crate) async fn patiently<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {

@@ -18,6 +18,7 @@
 
 pub mod artifact;
 pub mod build;
+mod capability;
 pub mod error;
 mod event;
 mod folder;
@@ -40,6 +41,7 @@ pub mod watch;
 pub mod workspace;
 
 pub use artifact::Trust;
+pub use capability::Capabilities;
 pub use error::{Error, Result};
 pub use event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 pub use overlay::PluginSpec;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::BUILD_HASH;
 use crate::build::inputs::Snapshot;
+use crate::capability::Capabilities;
 use crate::error::{Error, Result};
 use crate::process::{Isolation, ProcessOptions};
 use crate::workspace::{Toolchain, Workspace};
@@ -33,6 +34,8 @@ pub struct PluginSpec {
     pub isolation: Option<Isolation>,
     /// How it runs in a process of its own; as the runtime says unless set.
     pub process: Option<ProcessOptions>,
+    /// What it may do on the bus; as the runtime says unless set.
+    pub capabilities: Option<Capabilities>,
 }
 
 impl PluginSpec {
@@ -49,6 +52,7 @@ impl PluginSpec {
             watch: true,
             isolation: None,
             process: None,
+            capabilities: None,
         }
     }
 
@@ -126,6 +130,13 @@ impl PluginSpec {
     #[must_use]
     pub fn process_options(mut self, options: ProcessOptions) -> Self {
         self.process = Some(options);
+        self
+    }
+
+    /// What it may do on the bus.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = Some(capabilities);
         self
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::capability::Capabilities;
 use crate::process::{Isolation, ProcessOptions};
 
 /// Where a plugin runs, and how if in a process of its own.
@@ -11,10 +12,17 @@ use crate::process::{Isolation, ProcessOptions};
 pub(crate) struct Placement {
     pub(crate) isolation: Isolation,
     pub(crate) process: ProcessOptions,
+    /// What it may do on the bus; everything unless set.
+    pub(crate) capabilities: Option<Capabilities>,
 }
 
 /// What was said of one plugin.
-type Said = (Option<Isolation>, Option<ProcessOptions>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) process: Option<ProcessOptions>,
+    pub(crate) capabilities: Option<Capabilities>,
+}
 
 /// What was said of where plugins run.
 #[derive(Default)]
@@ -33,16 +41,22 @@ impl Placing {
     }
 
     /// What a plugin's spec says.
-    pub(crate) fn specify(&self, plugin: &str, isolation: Option<Isolation>, process: Option<ProcessOptions>) {
+    pub(crate) fn specify(&self, plugin: &str, said: Said) {
         let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
-        specs.insert(plugin.to_owned(), (isolation, process));
+        specs.insert(plugin.to_owned(), said);
     }
 
-    /// What was said while the runtime runs, by its config set or its program: it counts before everything else.
-    pub(crate) fn choose(&self, plugin: &str, isolation: Isolation, process: Option<ProcessOptions>) {
+    /// What was said while the runtime runs, by its config set or its program: it counts before everything else. What is
+    /// not said now stays as it was said before.
+    pub(crate) fn choose(&self, plugin: &str, said: Said) {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = chosen.remove(plugin).and_then(|(_, process)| process);
-        chosen.insert(plugin.to_owned(), (Some(isolation), process.or(before)));
+        let before = chosen.remove(plugin).unwrap_or_default();
+        let said = Said {
+            isolation: said.isolation.or(before.isolation),
+            process: said.process.or(before.process),
+            capabilities: said.capabilities.or(before.capabilities),
+        };
+        chosen.insert(plugin.to_owned(), said);
     }
 
     /// Where a plugin is to run now.
@@ -52,8 +66,9 @@ impl Placing {
         };
         let (chosen, spec) = (said(&self.chosen), said(&self.specs));
         Placement {
-            isolation: chosen.0.or(spec.0).unwrap_or(self.default.isolation),
-            process: chosen.1.or(spec.1).unwrap_or_else(|| self.default.process.clone()),
+            isolation: chosen.isolation.or(spec.isolation).unwrap_or(self.default.isolation),
+            process: chosen.process.or(spec.process).unwrap_or_else(|| self.default.process.clone()),
+            capabilities: chosen.capabilities.or(spec.capabilities).or_else(|| self.default.capabilities.clone()),
         }
     }
 }
@@ -67,11 +82,12 @@ mod tests {
         let limited = ProcessOptions { watchdog_ms: 1, ..ProcessOptions::default() };
         let placing = Placing { default: Placement { process: limited, ..Placement::default() }, ..Placing::default() };
         assert_eq!(placing.of("one").isolation, Isolation::None);
-        placing.specify("one", Some(Isolation::Process), None);
+        placing.specify("one", Said { isolation: Some(Isolation::Process), ..Said::default() });
         assert_eq!(placing.of("one").isolation, Isolation::Process);
         assert_eq!(placing.of("one").process.watchdog_ms, 1);
-        placing.choose("one", Isolation::None, Some(ProcessOptions { watchdog_ms: 2, ..ProcessOptions::default() }));
-        placing.choose("one", Isolation::Process, None);
+        let process = Some(ProcessOptions { watchdog_ms: 2, ..ProcessOptions::default() });
+        placing.choose("one", Said { isolation: Some(Isolation::None), process, ..Said::default() });
+        placing.choose("one", Said { isolation: Some(Isolation::Process), ..Said::default() });
         assert_eq!(placing.of("one").process.watchdog_ms, 2);
         assert_eq!(placing.of("two"), placing.default);
     }

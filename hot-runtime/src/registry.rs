@@ -59,6 +59,8 @@ pub struct GenerationInfo {
     pub isolation: Isolation,
     /// Its process, if it has one of its own that runs.
     pub pid: Option<u32>,
+    /// What confines it, in words: limits, Landlock, seccomp, a control group, capabilities.
+    pub layers: Vec<String>,
 }
 
 impl GenerationInfo {

@@ -14,12 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::artifact::{Checks, Trust, Verified};
 use crate::build::{BuildOptions, inputs};
+use crate::capability::Capabilities;
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 use crate::folder;
 use crate::overlay::PluginSpec;
 use crate::own_folder::OwnFolder;
-use crate::placing::Placing;
+use crate::placing::{Placing, Said};
 use crate::process::{Isolation, ProcessOptions};
 use crate::registry::{GenerationInfo, Registry};
 use crate::settings::PluginSettings;
@@ -204,6 +205,13 @@ impl Builder {
     #[must_use]
     pub fn process_options(mut self, options: ProcessOptions) -> Self {
         self.placing.default.process = options;
+        self
+    }
+
+    /// What plugins may do on the bus, of which nothing else is said; everything unless set.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.placing.default.capabilities = Some(capabilities);
         self
     }
 
@@ -460,7 +468,8 @@ impl Inner {
         isolation: Isolation,
         process: Option<ProcessOptions>,
     ) -> Result<Option<SwapReport>> {
-        self.shared.placing.choose(plugin, isolation, process);
+        let isolation = Some(isolation);
+        self.shared.placing.choose(plugin, Said { isolation, process, ..Said::default() });
         self.bring(plugin).await
     }
 
@@ -492,7 +501,8 @@ impl Inner {
 
     async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
         let id = spec.id.clone();
-        self.shared.placing.specify(&id, spec.isolation, spec.process.clone());
+        let (process, capabilities) = (spec.process.clone(), spec.capabilities.clone());
+        self.shared.placing.specify(&id, Said { isolation: spec.isolation, process, capabilities });
         let source = Source::new(spec, self.shared.build.clone()).await?;
         let sender = self.spawn(&id, Some(source));
         self.lock().insert(id, sender.clone());

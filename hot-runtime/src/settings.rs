@@ -15,6 +15,8 @@ use controllerbus::error::ErrorKind;
 use controllerbus::{Config, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capabilities;
+use crate::placing::Said;
 use crate::process::{Isolation, ProcessOptions};
 use crate::runtime::Inner;
 
@@ -27,11 +29,15 @@ use crate::runtime::Inner;
 pub struct PluginConfig {
     /// The plugin's id.
     pub plugin: String,
-    /// Where it runs: `none` for the host's process, `process` for one of its own.
-    pub isolation: Isolation,
+    /// Where it runs: `none` for the host's process, `process` for one of its own; as before unless set.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
     /// What it may use in a process of its own, and how it is watched; as the runtime says unless set.
     #[serde(default)]
     pub process: Option<ProcessOptions>,
+    /// What it may do on the bus; everything, unless set here or by the host.
+    #[serde(default)]
+    pub capabilities: Option<Capabilities>,
 }
 
 impl PluginConfig {
@@ -76,7 +82,8 @@ impl Factory for PluginSettings {
             let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))?;
             // What is loaded from now on goes there; what is loaded follows in the background, because a swap needs the
             // turn on the bus that this construction has. How that went is told by the runtime's events.
-            runtime.shared.placing.choose(&config.plugin, config.isolation, config.process);
+            let said = Said { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
+            runtime.shared.placing.choose(&config.plugin, said);
             let plugin = config.plugin;
             drop(tokio::spawn(async move { runtime.bring(&plugin).await }));
             Ok(Arc::new(Noted) as Arc<dyn AnyController>)

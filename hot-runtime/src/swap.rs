@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use controllerbus::bus::Source;
+use controllerbus::controller::factory::Factory;
 use tokio::sync::oneshot;
 
 use crate::artifact::{PrivateCopy, Verified};
+use crate::capability::{guarded, guarded_factories};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::hosted::Hosted;
@@ -23,10 +25,20 @@ pub(crate) struct Generation {
     pub(crate) placement: Placement,
     /// What it was opened from, if it is to be hosted elsewhere.
     copy: PrivateCopy,
+    plugin: String,
+    /// The config ids of its factories, as its manifest tells them.
+    manifest: Vec<String>,
     hosted: Hosted,
 }
 
 impl Generation {
+    /// Its factories, of which a process of its own cannot invent any; their controllers answer what the plugin may.
+    fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        let manifest = (self.placement.isolation == Isolation::Process).then_some(self.manifest.as_slice());
+        let capabilities = self.placement.capabilities.as_ref();
+        guarded_factories(self.hosted.factories(), &self.plugin, capabilities, manifest)
+    }
+
     /// Its artifact, read again from its private copy and verified against the hash that was verified before.
     pub(crate) fn artifact(&self) -> impl FnOnce() -> Result<Verified> + Send + use<> {
         let copy = self.copy.clone();
@@ -92,6 +104,7 @@ pub(crate) async fn replace(
             mapped: false,
             isolation: placement.isolation,
             pid: None,
+            layers: Vec::new(),
         },
         None,
     );
@@ -133,11 +146,12 @@ async fn bring_up(
     let build_hash = artifact.bundle.build_hash.clone();
     let version = artifact.bundle.version.clone();
     let options = LoadOptions {
-        bus: shared.bus.handle(),
+        bus: guarded(shared.bus.handle(), plugin, placement.capabilities.as_ref()),
         plugin: plugin.to_owned(),
         generation: number,
         workers: shared.settings.workers,
     };
+    let manifest = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
     let (hosted, copy) = Hosted::open(artifact, shared, &placement, options).await?;
     shared.registry.add(
         GenerationInfo {
@@ -154,20 +168,21 @@ async fn bring_up(
             mapped: placement.isolation == Isolation::None,
             isolation: placement.isolation,
             pid: hosted.pid(),
+            layers: hosted.layers(placement.capabilities.is_some()),
         },
         Some(Arc::clone(hosted.leases())),
     );
     timeline.load_ms = millis(begun);
 
     let begun = Instant::now();
-    let generation = Generation { number, build_hash, placement, copy, hosted };
+    let generation = Generation { number, build_hash, placement, copy, plugin: plugin.to_owned(), manifest, hosted };
     let committed = match current {
         None => {
-            shared.bus.add_factories(Source(number), generation.hosted.factories());
+            shared.bus.add_factories(Source(number), generation.factories());
             None
         }
         Some(current) => {
-            let factories = generation.hosted.factories();
+            let factories = generation.factories();
             let staged =
                 shared.bus.stage(Source(current.number), Source(number), factories, shared.settings.grace).await;
             let committed = match staged {

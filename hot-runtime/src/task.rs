@@ -113,6 +113,7 @@ impl Plugin {
         let Some(current) = &self.current else { return Ok(None) };
         let wanted = self.shared.placing.of(&self.id);
         let same_place = wanted.isolation == current.placement.isolation;
+        let same_place = same_place && wanted.capabilities == current.placement.capabilities;
         if wanted == current.placement || (same_place && wanted.isolation == Isolation::None) {
             return Ok(None);
         }

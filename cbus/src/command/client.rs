@@ -56,6 +56,14 @@ pub async fn plugins(args: &Show) -> Result<()> {
     let rows: Vec<Vec<String>> = plugins.iter().map(row).collect();
     table(&["PLUGIN", "STATE", "VERSION", "GENERATION", "LEASES", "LAST SWAP"], &rows);
     for plugin in &plugins {
+        let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
+        if let Some(serving) = serving.filter(|found| found.isolation == "process" || !found.layers.is_empty()) {
+            let place =
+                if serving.isolation == "process" { "in a process of its own" } else { "in the daemon's process" };
+            let layers = if serving.layers.is_empty() { "nothing".to_owned() } else { serving.layers.join(", ") };
+            print_line("");
+            print_line(&format!("{}: {place}, confined by {layers}", plugin.id));
+        }
         for found in plugin.generations.iter().filter(|found| matches!(found.state.as_str(), "draining" | "stuck")) {
             let why = if found.reason.is_empty() { held(found) } else { found.reason.clone() };
             print_line("");

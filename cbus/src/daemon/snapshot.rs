@@ -125,6 +125,7 @@ impl Host {
             timeline: self.journal.timeline(found.generation),
             isolation: found.isolation.to_string(),
             process_id: found.pid.unwrap_or_default(),
+            layers: found.layers.clone(),
         }
     }
 

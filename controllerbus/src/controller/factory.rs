@@ -98,7 +98,8 @@ impl<C: Controller> Factory for FactoryOf<C> {
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let refused = |e| without_secrets(e, C::Config::SCHEMA).context(format!("config {}", C::Config::ID)).permanent();
+            let refused =
+                |e| without_secrets(e, C::Config::SCHEMA).context(format!("config {}", C::Config::ID)).permanent();
             let config: C::Config = wire::decode(&config).map_err(refused)?;
             config.validate().map_err(|error| {
                 Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID)).permanent()

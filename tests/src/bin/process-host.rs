@@ -1,7 +1,7 @@
 //! A host program as an embedder writes it: its own plugin host, by one line. The tests run, and kill, it.
 //!
-//! `process-host ARTIFACT FOLDER` loads a `hazard` artifact in a process of its own, prints that process's id, and serves
-//! until it is killed.
+//! `process-host ARTIFACT FOLDER` loads a `hazard` artifact in a process of its own, prints that process's id and that of one
+//! which the plugin has started, and serves until it is killed.
 
 use controllerbus::prelude::*;
 use hot_runtime::{HotRuntime, Isolation};
@@ -24,7 +24,7 @@ fn main() {
         let hot = builder.start().await?;
         bus.apply(ConfigSet::from_yaml(CONFIG)?).await?;
         hot.load_file(artifact).await?;
-        println!("{}", act(&bus, "pid").await?);
+        println!("{} {}", act(&bus, "pid").await?, act(&bus, "start-another").await?);
         std::future::pending().await
     });
     if let Err(error) = served {
