@@ -627,7 +627,7 @@ async fn a_plugin_asks_answers_starts_and_applies_what_it_may_and_nothing_else_w
         );
         ConfigSet::from_yaml(&config).expect("a config set")
     };
-    let own = "\"hazard/*\", \"bus/*\"";
+    let own = "\"hazard/*\", probe/own";
     for isolation in ["none", "process"] {
         let turn = (None, Some(TURNS.write().await));
         let host = Host::in_turn(turn, Isolation::None, quick()).await;

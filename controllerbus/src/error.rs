@@ -15,7 +15,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Always written: where fields have no names, what follows it is found by its place.
+    #[serde(default)]
     location: Option<Box<Location>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     permanent: bool,

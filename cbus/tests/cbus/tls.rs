@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use crate::daemon::{Daemon, daemon_folder};
+use crate::process::{Daemon, daemon_folder};
 use crate::{fails, fine};
 
 /// An authority whose certificate is written to NAME.pem.

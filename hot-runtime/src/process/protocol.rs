@@ -273,6 +273,12 @@ mod tests {
             format!("{message:?}"),
             format!("{:?}", rmp_serde::from_slice::<ToParent<'_>>(&bytes).expect("decoding"))
         );
+        for error in [Error::msg("no"), Error::msg("no").permanent()] {
+            let message = ToChild::Event { request: 3, event: WireEvent::Failed(error) };
+            let bytes = rmp_serde::to_vec(&message).expect("encoding");
+            let read = rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding");
+            assert_eq!(format!("{message:?}"), format!("{read:?}"));
+        }
         let message = ToChild::Event { request: 3, event: WireEvent::Failed(Error::msg("no")) };
         let bytes = rmp_serde::to_vec(&message).expect("encoding");
         assert_eq!(

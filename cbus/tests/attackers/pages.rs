@@ -1,0 +1,162 @@
+//! A page of another port, in a real browser that has the daemon's page open too, tries to reach the daemon.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use crate::calls::calls;
+use crate::process::{Daemon, Session, daemon_folder, write_secret};
+use crate::webdriver::Browser;
+
+/// Somebody's site on another port of this machine: one page, and the cookies that came with every request.
+struct Site {
+    address: String,
+    cookies: Arc<Mutex<Vec<String>>>,
+}
+
+impl Site {
+    fn open(page: String) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let cookies = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&cookies);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(&stream);
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    if let Some(cookie) = line.to_ascii_lowercase().strip_prefix("cookie: ") {
+                        kept.lock().expect("the list").push(cookie.trim().to_owned());
+                    }
+                    line.clear();
+                }
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    page.len()
+                );
+                let _ = (&stream).write_all(format!("{head}{page}").as_bytes());
+            }
+        });
+        Self { address, cookies }
+    }
+}
+
+/// What the page does: every call with every means, against every address. What it could read, it keeps in `got`.
+const ATTACK: &str = r#"<!doctype html><body><script>
+window.got = []; window.tried = 0; window.done = false;
+const frame = new Uint8Array([0, 0, 0, 0, 8, 10, 6, 115, 101, 99, 111, 110, 100]);  // { id: "second" } in a gRPC frame
+const pause = (ms) => new Promise((later) => setTimeout(later, ms));
+async function fetched(url, options) {
+  window.tried++;
+  try {
+    const answer = await fetch(url, { ...options, signal: AbortSignal.timeout(3000) });
+    if (answer.type !== "opaque" && answer.type !== "opaqueredirect") window.got.push(`${options.method} ${url}: ${answer.status}`);
+  } catch { }
+}
+async function attack(origin, paths) {
+  for (const path of paths) {
+    const url = origin + path;
+    const kinds = ["text/plain", "application/x-www-form-urlencoded", "application/grpc", "application/grpc-web", "multipart/form-data"];
+    const all = [fetched(url, { method: "GET", mode: "no-cors", credentials: "include" }), fetched(url, { method: "GET", mode: "cors", credentials: "include" })];
+    for (const kind of kinds) {
+      for (const mode of ["no-cors", "cors"]) {
+        all.push(fetched(url, { method: "POST", mode, credentials: "include", body: frame, headers: { "content-type": kind } }));
+      }
+    }
+    all.push(fetched(url, { method: "POST", mode: "cors", credentials: "include", body: frame, headers: { "content-type": "application/grpc", "x-cbus-key": "none" } }));
+    all.push(fetched(url, { method: "POST", mode: "no-cors", credentials: "include", body: frame }));
+    navigator.sendBeacon(url, frame); window.tried++;
+    const image = new Image(); image.src = url; window.tried++;
+    const script = document.createElement("script"); script.src = url; document.body.append(script); window.tried++;
+    for (const [method, enctype] of [["get", "text/plain"], ["post", "text/plain"], ["post", "application/x-www-form-urlencoded"], ["post", "multipart/form-data"]]) {
+      const target = document.createElement("iframe"); target.name = `f${window.tried++}`; document.body.append(target);
+      const form = document.createElement("form"); Object.assign(form, { method, enctype, action: url, target: target.name });
+      const field = document.createElement("input"); field.name = "id"; field.value = "second"; form.append(field);
+      document.body.append(form); form.submit();
+    }
+    try { const events = new EventSource(url, { withCredentials: true }); events.onopen = () => window.got.push(`events ${url}`); window.tried++; } catch { }
+    try { const socket = new WebSocket(url.replace("http", "ws")); socket.onopen = () => window.got.push(`socket ${url}`); window.tried++; } catch { }
+    await Promise.all(all);
+    await pause(5);
+    for (const frame of document.querySelectorAll("iframe, form, script")) frame.remove();
+  }
+}
+(async () => { for (const origin of ORIGINS) await attack(origin, PATHS); window.done = true; })();
+</script>"#;
+
+#[test]
+fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page_is_open() {
+    let Some(browser) = Browser::open() else { return };
+    let folder = daemon_folder();
+    std::fs::copy(&crate::built().1, folder.path().join("plugins/second.cbus.so")).expect("copying");
+    write_secret(&folder.path().join("tokens"), "a-token-of-some-length\n");
+    let listen = ["config.yaml", "--plugins", "plugins", "--listen", "127.0.0.1:0", "--token-file", "tokens"];
+    let mut daemon = Daemon::start(folder.path(), &[&listen[..], &["--allow-exec", "--allow-control"]].concat());
+
+    // The user has both pages open: the one that `cbus page` opens, and the one behind the token.
+    let link = crate::fine(folder.path(), &["page", "--print", "--connect", &daemon.socket()]).trim().to_owned();
+    let own = link.trim_start_matches("http://").split('/').next().expect("an address").to_owned();
+    browser.call("POST", "/url", &json!({ "url": link }));
+    browser.wait("document.querySelector('#link')?.innerText === 'live'");
+    browser.call("POST", "/url", &json!({ "url": format!("http://{}/", daemon.address) }));
+    browser.wait("document.querySelector('input[name=token]') !== null");
+    browser.call("POST", "/execute/sync", &json!({
+        "script": "document.querySelector('input[name=token]').value = 'a-token-of-some-length'; document.querySelector('form').submit();",
+        "args": [],
+    }));
+    browser.wait("document.querySelector('#link')?.innerText === 'live'");
+
+    let pages = [
+        "/",
+        "/api/state",
+        "/api/events",
+        "/metrics",
+        "/login",
+        "/login?code=x",
+        "/api/plugins/reload?id=second",
+        "/api/plugins/unload?id=second",
+    ];
+    let paths: Vec<String> = pages.map(str::to_owned).into_iter().chain(calls()).collect();
+    let ports = [&own, &daemon.address].map(|address| address.rsplit(':').next().expect("a port").to_owned());
+    let origins: Vec<String> = ports
+        .iter()
+        .flat_map(|port| [format!("http://127.0.0.1:{port}"), format!("http://localhost:{port}")])
+        .collect();
+    let page = ATTACK.replace("ORIGINS", &json!(origins).to_string()).replace("PATHS", &json!(paths).to_string());
+    let site = Site::open(page);
+    browser.call("POST", "/url", &json!({ "url": format!("http://{}/", site.address) }));
+    browser.wait("window.done === true");
+    let (tried, got) = (browser.script("window.tried"), browser.script("window.got"));
+    println!("{tried} tries");
+    assert!(tried.as_u64().is_some_and(|tried| tried > 1000), "{tried}");
+    assert_eq!(got, json!([]), "a page of another port could read an answer");
+
+    // Its server has got the cookies, for those know no ports. They are worth nothing.
+    let cookies = site.cookies.lock().expect("the list").clone();
+    assert!(cookies.iter().any(|cookie| cookie.contains("cbus-")), "{cookies:?}");
+    for address in [&own, &daemon.address] {
+        for cookie in &cookies {
+            let stolen = Session { address: address.clone(), cookie: cookie.clone(), key: "none".to_owned() };
+            for (method, path) in [("GET", "/api/state"), ("POST", "/api/plugins/unload?id=second")] {
+                assert_eq!(stolen.ask(method, path).0, 401);
+            }
+        }
+    }
+
+    // Nothing has happened.
+    let bus = crate::json(folder.path(), &["plugins", "--json", "--connect", &daemon.socket()]);
+    assert_eq!((&bus[0]["state"], &bus[0]["generations"][0]["number"]), (&json!("serving"), &json!(1)));
+    let configs = crate::json(folder.path(), &["controllers", "--json", "--connect", &daemon.socket()]);
+    assert!(configs["configs"].to_string().contains("\"one\""), "{configs}");
+    daemon.wait("opened the page");
+    let changes = ["applies the configs", "removes the config", "reloads the plugin", "unloads the plugin"];
+    crate::fine(folder.path(), &["bus", "--connect", &daemon.socket()]);
+    assert!(
+        !daemon.said.iter().any(|line| changes.iter().any(|change| line.contains(change))),
+        "{}",
+        daemon.said.join("\n")
+    );
+    daemon.end();
+}
