@@ -138,6 +138,15 @@ pub enum RuntimeEvent {
         /// The generation that goes on serving.
         serving: Option<u64>,
     },
+    /// A verified artifact is about to be loaded.
+    Loading {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation that it becomes.
+        generation: u64,
+        /// The JSON schemas of its factories' configs.
+        schemas: Vec<serde_json::Value>,
+    },
     /// A new generation serves.
     Swapped {
         /// The plugin's id.

@@ -88,6 +88,11 @@ pub(crate) async fn replace(
         });
     }
     let number = shared.next_generation();
+    shared.emit(RuntimeEvent::Loading {
+        plugin: plugin.to_owned(),
+        generation: number,
+        schemas: artifact.factories.iter().map(|factory| factory.schema.clone()).collect(),
+    });
     let placement = shared.placing.of(plugin);
     shared.registry.add(
         GenerationInfo {

@@ -71,6 +71,10 @@ impl Journal {
     /// Records what the runtime tells.
     pub fn runtime_event(&self, event: &RuntimeEvent) {
         self.metrics.count(event);
+        if let RuntimeEvent::Loading { schemas, .. } = event {
+            // Before any of its code runs, and could say anything.
+            return self.note_secrets(schemas);
+        }
         let Some(event) = self.lock().take_in(event, |text| *text = self.shown(text)) else { return };
         log(&event);
         let _ = self.events.send(event);
@@ -108,9 +112,9 @@ impl Journal {
     }
 
     /// Notes the names of secret fields of configs, from their schemas.
-    pub fn note_secrets(&self, schemas: impl IntoIterator<Item = serde_json::Value>) {
+    pub fn note_secrets<'a>(&self, schemas: impl IntoIterator<Item = &'a serde_json::Value>) {
         let mut names = BTreeSet::new();
-        schemas.into_iter().for_each(|schema| names_in(&schema, &mut names));
+        schemas.into_iter().for_each(|schema| names_in(schema, &mut names));
         self.secrets.write().unwrap_or_else(PoisonError::into_inner).extend(names);
     }
 

@@ -179,7 +179,8 @@ fn by_its_shape(text: &str, start: usize, word: &str) -> Option<Range<usize>> {
     if word.starts_with("eyJ") {
         let rest = &text[start..];
         let end = rest.find(|c: char| !is_word(c) && c != '.').unwrap_or(rest.len());
-        return (rest[..end].matches('.').count() == 2 && end > 30).then_some(start..start + end);
+        let signed = rest[..end].trim_end_matches('.');
+        return (signed.matches('.').count() == 2 && end > 30).then_some(start..start + signed.len());
     }
     let known = SHAPES.iter().any(|(begin, least)| word.starts_with(begin) && word.len() >= *least);
     known.then_some(start..start + word.len())

@@ -23,7 +23,6 @@ pub struct Shown {
 impl Host {
     /// What the page shows: the registry, and the process's mappings with it, are read once.
     pub fn shown(&self) -> Shown {
-        self.note_secrets();
         let generations = self.generations();
         Shown {
             controllers: self.controllers_of(&generations),
@@ -193,11 +192,6 @@ impl Host {
     /// The applied configs.
     pub fn configs(&self) -> Vec<Config> {
         self.bus.configs().into_iter().map(|found| config(found, |text| self.kept(text))).collect()
-    }
-
-    /// Learns from the schemas of the bus's factories which fields of configs are secret.
-    pub fn note_secrets(&self) {
-        self.journal.note_secrets(self.bus.factories().into_iter().map(|found| found.schema));
     }
 
     /// The factories that the bus knows.

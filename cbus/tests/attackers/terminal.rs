@@ -34,7 +34,6 @@ fn liar() -> &'static PathBuf {
         Ok(Self)";
         scratch.edit("second", "Ok(Self)", lies);
         scratch.edit("second", "pub struct SecondConfig {}", "pub struct SecondConfig { #[config(secret)] #[serde(default)] pin: Option<u32> }");
-        scratch.amend("second", "[dependencies]", "[dependencies]\ntracing = { version = \"0.1\", default-features = false, features = [\"std\"] }");
         let file = scratch.folder().join("liar.cbus.so");
         let mut command = cbus(scratch.folder());
         command.args(["build", "second", "-o", "liar.cbus.so"]).env("CBUS_WORK_DIR", work_dir().join("cbus-liar"));

@@ -68,7 +68,11 @@ fn over_tcp_nobody_gets_anything_but_the_two_health_paths_without_a_credential()
 #[test]
 fn another_user_of_the_machine_gets_nothing() {
     let folder = daemon_folder();
-    let daemon = Daemon::start(folder.path(), &["--plugins", "plugins", "--allow-exec", "--allow-control"]);
+    let run = tempfile::tempdir().expect("a folder");
+    let arguments = ["--plugins", "plugins", "--allow-exec", "--allow-control"];
+    let daemon = Daemon::start_with(folder.path(), "run", &arguments, |command| {
+        command.env("XDG_RUNTIME_DIR", run.path());
+    });
     let socket = daemon.address.trim_start_matches("unix:").to_owned();
     let of = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!((of(Path::new(&socket)), of(Path::new(&socket).parent().expect("a folder"))), (0o600, 0o700));
@@ -87,6 +91,7 @@ fn another_user_of_the_machine_gets_nothing() {
             // Should the folder ever be open, and the socket too: the daemon asks who comes.
             open(Path::new(&socket), 0o777);
             open(Path::new(&socket).parent().expect("a folder"), 0o755);
+            open(run.path(), 0o755);
             let said = crate::said(other.output().expect("running it"));
             assert_eq!(said.code, Some(1), "{}{}", said.out, said.err);
         }

@@ -10,10 +10,10 @@ use tokio::sync::Semaphore;
 
 /// The wait after the first failure; each further one doubles it.
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// How many of one address may wait.
-const WAITING: u32 = 16;
+const WAITING: u32 = 8;
 
 /// After this time without a failure an address is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);

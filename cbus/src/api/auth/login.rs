@@ -80,7 +80,8 @@ fn headers(policy: &str) -> [(header::HeaderName, String); 5] {
         (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (header::CONTENT_SECURITY_POLICY, policy.to_owned()),
-        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        // Not `no-referrer`: a browser would not say then that the form is this port's own.
+        (header::REFERRER_POLICY, "same-origin".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ]
 }
