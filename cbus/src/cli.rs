@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::{Address, is_name};
-use crate::daemon::Filter;
+use crate::daemon::{Filter, Format};
 
 /// Controllers that are replaced while they run.
 ///
@@ -399,6 +399,9 @@ pub struct Logging {
     /// Which log lines: a level, or MODULE=LEVEL, separated by commas
     #[arg(long, value_name = "FILTER", default_value = "info", env = "CBUS_LOG")]
     pub log: Filter,
+    /// How they are printed: `text` for people, `json` for machines, one object on each line
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, env = "CBUS_LOG_FORMAT")]
+    pub log_format: Format,
 }
 
 /// The bus API of a daemon

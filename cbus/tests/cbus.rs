@@ -14,6 +14,9 @@ mod help;
 #[path = "cbus/process.rs"]
 #[allow(dead_code)]
 mod process;
+#[cfg(unix)]
+#[path = "cbus/service.rs"]
+mod service;
 #[path = "cbus/tls.rs"]
 mod tls;
 #[cfg(unix)]

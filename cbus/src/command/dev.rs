@@ -25,7 +25,7 @@ pub async fn run(args: Dev) -> Result<()> {
     let plugins = specs(&crates, args.release).await?;
     let names: Vec<String> = plugins.iter().map(|spec| spec.id.clone()).collect();
     // From here on the view is what is seen; what went wrong before is told as it is.
-    set_up_logs(args.logging.log.clone(), &journal, !live);
+    set_up_logs(args.logging.log.clone(), &journal, (!live).then_some(args.logging.log_format));
     let host = Host::new(Arc::clone(&journal));
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     let name: String = names[0].chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(32).collect();

@@ -10,13 +10,13 @@ use miette::Result;
 use crate::api::controller::{self, ApiConfig};
 use crate::api::{Address, CONFIG_ID, sockets};
 use crate::cli::{self, Api, Listen, Run};
-use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
+use crate::daemon::{ConfigFile, Host, Journal, Options, service, set_up_logs};
 use crate::pipeline::{absolute, read_crates, target_dir};
 use crate::report::{explain, report};
 
 pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
-    set_up_logs(args.logging.log.clone(), &journal, true);
+    set_up_logs(args.logging.log.clone(), &journal, Some(args.logging.log_format));
     // What is wrong with the arguments is told before anything begins.
     let config = args.config.as_deref().map(ConfigFile::new);
     let set = config.as_ref().map(ConfigFile::read).transpose()?;
@@ -55,11 +55,13 @@ pub async fn run(args: Run) -> Result<()> {
     let served = serve(&host, config.zip(set), options, "ready");
     let result = tokio::select! {
         result = served => result,
+        () = service::keep_telling(&host) => Ok(()),
         signal = asked_to_end() => {
             tracing::info!(target: "cbus", "{signal}: ending");
             Ok(())
         }
     };
+    service::stopping();
     let left = host.end().await;
     if !left.is_empty() {
         tracing::warn!(target: "cbus", "did not end in time, and ends with the process: {}", left.join("; "));
@@ -75,13 +77,17 @@ pub async fn serve(
     ready: &str,
 ) -> Result<()> {
     let mut following = None;
+    let mut reread = None;
     if let Some((mut file, set)) = config {
         file.apply(&host.bus, set).await?;
+        reread = Some(file.clone());
         // Followed from the start on: the first build may take a while.
         following = Some((file.clone(), tokio::spawn(file.follow(host.bus.clone()))));
     }
     host.start(options).await?;
     tracing::info!(target: "cbus", "{ready}");
+    service::ready(host);
+    tokio::spawn(reload_when_asked(Arc::clone(host), reread));
     if let Some((file, following)) = following {
         file.tell_problems(&host.bus);
         // Following ends when the file cannot be watched.
@@ -90,6 +96,48 @@ pub async fn serve(
         }
     }
     std::future::pending().await
+}
+
+/// Reads the config again at each SIGHUP, as a service manager asks for it. Where a person has started the daemon in a
+/// terminal, the end of that ends the daemon, as it ends others.
+async fn reload_when_asked(host: Arc<Host>, mut file: Option<ConfigFile>) {
+    while hung_up().await {
+        service::reloading();
+        if let Some(file) = &mut file {
+            let applied = match file.read() {
+                Ok(set) => file.apply(&host.bus, set).await,
+                Err(error) => Err(error),
+            };
+            match applied {
+                Ok(()) => tracing::info!(target: "cbus", "SIGHUP: the config was read again"),
+                Err(error) => {
+                    tracing::error!(target: "cbus", "SIGHUP: what runs goes on without the change:\n{error:?}")
+                }
+            }
+        }
+        service::ready(&host);
+    }
+}
+
+/// Waits for a SIGHUP; false where none is waited for.
+#[cfg(unix)]
+async fn hung_up() -> bool {
+    use std::io::IsTerminal;
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    static SIGNAL: std::sync::OnceLock<tokio::sync::Mutex<Option<Signal>>> = std::sync::OnceLock::new();
+    if std::io::stderr().is_terminal() {
+        return false;
+    }
+    let signal = SIGNAL.get_or_init(|| tokio::sync::Mutex::new(signal(SignalKind::hangup()).ok()));
+    match &mut *signal.lock().await {
+        Some(signal) => signal.recv().await.is_some(),
+        None => false,
+    }
+}
+
+#[cfg(not(unix))]
+async fn hung_up() -> bool {
+    false
 }
 
 /// Puts the controllers that serve the API on the bus, one for this user's socket and one for TCP where that is asked for,

@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::Journal;
 use super::journal::now_ms;
 use crate::api::proto::LogLine;
+use crate::text::json_escaped;
 
 /// The target under which the boundary hands on what plugins log.
 const GUEST: &str = "controllerbus::guest";
@@ -36,8 +37,17 @@ impl FromStr for Filter {
     }
 }
 
-/// Sends log lines to a journal, and to the standard error if `print` is set.
-pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: bool) {
+/// How log lines are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Sends log lines to a journal, and to the standard error if a format is given.
+pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>) {
     // What a plugin's module may log is looked at in the layer, where its name is known.
     let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
     let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
@@ -49,7 +59,7 @@ pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: bool) {
 struct Lines {
     filter: Filter,
     journal: Arc<Journal>,
-    print: bool,
+    print: Option<Format>,
     colour: bool,
 }
 
@@ -68,9 +78,13 @@ impl<S: Subscriber> Layer<S> for Lines {
             return;
         }
         let line = self.journal.shown_line(line);
-        if self.print {
-            let mut stderr = std::io::stderr().lock();
-            let _ = writeln!(stderr, "{}", render(&line, self.colour));
+        let text = match self.print {
+            None => None,
+            Some(Format::Text) => Some(render(&line, self.colour)),
+            Some(Format::Json) => serde_json::to_string(&json(&line)).ok().map(|text| json_escaped(&text)),
+        };
+        if let Some(text) = text {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
         self.journal.line(line);
     }
@@ -109,6 +123,21 @@ pub fn render(line: &LogLine, colour: bool) -> String {
         let _ = write!(text, "  {}", escaped(&line.fields));
     }
     text
+}
+
+/// A log line as machines read it: what is not there is left out.
+fn json(line: &LogLine) -> serde_json::Value {
+    let all = serde_json::json!({
+        "time": crate::text::time(line.at_ms),
+        "level": line.level.to_lowercase(),
+        "target": line.target,
+        "message": hot_runtime::text::coloured_text(&line.message, false),
+        "fields": line.fields,
+        "plugin": line.plugin,
+        "generation": line.generation,
+    });
+    let serde_json::Value::Object(members) = all else { return all };
+    members.into_iter().filter(|(_, value)| *value != "" && *value != 0).collect()
 }
 
 /// Collects an event's fields.

@@ -57,7 +57,8 @@ impl Daemon {
             // The socket's comes first.
             at = daemon.wait("the bus API is at");
         }
-        daemon.address = at.rsplit(' ').next().expect("an address").trim_start_matches("http://").to_owned();
+        let at = at.split("API is at ").nth(1).expect("an address").split(['"', ' ']).next().expect("an address");
+        daemon.address = at.trim_start_matches("http://").to_owned();
         if name == "run" {
             daemon.wait("ready");
         }
