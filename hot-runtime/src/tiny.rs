@@ -48,20 +48,25 @@ impl Tiny {
                  \"config\":\"tiny\",\"resolves\":[]}}\n"
             ));
         }
-        let mut object = Object::new(BinaryFormat::Elf, *architecture, Endianness::Little);
-        let segment = object.segment_name(StandardSegment::Data).to_vec();
-        let section = object.add_section(segment, b".cbus.manifest".to_vec(), SectionKind::ReadOnlyData);
-        object.append_section_data(section, manifest.as_bytes(), 1);
-        let mut bytes = object.write().expect("an object file");
-        // ET_REL becomes ET_DYN: what is linked differs in more, but not in what is read.
-        bytes[16] = 3;
-        bytes
+        library(*architecture, manifest.as_bytes())
     }
 
     /// Writes the sealed artifact.
     pub(crate) fn seal(&self, out: &Path) {
         seal(&self.library(), out);
     }
+}
+
+/// A library with this manifest.
+pub(crate) fn library(architecture: Architecture, manifest: &[u8]) -> Vec<u8> {
+    let mut object = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
+    let segment = object.segment_name(StandardSegment::Data).to_vec();
+    let section = object.add_section(segment, b".cbus.manifest".to_vec(), SectionKind::ReadOnlyData);
+    object.append_section_data(section, manifest, 1);
+    let mut bytes = object.write().expect("an object file");
+    // ET_REL becomes ET_DYN: what is linked differs in more, but not in what is read.
+    bytes[16] = 3;
+    bytes
 }
 
 /// Seals some bytes.

@@ -157,9 +157,10 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
     let mut bundle = None;
     let mut factories = Vec::new();
     for line in data.split(|byte| *byte == b'\n' || *byte == 0).filter(|line| !line.is_empty()) {
-        match serde_json::from_slice(line)
-            .map_err(|error| (format!("its manifest is not understood: {error}"), HELP))?
-        {
+        match serde_json::from_slice(line).map_err(|error| {
+            let why = error.to_string();
+            (format!("its manifest is not understood: {}", crate::text::shortened(&why, 300)), HELP)
+        })? {
             Record::Bundle(record) if bundle.is_none() => bundle = Some(record),
             Record::Bundle(_) => return Err(("its manifest has two bundle records".to_owned(), HELP)),
             Record::Factory(record) => factories.push(record),

@@ -158,6 +158,84 @@ fn every_length_in_a_manifest_is_bounded() {
     }
 }
 
+/// A library whose manifest section is this text.
+fn with_manifest(manifest: &[u8]) -> Vec<u8> {
+    tiny::library(object::Architecture::X86_64, manifest)
+}
+
+#[test]
+fn hostile_artifacts_are_refused_with_a_short_reason_or_are_what_they_say() {
+    let look = |library: Vec<u8>| {
+        let inspected = Read::bytes(Path::new("hostile"), with_trailer(library)).inspect();
+        inspected.map(|found| found.bundle.id).map_err(|error| error.to_string())
+    };
+    let mut tried = 0;
+    // Every field of the file's header and of its section headers, all ones and all zeros.
+    let whole = Tiny::default().library();
+    let sections = u64::from_le_bytes(whole[40..48].try_into().expect("eight bytes")) as usize;
+    for at in (16..64).step_by(4).chain((sections..whole.len()).step_by(8)) {
+        for filling in [0xff, 0x00, 0x7f] {
+            let mut library = whole.clone();
+            let end = (at + 4).min(library.len());
+            library[at..end].fill(filling);
+            match look(library) {
+                Ok(id) => assert_eq!(id, "tiny"),
+                Err(error) => assert!(error.len() < 600, "{error}"),
+            }
+            tried += 1;
+        }
+    }
+    // Manifests that say what they should not.
+    let bundle = String::from_utf8(whole.clone().into_iter().filter(u8::is_ascii).collect()).expect("ASCII");
+    let bundle = &bundle[bundle.find("{\"record\":\"bundle\"").expect("it")..];
+    let bundle = &bundle[..=bundle.find('}').expect("its end")];
+    let factory = |more: &str| {
+        format!(
+            "{bundle}\n{{\"record\":\"factory\",\"plugin\":\"f\",\"version\":\"1.0.0\",\"crate\":\"c\",\"crate_version\":\"1\",\
+             \"description\":\"\",\"entry\":\"e\",\"config\":\"f\",\"resolves\":[]{more}}}\n"
+        )
+    };
+    assert_eq!(look(with_manifest(factory("").as_bytes())), Ok("tiny".to_owned()));
+    let deep = format!(",\"schema\":{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let manifests: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"\n\n\0\0\n".to_vec(),
+        b"{".to_vec(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        b"{\"record\":\"other\"}".to_vec(),
+        format!("{{\"record\":\"{}\"}}", "r".repeat(500_000)).into_bytes(),
+        vec![0xff; 1000],
+        vec![b'{'; 500_000],
+        bundle.as_bytes().to_vec(),
+        format!("{bundle}\n{bundle}\n").into_bytes(),
+        factory("").replacen("\"1.0.0\"", "\"not.a.version\"", 1).into_bytes(),
+        factory("").replace("\"boundary\":", "\"boundary\":-").into_bytes(),
+        factory("").replace("\"boundary\":", "\"boundary\":99999999999999999999").into_bytes(),
+        factory("").replace("\"entry\":\"e\"", &format!("\"entry\":\"{}\"", "e".repeat(500_000))).into_bytes(),
+        factory("").replace("\"description\":\"\"", &format!("\"description\":\"{}\"", "d".repeat(5000))).into_bytes(),
+        factory("").replace("\"resolves\":[]", &format!("\"resolves\":[{}\"x\"]", "\"x\",".repeat(5000))).into_bytes(),
+        factory("").replace("\"resolves\":[]", "\"resolves\":{}").into_bytes(),
+        factory("").repeat(2000).into_bytes(),
+        factory(&deep).into_bytes(),
+        [factory("").into_bytes(), vec![b' '; 2 << 20]].concat(),
+    ];
+    for manifest in manifests {
+        let error = look(with_manifest(&manifest)).expect_err("it is refused");
+        assert!(
+            error.contains("manifest")
+                || error.contains("names `")
+                || error.contains("too long")
+                || error.contains("controllers"),
+            "{error}"
+        );
+        assert!(error.len() < 600, "{error}");
+        tried += 1;
+    }
+    println!("{tried} hostile artifacts");
+    assert!(tried >= 64);
+}
+
 /// Whatever is wrong with a file, one that must be signed and is not is refused for that, and nothing of it is parsed.
 #[test]
 fn where_a_signature_is_required_it_is_asked_for_before_anything_is_parsed() {
@@ -213,10 +291,10 @@ mod places {
     fn a_file_is_loaded_only_where_nobody_else_may_write_to_it_or_to_a_folder_on_its_way() {
         let mut tried = 0;
         let root = rustix::process::geteuid().is_root();
-        for (level, through_a_link) in (0..4).flat_map(|level| [(level, false), (level, true)]) {
+        for (level, through_a_link) in (0..6).flat_map(|level| [(level, false), (level, true)]) {
             for spoilt in spoils() {
                 let outer = tempfile::tempdir().expect("a folder");
-                let folder = outer.path().join("a/b/c");
+                let folder = outer.path().join("a/b/c/d/e");
                 std::fs::create_dir_all(&folder).expect("folders");
                 let file = folder.join("plugin.cbus.so");
                 Tiny::default().seal(&file);
@@ -239,7 +317,7 @@ mod places {
             }
         }
         println!("{tried} hostile places");
-        assert!(tried >= if root { 56 } else { 24 });
+        assert!(tried >= if root { 64 } else { 36 });
     }
 
     #[test]
