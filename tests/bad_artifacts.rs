@@ -217,6 +217,9 @@ async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_b
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("changing the rights");
     };
 
+    let error =
+        HotRuntime::builder(&bus).work_dir(&work).plugins_dir(&plugins).start().await.err().expect("it is refused");
+    assert!(error.to_string().contains("Trust::anyone()"), "{error}");
     mode(&plugins, 0o777);
     let error = builder().start().await.err().expect("it is refused").to_string();
     assert!(error.contains("everybody on this machine may write") && error.contains("allow_world_writable"), "{error}");

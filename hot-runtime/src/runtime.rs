@@ -241,6 +241,11 @@ impl Builder {
             let reason = "signatures are required and there is no key to verify them with; give `Trust::keys` one";
             return Err(Error::Settings { reason: reason.to_owned() });
         }
+        if self.plugins_dir.is_some() && self.settings.checks.are_undecided() {
+            let reason = "there is a plugins folder, and nobody has said whose files are loaded from it; give the builder \
+                          `Trust::keys(..)`, or `Trust::anyone()` for what lies where nobody else may write";
+            return Err(Error::Settings { reason: reason.to_owned() });
+        }
         let work_dir = match self.work_dir {
             Some(dir) => dir,
             None => PathBuf::from("target/controllerbus"),

@@ -111,7 +111,7 @@ async fn reload_when_asked(host: Arc<Host>, mut file: Option<ConfigFile>) {
             match applied {
                 Ok(()) => tracing::info!(target: "cbus", "SIGHUP: the config was read again"),
                 Err(error) => {
-                    tracing::error!(target: "cbus", "SIGHUP: what runs goes on without the change:\n{error:?}")
+                    tracing::error!(target: "cbus", "SIGHUP: what runs goes on without the change:\n{error:?}");
                 }
             }
         }

@@ -231,6 +231,29 @@ fn the_page_answers_its_own_requests_only() {
 }
 
 #[test]
+fn a_page_is_told_the_whole_state_once_and_then_only_what_has_changed_of_it() {
+    let folder = daemon_folder();
+    let daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins"]);
+    let page = Session::open(&daemon);
+    let mut states = page.states();
+    let keys =
+        |state: &serde_json::Value| -> Vec<String> { state.as_object().expect("a map").keys().cloned().collect() };
+    let first = states.next().expect("the state");
+    assert_eq!(keys(&first), ["configs", "controllers", "directives", "info", "plugins"]);
+    assert!(first["configs"].to_string().contains("\"one\""), "{first}");
+    // Another one is told all of it too.
+    assert_eq!(keys(&page.states().next().expect("the state")).len(), 5);
+    std::fs::write(folder.path().join("config.yaml"), "two:\n  id: second\n").expect("writing");
+    let changed = states.find(|state| {
+        let same = ["plugins", "directives"].iter().all(|part| state.get(part).is_none());
+        assert!(same, "it is told what has not changed: {state}");
+        state["configs"].to_string().contains("\"two\"")
+    });
+    assert!(changed.is_some());
+    daemon.end();
+}
+
+#[test]
 fn the_api_is_a_controller_that_a_config_can_describe() {
     let folder = daemon_folder();
     let config = "api:\n  id: controllerbus/bus/api\n  config:\n    listen: unix:SOCKET\n    allow_exec: true\n";

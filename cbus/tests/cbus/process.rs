@@ -210,6 +210,28 @@ impl Session {
         Self { address: address.to_owned(), cookie: cookie.to_owned(), key: key.to_owned() }
     }
 
+    /// What the page is told of the state, until the daemon ends.
+    pub fn states(&self) -> impl Iterator<Item = serde_json::Value> + use<> {
+        let mut stream = TcpStream::connect(&self.address).expect("connecting");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let (host, cookie, key) = (&self.address, &self.cookie, &self.key);
+        let head = format!("GET /api/events HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nx-cbus-key: {key}\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("asking");
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        std::iter::from_fn(move || {
+            lines.by_ref().find(|line| line == "event: state")?;
+            // A long one comes in several chunks, between which stand their lengths.
+            let mut data = lines.next()?.strip_prefix("data: ")?.to_owned();
+            loop {
+                if let Ok(state) = serde_json::from_str(&data) {
+                    return Some(state);
+                }
+                lines.next()?;
+                data += &lines.next()?;
+            }
+        })
+    }
+
     /// A request as the page's scripts make it.
     pub fn ask(&self, method: &str, path: &str) -> (u16, String) {
         let headers = format!("Cookie: {}\r\nx-cbus-key: {}\r\nSec-Fetch-Site: same-origin\r\n", self.cookie, self.key);

@@ -64,6 +64,10 @@ impl Trust {
         Self { keys: Vec::new(), unsigned: Unsigned::Undecided }
     }
 
+    pub(super) fn is_undecided(&self) -> bool {
+        self.unsigned == Unsigned::Undecided
+    }
+
     /// Whether nothing at all could be accepted: a signature is required and there is no key.
     pub fn accepts_nothing(&self) -> bool {
         self.keys.is_empty() && self.unsigned == Unsigned::Refused

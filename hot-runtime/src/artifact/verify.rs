@@ -49,6 +49,11 @@ impl Checks {
         self.trust.accepts_nothing()
     }
 
+    /// Whether nobody has said whom to trust.
+    pub(crate) fn are_undecided(&self) -> bool {
+        self.trust.is_undecided()
+    }
+
     /// Checks a folder whose files are to be loaded: whoever may write to it may run code in this process.
     pub(crate) fn check_folder(&self, folder: &Path) -> Result<()> {
         if self.anywhere { Ok(()) } else { place::check_folder(folder) }
