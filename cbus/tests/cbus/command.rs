@@ -120,6 +120,9 @@ pub enum Tone {
     Short,
 }";
 
+/// What the environment of that build has, and nothing that it leaves behind may have.
+pub const SECRET: &str = "s3cr3t-of-whoever-builds";
+
 /// The `second` fixture with such a config as a plugin file, built once by `cbus build`; its folder has a copy of the sources.
 pub fn built() -> &'static (Scratch, PathBuf, serde_json::Value) {
     static BUILT: OnceLock<(Scratch, PathBuf, serde_json::Value)> = OnceLock::new();
@@ -130,6 +133,8 @@ pub fn built() -> &'static (Scratch, PathBuf, serde_json::Value) {
         let arguments = ["build", "second", "-o", "second.cbus.so", "--plugin-version", "1.2.3", "--json"];
         let mut command = cbus(scratch.folder());
         command.args(arguments).env("CBUS_WORK_DIR", work_dir().join("cbus-built"));
+        // What is none of the compiler's business.
+        command.envs([("AWS_SECRET_ACCESS_KEY", SECRET), ("CARGO_REGISTRY_TOKEN", SECRET)]);
         let said = said(command.output().expect("running cbus"));
         assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
         let told = serde_json::from_str(&said.out).expect("JSON");

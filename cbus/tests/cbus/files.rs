@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use tests::{Scratch, target_dir, work_dir};
 
-use crate::{built, cbus, fails, fine, json, said};
+use crate::{SECRET, built, cbus, fails, fine, json, said};
 
 /// Cargo as a user would run it, with the profile that plugins are built with, so that nothing is compiled twice.
 fn cargo(folder: &Path) -> Command {
@@ -271,4 +271,23 @@ fn every_shell_gets_a_completion_script() {
         assert!(script.contains("cbus") && script.contains("inspect"), "{shell}");
     }
     fails(folder.path(), &["completions", "command.com"], 2, "possible values");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_build_leaves_nothing_of_the_callers_environment_behind() {
+    use std::os::unix::fs::PermissionsExt;
+    built();
+    let calls = target_dir().join("cbus/calls");
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&calls), 0o700);
+    let mut recorded = 0;
+    for entry in std::fs::read_dir(&calls).expect("the records").flatten() {
+        // Others that are being made go meanwhile.
+        let Ok(text) = std::fs::read(entry.path()) else { continue };
+        assert!(!text.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()), "{}", entry.path().display());
+        assert_eq!(mode(&entry.path()), 0o600);
+        recorded += 1;
+    }
+    assert!(recorded > 0, "calls are recorded");
 }

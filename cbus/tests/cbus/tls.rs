@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use crate::process::{Daemon, daemon_folder};
+use crate::process::{Daemon, daemon_folder, write_secret};
 use crate::{fails, fine};
 
 /// An authority whose certificate is written to NAME.pem.
@@ -56,8 +56,19 @@ fn over_tls_clients_with_a_certificate_of_the_authority_are_served_and_no_others
     refused(&of("none.pem", &client), "none.pem");
     daemon.end();
 
+    // With both, a certificate alone does not do, nor does a token.
+    write_secret(&at.join("token"), "a-long-enough-secret");
+    let daemon = Daemon::start(at, &[&arguments[..], &["--token-file", "token"]].concat());
+    let address = daemon.address.trim_start_matches("https://").replace("0.0.0.0", "127.0.0.1");
+    let asked =
+        |more: &[&str]| crate::run(at, &[&["bus", "--connect", &address, "--tls-ca", "ours.pem"], more].concat());
+    assert!(asked(&client).err.contains("a token is needed"));
+    assert_eq!(asked(&["--token-file", "token"]).code, Some(1));
+    let both = [&client[..], &["--token-file", "token"]].concat();
+    assert_eq!(asked(&both).code, Some(0), "{}", asked(&both).err);
+    daemon.end();
+
     // Neither side speaks TLS when it is not asked to.
-    std::fs::write(at.join("token"), "a-long-enough-secret").expect("writing");
     let listen = ["--plugins", "plugins", "--listen", "127.0.0.1:0", "--token-file", "token"];
     let daemon = Daemon::start(at, &listen);
     fails(at, &["bus", "--connect", &daemon.address, "--tls-ca", "ours.pem"], 1, "does not speak TLS");

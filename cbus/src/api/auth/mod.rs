@@ -100,7 +100,8 @@ impl Door {
         }
         match &self.way {
             Way::Socket if self.tokens.is_none() => return Ok(Caller::new(socket_peer(request), Roles::ALL)),
-            Way::Tcp { certificates: true, .. } => {
+            // Where there are tokens too, a certificate alone does not do.
+            Way::Tcp { certificates: true, .. } if self.tokens.is_none() => {
                 return Ok(from(&Caller::new("a client with a certificate", Roles::ALL), request));
             }
             _ => {}
