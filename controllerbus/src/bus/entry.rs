@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +36,8 @@ pub(super) struct ControllerEntry {
     pub(super) closed: CancellationToken,
     /// The first error of `execute`, which ends the staging of a new generation.
     failed: Mutex<Option<Error>>,
+    /// How often `execute` has failed.
+    pub(super) failures: AtomicU64,
     /// Whether one of its resolvers has failed.
     pub(super) resolver_failed: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
@@ -183,6 +185,7 @@ impl ControllerEntry {
             cancel: CancellationToken::new(),
             closed: CancellationToken::new(),
             failed: Mutex::default(),
+            failures: AtomicU64::new(0),
             resolver_failed: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             handover: Handover::default(),
@@ -245,8 +248,9 @@ impl ControllerEntry {
         changed.send_modify(|version| *version += 1);
     }
 
-    /// Notes the first failure of its execution.
+    /// Notes a failure of its execution.
     pub(super) fn note_failure(&self, error: &Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
         self.handover.stir();
     }

@@ -34,6 +34,8 @@ pub struct ControllerSnapshot {
     pub execution: Execution,
     /// Since when.
     pub since: SystemTime,
+    /// How often its execution has failed.
+    pub failures: u64,
     /// How many standing directives it answers.
     pub answers: usize,
 }
@@ -138,6 +140,7 @@ impl Engine {
             staged: entry.is_staged(),
             execution,
             since,
+            failures: entry.failures.load(std::sync::atomic::Ordering::Relaxed),
             answers: entry.answer_count(),
         }
     }

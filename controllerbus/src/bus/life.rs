@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::{Engine, Life};
 use super::entry::{ControllerEntry, Execution, contained};
+use super::{ControllerId, Source};
 use crate::controller::{AnyController, Context};
 use crate::error::ErrorKind;
 use crate::{Backoff, Error, Result};
@@ -80,6 +81,25 @@ impl Engine {
         entry.withdraw();
         entry.cancel.cancel();
         self.live(&entry, Vec::new());
+    }
+
+    /// Asks the controllers of a source how they are, side by side.
+    pub(super) async fn health(self: &Arc<Self>, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
+        let asked: Vec<_> = {
+            let life = self.life();
+            life.controllers.values().filter(|entry| entry.source == source).cloned().collect()
+        };
+        let mut asking = tokio::task::JoinSet::new();
+        for entry in asked {
+            let engine = Arc::clone(self);
+            asking.spawn(async move {
+                let controller = Arc::clone(&entry.controller);
+                let what = format!("asking {} how it is", entry.info.id);
+                let work = async move { controller.health().await };
+                (ControllerId(entry.id), limited(&engine, within, &what, work, drop).await)
+            });
+        }
+        asking.join_all().await
     }
 
     /// Waits until controllers that were told to end are closed, as long as that may take; those that are not then.

@@ -39,7 +39,7 @@ pub use introspect::{
     ValueSnapshot,
 };
 pub use limits::Limits;
-pub use swap::{Committed, Staged};
+pub use swap::{Committed, LastStates, Staged};
 
 use crate::Result;
 use crate::config::ConfigSet;
@@ -249,7 +249,30 @@ impl Bus {
         factories: Vec<Arc<dyn Factory>>,
         grace: Duration,
     ) -> Result<Staged> {
-        self.0.stage(from, to, factories, grace).await
+        self.0.stage(from, to, factories, grace, None).await
+    }
+
+    /// [`Bus::stage`] of an older generation that comes back because the one that runs is not well: what that cannot save,
+    /// or the older code's `restore` refuses, is no obstacle; the older one begins with its own last state then, which
+    /// [`Committed::notes`] says.
+    ///
+    /// # Errors
+    /// As [`Bus::stage`].
+    pub async fn stage_back(
+        &self,
+        from: Source,
+        to: Source,
+        factories: Vec<Arc<dyn Factory>>,
+        grace: Duration,
+        last: LastStates,
+    ) -> Result<Staged> {
+        self.0.stage(from, to, factories, grace, Some(last)).await
+    }
+
+    /// Asks the controllers of a source how they are: what [`crate::Controller::health`] says of each, and of one that does
+    /// not answer within a time, that.
+    pub async fn health(&self, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
+        self.0.health(source, within).await
     }
 
     /// Ends every directive and refuses new ones, then takes every controller off: all are told at once, and each has its

@@ -1,6 +1,6 @@
 //! A generation of controllers takes over from another: made ready beside it, then switched in one step.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,7 +37,15 @@ pub struct Staged {
     /// Until when all must be ready.
     deadline: Instant,
     grace: Duration,
+    /// Where the new generation is an older one that comes back: the states that it had last.
+    back: Option<LastStates>,
+    /// What was done otherwise than asked for, for whoever asked.
+    notes: Vec<String>,
 }
+
+/// The last states of a generation that was replaced, for when it has to come back: see [`super::Bus::stage_back`].
+#[derive(Clone, Debug, Default)]
+pub struct LastStates(HashMap<u64, State>);
 
 /// An old controller and the one that takes over, `None` where the new generation has no factory for it.
 struct Pair {
@@ -45,6 +53,8 @@ struct Pair {
     new: Option<Arc<ControllerEntry>>,
     /// What the new one has restored so far.
     restored: Option<State>,
+    /// It comes back and has begun with its own last state: that of the old one is nothing to it.
+    with_own: bool,
     /// What the new one has to answer before it is ready, the next one last; `None` before it was looked for.
     unready: Option<Vec<Arc<Standing>>>,
 }
@@ -53,12 +63,24 @@ struct Pair {
 pub struct Committed {
     engine: Arc<Engine>,
     old: Vec<Arc<ControllerEntry>>,
+    states: LastStates,
+    notes: Vec<String>,
 }
 
 impl Committed {
+    /// The states that the old generation has handed over.
+    pub fn last_states(&self) -> LastStates {
+        self.states.clone()
+    }
+
+    /// What was done otherwise than usual, such as a state that was refused and another one that was used instead.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Ends when the old controllers are closed and answer nothing any more, or their limits are over.
     pub async fn drained(self) {
-        let Self { engine, old } = self;
+        let Self { engine, old, .. } = self;
         let gone = async {
             for entry in &old {
                 entry.cancel.cancelled().await;
@@ -76,6 +98,7 @@ impl Engine {
         to: Source,
         factories: Vec<Arc<dyn Factory>>,
         grace: Duration,
+        back: Option<LastStates>,
     ) -> Result<Staged> {
         let mut staged = Staged {
             engine: Arc::clone(self),
@@ -86,6 +109,8 @@ impl Engine {
             stirred: Arc::default(),
             deadline: Instant::now() + grace,
             grace,
+            back,
+            notes: Vec::new(),
         };
         // An error drops `staged`, which takes back what was done.
         staged.make_ready().await?;
@@ -135,13 +160,22 @@ impl Staged {
         let mut making = Vec::new();
         for old in old {
             let known = self.factories.iter().find(|known| known.info.config_id == old.info.config_id).cloned();
-            let making_one = successor(Arc::clone(&self.engine), self.to, known, Arc::clone(&old));
+            let last = self
+                .back
+                .as_ref()
+                .map(|last| old.configured.as_ref().and_then(|(instance, _)| last.0.get(instance).cloned()));
+            let making_one = successor(Arc::clone(&self.engine), self.to, known, Arc::clone(&old), last);
             making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
         }
         for (old, mut made) in making {
             let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)))?;
-            let (new, restored) = made.map(|(fresh, state)| (fresh.keep(), state)).unzip();
-            self.pairs.push(Pair { old, new, restored: restored.flatten(), unready: None });
+            self.pairs.push(match made {
+                Some(Made { fresh, state, with_own, note }) => {
+                    self.notes.extend(note);
+                    Pair { old, new: Some(fresh.keep()), restored: state, with_own, unready: None }
+                }
+                None => Pair { old, new: None, restored: None, with_own: false, unready: None },
+            });
         }
         Ok(())
     }
@@ -177,7 +211,8 @@ impl Staged {
     /// Hands over what has changed in the states since they were restored. From here to the commit, or to the drop,
     /// no call begins on a controller with a state.
     async fn hand_over(&mut self, patience: Duration) -> Result<()> {
-        let with_state: Vec<_> = self.pairs.iter_mut().filter(|pair| pair.restored.is_some()).collect();
+        let with_state: Vec<_> =
+            self.pairs.iter_mut().filter(|pair| pair.restored.is_some() && !pair.with_own).collect();
         // The new one first: so what the old one does not do any more, the new one does after it is restored.
         let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
         held.iter().for_each(|entry| entry.handover.hold());
@@ -192,7 +227,14 @@ impl Staged {
         let _ = tokio::time::timeout(patience, at_rest).await;
         for pair in with_state {
             let Some(new) = &pair.new else { continue };
-            let state = save(&self.engine, &pair.old).await?;
+            let state = match save(&self.engine, &pair.old).await {
+                // What is taken back need not be well.
+                Err(error) if self.back.is_some() => {
+                    self.notes.push(error.to_string());
+                    continue;
+                }
+                saved => saved?,
+            };
             if let Some(state) = state.filter(|state| pair.restored.as_ref() != Some(state)) {
                 // What the new one alone has done, since the old one was not asked, is not in that state.
                 for standing in new.answers() {
@@ -202,7 +244,10 @@ impl Staged {
                         }
                     });
                 }
-                restore(&self.engine, new, state.clone()).await?;
+                match restore(&self.engine, new, state.clone()).await {
+                    Err(error) if self.back.is_some() => self.notes.push(error.to_string()),
+                    restored => restored?,
+                }
                 pair.restored = Some(state);
             }
         }
@@ -325,7 +370,15 @@ impl Staged {
         }
         // Factories that are new with this generation may be what other configs wait for.
         engine.carry_out(changes);
-        Ok(Committed { engine, old: pairs.into_iter().map(|pair| pair.old).collect() })
+        let mut states = LastStates::default();
+        let mut old = Vec::new();
+        for pair in pairs {
+            if let (Some((instance, _)), Some(state)) = (&pair.old.configured, pair.restored) {
+                states.0.insert(*instance, state);
+            }
+            old.push(pair.old);
+        }
+        Ok(Committed { engine, old, states, notes: std::mem::take(&mut self.notes) })
     }
 
     /// Lets calls begin on the old controllers again.
@@ -408,26 +461,59 @@ impl Drop for Fresh {
     }
 }
 
-/// The controller that takes over from an old one, and the state that it has restored.
+/// A controller that is to take over.
+struct Made {
+    fresh: Fresh,
+    /// What it has restored.
+    state: Option<State>,
+    with_own: bool,
+    note: Option<String>,
+}
+
+/// The controller that takes over from an old one, with its state. Where an older generation comes `back`, what the old
+/// one cannot save, or the new one cannot read, is no obstacle: it begins with its own last state then.
 async fn successor(
     engine: Arc<Engine>,
     to: Source,
     known: Option<Known>,
     old: Arc<ControllerEntry>,
-) -> Result<Option<(Fresh, Option<State>)>> {
+    back: Option<Option<State>>,
+) -> Result<Option<Made>> {
     let (Some(known), Some((instance, config))) = (known, old.configured.clone()) else { return Ok(None) };
     let name = known.info.id.clone();
-    let made = engine.construct(&known, config.clone()).await;
-    let (controller, cancel) = made.map_err(|error| error.context(format!("constructing {name}")))?;
-    let entry = ControllerEntry::new(engine.next_id(), known.info, to, Arc::clone(&controller));
-    let entry = entry.configured(instance, config, cancel).staged();
-    entry.handover.replaces.store(old.id, Ordering::Relaxed);
-    let fresh = Fresh(Some((Arc::clone(&engine), entry)));
-    let state = save(&engine, &old).await?;
-    if let Some(state) = state.clone() {
+    let make = async || {
+        let made = engine.construct(&known, config.clone()).await;
+        let (controller, cancel) = made.map_err(|error| error.context(format!("constructing {name}")))?;
+        let entry = ControllerEntry::new(engine.next_id(), known.info.clone(), to, Arc::clone(&controller));
+        let entry = entry.configured(instance, config.clone(), cancel).staged();
+        entry.handover.replaces.store(old.id, Ordering::Relaxed);
+        Ok::<_, Error>((Fresh(Some((Arc::clone(&engine), entry))), controller))
+    };
+    let (fresh, controller) = make().await?;
+    let Some(last) = back else {
+        let state = save(&engine, &old).await?;
+        if let Some(state) = state.clone() {
+            restore_into(&engine, controller, &name, state).await?;
+        }
+        return Ok(Some(Made { fresh, state, with_own: false, note: None }));
+    };
+    let saved = save(&engine, &old).await;
+    let error = match saved {
+        Ok(Some(state)) => match restore_into(&engine, controller, &name, state.clone()).await {
+            Ok(()) => return Ok(Some(Made { fresh, state: Some(state), with_own: false, note: None })),
+            Err(error) => Some(error),
+        },
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    // What it has half restored is not what it begins with.
+    drop(fresh);
+    let (fresh, controller) = make().await?;
+    let begins = if last.is_some() { "it begins with its own last state" } else { "it begins without a state" };
+    if let Some(state) = last.clone() {
         restore_into(&engine, controller, &name, state).await?;
     }
-    Ok(Some((fresh, state)))
+    Ok(Some(Made { fresh, state: last, with_own: true, note: error.map(|error| format!("{error}; {begins}")) }))
 }
 
 /// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.

@@ -122,6 +122,9 @@ impl<C: Controller> AnyController for Erased<C> {
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move { self.controller.close().await })
     }
+    fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { self.controller.health().await })
+    }
     fn save(&self) -> Result<Option<State>> {
         self.controller.save()
     }

@@ -47,6 +47,15 @@ pub trait Controller: Send + Sync + Sized + 'static {
         async {}
     }
 
+    /// Whether it is well. A new generation is asked for a while after it has taken over; what is not well then is taken
+    /// back, and the generation before serves again. The default is always well.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn health(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// State to hand over to the next generation; `None` if there is none. It is called on a thread of the host's, and
     /// shall be quick.
     ///
@@ -124,6 +133,10 @@ pub trait AnyController: Send + Sync + 'static {
     /// See [`Controller::close`].
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
+    }
+    /// See [`Controller::health`].
+    fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
     /// See [`Controller::save`].
     ///

@@ -361,3 +361,66 @@ async fn who_may_hold_one_value_always_holds_a_valid_one() {
     assert_eq!(seen, ["added 2", "removed"]);
     soon(committed.drained()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_comes_back_takes_the_state_or_begins_with_its_own_last_one() {
+    // It takes what the one that is taken back has.
+    let bus = serving(Odd::default()).await;
+    soon(bus.resolve(Note(5))).await.unwrap();
+    let staged = bus.stage(Source(1), Source(2), factories(2, Odd::default()), Duration::from_secs(20)).await.unwrap();
+    let committed = soon(staged.commit(PATIENCE)).await.expect("a swap");
+    let last = committed.last_states();
+    soon(bus.resolve(Note(6))).await.unwrap();
+    let back = bus.stage_back(Source(2), Source(3), factories(3, Odd::default()), PATIENCE, last.clone());
+    let committed = soon(soon(back).await.expect("it is ready").commit(PATIENCE)).await.expect("it is back");
+    assert!(committed.notes().is_empty(), "{:?}", committed.notes());
+    assert_eq!(*soon(bus.resolve(Notes(1))).await.unwrap(), Numbers::from([5, 6]));
+
+    // What its `restore` refuses is said, and it begins with what it had itself.
+    let newer = |time| if time == 1 { Err(Error::msg("that state is too new")) } else { Ok(()) };
+    let older = Odd { restore: Some(newer), ..Odd::default() };
+    let back = bus.stage_back(Source(3), Source(4), factories(4, older), PATIENCE, last.clone());
+    let committed = soon(soon(back).await.expect("it is ready").commit(PATIENCE)).await.expect("it is back");
+    assert!(
+        committed.notes()[0].contains("that state is too new; it begins with its own last state"),
+        "{:?}",
+        committed.notes()
+    );
+    assert_eq!(*soon(bus.resolve(Notes(2))).await.unwrap(), Numbers::from([5]));
+
+    // One that cannot even save keeps nobody from coming back.
+    let broken = Odd { in_second_save: Some(Box::new(|| panic!("save panics"))), ..Odd::default() };
+    let staged = bus.stage(Source(4), Source(5), factories(5, broken), PATIENCE).await.unwrap();
+    let committed = soon(staged.commit(PATIENCE)).await.expect("a swap");
+    let last = committed.last_states();
+    let first = bus.stage_back(Source(5), Source(6), factories(6, Odd::default()), PATIENCE, last.clone());
+    let committed = soon(soon(first).await.expect("it is ready").commit(PATIENCE)).await.expect("it is back");
+    assert!(committed.notes().iter().any(|note| note.contains("save panics")), "{:?}", committed.notes());
+    assert_eq!(*soon(bus.resolve(Notes(3))).await.unwrap(), Numbers::from([5]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controllers_of_a_source_say_how_they_are_within_a_time() {
+    struct Patient(u64);
+    impl Controller for Patient {
+        type Config = NotebookConfig;
+        async fn construct(_: NotebookConfig, _: &Context) -> Result<Self> {
+            Err(Error::msg("it is made by hand"))
+        }
+        async fn health(&self) -> Result<()> {
+            match self.0 {
+                0 => Ok(()),
+                1 => Err(Error::msg("no database")),
+                _ => std::future::pending().await,
+            }
+        }
+    }
+    let bus = Bus::new();
+    let ids: Vec<_> = (0..3).map(|how| bus.add_controller(erase(Patient(how)), info("test/patient"))).collect();
+    let mut found = soon(bus.health(Source::STATIC, Duration::from_millis(50))).await;
+    found.sort_by_key(|(id, _)| *id);
+    assert_eq!(found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids);
+    assert!(found[0].1.is_ok());
+    assert_eq!(found[1].1.as_ref().unwrap_err().to_string(), "no database");
+    assert!(found[2].1.as_ref().unwrap_err().to_string().contains("took longer"), "{:?}", found[2].1);
+}
