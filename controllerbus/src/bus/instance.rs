@@ -159,15 +159,14 @@ impl Life {
 
     /// Notes a controller that was made; gives it back if it is not wanted any more, or its factory has gone.
     fn install(&mut self, id: u64, made: Arc<ControllerEntry>) -> Result<Changes, Arc<ControllerEntry>> {
-        let known = self.factories.has(made.source);
-        match self.configs.instances.get_mut(&id).filter(|instance| instance.users > 0) {
-            Some(instance) if known => instance.run(&made),
-            Some(instance) => {
-                instance.begin_again();
-                return Err(made);
-            }
-            None => return Err(made),
+        let has_factory = self.factories.has(made.source);
+        let Some(instance) = self.configs.instances.get_mut(&id) else { return Err(made) };
+        if !has_factory || instance.users == 0 {
+            // Somebody may want it again before its keeper looks.
+            instance.begin_again();
+            return Err(made);
         }
+        instance.run(&made);
         self.controllers.insert(made.id, made);
         let mut changes = Changes::default();
         self.configs.runs(id, &mut changes);
@@ -200,7 +199,7 @@ impl Engine {
         let what = format!("constructing {}", known.info.id);
         let (engine, unused) = (Arc::clone(self), known.clone());
         let late = move |made: Arc<dyn AnyController>| {
-            engine.discard(ControllerEntry::new(engine.next_id(), unused.info, unused.source, made));
+            engine.discard(ControllerEntry::new(engine.next_id(), unused.info.clone(), unused.source, made));
         };
         let guard = cancel.clone().drop_guard();
         let work = async move { factory.construct(config, context).await };

@@ -212,12 +212,21 @@ async fn close(entry: Arc<ControllerEntry>) {
     }
 }
 
-/// Ends a task that nobody waits for any more.
-struct Ends(AbortHandle);
+/// Waits for the result of user code. Dropped before that, it ends the task; a result that has come all the same goes to
+/// `late`.
+struct Waiting<T, F: Fn(T)> {
+    task: AbortHandle,
+    result: oneshot::Receiver<Result<T>>,
+    late: Arc<F>,
+}
 
-impl Drop for Ends {
+impl<T, F: Fn(T)> Drop for Waiting<T, F> {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        self.result.close();
+        if let Ok(Ok(result)) = self.result.try_recv() {
+            (self.late)(result);
+        }
     }
 }
 
@@ -228,17 +237,19 @@ pub(super) async fn limited<T: Send + 'static>(
     limit: Duration,
     what: &str,
     work: impl Future<Output = Result<T>> + Send + 'static,
-    late: impl FnOnce(T) + Send + 'static,
+    late: impl Fn(T) + Send + Sync + 'static,
 ) -> Result<T> {
     let (done, result) = oneshot::channel();
+    let late = Arc::new(late);
+    let unheard = Arc::clone(&late);
     let task = engine.runtime()?.spawn(async move {
         // Between the two nothing is awaited, so that an abort cannot come in between and lose the result.
         if let Err(Ok(result)) = done.send(contained(work).await) {
-            late(result);
+            unheard(result);
         }
     });
-    let _ends = Ends(task.abort_handle());
-    match timeout(limit, result).await {
+    let mut waiting = Waiting { task: task.abort_handle(), result, late };
+    match timeout(limit, &mut waiting.result).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::new(ErrorKind::Closed, format!("{what} was dropped"))),
         Err(_) => Err(Error::new(ErrorKind::TimedOut, format!("{what} took longer than {limit:?}"))),

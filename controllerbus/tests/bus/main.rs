@@ -7,6 +7,7 @@ mod directives;
 mod introspection;
 mod kit;
 mod life;
+mod life_model;
 mod lost;
 mod model;
 mod requests;

@@ -31,13 +31,13 @@ struct Cell {
 }
 
 /// xorshift64*: the same numbers from the same seed.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -362,13 +362,18 @@ fn run(seed: u64) {
     assert!(world.bus.controllers().is_empty());
 }
 
-#[test]
-fn nothing_is_lost_told_twice_or_left_over_in_100_000_steps_of_four_threads() {
+/// The seed that is asked for, or another one each time.
+pub fn seed() -> u64 {
     let given = std::env::var("CONTROLLERBUS_MODEL_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| {
+    given.unwrap_or_else(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(1, |since| u64::from(since.subsec_nanos()))
-    });
+    })
+}
+
+#[test]
+fn nothing_is_lost_told_twice_or_left_over_in_100_000_steps_of_four_threads() {
+    let seed = seed();
     println!("seed {seed}");
     run(seed);
 }
