@@ -2,7 +2,7 @@
 //! controllers, and make resolvers fail and panic, all at random and at the same time. Whenever they pause, every
 //! requester must have read exactly the values that stand, and nothing may stand that nobody refers to.
 //!
-//! `CONTROLLERBUS_MODEL_SEED` runs one seed again.
+//! `CONTROLLERBUS_MODEL_SEED` runs one seed again, `CONTROLLERBUS_MODEL_STEPS` takes more steps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use controllerbus::bus::{Bus, ControllerId, ResolverState};
-use controllerbus::directive::ValueId;
+use controllerbus::directive::{Slot, ValueId};
 use controllerbus::prelude::*;
 use futures_core::Stream;
 
@@ -21,6 +21,13 @@ const KEYS: usize = 6;
 const THREADS: usize = 4;
 const ROUNDS: usize = 50;
 const STEPS: usize = 500;
+
+/// As many as are asked for, or a hundred thousand.
+fn rounds() -> usize {
+    let steps = std::env::var("CONTROLLERBUS_MODEL_STEPS").ok().and_then(|steps| steps.parse().ok());
+    steps.map_or(ROUNDS, |steps: usize| steps.div_ceil(STEPS * THREADS))
+}
+
 const MOST_CONTROLLERS: usize = 5;
 const MOST_REQUESTS: usize = 12;
 
@@ -28,6 +35,32 @@ const MOST_REQUESTS: usize = 12;
 #[directive(id = "model/cell", value = u64)]
 struct Cell {
     key: usize,
+}
+
+/// One value at a time, whoever answers.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "model/capped", value = u64, max_values = 1, hard_cap)]
+struct Capped {
+    key: usize,
+}
+
+/// A run of a resolver that shows one value after the other, in a slot.
+struct Shows {
+    key: usize,
+    slot: Mutex<(Slot<u64>, u64)>,
+    gone: AtomicUsize,
+}
+
+impl Shows {
+    fn set(&self, number: u64) {
+        let mut slot = self.slot.lock().unwrap();
+        slot.0.set(number);
+        slot.1 = number;
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst) > 0
+    }
 }
 
 /// xorshift64*: the same numbers from the same seed.
@@ -62,6 +95,7 @@ struct World {
     strong: [AtomicI64; KEYS],
     controllers: Mutex<BTreeMap<u64, ControllerId>>,
     runs: Mutex<Vec<Arc<Run>>>,
+    shown: Mutex<Vec<Arc<Shows>>>,
     next: AtomicU64,
 }
 
@@ -105,6 +139,44 @@ impl World {
             }
         });
         self.controllers.lock().unwrap().insert(name, id);
+    }
+
+    /// A controller that answers capped directives; it stays.
+    fn add_capped_controller(self: &Arc<Self>) {
+        let world = Arc::downgrade(self);
+        resolver_of::<Capped, _>(&self.bus, move |capped, values| {
+            if let Some(world) = world.upgrade() {
+                let slot = Mutex::new((values.slot(), 0));
+                let shows = Arc::new(Shows { key: capped.key, slot, gone: AtomicUsize::new(0) });
+                let told = Arc::clone(&shows);
+                values.on_gone(move || {
+                    told.gone.fetch_add(1, Ordering::SeqCst);
+                });
+                shows.set(world.number());
+                world.shown.lock().unwrap().push(shows);
+            }
+            std::future::pending()
+        });
+    }
+
+    /// What is wrong with capped directives now, if anything.
+    fn capped_difference(&self, requests: &[Request<Capped>]) -> Option<String> {
+        let shown = self.shown.lock().unwrap();
+        for (key, request) in requests.iter().enumerate() {
+            let stands: Vec<u64> = request.standing().map(|value| **value).collect();
+            let live: Vec<_> = shown.iter().filter(|shows| shows.key == key && !shows.is_gone()).collect();
+            let values: Vec<u64> = live.iter().map(|shows| shows.slot.lock().unwrap().1).collect();
+            if stands.len() != 1 || stands != values {
+                return Some(format!("of capped key {key} {stands:?} is read, and {values:?} is shown"));
+            }
+        }
+        None
+    }
+
+    fn some_shown(&self, dice: &mut Dice) -> Option<Arc<Shows>> {
+        let shown = self.shown.lock().unwrap();
+        let latest = shown.len().min(16);
+        (latest > 0).then(|| Arc::clone(&shown[shown.len() - 1 - dice.below(latest)]))
     }
 
     fn remove_controller(&self, dice: &mut Dice) {
@@ -243,6 +315,12 @@ fn steps(world: &Arc<World>, readers: &mut Vec<Reader>, dice: &mut Dice) {
                     if dice.below(2) == 0 { run.handle.idle() } else { run.handle.busy() }
                 }
             }
+            18 => match world.some_shown(dice) {
+                Some(shows) if dice.below(8) > 0 => shows.set(world.number()),
+                // It shows nothing for a moment, in which another one may come.
+                Some(shows) => shows.slot.lock().unwrap().0.clear(),
+                None => {}
+            },
             17 if dice.below(4) == 0 => {
                 if world.controllers.lock().unwrap().len() < MOST_CONTROLLERS {
                     world.add_controller();
@@ -263,7 +341,8 @@ fn steps(world: &Arc<World>, readers: &mut Vec<Reader>, dice: &mut Dice) {
 fn difference(world: &World, readers: &mut [Vec<Reader>]) -> Option<String> {
     let alive: BTreeSet<u64> = world.controllers.lock().unwrap().keys().copied().collect();
     let runs = world.runs.lock().unwrap().clone();
-    let directives = world.bus.directives();
+    let mut directives = world.bus.directives();
+    directives.retain(|found| found.id == Cell::ID);
     let stands = |key: usize| world.strong[key].load(Ordering::SeqCst) > 0;
     let standing = (0..KEYS).filter(|key| stands(*key)).count();
     if directives.len() != standing {
@@ -325,6 +404,20 @@ fn check(world: &World, readers: &mut [Vec<Reader>], when: &str) {
     runs.retain(|run| !run.is_gone());
 }
 
+fn check_capped(world: &World, requests: &mut [Request<Capped>], when: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        for request in &mut *requests {
+            while let Poll::Ready(Some(_)) = std::pin::Pin::new(&mut *request).poll_next(&mut context) {}
+        }
+        let Some(difference) = world.capped_difference(requests) else { break };
+        assert!(Instant::now() < deadline, "{when}: {difference}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    world.shown.lock().unwrap().retain(|shows| !shows.is_gone());
+}
+
 fn run(seed: u64) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
@@ -335,11 +428,14 @@ fn run(seed: u64) {
         strong: Default::default(),
         controllers: Mutex::default(),
         runs: Mutex::default(),
+        shown: Mutex::default(),
         next: AtomicU64::new(seed << 32),
     });
     world.add_controller();
+    (0..3).for_each(|_| world.add_capped_controller());
+    let mut capped: Vec<_> = (0..KEYS).map(|key| world.bus.request(Capped { key }).expect("the bus is open")).collect();
     let mut readers: Vec<Vec<Reader>> = (0..THREADS).map(|_| Vec::new()).collect();
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         std::thread::scope(|scope| {
             for (thread, readers) in readers.iter_mut().enumerate() {
                 let world = &world;
@@ -351,7 +447,9 @@ fn run(seed: u64) {
             }
         });
         check(&world, &mut readers, &format!("seed {seed}, round {round}"));
+        check_capped(&world, &mut capped, &format!("seed {seed}, round {round}"));
     }
+    drop(capped);
     for key in &world.strong {
         key.store(0, Ordering::SeqCst);
     }
