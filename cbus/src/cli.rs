@@ -63,6 +63,8 @@ pub enum Command {
     Exec(Exec),
     /// Build a daemon's plugin again and swap it in
     Reload(OnePlugin),
+    /// Have the generation of a plugin that served before serve again
+    Rollback(Rollback),
     /// Take a plugin off a daemon's bus and unload it
     Unload(OnePlugin),
     /// Show a daemon's log lines, and those of its plugins
@@ -285,6 +287,10 @@ pub struct Run {
     /// Where plugins run: `none` is in the daemon's process, `process` in one of its own each
     #[arg(long, value_name = "WHERE", default_value = "none")]
     pub isolation: hot_runtime::Isolation,
+    /// For how many seconds a new generation is judged after it has taken over: one that crashes or fails goes, and the one
+    /// before serves again; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub probation: u64,
     #[command(flatten)]
     pub folders: Folders,
     #[command(flatten)]
@@ -315,6 +321,10 @@ pub struct Dev {
     /// Where plugins run: `none` is in this process, `process` in one of its own each
     #[arg(long, value_name = "WHERE", default_value = "none")]
     pub isolation: hot_runtime::Isolation,
+    /// For how many seconds a new generation is judged after it has taken over: one that crashes or fails goes, and the one
+    /// before serves again; 0 for never, so that you see what you wrote
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub probation: u64,
     /// Plain lines on a terminal too
     #[arg(long)]
     pub plain: bool,
@@ -520,6 +530,16 @@ pub struct OnePlugin {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `cbus rollback`
+#[derive(Args)]
+pub struct Rollback {
+    #[command(flatten)]
+    pub plugin: OnePlugin,
+    /// Go back to the build whose hash begins so, instead of the generation before
+    #[arg(long = "to", value_name = "BUILD")]
+    pub build: Option<String>,
 }
 
 /// `cbus logs`

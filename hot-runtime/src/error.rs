@@ -116,6 +116,29 @@ pub enum Error {
         /// Which, and what to change.
         reason: String,
     },
+    /// A build was taken back, and is not swapped in again.
+    #[error(
+        "build {build} of {plugin} was taken back and is not swapped in again ({reason}); change its sources, or go back to it \
+         by its build hash"
+    )]
+    TakenBack {
+        /// The plugin's id.
+        plugin: String,
+        /// The build's hash.
+        build: String,
+        /// Why it was taken back.
+        reason: String,
+    },
+    /// There is no earlier generation to go back to.
+    #[error("{plugin} has no {} to go back to; kept are: {}", wanted(to), list(known))]
+    NothingToGoBackTo {
+        /// The plugin's id.
+        plugin: String,
+        /// The build that was asked for.
+        to: Option<String>,
+        /// The builds that are kept, the latest first.
+        known: Vec<String>,
+    },
     /// A verified artifact could not be loaded.
     #[error("{path} could not be loaded: {reason}", path = path.display())]
     Load {
@@ -161,4 +184,12 @@ impl Error {
         let (what, path) = (what.to_owned(), path.to_owned());
         move |source| Self::Io { what, path, source }
     }
+}
+
+fn wanted(build: &Option<String>) -> String {
+    build.as_ref().map_or_else(|| "generation before this one".to_owned(), |build| format!("build {build}"))
+}
+
+fn list(known: &[String]) -> String {
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
 }

@@ -174,6 +174,22 @@ pub enum RuntimeEvent {
         /// The generation that goes on serving.
         serving: Option<u64>,
     },
+    /// A generation that had taken over was not well, or somebody asked for it: an earlier one serves again. Its build is not
+    /// swapped in again until its content changes.
+    TakenBack {
+        /// The plugin's id.
+        plugin: String,
+        /// The generation that was taken back.
+        from: u64,
+        /// The one that serves now, of the same build as `was`.
+        to: u64,
+        /// The generation that has served before.
+        was: u64,
+        /// Why.
+        reason: String,
+        /// What was done otherwise than usual, such as a state that the earlier code refused.
+        notes: Vec<String>,
+    },
     /// The process of a process-hosted plugin ended without being told to. Its values are withdrawn; it is started again.
     Crashed {
         /// The plugin's id.

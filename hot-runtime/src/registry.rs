@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use controllerbus::plugin::{Holders, Leases};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::event::StillLoaded;
 use crate::load::Maps;
@@ -61,6 +62,8 @@ pub struct GenerationInfo {
     pub pid: Option<u32>,
     /// What confines it, in words: limits, Landlock, seccomp, a control group, capabilities.
     pub layers: Vec<String>,
+    /// Why it was taken back, if it was: it served, and was not well.
+    pub taken_back: Option<String>,
 }
 
 impl GenerationInfo {
@@ -76,6 +79,8 @@ impl GenerationInfo {
 struct Record {
     info: GenerationInfo,
     leases: Option<Arc<Leases>>,
+    /// How its process ended that crashed last.
+    crash: Option<String>,
 }
 
 /// How many ended generations are remembered.
@@ -85,12 +90,14 @@ const REMEMBERED: usize = 64;
 #[derive(Default)]
 pub struct Registry {
     records: Mutex<BTreeMap<u64, Record>>,
+    /// Changes with each crash of a process.
+    crashed: watch::Sender<()>,
 }
 
 impl Registry {
     pub(crate) fn add(&self, info: GenerationInfo, leases: Option<Arc<Leases>>) {
         let mut records = self.lock();
-        records.insert(info.generation, Record { info, leases });
+        records.insert(info.generation, Record { info, leases, crash: None });
         let ended: Vec<u64> = records
             .iter()
             .filter(|(_, record)| matches!(record.info.state, GenerationState::Unloaded | GenerationState::Failed))
@@ -120,7 +127,11 @@ impl Registry {
             record.info.pid = pid;
             if let Some(reason) = reason {
                 record.info.reason = Some(reason.to_owned());
+                record.crash = Some(reason.to_owned());
             }
+        }
+        if reason.is_some() {
+            self.crashed.send_replace(());
         }
     }
 
@@ -137,6 +148,23 @@ impl Registry {
             info
         };
         self.lock().values().map(snapshot).collect()
+    }
+
+    /// Changes with each crash of a process.
+    pub(crate) fn crashes(&self) -> watch::Receiver<()> {
+        self.crashed.subscribe()
+    }
+
+    /// How a generation's process crashed last, if it did.
+    pub(crate) fn crash_of(&self, generation: u64) -> Option<String> {
+        self.lock().get(&generation).and_then(|record| record.crash.clone()).map(|crash| format!("it crashed: {crash}"))
+    }
+
+    /// Notes that a generation was taken back.
+    pub(crate) fn taken_back(&self, generation: u64, reason: &str) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.info.taken_back = Some(reason.to_owned());
+        }
     }
 
     /// The generation of a plugin that serves.

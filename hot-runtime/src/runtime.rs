@@ -18,11 +18,14 @@ use crate::capability::Capabilities;
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 use crate::folder;
+use crate::history::Keep;
 use crate::overlay::PluginSpec;
 use crate::own_folder::OwnFolder;
 use crate::placing::{Placing, Said};
+use crate::probation::Probation;
 use crate::process::{Isolation, ProcessOptions};
 use crate::registry::{GenerationInfo, Registry};
+use crate::serving::Serving;
 use crate::settings::PluginSettings;
 use crate::swap::millis;
 use crate::task::{Command, Plugin, Source};
@@ -36,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) grace: Duration,
     pub(crate) drain: Duration,
     pub(crate) hand_over: Duration,
+    pub(crate) probation: Probation,
+    pub(crate) keep: Keep,
     pub(crate) checks: Checks,
 }
 
@@ -155,6 +160,22 @@ impl Builder {
     #[must_use]
     pub fn hand_over(mut self, patience: Duration) -> Self {
         self.settings.hand_over = patience;
+        self
+    }
+
+    /// For how long, and by what, a new generation is judged after it has taken over; 10 s unless set. One that is not well
+    /// is taken back, and the one before serves again. `Probation::lasting(Duration::ZERO)` is none.
+    #[must_use]
+    pub fn probation(mut self, probation: Probation) -> Self {
+        self.settings.probation = probation;
+        self
+    }
+
+    /// Of how many generations before the one that serves the artifacts are kept, for each plugin, and how many bytes they
+    /// may have together; 3 and 256 MiB unless set.
+    #[must_use]
+    pub fn keep_generations(mut self, generations: usize, bytes: u64) -> Self {
+        self.settings.keep = Keep { generations, bytes };
         self
     }
 
@@ -320,9 +341,18 @@ pub struct HotRuntime {
     inner: Arc<Inner>,
 }
 
+/// A plugin as the runtime reaches it.
+#[derive(Clone)]
+struct Known {
+    /// Its task.
+    task: mpsc::Sender<Command>,
+    /// What of it serves, for what does not wait for its builds.
+    serving: Arc<Serving>,
+}
+
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
-    plugins: Mutex<HashMap<String, mpsc::Sender<Command>>>,
+    plugins: Mutex<HashMap<String, Known>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     /// Where the factory of its config-set entries is from.
@@ -347,6 +377,8 @@ impl HotRuntime {
                 grace: Duration::from_secs(10),
                 drain: Duration::from_secs(5),
                 hand_over: Duration::from_millis(5),
+                probation: Probation::default(),
+                keep: Keep::default(),
                 checks: Checks::new(Trust::undecided()),
             },
         }
@@ -402,6 +434,16 @@ impl HotRuntime {
     /// As there.
     pub async fn isolate(&self, plugin: &str, options: ProcessOptions) -> Result<Option<SwapReport>> {
         self.inner.place(plugin, Isolation::Process, Some(options)).await
+    }
+
+    /// Goes back to the generation that served before the one that does, or to the one of a build whose hash begins with
+    /// `to`, by an ordinary swap: the state is handed over, and where the earlier code refuses it, it begins with its own
+    /// last one. The build that serves now is not swapped in again until its content changes.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlugin`], [`Error::NothingToGoBackTo`], or why the swap was rolled back.
+    pub async fn roll_back(&self, plugin: &str, to: Option<&str>) -> Result<SwapReport> {
+        self.inner.known(plugin)?.serving.roll_back(to).await
     }
 
     /// Takes a plugin off the bus and unloads it. Its source is watched on: the next change loads it again.
@@ -462,7 +504,7 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, mpsc::Sender<Command>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -480,7 +522,8 @@ impl Inner {
 
     /// Brings a plugin to where it is to run, if it is loaded.
     pub(crate) async fn bring(&self, plugin: &str) -> Result<Option<SwapReport>> {
-        let Some(task) = self.lock().get(plugin).cloned() else { return Ok(None) };
+        let Some(known) = self.lock().get(plugin).cloned() else { return Ok(None) };
+        let task = known.task;
         let (answer, answered) = oneshot::channel();
         task.send(Command::Place(answer)).await.map_err(|_| Error::Closed)?;
         answered.await.unwrap_or(Err(Error::Closed))
@@ -489,19 +532,21 @@ impl Inner {
     /// The sender of a plugin's task, made without a source if there is none yet.
     fn task_of(&self, plugin: &str) -> mpsc::Sender<Command> {
         let mut plugins = self.lock();
-        if let Some(sender) = plugins.get(plugin) {
-            return sender.clone();
+        if let Some(known) = plugins.get(plugin) {
+            return known.task.clone();
         }
-        let sender = self.spawn(plugin, None);
-        plugins.insert(plugin.to_owned(), sender.clone());
-        sender
+        let known = self.spawn(plugin, None);
+        let task = known.task.clone();
+        plugins.insert(plugin.to_owned(), known);
+        task
     }
 
-    fn spawn(&self, plugin: &str, source: Option<Source>) -> mpsc::Sender<Command> {
-        let (sender, commands) = mpsc::channel(16);
-        let task = Plugin::new(plugin, Arc::clone(&self.shared), source);
-        self.tasks.spawn(task.run(commands, self.stop.clone()));
-        sender
+    fn spawn(&self, plugin: &str, source: Option<Source>) -> Known {
+        let (task, commands) = mpsc::channel(16);
+        let serving = Serving::new(plugin, Arc::clone(&self.shared));
+        let plugin = Plugin::new(Arc::clone(&self.shared), source, Arc::clone(&serving), plugin);
+        self.tasks.spawn(plugin.run(commands, self.stop.clone()));
+        Known { task, serving }
     }
 
     async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
@@ -509,10 +554,10 @@ impl Inner {
         let (process, capabilities) = (spec.process.clone(), spec.capabilities.clone());
         self.shared.placing.specify(&id, Said { isolation: spec.isolation, process, capabilities });
         let source = Source::new(spec, self.shared.build.clone()).await?;
-        let sender = self.spawn(&id, Some(source));
-        self.lock().insert(id, sender.clone());
+        let known = self.spawn(&id, Some(source));
+        self.lock().insert(id, known.clone());
         let (answer, answered) = oneshot::channel();
-        sender.send(Command::Build(Some(answer))).await.map_err(|_| Error::Closed)?;
+        known.task.send(Command::Build(Some(answer))).await.map_err(|_| Error::Closed)?;
         Ok(answered)
     }
 
@@ -533,11 +578,14 @@ impl Inner {
     }
 
     async fn send(&self, plugin: &str, command: Command) -> Result<()> {
-        let sender = self.lock().get(plugin).cloned();
-        let Some(sender) = sender else {
-            let nearest = self.lock().keys().min_by_key(|id| controllerbus::config::distance(id, plugin)).cloned();
-            return Err(Error::UnknownPlugin { id: plugin.to_owned(), nearest });
-        };
-        sender.send(command).await.map_err(|_| Error::Closed)
+        self.known(plugin)?.task.send(command).await.map_err(|_| Error::Closed)
+    }
+
+    fn known(&self, plugin: &str) -> Result<Known> {
+        let plugins = self.lock();
+        plugins.get(plugin).cloned().ok_or_else(|| {
+            let nearest = plugins.keys().min_by_key(|id| controllerbus::config::distance(id, plugin)).cloned();
+            Error::UnknownPlugin { id: plugin.to_owned(), nearest }
+        })
     }
 }

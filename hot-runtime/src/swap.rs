@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use controllerbus::bus::Source;
+use controllerbus::bus::{LastStates, Source};
 use controllerbus::controller::factory::Factory;
 use tokio::sync::oneshot;
 
@@ -23,8 +23,8 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
     pub(crate) placement: Placement,
-    /// What it was opened from, if it is to be hosted elsewhere.
-    copy: PrivateCopy,
+    /// What it was opened from, if it is to be hosted elsewhere, or to come back.
+    pub(crate) copy: PrivateCopy,
     plugin: String,
     /// The config ids of its factories, as its manifest tells them.
     manifest: Vec<String>,
@@ -70,7 +70,8 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 
 /// Loads a verified artifact as the next generation of `plugin` and swaps it for `current`.
 ///
-/// On an error `current` is untouched and goes on serving.
+/// On an error `current` is untouched and goes on serving. What comes `back` begins with those states where it cannot take
+/// what `current` has.
 pub(crate) async fn replace(
     shared: &Arc<Shared>,
     plugin: &str,
@@ -78,6 +79,7 @@ pub(crate) async fn replace(
     artifact: Verified,
     timeline: Timeline,
     edited: Option<Instant>,
+    back: Option<LastStates>,
 ) -> Result<(Generation, SwapReport, Option<controllerbus::bus::Committed>)> {
     let mut timeline = timeline;
     if artifact.bundle.id != plugin {
@@ -110,10 +112,11 @@ pub(crate) async fn replace(
             isolation: placement.isolation,
             pid: None,
             layers: Vec::new(),
+            taken_back: None,
         },
         None,
     );
-    let result = bring_up(shared, plugin, current, artifact, number, placement, &mut timeline).await;
+    let result = bring_up(shared, plugin, (current, back), artifact, number, placement, &mut timeline).await;
     match result {
         Ok((generation, committed)) => {
             timeline.edit_to_live_ms = edited.map(millis);
@@ -141,7 +144,7 @@ pub(crate) async fn replace(
 async fn bring_up(
     shared: &Arc<Shared>,
     plugin: &str,
-    current: Option<&Generation>,
+    (current, back): (Option<&Generation>, Option<LastStates>),
     artifact: Verified,
     number: u64,
     placement: Placement,
@@ -174,13 +177,15 @@ async fn bring_up(
             isolation: placement.isolation,
             pid: hosted.pid(),
             layers: hosted.layers(placement.capabilities.is_some()),
+            taken_back: None,
         },
         Some(Arc::clone(hosted.leases())),
     );
     timeline.load_ms = millis(begun);
 
     let begun = Instant::now();
-    let generation = Generation { number, build_hash, placement, copy, plugin: plugin.to_owned(), manifest, hosted };
+    let plugin_id = plugin.to_owned();
+    let generation = Generation { number, build_hash, placement, copy, plugin: plugin_id, manifest, hosted };
     let committed = match current {
         None => {
             shared.bus.add_factories(Source(number), generation.factories());
@@ -188,8 +193,11 @@ async fn bring_up(
         }
         Some(current) => {
             let factories = generation.factories();
-            let staged =
-                shared.bus.stage(Source(current.number), Source(number), factories, shared.settings.grace).await;
+            let (from, to, grace) = (Source(current.number), Source(number), shared.settings.grace);
+            let staged = match back {
+                Some(states) => shared.bus.stage_back(from, to, factories, grace, states).await,
+                None => shared.bus.stage(from, to, factories, grace).await,
+            };
             let committed = match staged {
                 Ok(staged) => staged.commit(shared.settings.hand_over).await,
                 Err(error) => Err(error),

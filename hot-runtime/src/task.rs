@@ -11,9 +11,9 @@ use crate::build::{self, BuildEvent, BuildOptions, BuildPhase, MessageLevel, Plu
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::overlay::PluginSpec;
-use crate::process::Isolation;
 use crate::runtime::Shared;
-use crate::swap::{self, Generation, millis};
+use crate::serving::Serving;
+use crate::swap::millis;
 use crate::watch::{Change, Watcher};
 use crate::workspace::Workspace;
 
@@ -55,13 +55,13 @@ pub(crate) struct Plugin {
     id: String,
     shared: Arc<Shared>,
     source: Option<Source>,
-    current: Option<Generation>,
+    serving: Arc<Serving>,
 }
 
 impl Plugin {
     /// A plugin of which nothing is loaded yet.
-    pub(crate) fn new(id: &str, shared: Arc<Shared>, source: Option<Source>) -> Self {
-        Self { id: id.to_owned(), shared, source, current: None }
+    pub(crate) fn new(shared: Arc<Shared>, source: Option<Source>, serving: Arc<Serving>, id: &str) -> Self {
+        Self { id: id.to_owned(), shared, source, serving }
     }
 
     /// Does what it is asked to and follows its source, until it is told to stop or nobody can ask any more.
@@ -85,13 +85,13 @@ impl Plugin {
                         }
                     }
                     Some(Command::Load(artifact, timeline, answer)) => {
-                        let result = self.swap(*artifact, timeline, None).await;
+                        let result = self.serving.swap(*artifact, timeline, None).await;
                         let _ = answer.send(result);
                     }
                     Some(Command::Place(answer)) => {
-                        let _ = answer.send(self.place().await);
+                        let _ = answer.send(self.serving.place().await);
                     }
-                    Some(Command::Unload(answer)) => self.unload(answer),
+                    Some(Command::Unload(answer)) => self.serving.unload(Some(answer)).await,
                     None => break,
                 },
                 Some(change) = change => {
@@ -103,35 +103,7 @@ impl Plugin {
                 }
             }
         }
-        if let Some(generation) = self.current.take() {
-            swap::remove(&self.shared, &self.id, generation, None);
-        }
-    }
-
-    /// Swaps what serves for the same code where it is to run now.
-    async fn place(&mut self) -> Result<Option<SwapReport>> {
-        let Some(current) = &self.current else { return Ok(None) };
-        let wanted = self.shared.placing.of(&self.id);
-        let same_place = wanted.isolation == current.placement.isolation;
-        let same_place = same_place && wanted.capabilities == current.placement.capabilities;
-        if wanted == current.placement || (same_place && wanted.isolation == Isolation::None) {
-            return Ok(None);
-        }
-        let begun = Instant::now();
-        let artifact = match build::blocking(current.artifact()).await {
-            Ok(artifact) => artifact,
-            Err(error) => return Err(self.rolled_back(error)),
-        };
-        let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
-        self.swap(artifact, timeline, None).await.map(Some)
-    }
-
-    /// Takes it off the bus and unloads it, for which this task does not wait: what does not end keeps nobody.
-    fn unload(&mut self, answer: oneshot::Sender<Result<UnloadReport>>) {
-        match self.current.take() {
-            Some(generation) => swap::remove(&self.shared, &self.id, generation, Some(answer)),
-            None => drop(answer.send(Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None }))),
-        }
+        self.serving.unload(None).await;
     }
 
     /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
@@ -141,7 +113,7 @@ impl Plugin {
         stop: &CancellationToken,
     ) -> Result<Option<SwapReport>> {
         let mut edited = edited;
-        let serving = self.current.as_ref().map(|current| current.number);
+        let serving = self.serving.number().await;
         let built = loop {
             let Some(source) = self.source.as_mut() else {
                 return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
@@ -198,7 +170,7 @@ impl Plugin {
             phases: built.phases.clone(),
             warnings: built.messages.iter().filter(|message| message.level == MessageLevel::Warning).count(),
         });
-        if self.current.as_ref().is_some_and(|current| current.build_hash == built.build_hash) {
+        if self.serving.is_build(&built.build_hash).await {
             self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone(), serving });
             return Ok(None);
         }
@@ -209,33 +181,10 @@ impl Plugin {
         };
         let artifact = match build::blocking(reading).await {
             Ok(artifact) => artifact,
-            Err(error) => return Err(self.rolled_back(error)),
+            Err(error) => return Err(self.serving.refused(error).await),
         };
         let timeline = Timeline { build_ms: built.build_ms, verify_ms: millis(begun), ..Timeline::default() };
-        self.swap(artifact, timeline, edited).await.map(Some)
-    }
-
-    async fn swap(&mut self, artifact: Verified, timeline: Timeline, edited: Option<Instant>) -> Result<SwapReport> {
-        match swap::replace(&self.shared, &self.id, self.current.as_ref(), artifact, timeline, edited).await {
-            Ok((generation, report, committed)) => {
-                if let Some(old) = self.current.replace(generation) {
-                    let retiring = swap::retire(Arc::clone(&self.shared), self.id.clone(), old, committed, true);
-                    self.shared.retiring.spawn(retiring);
-                }
-                Ok(report)
-            }
-            Err(error) => Err(self.rolled_back(error)),
-        }
-    }
-
-    /// Tells why nothing was swapped.
-    fn rolled_back(&self, error: Error) -> Error {
-        self.shared.emit(RuntimeEvent::RolledBack {
-            plugin: self.id.clone(),
-            reason: error.to_string(),
-            serving: self.current.as_ref().map(|current| current.number),
-        });
-        error
+        self.serving.swap(artifact, timeline, edited).await.map(Some)
     }
 }
 

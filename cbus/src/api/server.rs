@@ -16,8 +16,9 @@ use super::proto::{
     Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
     ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
     ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest,
-    OpenPageResponse, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse, Timeline,
-    UnloadPluginRequest, UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
+    OpenPageResponse, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse,
+    RollBackPluginRequest, RollBackPluginResponse, Timeline, UnloadPluginRequest, UnloadPluginResponse,
+    WatchEventsRequest, WatchLogsRequest,
 };
 use super::streams::stream;
 use crate::daemon::Host;
@@ -303,6 +304,20 @@ impl BusApi for Service {
     ) -> Result<Response<ReloadPluginResponse>, Status> {
         let caller = caller(&request)?;
         self.reload(&request.into_inner().id, &caller).await.map(Response::new)
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        request: Request<RollBackPluginRequest>,
+    ) -> Result<Response<RollBackPluginResponse>, Status> {
+        let caller = caller(&request)?;
+        self.may_control()?;
+        let RollBackPluginRequest { id, build } = request.into_inner();
+        caller.audit(format_args!("rolls the plugin {} back", escaped(&id)));
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let report = runtime.roll_back(&id, (!build.is_empty()).then_some(&*build)).await.map_err(status)?;
+        let timeline = Some(Timeline::from(&report.timeline));
+        Ok(Response::new(RollBackPluginResponse { generation: report.to, timeline }))
     }
 
     async fn unload_plugin(

@@ -6,9 +6,10 @@ use miette::Result;
 use crate::api::client::{Client, To, connect, refused};
 use crate::api::proto::{
     Directive, Generation, GetInfoRequest, ListConfigsRequest, ListControllersRequest, ListDirectivesRequest,
-    ListPluginsRequest, Plugin, ReloadPluginRequest, UnloadPluginRequest, WatchEventsRequest, WatchLogsRequest,
+    ListPluginsRequest, Plugin, ReloadPluginRequest, RollBackPluginRequest, UnloadPluginRequest, WatchEventsRequest,
+    WatchLogsRequest,
 };
-use crate::cli::{Events, Logs, OnePlugin, Show};
+use crate::cli::{Events, Logs, OnePlugin, Rollback, Show};
 use crate::report::report;
 use crate::text::{self, duration, print_json, print_line, size, table, time};
 
@@ -215,6 +216,22 @@ pub async fn reload(args: &OnePlugin) -> Result<()> {
     } else {
         let timeline = reloaded.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
         print_line(&format!("{}: generation {} serves: {timeline}", args.id, reloaded.generation));
+    }
+    Ok(())
+}
+
+/// `cbus rollback`
+pub async fn roll_back(args: &Rollback) -> Result<()> {
+    let (plugin, build) = (&args.plugin, args.build.clone().unwrap_or_default());
+    let to = To::of(&plugin.to)?;
+    let mut client = connect(&to).await?;
+    let asked = client.roll_back_plugin(RollBackPluginRequest { id: plugin.id.clone(), build }).await;
+    let back = asked.map_err(refused(&to))?.into_inner();
+    if plugin.json {
+        print_json(&back, false);
+    } else {
+        let timeline = back.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
+        print_line(&format!("{}: generation {} serves: {timeline}", plugin.id, back.generation));
     }
     Ok(())
 }

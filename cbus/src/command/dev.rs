@@ -43,6 +43,7 @@ pub async fn run(args: Dev) -> Result<()> {
         largest: hot_runtime::artifact::LARGEST,
         allow_world_writable: false,
         isolation: args.isolation,
+        probation: args.probation,
     };
     let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
     let title = view::Title { plugins: names, api };

@@ -35,6 +35,7 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Directives(args) => client::directives(&args).await,
         Command::Exec(args) => exec::run(&args).await,
         Command::Reload(args) => client::reload(&args).await,
+        Command::Rollback(args) => client::roll_back(&args).await,
         Command::Unload(args) => client::unload(&args).await,
         Command::Logs(args) => client::logs(args).await,
         Command::Events(args) => client::events(&args).await,

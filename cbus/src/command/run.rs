@@ -42,6 +42,7 @@ pub async fn run(args: Run) -> Result<()> {
         largest: args.trust.max_size << 20,
         allow_world_writable: args.trust.allow_world_writable,
         isolation: args.isolation,
+        probation: args.probation,
     };
 
     let host = Host::new(journal);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use controllerbus::Bus;
 use controllerbus::bus::Limits;
-use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec, Trust};
+use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec, Probation, Trust};
 use miette::Result;
 
 use super::Journal;
@@ -40,6 +40,8 @@ pub struct Options {
     pub allow_world_writable: bool,
     /// Where plugins run of which nothing else is said.
     pub isolation: Isolation,
+    /// For how many seconds a new generation is judged; 0 for none.
+    pub probation: u64,
 }
 
 /// A bus with a runtime and a record of what happened.
@@ -77,6 +79,7 @@ impl Host {
             .target_dir(options.target_dir)
             .drain(DRAIN)
             .isolation(options.isolation)
+            .probation(Probation::lasting(Duration::from_secs(options.probation)))
             .on_event(move |event| journal.runtime_event(event));
         builder = builder
             .trust(options.trust)

@@ -195,6 +195,12 @@ impl Inner {
                 };
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), text);
             }
+            RuntimeEvent::TakenBack { plugin, from, to, was, reason, notes } => {
+                self.notes(plugin).error = format!("generation {from} was taken back: {reason}");
+                let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
+                let text = format!("generation {from} is taken back, {was} serves again, as {to}: {reason}{notes}");
+                about(&mut told, "taken_back", plugin, *to, text);
+            }
             RuntimeEvent::Draining { plugin, generation, leases } => {
                 let text = format!("generation {generation} is still held by {leases} and stays loaded");
                 about(&mut told, "draining", plugin, *generation, text);

@@ -1,7 +1,11 @@
 //! What Prometheus reads.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
+use controllerbus::Bus;
+use controllerbus::bus::{CountsSnapshot, ResolverCounts};
 use hot_runtime::{GenerationInfo, RuntimeEvent};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -28,12 +32,26 @@ struct InState {
     state: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfResolver {
+    controller: String,
+    directive: String,
+}
+
+/// What each controller did when it was looked at last, by its id and the directive's.
+type Seen = HashMap<(u64, String), ResolverCounts>;
+
 /// The counters of a daemon, and its gauges, which are set when they are read.
 pub struct Metrics {
     registry: Registry,
     builds: Family<BuildEnd, Counter>,
     swaps: Family<OfPlugin, Counter>,
     rollbacks: Family<OfPlugin, Counter>,
+    taken_back: Family<OfPlugin, Counter>,
+    runs: Family<OfResolver, Counter>,
+    failures: Family<OfResolver, Counter>,
+    waits: Family<OfResolver, Counter<f64, AtomicU64>>,
+    seen: Mutex<Seen>,
     stalls: Family<OfPlugin, Counter>,
     unloads: Family<OfPlugin, Counter>,
     crashes: Family<OfPlugin, Counter>,
@@ -65,6 +83,11 @@ impl Metrics {
             builds: Family::default(),
             swaps: Family::default(),
             rollbacks: Family::default(),
+            taken_back: Family::default(),
+            runs: Family::default(),
+            failures: Family::default(),
+            waits: Family::default(),
+            seen: Mutex::default(),
             stalls: Family::default(),
             unloads: Family::default(),
             crashes: Family::default(),
@@ -82,6 +105,14 @@ impl Metrics {
         registry.register("builds", "Builds that ended", made.builds.clone());
         registry.register("swaps", "Generations that came to serve", made.swaps.clone());
         registry.register("rollbacks", "Generations that did not make it", made.rollbacks.clone());
+        registry.register("taken_back", "Generations that served and were not well", made.taken_back.clone());
+        registry.register("resolver_runs", "Runs of resolvers, by controller and directive", made.runs.clone());
+        registry.register("resolver_failures", "Runs of resolvers that failed or panicked", made.failures.clone());
+        registry.register(
+            "resolver_wait_seconds",
+            "From the begin to the answer, of runs that did not answer at once, in sum",
+            made.waits.clone(),
+        );
         registry.register("stalls", "Replaced generations that could not be unloaded in time", made.stalls.clone());
         registry.register("unloads", "Generations that were unloaded", made.unloads.clone());
         registry.register("crashes", "Ends of plugins' own processes that nobody asked for", made.crashes.clone());
@@ -120,6 +151,7 @@ impl Metrics {
                     self.live_seconds.observe(ms / 1000.0);
                 }
             }
+            RuntimeEvent::TakenBack { plugin, .. } => drop(self.taken_back.get_or_create(&of(plugin)).inc()),
             RuntimeEvent::RolledBack { plugin, .. } => drop(self.rollbacks.get_or_create(&of(plugin)).inc()),
             RuntimeEvent::Draining { plugin, .. } | RuntimeEvent::Stuck { plugin, .. } => {
                 self.stalls.get_or_create(&of(plugin)).inc();
@@ -128,6 +160,25 @@ impl Metrics {
             RuntimeEvent::Crashed { plugin, .. } => drop(self.crashes.get_or_create(&of(plugin)).inc()),
             _ => {}
         }
+    }
+
+    /// Adds what controllers did since this was called last.
+    pub fn resolved(&self, bus: &Bus) {
+        let names: HashMap<_, _> = bus.controllers().into_iter().map(|found| (found.id, found.info.id)).collect();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = Seen::new();
+        for CountsSnapshot { controller, directive, counts, .. } in bus.counts() {
+            let Some(name) = names.get(&controller) else { continue };
+            let key = (controller.0, directive);
+            let before = seen.remove(&key).unwrap_or_default();
+            let of = OfResolver { controller: name.clone(), directive: key.1.clone() };
+            self.runs.get_or_create(&of).inc_by(counts.runs.saturating_sub(before.runs));
+            self.failures.get_or_create(&of).inc_by(counts.failures.saturating_sub(before.failures));
+            let waited = counts.waited_for.saturating_sub(before.waited_for);
+            self.waits.get_or_create(&of).inc_by(waited.as_secs_f64());
+            now.insert(key, counts);
+        }
+        *seen = now;
     }
 
     /// The text that Prometheus reads.

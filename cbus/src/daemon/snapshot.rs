@@ -65,6 +65,7 @@ impl Host {
             values: directives.iter().map(|found| found.values.len()).sum(),
             memory_bytes: memory_bytes(),
         };
+        self.journal.metrics.resolved(&self.bus);
         self.journal.metrics.render(&self.generations(), &counts)
     }
 
@@ -124,6 +125,7 @@ impl Host {
             timeline: self.journal.timeline(found.generation),
             isolation: found.isolation.to_string(),
             process_id: found.pid.unwrap_or_default(),
+            taken_back: found.taken_back.clone().unwrap_or_default(),
             layers: found.layers.clone(),
         }
     }

@@ -47,6 +47,20 @@ impl PrivateCopy {
     }
 }
 
+impl PrivateCopy {
+    /// The same bytes under another name beside this one, which may be removed without that one. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when neither a link nor a copy can be made.
+    pub(crate) fn again_as(&self, ending: &str) -> Result<Self> {
+        let path = self.path.with_extension(ending);
+        if std::fs::hard_link(&self.path, &path).is_err() {
+            std::fs::copy(&self.path, &path).map_err(Error::io("keeping the artifact of a generation", &path))?;
+        }
+        Ok(Self { path, ..self.clone() })
+    }
+}
+
 impl Verified {
     /// Writes the verified bytes to a file of their own in a folder that only this user can enter.
     ///

@@ -3,7 +3,7 @@
 use super::caller::Need::{self, Apply, Control, Look};
 
 /// The calls of the bus API.
-const BUS: [(&str, Need); 13] = [
+const BUS: [(&str, Need); 14] = [
     ("GetInfo", Look),
     ("ListPlugins", Look),
     ("ListControllers", Look),
@@ -16,6 +16,7 @@ const BUS: [(&str, Need); 13] = [
     ("Execute", Apply),
     ("RemoveConfigs", Apply),
     ("ReloadPlugin", Control),
+    ("RollBackPlugin", Control),
     ("UnloadPlugin", Control),
 ];
 
