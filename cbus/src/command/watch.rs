@@ -26,6 +26,7 @@ pub async fn run(args: Watch) -> Result<()> {
     let (watcher, mut changes) = Watcher::of_sources(job.builder.watched().to_vec()).map_err(explain)?;
     text::tell(&format!("Watching {}; Ctrl-C ends it", job.crates.join(", ")));
     let mut last: Option<Output> = None;
+    let mut told = false;
     loop {
         let cancel = CancellationToken::new();
         let result = {
@@ -54,6 +55,10 @@ pub async fn run(args: Watch) -> Result<()> {
             Ok(built) => {
                 for message in &built.messages {
                     text::tell_compiler(&message.rendered);
+                }
+                if let Some(why) = built.why_full_link.as_ref().filter(|_| !told) {
+                    eprintln!("All of the plugin is linked after each edit, which takes longer: {why}");
+                    told = true;
                 }
                 let output = Output::of(&job, built);
                 let same = last.as_ref().is_some_and(|last| last.hash == output.hash);

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use tests::{Scratch, target_dir, work_dir};
 
+use crate::process::Daemon;
 use crate::{SECRET, built, cbus, fails, fine, json, said};
 
 /// Cargo as a user would run it, with the profile that plugins are built with, so that nothing is compiled twice.
@@ -183,8 +184,18 @@ fn watch_builds_again_at_a_save_tells_compiler_errors_and_removes_older_files() 
     assert_ne!(first["build_hash"], second["build_hash"]);
     assert!(scratch.folder().join(second["path"].as_str().expect("a path")).is_file());
     assert!(!first_file.is_file(), "the older file is removed");
+
+    // What was built after an edit may panic, as what cargo builds may.
+    scratch.edit("second", "Ok(Self)", "panic!(\"construct panics\")");
+    next();
     watching.kill().expect("ending it");
     watching.wait().expect("its end");
+    std::fs::write(scratch.folder().join("config.yaml"), "one:\n  id: second\n").expect("writing");
+    let mut daemon = Daemon::start(scratch.folder(), &["config.yaml", "--plugins", "out"]);
+    daemon.wait("construct panics");
+    // It is tried again by a daemon that goes on.
+    daemon.wait("construct panics");
+    daemon.end();
 }
 
 #[test]

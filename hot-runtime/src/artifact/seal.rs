@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::io::{make_readable, read_in_steps, room_for, write_in_steps};
 use super::read::{Inspected, Read};
+use super::refused;
 use super::trailer::{TRAILER, trailer};
+use crate::build::unwind::Tables;
 use crate::error::{Error, Result};
 
 /// A sealed artifact.
@@ -20,9 +22,10 @@ pub struct Sealed {
 /// Copies a built library to `out`, with a trailer that holds its BLAKE3 hash. Readers see the old file or the whole new one.
 ///
 /// # Errors
-/// [`Error::Io`] with the file that could not be read or written.
+/// [`Error::Io`] with the file that could not be read or written, [`Error::Artifact`] for a library without unwind tables.
 pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
     let (sealed, told) = sealed(library)?;
+    check(library, sealed.as_bytes())?;
     write_sealed(sealed.as_bytes(), out)?;
     Ok(told)
 }
@@ -31,11 +34,23 @@ pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
 /// where that is possible. `None` if what was built is no plugin. Blocks.
 pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Inspected>)> {
     let (mut sealed, told) = sealed(library)?;
+    if !ours {
+        // What was linked here was looked at already.
+        check(library, sealed.as_bytes())?;
+    }
     if !(ours && make_sealed(library, sealed.as_bytes(), out).is_ok()) {
         write_sealed(sealed.as_bytes(), out)?;
     }
     sealed.path = out.to_owned();
     Ok((told, sealed.inspect().ok()))
+}
+
+/// Refuses a library whose panics would end the host.
+fn check(library: &Path, bytes: &[u8]) -> Result<()> {
+    match Tables::of(bytes).and_then(|found| found.wrong()) {
+        Some(reason) => Err(refused(library, (reason, "build and link it so that it keeps `.eh_frame`"))),
+        None => Ok(()),
+    }
 }
 
 /// A library with its trailer.

@@ -23,6 +23,7 @@ use crate::build::message::CompilerMessage;
 use crate::build::prelink::Prelinked;
 use crate::build::process::{self, Ended, Lines};
 use crate::build::progress::{BuildPhase, Progress};
+use crate::build::unwind::Tables;
 use crate::build::{BuildOptions, blocking};
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
@@ -49,8 +50,12 @@ pub(crate) struct Session {
     linker: Arc<Linker>,
     /// The linker is called by the compiler driver.
     by_driver: bool,
-    prelinking: Option<JoinHandle<Option<Prelinked>>>,
+    prelinking: Option<JoinHandle<Result<Prelinked, String>>>,
     prelinked: Option<Prelinked>,
+    /// Why everything is linked in full each time, if it is.
+    why_full: Option<String>,
+    /// The functions of a library that was linked in full, and which of them never had unwind tables.
+    tables: Tables,
     /// How often it was made.
     prelinks: usize,
     /// Files that decide how cargo builds, though they are no sources.
@@ -139,6 +144,8 @@ impl Session {
             linker: Arc::new(linker),
             prelinking: None,
             prelinked: None,
+            why_full: None,
+            tables: Tables::read(&built.library).ok()?,
             prelinks: 0,
             settings,
             variables: variables(),
@@ -335,15 +342,16 @@ impl Session {
         progress: &mut Progress<'_>,
         cancel: &CancellationToken,
     ) -> Result<Result<(Option<PathBuf>, Vec<(usize, Option<blake3::Hash>)>), String>> {
-        let mut shapes = Vec::new();
+        let (mut shapes, mut needs) = (Vec::new(), BTreeSet::new());
         let mut differs = self.units.iter().all(|unit| !unit.fresh);
         for (at, unit) in self.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
             let shape = Shape::of(&unit.current);
             if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
                 return Ok(Err(format!("what the linker has to be told of {} has changed", unit.stem)));
             }
-            let code = shape.map(|shape| shape.code);
+            let code = shape.as_ref().map(|shape| shape.code);
             differs |= code.is_none() || code != unit.linked;
+            needs.extend(shape.into_iter().flat_map(|shape| shape.needs));
             shapes.push((at, code));
         }
         if !differs {
@@ -352,33 +360,78 @@ impl Session {
         progress.phase(BuildPhase::Linking);
         let moved = self.units.iter().filter(|unit| unit.current != unit.archive);
         let exchanged: BTreeMap<_, _> = moved.map(|unit| (unit.archive.clone(), unit.current.clone())).collect();
-        if let Some(prelinking) = self.prelinking.take() {
-            self.prelinked = prelinking.await.ok().flatten();
-        }
-        let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
-        let mut linked = None;
-        if let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() {
-            let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
-            linked = self.link(hash, &exchanged, how, spec, options, cancel).await?.ok();
-            if linked.is_none() && !self.by_driver {
-                // Was it that?
-                let how = How::Prelinked(&prelinked);
-                linked = self.link(hash, &exchanged, how, spec, options, cancel).await?.ok();
-                self.by_driver = linked.is_some();
-            }
-            if linked.is_none() {
-                // The edit needs more of the dependencies than the object has.
-                self.prelink();
-            }
-        }
+        let linked = self.link_with_dependencies(hash, &exchanged, &needs, spec, options, cancel).await?;
         let library = match linked {
             Some(library) => library,
             None => match self.link(hash, &exchanged, How::InFull, spec, options, cancel).await? {
-                Ok(library) => library,
+                Ok(library) => {
+                    self.tables = tables(&library).await?;
+                    library
+                }
                 Err(said) => return Ok(Err(said)),
             },
         };
         Ok(Ok((Some(library), shapes)))
+    }
+
+    /// Links with the object of the dependencies. `None` if there is none or it will not do; then it is made anew.
+    async fn link_with_dependencies(
+        &mut self,
+        hash: &str,
+        exchanged: &BTreeMap<PathBuf, PathBuf>,
+        needs: &BTreeSet<String>,
+        spec: &PluginSpec,
+        options: &BuildOptions,
+        cancel: &CancellationToken,
+    ) -> Result<Option<PathBuf>> {
+        self.await_the_dependencies(spec).await;
+        let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
+        let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() else { return Ok(None) };
+        let mut linked = None;
+        if let Some(lacking) = prelinked.lacks(needs) {
+            tracing::debug!(plugin = spec.id, lacking, "the edit needs more of the dependencies than was linked");
+        } else {
+            let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
+            linked = self.link(hash, exchanged, how, spec, options, cancel).await?.ok();
+            if linked.is_none() && !self.by_driver {
+                // Was it that?
+                let how = How::Prelinked(&prelinked);
+                linked = self.link(hash, exchanged, how, spec, options, cancel).await?.ok();
+                self.by_driver = linked.is_some();
+            }
+        }
+        let Some(library) = linked else {
+            self.prelink();
+            return Ok(None);
+        };
+        if let Some(lost) = tables(&library).await?.lost_since(&self.tables) {
+            self.link_in_full(spec, format!("linked beforehand, `{lost}` loses its unwind table"));
+            return Ok(None);
+        }
+        Ok(Some(library))
+    }
+
+    /// Waits until the dependencies are linked, if they are being linked.
+    async fn await_the_dependencies(&mut self, spec: &PluginSpec) {
+        let Some(prelinking) = self.prelinking.take() else { return };
+        match prelinking.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(prelinked) => self.prelinked = Some(prelinked),
+            Err(why) => self.link_in_full(spec, why),
+        }
+    }
+
+    /// From now on everything is linked each time. Said once.
+    fn link_in_full(&mut self, spec: &PluginSpec, why: String) {
+        self.prelinked = None;
+        if self.why_full.is_none() {
+            tracing::warn!(plugin = spec.id, why, "all of the plugin is linked after each edit, which takes longer");
+        }
+        self.why_full = Some(why);
+    }
+
+    /// Why everything is linked in full each time, if it is.
+    pub(crate) fn why_full(&self) -> Option<&str> {
+        self.why_full.as_deref()
     }
 
     /// Links, or says why that failed.
@@ -557,6 +610,11 @@ impl Unit {
 fn stem_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     stem.strip_prefix("lib").unwrap_or(&stem).to_owned()
+}
+
+async fn tables(library: &Path) -> Result<Tables> {
+    let library = library.to_owned();
+    blocking(move || Tables::read(&library).map_err(Error::io("reading the built library", &library))).await
 }
 
 async fn run(

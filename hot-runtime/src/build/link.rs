@@ -204,6 +204,11 @@ impl Linker {
         &self.call.program
     }
 
+    /// The variables that it is given.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.call.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// What it is told.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &String> {
         self.call.arguments.iter()
@@ -282,6 +287,8 @@ pub(crate) struct Shape {
     /// What a linker may be told of by name, and what it must not drop though nobody refers to it, with the sections.
     /// Rustc works out what to tell the linker when it links; as long as this is the same, so is that.
     pub(crate) surface: BTreeSet<(String, String)>,
+    /// The symbols that it needs of others.
+    pub(crate) needs: BTreeSet<String>,
     /// Of everything but what debuggers read.
     pub(crate) code: blake3::Hash,
 }
@@ -290,7 +297,7 @@ impl Shape {
     /// Of an archive or object. `None` if it cannot be read.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let bytes = std::fs::read(path).ok()?;
-        let mut surface = BTreeSet::new();
+        let (mut surface, mut needs) = (BTreeSet::new(), BTreeSet::new());
         let mut code = blake3::Hasher::new();
         for member in members(&bytes)? {
             let Ok(file) = object::File::parse(member) else {
@@ -304,8 +311,14 @@ impl Shape {
                     code.update(section.data().unwrap_or_default());
                 }
             }
-            for symbol in file.symbols().filter(ObjectSymbol::is_definition) {
+            for symbol in file.symbols() {
                 let Ok(name) = symbol.name() else { continue };
+                if symbol.is_undefined() {
+                    needs.insert(name.to_owned());
+                }
+                if !symbol.is_definition() {
+                    continue;
+                }
                 let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
                 let section = section.as_ref().and_then(|section| section.name().ok()).unwrap_or_default();
                 let mangled = name.starts_with("_R") || name.starts_with("_ZN");
@@ -316,7 +329,7 @@ impl Shape {
                 }
             }
         }
-        Some(Self { surface, code: code.finalize() })
+        Some(Self { surface, needs, code: code.finalize() })
     }
 }
 

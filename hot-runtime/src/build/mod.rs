@@ -25,6 +25,7 @@ mod prelink;
 mod process;
 mod progress;
 mod turn;
+pub(crate) mod unwind;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -152,6 +153,9 @@ pub struct BuildReport {
     pub by: BuiltBy,
     /// Why cargo was asked, if rustc alone could have been.
     pub why_cargo: Option<String>,
+    /// Why all of it was linked, if rustc compiled and the dependencies could not be linked beforehand: then the link of
+    /// each edit takes longer.
+    pub why_full_link: Option<String>,
     /// The warnings.
     pub messages: Vec<CompilerMessage>,
     /// From the build's begin to the artifact, in milliseconds.
@@ -170,7 +174,18 @@ impl BuildReport {
         messages: Vec<CompilerMessage>,
     ) -> Self {
         let artifact::Sealed { hash, size } = sealed;
-        Self { artifact, build_hash, hash, size, by, why_cargo: None, messages, build_ms: 0.0, phases: Vec::new() }
+        Self {
+            artifact,
+            build_hash,
+            hash,
+            size,
+            by,
+            why_cargo: None,
+            why_full_link: None,
+            messages,
+            build_ms: 0.0,
+            phases: Vec::new(),
+        }
     }
 }
 
@@ -276,7 +291,8 @@ impl PluginBuilder {
             }
         };
         let (build_ms, phases) = progress.end();
-        let report = BuildReport { why_cargo, build_ms, phases, ..report };
+        let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
+        let report = BuildReport { why_cargo, why_full_link, build_ms, phases, ..report };
         self.last = Some(report.clone());
         Ok((report, in_memory))
     }
