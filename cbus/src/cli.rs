@@ -328,6 +328,9 @@ pub struct Dev {
     /// Plain lines on a terminal too
     #[arg(long)]
     pub plain: bool,
+    /// Where what is printed while the view is shown goes: given to the process of the view by the one that keeps the terminal
+    #[arg(long, hide = true)]
+    pub last_words: Option<PathBuf>,
     #[command(flatten)]
     pub folders: Folders,
     #[command(flatten)]

@@ -49,6 +49,8 @@ pub use error::{Error, Result};
 pub use event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 pub use overlay::PluginSpec;
 pub use probation::Probation;
+#[cfg(unix)]
+pub use process::ending;
 pub use process::{Isolation, Limits, ProcessOptions, Sandbox, plugin_host};
 pub use registry::{GenerationInfo, GenerationState, Registry};
 pub use runtime::{Builder, HotRuntime};

@@ -18,6 +18,12 @@ use crate::view;
 
 pub async fn run(args: Dev) -> Result<()> {
     let live = !args.plain && std::io::stdout().is_terminal();
+    #[cfg(unix)]
+    match &args.last_words {
+        None if live => match view::keeper::run().await? {},
+        None => {}
+        Some(_) => view::keeper::end_with_it(),
+    }
     let journal = Arc::new(Journal::new());
     let (crates, config) = sort(&args.paths)?;
     let file = config.as_deref().map(ConfigFile::new);
@@ -46,7 +52,7 @@ pub async fn run(args: Dev) -> Result<()> {
         probation: args.probation,
     };
     let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
-    let title = view::Title { plugins: names, api };
+    let title = view::Title { plugins: names, api, last_words: args.last_words };
     let watching = async { if live { view::run(&host, &title).await } else { std::future::pending().await } };
     let mut asked_by = None;
     let result = tokio::select! {

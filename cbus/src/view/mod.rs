@@ -2,6 +2,8 @@
 
 mod ansi;
 mod draw;
+#[cfg(unix)]
+pub mod keeper;
 mod keys;
 
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub struct Title {
     pub plugins: Vec<String>,
     /// Where the API listens.
     pub api: Option<String>,
+    /// Where what is printed goes while it is shown, for who tells what ended this process.
+    pub last_words: Option<std::path::PathBuf>,
 }
 
 /// What is drawn.
@@ -72,12 +76,18 @@ const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 
 /// Shows a host until the user ends it. The terminal is put back whatever happens.
 pub async fn run(host: &Host, title: &Title) -> Result<()> {
+    #[cfg(unix)]
+    let words = title.last_words.as_deref().and_then(|file| keeper::LastWords::into_file(file).ok());
+    #[cfg(unix)]
+    let trim = || words.iter().for_each(keeper::LastWords::trim);
+    #[cfg(not(unix))]
+    let trim = || {};
     let mut terminal = ratatui::try_init().map_err(|error| {
         crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints lines instead")
     })?;
     // Put back by a guard: the view also ends by being dropped, when the process is asked to end.
     let _restored = Restored;
-    let result = show(host, title, &mut terminal).await;
+    let result = show(host, title, &mut terminal, trim).await;
     result.map_err(|error| crate::report::report(format!("the terminal cannot be used: {error}"), ""))
 }
 
@@ -90,7 +100,7 @@ impl Drop for Restored {
     }
 }
 
-async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal) -> std::io::Result<()> {
+async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal, trim: impl Fn()) -> std::io::Result<()> {
     let (known, mut coming) = host.journal.lines();
     let mut lines = known;
     let mut events = host.journal.events().1;
@@ -145,6 +155,7 @@ async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal) -> std
             _ = directives.changed() => {}
             () = clock => {}
         }
+        trim();
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -72,9 +72,13 @@ impl Terminal {
     }
 
     /// Waits for its end, which must be one without complaint, and for the terminal to be as it was.
-    fn ends_and_leaves_the_terminal_as_it_was(mut self) {
+    fn ends_and_leaves_the_terminal_as_it_was(self) {
+        self.ends_with(0, &["Ending"]);
+    }
+
+    /// Waits for its end, with what it says, and for the terminal to be as it was.
+    fn ends_with(mut self, code: i32, says: &[&str]) {
         let status = self.process.wait().expect("its end");
-        assert!(status.success(), "{status}");
         while let Ok(output) = self.output.recv_timeout(LIMIT) {
             self.seen.process(&output);
         }
@@ -82,7 +86,10 @@ impl Terminal {
         assert!(!screen.alternate_screen(), "what was on the screen before is back");
         assert!(!screen.hide_cursor(), "the cursor is shown");
         assert!(self.is_cooked(), "what is typed is shown again");
-        assert!(screen.contents().contains("Ending"), "{}", screen.contents());
+        for text in says {
+            assert!(screen.contents().contains(text), "no `{text}` in:\n{}", screen.contents());
+        }
+        assert_eq!(status.code(), Some(code), "{status}: {}", screen.contents());
     }
 }
 
@@ -113,4 +120,31 @@ fn the_live_view_shows_builds_and_errors_and_puts_the_terminal_back_however_it_e
     dev.wait("cbus dev second");
     dev.press(b"q");
     dev.ends_and_leaves_the_terminal_as_it_was();
+}
+
+#[test]
+fn the_terminal_is_put_back_when_a_plugin_ends_the_process_and_what_ended_it_is_told() {
+    let scratch = Scratch::new(&["second"]);
+    std::fs::write(scratch.folder().join("second/config.yaml"), "one:\n  id: second\n").expect("writing");
+    let mut end = "Ok(Self)".to_owned();
+    for (by, code, says) in [
+        ("std::process::abort()", 134, "killed by SIGABRT, an abort (signal 6)"),
+        ("unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) }", 139, "SIGSEGV"),
+        ("std::process::exit(0)", 1, "exited with code 0"),
+    ] {
+        let next = format!("{{ eprintln!(\"last words\"); {by}; #[allow(unreachable_code)] Ok(Self) }}");
+        let start = || Terminal::start(scratch.folder(), &["dev", "second", "--listen", "127.0.0.1:0"]);
+        let dev = if code == 134 {
+            let mut dev = start();
+            dev.wait("generation 1 serves");
+            scratch.edit("second", &end, &next);
+            dev
+        } else {
+            // With the first generation.
+            scratch.edit("second", &end, &next);
+            start()
+        };
+        dev.ends_with(code, &[says, "last words", "--isolation process"]);
+        end = next;
+    }
 }

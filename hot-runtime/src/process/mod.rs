@@ -37,6 +37,8 @@ mod traces;
 #[cfg(unix)]
 pub use child::plugin_host;
 pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
+#[cfg(unix)]
+pub use output::ending;
 
 /// Set for a process that is to be a plugin host.
 #[cfg(unix)]

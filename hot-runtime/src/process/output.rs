@@ -146,8 +146,8 @@ fn is_of_a_backtrace(line: &str) -> bool {
     inside.starts_with("at ") || (number.len() < inside.len() && number.starts_with(": "))
 }
 
-/// How a process ended, in words.
-pub(super) fn ending(status: ExitStatus) -> String {
+/// How a process ended, in words: `killed by SIGSEGV, a bad memory access (signal 11)`.
+pub fn ending(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.signal(), status.code()) {
         (Some(signal), _) => match signal_name(signal) {
