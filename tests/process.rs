@@ -345,6 +345,22 @@ async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_process_crashes_in_a_loop_is_mended_at_once_by_the_next_version() {
+    let env = [("HAZARD_EXECUTE".to_owned(), "abort".to_owned())].into();
+    let mut host = Host::new(ProcessOptions { env, ..ProcessOptions::default() }).await;
+    // Until the next start is not due soon, so that the state of what crashes cannot be asked for.
+    wait_for(&mut host.told, |event| match event {
+        RuntimeEvent::Crashed { restart_in_ms, .. } if *restart_in_ms > 2500.0 => Some(()),
+        _ => None,
+    })
+    .await;
+    let swapped = host.runtime.isolate("hazard", quick()).await.expect("it is swapped in");
+    assert!(swapped.is_some());
+    assert_eq!(host.act("sentence").await, "first");
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_gets_no_more_than_it_was_given() {
     let folder = tempfile::tempdir().expect("a folder");
     let limits = hot_runtime::Limits { open_files: Some(64), requests: 8, cpu_seconds: Some(1), ..Default::default() };

@@ -76,6 +76,13 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
     };
     assert!(wait_for(&mut told, unloaded(doubler)).await);
 
+    // What a method gave is good without the library of who made it, which is unmapped.
+    assert_eq!(ask_caller(&bus, "keep-title").await, "");
+    assert!(runtime.unload("doubler").await.expect("unloading").unmapped);
+    assert_eq!(ask_caller(&bus, "take-title").await, "a title of 3");
+    runtime.rebuild("doubler").await.expect("it comes back");
+    until(&bus, "call", "times 3: 63").await;
+
     // A plugin that goes lets go of what it keeps.
     ask_caller(&bus, "keep").await;
     scratch.edit("doubler", "FACTOR: u64 = 3", "FACTOR: u64 = 4");

@@ -1,8 +1,9 @@
 //! `#[interface]`: makes a trait an interface that values can be of, with a shape that covers its methods' signatures.
 
 use proc_macro2::{Delimiter, Group, Punct, Spacing, Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote};
-use syn::{Error, FnArg, Item, ItemTrait, Result, ReturnType, TraitItem};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Error, FnArg, Item, ItemTrait, Result, ReturnType, TraitItem, Type};
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !arguments.is_empty() {
@@ -25,6 +26,13 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
         text.extend(inner.to_token_stream().to_string().chars().filter(|c| !c.is_whitespace()));
     }
     let name = &item.ident;
+    let checks = types.iter().map(|Crossing { span, tokens, borrows }| {
+        quote_spanned! {*span=>
+            const _: () = ::controllerbus::plugin::interface::crosses(<#tokens as ::stabby::IStable>::REPORT, #borrows);
+        }
+    });
+    let checks: TokenStream = checks.collect();
+    let types = types.iter().map(|crossing| &crossing.tokens);
     Ok(quote! {
         #[::stabby::stabby]
         #item
@@ -37,11 +45,66 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
                 &[#(<#types as ::stabby::IStable>::ID),*],
             );
         }
+
+        #checks
     })
 }
 
-/// The types of all parameters and results, without lifetimes of their own.
-fn types_that_cross(item: &ItemTrait) -> Result<Vec<TokenStream>> {
+/// The type of a parameter or a result.
+struct Crossing {
+    span: Span,
+    /// Without lifetimes of its own.
+    tokens: TokenStream,
+    /// Whether it has any.
+    borrows: bool,
+}
+
+impl Crossing {
+    fn of(ty: &Type) -> Result<Self> {
+        let tokens = ty.to_token_stream();
+        let mut borrows = false;
+        refuse(&tokens, &mut borrows)?;
+        Ok(Self { span: ty.span(), tokens: with_static_lifetimes(tokens), borrows })
+    }
+}
+
+/// Refuses what can be seen to outlive the library that it needs; the types themselves are looked at by `crosses`.
+fn refuse(tokens: &TokenStream, borrows: &mut bool) -> Result<()> {
+    let mut tokens = tokens.clone().into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        let (token, why) = match &token {
+            TokenTree::Group(group) => {
+                refuse(&group.stream(), borrows)?;
+                continue;
+            }
+            TokenTree::Punct(punct) => {
+                *borrows |= matches!(punct.as_char(), '&' | '\'');
+                match tokens.peek() {
+                    Some(TokenTree::Ident(name)) if punct.as_char() == '\'' && *name == "static" => (
+                        tokens.next(),
+                        "what a method hands over must not be `'static`: nothing keeps the plugin loaded that it is in. \
+                         Borrow it from `&self`, or hand over a `controllerbus::plugin::interface::Text` or `List`",
+                    ),
+                    _ => continue,
+                }
+            }
+            TokenTree::Ident(name) if *name == "fn" => {
+                (Some(token), "a function cannot be handed over: nothing keeps the library loaded that it is in")
+            }
+            TokenTree::Ident(name) if *name == "dynptr" || *name == "dyn" || *name == "impl" => (
+                Some(token),
+                "an object, or a closure, cannot be handed over by a method: nothing keeps its library loaded. Make it an \
+                 `Interface` in a directive's value",
+            ),
+            _ => continue,
+        };
+        return Err(Error::new_spanned(token, why));
+    }
+    Ok(())
+}
+
+/// The types of all parameters and results.
+fn types_that_cross(item: &ItemTrait) -> Result<Vec<Crossing>> {
     let mut types = Vec::new();
     for inner in &item.items {
         let TraitItem::Fn(method) = inner else {
@@ -57,11 +120,11 @@ fn types_that_cross(item: &ItemTrait) -> Result<Vec<TokenStream>> {
         }
         for input in &signature.inputs {
             if let FnArg::Typed(input) = input {
-                types.push(with_static_lifetimes(input.ty.to_token_stream()));
+                types.push(Crossing::of(&input.ty)?);
             }
         }
         if let ReturnType::Type(_, output) = &signature.output {
-            types.push(with_static_lifetimes(output.to_token_stream()));
+            types.push(Crossing::of(output)?);
         }
     }
     Ok(types)

@@ -127,8 +127,10 @@ impl Error {
             .map(|s| (*s).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "a payload that is not text".to_owned());
-        // A payload's own destructor may panic; that one is not worth more than its text.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(payload)));
+        // A payload's own destructor may panic, and so may that of what it panics with.
+        if let Err(again) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(payload))) {
+            std::mem::forget(again);
+        }
         Self::new(ErrorKind::Panicked, format!("panicked: {text}"))
     }
 }

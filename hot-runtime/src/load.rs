@@ -45,10 +45,12 @@ pub enum Unload {
         /// Thread-local values left behind on the host's threads.
         leaked_thread_locals: u64,
     },
-    /// Threads of the library still run, so it stays loaded; another try may succeed.
+    /// Some of its code still runs, so it stays loaded; another try may succeed.
     Stuck {
-        /// How many.
+        /// How many threads of it there are.
         threads: usize,
+        /// What does not end, with the names of the threads.
+        reason: String,
     },
     /// Something of it is still held, so it stays loaded; another try may succeed.
     Held,
@@ -68,13 +70,13 @@ impl Loaded {
     pub fn open(copy: &PrivateCopy, options: LoadOptions) -> Result<Self> {
         let (path, entry) = (copy.path(), copy.entry());
         let refuse = |reason: String| Error::Load { path: copy.shown().to_owned(), reason };
-        let library = open_library(path).map_err(|error| refuse(error.to_string()))?;
+        let library = open_library(path).map_err(|error| refuse(said_by_loader(&error)))?;
         give_way();
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its entry and
         // whose ABI fingerprint is ours, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
             Ok(symbol) => *symbol,
-            Err(error) => return Err(refuse(format!("no entry symbol {entry}: {error}"))),
+            Err(error) => return Err(refuse(format!("no entry symbol {entry}: {}", said_by_loader(&error)))),
         };
         let leases = Leases::new();
         let host = HostOptions {
@@ -114,6 +116,11 @@ impl Loaded {
         }
     }
 
+    /// The names of the threads that the library made and that run now, as the system has them: the first 15 characters.
+    pub fn threads(&self) -> Vec<String> {
+        self.connection.as_ref().map(Connection::threads).unwrap_or_default()
+    }
+
     /// Who holds the library.
     pub fn leases(&self) -> &Arc<Leases> {
         &self.leases
@@ -131,7 +138,10 @@ impl Loaded {
         let shutdown = connection.shutdown(timeout);
         give_way();
         if shutdown.threads_left > 0 {
-            return Unload::Stuck { threads: shutdown.threads_left };
+            return Unload::Stuck { threads: shutdown.threads_left, reason: do_not_end(&self.threads()) };
+        }
+        if shutdown.handler_left {
+            return Unload::Stuck { threads: 0, reason: "a signal handler of it does not return".to_owned() };
         }
         if self.leases.holders() != controllerbus::plugin::Holders::default() {
             return Unload::Held;
@@ -162,6 +172,34 @@ impl Drop for Loaded {
             std::mem::forget(library);
         }
     }
+}
+
+/// Which threads do not end, in a sentence.
+fn do_not_end(threads: &[String]) -> String {
+    let names: Vec<String> = threads.iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "a thread of it does not end".to_owned(),
+        1 => format!("its thread {} does not end", names[0]),
+        many => format!("{many} of its threads do not end: {}", names.join(", ")),
+    }
+}
+
+/// An error of the loader with what the system said, and what to do where that is known.
+fn said_by_loader(error: &libloading::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    if text.contains("static TLS") {
+        text.push_str(
+            "; this process has no more room for thread-local data that is laid out when it starts: a C library in the \
+             plugin, often an allocator, asks for it (`-ftls-model=initial-exec`). Build that otherwise, give the plugin a \
+             process of its own, or start the host with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=65536",
+        );
+    }
+    text
 }
 
 #[cfg(unix)]

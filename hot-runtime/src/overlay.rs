@@ -225,6 +225,7 @@ fn manifest(workspace: &Workspace, spec: &PluginSpec) -> Result<String> {
     }
     let mut settings = workspace.settings.clone();
     override_profile(&mut settings, spec)?;
+    unwind(&mut settings, spec);
     fill_in_profile(&mut settings, &workspace.local);
     if !spec.watch {
         set_apart(&mut settings, spec, &workspace.local);
@@ -274,11 +275,27 @@ fn override_profile(settings: &mut toml::Table, spec: &PluginSpec) -> Result<()>
         let (Some(value), 1) = (given.get("value"), given.len()) else {
             return Err(wrong("one TOML value is wanted".to_owned()));
         };
+        if key == "panic" && value.as_str() != Some("unwind") {
+            return Err(wrong("a plugin must unwind from a panic, or one in it would end the host".to_owned()));
+        }
         let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
         let Some(profile) = profile else { return Err(wrong("the workspace's [profile] is no table".to_owned())) };
         profile.insert(key.clone(), value.clone());
     }
     Ok(())
+}
+
+/// Whatever the workspace's programs do about a panic, the plugin has to unwind from it: it must not end the host.
+fn unwind(settings: &mut toml::Table, spec: &PluginSpec) {
+    let Some(profiles) = settings.get_mut("profile").and_then(toml::Value::as_table_mut) else { return };
+    // One of them may inherit from another.
+    for (name, profile) in profiles.iter_mut() {
+        let Some(profile) = profile.as_table_mut() else { continue };
+        if profile.get("panic").is_some_and(|panic| panic.as_str() != Some("unwind")) {
+            tracing::debug!(plugin = spec.id, profile = name, "a plugin unwinds, whatever the profile says of panics");
+            profile.insert("panic".to_owned(), toml::Value::String("unwind".to_owned()));
+        }
+    }
 }
 
 /// What the workspace leaves open of its dev profile is set for short links: line tables for the plugin's own

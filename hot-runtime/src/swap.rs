@@ -271,10 +271,10 @@ pub(crate) async fn retire(
                 });
                 return report;
             }
-            Unload::Stuck { threads } => {
+            Unload::Stuck { threads, reason } => {
                 // Told once, and again when it has changed.
                 if told.replace(threads) != Some(threads) {
-                    state(GenerationState::Stuck, Some(format!("{threads} of its threads do not end")));
+                    state(GenerationState::Stuck, Some(reason));
                     shared.emit(RuntimeEvent::Stuck { plugin: plugin.clone(), generation: number, threads });
                 }
                 // From now on it is only looked at.

@@ -12,6 +12,7 @@ pub(crate) struct Tiny {
     pub(crate) target: &'static str,
     pub(crate) boundary: u32,
     pub(crate) abi: String,
+    pub(crate) panic: &'static str,
     pub(crate) min_runtime: &'static str,
     pub(crate) factories: Vec<&'static str>,
 }
@@ -26,6 +27,7 @@ impl Default for Tiny {
             target: env!("CBUS_TARGET"),
             boundary: BOUNDARY_VERSION,
             abi: ABI_HEX.to_owned(),
+            panic: "unwind",
             min_runtime: "0.1.0",
             factories: vec!["tiny"],
         }
@@ -35,11 +37,11 @@ impl Default for Tiny {
 impl Tiny {
     /// The library, not sealed.
     pub(crate) fn library(&self) -> Vec<u8> {
-        let Self { architecture, target, boundary, abi, min_runtime, factories } = self;
+        let Self { architecture, target, boundary, abi, panic, min_runtime, factories } = self;
         let mut manifest = format!(
             "{{\"record\":\"bundle\",\"id\":\"tiny\",\"version\":\"1.0.0\",\"build_hash\":\"0123456789abcdef\",\
              \"target\":\"{target}\",\"toolchain\":\"none\",\"profile\":\"dev\",\"entry\":\"entry\",\"abi\":\"{abi}\",\
-             \"boundary\":{boundary},\"min_runtime\":\"{min_runtime}\"}}\n"
+             \"boundary\":{boundary},\"panic\":\"{panic}\",\"min_runtime\":\"{min_runtime}\"}}\n"
         );
         for factory in factories {
             manifest.push_str(&format!(

@@ -56,8 +56,8 @@ pub trait Controller: Send + Sync + Sized + 'static {
         async { Ok(()) }
     }
 
-    /// State to hand over to the next generation; `None` if there is none. It is called on a thread of the host's, and
-    /// shall be quick.
+    /// State to hand over to the next generation; `None` if there is none. In a plugin it is called on a thread of the
+    /// plugin's that may block; it shall be quick all the same, for calls wait for it.
     ///
     /// It is called once while the next generation is being made ready and, if it was `Some`, once more right before
     /// that takes over. For this moment no call begins, and calls that are at work without an answer get 5 ms to end

@@ -1,19 +1,32 @@
 //! The types and traits that cross the plugin boundary, stable by stabby's layout rules.
 //!
 //! Named by who implements them: a `Host…` object lives in the host and is called by the guest,
-//! a `Guest…` object the other way round. No call unwinds: each implementation catches panics.
+//! a `Guest…` object the other way round. No call unwinds, and no destructor: each implementation contains its panics.
+//! An object has one owner. Where more than one thread needs it, its owner shares it.
 
-use stabby::string::String as StableString;
-use stabby::vec::Vec as StableVec;
+use stabby::alloc::allocators::LibcAlloc;
 
 use crate::error::ErrorKind;
 use crate::{Error, Result};
+
+/// Text that crosses. Its memory is the process's: who drops it calls no code of who made it. Stabby's default would, and
+/// which allocator that is depends on what else is compiled with it.
+pub type Text = stabby::string::String<LibcAlloc>;
+/// A list that crosses, in the process's memory.
+pub type List<T> = stabby::vec::Vec<T, LibcAlloc>;
+/// What an object that crosses lies in, in the process's memory.
+pub type Boxed<T> = stabby::boxed::Box<T, LibcAlloc>;
+
+/// Puts an object into memory of the process.
+pub(super) fn boxed<T>(object: T) -> Boxed<T> {
+    Boxed::new_in(object, LibcAlloc::new())
+}
 
 /// An [`Error`] on its way across.
 #[stabby::stabby]
 pub struct Failure {
     kind: u8,
-    message: StableString,
+    message: Text,
 }
 
 /// A yes with nothing to say, or a failure.
@@ -42,7 +55,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(0);
         let kind = kind as u8 | if error.is_permanent() { PERMANENT } else { 0 };
-        Self { kind, message: StableString::from(error.to_string().as_str()) }
+        Self { kind, message: Text::from(error.to_string().as_str()) }
     }
 }
 
@@ -57,7 +70,7 @@ impl From<Failure> for Error {
 impl From<Result<()>> for Outcome {
     fn from(result: Result<()>) -> Self {
         match result {
-            Ok(()) => Self { ok: true, failure: Failure { kind: 0, message: StableString::default() } },
+            Ok(()) => Self { ok: true, failure: Failure { kind: 0, message: Text::default() } },
             Err(error) => Self { ok: false, failure: error.into() },
         }
     }
@@ -73,15 +86,15 @@ impl From<Outcome> for Result<()> {
 #[stabby::stabby]
 pub struct FactoryInfo {
     /// The plugin id.
-    pub id: StableString,
+    pub id: Text,
     /// Semver.
-    pub version: StableString,
+    pub version: Text,
     /// One line.
-    pub description: StableString,
+    pub description: Text,
     /// The config ID.
-    pub config_id: StableString,
+    pub config_id: Text,
     /// The config's JSON schema.
-    pub schema: StableString,
+    pub schema: Text,
 }
 
 /// A controller's state on its way to the next generation; `there` is false when it has none.
@@ -92,7 +105,7 @@ pub struct SavedState {
     /// The version of its shape.
     pub schema: u32,
     /// Its bytes.
-    pub bytes: StableVec<u8>,
+    pub bytes: List<u8>,
 }
 
 /// An object with methods on its way across, whatever its trait is: see [`super::interface`].
@@ -105,8 +118,8 @@ pub trait InterfaceObject {
     /// The `Dyn` of that trait, which stays where it is.
     extern "C" fn pointer(&self) -> *const ();
 }
-/// A shared [`InterfaceObject`].
-pub type ObjectPtr = stabby::dynptr!(stabby::sync::Arc<dyn InterfaceObject + Send + Sync>);
+/// An owned [`InterfaceObject`].
+pub type ObjectPtr = stabby::dynptr!(Boxed<dyn InterfaceObject + Send + Sync>);
 
 /// What [`HostRequest::poll`] found.
 #[stabby::stabby]
@@ -116,9 +129,9 @@ pub struct PolledEvent {
     /// The value's id, for added and removed.
     pub value: u64,
     /// The value's bytes (added) or nothing.
-    pub bytes: StableVec<u8>,
+    pub bytes: List<u8>,
     /// The objects of the interface values in it.
-    pub objects: StableVec<ObjectPtr>,
+    pub objects: List<ObjectPtr>,
     /// The error (failed).
     pub failure: Outcome,
 }
@@ -142,13 +155,13 @@ pub const EVENT_FAILED: u8 = 6;
 #[stabby::stabby]
 pub struct TraceRecord {
     /// The target.
-    pub target: StableString,
+    pub target: Text,
     /// The event's message, or the span's name.
-    pub message: StableString,
+    pub message: Text,
     /// The other fields as `name=value`, separated by spaces.
-    pub fields: StableString,
+    pub fields: Text,
     /// The source file, or empty.
-    pub file: StableString,
+    pub file: Text,
     /// The line, or 0.
     pub line: u32,
     /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
@@ -162,7 +175,7 @@ pub trait GuestWaker {
     extern "C" fn wake(&self);
 }
 /// An owned [`GuestWaker`].
-pub type GuestWakerPtr = stabby::dynptr!(stabby::boxed::Box<dyn GuestWaker + Send + Sync>);
+pub type GuestWakerPtr = stabby::dynptr!(Boxed<dyn GuestWaker + Send + Sync>);
 
 /// A guest's reference to a directive that stands on the host's bus.
 #[stabby::stabby]
@@ -174,7 +187,7 @@ pub trait HostRequest {
     extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure>;
 }
 /// An owned [`HostRequest`].
-pub type HostRequestPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostRequest + Send + Sync>);
+pub type HostRequestPtr = stabby::dynptr!(Boxed<dyn HostRequest + Send + Sync>);
 
 /// The host, as one generation of a plugin sees it.
 #[stabby::stabby]
@@ -183,9 +196,9 @@ pub trait HostSide {
     /// type has to be told, see [`crate::directive::Facts`].
     extern "C" fn request(
         &self,
-        id: StableString,
-        bytes: StableVec<u8>,
-        facts: StableVec<u8>,
+        id: Text,
+        bytes: List<u8>,
+        facts: List<u8>,
     ) -> stabby::result::Result<HostRequestPtr, Failure>;
     /// Hands out what [`HostRequest::refer`] made.
     extern "C" fn referred(&self, number: u64) -> stabby::result::Result<HostRequestPtr, Failure>;
@@ -199,19 +212,24 @@ pub trait HostSide {
     extern "C" fn span_enter(&self, id: u64);
     /// Leaves a span on this thread.
     extern "C" fn span_exit(&self, id: u64);
-    /// Ends a span.
+    /// One more refers to a span.
+    extern "C" fn span_clone(&self, id: u64);
+    /// One less refers to a span; the last ends it.
     extern "C" fn span_close(&self, id: u64);
 }
-/// A shared [`HostSide`].
-pub type HostPtr = stabby::dynptr!(stabby::sync::Arc<dyn HostSide + Send + Sync>);
+/// An owned [`HostSide`].
+pub type HostPtr = stabby::dynptr!(Boxed<dyn HostSide + Send + Sync>);
 
 /// Where a guest's resolver puts its values.
 #[stabby::stabby]
 pub trait HostSink {
     /// Adds a value with the objects of the interface values in it; returns its id plus 1, or 0 when nobody wants it.
-    extern "C" fn add(&self, bytes: StableVec<u8>, objects: StableVec<ObjectPtr>) -> u64;
+    extern "C" fn add(&self, bytes: List<u8>, objects: List<ObjectPtr>) -> u64;
     /// Withdraws a value.
     extern "C" fn remove(&self, id: u64) -> bool;
+    /// Puts a value in the place of one of this resolver's own, in one step; returns as `add` does. The old one is gone
+    /// then in any case.
+    extern "C" fn replace(&self, old: u64, bytes: List<u8>, objects: List<ObjectPtr>) -> u64;
     /// Whether there is, for now, nothing more to add.
     extern "C" fn set_idle(&self, idle: bool);
     /// Whether nobody wants values any more.
@@ -219,8 +237,8 @@ pub trait HostSink {
     /// Calls the waker once, when this resolver's values are gone.
     extern "C" fn on_gone(&self, waker: GuestWakerPtr);
 }
-/// A shared [`HostSink`].
-pub type HostSinkPtr = stabby::dynptr!(stabby::sync::Arc<dyn HostSink + Send + Sync>);
+/// An owned [`HostSink`].
+pub type HostSinkPtr = stabby::dynptr!(Boxed<dyn HostSink + Send + Sync>);
 
 /// Told once how a guest's task ended.
 #[stabby::stabby]
@@ -229,7 +247,16 @@ pub trait HostDone {
     extern "C" fn done(&self, outcome: Outcome);
 }
 /// An owned [`HostDone`]; dropping it without a call means that the task was dropped.
-pub type HostDonePtr = stabby::dynptr!(stabby::boxed::Box<dyn HostDone + Send + Sync>);
+pub type HostDonePtr = stabby::dynptr!(Boxed<dyn HostDone + Send + Sync>);
+
+/// Told once what a controller saved.
+#[stabby::stabby]
+pub trait HostSaved {
+    /// The state, or why there is none.
+    extern "C" fn done(&self, result: stabby::result::Result<SavedState, Failure>);
+}
+/// An owned [`HostSaved`]; dropping it without a call means that nothing was saved.
+pub type HostSavedPtr = stabby::dynptr!(Boxed<dyn HostSaved + Send + Sync>);
 
 /// A task on the guest's runtime. Dropping it drops the task's future.
 #[stabby::stabby]
@@ -238,32 +265,26 @@ pub trait GuestTask {
     extern "C" fn cancel(&self);
 }
 /// An owned [`GuestTask`].
-pub type GuestTaskPtr = stabby::dynptr!(stabby::boxed::Box<dyn GuestTask + Send + Sync>);
+pub type GuestTaskPtr = stabby::dynptr!(Boxed<dyn GuestTask + Send + Sync>);
 
 /// A controller in a guest.
 #[stabby::stabby]
 pub trait GuestController {
     /// Starts `execute`; `began` is told once it has got to its first wait, or to its end without an error.
     extern "C" fn execute(&self, began: HostDonePtr, done: HostDonePtr) -> GuestTaskPtr;
-    /// Starts `close`.
+    /// Starts `close`, and lets go of the controller after it.
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr;
-    /// Saves the state.
-    extern "C" fn save(&self) -> stabby::result::Result<SavedState, Failure>;
+    /// Starts `save`, on a thread that may take its time. Dropping the task does not stop that, but nobody waits for it.
+    extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr;
     /// Starts `restore`.
     extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr;
     /// The ids of the directives that it resolves.
-    extern "C" fn resolves(&self) -> StableVec<StableString>;
+    extern "C" fn resolves(&self) -> List<Text>;
     /// Starts a resolver; `done` is told when it ends.
-    extern "C" fn resolve(
-        &self,
-        id: StableString,
-        bytes: StableVec<u8>,
-        sink: HostSinkPtr,
-        done: HostDonePtr,
-    ) -> GuestTaskPtr;
+    extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr;
 }
-/// A shared [`GuestController`].
-pub type GuestControllerPtr = stabby::dynptr!(stabby::sync::Arc<dyn GuestController + Send + Sync>);
+/// An owned [`GuestController`].
+pub type GuestControllerPtr = stabby::dynptr!(Boxed<dyn GuestController + Send + Sync>);
 
 /// Told once what became of a construction.
 #[stabby::stabby]
@@ -272,7 +293,7 @@ pub trait HostConstructed {
     extern "C" fn done(&self, result: stabby::result::Result<GuestControllerPtr, Failure>);
 }
 /// An owned [`HostConstructed`].
-pub type HostConstructedPtr = stabby::dynptr!(stabby::boxed::Box<dyn HostConstructed + Send + Sync>);
+pub type HostConstructedPtr = stabby::dynptr!(Boxed<dyn HostConstructed + Send + Sync>);
 
 /// What gives the keys for thread-local data of a library back, once none of its other code will run any more.
 #[stabby::stabby]
@@ -286,9 +307,9 @@ pub struct LastCall {
 #[stabby::stabby]
 pub trait GuestSide {
     /// Its factories; the index is what [`GuestSide::construct`] takes.
-    extern "C" fn factories(&self) -> StableVec<FactoryInfo>;
+    extern "C" fn factories(&self) -> List<FactoryInfo>;
     /// Starts the construction of a controller.
-    extern "C" fn construct(&self, factory: u32, config: StableVec<u8>, done: HostConstructedPtr) -> GuestTaskPtr;
+    extern "C" fn construct(&self, factory: u32, config: List<u8>, done: HostConstructedPtr) -> GuestTaskPtr;
     /// Starts a task on each worker of the guest's runtime; `done` is told once every one of them has run it.
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Ends the guest's runtime and joins its threads; false when some did not end within the time.
@@ -298,21 +319,25 @@ pub trait GuestSide {
     /// What is to be called last.
     extern "C" fn last_call(&self) -> LastCall;
 }
-/// A shared [`GuestSide`].
-pub type GuestPtr = stabby::dynptr!(stabby::sync::Arc<dyn GuestSide + Send + Sync>);
+/// An owned [`GuestSide`].
+pub type GuestPtr = stabby::dynptr!(Boxed<dyn GuestSide + Send + Sync>);
 
-/// How a guest tells the host of its threads, so that nothing is unmapped that still runs.
+/// How a guest tells the host of what would outlive its code: threads, and signal handlers.
 #[stabby::stabby]
 #[derive(Clone, Copy)]
-pub struct ThreadHooks {
-    /// Handed to each call.
+pub struct Hooks {
+    /// Handed to each call that takes one.
     pub context: *const (),
     /// A thread is about to be made.
     pub created: extern "C" fn(*const ()),
-    /// Called first thing on the new thread.
-    pub entered: extern "C" fn(*const ()),
+    /// A thread that was about to be made runs, under this id of the system's.
+    pub entered: extern "C" fn(*const (), i32),
+    /// Has a function called when the current thread ends, after the destructors of its thread-locals.
+    pub at_end: extern "C" fn(extern "C" fn()) -> bool,
     /// The thread could not be made after all.
     pub failed: extern "C" fn(*const ()),
+    /// `sigaction` of the C library, with its types, for this library's handlers.
+    pub signal_action: extern "C" fn(*const (), i32, *const (), *mut ()) -> i32,
 }
 
 /// What a guest is started with.
@@ -320,12 +345,12 @@ pub struct ThreadHooks {
 pub struct GuestStart {
     /// The host.
     pub host: HostPtr,
-    /// How to tell it of threads.
-    pub threads: ThreadHooks,
+    /// How to tell it of threads and signal handlers.
+    pub hooks: Hooks,
     /// How many worker threads the guest's runtime has.
     pub workers: u32,
     /// The plugin and the generation, for thread names.
-    pub name: StableString,
+    pub name: Text,
 }
 
 /// The fingerprint of everything above. Stabby's reports cover types, their fields and the names of methods, in their

@@ -18,6 +18,12 @@ macro_rules! plugin_bundle {
         mod __plugin {
             use $crate::__private::{guest, manifest};
 
+            #[cfg(not(panic = "unwind"))]
+            compile_error!(
+                "a plugin must unwind from a panic, or one in it would end the host: take `-C panic=...` out of RUSTFLAGS and of \
+                 `rustflags` in cargo's settings"
+            );
+
             const PARTS: &[&str] = &[
                 "{\"record\":\"bundle\",\"id\":\"",
                 $id,
@@ -37,7 +43,7 @@ macro_rules! plugin_bundle {
                 manifest::ABI_HEX,
                 "\",\"boundary\":",
                 manifest::BOUNDARY_TEXT,
-                ",\"min_runtime\":\"0.1.0\"}\n",
+                ",\"panic\":\"unwind\",\"min_runtime\":\"0.1.0\"}\n",
             ];
             const LENGTH: usize = manifest::length(PARTS);
             #[used]
@@ -61,20 +67,22 @@ macro_rules! plugin_bundle {
     };
 }
 
-/// The hidden functions that keep a library from being tied to threads (see `guest/threads.rs`).
+/// The hidden functions that keep a library from being tied to threads and signals (see `guest/threads.rs`, `signals.rs`).
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __plugin_hooks {
     () => {
-        use $crate::__private::libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
+        use $crate::__private::libc::{self, c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t, sighandler_t};
 
         // Hidden, so that libc's own does not win the look-up, and so that nobody else's is replaced.
         ::core::arch::global_asm!(
             ".hidden __cxa_thread_atexit_impl",
             ".hidden pthread_create",
             ".hidden pthread_key_create",
-            ".hidden pthread_key_delete"
+            ".hidden pthread_key_delete",
+            ".hidden sigaction",
+            ".hidden signal"
         );
 
         #[unsafe(no_mangle)]
@@ -111,6 +119,18 @@ macro_rules! __plugin_hooks {
         unsafe extern "C" fn pthread_key_delete(key: pthread_key_t) -> c_int {
             // SAFETY: the caller's promise, passed on.
             unsafe { guest::threads::delete_key(key) }
+        }
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
+            // SAFETY: the caller's promise, passed on.
+            unsafe { guest::signals::action(signal, new, old) }
+        }
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn signal(signal: c_int, handler: sighandler_t) -> sighandler_t {
+            // SAFETY: the caller's promise, passed on.
+            unsafe { guest::signals::handler(signal, handler) }
         }
     };
 }

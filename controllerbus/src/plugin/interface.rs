@@ -6,15 +6,19 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stabby::IStable;
 use stabby::abi::vtable::{HasDropVt, IConstConstructor};
 use stabby::str::Str as StableStr;
 
-use super::abi::{InterfaceObject, InterfaceObjectDyn, ObjectPtr};
+pub use super::abi::{List, Text};
+pub use super::crosses::crosses;
+
+use super::abi::{Boxed, InterfaceObject, InterfaceObjectDyn, ObjectPtr, boxed};
+use super::contained::contain;
 use super::lease::{Holder, Lease, Leases};
 
 /// A trait, as `dyn Trait`, that an [`Interface`] can be of. Implemented by `#[controllerbus::interface]`.
@@ -53,7 +57,7 @@ pub(super) const fn fnv(seed: u64, bytes: &[u8]) -> u64 {
 }
 
 /// What an [`Interface`] derefs to: methods are called on it with `TraitDyn`, which is declared beside `Trait`, in scope.
-pub type Pointer<T> = stabby::abi::Dyn<'static, stabby::boxed::Box<()>, <T as InterfaceType>::Table>;
+pub type Pointer<T> = stabby::abi::Dyn<'static, Boxed<()>, <T as InterfaceType>::Table>;
 
 /// An object of a plugin, or of the host, whose methods anybody on the bus calls directly, at the cost of a virtual
 /// call. It can be a directive's value, or any part of one. Cloning it is cheap and shares the object.
@@ -85,6 +89,10 @@ pub type Pointer<T> = stabby::abi::Dyn<'static, stabby::boxed::Box<()>, <T as In
 /// A method must not panic: in an `extern "C"` function that ends the process. It must not block for long either, and
 /// it runs on the caller's thread, without a tokio runtime of the plugin's around it.
 ///
+/// What its methods take and give has to be good without the plugin, since only the object is leased: numbers, structs
+/// that `stabby` describes, [`Text`], [`List`]s, and what is borrowed from `&self` or for the call. Boxes, functions,
+/// objects and `'static` references are refused when the trait is compiled.
+///
 /// It cannot leave the process: writing one to a file, or handing it to a plugin in a process of its own, is an error.
 pub struct Interface<T: ?Sized + InterfaceType> {
     /// Points into the object, which `object` keeps.
@@ -104,10 +112,10 @@ impl<T: ?Sized + InterfaceType> Interface<T> {
     where
         T::Table: IConstConstructor<'static, I>,
     {
-        let pointer: Pointer<T> = stabby::boxed::Box::new(implementation).into();
+        let pointer: Pointer<T> = boxed(implementation).into();
         let pointer = NonNull::from(Box::leak(Box::new(pointer)));
         let made = Made { pointer: pointer.cast(), shape: T::SHAPE, name: name_of::<T>(), free: free::<T, I> };
-        Self { pointer, object: Object(stabby::sync::Arc::new(made).into()), kind: PhantomData }
+        Self { pointer, object: Object::of(boxed(made).into()), kind: PhantomData }
     }
 
     fn of_object(object: Object) -> crate::Result<Self> {
@@ -176,15 +184,25 @@ impl<'de, T: ?Sized + InterfaceType> Deserialize<'de> for Interface<T> {
     }
 }
 
-/// An object on its way, whatever it is. Cloning it shares the object.
+/// An object on its way, whatever it is. Cloning it shares the object: by the standard library's count, since stabby's does
+/// not order the uses of an object before its end on every machine.
 #[derive(Clone)]
-pub struct Object(pub(super) ObjectPtr);
+pub struct Object(Arc<ObjectPtr>);
 
 impl Object {
+    /// One that has come across.
+    pub(super) fn of(pointer: ObjectPtr) -> Self {
+        Self(Arc::new(pointer))
+    }
+
     /// The same object, holding a lease of the generation that it comes from.
-    pub(super) fn leased(pointer: ObjectPtr, leases: &std::sync::Arc<Leases>) -> Self {
-        let leased = Leased { object: pointer, _lease: leases.take(Holder::Interface) };
-        Self(stabby::sync::Arc::new(leased).into())
+    pub(super) fn leased(pointer: ObjectPtr, leases: &Arc<Leases>) -> Self {
+        Self::of(boxed(Leased { object: pointer, _lease: leases.take(Holder::Interface) }).into())
+    }
+
+    /// The same object, to go across.
+    pub(super) fn pass_on(&self) -> ObjectPtr {
+        boxed(Passed(self.clone())).into()
     }
 }
 
@@ -211,7 +229,7 @@ unsafe fn free<T: ?Sized + InterfaceType, I>(pointer: NonNull<()>) {
     let pointer = std::mem::ManuallyDrop::new(*pointer);
     // SAFETY: the pointer was made from a box of an `I` by forgetting its type, which is undone here; the pointer
     // itself is not dropped.
-    drop(unsafe { std::mem::transmute_copy::<stabby::boxed::Box<()>, stabby::boxed::Box<I>>(pointer.ptr()) });
+    drop(unsafe { std::mem::transmute_copy::<Boxed<()>, Boxed<I>>(pointer.ptr()) });
 }
 
 impl InterfaceObject for Made {
@@ -229,14 +247,10 @@ impl InterfaceObject for Made {
 impl Drop for Made {
     fn drop(&mut self) {
         // Called through a table of `extern "C"` functions: a destructor's panic must not leave it.
-        let freed = catch_unwind(AssertUnwindSafe(|| {
+        contain("the destructor of an interface value", || {
             // SAFETY: `Interface::new` leaked the box for this object, whose end this is.
             unsafe { (self.free)(self.pointer) };
-        }));
-        if let Err(payload) = freed {
-            let error = crate::Error::from_panic(payload);
-            let _ = catch_unwind(|| tracing::error!(%error, "the destructor of an interface value"));
-        }
+        });
     }
 }
 
@@ -255,6 +269,21 @@ impl InterfaceObject for Leased {
     }
     extern "C" fn pointer(&self) -> *const () {
         self.object.pointer()
+    }
+}
+
+/// An object that is shared with somebody on the other side.
+struct Passed(Object);
+
+impl InterfaceObject for Passed {
+    extern "C" fn shape(&self) -> u64 {
+        self.0.0.shape()
+    }
+    extern "C" fn name(&self) -> StableStr<'_> {
+        self.0.0.name()
+    }
+    extern "C" fn pointer(&self) -> *const () {
+        self.0.0.pointer()
     }
 }
 
@@ -317,7 +346,6 @@ fn offered(position: u32) -> Option<Object> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -381,7 +409,7 @@ mod tests {
     fn it_holds_a_lease_until_it_is_dropped() {
         let (interface, dropped) = counter();
         let leases = Leases::new();
-        let leased = Object::leased(interface.object.0.clone(), &leases);
+        let leased = Object::leased(interface.object.pass_on(), &leases);
         drop(interface);
         let again = Interface::<dyn Count>::of_object(leased).expect("the same trait");
         assert_eq!((leases.holders().interfaces, dropped.load(Ordering::Relaxed)), (1, 0));
@@ -425,8 +453,8 @@ mod tests {
         let renamed = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn counted(&self) -> u64; });
         let longer = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, by: u64) -> u64; });
         let answer = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self) -> u32; });
-        let strings = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: stabby::vec::Vec<stabby::string::String>) -> u64; });
-        let bytes = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: stabby::vec::Vec<u8>) -> u64; });
+        let strings = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: List<Text>) -> u64; });
+        let bytes = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: List<u8>) -> u64; });
         assert_eq!(shape, same);
         let all = std::collections::HashSet::from([shape, renamed, longer, answer, strings, bytes]);
         assert_eq!(all.len(), 6);

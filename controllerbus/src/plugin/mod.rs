@@ -6,6 +6,8 @@
 
 pub mod abi;
 mod bundle;
+mod contained;
+mod crosses;
 pub mod guest;
 pub mod host;
 pub mod interface;

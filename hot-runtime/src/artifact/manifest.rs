@@ -41,6 +41,9 @@ pub struct BundleRecord {
     pub abi: String,
     /// The version of the boundary's meaning.
     pub boundary: u32,
+    /// What a panic in it does: `unwind`, or it would end the host.
+    #[serde(default)]
+    pub panic: String,
     /// The lowest runtime version that it works with.
     pub min_runtime: semver::Version,
 }
@@ -114,6 +117,9 @@ pub(super) fn compatible(library: &[u8], bundle: &BundleRecord) -> Result<(), Re
             format!("its boundary types have the fingerprint {}, and this runtime's have {ABI_HEX}", bundle.abi);
         return Err((reason, REBUILD));
     }
+    if bundle.panic != "unwind" {
+        return Err(("a panic in it would end the host".to_owned(), "build it with `panic = \"unwind\"`"));
+    }
     let runtime: Option<semver::Version> = env!("CARGO_PKG_VERSION").parse().ok();
     if runtime.is_some_and(|runtime| runtime < bundle.min_runtime) {
         return Err((format!("it needs hot-runtime {} or later", bundle.min_runtime), "update the host"));
@@ -170,8 +176,8 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
         }
     }
     let bundle: BundleRecord = bundle.ok_or_else(|| ("its manifest has no bundle record".to_owned(), HELP))?;
-    let BundleRecord { id, build_hash, target, toolchain, profile, entry, abi, .. } = &bundle;
-    let mut names = vec![id, build_hash, target, toolchain, profile, entry, abi];
+    let BundleRecord { id, build_hash, target, toolchain, profile, entry, abi, panic, .. } = &bundle;
+    let mut names = vec![id, build_hash, target, toolchain, profile, entry, abi, panic];
     for FactoryRecord { plugin, crate_name, crate_version, entry, config, resolves, description, .. } in &factories {
         names.extend([plugin, crate_name, crate_version, entry, config].into_iter().chain(resolves));
         if description.len() > LONGEST_TEXT || resolves.len() > MOST {

@@ -74,6 +74,7 @@ fn what_does_not_fit_this_process_can_be_inspected_but_is_refused_with_a_reason(
         (Tiny { target: "x86_64-unknown-other", ..Tiny::default() }, "built for x86_64-unknown-other"),
         (Tiny { boundary: BOUNDARY_VERSION - 1, ..Tiny::default() }, "its boundary has version"),
         (Tiny { abi: "0000000000000000".to_owned(), ..Tiny::default() }, "fingerprint"),
+        (Tiny { panic: "abort", ..Tiny::default() }, "a panic in it would end the host"),
         (Tiny { min_runtime: "99.0.0", ..Tiny::default() }, "needs hot-runtime 99.0.0"),
     ];
     for (tiny, reason) in cases {

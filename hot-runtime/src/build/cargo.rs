@@ -267,6 +267,8 @@ fn command(
     if spec.release {
         command.arg("--release");
     }
+    // Over what cargo's own settings and variables say, which come before the overlay's.
+    command.arg("--config").arg(format!("profile.{}.panic=\"unwind\"", spec.profile_name()));
     if cfg!(target_os = "linux") {
         // The slices' boundaries stay this library's own, and no two builds share a name.
         let name = format!("-Clink-arg=-Wl,-soname,{}-{}", spec.slug(), overlay.build_hash);

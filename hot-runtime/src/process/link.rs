@@ -197,7 +197,7 @@ impl Link {
                     began();
                 }
             }
-            ToParent::Add { call, value, bytes } => self.add(call, value, bytes),
+            ToParent::Add { call, value, replaces, bytes } => self.add(call, value, replaces, bytes),
             ToParent::Remove { call, value } => {
                 let Some(values) = self.values_of(call) else { return };
                 let gone = values.lock().remove(&value);
@@ -233,19 +233,30 @@ impl Link {
         self.calls().get(&call).and_then(|entry| entry.sink.clone())
     }
 
-    fn add(&self, call: u64, value: u64, bytes: &[u8]) {
+    fn add(&self, call: u64, value: u64, replaces: Option<u64>, bytes: &[u8]) {
         let Some(values) = self.values_of(call) else { return };
         let length = bytes.len() as u64 + 64;
-        if self.standing.fetch_add(length, Ordering::Relaxed) + length > self.most {
+        let old = replaces.and_then(|old| Some((old, values.lock().get(&old).copied()?)));
+        let freed = old.map_or(0, |(_, (_, length))| length);
+        if (self.standing.fetch_add(length, Ordering::Relaxed) + length).saturating_sub(freed) > self.most {
             self.standing.fetch_sub(length, Ordering::Relaxed);
             self.flooded.notify_one();
             return;
         }
-        let added = values.sink.add(AnyValue::encoded(bytes));
+        let new = AnyValue::encoded(bytes);
+        let added = match old {
+            Some((_, (id, _))) => values.sink.replace(id, new),
+            None => values.sink.add(new),
+        };
         let accepted = added.is_some();
-        if let Some(id) = added {
-            values.lock().insert(value, (id, length));
+        let mut standing = values.lock();
+        if let Some((_, length)) = old.and_then(|(old, _)| standing.remove(&old)) {
+            self.standing.fetch_sub(length, Ordering::Relaxed);
         }
+        if let Some(id) = added {
+            standing.insert(value, (id, length));
+        }
+        drop(standing);
         // A call that was dropped meanwhile has given back what it knew of.
         let gone = !accepted || (!self.calls().contains_key(&call) && values.lock().remove(&value).is_some());
         if gone {
@@ -302,5 +313,78 @@ impl Drop for Call {
             // Nobody waits for it; a resolver that goes on for a moment has nobody who listens.
             let _ = self.link.outbox.push_later(&ToChild::Abort { call: self.number });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use controllerbus::directive::Callback;
+
+    use super::*;
+    use crate::process::socket::halves;
+
+    /// A bus's sink that has room for one value at a time.
+    #[derive(Default)]
+    struct Place(Mutex<(u64, Option<(ValueId, String)>)>);
+
+    impl Place {
+        fn put(&self, value: &AnyValue) -> Option<ValueId> {
+            let mut place = self.0.lock().expect("the place");
+            place.0 += 1;
+            place.1 = Some((ValueId(place.0), value.to_json().to_string()));
+            Some(ValueId(place.0))
+        }
+
+        fn holds(&self) -> Option<String> {
+            self.0.lock().expect("the place").1.clone().map(|(_, value)| value)
+        }
+    }
+
+    impl ValueSink for Place {
+        fn add(&self, value: AnyValue) -> Option<ValueId> {
+            if self.holds().is_some() { None } else { self.put(&value) }
+        }
+        fn add_watched(&self, _: AnyValue, _: Callback) -> Option<ValueId> {
+            None
+        }
+        fn on_gone(&self, _: Callback) {}
+        fn remove(&self, _: ValueId) -> bool {
+            self.0.lock().expect("the place").1.take().is_some()
+        }
+        fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+            let there = self.0.lock().expect("the place").1.as_ref().is_some_and(|(id, _)| *id == old);
+            if there { self.put(&value) } else { None }
+        }
+        fn set_idle(&self, _: bool) {}
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_of_a_process_takes_the_place_of_another_where_there_is_room_for_one() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a socket");
+        let (_, writing) = halves(ours).expect("its halves");
+        let bus = controllerbus::Bus::new();
+        let limits = Limits { standing_values: 200, ..Limits::default() };
+        let link = Link::new(1, 0, Outbox::new(writing, 1 << 20), bus.handle(), &limits, "one", 1);
+        let place = Arc::<Place>::default();
+        let call = link.begin(Some(place.clone()), false);
+        let add = |value, replaces, text: &str| {
+            let bytes = AnyValue::native(text.to_owned()).encode().expect("it is encoded").into_owned();
+            link.handle(ToParent::Add { call: call.number, value, replaces, bytes: &bytes });
+        };
+        add(0, None, "first");
+        add(1, None, "refused");
+        assert_eq!(place.holds().as_deref(), Some("\"first\""));
+        // More often than would stand beside each other.
+        for value in 2..20 {
+            add(value, Some(if value == 2 { 0 } else { value - 1 }), "next");
+            assert_eq!(place.holds().as_deref(), Some("\"next\""));
+        }
+        assert!(call.stands());
+        link.handle(ToParent::Remove { call: call.number, value: 19 });
+        assert!(!call.stands() && place.holds().is_none());
+        assert_eq!(link.standing.load(Ordering::Relaxed), 0);
     }
 }

@@ -483,7 +483,8 @@ impl Keeper {
                     });
                 }
                 _ = beat.tick() => {
-                    let last = link.answered.load(Ordering::Relaxed);
+                    // It cannot have answered what it was not asked.
+                    let last = link.answered.load(Ordering::Relaxed).min(number);
                     if last > answered {
                         (answered, alive) = (last, Instant::now());
                     }

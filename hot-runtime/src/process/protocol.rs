@@ -179,6 +179,8 @@ pub(super) enum ToParent<'a> {
     Add {
         call: u64,
         value: u64,
+        /// In the place of this one, which is gone then in any case.
+        replaces: Option<u64>,
         #[serde(with = "serde_bytes")]
         bytes: &'a [u8],
     },

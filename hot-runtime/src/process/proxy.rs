@@ -201,9 +201,12 @@ impl AnyController for ControllerProxy {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
             let number = self.number;
-            let link = self.ready().await?;
-            match self.call(&link, |call| ToChild::Save { call, controller: number }).await? {
-                Given::State(state) => Ok(state),
+            // A process that is down, or goes down over this, has no state; nor has one that has not got the controller
+            // yet. What it had is lost already, and must not keep a mend of it from being swapped in.
+            let Some(link) = self.standing() else { return Ok(None) };
+            match self.call(&link, |call| ToChild::Save { call, controller: number }).await {
+                Ok(Given::State(state)) => Ok(state),
+                Err(error) if error.kind() != ErrorKind::Crashed => Err(error),
                 _ => Ok(None),
             }
         })

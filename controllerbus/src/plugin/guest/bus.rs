@@ -1,11 +1,9 @@
 //! The host's bus and sinks as a guest's code sees them: the same traits, over the boundary.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use stabby::string::String as StableString;
 use tokio::runtime::Handle;
 
 use crate::bus::Backend;
@@ -13,8 +11,9 @@ use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawReq
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure, GuestWaker,
-    HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr,
+    HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr, List, ObjectPtr, Text, boxed,
 };
+use crate::plugin::contained::{Contained, contain};
 use crate::plugin::interface::Object;
 use crate::{Error, Result};
 
@@ -34,7 +33,7 @@ impl Backend for HostBus {
             Error::new(ErrorKind::Invalid, format!("directive {} is not valid: {error}", directive.id()))
         })?;
         let (bytes, facts) = (directive.encode()?, Facts::encode(&*directive)?);
-        let id = StableString::from(directive.id());
+        let id = Text::from(directive.id());
         let result = self.0.request(id, bytes.as_slice().into(), facts.as_slice().into());
         requested(result, &self.0)
     }
@@ -57,14 +56,14 @@ struct RemoteRequest {
 
 impl RawRequest for RemoteRequest {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
-        let waker = stabby::boxed::Box::new(TaskWaker(cx.waker().clone())).into();
+        let waker = boxed(TaskWaker(Contained::new(cx.waker().clone()))).into();
         let event = self.request.poll(waker);
         let id = ValueId(event.value);
         Poll::Ready(Some(match event.kind {
             EVENT_PENDING => return Poll::Pending,
             EVENT_END => return Poll::Ready(None),
             EVENT_ADDED => {
-                let objects = event.objects.iter().cloned().map(Object).collect();
+                let objects = event.objects.into_iter().map(Object::of).collect();
                 RawEvent::Added(id, AnyValue::encoded_with(event.bytes.as_ref(), objects))
             }
             EVENT_REMOVED => RawEvent::Removed(id),
@@ -84,17 +83,17 @@ impl RawRequest for RemoteRequest {
     }
 }
 
-/// Wakes a task of this guest when the host has an event for it.
-struct TaskWaker(Waker);
+/// Wakes a task of this guest when the host has an event for it. Whatever waker the user's code came with.
+struct TaskWaker(Contained<Waker>);
 
 impl GuestWaker for TaskWaker {
     extern "C" fn wake(&self) {
-        self.0.wake_by_ref();
+        contain("waking a task", || self.0.wake_by_ref());
     }
 }
 
 /// The host's sink of one call of a resolver.
-pub(super) struct RemoteSink {
+pub(in crate::plugin) struct RemoteSink {
     sink: HostSinkPtr,
     runtime: Handle,
     removals: Arc<Mutex<Removals>>,
@@ -112,7 +111,7 @@ struct Removals {
 }
 
 impl RemoteSink {
-    pub(super) fn new(sink: HostSinkPtr, runtime: Handle) -> Self {
+    pub(in crate::plugin) fn new(sink: HostSinkPtr, runtime: Handle) -> Self {
         Self { sink, runtime, removals: Arc::default() }
     }
 
@@ -122,50 +121,58 @@ impl RemoteSink {
 
     fn ask(&self) {
         if !std::mem::replace(&mut self.removals().asked, true) {
-            let gone = Gone { removals: Arc::clone(&self.removals), runtime: self.runtime.clone() };
-            self.sink.on_gone(stabby::boxed::Box::new(gone).into());
+            let gone = Gone(Contained::new((Arc::clone(&self.removals), self.runtime.clone())));
+            self.sink.on_gone(boxed(gone).into());
         }
     }
-}
 
-/// Hears from the host that a resolver's values are gone, and tells it on the guest's runtime.
-struct Gone {
-    removals: Arc<Mutex<Removals>>,
-    runtime: Handle,
-}
-
-impl GuestWaker for Gone {
-    extern "C" fn wake(&self) {
-        let callbacks: Vec<_> = {
-            let mut removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
-            removals.gone = true;
-            let values = std::mem::take(&mut removals.values);
-            values.into_values().chain(std::mem::take(&mut removals.all)).collect()
-        };
-        let tell = catch_unwind(AssertUnwindSafe(|| {
-            self.runtime.spawn(async move { callbacks.into_iter().for_each(|callback| callback()) });
-        }));
-        if let Err(payload) = tell {
-            drop(Error::from_panic(payload));
-        }
-    }
-}
-
-impl ValueSink for RemoteSink {
-    fn add(&self, value: AnyValue) -> Option<ValueId> {
+    /// Hands a value over by a call that says the id of what was added plus 1, or 0.
+    fn hand_over(&self, value: &AnyValue, call: impl FnOnce(List<u8>, List<ObjectPtr>) -> u64) -> Option<ValueId> {
         match value.encode_with_objects() {
             Ok((bytes, objects)) => {
-                let mut pointers = stabby::vec::Vec::new();
-                for Object(pointer) in objects {
-                    pointers.push(pointer);
-                }
-                self.sink.add(bytes.as_ref().into(), pointers).checked_sub(1).map(ValueId)
+                let mut pointers = List::default();
+                objects.iter().for_each(|object| pointers.push(object.pass_on()));
+                call(bytes.as_ref().into(), pointers).checked_sub(1).map(ValueId)
             }
             Err(error) => {
                 tracing::error!(%error, "a value could not be handed to the host");
                 None
             }
         }
+    }
+
+    /// Tells who wanted to hear that a value is gone.
+    fn tell_gone(&self, id: ValueId) {
+        let callback = self.removals().values.remove(&id);
+        if let Some(callback) = callback {
+            callback();
+        }
+    }
+}
+
+/// Hears from the host that a resolver's values are gone, and tells it on the guest's runtime.
+struct Gone(Contained<(Arc<Mutex<Removals>>, Handle)>);
+
+impl GuestWaker for Gone {
+    extern "C" fn wake(&self) {
+        let (removals, runtime) = &*self.0;
+        let callbacks: Vec<_> = {
+            let mut removals = removals.lock().unwrap_or_else(PoisonError::into_inner);
+            removals.gone = true;
+            let values = std::mem::take(&mut removals.values);
+            values.into_values().chain(std::mem::take(&mut removals.all)).collect()
+        };
+        // Where the runtime has ended, they are dropped here.
+        contain("telling that values are gone", move || {
+            let tell = |callback: Callback| contain("telling that a value is gone", callback);
+            drop(runtime.spawn(async move { callbacks.into_iter().for_each(tell) }));
+        });
+    }
+}
+
+impl ValueSink for RemoteSink {
+    fn add(&self, value: AnyValue) -> Option<ValueId> {
+        self.hand_over(&value, |bytes, objects| self.sink.add(bytes, objects))
     }
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
         self.ask();
@@ -191,11 +198,15 @@ impl ValueSink for RemoteSink {
     }
     fn remove(&self, id: ValueId) -> bool {
         let removed = self.sink.remove(id.0);
-        let callback = self.removals().values.remove(&id).filter(|_| removed);
-        if let Some(callback) = callback {
-            callback();
+        if removed {
+            self.tell_gone(id);
         }
         removed
+    }
+    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+        let new = self.hand_over(&value, |bytes, objects| self.sink.replace(old.0, bytes, objects));
+        self.tell_gone(old);
+        new
     }
     fn set_idle(&self, idle: bool) {
         self.sink.set_idle(idle);

@@ -1,7 +1,9 @@
 //! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
 
-mod bus;
+pub(super) mod bus;
+mod hooks;
 mod ping;
+pub mod signals;
 pub mod threads;
 mod trace;
 
@@ -13,15 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use stabby::string::String as StableString;
-use stabby::vec::Vec as StableVec;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::abi::{
-    FactoryInfo, Failure, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr,
-    HostConstructedDyn, HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSinkPtr, LastCall, SavedState,
+    FactoryInfo, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr, HostConstructedDyn,
+    HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSavedDyn, HostSavedPtr, HostSinkPtr, LastCall, List,
+    SavedState, Text, boxed,
 };
+use super::contained::contain;
 use crate::bus::BusHandle;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Context, State, told};
@@ -128,8 +130,8 @@ struct Guest {
 
 impl Guest {
     fn start(start: GuestStart, only: Option<&'static str>) -> Result<GuestPtr> {
-        let GuestStart { host, threads, workers, name } = start;
-        threads::set_hooks(threads);
+        let GuestStart { host, hooks, workers, name } = start;
+        hooks::set(hooks);
         let host: Arc<HostPtr> = Arc::new(host);
         trace::forward_to(Arc::clone(&host));
         let name = name.as_str().to_owned();
@@ -152,27 +154,27 @@ impl Guest {
             bus: BusHandle::new(Arc::new(bus::HostBus::new(host))),
             factories,
         };
-        Ok(stabby::sync::Arc::new(guest).into())
+        Ok(boxed(guest).into())
     }
 }
 
 impl GuestSide for Guest {
-    extern "C" fn factories(&self) -> StableVec<FactoryInfo> {
-        let mut out = StableVec::new();
+    extern "C" fn factories(&self) -> List<FactoryInfo> {
+        let mut out = List::default();
         for factory in &self.factories {
             let info = factory.info();
             out.push(FactoryInfo {
-                id: StableString::from(info.id.as_str()),
-                version: StableString::from(info.version.to_string().as_str()),
-                description: StableString::from(info.description.as_str()),
-                config_id: StableString::from(info.config_id.as_str()),
-                schema: StableString::from(factory.schema().as_str()),
+                id: Text::from(info.id.as_str()),
+                version: Text::from(info.version.to_string().as_str()),
+                description: Text::from(info.description.as_str()),
+                config_id: Text::from(info.config_id.as_str()),
+                schema: Text::from(factory.schema().as_str()),
             });
         }
         out
     }
 
-    extern "C" fn construct(&self, factory: u32, config: StableVec<u8>, done: HostConstructedPtr) -> GuestTaskPtr {
+    extern "C" fn construct(&self, factory: u32, config: List<u8>, done: HostConstructedPtr) -> GuestTaskPtr {
         let cancel = CancellationToken::new();
         let token = cancel.clone();
         let handle = self.handle.clone();
@@ -184,11 +186,16 @@ impl GuestSide for Guest {
                 let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
                 let context = Context::new(bus, token, Arc::new(factory.info()));
                 let controller = factory.construct(config, context.clone()).await?;
-                Ok(GuestObject { controller, context, handle })
+                Ok(GuestObject {
+                    resolves: controller.resolves(),
+                    controller: Mutex::new(Some(controller)),
+                    context,
+                    handle,
+                })
             })
             .await;
             done.done(match made {
-                Ok(object) => stabby::result::Result::Ok(stabby::sync::Arc::new(object).into()),
+                Ok(object) => stabby::result::Result::Ok(boxed(object).into()),
                 Err(error) => stabby::result::Result::Err(error.into()),
             });
         })
@@ -204,10 +211,9 @@ impl GuestSide for Guest {
             if let Some(runtime) = runtime {
                 runtime.shutdown_timeout(Duration::from_millis(timeout_ms));
             }
-        }))
-        .is_ok();
+        }));
         trace::stop();
-        ended
+        ended.map_err(|payload| drop(Error::from_panic(payload))).is_ok()
     }
 
     extern "C" fn leaked_thread_locals(&self) -> u64 {
@@ -221,82 +227,92 @@ impl GuestSide for Guest {
 
 /// One controller of the guest.
 struct GuestObject {
-    controller: Arc<dyn AnyController>,
+    /// Gone once it is closed: its destructor has run by then, if no call holds it.
+    controller: Mutex<Option<Arc<dyn AnyController>>>,
+    resolves: Vec<String>,
     context: Context,
     handle: Handle,
 }
 
+/// A controller, if it is not closed.
+type Open = Result<Arc<dyn AnyController>>;
+
 impl GuestObject {
-    fn run(
+    fn controller(&self) -> Open {
+        open(self.controller.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Starts a call of the controller.
+    fn call<F: Future<Output = Result<()>> + Send + 'static>(
         &self,
+        controller: Open,
         cancel: CancellationToken,
         done: HostDonePtr,
-        work: impl Future<Output = Result<()>> + Send + 'static,
+        work: impl FnOnce(Arc<dyn AnyController>) -> F + Send + 'static,
     ) -> GuestTaskPtr {
         spawn(&self.handle, cancel, async move {
-            let outcome = contained(work).await;
+            let outcome = contained(async move { work(controller?).await }).await;
             done.done(outcome.into());
         })
     }
 }
 
+fn open(controller: Option<Arc<dyn AnyController>>) -> Open {
+    controller.ok_or_else(|| Error::new(ErrorKind::Closed, "the controller is closed"))
+}
+
 impl GuestController for GuestObject {
     extern "C" fn execute(&self, began: HostDonePtr, done: HostDonePtr) -> GuestTaskPtr {
         let cancel = self.context.token().child_token();
-        let work = Arc::clone(&self.controller).execute(self.context.with_token(cancel.clone()));
-        let work = told(work, move || began.done(Ok(()).into()));
-        self.run(cancel, done, work)
+        let context = self.context.with_token(cancel.clone());
+        self.call(self.controller(), cancel, done, move |controller| {
+            told(controller.execute(context), move || began.done(Ok(()).into()))
+        })
     }
 
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr {
-        self.context.token().cancel();
-        let controller = Arc::clone(&self.controller);
-        self.run(CancellationToken::new(), done, async move {
+        contain("cancelling a controller", || self.context.token().cancel());
+        // Taken away, so that the task drops the last one, before it tells that it is done.
+        let controller = open(self.controller.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.call(controller, CancellationToken::new(), done, |controller| async move {
             controller.close().await;
             Ok(())
         })
     }
 
-    extern "C" fn save(&self) -> stabby::result::Result<SavedState, Failure> {
-        let saved = catch_unwind(AssertUnwindSafe(|| {
-            let _runtime = self.handle.enter();
-            self.controller.save()
-        }));
-        match saved.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
-            Ok(Some(state)) => stabby::result::Result::Ok(SavedState {
-                there: true,
-                schema: state.schema,
-                bytes: state.bytes.as_slice().into(),
-            }),
-            Ok(None) => stabby::result::Result::Ok(SavedState { there: false, schema: 0, bytes: StableVec::new() }),
-            Err(error) => stabby::result::Result::Err(error.into()),
-        }
+    extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr {
+        let controller = self.controller();
+        let saving = self.handle.spawn_blocking(move || controller?.save());
+        spawn(&self.handle, CancellationToken::new(), async move {
+            let saved = saving
+                .await
+                .unwrap_or_else(|error| Err(error.try_into_panic().map_or_else(Error::msg, Error::from_panic)));
+            done.done(match saved {
+                Ok(Some(State { schema, bytes })) => {
+                    stabby::result::Result::Ok(SavedState { there: true, schema, bytes: bytes.as_slice().into() })
+                }
+                Ok(None) => stabby::result::Result::Ok(SavedState { there: false, schema: 0, bytes: List::default() }),
+                Err(error) => stabby::result::Result::Err(error.into()),
+            });
+        })
     }
 
     extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr {
         let state = State { schema: state.schema, bytes: state.bytes.as_ref().to_vec() };
-        let controller = Arc::clone(&self.controller);
-        self.run(CancellationToken::new(), done, async move { controller.restore(state).await })
+        self.call(self.controller(), CancellationToken::new(), done, move |controller| controller.restore(state))
     }
 
-    extern "C" fn resolves(&self) -> StableVec<StableString> {
-        let mut out = StableVec::new();
-        for id in self.controller.resolves() {
-            out.push(StableString::from(id.as_str()));
+    extern "C" fn resolves(&self) -> List<Text> {
+        let mut out = List::default();
+        for id in &self.resolves {
+            out.push(Text::from(id.as_str()));
         }
         out
     }
 
-    extern "C" fn resolve(
-        &self,
-        id: StableString,
-        bytes: StableVec<u8>,
-        sink: HostSinkPtr,
-        done: HostDonePtr,
-    ) -> GuestTaskPtr {
-        let controller = Arc::clone(&self.controller);
+    extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr {
         let sink = Arc::new(bus::RemoteSink::new(sink, self.handle.clone()));
-        self.run(CancellationToken::new(), done, async move {
+        self.call(self.controller(), CancellationToken::new(), done, move |controller| async move {
             let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
             match controller.resolve(directive, sink) {
                 Some(work) => work.await,
@@ -306,27 +322,42 @@ impl GuestController for GuestObject {
     }
 }
 
+impl Drop for GuestObject {
+    fn drop(&mut self) {
+        // One that was never closed. Its destructor is the user's code, which has no business on the host's thread.
+        let controller = self.controller.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(controller) = controller {
+            // Where the runtime has ended, it is dropped here.
+            contain("dropping a controller", || {
+                drop(self.handle.spawn(async move { contain("dropping a controller", move || drop(controller)) }));
+            });
+        }
+    }
+}
+
 /// A task of the guest's runtime; dropped by the host, it is aborted.
 struct Task {
     cancel: CancellationToken,
-    abort: tokio::task::AbortHandle,
+    abort: Option<tokio::task::AbortHandle>,
 }
 
 impl GuestTask for Task {
     extern "C" fn cancel(&self) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.cancel.cancel()));
+        contain("cancelling a call", || self.cancel.cancel());
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.abort.abort()));
+        contain("dropping a call", || self.abort.iter().for_each(tokio::task::AbortHandle::abort));
     }
 }
 
 fn spawn(handle: &Handle, cancel: CancellationToken, work: impl Future<Output = ()> + Send + 'static) -> GuestTaskPtr {
-    let abort = handle.spawn(work).abort_handle();
-    stabby::boxed::Box::new(Task { cancel, abort }).into()
+    // Where the runtime has ended, the work is dropped here.
+    let spawned = catch_unwind(AssertUnwindSafe(|| handle.spawn(work).abort_handle()));
+    let abort = spawned.map_err(|payload| drop(Error::from_panic(payload))).ok();
+    boxed(Task { cancel, abort }).into()
 }
 
 /// Runs user code to its end, turning a panic of it, or of its destructor, into an error.

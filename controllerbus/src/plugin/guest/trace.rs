@@ -4,12 +4,11 @@ use std::fmt::{Debug, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use stabby::string::String as StableString;
 use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::{Dispatch, Event, Metadata, Subscriber};
 
-use crate::plugin::abi::{HostPtr, HostSideDyn, TraceRecord};
+use crate::plugin::abi::{HostPtr, HostSideDyn, Text, TraceRecord};
 use crate::plugin::level;
 
 static HOST: RwLock<Option<Arc<HostPtr>>> = RwLock::new(None);
@@ -41,7 +40,7 @@ struct Fields {
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // Writing to a String does not fail; a panic in the value's Debug must not cross.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
+        let written = catch_unwind(AssertUnwindSafe(|| {
             if field.name() == "message" {
                 let _ = write!(self.message, "{value:?}");
             } else {
@@ -49,15 +48,18 @@ impl Visit for Fields {
                 let _ = write!(self.others, "{gap}{}={value:?}", field.name());
             }
         }));
+        if let Err(payload) = written {
+            drop(crate::Error::from_panic(payload));
+        }
     }
 }
 
 fn record(metadata: &Metadata<'_>, message: &str, fields: &str) -> TraceRecord {
     TraceRecord {
-        target: StableString::from(metadata.target()),
-        message: StableString::from(message),
-        fields: StableString::from(fields),
-        file: StableString::from(metadata.file().unwrap_or_default()),
+        target: Text::from(metadata.target()),
+        message: Text::from(message),
+        fields: Text::from(fields),
+        file: Text::from(metadata.file().unwrap_or_default()),
         line: metadata.line().unwrap_or(0),
         level: level::number(metadata.level()),
     }
@@ -107,6 +109,14 @@ impl Subscriber for Forward {
         }
     }
 
+    fn clone_span(&self, id: &Id) -> Id {
+        if let Some(host) = host() {
+            host.span_clone(id.into_u64());
+        }
+        id.clone()
+    }
+
+    /// Who counts is the host.
     fn try_close(&self, id: Id) -> bool {
         if let Some(host) = host() {
             host.span_close(id.into_u64());

@@ -1,19 +1,21 @@
 //! The host's side: starts a loaded library as a guest and makes ordinary factories and controllers of it.
 
+mod hooks;
 mod objects;
+#[cfg(target_os = "linux")]
+mod signals;
 mod threads;
 mod trace;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stabby::string::String as StableString;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::abi::{
     FactoryInfo, GuestControllerDyn, GuestControllerPtr, GuestPtr, GuestSideDyn, GuestStart, GuestTaskDyn,
-    GuestTaskPtr, HostDonePtr, SavedState,
+    GuestTaskPtr, HostDonePtr, SavedState, Text, boxed,
 };
 use super::guest::{Entry, EntryCall};
 use super::lease::{Holder, Lease, Leases};
@@ -41,7 +43,7 @@ pub struct HostOptions {
 /// One loaded generation: the root of all that the host has of it.
 pub struct Connection {
     shared: Arc<Shared>,
-    threads: Arc<threads::ThreadCount>,
+    ties: Arc<hooks::Ties>,
 }
 
 struct Shared {
@@ -50,11 +52,13 @@ struct Shared {
     name: String,
 }
 
-/// How a shutdown went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+/// How a shutdown went. The library must not be unmapped unless nothing of it runs any more.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Shutdown {
-    /// Threads of the library that still run; it must not be unmapped unless this is 0.
+    /// Threads of the library that still run.
     pub threads_left: usize,
+    /// Whether a signal handler of it does.
+    pub handler_left: bool,
     /// Thread-local values with destructors that were left behind on the host's threads.
     pub leaked_thread_locals: u64,
 }
@@ -72,17 +76,17 @@ impl Connection {
     pub unsafe fn start(entry: Entry, options: HostOptions) -> Result<Self> {
         let HostOptions { bus, plugin, generation, workers, leases } = options;
         let name = format!("{plugin}#{generation}");
-        let threads = threads::ThreadCount::new();
+        let ties = Arc::<hooks::Ties>::default();
         let host = objects::HostObject::new(bus, Handle::current(), Arc::clone(&leases), plugin, generation);
         let mut call = EntryCall::new(GuestStart {
-            host: stabby::sync::Arc::new(host).into(),
-            threads: threads::hooks(&threads),
+            host: boxed(host).into(),
+            hooks: ties.hooks(),
             workers,
-            name: StableString::from(name.as_str()),
+            name: Text::from(name.as_str()),
         });
         entry(&mut call);
         let guest = call.into_answer().map_err(|error| error.context(format!("starting {name}")))?;
-        Ok(Self { shared: Arc::new(Shared { guest, leases, name }), threads })
+        Ok(Self { shared: Arc::new(Shared { guest, leases, name }), ties })
     }
 
     /// The guest's factories; each holds a lease.
@@ -107,7 +111,7 @@ impl Connection {
     pub async fn ping(&self) -> Result<()> {
         let _lease = self.shared.leases.take(Holder::Waker);
         let (done, ended) = oneshot::channel();
-        let _task = self.shared.guest.ping(stabby::boxed::Box::new(objects::Done::new(done)).into());
+        let _task = self.shared.guest.ping(boxed(objects::Told::by(done)).into());
         ended.await.unwrap_or_else(|_| {
             let what = format!("a worker thread of {} does not answer", self.shared.name);
             Err(Error::new(ErrorKind::TimedOut, what))
@@ -120,23 +124,24 @@ impl Connection {
     pub fn shutdown(&self, timeout: Duration) -> Shutdown {
         let deadline = Instant::now() + timeout;
         self.shared.guest.shutdown(timeout.as_millis() as u64);
-        let threads_left = self.threads.wait_until_zero(deadline);
-        Shutdown { threads_left, leaked_thread_locals: self.shared.guest.leaked_thread_locals() }
+        let threads_left = self.ties.threads.wait_until_none(deadline);
+        let handler_left = !self.ties.let_go_of_signals(deadline);
+        Shutdown { threads_left, handler_left, leaked_thread_locals: self.shared.guest.leaked_thread_locals() }
     }
 
     /// Lets go of the guest, and gives the keys for thread-local data back that its library has made: how many.
     ///
-    /// To be called after a [`Connection::shutdown`] that left no thread, when nobody holds a lease; no code of the
-    /// library may be called after it.
+    /// To be called after a [`Connection::shutdown`] that left nothing, when nobody holds a lease; no code of the library
+    /// may be called after it.
     pub fn end(self) -> u32 {
         let last = self.shared.guest.last_call();
         drop(self);
         (last.give_keys_back)()
     }
 
-    /// How many threads of the library run now.
-    pub fn threads(&self) -> usize {
-        self.threads.count()
+    /// The names of the library's threads that run now, as the system has them: the first 15 characters.
+    pub fn threads(&self) -> Vec<String> {
+        self.ties.threads.names()
     }
 }
 
@@ -175,7 +180,7 @@ impl Factory for FactoryProxy {
         Box::pin(async move {
             let lease = self.shared.leases.take(Holder::Call);
             let (done, made) = oneshot::channel();
-            let done = stabby::boxed::Box::new(objects::Constructed::new(done)).into();
+            let done = boxed(objects::Told::by(done)).into();
             let task = self.shared.guest.construct(self.index, config.as_slice().into(), done);
             let call = Call { task, _lease: lease };
             let pointer = tokio::select! {
@@ -225,7 +230,7 @@ impl ControllerProxy {
     ) -> Result<()> {
         let lease = self.leases.take(Holder::Call);
         let (done, mut ended) = oneshot::channel();
-        let task = start(stabby::boxed::Box::new(objects::Done::new(done)).into());
+        let task = start(boxed(objects::Told::by(done)).into());
         let call = Call { task, _lease: lease };
         if let Some(context) = cancel {
             tokio::select! {
@@ -249,7 +254,7 @@ impl AnyController for ControllerProxy {
     ) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let this = Arc::clone(&self);
-            let began = stabby::boxed::Box::new(objects::Began::new(began)).into();
+            let began = boxed(objects::Told::<()>::new(move |()| began())).into();
             self.call(Some(&context), |done| this.pointer.execute(began, done)).await
         })
     }
@@ -264,10 +269,16 @@ impl AnyController for ControllerProxy {
     }
 
     fn save(&self) -> Result<Option<State>> {
-        self.pointer.save().match_owned(
-            |saved| Ok(saved.there.then(|| State { schema: saved.schema, bytes: saved.bytes.as_ref().to_vec() })),
-            |failure| Err(failure.into()),
-        )
+        Err(Error::msg("a controller of a plugin is asked for its state by `save_later`"))
+    }
+
+    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        Box::pin(async move {
+            let lease = self.leases.take(Holder::Call);
+            let (done, saved) = oneshot::channel();
+            let _call = Call { task: self.pointer.save(boxed(objects::Told::by(done)).into()), _lease: lease };
+            saved.await.unwrap_or_else(|_| Err(dropped(&self.name)))
+        })
     }
 
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
@@ -291,9 +302,9 @@ impl AnyController for ControllerProxy {
             return None;
         }
         Some(Box::pin(async move {
-            let id = StableString::from(directive.id());
+            let id = Text::from(directive.id());
             let bytes = directive.encode()?;
-            let sink = stabby::sync::Arc::new(objects::Sink::new(sink, Arc::clone(&self.leases))).into();
+            let sink = boxed(objects::Sink::new(sink, Arc::clone(&self.leases))).into();
             let this = Arc::clone(&self);
             self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await
         }))

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use stabby::string::String as StableString;
-use stabby::vec::Vec as StableVec;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::trace::Traces;
 use crate::bus::BusHandle;
+use crate::controller::State;
 use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure,
-    GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr, HostSide,
-    HostSink, ObjectPtr, Outcome, PolledEvent, TraceRecord,
+    GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr,
+    HostSaved, HostSide, HostSink, List, ObjectPtr, Outcome, PolledEvent, SavedState, Text, TraceRecord, boxed,
 };
+use crate::plugin::contained::Contained;
 use crate::plugin::interface::Object;
 use crate::plugin::lease::{Holder, Lease, Leases};
 use crate::plugin::level;
@@ -62,16 +62,16 @@ impl HostObject {
             leases: Arc::clone(&self.leases),
             referred: Arc::clone(&self.referred),
         };
-        stabby::boxed::Box::new(request).into()
+        boxed(request).into()
     }
 }
 
 impl HostSide for HostObject {
     extern "C" fn request(
         &self,
-        id: StableString,
-        bytes: StableVec<u8>,
-        facts: StableVec<u8>,
+        id: Text,
+        bytes: List<u8>,
+        facts: List<u8>,
     ) -> stabby::result::Result<HostRequestPtr, Failure> {
         requested(|| self.add(id.as_str(), bytes.as_ref(), facts.as_ref()))
     }
@@ -96,6 +96,9 @@ impl HostSide for HostObject {
     }
     extern "C" fn span_exit(&self, id: u64) {
         guard((), || self.traces.switch(id, false));
+    }
+    extern "C" fn span_clone(&self, id: u64) {
+        guard((), || self.traces.refer(id));
     }
     extern "C" fn span_close(&self, id: u64) {
         guard((), || self.traces.close(id));
@@ -163,9 +166,7 @@ impl HostRequest for RequestObject {
                     RawEvent::Added(id, value) => match value.encode_with_objects() {
                         Ok((bytes, objects)) => {
                             let mut event = polled(EVENT_ADDED, id.0, &bytes, Ok(()));
-                            for Object(pointer) in objects {
-                                event.objects.push(pointer);
-                            }
+                            objects.iter().for_each(|object| event.objects.push(object.pass_on()));
                             event
                         }
                         Err(error) => polled(EVENT_FAILED, id.0, &[], Err(error)),
@@ -204,7 +205,7 @@ impl RawRequest for Ended {
 }
 
 fn polled(kind: u8, value: u64, bytes: &[u8], outcome: Result<()>) -> PolledEvent {
-    PolledEvent { kind, value, bytes: bytes.into(), objects: StableVec::new(), failure: outcome.into() }
+    PolledEvent { kind, value, bytes: bytes.into(), objects: List::default(), failure: outcome.into() }
 }
 
 /// A guest's waker in the host's hands. Fields drop in order: the lease goes last.
@@ -213,33 +214,45 @@ struct WakerHolder {
     _lease: Lease,
 }
 
-impl Wake for WakerHolder {
-    fn wake(self: Arc<Self>) {
+impl WakerHolder {
+    /// By a method, so that a closure which calls it keeps all of it, the lease too.
+    fn tell(&self) {
         self.waker.wake();
     }
+}
+
+impl Wake for WakerHolder {
+    fn wake(self: Arc<Self>) {
+        self.tell();
+    }
     fn wake_by_ref(self: &Arc<Self>) {
-        self.waker.wake();
+        self.tell();
     }
 }
 
 /// The bus's sink of one resolver, for a guest.
 pub(super) struct Sink {
-    sink: Arc<dyn ValueSink>,
+    sink: Contained<Arc<dyn ValueSink>>,
     leases: Arc<Leases>,
 }
 
 impl Sink {
     pub(super) fn new(sink: Arc<dyn ValueSink>, leases: Arc<Leases>) -> Self {
-        Self { sink, leases }
+        Self { sink: Contained::new(sink), leases }
+    }
+
+    fn value(&self, bytes: &List<u8>, objects: List<ObjectPtr>) -> AnyValue {
+        let objects = objects.into_iter().map(|object| Object::leased(object, &self.leases)).collect();
+        AnyValue::encoded_with(bytes.as_ref(), objects)
     }
 }
 
 impl HostSink for Sink {
-    extern "C" fn add(&self, bytes: StableVec<u8>, objects: StableVec<ObjectPtr>) -> u64 {
-        guard(0, || {
-            let objects = objects.iter().map(|object| Object::leased(object.clone(), &self.leases)).collect();
-            self.sink.add(AnyValue::encoded_with(bytes.as_ref(), objects)).map_or(0, |id| id.0 + 1)
-        })
+    extern "C" fn add(&self, bytes: List<u8>, objects: List<ObjectPtr>) -> u64 {
+        guard(0, || self.sink.add(self.value(&bytes, objects)).map_or(0, |id| id.0 + 1))
+    }
+    extern "C" fn replace(&self, old: u64, bytes: List<u8>, objects: List<ObjectPtr>) -> u64 {
+        guard(0, || self.sink.replace(ValueId(old), self.value(&bytes, objects)).map_or(0, |id| id.0 + 1))
     }
     extern "C" fn remove(&self, id: u64) -> bool {
         guard(false, || self.sink.remove(ValueId(id)))
@@ -252,67 +265,142 @@ impl HostSink for Sink {
     }
     extern "C" fn on_gone(&self, waker: GuestWakerPtr) {
         let holder = WakerHolder { waker, _lease: self.leases.take(Holder::Waker) };
-        guard((), || self.sink.on_gone(Box::new(move || holder.waker.wake())));
+        guard((), || self.sink.on_gone(Box::new(move || holder.tell())));
     }
 }
 
-/// Where the end of a call goes.
-pub(super) struct Done(Mutex<Option<oneshot::Sender<Result<()>>>>);
+/// Where the end of a call goes, or that it has begun, or what it made: told at most once.
+pub(super) struct Told<T: 'static>(Contained<Mutex<Option<Tell<T>>>>);
 
-impl Done {
-    pub(super) fn new(sender: oneshot::Sender<Result<()>>) -> Self {
-        Self(Mutex::new(Some(sender)))
+type Tell<T> = Box<dyn FnOnce(T) + Send>;
+
+impl<T> Told<T> {
+    pub(super) fn new(tell: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Contained::new(Mutex::new(Some(Box::new(tell)))))
+    }
+
+    /// By a channel; when it is dropped without a word, the receiver hears that.
+    pub(super) fn by(sender: oneshot::Sender<T>) -> Self
+    where
+        T: Send,
+    {
+        Self::new(move |told| drop(sender.send(told)))
+    }
+
+    fn tell(&self, what: T) {
+        guard((), || {
+            let tell = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(tell) = tell {
+                tell(what);
+            }
+        });
     }
 }
 
-impl HostDone for Done {
+impl HostDone for Told<Result<()>> {
     extern "C" fn done(&self, outcome: Outcome) {
-        guard((), || {
-            if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                let _ = sender.send(outcome.into());
-            }
-        });
+        self.tell(outcome.into());
     }
 }
 
-/// Told that an execution has begun.
-pub(super) struct Began(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-impl Began {
-    pub(super) fn new(began: Box<dyn FnOnce() + Send>) -> Self {
-        Self(Mutex::new(Some(began)))
-    }
-}
-
-impl HostDone for Began {
+/// Told that an execution has begun, however.
+impl HostDone for Told<()> {
     extern "C" fn done(&self, _: Outcome) {
-        guard((), || {
-            let began = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(began) = began {
-                began();
-            }
-        });
+        self.tell(());
     }
 }
 
-type ConstructedSender = oneshot::Sender<Result<GuestControllerPtr>>;
-
-/// Where the end of a construction goes.
-pub(super) struct Constructed(Mutex<Option<ConstructedSender>>);
-
-impl Constructed {
-    pub(super) fn new(sender: ConstructedSender) -> Self {
-        Self(Mutex::new(Some(sender)))
-    }
-}
-
-impl HostConstructed for Constructed {
+impl HostConstructed for Told<Result<GuestControllerPtr>> {
     extern "C" fn done(&self, result: stabby::result::Result<GuestControllerPtr, Failure>) {
-        guard((), || {
-            let result = result.match_owned(Ok, |failure| Err(Error::from(failure)));
-            if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                let _ = sender.send(result);
-            }
-        });
+        self.tell(result.match_owned(Ok, |failure| Err(Error::from(failure))));
+    }
+}
+
+impl HostSaved for Told<Result<Option<State>>> {
+    extern "C" fn done(&self, result: stabby::result::Result<SavedState, Failure>) {
+        let state = |saved: SavedState| {
+            saved.there.then(|| State { schema: saved.schema, bytes: saved.bytes.as_ref().to_vec() })
+        };
+        self.tell(result.match_owned(|saved| Ok(state(saved)), |failure| Err(Error::from(failure))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directive::Callback;
+    use crate::plugin::guest::bus::RemoteSink;
+
+    /// A bus's sink that notes what comes, and keeps whom to tell at the end.
+    #[derive(Default)]
+    struct Noted {
+        calls: Mutex<Vec<String>>,
+        gone: Mutex<Vec<Callback>>,
+    }
+
+    impl Noted {
+        fn note(&self, call: String) {
+            self.calls.lock().expect("the list").push(call);
+        }
+    }
+
+    impl ValueSink for Noted {
+        fn add(&self, value: AnyValue) -> Option<ValueId> {
+            self.note(format!("add {}", value.to_json()));
+            Some(ValueId(7))
+        }
+        fn add_watched(&self, _: AnyValue, _: Callback) -> Option<ValueId> {
+            None
+        }
+        fn on_gone(&self, callback: Callback) {
+            self.gone.lock().expect("the list").push(callback);
+        }
+        fn remove(&self, id: ValueId) -> bool {
+            self.note(format!("remove {}", id.0));
+            true
+        }
+        fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+            self.note(format!("replace {} by {}", old.0, value.to_json()));
+            (value.to_json() != "refused").then_some(ValueId(8))
+        }
+        fn set_idle(&self, _: bool) {}
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    /// A sink as a guest has it, over the bus's.
+    fn remote(leases: &Arc<Leases>) -> (RemoteSink, Arc<Noted>) {
+        let noted = Arc::<Noted>::default();
+        let sink = Sink::new(noted.clone(), Arc::clone(leases));
+        (RemoteSink::new(boxed(sink).into(), Handle::current()), noted)
+    }
+
+    #[tokio::test]
+    async fn a_guest_puts_a_value_in_place_of_another_by_one_call_and_hears_that_the_old_one_is_gone() {
+        let (sink, noted) = remote(&Leases::new());
+        let (tell, told) = std::sync::mpsc::channel();
+        let old =
+            sink.add_watched(AnyValue::native("old".to_owned()), Box::new(move || tell.send(()).expect("it is heard")));
+        let old = old.expect("it is added");
+        assert!(told.try_recv().is_err(), "it stands");
+        assert_eq!(sink.replace(old, AnyValue::native("new".to_owned())), Some(ValueId(8)));
+        assert!(told.try_recv().is_ok());
+        assert_eq!(sink.replace(ValueId(8), AnyValue::native("refused".to_owned())), None);
+        let calls = noted.calls.lock().expect("the list").join(", ");
+        assert_eq!(calls, "add \"old\", replace 7 by \"new\", replace 8 by \"refused\"");
+    }
+
+    #[tokio::test]
+    async fn who_is_to_be_told_of_the_end_keeps_its_library_until_it_is_told() {
+        let leases = Leases::new();
+        let (sink, noted) = remote(&leases);
+        let (tell, told) = oneshot::channel();
+        sink.on_gone(Box::new(move || tell.send(()).expect("it is heard")));
+        assert_eq!(leases.holders().wakers, 1);
+        let gone = noted.gone.lock().expect("the list").pop().expect("a callback");
+        gone();
+        told.await.expect("it is told");
+        assert_eq!(leases.holders().wakers, 0);
     }
 }

@@ -1,84 +1,138 @@
-//! Counts the threads that a loaded library made, up to the very end of each.
+//! The threads that a loaded library made, up to the very end of each.
+//!
+//! A thread runs code of the library until the system has no such thread any more: the destructors of its thread-locals and
+//! of what it stored under keys come after its function, and none of them is known to be the last. So the system is asked.
 
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::plugin::abi::ThreadHooks;
-
-/// How many threads of one library run.
+/// The threads of one library.
 #[derive(Default)]
-pub(super) struct ThreadCount {
-    live: Mutex<usize>,
-    changed: Condvar,
+pub(super) struct Threads(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// How many are about to run.
+    created: usize,
+    /// Those that ran when it was last looked at.
+    running: Vec<Thread>,
+    /// At how many it is looked at again.
+    limit: usize,
 }
 
-impl ThreadCount {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::default()
+/// A thread, which is not another one that has got its number since.
+struct Thread {
+    number: i32,
+    /// In the system's own unit.
+    began: Option<u64>,
+}
+
+impl Threads {
+    pub(super) fn created(&self) {
+        self.known().created += 1;
     }
 
-    pub(super) fn count(&self) -> usize {
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn failed(&self) {
+        let mut known = self.known();
+        known.created = known.created.saturating_sub(1);
     }
 
-    fn add(&self) {
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    }
-
-    fn remove(&self) {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        *live = live.saturating_sub(1);
-        self.changed.notify_all();
-    }
-
-    /// Waits until no thread runs, or the deadline; returns how many run then.
-    pub(super) fn wait_until_zero(&self, deadline: Instant) -> usize {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        while *live > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            live = self.changed.wait_timeout(live, left).unwrap_or_else(PoisonError::into_inner).0;
+    pub(super) fn entered(&self, number: i32) {
+        let mut known = self.known();
+        known.created = known.created.saturating_sub(1);
+        if known.running.len() >= known.limit {
+            known.running.retain(Thread::runs);
+            known.limit = (2 * known.running.len()).max(32);
         }
-        *live
+        known.running.push(Thread { number, began: began(number) });
+    }
+
+    /// How many there are now.
+    pub(super) fn count(&self) -> usize {
+        let mut known = self.known();
+        known.running.retain(Thread::runs);
+        known.created + known.running.len()
+    }
+
+    /// Their names, as the system has them: the first 15 characters.
+    pub(super) fn names(&self) -> Vec<String> {
+        let known = self.known();
+        let running = known.running.iter().filter(|thread| thread.runs());
+        let names =
+            running.filter_map(|thread| std::fs::read_to_string(format!("{}/comm", folder(thread.number))).ok());
+        names.map(|name| name.trim_end().to_owned()).collect()
+    }
+
+    /// Waits until there is none, or the deadline; returns how many there are then.
+    pub(super) fn wait_until_none(&self, deadline: Instant) -> usize {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            let left = self.count();
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            // That a thread has ended is told to nobody but who joins it.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The hooks over a counter. The guest's copy of the pointer is backed by a count that is never given back:
-/// 48 bytes a generation, so that a thread that outlives everything still finds its counter.
-pub(super) fn hooks(count: &Arc<ThreadCount>) -> ThreadHooks {
-    ThreadHooks { context: Arc::into_raw(Arc::clone(count)).cast(), created, entered, failed }
-}
-
-fn counter<'a>(context: *const ()) -> &'a ThreadCount {
-    // SAFETY: `hooks` made the pointer from an Arc and keeps one count of it forever.
-    unsafe { &*context.cast::<ThreadCount>() }
-}
-
-extern "C" fn created(context: *const ()) {
-    counter(context).add();
-}
-
-extern "C" fn failed(context: *const ()) {
-    counter(context).remove();
-}
-
-/// Marks the current thread, so that the host hears of its end: the key's destructor runs after the
-/// thread-local destructors of the library, and it is the host's code.
-extern "C" fn entered(context: *const ()) {
-    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
-    let key = KEY.get_or_init(|| {
-        let mut key = 0;
-        // SAFETY: `key` is a valid place, and `ended` is a function of the process's own binary.
-        (unsafe { libc::pthread_key_create(&raw mut key, Some(ended)) } == 0).then_some(key)
-    });
-    if let Some(key) = *key {
-        // SAFETY: the key was created above. If this fails, the thread counts as running forever: the safe side.
-        unsafe { libc::pthread_setspecific(key, context.cast()) };
+impl Thread {
+    fn runs(&self) -> bool {
+        let now = began(self.number);
+        now.is_some() && now == self.began
     }
 }
 
-unsafe extern "C" fn ended(context: *mut libc::c_void) {
-    counter(context.cast_const().cast()).remove();
+fn folder(thread: i32) -> String {
+    format!("/proc/self/task/{thread}")
+}
+
+/// When a thread of this process began; `None` if there is none of this number.
+fn began(thread: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("{}/stat", folder(thread))).ok()?;
+    // Its second field is a name in brackets, which may contain anything; this is the 22nd.
+    let (_, fields) = text.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_counts_until_the_system_has_none_of_it() {
+        let threads = std::sync::Arc::<Threads>::default();
+        threads.created();
+        assert_eq!(threads.count(), 1);
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let theirs = std::sync::Arc::clone(&threads);
+        let thread = std::thread::Builder::new().name("counted".to_owned()).spawn(move || {
+            // SAFETY: it has no preconditions.
+            theirs.entered(unsafe { libc::gettid() });
+            let _ = ends.recv();
+        });
+        let thread = thread.expect("a thread");
+        while threads.names() != ["counted"] {
+            std::thread::yield_now();
+        }
+        assert_eq!(threads.wait_until_none(Instant::now()), 1);
+        drop(end);
+        thread.join().expect("it ends");
+        assert_eq!(threads.wait_until_none(Instant::now() + Duration::from_secs(10)), 0);
+        assert!(threads.names().is_empty());
+    }
+
+    #[test]
+    fn another_thread_of_the_same_number_is_not_the_one_that_was() {
+        // SAFETY: it has no preconditions.
+        let number = unsafe { libc::gettid() };
+        assert!(Thread { number, began: began(number) }.runs());
+        assert!(!Thread { number, began: Some(1) }.runs());
+    }
 }

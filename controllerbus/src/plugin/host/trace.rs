@@ -13,7 +13,8 @@ pub(super) struct Traces {
     plugin: String,
     generation: u64,
     next: AtomicU64,
-    spans: Mutex<HashMap<u64, Span>>,
+    /// With how many refer to each.
+    spans: Mutex<HashMap<u64, (Span, usize)>>,
 }
 
 impl Traces {
@@ -59,25 +60,40 @@ impl Traces {
             return 0;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, span);
+        self.lock().insert(id, (span, 1));
         id
     }
 
     /// Enters or leaves a span on this thread.
     pub(super) fn switch(&self, id: u64, enter: bool) {
-        let span = self.lock().get(&id).cloned();
+        let span = self.lock().get(&id).map(|(span, _)| span.clone());
         if let Some(span) = span {
             let _ =
                 span.with_subscriber(|(id, subscriber)| if enter { subscriber.enter(id) } else { subscriber.exit(id) });
         }
     }
 
+    /// One more refers to it.
+    pub(super) fn refer(&self, id: u64) {
+        if let Some((_, references)) = self.lock().get_mut(&id) {
+            *references += 1;
+        }
+    }
+
+    /// One less refers to it; the last ends it.
     pub(super) fn close(&self, id: u64) {
-        let span = self.lock().remove(&id);
+        let mut spans = self.lock();
+        let last = spans.get_mut(&id).is_some_and(|(_, references)| {
+            *references -= 1;
+            *references == 0
+        });
+        let span = last.then(|| spans.remove(&id));
+        drop(spans);
+        // It tells the subscriber.
         drop(span);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Span>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Span, usize)>> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -164,10 +164,7 @@ impl Server {
             }
             ToChild::Save { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
-                    // The guest's code runs on the thread that calls it: not on this one.
-                    let saving = tokio::task::spawn_blocking(move || found.object.save());
-                    let saved = saving.await.map_err(|error| Error::msg(format!("saving the state: {error}")))?;
-                    saved.map(Given::State)
+                    found.object.save_later().await.map(Given::State)
                 });
             }
             ToChild::Restore { call, controller, schema, state } => {
@@ -204,9 +201,9 @@ impl Server {
                 }
             }
             ToChild::Forget { controller } => {
+                // Its destructor runs on the guest's runtime.
                 let controller = lock(&self.tables.controllers).remove(&controller);
-                // Its destructor is the guest's code.
-                drop(tokio::task::spawn_blocking(move || drop(controller)));
+                drop(controller);
             }
             ToChild::Accepted { call, value, yes } => {
                 let sink = lock(&self.tables.calls).get(&call).and_then(|call| call.sink.clone());

@@ -113,10 +113,8 @@ impl Sink {
     fn fail(&self, error: Error) {
         let _ = self.line.say(&ToParent::Done { call: self.call, result: Err(error) });
     }
-}
 
-impl ValueSink for Sink {
-    fn add(&self, value: AnyValue) -> Option<ValueId> {
+    fn hand_over(&self, value: &AnyValue, replaces: Option<u64>) -> Option<ValueId> {
         if self.is_cancelled() {
             return None;
         }
@@ -130,7 +128,7 @@ impl ValueSink for Sink {
         let value = self.next.fetch_add(1, Ordering::Relaxed);
         self.live().insert(value);
         let answer = self.expect_answer(value);
-        if let Err(error) = self.line.say(&ToParent::Add { call: self.call, value, bytes: &bytes }) {
+        if let Err(error) = self.line.say(&ToParent::Add { call: self.call, value, replaces, bytes: &bytes }) {
             self.live().remove(&value);
             self.fail(error);
             return None;
@@ -142,6 +140,29 @@ impl ValueSink for Sink {
             return None;
         }
         Some(ValueId(value))
+    }
+
+    /// Forgets a value that is gone from the bus, and tells who wanted to hear of it.
+    fn forget(&self, value: u64) {
+        let callback = self.removals().values.remove(&value);
+        if let Some(callback) = callback {
+            callback();
+        }
+    }
+}
+
+impl ValueSink for Sink {
+    fn add(&self, value: AnyValue) -> Option<ValueId> {
+        self.hand_over(&value, None)
+    }
+
+    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+        let there = self.live().remove(&old.0);
+        let new = self.hand_over(&value, there.then_some(old.0));
+        if there {
+            self.forget(old.0);
+        }
+        new
     }
 
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
@@ -168,9 +189,8 @@ impl ValueSink for Sink {
 
     fn remove(&self, id: ValueId) -> bool {
         let there = self.live().remove(&id.0) && !self.is_cancelled();
-        let callback = self.removals().values.remove(&id.0).filter(|_| there);
-        if let Some(callback) = callback {
-            callback();
+        if there {
+            self.forget(id.0);
         }
         there && self.line.say(&ToParent::Remove { call: self.call, value: id.0 }).is_ok()
     }

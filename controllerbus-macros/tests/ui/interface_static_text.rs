@@ -1,0 +1,6 @@
+#[controllerbus::interface]
+pub trait Lookup {
+    extern "C" fn lookup(&self) -> stabby::str::Str<'static>;
+}
+
+fn main() {}

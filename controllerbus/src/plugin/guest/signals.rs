@@ -1,0 +1,61 @@
+//! The library's signal handlers are the host's to call, so that none is called once the library is gone.
+//!
+//! The bundle defines hidden `sigaction` and `signal`, which come here and go to the host (`host/signals.rs`).
+
+use std::sync::{Mutex, PoisonError};
+
+use libc::{c_int, sighandler_t};
+
+use super::hooks::hooks;
+use crate::plugin::abi::Hooks;
+
+/// What an initialiser of the library has asked for before the host could be told.
+static EARLY: Mutex<Vec<(c_int, libc::sigaction)>> = Mutex::new(Vec::new());
+
+/// Tells the host of the handlers that there are already.
+pub(super) fn tell_early(hooks: &Hooks) {
+    for (signal, action) in std::mem::take(&mut *EARLY.lock().unwrap_or_else(PoisonError::into_inner)) {
+        (hooks.signal_action)(hooks.context, signal, (&raw const action).cast(), std::ptr::null_mut());
+    }
+}
+
+/// The bundle's `sigaction`.
+///
+/// # Safety
+/// As the C library's.
+pub unsafe fn action(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
+    if let Some(hooks) = hooks() {
+        return (hooks.signal_action)(hooks.context, signal, new.cast(), old.cast());
+    }
+    let mut early = EARLY.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = early.iter().rposition(|(known, _)| *known == signal);
+    if !old.is_null() {
+        // SAFETY: all of it may be zero, which is the system's own handling of a signal.
+        let none = unsafe { std::mem::zeroed() };
+        // SAFETY: the caller's promise: it is null or a place for this.
+        unsafe { old.write(known.map_or(none, |at| early[at].1)) };
+    }
+    if !new.is_null() {
+        // SAFETY: the caller's promise: it is null or such an action.
+        let new = unsafe { new.read() };
+        match known {
+            Some(at) => early[at].1 = new,
+            None => early.push((signal, new)),
+        }
+    }
+    0
+}
+
+/// The bundle's `signal`.
+///
+/// # Safety
+/// As the C library's.
+pub unsafe fn handler(signal: c_int, handler: sighandler_t) -> sighandler_t {
+    // SAFETY: all of it may be zero, which is the system's own handling of a signal.
+    let (mut new, mut old): (libc::sigaction, libc::sigaction) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    // As glibc's `signal` does it.
+    (new.sa_sigaction, new.sa_flags) = (handler, libc::SA_RESTART);
+    // SAFETY: both are such actions, and the handler is one by the caller's promise.
+    let status = unsafe { action(signal, &raw const new, &raw mut old) };
+    if status == 0 { old.sa_sigaction } else { libc::SIG_ERR }
+}

@@ -1,0 +1,235 @@
+//! Calls the signal handlers of plugins, so that none is called once its library is gone.
+//!
+//! A plugin sees a table of actions of its own: what it sets it finds again, and nobody else's. For a signal that some
+//! plugin handles, the process's handler is [`deliver`], which calls the handlers of all plugins and then the one that was
+//! there before. When the last plugin's goes, that is put back. Whoever in the host sets another one meanwhile has to call
+//! what was there, as handlers do; that is `deliver`.
+//!
+//! A handler may run at any moment on any thread, and must not wait for anybody. So it reads a list that is replaced, never
+//! changed; the library of who was taken off it stays until nobody reads the list of before.
+
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use libc::{SIG_DFL, SIG_IGN, c_int, c_void, siginfo_t};
+
+type Action = libc::sigaction;
+
+/// How many signals there are, and one, for none has the number 0.
+const SIGNALS: usize = 65;
+
+/// What [`deliver`] reads of a signal.
+struct Slot {
+    /// Null, or made by `Box::into_raw`.
+    called: AtomicPtr<Called>,
+    /// How many threads read it.
+    readers: AtomicUsize,
+}
+
+/// Whom to call, in this order.
+struct Called(Vec<Action>);
+
+static SLOTS: [Slot; SIGNALS] =
+    [const { Slot { called: AtomicPtr::new(std::ptr::null_mut()), readers: AtomicUsize::new(0) } }; SIGNALS];
+
+/// What is wanted of a signal.
+struct Wanted {
+    /// By plugins, under the numbers of theirs; the last one decides how it is delivered.
+    by: Vec<(usize, Action)>,
+    /// What was there before the first of them.
+    before: Action,
+}
+
+/// The signals that plugins want something of, and lists that may still be read.
+struct Table {
+    wanted: Vec<(c_int, Wanted)>,
+    retired: Vec<(c_int, Retired)>,
+}
+
+struct Retired(*mut Called);
+// SAFETY: it is a box that nobody has taken back.
+unsafe impl Send for Retired {}
+
+static TABLE: Mutex<Table> = Mutex::new(Table { wanted: Vec::new(), retired: Vec::new() });
+
+/// Locks the table, with all signals blocked: a handler on this thread may ask for it too.
+fn locked<T>(work: impl FnOnce(&mut MutexGuard<'static, Table>) -> T) -> T {
+    // SAFETY: sets of signals may be zero, and the calls fill them.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    // SAFETY: both are valid places.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+    }
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let result = work(&mut table);
+    drop(table);
+    // SAFETY: what the first call has filled.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    result
+}
+
+/// `sigaction` for a plugin of this number.
+///
+/// # Safety
+/// As the C library's.
+pub(super) unsafe fn action(owner: usize, signal: c_int, new: *const Action, old: *mut Action) -> c_int {
+    let there = (1..SIGNALS as c_int).contains(&signal);
+    // Those between are the C library's own.
+    if !there || (32..libc::SIGRTMIN()).contains(&signal) || signal == libc::SIGKILL || signal == libc::SIGSTOP {
+        // SAFETY: the place of this thread's error number.
+        unsafe { *libc::__errno_location() = libc::EINVAL };
+        return -1;
+    }
+    locked(|table| {
+        if !old.is_null() {
+            let known = table.wanted.iter().find(|(known, _)| *known == signal);
+            let known = known.and_then(|(_, wanted)| wanted.by.iter().find(|(known, _)| *known == owner));
+            // SAFETY: the caller's promise: a place for it.
+            unsafe { old.write(known.map_or_else(none, |(_, action)| *action)) };
+        }
+        if !new.is_null() {
+            // SAFETY: the caller's promise: an action.
+            table.want(owner, signal, unsafe { new.read() });
+        }
+    });
+    0
+}
+
+/// Has no handler of this plugin called any more. False if one of them still runs at the deadline.
+pub(super) fn forget(owner: usize, deadline: Instant) -> bool {
+    locked(|table| {
+        let theirs = |(_, wanted): &&(c_int, Wanted)| wanted.by.iter().any(|(known, _)| *known == owner);
+        let signals: Vec<_> = table.wanted.iter().filter(theirs).map(|(signal, _)| *signal).collect();
+        signals.into_iter().for_each(|signal| table.want(owner, signal, none()));
+    });
+    let mut pause = Duration::from_micros(50);
+    // Who has begun to read the list of before has ended once there is a moment in which nobody reads.
+    SLOTS.iter().all(|slot| {
+        while slot.readers.load(Ordering::SeqCst) > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        true
+    })
+}
+
+/// The system's own handling of a signal.
+fn none() -> Action {
+    // SAFETY: all of it may be zero: no handler (`SIG_DFL` is 0), no flags, no signals blocked.
+    unsafe { std::mem::zeroed() }
+}
+
+fn calls(action: &Action) -> bool {
+    action.sa_sigaction != SIG_DFL && action.sa_sigaction != SIG_IGN
+}
+
+fn is_deliver(action: &Action) -> bool {
+    action.sa_sigaction == deliver as *const () as usize
+}
+
+/// What the process does at a signal now; `new` is what it does from then on.
+fn process(signal: c_int, new: Option<&Action>) -> Action {
+    let mut old = none();
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: null or an action, and a place for one.
+    unsafe { libc::sigaction(signal, new, &raw mut old) };
+    old
+}
+
+impl Table {
+    fn want(&mut self, owner: usize, signal: c_int, action: Action) {
+        let known = self.wanted.iter().position(|(known, _)| *known == signal);
+        if known.is_none() && action.sa_sigaction == SIG_DFL {
+            return;
+        }
+        let at = known.unwrap_or_else(|| {
+            self.wanted.push((signal, Wanted { by: Vec::new(), before: process(signal, None) }));
+            self.wanted.len() - 1
+        });
+        let wanted = &mut self.wanted[at].1;
+        wanted.by.retain(|(known, _)| *known != owner);
+        if action.sa_sigaction != SIG_DFL {
+            wanted.by.push((owner, action));
+        }
+        let (before, now) = (wanted.before, process(signal, None));
+        let last = wanted.by.iter().rev().map(|(_, action)| action).find(|action| calls(action)).copied();
+        let called = wanted.by.iter().map(|(_, action)| *action).chain([before]).filter(calls).collect();
+        // The list first: who is told of a signal from here on finds it.
+        let ignored = wanted.by.iter().any(|(_, action)| action.sa_sigaction == SIG_IGN);
+        let gone = wanted.by.is_empty();
+        self.call(signal, called);
+        // A handler that the host has set since stays where it is; it calls what it found.
+        let ours = is_deliver(&now) || now.sa_sigaction == before.sa_sigaction || now.sa_sigaction == SIG_IGN;
+        if !ours {
+            return;
+        }
+        let wish = match last {
+            Some(last) => {
+                const KEPT: c_int =
+                    libc::SA_RESTART | libc::SA_ONSTACK | libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT | libc::SA_NODEFER;
+                let mut action = last;
+                (action.sa_sigaction, action.sa_flags) =
+                    (deliver as *const () as usize, libc::SA_SIGINFO | (last.sa_flags & KEPT));
+                action
+            }
+            // To ignore a signal is no reason to take it from the host's handler.
+            None if ignored && before.sa_sigaction == SIG_DFL => {
+                let mut action = none();
+                action.sa_sigaction = SIG_IGN;
+                action
+            }
+            None => before,
+        };
+        process(signal, Some(&wish));
+        if gone {
+            self.wanted.remove(at);
+        }
+    }
+
+    /// Has [`deliver`] call these.
+    fn call(&mut self, signal: c_int, called: Vec<Action>) {
+        let slot = &SLOTS[signal as usize];
+        let next = Box::into_raw(Box::new(Called(called)));
+        let before = slot.called.swap(next, Ordering::SeqCst);
+        self.retired.push((signal, Retired(before)));
+        self.retired.retain(|(signal, Retired(list))| {
+            let read = SLOTS[*signal as usize].readers.load(Ordering::SeqCst) > 0;
+            if !read && !list.is_null() {
+                // SAFETY: made by `Box::into_raw` here, replaced since, and nobody reads: who reads later reads another one.
+                drop(unsafe { Box::from_raw(*list) });
+            }
+            read
+        });
+    }
+}
+
+/// The process's handler of the signals that plugins handle.
+extern "C" fn deliver(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the place of this thread's error number, which a handler leaves as it was.
+    let errno = unsafe { *libc::__errno_location() };
+    let Some(slot) = usize::try_from(signal).ok().and_then(|signal| SLOTS.get(signal)) else { return };
+    slot.readers.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: null or a list that is kept while somebody reads, as is said from here to below.
+    if let Some(Called(actions)) = unsafe { slot.called.load(Ordering::SeqCst).as_ref() } {
+        for action in actions {
+            if action.sa_flags & libc::SA_SIGINFO == 0 {
+                // SAFETY: without this flag the address is that of such a function; its library is kept while somebody reads.
+                let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(action.sa_sigaction) };
+                handler(signal);
+            } else {
+                type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+                // SAFETY: with this flag the address is that of such a function; its library is kept as above.
+                let handler = unsafe { std::mem::transmute::<usize, Handler>(action.sa_sigaction) };
+                handler(signal, info, context);
+            }
+        }
+    }
+    slot.readers.fetch_sub(1, Ordering::SeqCst);
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}

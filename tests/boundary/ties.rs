@@ -1,0 +1,174 @@
+//! What of a plugin would outlive its code: it is waited for, named, or not called any more.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use controllerbus::prelude::*;
+use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
+use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
+use rustix::process::{Signal, getpid, kill_process};
+use tests::{Scratch, events, host, mapped_below, swapped, target_dir, wait_for, work_dir};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ask, built};
+
+/// A host that has loaded the brittle plugin from a file.
+pub struct Host {
+    scratch: Scratch,
+    pub bus: Bus,
+    runtime: HotRuntime,
+    work: PathBuf,
+    file: PathBuf,
+    told: tokio::sync::mpsc::UnboundedReceiver<RuntimeEvent>,
+}
+
+impl Host {
+    pub async fn new(name: &str, features: &[&str]) -> Self {
+        let scratch = Scratch::new(&["brittle"]);
+        let work = work_dir().join(name);
+        let mut spec = PluginSpec::new(name).crate_path(scratch.path("brittle")).watch(false);
+        for feature in features {
+            spec = spec.feature(*feature);
+        }
+        let options = BuildOptions::new(&work).target_dir(target_dir());
+        let built = PluginBuilder::new(spec, options).build(&|_| {}, &CancellationToken::new()).await.expect("a build");
+        let bus = host("good:\n  id: brittle\n").await;
+        let (listener, told) = events();
+        let builder = HotRuntime::builder(&bus).work_dir(&work).drain(Duration::from_millis(500)).on_event(listener);
+        let runtime = builder.start().await.expect("starting");
+        runtime.load_file(&built.artifact).await.expect("loading");
+        Self { scratch, bus, runtime, work, file: built.artifact, told }
+    }
+
+    pub async fn end(self) {
+        self.runtime.shutdown().await;
+        assert_eq!(mapped_below(&self.work), 0);
+    }
+}
+
+/// Whether a signal of this process has a handler, and whether it is ignored, as the system has it.
+fn disposition(signal: Signal) -> (bool, bool) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the status");
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the mask");
+        u64::from_str_radix(line.trim(), 16).expect("a mask") >> (signal.as_raw() - 1) & 1 == 1
+    };
+    (mask("SigCgt:"), mask("SigIgn:"))
+}
+
+fn raise(signal: Signal) {
+    kill_process(getpid(), signal).expect("a signal to this process");
+}
+
+/// Asks until the answer is the wanted one.
+async fn until(bus: &Bus, what: &str, wanted: &str) {
+    let answered = async {
+        while ask(bus, what).await != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), answered).await.expect("the answer within 20 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unloading_waits_for_a_threads_last_destructor_whatever_kind_it_is_of() {
+    let host = Host::new("ties-key", &[]).await;
+    let ended = host.scratch.folder().join("ended");
+    ask(&host.bus, &format!("key {}", ended.display())).await;
+    assert!(host.runtime.unload("ties-key").await.expect("unloading").unmapped);
+    assert!(ended.exists(), "the destructor ran to its end before the library went");
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_does_not_end_keeps_its_library_and_is_named() {
+    let mut host = Host::new("ties-thread", &[]).await;
+    let until = host.scratch.folder().join("until");
+    ask(&host.bus, &format!("thread {}", until.display())).await;
+    host.runtime.load_file(&host.file).await.expect("the next generation");
+    wait_for(&mut host.told, |event| matches!(event, RuntimeEvent::Stuck { threads: 1, .. }).then_some(())).await;
+    let mut generations = host.runtime.generations().into_iter();
+    let stuck = generations.find(|found| found.state == GenerationState::Stuck).expect("it is in the registry");
+    assert_eq!((stuck.reason.as_deref(), stuck.mapped), (Some("its thread `stays` does not end"), true));
+    std::fs::write(&until, "").expect("letting it end");
+    let unloaded = |event: &RuntimeEvent| matches!(event, RuntimeEvent::Unloaded { unmapped: true, .. }).then_some(());
+    wait_for(&mut host.told, unloaded).await;
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_handler_is_not_called_once_its_library_is_gone_and_the_hosts_own_always_is() {
+    let first = Host::new("ties-signal", &[]).await;
+    let own = Signal::USR1;
+    let mut hosts = signal(SignalKind::user_defined1()).expect("the host's own handler");
+    assert_eq!(ask(&first.bus, &format!("handle {}", own.as_raw())).await, "handles");
+    // One that nobody handles otherwise, and one that is ignored.
+    let (others, ignored) = (Signal::WINCH, Signal::URG);
+    assert_eq!(disposition(others), (false, false));
+    ask(&first.bus, &format!("handle {}", others.as_raw())).await;
+    ask(&first.bus, &format!("ignore {}", ignored.as_raw())).await;
+    // Not taken from the host.
+    ask(&first.bus, &format!("ignore {}", Signal::CHILD.as_raw())).await;
+    assert_eq!((disposition(others), disposition(ignored)), ((true, false), (false, true)));
+
+    raise(own);
+    hosts.recv().await.expect("the host's handler is called");
+    until(&first.bus, "signals", "1").await;
+    raise(others);
+    until(&first.bus, "signals", "2").await;
+
+    assert!(first.runtime.unload("ties-signal").await.expect("unloading").unmapped);
+    assert_eq!((disposition(others), disposition(ignored)), ((false, false), (false, false)), "as it was");
+    raise(own);
+    hosts.recv().await.expect("the host's handler is called");
+    first.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_after_an_edit_of_a_plugin_that_listens_for_it_ends_well() {
+    let scratch = Scratch::new(&["brittle"]);
+    // In `execute`, as a program does it.
+    scratch.edit("brittle", "context.cancelled().await;", "ties::act(\"ctrl-c\")?; context.cancelled().await;");
+    let bus = host("good:\n  id: brittle\n").await;
+    let (listener, mut told) = events();
+    let work = work_dir().join("ties-ctrl-c");
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("brittle"))
+        .work_dir(&work)
+        .target_dir(target_dir())
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    let mut hosts = signal(SignalKind::interrupt()).expect("the host's own handler");
+    assert_eq!(built(&mut told).await, BuiltBy::Cargo);
+    wait_for(&mut told, swapped).await;
+    scratch.edit("brittle", "\"first\"", "\"second\"");
+    assert_eq!(built(&mut told).await, BuiltBy::Rustc);
+    wait_for(&mut told, |event| matches!(event, RuntimeEvent::Unloaded { unmapped: true, .. }).then_some(())).await;
+    raise(Signal::INT);
+    hosts.recv().await.expect("the host's handler is called");
+    until(&bus, "signals", "1").await;
+    assert!(runtime.unload("brittle").await.expect("unloading").unmapped);
+    raise(Signal::INT);
+    hosts.recv().await.expect("the host's handler is called");
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[test]
+fn what_an_initialiser_of_a_plugin_leaves_behind_is_not_called_once_its_library_is_gone() {
+    let thread = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime = thread();
+    runtime.block_on(async {
+        let host = Host::new("ties-early", &["early"]).await;
+        raise(Signal::USR2);
+        until(&host.bus, "signals", "1").await;
+        assert!(host.runtime.unload("ties-early").await.expect("unloading").unmapped);
+        host.end().await;
+    });
+    assert_eq!(disposition(Signal::USR2), (false, false));
+    // The host's threads, on one of which the library was opened, end here: a destructor of it would be called.
+    drop(runtime);
+}
