@@ -431,25 +431,9 @@ async fn a_workspaces_own_settings_and_git_dependencies_count_and_to_go_back_nee
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn where_gnu_ld_is_missing_each_edit_is_linked_in_full_and_the_report_says_so() {
-    use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new(&["second"]);
-    let root = scratch.folder();
-    let script = |name: &str, text: &str| {
-        let path = root.join(name);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it can be run");
-        path
-    };
-    script(
-        "bin/cc",
-        "case \"$*\" in *-fuse-ld=bfd*) echo there is no such linker >&2; exit 1;; esac\nexec /usr/bin/cc \"$@\"",
-    );
-    let rustc = script("rustc.sh", &format!("PATH={}:$PATH exec rustc \"$@\"", root.join("bin").display()));
-    std::fs::create_dir(scratch.path("second").join(".cargo")).expect("a folder");
-    let settings = format!("[build]\nrustc = {rustc:?}\n");
-    std::fs::write(scratch.path("second").join(".cargo/config.toml"), settings).expect("cargo's settings");
-
+    let refused = "case \"$*\" in *-fuse-ld=bfd*) echo there is no such linker >&2; exit 1;; esac";
+    scratch.link_by("second", refused);
     let spec = PluginSpec::new("no-gnu-ld").crate_path(scratch.path("second"));
     let mut builder = PluginBuilder::new(spec, options("builds"));
     let cancel = CancellationToken::new();

@@ -7,6 +7,7 @@ use controllerbus::controller::factory::Factory;
 use controllerbus::plugin::Leases;
 
 use crate::artifact::{PrivateCopy, Verified};
+use crate::build::unmap;
 use crate::error::{Error, Result};
 use crate::load::{LoadOptions, Loaded, Unload};
 use crate::placing::Placement;
@@ -35,6 +36,9 @@ impl Hosted {
         match placement.isolation {
             Isolation::None => {
                 let opening = move || {
+                    if let Some(reason) = unmap::wears_out_a_process(artifact.library()) {
+                        return Err(Error::Load { path: artifact.path.clone(), reason: reason.to_owned() });
+                    }
                     let private = artifact.write_private(&folder)?;
                     match Loaded::open(&private, options) {
                         Ok(loaded) => Ok((loaded, private)),

@@ -172,3 +172,111 @@ fn what_an_initialiser_of_a_plugin_leaves_behind_is_not_called_once_its_library_
     // The host's threads, on one of which the library was opened, end here: a destructor of it would be called.
     drop(runtime);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_is_marked_never_to_be_unmapped_is_unmapped_all_the_same() {
+    let scratch = Scratch::new(&["brittle"]);
+    // As a workspace's flags may say, and as compilers may come to do by themselves.
+    scratch.link_by("brittle", "set -- \"$@\" -Wl,-z,nodelete");
+    let bus = host("good:\n  id: brittle\n").await;
+    let (listener, mut told) = events();
+    let work = work_dir().join("ties-nodelete");
+    let runtime = HotRuntime::builder(&bus)
+        .plugin(PluginSpec::new("nodelete").crate_path(scratch.path("brittle")))
+        .work_dir(&work)
+        .target_dir(target_dir())
+        .on_event(listener)
+        .start()
+        .await
+        .expect("starting");
+    let marked = |file: &std::path::Path| {
+        let output = std::process::Command::new("readelf").arg("-d").arg(file).output().expect("readelf");
+        String::from_utf8_lossy(&output.stdout).contains("NODELETE")
+    };
+    let linked = target_dir().join("debug/libcbus_overlay_nodelete.so");
+    assert!(marked(&linked), "the flag is there");
+    let unloaded = |event: &RuntimeEvent| match event {
+        RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped),
+        _ => None,
+    };
+    wait_for(&mut told, swapped).await;
+    for (from, to) in [("first", "second"), ("second", "third")] {
+        scratch.edit("brittle", from, to);
+        assert_eq!(built(&mut told).await, BuiltBy::Rustc);
+        assert!(wait_for(&mut told, unloaded).await, "it is unmapped");
+    }
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
+}
+
+#[ignore = "fetches and compiles C libraries"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_may_have_an_allocator_of_its_own() {
+    let refused = async |dependency: &str| {
+        let scratch = Scratch::new(&["brittle"]);
+        scratch.amend("brittle", "[dependencies]", &format!("[dependencies]\n{dependency}"));
+        scratch.edit(
+            "brittle",
+            "mod drops;",
+            "mod drops;\n#[global_allocator]\nstatic A: mimalloc::MiMalloc = mimalloc::MiMalloc;",
+        );
+        let spec = PluginSpec::new("allocator").crate_path(scratch.path("brittle")).watch(false);
+        let options = BuildOptions::new(work_dir().join("ties-allocator")).target_dir(target_dir());
+        let built = match PluginBuilder::new(spec, options).build(&|_| {}, &CancellationToken::new()).await {
+            Ok(built) => built,
+            Err(error) => return error.to_string(),
+        };
+        let bus = Bus::new();
+        let runtime =
+            HotRuntime::builder(&bus).work_dir(work_dir().join("ties-allocator")).start().await.expect("starting");
+        let error = runtime.load_file(&built.artifact).await.expect_err("refused").to_string();
+        runtime.shutdown().await;
+        error
+    };
+    let said = refused("mimalloc = { version = \"0.1\", default-features = false }").await;
+    assert!(said.contains("mimalloc has the feature `local_dynamic_tls`"), "{said}");
+    let said = refused("mimalloc = { version = \"0.1\", features = [\"local_dynamic_tls\", \"override\"] }").await;
+    assert!(said.contains("it has a `malloc` of its own"), "{said}");
+    for (dependency, allocator) in [
+        (
+            "mimalloc = { version = \"0.1\", default-features = false, features = [\"local_dynamic_tls\"] }",
+            "mimalloc::MiMalloc",
+        ),
+        (
+            "tikv-jemallocator = { version = \"0.6\", features = [\"disable_initial_exec_tls\"] }",
+            "tikv_jemallocator::Jemalloc",
+        ),
+    ] {
+        let scratch = Scratch::new(&["brittle"]);
+        scratch.amend("brittle", "[dependencies]", &format!("[dependencies]\n{dependency}"));
+        let global = format!("mod drops;\n#[global_allocator]\nstatic ALLOCATOR: {allocator} = {allocator};");
+        scratch.edit("brittle", "mod drops;", &global);
+        let bus = host("good:\n  id: brittle\n").await;
+        let (listener, mut told) = events();
+        let work = work_dir().join("ties-allocator");
+        let runtime = HotRuntime::builder(&bus)
+            .watch(scratch.path("brittle"))
+            .work_dir(&work)
+            .target_dir(target_dir())
+            .on_event(listener)
+            .start()
+            .await
+            .expect("starting");
+        let unloaded = |event: &RuntimeEvent| match event {
+            RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped),
+            RuntimeEvent::RolledBack { reason, .. } => panic!("{reason}"),
+            _ => None,
+        };
+        let mut before = "first".to_owned();
+        for edit in 0..12 {
+            let next = format!("edit {edit}");
+            scratch.edit("brittle", &format!("\"{before}\""), &format!("\"{next}\""));
+            assert!(wait_for(&mut told, unloaded).await, "{allocator}");
+            assert_eq!(ask(&bus, "sentence").await, next);
+            println!("{allocator}: {} MiB", tests::resident_bytes() >> 20);
+            before = next;
+        }
+        runtime.shutdown().await;
+        assert_eq!(mapped_below(&work), 0);
+    }
+}

@@ -128,6 +128,25 @@ impl Scratch {
         std::fs::write(folder.join("src/lib.rs"), source).expect("writing the source");
     }
 
+    /// Has a fixture linked by a script in the place of the compiler driver, which gets these lines and ends with its call.
+    #[cfg(unix)]
+    pub fn link_by(&self, fixture: &str, lines: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let script = |name: &str, text: &str| {
+            let path = self.folder().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it can be run");
+            path
+        };
+        script("bin/cc", &format!("{lines}\nexec /usr/bin/cc \"$@\""));
+        let path = self.folder().join("bin");
+        let rustc = script("rustc.sh", &format!("PATH={}:$PATH exec rustc \"$@\"", path.display()));
+        std::fs::create_dir(self.path(fixture).join(".cargo")).expect("a folder");
+        let settings = self.path(fixture).join(".cargo/config.toml");
+        std::fs::write(settings, format!("[build]\nrustc = {rustc:?}\n")).expect("cargo's settings");
+    }
+
     /// Replaces a text in a fixture's manifest.
     pub fn amend(&self, fixture: &str, from: &str, to: &str) {
         let path = self.path(fixture).join("Cargo.toml");

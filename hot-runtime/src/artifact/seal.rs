@@ -1,12 +1,13 @@
 //! Seals built libraries: a trailer with the hash, the length and a magic word makes one an artifact.
 
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::io::{make_readable, read_in_steps, room_for, write_in_steps};
 use super::read::{Inspected, Read};
 use super::refused;
 use super::trailer::{TRAILER, trailer};
+use crate::build::unmap::{self, Patch};
 use crate::build::unwind::Tables;
 use crate::error::{Error, Result};
 
@@ -24,7 +25,7 @@ pub struct Sealed {
 /// # Errors
 /// [`Error::Io`] with the file that could not be read or written, [`Error::Artifact`] for a library without unwind tables.
 pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
-    let (sealed, told) = sealed(library)?;
+    let (sealed, told, _) = sealed(library)?;
     check(library, sealed.as_bytes())?;
     write_sealed(sealed.as_bytes(), out)?;
     Ok(told)
@@ -33,28 +34,35 @@ pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
 /// The same; and what was sealed, which so need not be read again. A library that is `ours` is made the artifact itself
 /// where that is possible. `None` if what was built is no plugin. Blocks.
 pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Inspected>)> {
-    let (mut sealed, told) = sealed(library)?;
+    let (mut sealed, told, patches) = sealed(library)?;
     if !ours {
         // What was linked here was looked at already.
         check(library, sealed.as_bytes())?;
     }
-    if !(ours && make_sealed(library, sealed.as_bytes(), out).is_ok()) {
+    if !(ours && make_sealed(library, sealed.as_bytes(), &patches, out).is_ok()) {
         write_sealed(sealed.as_bytes(), out)?;
     }
     sealed.path = out.to_owned();
     Ok((told, sealed.inspect().ok()))
 }
 
-/// Refuses a library whose panics would end the host.
+/// Refuses a library whose panics would end the host, or whose memory the host cannot free.
 fn check(library: &Path, bytes: &[u8]) -> Result<()> {
-    match Tables::of(bytes).and_then(|found| found.wrong()) {
-        Some(reason) => Err(refused(library, (reason, "build and link it so that it keeps `.eh_frame`"))),
-        None => Ok(()),
+    if let Some(reason) = Tables::of(bytes).and_then(|found| found.wrong()) {
+        return Err(refused(library, (reason, "build and link it so that it keeps `.eh_frame`")));
     }
+    if unmap::has_malloc(bytes) {
+        let reason =
+            "it has a `malloc` of its own, and memory that it hands over is freed by the C library's".to_owned();
+        let help = "use its allocator as `#[global_allocator]` only, without the feature that replaces `malloc` (`override`, \
+                    `unprefixed_malloc_on_supported_platforms`)";
+        return Err(refused(library, (reason, help)));
+    }
+    Ok(())
 }
 
-/// A library with its trailer.
-fn sealed(library: &Path) -> Result<(Read, Sealed)> {
+/// A library with its trailer, and what was changed in it so that it can be unmapped.
+fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     let failed = || Error::io("reading the built library", library);
     let file = std::fs::File::open(library).map_err(failed())?;
     let length = file.metadata().map_err(failed())?.len() as usize;
@@ -64,11 +72,17 @@ fn sealed(library: &Path) -> Result<(Read, Sealed)> {
         hasher.update(part);
     })
     .map_err(failed())?;
+    let patches = unmap::to_be_unmapped(&bytes);
+    if !patches.is_empty() {
+        tracing::info!(library = %library.display(), "it is marked never to be unmapped; the artifact is not");
+        patches.iter().for_each(|patch| bytes[patch.at] = patch.byte);
+        hasher.reset().update(&bytes);
+    }
     let hash = hasher.finalize();
     let trailer = trailer(&hash, bytes.len());
     bytes.extend_from_slice(&trailer);
     let told = Sealed { hash: hash.to_hex().to_string(), size: bytes.len() as u64 };
-    Ok((Read { path: PathBuf::new(), bytes, hash }, told))
+    Ok((Read { path: PathBuf::new(), bytes, hash }, told, patches))
 }
 
 fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
@@ -83,9 +97,14 @@ fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
 }
 
 /// Adds the trailer to the library and moves it to `out`, which fails where that is on another disk.
-fn make_sealed(library: &Path, bytes: &[u8], out: &Path) -> std::io::Result<()> {
+fn make_sealed(library: &Path, bytes: &[u8], patches: &[Patch], out: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(out.parent().unwrap_or(Path::new(".")))?;
-    let mut file = std::fs::OpenOptions::new().append(true).open(library)?;
+    let mut file = std::fs::OpenOptions::new().write(true).open(library)?;
+    for patch in patches {
+        file.seek(SeekFrom::Start(patch.at as u64))?;
+        file.write_all(&[patch.byte])?;
+    }
+    file.seek(SeekFrom::End(0))?;
     file.write_all(&bytes[bytes.len() - TRAILER..])?;
     make_readable(&file)?;
     replace(library, out)

@@ -25,6 +25,7 @@ mod prelink;
 mod process;
 mod progress;
 mod turn;
+pub(crate) mod unmap;
 pub(crate) mod unwind;
 
 use std::collections::BTreeSet;

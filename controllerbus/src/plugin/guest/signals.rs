@@ -9,13 +9,16 @@ use libc::{c_int, sighandler_t};
 use super::hooks::hooks;
 use crate::plugin::abi::Hooks;
 
-/// What an initialiser of the library has asked for before the host could be told.
-static EARLY: Mutex<Vec<(c_int, libc::sigaction)>> = Mutex::new(Vec::new());
+/// What an initialiser of the library has asked for, by signal, before the host could be told.
+static EARLY: Mutex<[Option<libc::sigaction>; 65]> = Mutex::new([None; 65]);
 
 /// Tells the host of the handlers that there are already.
 pub(super) fn tell_early(hooks: &Hooks) {
-    for (signal, action) in std::mem::take(&mut *EARLY.lock().unwrap_or_else(PoisonError::into_inner)) {
-        (hooks.signal_action)(hooks.context, signal, (&raw const action).cast(), std::ptr::null_mut());
+    let early = std::mem::replace(&mut *EARLY.lock().unwrap_or_else(PoisonError::into_inner), [None; 65]);
+    for (signal, action) in (0..).zip(&early) {
+        if let Some(action) = action {
+            (hooks.signal_action)(hooks.context, signal, std::ptr::from_ref(action).cast(), std::ptr::null_mut());
+        }
     }
 }
 
@@ -28,20 +31,16 @@ pub unsafe fn action(signal: c_int, new: *const libc::sigaction, old: *mut libc:
         return (hooks.signal_action)(hooks.context, signal, new.cast(), old.cast());
     }
     let mut early = EARLY.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = early.iter().rposition(|(known, _)| *known == signal);
+    let Some(known) = usize::try_from(signal).ok().and_then(|signal| early.get_mut(signal)) else { return -1 };
     if !old.is_null() {
         // SAFETY: all of it may be zero, which is the system's own handling of a signal.
         let none = unsafe { std::mem::zeroed() };
         // SAFETY: the caller's promise: it is null or a place for this.
-        unsafe { old.write(known.map_or(none, |at| early[at].1)) };
+        unsafe { old.write(known.unwrap_or(none)) };
     }
     if !new.is_null() {
         // SAFETY: the caller's promise: it is null or such an action.
-        let new = unsafe { new.read() };
-        match known {
-            Some(at) => early[at].1 = new,
-            None => early.push((signal, new)),
-        }
+        *known = Some(unsafe { new.read() });
     }
     0
 }

@@ -4,9 +4,11 @@
 //! mapped while a thread has thread-local destructors of it pending, and it calls the destructors of keys whether the
 //! library is there or not. So on the host's threads neither are registered, and what that leaves behind is counted; on
 //! the library's own threads all of them run when the thread ends.
+//!
+//! Nothing here allocates through the library's allocator, which may be what calls.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
@@ -47,16 +49,17 @@ pub unsafe fn register_destructor(destructor: Destructor, object: *mut c_void, l
     0
 }
 
-/// The threads that an initialiser of the library has made, before the host could be told of any.
-#[derive(Default)]
+/// The threads that an initialiser of the library has made, before the host could be told of any. There is room for some;
+/// of others it is not known when they end, so that the library stays.
 struct Early {
-    /// How many are about to run.
+    /// How many were made, but for those below.
     created: usize,
     /// Those that run.
-    running: Vec<i32>,
+    running: [i32; 32],
+    count: usize,
 }
 
-static EARLY: Mutex<Early> = Mutex::new(Early { created: 0, running: Vec::new() });
+static EARLY: Mutex<Early> = Mutex::new(Early { created: 0, running: [0; 32], count: 0 });
 
 fn early() -> MutexGuard<'static, Early> {
     EARLY.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,14 +67,12 @@ fn early() -> MutexGuard<'static, Early> {
 
 /// Tells the host of the threads that there are already. `set` makes the hooks known meanwhile.
 pub(super) fn tell_early(hooks: &Hooks, set: impl FnOnce()) {
-    let mut early = early();
+    let early = early();
     set();
-    for _ in 0..early.created + early.running.len() {
+    for _ in 0..early.created + early.count {
         (hooks.created)(hooks.context);
     }
-    for thread in std::mem::take(&mut early.running) {
-        (hooks.entered)(hooks.context, thread);
-    }
+    early.running[..early.count].iter().for_each(|thread| (hooks.entered)(hooks.context, *thread));
 }
 
 struct Launch {
@@ -100,12 +101,19 @@ pub unsafe fn create(
             None => early.created += 1,
         }
     }
-    let launch = Box::into_raw(Box::new(Launch { start, argument }));
-    // SAFETY: the caller's promise, passed on; `run` takes the launch back.
-    let status = unsafe { real(thread, attributes, run, launch.cast()) };
+    // SAFETY: it has no preconditions.
+    let launch = unsafe { libc::malloc(size_of::<Launch>()) }.cast::<Launch>();
+    let status = if launch.is_null() {
+        libc::EAGAIN
+    } else {
+        // SAFETY: as large as a launch, and aligned for anything.
+        unsafe { launch.write(Launch { start, argument }) };
+        // SAFETY: the caller's promise, passed on; `run` takes the launch back.
+        unsafe { real(thread, attributes, run, launch.cast()) }
+    };
     if status != 0 {
-        // SAFETY: no thread was made, so the launch is still ours.
-        drop(unsafe { Box::from_raw(launch) });
+        // SAFETY: no thread was made, so the launch is still ours; or it is null.
+        unsafe { libc::free(launch.cast()) };
         let mut early = early();
         match hooks() {
             Some(hooks) => (hooks.failed)(hooks.context),
@@ -116,8 +124,10 @@ pub unsafe fn create(
 }
 
 extern "C" fn run(launch: *mut c_void) -> *mut c_void {
-    // SAFETY: `create` made it with `Box::into_raw` for this thread alone.
-    let Launch { start, argument } = *unsafe { Box::from_raw(launch.cast::<Launch>()) };
+    // SAFETY: `create` made it for this thread alone.
+    let Launch { start, argument } = unsafe { launch.cast::<Launch>().read() };
+    // SAFETY: it was made by `malloc`, and is not used any more.
+    unsafe { libc::free(launch) };
     OWN.set(true);
     let thread = number();
     let told = {
@@ -126,8 +136,12 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
         match hooks {
             Some(hooks) => (hooks.entered)(hooks.context, thread),
             None => {
-                early.created = early.created.saturating_sub(1);
-                early.running.push(thread);
+                let at = early.count;
+                if let Some(place) = early.running.get_mut(at) {
+                    *place = thread;
+                    early.count += 1;
+                    early.created = early.created.saturating_sub(1);
+                }
             }
         }
         hooks
@@ -149,13 +163,19 @@ fn number() -> i32 {
     return 0;
 }
 
-/// The keys for thread-local data that code of this library has made, with their destructors, of which the C library is
-/// not told. A process has 1,024 keys; the standard library makes one in each library that it is linked into, and never
-/// gives it back.
-static KEYS: Mutex<Vec<(pthread_key_t, Option<Destructor>)>> = Mutex::new(Vec::new());
+/// A key for thread-local data that code of this library has made, with its destructor, of which the C library is not told.
+struct Key {
+    made: AtomicBool,
+    destructor: AtomicPtr<c_void>,
+}
 
-fn keys() -> MutexGuard<'static, Vec<(pthread_key_t, Option<Destructor>)>> {
-    KEYS.lock().unwrap_or_else(PoisonError::into_inner)
+/// By their numbers. A process has so many; the standard library makes one in each library that it is linked into, and never
+/// gives it back.
+static KEYS: [Key; 1024] =
+    [const { Key { made: AtomicBool::new(false), destructor: AtomicPtr::new(std::ptr::null_mut()) } }; 1024];
+
+fn key(number: pthread_key_t) -> Option<&'static Key> {
+    KEYS.get(usize::try_from(number).ok()?)
 }
 
 /// Calls the destructors of what the current thread has stored under the library's keys, as the C library does: again as
@@ -164,15 +184,19 @@ extern "C" fn call_destructors() {
     const ROUNDS: usize = 4;
     for _ in 0..ROUNDS {
         let mut called = false;
-        // One after the other, without a copy of the list: an allocator may have such a key too.
-        for at in 0.. {
-            let Some((key, destructor)) = keys().get(at).copied() else { break };
+        for (number, key) in (0..).zip(&KEYS) {
+            let destructor = key.destructor.load(Ordering::Acquire);
+            if !key.made.load(Ordering::Acquire) || destructor.is_null() {
+                continue;
+            }
             // SAFETY: for a key that was deleted since, this is null.
-            let stored = unsafe { libc::pthread_getspecific(key) };
-            if let Some(destructor) = destructor.filter(|_| !stored.is_null()) {
+            let stored = unsafe { libc::pthread_getspecific(number) };
+            if !stored.is_null() {
                 // SAFETY: the key is there, as what is stored under it shows.
-                unsafe { libc::pthread_setspecific(key, std::ptr::null()) };
+                unsafe { libc::pthread_setspecific(number, std::ptr::null()) };
                 called = true;
+                // SAFETY: `create_key` stored a destructor.
+                let destructor = unsafe { std::mem::transmute::<*mut c_void, Destructor>(destructor) };
                 // SAFETY: who made the key promised that its destructor may be called with what a thread stores under it.
                 unsafe { destructor(stored) };
             }
@@ -187,16 +211,24 @@ extern "C" fn call_destructors() {
 ///
 /// # Safety
 /// As the C library's.
-pub unsafe fn create_key(key: *mut pthread_key_t, destructor: Option<Destructor>) -> c_int {
+pub unsafe fn create_key(place: *mut pthread_key_t, destructor: Option<Destructor>) -> c_int {
     type Real = unsafe extern "C" fn(*mut pthread_key_t, Option<Destructor>) -> c_int;
     static REAL: OnceLock<Option<Real>> = OnceLock::new();
     // SAFETY: the C library's symbol of this name has this type (POSIX).
     let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_key_create") }) else { return libc::EAGAIN };
     // SAFETY: the caller's promise, passed on.
-    let status = unsafe { real(key, None) };
+    let status = unsafe { real(place, None) };
     if status == 0 {
         // SAFETY: the call has filled the caller's place.
-        keys().push((unsafe { *key }, destructor));
+        let number = unsafe { *place };
+        let Some(key) = key(number) else {
+            // SAFETY: it was just made, and nobody knows it.
+            unsafe { really_delete(number) };
+            return libc::EAGAIN;
+        };
+        let destructor = destructor.map_or(std::ptr::null_mut(), |destructor| destructor as *mut c_void);
+        key.destructor.store(destructor, Ordering::Release);
+        key.made.store(true, Ordering::Release);
     }
     status
 }
@@ -205,10 +237,12 @@ pub unsafe fn create_key(key: *mut pthread_key_t, destructor: Option<Destructor>
 ///
 /// # Safety
 /// As the C library's.
-pub unsafe fn delete_key(key: pthread_key_t) -> c_int {
-    keys().retain(|(known, _)| *known != key);
+pub unsafe fn delete_key(number: pthread_key_t) -> c_int {
+    if let Some(key) = key(number) {
+        key.made.store(false, Ordering::Release);
+    }
     // SAFETY: the caller's promise, passed on.
-    unsafe { really_delete(key) }
+    unsafe { really_delete(number) }
 }
 
 /// # Safety
@@ -226,8 +260,8 @@ unsafe fn really_delete(key: pthread_key_t) -> c_int {
 ///
 /// The destructors of what host threads have stored under them are not called, then or later.
 pub(super) extern "C" fn give_keys_back() -> u32 {
-    let keys = std::mem::take(&mut *keys());
+    let made = (0..).zip(&KEYS).filter(|(_, key)| key.made.swap(false, Ordering::AcqRel));
     // SAFETY: this library made the keys and has not deleted them, and nobody uses them any more.
-    let given = keys.into_iter().filter(|(key, _)| unsafe { really_delete(*key) } == 0);
+    let given = made.filter(|(number, _)| unsafe { really_delete(*number) } == 0);
     given.count() as u32
 }
