@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use controllerbus::bus::Source;
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, Isolation, ProcessOptions, RuntimeEvent};
 use tests::process::{CONFIG, a_request, act, artifact, children, hazard, runs, until};
@@ -182,9 +183,17 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     drop(waiting);
     while host.act("cancelled").await != "1" {}
 
+    let generation = host.runtime.generations().last().expect("a generation").generation;
+    let health = async || {
+        let said = host.bus.health(Source(generation), Duration::from_secs(20)).await;
+        said.into_iter().map(|(_, health)| health.map_err(|error| error.to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(health().await, [Ok(())]);
+
     // A directive that may refuse values says so to the guest.
     assert_eq!(host.bus.resolve_all(Capped { nonce: nonce() }).await.expect("values").len(), 2);
     assert_eq!(host.act("capped").await, "2");
+    assert_eq!(health().await, [Err("it has met a cap".to_owned())]);
 
     assert_eq!(host.act("pid").await, pid.to_string(), "it is still the same process");
     let report = host.runtime.unload("hazard").await.expect("unloading");

@@ -223,14 +223,16 @@ pub enum RuntimeEvent {
         /// How many hold it.
         leases: usize,
     },
-    /// Threads of a replaced generation do not end; it stays loaded.
+    /// Some code of a replaced generation does not end; it stays loaded.
     Stuck {
         /// The plugin's id.
         plugin: String,
         /// The generation.
         generation: u64,
-        /// How many threads.
+        /// How many threads of it do not end.
         threads: usize,
+        /// What does not end: the threads' names, or a signal handler.
+        reason: String,
     },
     /// A generation is closed.
     Unloaded {

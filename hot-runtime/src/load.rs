@@ -56,6 +56,10 @@ pub enum Unload {
     Held,
 }
 
+/// Why a library that is closed may still be mapped, as far as that can be known.
+pub(crate) const STAYS_MAPPED: &str = "it is closed, but the system keeps its code mapped: a thread-local of C++ code in it \
+                                       waits for the end of its thread, or another library uses it";
+
 #[cfg(unix)]
 type Library = libloading::os::unix::Library;
 #[cfg(windows)]

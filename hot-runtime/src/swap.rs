@@ -12,7 +12,7 @@ use crate::capability::{guarded, guarded_factories};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::hosted::Hosted;
-use crate::load::{LoadOptions, Unload};
+use crate::load::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::placing::Placement;
 use crate::process::Isolation;
 use crate::registry::{GenerationInfo, GenerationState};
@@ -262,7 +262,7 @@ pub(crate) async fn retire(
         match outcome {
             Unload::Closed { unmapped, leaked_thread_locals } => {
                 let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
-                state(GenerationState::Unloaded, None);
+                state(GenerationState::Unloaded, (!unmapped).then(|| STAYS_MAPPED.to_owned()));
                 shared.emit(RuntimeEvent::Unloaded {
                     plugin,
                     generation: number,
@@ -274,8 +274,8 @@ pub(crate) async fn retire(
             Unload::Stuck { threads, reason } => {
                 // Told once, and again when it has changed.
                 if told.replace(threads) != Some(threads) {
-                    state(GenerationState::Stuck, Some(reason));
-                    shared.emit(RuntimeEvent::Stuck { plugin: plugin.clone(), generation: number, threads });
+                    state(GenerationState::Stuck, Some(reason.clone()));
+                    shared.emit(RuntimeEvent::Stuck { plugin: plugin.clone(), generation: number, threads, reason });
                 }
                 // From now on it is only looked at.
                 wait = Duration::ZERO;

@@ -1,9 +1,10 @@
 //! Panics in a plugin are errors, wherever they come from, also in what an edit has made.
 
-use controllerbus::bus::RunState;
+use controllerbus::bus::{RunState, Source};
 use controllerbus::prelude::*;
+use hot_runtime::artifact::Trust;
 use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
-use hot_runtime::{HotRuntime, PluginSpec};
+use hot_runtime::{GenerationState, HotRuntime, PluginSpec};
 use tests::{Scratch, events, host, mapped_below, nonce, swapped, target_dir, wait_for, work_dir};
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +82,14 @@ async fn after_an_edit_a_panic_anywhere_in_a_plugin_is_an_error_and_the_host_goe
     assert!(bus.remove_config("bad").await);
     assert_eq!(ask(&bus, "sentence").await, "second");
 
+    put_on(&bus, "health").await;
+    let serving = runtime.generations().into_iter().find(|found| found.state == GenerationState::Serving);
+    let source = Source(serving.expect("one serves").generation);
+    let health = bus.health(source, std::time::Duration::from_secs(20)).await;
+    let said: Vec<_> = health.into_iter().map(|(_, health)| health.err().map(|error| error.to_string())).collect();
+    assert!(said.contains(&None) && said.contains(&Some("panicked: health was told to panic".to_owned())), "{said:?}");
+    assert!(bus.remove_config("bad").await);
+
     // A swap that fails so changes nothing.
     put_on(&bus, "save").await;
     scratch.edit("brittle", "\"second\"", "\"third\"");
@@ -144,7 +153,12 @@ async fn a_profile_that_aborts_at_a_panic_is_overridden_wherever_it_is_set() {
     let options = BuildOptions::new(work_dir().join("brittle-abort")).target_dir(target_dir());
     let built = PluginBuilder::new(spec.clone(), options.clone()).build(&|_| {}, &CancellationToken::new()).await;
     let bus = host("good:\n  id: brittle\n").await;
-    let runtime = HotRuntime::builder(&bus).work_dir(work_dir().join("brittle-abort")).start().await.expect("starting");
+    let runtime = HotRuntime::builder(&bus)
+        .trust(Trust::anyone())
+        .work_dir(work_dir().join("brittle-abort"))
+        .start()
+        .await
+        .expect("starting");
     runtime.load_file(&built.expect("a build").artifact).await.expect("loading");
     let said = ask(&bus, "panic").await;
     assert!(said.contains("resolve was told to panic"), "{said}");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controllerbus::prelude::*;
+use hot_runtime::artifact::Trust;
 use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use rustix::process::{Signal, getpid, kill_process};
@@ -35,7 +36,11 @@ impl Host {
         let built = PluginBuilder::new(spec, options).build(&|_| {}, &CancellationToken::new()).await.expect("a build");
         let bus = host("good:\n  id: brittle\n").await;
         let (listener, told) = events();
-        let builder = HotRuntime::builder(&bus).work_dir(&work).drain(Duration::from_millis(500)).on_event(listener);
+        let builder = HotRuntime::builder(&bus)
+            .trust(Trust::anyone())
+            .work_dir(&work)
+            .drain(Duration::from_millis(500))
+            .on_event(listener);
         let runtime = builder.start().await.expect("starting");
         runtime.load_file(&built.artifact).await.expect("loading");
         Self { scratch, bus, runtime, work, file: built.artifact, told }
@@ -227,8 +232,12 @@ async fn a_plugin_may_have_an_allocator_of_its_own() {
             Err(error) => return error.to_string(),
         };
         let bus = Bus::new();
-        let runtime =
-            HotRuntime::builder(&bus).work_dir(work_dir().join("ties-allocator")).start().await.expect("starting");
+        let runtime = HotRuntime::builder(&bus)
+            .trust(Trust::anyone())
+            .work_dir(work_dir().join("ties-allocator"))
+            .start()
+            .await
+            .expect("starting");
         let error = runtime.load_file(&built.artifact).await.expect_err("refused").to_string();
         runtime.shutdown().await;
         error

@@ -205,8 +205,8 @@ impl Inner {
                 let text = format!("generation {generation} is still held by {leases} and stays loaded");
                 about(&mut told, "draining", plugin, *generation, text);
             }
-            RuntimeEvent::Stuck { plugin, generation, threads } => {
-                let text = format!("{threads} threads of generation {generation} do not end; it stays loaded");
+            RuntimeEvent::Stuck { plugin, generation, reason, .. } => {
+                let text = format!("generation {generation} stays loaded: {reason}");
                 about(&mut told, "stuck", plugin, *generation, text);
             }
             RuntimeEvent::Unloaded { plugin, generation, unload_ms, unmapped } => {

@@ -276,6 +276,8 @@ pub trait GuestController {
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Starts `save`, on a thread that may take its time. Dropping the task does not stop that, but nobody waits for it.
     extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr;
+    /// Starts `health`.
+    extern "C" fn health(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Starts `restore`.
     extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr;
     /// The ids of the directives that it resolves.

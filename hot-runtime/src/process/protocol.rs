@@ -94,6 +94,10 @@ pub(super) enum ToChild<'a> {
         call: u64,
         controller: u64,
     },
+    Health {
+        call: u64,
+        controller: u64,
+    },
     Save {
         call: u64,
         controller: u64,

@@ -212,6 +212,15 @@ impl AnyController for ControllerProxy {
         })
     }
 
+    fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let number = self.number;
+            let link = self.ready().await?;
+            self.call(&link, |call| ToChild::Health { call, controller: number }).await.map(drop)
+        })
+    }
+
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let _lease = self.host.leases.take(Holder::Call);

@@ -297,6 +297,10 @@ impl GuestController for GuestObject {
         })
     }
 
+    extern "C" fn health(&self, done: HostDonePtr) -> GuestTaskPtr {
+        self.call(self.controller(), CancellationToken::new(), done, AnyController::health)
+    }
+
     extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr {
         let state = State { schema: state.schema, bytes: state.bytes.as_ref().to_vec() };
         self.call(self.controller(), CancellationToken::new(), done, move |controller| controller.restore(state))

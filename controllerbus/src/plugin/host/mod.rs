@@ -281,6 +281,13 @@ impl AnyController for ControllerProxy {
         })
     }
 
+    fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let this = Arc::clone(&self);
+            self.call(None, |done| this.pointer.health(done)).await
+        })
+    }
+
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let this = Arc::clone(&self);

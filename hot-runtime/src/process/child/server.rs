@@ -162,6 +162,11 @@ impl Server {
                     Ok(Given::Nothing)
                 });
             }
+            ToChild::Health { call, controller } => {
+                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                    found.object.health().await.map(|()| Given::Nothing)
+                });
+            }
             ToChild::Save { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
                     found.object.save_later().await.map(Given::State)
