@@ -402,3 +402,58 @@ async fn a_build_that_does_not_end_in_time_is_stopped_and_what_serves_serves_on(
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
     runtime.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_blocks_a_thread_is_unloaded_as_far_as_it_goes_and_keeps_nobody_waiting() {
+    let variants = Variants::new().await;
+    let limits = controllerbus::bus::Limits::default();
+    let limit = std::time::Duration::from_millis(200);
+    let bus = Bus::with_limits(limits.cancel(limit).close(limit));
+    let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
+    bus.apply(config).await.expect("applying");
+    let (listener, mut told) = events();
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime = HotRuntime::builder(&bus)
+        .trust(hot_runtime::Trust::anyone())
+        .work_dir(work_dir().join("unloading-blocks"))
+        .plugins_dir(folder.path())
+        .drain(limit)
+        .on_event(listener)
+        // Whatever a listener does, what is being done goes on.
+        .on_event(|event| assert!(!matches!(event, RuntimeEvent::Swapped { .. }), "a listener panics"))
+        .start()
+        .await
+        .expect("starting");
+    runtime.load_file(&variants.artifact).await.expect("loading");
+    ask(&bus, "sentence").await.expect("it serves");
+    let file = variants.folder.path().join("never");
+    let what = format!("block-until {}", file.display());
+    let request = bus.request(Ask { what, nonce: nonce() }).expect("a request");
+    let begun = async {
+        while !bus.directives().iter().any(|found| found.id == "probe/ask" && !found.idle) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the call has begun", begun).await;
+
+    let report = within("unloading returns", runtime.unload("probe")).await.expect("it is off the bus");
+    assert!(!report.unmapped);
+    let left = report.left.expect("something keeps it");
+    assert!(left.contains("held by") || left.contains("threads"), "{left}");
+    // Its next generation need not wait for that, and neither need what is in the folder.
+    drop(request);
+    within("the next one loads", runtime.load_file(variants.file("good"))).await.expect("loading");
+    assert_eq!(ask(&bus, "sentence").await.expect("the next one serves"), "first");
+    std::fs::copy(variants.file("good"), folder.path().join("probe.cbus.so")).expect("copying");
+    within("the file is loaded", wait_for(&mut told, swapped)).await;
+
+    let report = within("the shutdown returns", runtime.shutdown()).await;
+    assert!(report.left.iter().any(|left| left.plugin == "probe"), "{report:?}");
+    within("the bus closes", bus.close()).await;
+    std::fs::write(&file, "").expect("writing");
+}
+
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(std::time::Duration::from_secs(20), work).await;
+    done.unwrap_or_else(|_| panic!("{what} within 20 s"))
+}
