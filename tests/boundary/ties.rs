@@ -214,6 +214,25 @@ async fn a_library_that_is_marked_never_to_be_unmapped_is_unmapped_all_the_same(
     assert_eq!(mapped_below(&work), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_loader_says_of_a_library_that_it_cannot_open_is_in_the_error() {
+    let scratch = Scratch::new(&["brittle"]);
+    let gone = scratch.folder().join("libgone.so");
+    let made = std::process::Command::new("cc").args(["-shared", "-x", "c", "/dev/null", "-o"]).arg(&gone).status();
+    assert!(made.expect("cc").success());
+    scratch.link_by("brittle", &format!("set -- \"$@\" -Wl,--no-as-needed {}", gone.display()));
+    let spec = PluginSpec::new("needy").crate_path(scratch.path("brittle")).watch(false);
+    let options = BuildOptions::new(work_dir().join("ties-loader")).target_dir(target_dir());
+    let built = PluginBuilder::new(spec, options).build(&|_| {}, &CancellationToken::new()).await.expect("a build");
+    std::fs::remove_file(&gone).expect("it goes");
+    let bus = Bus::new();
+    let builder = HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(work_dir().join("ties-loader"));
+    let runtime = builder.start().await.expect("starting");
+    let error = runtime.load_file(&built.artifact).await.expect_err("refused").to_string();
+    assert!(error.contains("libgone.so: cannot open shared object file"), "{error}");
+    runtime.shutdown().await;
+}
+
 #[ignore = "fetches and compiles C libraries"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_may_have_an_allocator_of_its_own() {

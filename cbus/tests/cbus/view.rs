@@ -133,7 +133,7 @@ fn the_terminal_is_put_back_when_a_plugin_ends_the_process_and_what_ended_it_is_
         ("std::process::exit(0)", 1, "exited with code 0"),
     ] {
         let next = format!("{{ eprintln!(\"last words\"); {by}; #[allow(unreachable_code)] Ok(Self) }}");
-        let start = || Terminal::start(scratch.folder(), &["dev", "second"]);
+        let start = || Terminal::start(scratch.folder(), &["dev", "second", "--name", "ended"]);
         let dev = if code == 134 {
             let mut dev = start();
             dev.wait("generation 1 serves");

@@ -1,6 +1,10 @@
 //! What keeps a generation loaded: every object of it that the host holds counts here.
 
 use std::sync::Arc;
+
+#[cfg(all(test, cbus_loom))]
+use loom::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(not(all(test, cbus_loom)))]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
@@ -129,5 +133,73 @@ impl Drop for Lease {
         if self.leases.counts[self.holder as usize].fetch_sub(1, Ordering::Release) == 1 {
             self.leases.changed.notify_waiters();
         }
+    }
+}
+
+#[cfg(all(test, cbus_loom))]
+mod loom_tests {
+    use loom::cell::UnsafeCell;
+
+    use super::*;
+
+    /// The code of a library, which is used by who holds a lease, and changed when it is unmapped.
+    struct Library(UnsafeCell<bool>);
+
+    // SAFETY: loom looks that nobody uses it while it is changed.
+    unsafe impl Sync for Library {}
+    // SAFETY: as above.
+    unsafe impl Send for Library {}
+
+    impl Library {
+        fn used(&self) {
+            // SAFETY: loom looks that nobody changes it meanwhile.
+            self.0.with(|mapped| assert!(unsafe { *mapped }));
+        }
+    }
+
+    /// Unmaps a library once nobody holds a lease, while these use it, each holding a lease of its own from before.
+    fn unmapped_after(holders: &'static [(Holder, fn(&Arc<Leases>, &Library, Lease))]) {
+        loom::model(move || {
+            let (leases, library) = (Leases::new(), loom::sync::Arc::new(Library(UnsafeCell::new(true))));
+            let using: Vec<_> = holders
+                .iter()
+                .map(|(holder, use_it)| {
+                    let (lease, leases) = (leases.take(*holder), Arc::clone(&leases));
+                    let library = loom::sync::Arc::clone(&library);
+                    loom::thread::spawn(move || use_it(&leases, &library, lease))
+                })
+                .collect();
+            while leases.holders() != Holders::default() {
+                loom::thread::yield_now();
+            }
+            // SAFETY: loom looks that nobody uses it meanwhile.
+            library.0.with_mut(|mapped| unsafe { *mapped = false });
+            using.into_iter().for_each(|thread| thread.join().expect("it ends"));
+        });
+    }
+
+    #[test]
+    fn loom_all_use_of_a_library_is_before_its_end() {
+        unmapped_after(&[
+            (Holder::Call, |_, library, _lease| library.used()),
+            (Holder::Waker, |_, library, _lease| library.used()),
+        ]);
+    }
+
+    #[test]
+    fn loom_a_lease_that_is_handed_on_is_seen_however_the_kinds_are_counted() {
+        // A call gives an interface value and ends; a factory's construction gives a controller.
+        unmapped_after(&[(Holder::Call, |leases, library, call| {
+            let interface = leases.take(Holder::Interface);
+            drop(call);
+            library.used();
+            drop(interface);
+        })]);
+        unmapped_after(&[(Holder::Factory, |leases, library, factory| {
+            let controller = leases.take(Holder::Controller);
+            drop(factory);
+            library.used();
+            drop(controller);
+        })]);
     }
 }

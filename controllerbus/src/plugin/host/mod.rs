@@ -1,5 +1,7 @@
 //! The host's side: starts a loaded library as a guest and makes ordinary factories and controllers of it.
 
+#[cfg(target_os = "linux")]
+mod current;
 mod hooks;
 mod objects;
 #[cfg(target_os = "linux")]

@@ -19,7 +19,7 @@ use crate::plugin::abi::{
     GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr,
     HostSaved, HostSide, HostSink, List, ObjectPtr, Outcome, PolledEvent, SavedState, Text, TraceRecord, boxed,
 };
-use crate::plugin::contained::Contained;
+use crate::plugin::contained::{Contained, contain};
 use crate::plugin::interface::Object;
 use crate::plugin::lease::{Holder, Lease, Leases};
 use crate::plugin::level;
@@ -27,11 +27,9 @@ use crate::{Error, Result};
 
 /// Runs the host's code for a guest; a panic is logged and answered with `otherwise`.
 fn guard<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let error = Error::from_panic(payload);
-        let _ = catch_unwind(|| tracing::error!(%error, "the host panicked in a call from a plugin"));
-        otherwise
-    })
+    let mut answer = otherwise;
+    contain("the host panicked in a call from a plugin", || answer = work());
+    answer
 }
 
 /// The host as one generation sees it.
@@ -39,13 +37,14 @@ pub(super) struct HostObject {
     bus: BusHandle,
     runtime: Handle,
     leases: Arc<Leases>,
-    traces: Traces,
-    referred: Arc<Referred>,
+    traces: Contained<Traces>,
+    referred: Contained<Arc<Referred>>,
 }
 
 impl HostObject {
     pub(super) fn new(bus: BusHandle, runtime: Handle, leases: Arc<Leases>, plugin: String, generation: u64) -> Self {
-        Self { bus, runtime, leases, traces: Traces::new(plugin, generation), referred: Arc::default() }
+        let (traces, referred) = (Contained::new(Traces::new(plugin, generation)), Contained::new(Arc::default()));
+        Self { bus, runtime, leases, traces, referred }
     }
 
     fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {

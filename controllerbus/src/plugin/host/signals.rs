@@ -6,32 +6,22 @@
 //! what was there, as handlers do; that is `deliver`.
 //!
 //! A handler may run at any moment on any thread, and must not wait for anybody. So it reads a list that is replaced, never
-//! changed; the library of who was taken off it stays until nobody reads the list of before.
+//! changed (`current.rs`); the library of who was taken off it stays until nobody reads the list of before.
 
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use libc::{SIG_DFL, SIG_IGN, c_int, c_void, siginfo_t};
+
+use super::current::{Before, Current};
 
 type Action = libc::sigaction;
 
 /// How many signals there are, and one, for none has the number 0.
 const SIGNALS: usize = 65;
 
-/// What [`deliver`] reads of a signal.
-struct Slot {
-    /// Null, or made by `Box::into_raw`.
-    called: AtomicPtr<Called>,
-    /// How many threads read it.
-    readers: AtomicUsize,
-}
-
-/// Whom to call, in this order.
-struct Called(Vec<Action>);
-
-static SLOTS: [Slot; SIGNALS] =
-    [const { Slot { called: AtomicPtr::new(std::ptr::null_mut()), readers: AtomicUsize::new(0) } }; SIGNALS];
+/// Whom [`deliver`] calls for each signal, in this order; made before it is first installed.
+static CALLED: OnceLock<[Current<Vec<Action>>; SIGNALS]> = OnceLock::new();
 
 /// What is wanted of a signal.
 struct Wanted {
@@ -44,14 +34,14 @@ struct Wanted {
 /// The signals that plugins want something of, and lists that may still be read.
 struct Table {
     wanted: Vec<(c_int, Wanted)>,
-    retired: Vec<(c_int, Retired)>,
+    retired: Vec<(c_int, Before<Vec<Action>>)>,
 }
 
-struct Retired(*mut Called);
-// SAFETY: it is a box that nobody has taken back.
-unsafe impl Send for Retired {}
-
 static TABLE: Mutex<Table> = Mutex::new(Table { wanted: Vec::new(), retired: Vec::new() });
+
+fn called() -> &'static [Current<Vec<Action>>; SIGNALS] {
+    CALLED.get_or_init(|| std::array::from_fn(|_| Current::new()))
+}
 
 /// Locks the table, with all signals blocked: a handler on this thread may ask for it too.
 fn locked<T>(work: impl FnOnce(&mut MutexGuard<'static, Table>) -> T) -> T {
@@ -106,8 +96,8 @@ pub(super) fn forget(owner: usize, deadline: Instant) -> bool {
     });
     let mut pause = Duration::from_micros(50);
     // Who has begun to read the list of before has ended once there is a moment in which nobody reads.
-    SLOTS.iter().all(|slot| {
-        while slot.readers.load(Ordering::SeqCst) > 0 {
+    CALLED.get().into_iter().flatten().all(|list| {
+        while list.is_read() {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -192,19 +182,18 @@ impl Table {
     }
 
     /// Has [`deliver`] call these.
-    fn call(&mut self, signal: c_int, called: Vec<Action>) {
-        let slot = &SLOTS[signal as usize];
-        let next = Box::into_raw(Box::new(Called(called)));
-        let before = slot.called.swap(next, Ordering::SeqCst);
-        self.retired.push((signal, Retired(before)));
-        self.retired.retain(|(signal, Retired(list))| {
-            let read = SLOTS[*signal as usize].readers.load(Ordering::SeqCst) > 0;
-            if !read && !list.is_null() {
-                // SAFETY: made by `Box::into_raw` here, replaced since, and nobody reads: who reads later reads another one.
-                drop(unsafe { Box::from_raw(*list) });
+    fn call(&mut self, signal: c_int, actions: Vec<Action>) {
+        let lists = called();
+        let before = lists[signal as usize].replace(actions);
+        self.retired.extend(before.map(|before| (signal, before)));
+        for (signal, before) in std::mem::take(&mut self.retired) {
+            if lists[signal as usize].is_read() {
+                self.retired.push((signal, before));
+            } else {
+                // SAFETY: nobody reads the list of that signal since it was replaced.
+                unsafe { before.free() };
             }
-            read
-        });
+        }
     }
 }
 
@@ -212,24 +201,24 @@ impl Table {
 extern "C" fn deliver(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the place of this thread's error number, which a handler leaves as it was.
     let errno = unsafe { *libc::__errno_location() };
-    let Some(slot) = usize::try_from(signal).ok().and_then(|signal| SLOTS.get(signal)) else { return };
-    slot.readers.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: null or a list that is kept while somebody reads, as is said from here to below.
-    if let Some(Called(actions)) = unsafe { slot.called.load(Ordering::SeqCst).as_ref() } {
-        for action in actions {
-            if action.sa_flags & libc::SA_SIGINFO == 0 {
-                // SAFETY: without this flag the address is that of such a function; its library is kept while somebody reads.
-                let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(action.sa_sigaction) };
-                handler(signal);
-            } else {
-                type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
-                // SAFETY: with this flag the address is that of such a function; its library is kept as above.
-                let handler = unsafe { std::mem::transmute::<usize, Handler>(action.sa_sigaction) };
-                handler(signal, info, context);
-            }
-        }
-    }
-    slot.readers.fetch_sub(1, Ordering::SeqCst);
+    let list = CALLED.get().and_then(|lists| lists.get(usize::try_from(signal).ok()?));
+    list.into_iter().for_each(|list| list.read(|actions| call(actions, signal, info, context)));
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
+}
+
+/// Calls handlers, whose libraries stay while the list is read that they are in.
+fn call(actions: &[Action], signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    for action in actions {
+        if action.sa_flags & libc::SA_SIGINFO == 0 {
+            // SAFETY: without this flag the address is that of such a function.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(action.sa_sigaction) };
+            handler(signal);
+        } else {
+            type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+            // SAFETY: with this flag the address is that of such a function.
+            let handler = unsafe { std::mem::transmute::<usize, Handler>(action.sa_sigaction) };
+            handler(signal, info, context);
+        }
+    }
 }
