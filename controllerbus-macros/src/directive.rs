@@ -26,6 +26,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let example = "id = \"example/greet\", value = Greeting";
     let keys = Keys::of_attribute(&item.attrs, "directive", &KNOWN, name, example)?;
     let id = keys.id("example/greet")?;
+    let framework = keys.framework()?;
     let Some(value) = keys.expression("value")? else {
         return Err(Error::new(name.span(), "`value` is missing: `value = Greeting`, the type of what satisfies it"));
     };
@@ -37,13 +38,13 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     }
     let validate = keys.expression("validate")?.map(|validate| {
         quote! {
-            fn validate(&self) -> ::controllerbus::Result<()> {
+            fn validate(&self) -> #framework::Result<()> {
                 #validate(self)
             }
         }
     });
-    let options = options(&keys)?;
-    let key = keys.expression("key")?.map(|key| self::key(key, &item.data)).transpose()?;
+    let options = options(&keys, &framework)?;
+    let key = keys.expression("key")?.map(|key| self::key(key, &item.data, &framework)).transpose()?;
     let called = keys.expression("name")?.map(|called| {
         quote! {
             fn name(&self) -> ::std::string::String {
@@ -61,7 +62,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let duplicate = duplicate(&item.data)?;
     Ok(quote! {
         #[automatically_derived]
-        impl ::controllerbus::Directive for #name {
+        impl #framework::Directive for #name {
             type Value = #value;
             const ID: &'static str = #id;
             fn duplicate(&self) -> Self {
@@ -74,16 +75,16 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             #debug_values
         }
         const _: () = {
-            use ::controllerbus::__private::linkme;
-            #[linkme::distributed_slice(::controllerbus::__private::DIRECTIVE_TYPES)]
-            #[linkme(crate = linkme)]
-            static TYPE: &'static ::controllerbus::__private::DirectiveType =
-                ::controllerbus::__private::DirectiveType::of::<#name>();
+            use #framework::__private::linkme as __linkme;
+            #[__linkme::distributed_slice(#framework::__private::DIRECTIVE_TYPES)]
+            #[linkme(crate = __linkme)]
+            static __TYPE: &'static #framework::__private::DirectiveType =
+                #framework::__private::DirectiveType::of::<#name>();
         };
     })
 }
 
-fn options(keys: &Keys) -> Result<Option<TokenStream>> {
+fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> {
     let (max, keep) = (keys.expression("max_values")?, keys.expression("keep_for_ms")?);
     let (hard_cap, drop_if_empty) = (keys.flag("hard_cap")?, keys.flag("drop_if_empty")?);
     let supersede = keys.expression("supersede")?;
@@ -93,10 +94,10 @@ fn options(keys: &Keys) -> Result<Option<TokenStream>> {
     let max = max.map_or(quote!(::std::option::Option::None), |max| quote!(::std::option::Option::Some(#max)));
     let keep = keep.map_or(quote!(0), |keep| quote!(#keep));
     let supersede =
-        supersede.map_or(quote!(::controllerbus::directive::Supersede::Never), |supersede| quote!((#supersede)(self)));
+        supersede.map_or(quote!(#framework::directive::Supersede::Never), |supersede| quote!((#supersede)(self)));
     Ok(Some(quote! {
-        fn options(&self) -> ::controllerbus::directive::Options {
-            ::controllerbus::directive::Options {
+        fn options(&self) -> #framework::directive::Options {
+            #framework::directive::Options {
                 max_values: #max,
                 hard_cap: #hard_cap,
                 keep_for: ::std::time::Duration::from_millis(#keep),
@@ -108,7 +109,7 @@ fn options(keys: &Keys) -> Result<Option<TokenStream>> {
 }
 
 /// Equivalence by some fields: `key = name` or `key = (name, realm)`.
-fn key(key: &Expr, data: &Data) -> Result<TokenStream> {
+fn key(key: &Expr, data: &Data, framework: &TokenStream) -> Result<TokenStream> {
     let named = match key {
         Expr::Tuple(tuple) => tuple.elems.iter().collect(),
         one => vec![one],
@@ -135,7 +136,7 @@ fn key(key: &Expr, data: &Data) -> Result<TokenStream> {
             #(self.#fields == other.#fields)&&*
         }
         fn encode_key(&self) -> ::std::option::Option<::std::vec::Vec<u8>> {
-            ::controllerbus::directive::wire::encode(&(#(&self.#fields,)*)).ok()
+            #framework::directive::wire::encode(&(#(&self.#fields,)*)).ok()
         }
     })
 }

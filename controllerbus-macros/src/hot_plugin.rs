@@ -2,8 +2,12 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Result, ReturnType, Type};
+use syn::{
+    Attribute, Error, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Meta, Path, Result, ReturnType, Token, Type,
+    parse_quote,
+};
 
 use crate::keys::{Keys, doc_lines};
 use crate::schema::json_escaped;
@@ -11,6 +15,7 @@ use crate::schema::json_escaped;
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let keys = Keys::parse(arguments, &["id", "version"], Span::call_site())?;
     let id = keys.id("example/greeter")?;
+    let framework = keys.framework()?;
     let version = keys.text("version", "1.0.0")?;
     if let Err(error) = semver::Version::parse(&version.value()) {
         return Err(Error::new(
@@ -20,14 +25,28 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     }
     let mut block = controller_block(item)?;
     let resolvers = take_resolvers(&mut block)?;
-    let routes = routes(&block, &resolvers)?;
-    let plugin = plugin(&block, &id, &version, &resolvers);
+    let routes = routes(&block, &resolvers, &framework)?;
+    let plugin = plugin(&block, &id, &version, &resolvers, &framework);
     let unique = unique(&id);
     let controller = &block.self_ty;
     let methods = resolvers.iter().map(|resolver| &resolver.method);
-    let inherent = (!resolvers.is_empty()).then(|| quote!(impl #controller { #(#methods)* }));
-    block.items.extend(routes);
-    Ok(quote!(#block #inherent #plugin #unique))
+    // What is said of the block holds for all that comes of it.
+    let (conditions, lints): (Vec<_>, Vec<_>) = block.attrs.iter().filter(|it| !is_doc(it)).partition(|it| is_cfg(it));
+    let inherent =
+        (!resolvers.is_empty()).then(|| quote!(#(#conditions)* #(#lints)* impl #controller { #(#methods)* }));
+    let tokens = {
+        block.items.extend(routes);
+        quote!(#block #inherent #(#conditions)* #plugin #(#conditions)* #unique)
+    };
+    Ok(tokens)
+}
+
+fn is_doc(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("doc")
+}
+
+fn is_cfg(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg")
 }
 
 /// The item, if it is an `impl Controller for T` that a plugin can be made of.
@@ -55,6 +74,8 @@ fn controller_block(item: TokenStream) -> Result<ItemImpl> {
 /// A method marked `#[resolves]`.
 struct Resolver {
     method: ImplItemFn,
+    /// When it is one.
+    conditions: Vec<Attribute>,
     directive: Type,
     by_reference: bool,
     has_values: bool,
@@ -65,9 +86,11 @@ fn take_resolvers(block: &mut ItemImpl) -> Result<Vec<Resolver>> {
     let mut kept = Vec::new();
     for item in std::mem::take(&mut block.items) {
         match item {
-            ImplItem::Fn(mut method) if method.attrs.iter().any(is_resolves) => {
-                method.attrs.retain(|attribute| !is_resolves(attribute));
-                resolvers.push(resolver(method)?);
+            ImplItem::Fn(mut method) if method.attrs.iter().any(marks) => {
+                let mut conditions: Vec<_> = method.attrs.iter().filter(|it| is_cfg(it)).cloned().collect();
+                conditions.extend(method.attrs.iter().filter_map(marked_if));
+                method.attrs.retain(|attribute| !marks(attribute));
+                resolvers.push(resolver(method, conditions)?);
             }
             other => kept.push(other),
         }
@@ -76,11 +99,26 @@ fn take_resolvers(block: &mut ItemImpl) -> Result<Vec<Resolver>> {
     Ok(resolvers)
 }
 
-fn is_resolves(attribute: &Attribute) -> bool {
-    attribute.path().segments.last().is_some_and(|segment| segment.ident == "resolves")
+/// Whether an attribute makes a method a resolver, always or sometimes.
+fn marks(attribute: &Attribute) -> bool {
+    is_resolves(attribute.path()) || marked_if(attribute).is_some()
 }
 
-fn resolver(method: ImplItemFn) -> Result<Resolver> {
+fn is_resolves(path: &Path) -> bool {
+    path.segments.last().is_some_and(|segment| segment.ident == "resolves")
+}
+
+/// The condition of `#[cfg_attr(condition, resolves)]`.
+fn marked_if(attribute: &Attribute) -> Option<Attribute> {
+    if !attribute.path().is_ident("cfg_attr") {
+        return None;
+    }
+    let parts = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
+    let condition = parts.first()?;
+    parts.iter().skip(1).any(|part| is_resolves(part.path())).then(|| parse_quote!(#[cfg(#condition)]))
+}
+
+fn resolver(method: ImplItemFn, conditions: Vec<Attribute>) -> Result<Resolver> {
     let signature = &method.sig;
     let name = &signature.ident;
     let wrong = |span: Span, what: &str| {
@@ -118,11 +156,11 @@ fn resolver(method: ImplItemFn) -> Result<Resolver> {
     if matches!(signature.output, ReturnType::Default) {
         return Err(wrong(name.span(), "it returns nothing"));
     }
-    Ok(Resolver { directive, by_reference, has_values, method })
+    Ok(Resolver { directive, by_reference, has_values, method, conditions })
 }
 
 /// The `routes` function over the resolvers; none if there are none, so that one can be written by hand.
-fn routes(block: &ItemImpl, resolvers: &[Resolver]) -> Result<Option<ImplItem>> {
+fn routes(block: &ItemImpl, resolvers: &[Resolver], framework: &TokenStream) -> Result<Option<ImplItem>> {
     if resolvers.is_empty() {
         return Ok(None);
     }
@@ -150,20 +188,30 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver]) -> Result<Option<ImplItem>> 
                 ::std::result::Result::Ok(())
             }
         };
+        let conditions = &resolver.conditions;
         quote_spanned! {directive.span()=>
+            #(#conditions)*
             routes.add::<#directive>(|#this, #request, #values| ::std::boxed::Box::pin(async move { #body }));
         }
     });
     syn::parse2(quote! {
-        fn routes(routes: &mut ::controllerbus::Routes<Self>) {
+        #[allow(unused_variables)]
+        fn routes(routes: &mut #framework::Routes<Self>) {
             #(#adds)*
         }
     })
     .map(Some)
 }
 
-/// The manifest record, the factory's entry in the slice, and the crate's entry symbol.
-fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver]) -> TokenStream {
+/// The manifest record, the factory's entry in the slice, and the crate's entry symbol. No name in it is one that a type
+/// of the crate's may have.
+fn plugin(
+    block: &ItemImpl,
+    id: &LitStr,
+    version: &LitStr,
+    resolvers: &[Resolver],
+    framework: &TokenStream,
+) -> TokenStream {
     let controller = &block.self_ty;
     let description = description(&block.attrs);
     let package = |name: &str| std::env::var(name).unwrap_or_default();
@@ -176,25 +224,25 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
         version.value(),
         json_escaped(&description),
     );
-    let resolves = resolvers.iter().enumerate().map(|(index, resolver)| {
-        let directive = &resolver.directive;
-        let before = if index == 0 { "\"" } else { "\",\"" };
-        quote!(#before, <#directive as ::controllerbus::Directive>::ID,)
+    let resolves = resolvers.iter().map(|resolver| {
+        let (directive, conditions) = (&resolver.directive, &resolver.conditions);
+        quote!(#(#conditions)* <#directive as #framework::Directive>::ID)
     });
-    let tail = if resolvers.is_empty() { "],\"schema\":" } else { "\"],\"schema\":" };
     // No fingerprint of the boundary here: a constant of another crate is worked out anew in each crate that reads it,
     // and that one takes 700 ms. The bundle's record has it.
     quote! {
         const _: () = {
-            use ::controllerbus::__private::{self as cbus, linkme};
+            use #framework::__private::{self as __cbus, linkme as __linkme};
 
-            type Config = <#controller as ::controllerbus::Controller>::Config;
-            const CONFIG: &str = <Config as ::controllerbus::Config>::ID;
-            const SCHEMA: &cbus::schema::Node = <Config as ::controllerbus::Config>::SCHEMA;
-            const PARTS: &[&str] = &[
-                #head, CONFIG, "\",\"resolves\":[", #(#resolves)* #tail
-            ];
-            const LENGTH: usize = cbus::manifest::record_length(PARTS, SCHEMA);
+            type __Config = <#controller as #framework::Controller>::Config;
+            const __CONFIG: &str = <__Config as #framework::Config>::ID;
+            const __FACTORY: __cbus::manifest::Factory = __cbus::manifest::Factory {
+                head: #head,
+                config: __CONFIG,
+                resolves: &[#(#resolves),*],
+                schema: <__Config as #framework::Config>::SCHEMA,
+            };
+            const __LENGTH: usize = __FACTORY.length();
             #[used]
             #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
             #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
@@ -202,22 +250,22 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
                 not(any(windows, target_os = "macos", target_os = "ios")),
                 unsafe(link_section = ".cbus.manifest")
             )]
-            static RECORD: [u8; LENGTH] = cbus::manifest::record(PARTS, SCHEMA);
+            static __RECORD: [u8; __LENGTH] = __FACTORY.record();
 
-            #[linkme::distributed_slice(cbus::FACTORIES)]
-            #[linkme(crate = linkme)]
-            static ENTRY: cbus::FactoryEntry = cbus::FactoryEntry {
+            #[__linkme::distributed_slice(__cbus::FACTORIES)]
+            #[linkme(crate = __linkme)]
+            static __ENTRY: __cbus::FactoryEntry = __cbus::FactoryEntry {
                 id: #id,
                 version: #version,
                 description: #description,
-                config_id: CONFIG,
-                record: &RECORD,
-                factory: cbus::FactoryOf::<#controller>::new,
+                config_id: __CONFIG,
+                record: &__RECORD,
+                factory: __cbus::FactoryOf::<#controller>::new,
             };
 
             #[unsafe(export_name = #entry)]
-            extern "C" fn entry(call: &mut cbus::guest::EntryCall) {
-                cbus::guest::enter(call, ::std::option::Option::Some(#id));
+            extern "C" fn __entry(call: &mut __cbus::guest::EntryCall) {
+                __cbus::guest::enter(call, ::std::option::Option::Some(#id));
             }
         };
     }
@@ -225,7 +273,12 @@ fn plugin(block: &ItemImpl, id: &LitStr, version: &LitStr, resolvers: &[Resolver
 
 /// A name that stands once at the crate's root, so that two plugins of one id do not compile.
 fn unique(id: &LitStr) -> TokenStream {
-    let plain: String = id.value().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    // No two ids have the same: what is no letter and no digit is written as its code.
+    let plain = id.value().bytes().fold(String::new(), |name, byte| match byte {
+        b'_' => name + "__",
+        byte if byte.is_ascii_alphanumeric() => name + &char::from(byte).to_string(),
+        byte => name + &format!("_{byte:02x}"),
+    });
     let name = format_ident!("two_plugins_have_the_id_{plain}", span = id.span());
     quote! {
         #[doc(hidden)]

@@ -5,10 +5,10 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, Item, ItemTrait, Result, ReturnType, TraitItem, Type};
 
+use crate::keys::Keys;
+
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    if !arguments.is_empty() {
-        return Err(Error::new_spanned(arguments, "#[interface] takes no arguments"));
-    }
+    let framework = Keys::parse(arguments, &[], Span::call_site())?.framework()?;
     let item = match syn::parse2::<Item>(item)? {
         Item::Trait(item) => item,
         other => return Err(Error::new_spanned(other, "#[interface] goes on a trait")),
@@ -37,9 +37,9 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
         #[::stabby::stabby]
         #item
 
-        impl ::controllerbus::plugin::interface::InterfaceType for dyn #name {
+        impl #framework::plugin::interface::InterfaceType for dyn #name {
             type Table = <dyn #name as ::stabby::abi::vtable::CompoundVt<'static>>::Vt<::stabby::abi::vtable::VtDrop>;
-            const SHAPE: u64 = ::controllerbus::plugin::interface::shape(
+            const SHAPE: u64 = #framework::plugin::interface::shape(
                 <Self::Table as ::stabby::IStable>::ID,
                 #text,
                 &[#(<#types as ::stabby::IStable>::ID),*],

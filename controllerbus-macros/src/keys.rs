@@ -1,6 +1,8 @@
 //! Reads `key = value` lists and checks ids: what the macros' attributes have in common.
 
 use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, Expr, Lit, LitStr, Meta, Result, Token};
@@ -13,12 +15,20 @@ pub struct Keys {
 
 struct Pair(Ident, Option<Expr>);
 
+/// An expression without the invisible brackets that a macro's variable has around it.
+fn plain(mut value: Expr) -> Expr {
+    while let Expr::Group(group) = value {
+        value = *group.expr;
+    }
+    value
+}
+
 impl Parse for Pair {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let key: Ident = input.parse()?;
+        let key = Ident::parse_any(input)?;
         let value = if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            Some(input.parse()?)
+            Some(plain(input.parse()?))
         } else {
             None
         };
@@ -32,7 +42,7 @@ impl Keys {
         let pairs = Punctuated::<Pair, Token![,]>::parse_terminated.parse2(tokens)?;
         let mut keys = Self { pairs: Vec::new(), span };
         for Pair(key, value) in pairs {
-            if !known.contains(&key.to_string().as_str()) {
+            if key != "crate" && !known.contains(&key.to_string().as_str()) {
                 let known = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
                 return Err(Error::new(key.span(), format!("unknown key `{key}`; the keys are {known}")));
             }
@@ -69,6 +79,19 @@ impl Keys {
             None => Ok(None),
             Some((_, Some(value))) => Ok(Some(value)),
             Some((key, None)) => Err(Error::new(key.span(), format!("`{key}` needs a value: `{key} = ...`"))),
+        }
+    }
+
+    /// How the item's crate calls `controllerbus`: as `crate` says, or else as its manifest does.
+    pub fn framework(&self) -> Result<TokenStream> {
+        match self.expression("crate")? {
+            None => Ok(framework()),
+            Some(Expr::Path(path)) => Ok(path.to_token_stream()),
+            Some(Expr::Lit(literal)) if matches!(literal.lit, Lit::Str(_)) => {
+                let Lit::Str(text) = &literal.lit else { unreachable!("it was matched") };
+                Ok(text.parse::<syn::Path>()?.to_token_stream())
+            }
+            Some(other) => Err(Error::new_spanned(other, "`crate` is a path: `crate = sdk::controllerbus`")),
         }
     }
 
@@ -111,6 +134,43 @@ impl Keys {
     }
 }
 
+/// How the crate that is compiled calls `controllerbus`: by its own name, unless its manifest gives it another one.
+pub fn framework() -> TokenStream {
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").map(|folder| std::path::Path::new(&folder).join("Cargo.toml"));
+    let text = manifest.and_then(|manifest| std::fs::read_to_string(manifest).ok()).unwrap_or_default();
+    match renamed(&text) {
+        Some(name) => {
+            let name = Ident::new(&name, Span::call_site());
+            quote!(::#name)
+        }
+        None => quote!(::controllerbus),
+    }
+}
+
+/// The name by which a manifest has the package `controllerbus`, if that is another one.
+fn renamed(manifest: &str) -> Option<String> {
+    let mut section = "";
+    for line in manifest.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_end_matches(']');
+            continue;
+        }
+        let plain: String = line.chars().filter(|c| !c.is_whitespace()).collect();
+        if line.starts_with('#') || !plain.contains("package=\"controllerbus\"") {
+            continue;
+        }
+        // `name = { package = .. }` and `name.package = ..`, or in a section of its own.
+        let name = match plain.split_once(['=', '.']) {
+            Some(("package", _)) | None => section.rsplit('.').next()?.to_owned(),
+            Some((name, _)) => name.to_owned(),
+        };
+        let name = name.trim_matches('"').replace('-', "_");
+        return syn::parse_str::<Ident>(&name).is_ok().then_some(name);
+    }
+    None
+}
+
 /// The lines of a doc comment, each without the blanks around it.
 pub fn doc_lines(attributes: &[Attribute]) -> impl Iterator<Item = String> + '_ {
     attributes.iter().filter_map(|attribute| match &attribute.meta {
@@ -123,4 +183,20 @@ pub fn doc_lines(attributes: &[Attribute]) -> impl Iterator<Item = String> + '_ 
         },
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_dependency_by_another_name_is_found_in_each_form() {
+        let name = |text: &str| super::renamed(text);
+        assert_eq!(
+            name("[dependencies]\ncb = { package = \"controllerbus\", version = \"1\" }").as_deref(),
+            Some("cb")
+        );
+        assert_eq!(name("[dependencies]\nmy-bus.package = \"controllerbus\"").as_deref(), Some("my_bus"));
+        assert_eq!(name("[dependencies.bus]\nversion = \"1\"\npackage=\"controllerbus\"").as_deref(), Some("bus"));
+        assert_eq!(name("[package]\nname = \"controllerbus\"\n# x = { package = \"controllerbus\" }"), None);
+        assert_eq!(name("[dependencies]\ncontrollerbus = \"1\""), None);
+    }
 }

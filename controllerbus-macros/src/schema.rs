@@ -5,25 +5,30 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, Lit, LitStr, Result, Type, Variant};
 
-use crate::keys::{Keys, doc_lines};
+use crate::keys::{Keys, doc_lines, framework};
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
-    let implementation = implementation(&item)?;
+    let framework = match item.attrs.iter().find(|attribute| attribute.path().is_ident("config")) {
+        Some(_) => Keys::of_attribute(&item.attrs, "config", &["id", "validate"], &item.ident, "")?.framework()?,
+        None => framework(),
+    };
+    let implementation = implementation(&item, &framework)?;
     Ok(quote!(const _: () = { #implementation };))
 }
 
 /// The `impl Schema` of a type. It stands in a block of its own.
-pub fn implementation(item: &DeriveInput) -> Result<TokenStream> {
+pub fn implementation(item: &DeriveInput, framework: &TokenStream) -> Result<TokenStream> {
     let name = &item.ident;
     let node = node(item)?;
     let (generics, types, bounds) = item.generics.split_for_impl();
     Ok(quote! {
         #[allow(unused_imports)]
-        use ::controllerbus::__private::schema::{Field, Node, Probe, Unknown as _};
+        // Names that no type of the crate's has.
+        use #framework::__private::schema::{Field as __Field, Node as __Node, Probe as __Probe, Unknown as _};
         #[automatically_derived]
-        impl #generics ::controllerbus::Schema for #name #types #bounds {
-            const NODE: &'static Node = #node;
+        impl #generics #framework::Schema for #name #types #bounds {
+            const NODE: &'static __Node = #node;
         }
     })
 }
@@ -97,7 +102,7 @@ fn node(item: &DeriveInput) -> Result<TokenStream> {
     let serde = Serde::of(&item.attrs)?;
     let own = item.ident.to_string();
     if serde.foreign {
-        return Ok(quote!(&Node::Any));
+        return Ok(quote!(&__Node::Any));
     }
     let title = serde.rename.clone().unwrap_or_else(|| own.clone());
     let (title, description) = (json_escaped(&title), json_escaped(&doc(&item.attrs)));
@@ -106,13 +111,13 @@ fn node(item: &DeriveInput) -> Result<TokenStream> {
             Fields::Named(named) if serde.transparent => {
                 let read = |field: &&Field| Serde::of(&field.attrs).is_ok_and(|serde| !serde.skip);
                 let field = named.named.iter().find(read);
-                Ok(field.map_or(quote!(&Node::Any), |field| value(&own, &field.ty)))
+                Ok(field.map_or(quote!(&__Node::Any), |field| value(&own, &field.ty)))
             }
             Fields::Named(_) => {
                 let fields = object_fields(&own, &data.fields, &serde, None)?;
                 let closed = serde.closed;
                 Ok(
-                    quote!(&Node::Object { title: #title, description: #description, fields: &[#fields], closed: #closed }),
+                    quote!(&__Node::Object { title: #title, description: #description, fields: &[#fields], closed: #closed }),
                 )
             }
             fields => tuple(&own, fields),
@@ -128,9 +133,9 @@ fn node(item: &DeriveInput) -> Result<TokenStream> {
 /// The schema of a type, if it has one. A type that contains itself has none there: it would never end.
 fn value(own: &str, of: &Type) -> TokenStream {
     if mentions(of.to_token_stream(), own) {
-        return quote!(&Node::Any);
+        return quote!(&__Node::Any);
     }
-    quote!(<Probe<#of>>::NODE)
+    quote!(<__Probe<#of>>::NODE)
 }
 
 fn is_option(of: &Type) -> bool {
@@ -150,13 +155,13 @@ fn tuple(own: &str, fields: &Fields) -> Result<TokenStream> {
     for field in fields {
         let serde = Serde::of(&field.attrs)?;
         if !serde.skip {
-            nodes.push(if serde.foreign { quote!(&Node::Any) } else { value(own, &field.ty) });
+            nodes.push(if serde.foreign { quote!(&__Node::Any) } else { value(own, &field.ty) });
         }
     }
     Ok(match nodes.as_slice() {
-        [] if matches!(fields, Fields::Unit) => quote!(&Node::Written("\"type\":\"null\"")),
+        [] if matches!(fields, Fields::Unit) => quote!(&__Node::Written("\"type\":\"null\"")),
         [one] => quote!(#one),
-        all => quote!(&Node::Tuple(&[#(#all),*])),
+        all => quote!(&__Node::Tuple(&[#(#all),*])),
     })
 }
 
@@ -185,9 +190,9 @@ fn object_field(own: &str, field: &Field, rename_all: Option<&str>, all_default:
     };
     let (name, description) = (json_escaped(&name), json_escaped(&doc(&field.attrs)));
     let optional = serde.default || all_default || is_option(&field.ty);
-    let node = if serde.foreign { quote!(&Node::Any) } else { value(own, &field.ty) };
-    let node = if is_secret(field)? { quote!(&Node::Secret(#node)) } else { node };
-    Ok(quote!(Field { name: #name, description: #description, optional: #optional, node: #node },))
+    let node = if serde.foreign { quote!(&__Node::Any) } else { value(own, &field.ty) };
+    let node = if is_secret(field)? { quote!(&__Node::Secret(#node)) } else { node };
+    Ok(quote!(__Field { name: #name, description: #description, optional: #optional, node: #node },))
 }
 
 /// Whether a field has `#[config(secret)]`.
@@ -218,21 +223,21 @@ fn enumeration(own: &str, title: &str, description: &str, variants: &[&Variant],
         let words = json_escaped(&doc(&variant.attrs));
         plain &= matches!(variant.fields, Fields::Unit) && words.is_empty();
         let node = variant_node(own, variant, &name, &of, serde)?;
-        nodes.push(if words.is_empty() { node } else { quote!(&Node::Described(#words, #node)) });
+        nodes.push(if words.is_empty() { node } else { quote!(&__Node::Described(#words, #node)) });
         names.push(format!("\"{name}\""));
     }
     if plain && serde.tag.is_none() && !serde.untagged {
         let heading =
             if description.is_empty() { String::new() } else { format!(",\"description\":\"{description}\"") };
         let members = format!("\"title\":\"{title}\"{heading},\"enum\":[{}]", names.join(","));
-        return Ok(quote!(&Node::Written(#members)));
+        return Ok(quote!(&__Node::Written(#members)));
     }
-    Ok(quote!(&Node::OneOf { title: #title, description: #description, variants: &[#(#nodes),*] }))
+    Ok(quote!(&__Node::OneOf { title: #title, description: #description, variants: &[#(#nodes),*] }))
 }
 
 fn variant_node(own: &str, variant: &Variant, name: &str, of: &Serde, serde: &Serde) -> Result<TokenStream> {
     let constant = format!("\"const\":\"{name}\"");
-    let constant = quote!(&Node::Written(#constant));
+    let constant = quote!(&__Node::Written(#constant));
     let rename_all = of.rename_all.as_deref().or(serde.rename_all_fields.as_deref());
     let none = Serde::default();
     let closed = serde.closed;
@@ -240,15 +245,15 @@ fn variant_node(own: &str, variant: &Variant, name: &str, of: &Serde, serde: &Se
         match &variant.fields {
             Fields::Named(_) => {
                 let fields = object_fields(own, &variant.fields, &none, rename_all)?;
-                Ok(quote!(&Node::Object { title: "", description: "", fields: &[#fields], closed: #closed }))
+                Ok(quote!(&__Node::Object { title: "", description: "", fields: &[#fields], closed: #closed }))
             }
             fields => tuple(own, fields),
         }
     };
-    let object = |fields: TokenStream, closed: bool| quote!(&Node::Object { title: "", description: "", fields: &[#fields], closed: #closed });
+    let object = |fields: TokenStream, closed: bool| quote!(&__Node::Object { title: "", description: "", fields: &[#fields], closed: #closed });
     let field = |name: &str, node: TokenStream| {
         let name = json_escaped(name);
-        quote!(Field { name: #name, description: "", optional: false, node: #node },)
+        quote!(__Field { name: #name, description: "", optional: false, node: #node },)
     };
     if of.untagged || serde.untagged {
         return content();

@@ -47,24 +47,96 @@ pub const fn concat<const N: usize>(parts: &[&str]) -> [u8; N] {
     out
 }
 
-/// The length of a factory's record: its parts, the schema of its config, and its end.
-pub const fn record_length(parts: &[&str], schema: &Node) -> usize {
-    length(parts) + schema::length(schema) + END.len()
+/// What a factory says of itself, to be written as one record.
+#[derive(Clone, Copy, Debug)]
+pub struct Factory {
+    /// The record up to the config's id, which comes next.
+    pub head: &'static str,
+    /// The config's id.
+    pub config: &'static str,
+    /// The ids of the directives that are resolved.
+    pub resolves: &'static [&'static str],
+    /// The config's schema.
+    pub schema: &'static Node,
+}
+
+impl Factory {
+    /// The record's length, in bytes.
+    pub const fn length(&self) -> usize {
+        self.write(&mut []) + schema::length(self.schema) + END.len()
+    }
+
+    /// The record; `N` must be its length.
+    pub const fn record<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        let begun = self.write(&mut out);
+        let (_, rest) = out.split_at_mut(begun);
+        let written = schema::write_into(self.schema, rest);
+        put(rest, written, END);
+        out
+    }
+
+    /// Writes it up to the schema, as far as there is room; the length of that.
+    const fn write(&self, out: &mut [u8]) -> usize {
+        let mut at = put(out, 0, self.head);
+        at = put_escaped(out, at, self.config);
+        at = put(out, at, "\",\"resolves\":[");
+        let mut one = 0;
+        while one < self.resolves.len() {
+            at = put(out, at, if one == 0 { "\"" } else { ",\"" });
+            at = put_escaped(out, at, self.resolves[one]);
+            at = put(out, at, "\"");
+            one += 1;
+        }
+        put(out, at, "],\"schema\":")
+    }
 }
 
 const END: &str = "}\n";
 
-/// A factory's record; `N` must be its [`record_length`].
-pub const fn record<const N: usize>(parts: &[&str], schema: &Node) -> [u8; N] {
-    let mut out = concat::<N>(parts);
-    let (_, rest) = out.split_at_mut(length(parts));
-    let written = schema::write_into(schema, rest);
+/// Writes a text, as far as there is room; where it ends.
+const fn put(out: &mut [u8], mut at: usize, text: &str) -> usize {
+    let bytes = text.as_bytes();
     let mut byte = 0;
-    while byte < END.len() {
-        rest[written + byte] = END.as_bytes()[byte];
+    while byte < bytes.len() {
+        if at < out.len() {
+            out[at] = bytes[byte];
+        }
+        at += 1;
         byte += 1;
     }
-    out
+    at
+}
+
+/// The same between the quotes of a JSON text.
+const fn put_escaped(out: &mut [u8], mut at: usize, text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut byte = 0;
+    while byte < bytes.len() {
+        let plain = bytes[byte];
+        if plain < 0x20 {
+            at = put(out, at, "\\u00");
+            let mut nibble = 2;
+            while nibble > 0 {
+                nibble -= 1;
+                let digit = (plain >> (4 * nibble)) & 15;
+                if at < out.len() {
+                    out[at] = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+                }
+                at += 1;
+            }
+        } else {
+            if plain == b'"' || plain == b'\\' {
+                at = put(out, at, "\\");
+            }
+            if at < out.len() {
+                out[at] = plain;
+            }
+            at += 1;
+        }
+        byte += 1;
+    }
+    at
 }
 
 const fn hex(number: u64) -> [u8; 16] {
@@ -76,4 +148,27 @@ const fn hex(number: u64) -> [u8; 16] {
         digit += 1;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_json_whatever_the_ids_are() {
+        const FACTORY: Factory = Factory {
+            head: "{\"config\":\"",
+            config: "a\"b\\c\n",
+            resolves: &["one", "t\u{1}wo\""],
+            schema: &Node::Any,
+        };
+        const LENGTH: usize = FACTORY.length();
+        const RECORD: [u8; LENGTH] = FACTORY.record();
+        let record: serde_json::Value = serde_json::from_slice(&RECORD).expect("JSON");
+        assert_eq!(record["config"], "a\"b\\c\n");
+        assert_eq!(record["resolves"], serde_json::json!(["one", "t\u{1}wo\""]));
+        assert_eq!(record["schema"], serde_json::json!({}));
+        let none = Factory { resolves: &[], ..FACTORY };
+        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"".len());
+    }
 }

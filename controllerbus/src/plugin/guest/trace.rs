@@ -1,4 +1,4 @@
-//! Forwards the guest's `tracing` events and spans to the host's subscriber.
+//! Forwards the guest's `tracing` events and spans, and its `log` records, to the host's subscriber.
 
 use std::fmt::{Debug, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +18,10 @@ pub(super) fn forward_to(host: Arc<HostPtr>) {
     *HOST.write().unwrap_or_else(PoisonError::into_inner) = Some(host);
     // Never given back by tracing: an allocation without content, once a generation.
     let _ = tracing_core::dispatcher::set_global_default(Dispatch::new(Forward));
+    if log::set_logger(&Forward).is_ok() {
+        // What is not wanted the host says, each time: it may change its mind.
+        log::set_max_level(log::LevelFilter::Trace);
+    }
 }
 
 /// From now on they go nowhere.
@@ -123,4 +127,32 @@ impl Subscriber for Forward {
         }
         true
     }
+}
+
+impl log::Log for Forward {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        host().is_some_and(|host| level_of(metadata.level()) <= host.trace_level())
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let Some(host) = host().filter(|host| level_of(record.level()) <= host.trace_level()) else { return };
+        let mut message = String::new();
+        // As for events: what a value's Debug does must not cross.
+        let _ = catch_unwind(AssertUnwindSafe(|| write!(message, "{}", record.args())));
+        host.trace_event(TraceRecord {
+            target: Text::from(record.target()),
+            message: Text::from(message.as_str()),
+            fields: Text::from(""),
+            file: Text::from(record.file().unwrap_or_default()),
+            line: record.line().unwrap_or(0),
+            level: level_of(record.level()),
+        });
+    }
+
+    fn flush(&self) {}
+}
+
+/// A level as the boundary has it: 1 for errors, 5 for the finest.
+fn level_of(level: log::Level) -> u8 {
+    level as u8
 }
