@@ -127,6 +127,37 @@ pub struct Source {
     pub folders: Folders,
 }
 
+/// How changes of files are noticed
+#[derive(Args, Clone)]
+pub struct Polling {
+    /// Look for changes this often [default: 1 s], instead of waiting for the system to tell of them: for network mounts
+    /// and folders shared with a container or a virtual machine
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    pub poll: Option<Seconds>,
+}
+
+/// A number of seconds, at least a hundredth
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds(std::time::Duration);
+
+impl From<Seconds> for std::time::Duration {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0
+    }
+}
+
+impl std::str::FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds: f64 = text.parse().map_err(|_| "is not a number of seconds, such as 0.5".to_owned())?;
+        if !(0.01..=3600.0).contains(&seconds) {
+            return Err("is not between 0.01 and 3600 seconds".to_owned());
+        }
+        Ok(Self(std::time::Duration::from_secs_f64(seconds)))
+    }
+}
+
 /// Where things are put
 #[derive(Args, Clone)]
 pub struct Folders {
@@ -180,6 +211,8 @@ pub struct Watch {
     /// The file to write; `{buildHash}` in it becomes the build's hash
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub polling: Polling,
     /// Print one line of JSON for each build
     #[arg(long)]
     pub json: bool,
@@ -294,6 +327,8 @@ pub struct Run {
     #[command(flatten)]
     pub folders: Folders,
     #[command(flatten)]
+    pub polling: Polling,
+    #[command(flatten)]
     pub trust: Trust,
     #[command(flatten)]
     pub api: Api,
@@ -333,6 +368,8 @@ pub struct Dev {
     pub last_words: Option<PathBuf>,
     #[command(flatten)]
     pub folders: Folders,
+    #[command(flatten)]
+    pub polling: Polling,
     #[command(flatten)]
     pub api: Api,
     #[command(flatten)]

@@ -1,16 +1,24 @@
-//! Follows a plugins folder: loads what is in it, what comes, and what changes; survives that it goes.
+//! Follows a plugins folder: loads what is in it, what comes, and what changes, and unloads what goes; survives that the
+//! folder itself goes.
+//!
+//! A change of the folder is a hint. What is done follows from what is in it then: each file by its own state, so that
+//! the same bytes written again after an unload are loaded again, and a file that was refused because another one was
+//! that plugin is tried when that one goes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
+use crate::build::inputs::Stamp;
 use crate::error::{Error, Result};
 use crate::event::RuntimeEvent;
 use crate::runtime::Inner;
-use crate::watch::{Change, Watcher};
+use crate::task::Command;
+use crate::watch::{Following, Watched};
+use crate::workspace::in_full;
 
 /// A copied file is many events in a row: how long no further one must come before it is read.
 const QUIET: Duration = Duration::from_millis(20);
@@ -18,129 +26,214 @@ const QUIET: Duration = Duration::from_millis(20);
 /// How long to wait for quiet at most. A file that is still being written then is refused, and read again later.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// What was loaded from which file.
-#[derive(Default)]
-struct Seen {
-    by_path: HashMap<PathBuf, (String, String)>,
-}
+/// A file that went may be about to be replaced: how long nothing must change before its plugin is unloaded.
+const GONE: Duration = Duration::from_millis(300);
 
-/// Loads what is in a folder, and then, in the background, each artifact that comes or changes there. A file that
-/// goes leaves its plugin loaded.
+/// Loads what is in a folder, and then, in the background, each artifact that comes or changes there. A file that goes
+/// takes its plugin with it; a folder that goes leaves all as it is.
 pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
-    let dir = dir.canonicalize().map_err(Error::io("finding the plugins folder", &dir))?;
+    let dir = in_full(&dir);
     inner.shared.settings.checks.check_folder(&dir)?;
-    let (watcher, mut changes) = Watcher::new(vec![dir.clone()])?;
-    let mut seen = Seen::default();
-    for path in artifacts_in(&dir)? {
-        seen.load_or_tell(inner, &path).await;
-    }
-    let weak = Arc::downgrade(inner);
-    let stop = inner.stop.clone();
+    let mut folder = Folder { dir, there: true, files: BTreeMap::new() };
+    let following = inner.shared.watcher.follow();
+    following.set(folder.watched());
+    folder.look(inner).await;
+    following.set(folder.watched());
+    let (weak, stop) = (Arc::downgrade(inner), inner.stop.clone());
     inner.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            ended = go_on(&weak, &dir, &watcher, &mut changes, seen) => {
-                if let (Err(error), Some(inner)) = (ended, weak.upgrade()) {
-                    tell(&inner, &dir, &error);
-                }
-            }
+            () = folder.go_on(&weak, following) => {}
         }
     });
     Ok(())
 }
 
-async fn go_on(
-    inner: &Weak<Inner>,
-    dir: &Path,
-    watcher: &Watcher,
-    changes: &mut mpsc::UnboundedReceiver<Change>,
-    mut seen: Seen,
-) -> Result<()> {
-    let mut there = true;
-    while let Some(change) = changes.recv().await {
-        let mut paths: BTreeSet<PathBuf> = change.paths.into_iter().collect();
-        let settled = async {
-            while let Ok(Some(change)) = tokio::time::timeout(QUIET, changes.recv()).await {
-                paths.extend(change.paths);
+/// The folder as it was seen last.
+struct Folder {
+    dir: PathBuf,
+    there: bool,
+    files: BTreeMap<PathBuf, File>,
+}
+
+/// A plugin file.
+struct File {
+    /// How it and its signature looked.
+    seen: Seen,
+    state: State,
+}
+
+type Seen = (Option<Stamp>, Option<Stamp>);
+
+/// What became of a file.
+enum State {
+    /// It was loaded.
+    Loaded { id: String, hash: String, build_hash: String },
+    /// Another file is that plugin.
+    Waiting { id: String },
+    /// It is no plugin that can be loaded.
+    Refused,
+}
+
+impl Folder {
+    async fn go_on(mut self, inner: &Weak<Inner>, mut following: Following) {
+        loop {
+            following.changed().await;
+            following.settle(QUIET, SETTLED).await;
+            {
+                let Some(inner) = inner.upgrade() else { return };
+                self.look(&inner).await;
+                following.set(self.watched());
             }
-        };
-        let _ = tokio::time::timeout(SETTLED, settled).await;
-        let Some(inner) = inner.upgrade() else { return Ok(()) };
-        let was_there = std::mem::replace(&mut there, dir.is_dir());
-        if there != was_there || paths.contains(dir) {
-            // It went, or came back, or is another folder of the same name: the system's watch is of the old one.
-            watcher.set_paths(Vec::new())?;
-            watcher.set_paths(vec![dir.to_owned()])?;
+            if self.gone().next().is_some() {
+                following.settle(GONE, GONE).await;
+                let Some(inner) = inner.upgrade() else { return };
+                self.look(&inner).await;
+                self.unload_what_went(&inner).await;
+                following.set(self.watched());
+            }
         }
-        if !there {
+    }
+
+    /// The folder, and where links in it lead.
+    fn watched(&self) -> Vec<Watched> {
+        let files = self.files.keys().map(|path| Watched::File(path.clone()));
+        std::iter::once(Watched::Folder(self.dir.clone())).chain(files).collect()
+    }
+
+    /// The files whose plugins were loaded and that are not there any more.
+    fn gone(&self) -> impl Iterator<Item = (&PathBuf, &str)> {
+        let loaded = self.files.iter().filter_map(|(path, file)| match &file.state {
+            State::Loaded { id, .. } => Some((path, id.as_str())),
+            _ => None,
+        });
+        loaded.filter(|(path, _)| self.there && !path.is_file())
+    }
+
+    /// Loads what is new, or not as it was.
+    async fn look(&mut self, inner: &Arc<Inner>) {
+        let was_there = std::mem::replace(&mut self.there, self.dir.is_dir());
+        if !self.there {
             if was_there {
                 let reason = "the plugins folder is gone; what is loaded goes on, and the folder is followed again \
                               when it is back";
                 let help = "make it again, or end the host";
-                tell(&inner, dir, &Error::Folder { path: dir.to_owned(), reason: reason.into(), help: help.into() });
+                let path = self.dir.clone();
+                tell(inner, &self.dir, &Error::Folder { path, reason: reason.into(), help: help.into() });
             }
-            continue;
+            return;
         }
-        if !was_there || paths.contains(dir) {
-            if let Err(error) = inner.shared.settings.checks.check_folder(dir) {
-                tell(&inner, dir, &error);
-                continue;
-            }
-            paths.extend(artifacts_in(dir).unwrap_or_default());
+        if let Err(error) = inner.shared.settings.checks.check_folder(&self.dir) {
+            return tell(inner, &self.dir, &error);
         }
-        // A signature may come after what it signs.
-        let artifacts: BTreeSet<PathBuf> =
-            paths.iter().map(|path| without_signature_ending(path)).filter(|path| is_artifact(path)).collect();
-        for path in artifacts {
-            if path.exists() {
-                seen.load_or_tell(&inner, &path).await;
-            } else {
-                seen.by_path.remove(&path);
+        let there = match artifacts_in(&self.dir) {
+            Ok(there) => there,
+            Err(error) => return tell(inner, &self.dir, &error),
+        };
+        self.files.retain(|path, file| matches!(file.state, State::Loaded { .. }) || there.contains(path));
+        for path in &there {
+            let seen = (Stamp::of(path), Stamp::of(&signature_of(path)));
+            if seen.0.is_some() && self.files.get(path).is_none_or(|file| file.seen != seen) {
+                self.load_or_tell(inner, path, seen).await;
             }
         }
-    }
-    Ok(())
-}
-
-impl Seen {
-    async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path) {
-        if let Err(error) = self.load(inner, path).await {
-            // What the plugin's task rolled back, it has told of.
-            if !matches!(error, Error::Swap { .. } | Error::Load { .. }) {
-                tell(inner, path, &error);
+        // What waited for another file takes over from it without a gap.
+        for path in there {
+            let Some(File { state: State::Waiting { id }, seen }) = self.files.get(&path) else { continue };
+            let (id, seen) = (id.clone(), *seen);
+            if !self.is_another_file(&id, &path) {
+                self.load_or_tell(inner, &path, seen).await;
             }
         }
     }
 
-    async fn load(&mut self, inner: &Arc<Inner>, path: &Path) -> Result<()> {
+    /// Whether a file that is there, other than this one, is the plugin.
+    fn is_another_file(&self, id: &str, path: &Path) -> bool {
+        self.other_file(id, path).is_some()
+    }
+
+    fn other_file(&self, id: &str, path: &Path) -> Option<&PathBuf> {
+        let is = |file: &File| matches!(&file.state, State::Loaded { id: loaded, .. } if loaded == id);
+        let mut others = self.files.iter().filter(|(other, file)| *other != path && is(file) && other.is_file());
+        others.next().map(|(other, _)| other)
+    }
+
+    async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path, seen: Seen) {
+        let state = match self.load(inner, path).await {
+            Ok(state) => state,
+            Err(error) => {
+                // What the plugin's task rolled back, it has told of.
+                if !matches!(error, Error::Swap { .. } | Error::Load { .. }) {
+                    tell(inner, path, &error);
+                }
+                // What was loaded from it before goes on.
+                match self.files.remove(path) {
+                    Some(File { state: state @ State::Loaded { .. }, .. }) => state,
+                    _ => State::Refused,
+                }
+            }
+        };
+        if let State::Loaded { id, .. } = &state {
+            // What was loaded from a file that has gone is replaced by this.
+            self.files.retain(|_, file| !matches!(&file.state, State::Loaded { id: other, .. } if other == id));
+        }
+        self.files.insert(path.to_owned(), File { seen, state });
+    }
+
+    async fn load(&self, inner: &Arc<Inner>, path: &Path) -> Result<State> {
         let (artifact, timeline) = inner.read(path).await?;
-        let (id, hash) = (artifact.bundle.id.clone(), artifact.hash.clone());
-        if self.by_path.get(path).is_some_and(|(_, last)| *last == hash) {
-            return Ok(());
-        }
-        let other = self.by_path.iter().find(|(other, (loaded, _))| *loaded == id && *other != path && other.exists());
-        if let Some((other, _)) = other {
-            return Err(Error::Artifact {
+        let (id, hash, build_hash) =
+            (artifact.bundle.id.clone(), artifact.hash.clone(), artifact.bundle.build_hash.clone());
+        if let Some(other) = self.other_file(&id, path) {
+            let error = Error::Artifact {
                 path: path.to_owned(),
                 reason: format!("it is the plugin `{id}`, which {} is already", other.display()),
                 help: "remove one of them; to replace a plugin, write over its file".to_owned(),
-            });
+            };
+            tell(inner, path, &error);
+            return Ok(State::Waiting { id });
         }
-        inner.load(artifact, timeline).await?;
-        self.by_path.insert(path.to_owned(), (id, hash));
-        Ok(())
+        let known = self.files.get(path).map(|file| &file.state);
+        let same = matches!(known, Some(State::Loaded { hash: loaded, .. }) if *loaded == hash);
+        if !same || inner.shared.registry.serving_build(&id).as_ref() != Some(&build_hash) {
+            inner.load(artifact, timeline).await?;
+        }
+        Ok(State::Loaded { id, hash, build_hash })
     }
+
+    /// Unloads the plugins whose files have gone, where what serves is of that file.
+    async fn unload_what_went(&mut self, inner: &Arc<Inner>) {
+        let gone: Vec<PathBuf> = self.gone().map(|(path, _)| path.clone()).collect();
+        for path in gone {
+            let Some(File { state: State::Loaded { id, build_hash, .. }, .. }) = self.files.remove(&path) else {
+                continue;
+            };
+            if inner.shared.registry.serving_build(&id) != Some(build_hash) {
+                continue;
+            }
+            tracing::info!(plugin = id, path = %path.display(), "the plugin's file was removed: it is unloaded");
+            let (answer, answered) = oneshot::channel();
+            // It is done in its turn; what comes meanwhile is not kept waiting.
+            if inner.send(&id, Command::Unload(answer)).await.is_ok() {
+                inner.tasks.spawn(async move {
+                    let _ = answered.await;
+                });
+            }
+        }
+    }
+}
+
+/// The file that has the signature of another.
+fn signature_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".minisig");
+    name.into()
 }
 
 fn tell(inner: &Inner, path: &Path, error: &Error) {
     tracing::warn!(path = %path.display(), %error, "a plugin file was not loaded");
     inner.shared.emit(RuntimeEvent::Refused { path: path.to_owned(), reason: error.to_string() });
-}
-
-fn without_signature_ending(path: &Path) -> PathBuf {
-    let text = path.to_string_lossy();
-    text.strip_suffix(".minisig").map_or_else(|| path.to_owned(), PathBuf::from)
 }
 
 fn is_artifact(path: &Path) -> bool {

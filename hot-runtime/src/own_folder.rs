@@ -1,8 +1,34 @@
 //! Folders that are one process's own, beside those of others; what a process left behind that was killed is removed.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Whether this process has a lock now, or would have it where there are locks. Some file systems have none, network mounts
+/// and sandboxes among them: there a folder has a name of its own all the same, and what was left behind stays.
+fn is_locked(file: &File, parent: &Path) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) if has_no_locks(&error) => {
+            tracing::debug!(%error, folder = %parent.display(), "this file system has no locks");
+            Ok(true)
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether that is what an error says.
+pub(crate) fn has_no_locks(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let known = matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSYS | libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL)
+    );
+    #[cfg(not(unix))]
+    let known = false;
+    known || error.kind() == io::ErrorKind::Unsupported
+}
 
 /// A name for a folder that nobody else uses. The folder is removed on drop; if this process is killed, by the next one
 /// that asks for such a name there.
@@ -17,17 +43,35 @@ impl OwnFolder {
     /// Reserves `parent/PREFIX...`; the folder itself is not made. Blocks.
     ///
     /// # Errors
-    /// Why nothing can be written in `parent`.
+    /// Why nothing can be written or locked in `parent`.
     pub(crate) fn reserve(parent: &Path, prefix: &str) -> io::Result<Self> {
         remove_abandoned(parent, prefix);
         loop {
             let file = tempfile::Builder::new().prefix(prefix).suffix(".lock").tempfile_in(parent)?;
             let (file, lock) = file.keep().map_err(|error| error.error)?;
             // One that looks for abandoned ones may have been faster.
-            if file.try_lock().is_ok() && lock.is_file() {
+            if is_locked(&file, parent)? && lock.is_file() {
                 return Ok(Self { path: lock.with_extension(""), lock, _file: file });
             }
         }
+    }
+
+    /// The same for a folder that nobody else may enter. Where the file system does not know who may, such as on a medium
+    /// that was formatted for other systems, it is in the system's folder for temporary files. Blocks.
+    ///
+    /// # Errors
+    /// Why nothing can be written or locked there.
+    pub(crate) fn reserve_private(parent: &Path, prefix: &str) -> io::Result<Self> {
+        if can_be_private(parent)? {
+            return Self::reserve(parent, prefix);
+        }
+        let elsewhere = std::env::temp_dir();
+        tracing::warn!(
+            "the file system of {} cannot keep others out; private copies of plugins are made in {} instead",
+            parent.display(),
+            elsewhere.display()
+        );
+        Self::reserve(&elsewhere, &format!("cbus-{prefix}"))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -42,6 +86,20 @@ impl Drop for OwnFolder {
     }
 }
 
+/// Whether a folder in this one can be closed to others.
+#[cfg(unix)]
+fn can_be_private(parent: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    let for_owner = std::fs::Permissions::from_mode(0o700);
+    let tried = tempfile::Builder::new().prefix(".private-").permissions(for_owner).tempdir_in(parent)?;
+    Ok(std::fs::metadata(tried.path())?.permissions().mode() & 0o077 == 0)
+}
+
+#[cfg(not(unix))]
+fn can_be_private(_: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
 fn remove_abandoned(parent: &Path, prefix: &str) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -50,6 +108,7 @@ fn remove_abandoned(parent: &Path, prefix: &str) {
         }
         let path = entry.path();
         let Ok(file) = File::options().write(true).open(&path) else { continue };
+        // Not where nobody can say that it is in use.
         if file.try_lock().is_ok() {
             let _ = std::fs::remove_dir_all(path.with_extension(""));
             let _ = std::fs::remove_file(&path);

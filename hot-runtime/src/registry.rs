@@ -186,6 +186,13 @@ impl Registry {
         left.map(|info| StillLoaded { why: info.keeps(), plugin: info.plugin, generation: info.generation }).collect()
     }
 
+    /// The build hash of the generation of a plugin that serves.
+    pub(crate) fn serving_build(&self, plugin: &str) -> Option<String> {
+        let records = self.lock();
+        let serves = |info: &&GenerationInfo| info.plugin == plugin && info.state == GenerationState::Serving;
+        records.values().map(|record| &record.info).rfind(serves).map(|info| info.build_hash.clone())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -29,6 +29,7 @@ use crate::serving::Serving;
 use crate::settings::PluginSettings;
 use crate::swap::millis;
 use crate::task::{Command, Plugin, Source};
+use crate::watch::Watcher;
 use crate::workspace::Workspace;
 
 type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) private_dir: OwnFolder,
     pub(crate) placing: Placing,
     build: BuildOptions,
+    /// One for all plugins.
+    pub(crate) watcher: Watcher,
     events: broadcast::Sender<RuntimeEvent>,
     listeners: Vec<Listener>,
     pub(crate) retiring: TaskTracker,
@@ -96,6 +99,7 @@ pub struct Builder {
     work_dir: Option<PathBuf>,
     target_dir: Option<PathBuf>,
     build_timeout: Duration,
+    watcher: Option<Watcher>,
     listeners: Vec<Listener>,
     placing: Placing,
     settings: Settings,
@@ -183,6 +187,21 @@ impl Builder {
     #[must_use]
     pub fn build_timeout(mut self, timeout: Duration) -> Self {
         self.build_timeout = timeout;
+        self
+    }
+
+    /// Looks at files this often, instead of waiting for the system to tell of changes: for file systems that do not tell,
+    /// such as network mounts and folders shared with a container or a virtual machine.
+    #[must_use]
+    pub fn poll(mut self, every: Duration) -> Self {
+        self.watcher = Some(Watcher::polling(every));
+        self
+    }
+
+    /// Watches by this one, which the host may use for files of its own too.
+    #[must_use]
+    pub fn watcher(mut self, watcher: Watcher) -> Self {
+        self.watcher = Some(watcher);
         self
     }
 
@@ -281,7 +300,7 @@ impl Builder {
         if let Some(dir) = self.target_dir {
             build = build.target_dir(dir);
         }
-        let private_dir = OwnFolder::reserve(&build.work_dir, "loaded-")
+        let private_dir = OwnFolder::reserve_private(&build.work_dir, "loaded-")
             .map_err(Error::io("reserving a folder for private copies", &build.work_dir))?;
         let shared = Arc::new(Shared {
             bus: self.bus,
@@ -290,6 +309,7 @@ impl Builder {
             private_dir,
             placing: self.placing,
             build,
+            watcher: self.watcher.unwrap_or_default(),
             events: broadcast::channel(256).0,
             listeners: self.listeners,
             retiring: TaskTracker::new(),
@@ -314,6 +334,7 @@ impl Builder {
             let name = workspace.crates.first().map(|found| found.name.clone()).unwrap_or_default();
             specs.push(PluginSpec::new(name).crate_path(path));
         }
+        check_ids(&specs)?;
         let mut first = Vec::new();
         for spec in specs {
             first.push(runtime.inner.add_source(spec).await?);
@@ -326,6 +347,25 @@ impl Builder {
         }
         Ok(runtime)
     }
+}
+
+/// Two plugins of one id would take turns at being the plugin.
+fn check_ids(specs: &[PluginSpec]) -> Result<()> {
+    let crates =
+        |spec: &PluginSpec| spec.crates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    for (at, spec) in specs.iter().enumerate() {
+        if let Some(other) = specs[..at].iter().find(|other| other.id == spec.id) {
+            let reason = format!(
+                "two plugins have the id `{}`: of {} and of {}; a plugin of one crate has its name: rename one of the crates, \
+                 or give a plugin another id",
+                spec.id,
+                crates(other),
+                crates(spec)
+            );
+            return Err(Error::Settings { reason });
+        }
+    }
+    Ok(())
 }
 
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -370,6 +410,7 @@ impl HotRuntime {
             work_dir: None,
             target_dir: None,
             build_timeout: Duration::from_secs(600),
+            watcher: None,
             listeners: Vec::new(),
             placing: Placing::default(),
             settings: Settings {
@@ -553,7 +594,7 @@ impl Inner {
         let id = spec.id.clone();
         let (process, capabilities) = (spec.process.clone(), spec.capabilities.clone());
         self.shared.placing.specify(&id, Said { isolation: spec.isolation, process, capabilities });
-        let source = Source::new(spec, self.shared.build.clone()).await?;
+        let source = Source::new(spec, self.shared.build.clone(), &self.shared.watcher).await?;
         let known = self.spawn(&id, Some(source));
         self.lock().insert(id, known.clone());
         let (answer, answered) = oneshot::channel();
@@ -577,7 +618,7 @@ impl Inner {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn send(&self, plugin: &str, command: Command) -> Result<()> {
+    pub(crate) async fn send(&self, plugin: &str, command: Command) -> Result<()> {
         self.known(plugin)?.task.send(command).await.map_err(|_| Error::Closed)
     }
 

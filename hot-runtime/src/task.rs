@@ -7,15 +7,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::Verified;
-use crate::build::{self, BuildEvent, BuildOptions, BuildPhase, MessageLevel, PluginBuilder};
+use crate::build::{self, BuildEvent, BuildOptions, BuildPhase, Inputs, MessageLevel, PluginBuilder};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::overlay::PluginSpec;
 use crate::runtime::Shared;
 use crate::serving::Serving;
 use crate::swap::millis;
-use crate::watch::{Change, Watcher};
-use crate::workspace::Workspace;
+use crate::watch::{Following, Watched, Watcher};
 
 /// What a plugin's task is asked to do.
 pub(crate) enum Command {
@@ -32,21 +31,59 @@ pub(crate) enum Command {
 /// Where a plugin is built from.
 pub(crate) struct Source {
     builder: PluginBuilder,
-    watcher: Option<Watcher>,
-    changes: Option<mpsc::UnboundedReceiver<Change>>,
+    changes: Changes,
 }
 
 impl Source {
     /// Reads what the plugin is made of and starts to watch it, if its spec says so.
-    pub(crate) async fn new(spec: PluginSpec, options: BuildOptions) -> Result<Self> {
-        let (crates, watch) = (spec.crates.clone(), spec.watch);
-        let workspace = build::blocking(move || Workspace::read(&crates)).await?;
-        let (mut watcher, mut changes) = (None, None);
-        if watch {
-            let watching = Watcher::of_sources(workspace.watched)?;
-            (watcher, changes) = (Some(watching.0), Some(watching.1));
+    pub(crate) async fn new(spec: PluginSpec, options: BuildOptions, watcher: &Watcher) -> Result<Self> {
+        let following = spec.watch.then(|| watcher.follow());
+        let mut builder = PluginBuilder::new(spec, options);
+        builder.generate().await?;
+        let inputs = builder.inputs();
+        if let Some(following) = &following {
+            following.set(inputs.watched());
         }
-        Ok(Self { builder: PluginBuilder::new(spec, options), watcher, changes })
+        Ok(Self { builder, changes: Changes { inputs, following, hint: None } })
+    }
+}
+
+/// The changes of what a plugin is built from.
+struct Changes {
+    inputs: Inputs,
+    following: Option<Following>,
+    /// When something was told that has not been looked at yet.
+    hint: Option<Instant>,
+}
+
+impl Changes {
+    /// Waits until what is in an input is not what it was when the last build began; since when. Cancelling this loses
+    /// nothing.
+    async fn next(&mut self) -> Instant {
+        let Some(following) = &mut self.following else { return std::future::pending().await };
+        loop {
+            let at = match self.hint {
+                Some(at) => at,
+                None => *self.hint.insert(following.changed().await.at),
+            };
+            following.settle(QUIET, SETTLED).await;
+            let inputs = self.inputs.clone();
+            let changed = build::blocking(move || Ok(inputs.changed())).await;
+            self.hint = None;
+            if matches!(changed, Ok(true)) {
+                return at;
+            }
+        }
+    }
+
+    /// Watches something else from now on.
+    fn set(&self) -> impl Fn(Vec<Watched>) + use<> {
+        let setter = self.following.as_ref().map(Following::setter);
+        move |watched| {
+            if let Some(set) = &setter {
+                set(watched);
+            }
+        }
     }
 }
 
@@ -67,10 +104,9 @@ impl Plugin {
     /// Does what it is asked to and follows its source, until it is told to stop or nobody can ask any more.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         loop {
-            let changes = self.source.as_mut().and_then(|source| source.changes.as_mut());
             let change = async {
-                match changes {
-                    Some(changes) => changes.recv().await,
+                match &mut self.source {
+                    Some(source) => source.changes.next().await,
                     None => std::future::pending().await,
                 }
             };
@@ -94,12 +130,9 @@ impl Plugin {
                     Some(Command::Unload(answer)) => self.serving.unload(Some(answer)).await,
                     None => break,
                 },
-                Some(change) = change => {
-                    if let Some(changes) = self.source.as_mut().and_then(|source| source.changes.as_mut()) {
-                        settle(changes).await;
-                    }
+                edited = change => {
                     // Errors are told as events; there is nobody to answer.
-                    let _ = self.build_and_swap(Some(change.at), &stop).await;
+                    let _ = self.build_and_swap(Some(edited), &stop).await;
                 }
             }
         }
@@ -113,6 +146,7 @@ impl Plugin {
         stop: &CancellationToken,
     ) -> Result<Option<SwapReport>> {
         let mut edited = edited;
+        let mut overtaken = 0;
         let serving = self.serving.number().await;
         let built = loop {
             let Some(source) = self.source.as_mut() else {
@@ -121,32 +155,17 @@ impl Plugin {
             let cancel = stop.child_token();
             self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
             let observer = |event| self.shared.emit(told(&self.id, event));
-            let watcher = source.watcher.as_ref();
-            let building = source.builder.build_watching(&observer, &cancel, |paths| match watcher {
-                // A dependency may have come or gone with the edit.
-                Some(watcher) => watcher.set_paths(paths),
-                None => Ok(()),
-            });
+            let building = source.builder.build_watching(&observer, &cancel, source.changes.set());
             tokio::pin!(building);
-            let overtaken = async {
-                match source.changes.as_mut() {
-                    Some(changes) => match changes.recv().await {
-                        Some(change) => change,
-                        None => std::future::pending().await,
-                    },
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
-                change = overtaken => {
+                // What is always being written is built all the same.
+                at = source.changes.next(), if overtaken < OVERTAKEN => {
                     // What is being built is out of date: stop it, wait until it has stopped, start over.
                     cancel.cancel();
                     let _ = building.await;
-                    edited = Some(edited.unwrap_or(change.at));
-                    if let Some(changes) = source.changes.as_mut() {
-                        settle(changes).await;
-                    }
+                    overtaken += 1;
+                    edited = Some(edited.unwrap_or(at));
                 }
                 built = &mut building => break built,
             }
@@ -209,8 +228,5 @@ const QUIET: Duration = Duration::from_millis(1);
 /// How long to wait for quiet at most.
 const SETTLED: Duration = Duration::from_millis(10);
 
-/// Reads on until a save's events are all there, so that its build is not started for half of it.
-async fn settle(changes: &mut mpsc::UnboundedReceiver<Change>) {
-    let quiet = async { while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {} };
-    let _ = tokio::time::timeout(SETTLED, quiet).await;
-}
+/// How often in a row a build is stopped because an input has changed.
+const OVERTAKEN: usize = 5;

@@ -1,15 +1,15 @@
 //! Which crates, files and patches a plugin is made of, by cargo's own account.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Target, TargetKind};
 
-use crate::build::inputs::Stamp;
+use crate::build::inputs::{InputSet, Stamp};
+use crate::build::settings;
 use crate::error::{Error, Result};
-use crate::overlay::is_framework;
 
 /// One controller crate of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +27,13 @@ pub struct ControllerCrate {
 }
 
 /// What a plugin's crates are built from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Workspace {
     /// The controller crates, in the order that they were asked for.
     pub crates: Vec<ControllerCrate>,
     /// How the overlay depends on the very `controllerbus` that the crates use, as a TOML inline table.
     pub controllerbus: String,
-    /// Folders of local packages, and manifests, whose change is a change of the plugin.
-    pub watched: Vec<PathBuf>,
-    /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths.
+    /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths, and `cargo-features`.
     pub settings: toml::Table,
     /// The packages that are built from local folders: their names and those folders.
     pub local: BTreeMap<String, PathBuf>,
@@ -44,6 +42,20 @@ pub struct Workspace {
     pub root: PathBuf,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
+    /// The local packages' folders, with the roots of their sources.
+    pub(crate) packages: BTreeMap<PathBuf, Roots>,
+    /// The folders of packages that take the place of others.
+    pub(crate) patches: BTreeSet<PathBuf>,
+    /// The manifests of all members of the crates' workspaces, which cargo reads, too.
+    members: BTreeSet<PathBuf>,
+}
+
+/// Where the sources of a package begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Roots {
+    pub(crate) name: String,
+    /// Of its library or macro, and of its build script.
+    pub(crate) sources: Vec<PathBuf>,
 }
 
 /// The files by which a folder pins its toolchain.
@@ -73,11 +85,11 @@ impl Toolchain {
             return Ok(found.clone());
         }
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let output = Command::new(&rustc)
-            .arg("-vV")
-            .current_dir(folder)
-            .output()
-            .map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
+        let mut asked = Command::new(&rustc);
+        asked.arg("-vV").current_dir(folder);
+        settings::without_the_callers_cargo(&mut asked);
+        let output =
+            asked.output().map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = text.lines().next().unwrap_or_default().to_owned();
         let target = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
@@ -93,162 +105,308 @@ impl Workspace {
     /// # Errors
     /// [`Error::Metadata`] with what cargo said, or [`Error::NotAController`] with what the crate lacks.
     pub fn read(crates: &[PathBuf]) -> Result<Self> {
-        let mut found = Self {
-            crates: Vec::new(),
-            controllerbus: String::new(),
-            watched: Vec::new(),
-            settings: toml::Table::new(),
-            local: BTreeMap::new(),
-            root: PathBuf::new(),
-            lock_file: None,
-        };
-        let mut watched = BTreeSet::new();
+        let mut found = Self::default();
         for path in crates {
-            found.read_crate(path, &mut watched)?;
+            found.read_crate(&in_full(path))?;
         }
-        found.watched = watched.into_iter().collect();
         Ok(found)
     }
 
-    /// The local packages that may read any of these files. A crate can include another's, but the framework does not.
-    pub(crate) fn readers(&self, files: &[PathBuf]) -> BTreeSet<String> {
-        let reads = |(name, folder): &(&String, &PathBuf)| {
-            !is_framework(name) || files.iter().any(|file| file.starts_with(folder))
-        };
-        self.local.iter().filter(reads).map(|(name, _)| name.clone()).collect()
+    /// The paths that decide how cargo builds the plugin, beside sources: manifests and lock files in all parents, cargo's
+    /// and rustup's settings, and what is or would be a build script.
+    pub(crate) fn deciding(&self, asked: &[PathBuf]) -> InputSet {
+        let mut files = self.manifests(asked);
+        files.insert(self.root.join("Cargo.lock"));
+        files.extend(settings::files(&self.root));
+        files.extend(settings::pins(&self.root));
+        files.extend(self.packages.keys().map(|folder| folder.join("build.rs")));
+        InputSet { files, quiet: settings::quiet(), ..InputSet::default() }
     }
 
-    fn read_crate(&mut self, path: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<()> {
-        let path = path.canonicalize().map_err(Error::io("finding the crate", path))?;
+    /// What decides and is not in the build hash: which compiler it is stands there anyway, and which manifests of parents
+    /// are the plugin's.
+    pub(crate) fn apart(&self) -> BTreeSet<PathBuf> {
+        let is_its = |path: &PathBuf| path.parent().is_some_and(|it| it == self.root || self.packages.contains_key(it));
+        let mut apart: BTreeSet<_> = self.manifests(&[]).into_iter().filter(|path| !is_its(path)).collect();
+        apart.extend(settings::pins(&self.root));
+        apart
+    }
+
+    /// The manifests of the packages, of all their parents and of all members of the workspaces, whether they are there or
+    /// not.
+    fn manifests(&self, asked: &[PathBuf]) -> BTreeSet<PathBuf> {
+        let folders = self.packages.keys().chain(asked).chain([&self.root]);
+        let above = folders.flat_map(|folder| folder.ancestors()).filter(|it| it.has_root());
+        above.map(|folder| folder.join("Cargo.toml")).chain(self.members.iter().cloned()).collect()
+    }
+
+    fn read_crate(&mut self, path: &Path) -> Result<()> {
         let not_a_controller =
-            |message: &str| Error::NotAController { path: path.clone(), message: message.to_owned() };
-        let metadata = MetadataCommand::new()
-            .manifest_path(path.join("Cargo.toml"))
-            .current_dir(&path)
-            .features(CargoOpt::AllFeatures)
-            .env_remove("RUSTC_WORKSPACE_WRAPPER")
-            .exec()
-            .map_err(|error| Error::Metadata { path: path.clone(), message: error.to_string() })?;
+            |message: &str| Error::NotAController { path: path.to_owned(), message: message.to_owned() };
         let manifest = path.join("Cargo.toml");
-        let package = metadata
-            .packages
-            .iter()
-            .find(|package| package.manifest_path.as_std_path() == manifest)
-            .ok_or_else(|| not_a_controller("its manifest has no [package]"))?;
-        let library = package
-            .targets
-            .iter()
-            .find(|target| target.kind.iter().any(|kind| matches!(kind.to_string().as_str(), "lib" | "rlib")))
-            .ok_or_else(|| not_a_controller("it has no library target that others can link; add src/lib.rs"))?;
-        let closure = closure(&metadata, &package.id);
-        let bus = closure
-            .iter()
-            .find(|package| package.name.as_str() == "controllerbus")
-            .ok_or_else(|| not_a_controller("it does not depend on `controllerbus`; add it to its [dependencies]"))?;
-        self.controllerbus = dependency(bus);
-        for package in &closure {
-            if package.source.is_none()
-                && let Some(dir) = package.manifest_path.parent()
-            {
-                watched.insert(dir.as_std_path().to_owned());
-                self.local.insert(package.name.to_string(), dir.as_std_path().to_owned());
-            }
-        }
-        let root = metadata.workspace_root.as_std_path();
+        std::fs::metadata(&manifest).map_err(Error::io("finding the crate's manifest", &manifest))?;
+        let metadata = ask(path)?;
+        self.members.extend(metadata.packages.iter().map(|member| member.manifest_path.as_std_path().to_owned()));
+        let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
+        let package = package.ok_or_else(|| not_a_controller("its manifest has no [package]"))?.clone();
+        let kinds: Vec<String> =
+            package.targets.iter().flat_map(|target| &target.kind).map(ToString::to_string).collect();
+        let linkable =
+            |target: &&Target| target.kind.iter().any(|kind| matches!(kind, TargetKind::Lib | TargetKind::RLib));
+        let library = package.targets.iter().find(linkable).ok_or_else(|| {
+            not_a_controller(match kinds.iter().find(|kind| matches!(kind.as_str(), "cdylib" | "dylib" | "staticlib")) {
+                Some(_) => {
+                    "its library has a crate-type that others cannot link; add \"lib\" to `crate-type`, or take the line \
+                     away: the plugin file is made by the bundle that is generated around the crate"
+                }
+                None => "it has no library target; add src/lib.rs",
+            })
+        })?;
+        let root = metadata.workspace_root.as_std_path().to_owned();
         if self.crates.is_empty() {
             root.clone_into(&mut self.root);
-        }
-        for file in ["Cargo.toml", "Cargo.lock"].map(|name| root.join(name)) {
-            if file.is_file() {
-                watched.insert(file);
-            }
+            self.settings = self.read_settings(&root)?;
         }
         let lock_file = root.join("Cargo.lock");
         if self.lock_file.is_none() && lock_file.is_file() {
             self.lock_file = Some(lock_file);
         }
-        if self.settings.is_empty() {
-            self.settings = settings(root, watched)?;
+        let patched = self.patches.iter().cloned().collect::<Vec<_>>();
+        let bus = self.read_local(&metadata, &package, &patched)?;
+        self.controllerbus = match self.framework(&bus)? {
+            Some(found) => found,
+            None => locked(&root, &package)?.ok_or_else(|| {
+                not_a_controller("it does not depend on `controllerbus`; add it to its [dependencies]")
+            })?,
+        };
+        if let Some(other) = self.crates.iter().find(|other| *other.name == *package.name) {
+            let both = format!("{} and {}", other.dir.display(), path.display());
+            return Err(not_a_controller(&format!(
+                "the plugin has two crates of the name `{}`, in {both}; rename one of them",
+                package.name
+            )));
         }
         self.crates.push(ControllerCrate {
             name: package.name.to_string(),
             library: library.name.replace('-', "_"),
-            dir: path,
+            dir: path.to_owned(),
             version: package.version.clone(),
             features: package.features.keys().cloned().collect(),
         });
         Ok(())
     }
-}
 
-/// A package and everything that it depends on, as cargo resolved it.
-fn closure<'a>(metadata: &'a Metadata, root: &'a PackageId) -> Vec<&'a Package> {
-    let packages: HashMap<_, _> = metadata.packages.iter().map(|package| (&package.id, package)).collect();
-    let nodes: HashMap<_, _> =
-        metadata.resolve.iter().flat_map(|resolve| &resolve.nodes).map(|node| (&node.id, node)).collect();
-    let mut seen = BTreeSet::from([root]);
-    let mut waiting = vec![root];
-    while let Some(id) = waiting.pop() {
-        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
-            let needed = dependency.dep_kinds.is_empty()
-                || dependency.dep_kinds.iter().any(|kind| kind.kind != cargo_metadata::DependencyKind::Development);
-            if needed && seen.insert(&dependency.pkg) {
-                waiting.push(&dependency.pkg);
+    /// Goes through a package and all local ones that it, or a patch, leads to. Gives how they depend on `controllerbus`.
+    fn read_local(
+        &mut self,
+        metadata: &Metadata,
+        first: &Package,
+        patches: &[PathBuf],
+    ) -> Result<Vec<cargo_metadata::Dependency>> {
+        let mut known: BTreeMap<PathBuf, Package> = BTreeMap::new();
+        let learn = |metadata: &Metadata, known: &mut BTreeMap<PathBuf, Package>| {
+            for package in &metadata.packages {
+                let folder = package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned());
+                known.insert(folder.unwrap_or_default(), package.clone());
+            }
+        };
+        learn(metadata, &mut known);
+        let of = |package: &Package| package.manifest_path.parent().map(|at| at.as_std_path().to_owned());
+        let mut waiting: Vec<PathBuf> = of(first).into_iter().chain(patches.iter().cloned()).collect();
+        let (mut seen, mut bus) = (BTreeSet::new(), Vec::new());
+        while let Some(folder) = waiting.pop() {
+            if !seen.insert(folder.clone()) {
+                continue;
+            }
+            if !known.contains_key(&folder) {
+                learn(&ask(&folder)?, &mut known);
+            }
+            let Some(package) = known.get(&folder) else { continue };
+            self.add_local(&folder, package);
+            for dependency in package.dependencies.iter().filter(|it| it.kind != DependencyKind::Development) {
+                if dependency.name == "controllerbus" {
+                    bus.push(dependency.clone());
+                }
+                waiting.extend(dependency.path.as_ref().map(|path| path.as_std_path().to_owned()));
+            }
+        }
+        Ok(bus)
+    }
+
+    fn add_local(&mut self, folder: &Path, package: &Package) {
+        let mut roots = Roots { name: package.name.to_string(), ..Roots::default() };
+        for target in &package.targets {
+            let others = [TargetKind::Bin, TargetKind::Example, TargetKind::Test, TargetKind::Bench];
+            if !target.kind.iter().any(|kind| others.contains(kind)) {
+                roots.sources.push(target.src_path.as_std_path().to_owned());
+            }
+        }
+        self.local.insert(package.name.to_string(), folder.to_owned());
+        self.packages.insert(folder.to_owned(), roots);
+    }
+
+    /// A dependency on the very `controllerbus` that local crates depend on, in the very words, so that it is the same to
+    /// cargo. `None` if none of them does.
+    fn framework(&self, wanted: &[cargo_metadata::Dependency]) -> Result<Option<String>> {
+        let Some(one) = wanted.iter().find(|one| one.path.is_some()).or_else(|| wanted.first()) else {
+            return Ok(None);
+        };
+        if let Some(path) = &one.path {
+            return Ok(Some(format!("{{ path = {} }}", quoted(path.as_str()))));
+        }
+        // A patch is found by cargo for the overlay too: its settings have the same ones.
+        let source = one.source.as_ref().map(|source| source.repr.as_str()).unwrap_or_default();
+        Ok(Some(from_source(source, &one.req.to_string())))
+    }
+
+    /// The workspace's `[patch]`, `[replace]` and `[profile]`, with absolute paths, and `cargo-features`.
+    fn read_settings(&mut self, root: &Path) -> Result<toml::Table> {
+        let file = root.join("Cargo.toml");
+        let text = std::fs::read_to_string(&file).map_err(Error::io("reading the workspace's manifest", &file))?;
+        let manifest: toml::Table = toml::from_str(&text)
+            .map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
+        let mut kept = toml::Table::new();
+        for section in ["cargo-features", "patch", "replace", "profile"] {
+            if let Some(value) = manifest.get(section) {
+                let mut value = value.clone();
+                if matches!(section, "patch" | "replace") {
+                    self.make_absolute(&mut value, root);
+                }
+                kept.insert(section.to_owned(), value);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn make_absolute(&mut self, value: &mut toml::Value, root: &Path) {
+        let Some(table) = value.as_table_mut() else { return };
+        for (key, value) in table.iter_mut() {
+            match value {
+                toml::Value::String(text) if key == "path" => {
+                    let path = in_full(&root.join(&*text));
+                    *text = path.to_string_lossy().into_owned();
+                    self.patches.insert(path);
+                }
+                other => self.make_absolute(other, root),
             }
         }
     }
-    seen.into_iter().filter_map(|id| packages.get(id).copied()).collect()
 }
 
-/// A dependency on exactly this package.
-fn dependency(package: &Package) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    match &package.source {
-        None => {
-            let dir = package.manifest_path.parent().map(ToString::to_string).unwrap_or_default();
-            format!("{{ path = {} }}", quoted(&dir))
+/// A path as cargo sees it: absolute, and without `..`.
+pub(crate) fn in_full(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            other => plain.push(other),
         }
-        Some(source) => match source.repr.strip_prefix("git+") {
-            Some(git) => {
-                let (url, revision) = git.split_once('#').unwrap_or((git, ""));
-                let url = url.split('?').next().unwrap_or(url);
-                format!("{{ git = {}, rev = {} }}", quoted(url), quoted(revision))
-            }
-            None => format!("{{ version = {} }}", quoted(&format!("={}", package.version))),
-        },
     }
+    plain
 }
 
-/// The workspace's `[patch]`, `[replace]` and `[profile]`, with absolute paths, which are also to be watched.
-fn settings(root: &Path, watched: &mut BTreeSet<PathBuf>) -> Result<toml::Table> {
-    let file = root.join("Cargo.toml");
-    let text = std::fs::read_to_string(&file).map_err(Error::io("reading the workspace's manifest", &file))?;
-    let manifest: toml::Table =
-        toml::from_str(&text).map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
-    let mut kept = toml::Table::new();
-    for section in ["patch", "replace", "profile"] {
-        if let Some(value) = manifest.get(section) {
-            let mut value = value.clone();
-            if section != "profile" {
-                make_absolute(&mut value, root, watched);
-            }
-            kept.insert(section.to_owned(), value);
-        }
+/// What cargo says of the packages of a workspace, without what they depend on: that need not be there yet.
+fn ask(folder: &Path) -> Result<Metadata> {
+    let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
+    let mut command = MetadataCommand::new().manifest_path(folder.join("Cargo.toml")).no_deps().cargo_command();
+    settings::without_the_callers_cargo(&mut command);
+    let output =
+        command.current_dir(folder).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
+    if !output.status.success() {
+        return Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
-    Ok(kept)
+    let text = String::from_utf8_lossy(&output.stdout);
+    let text = text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
+    MetadataCommand::parse(text).map_err(|error| wrong(error.to_string()))
 }
 
-fn make_absolute(value: &mut toml::Value, root: &Path, watched: &mut BTreeSet<PathBuf>) {
-    let Some(table) = value.as_table_mut() else { return };
-    for (key, value) in table.iter_mut() {
-        match value {
-            toml::Value::String(text) if key == "path" => {
-                let joined = root.join(&*text);
-                let path = joined.canonicalize().unwrap_or(joined);
-                *text = path.to_string_lossy().into_owned();
-                watched.insert(path);
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A dependency on a version from a source, by cargo's name for the source.
+fn from_source(source: &str, version: &str) -> String {
+    const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+    if let Some(git) = source.strip_prefix("git+") {
+        let url = git.split_once('#').map_or(git, |(url, _)| url);
+        let (url, which) = url.rsplit_once('?').unwrap_or((url, ""));
+        let Some((key @ ("branch" | "tag" | "rev"), name)) = which.split_once('=') else {
+            return format!("{{ git = {} }}", quoted(url));
+        };
+        return format!("{{ git = {}, {key} = {} }}", quoted(url), quoted(&decoded(name)));
+    }
+    if source.is_empty() || source == CRATES_IO {
+        return format!("{{ version = {} }}", quoted(version));
+    }
+    let index = source.strip_prefix("registry+").unwrap_or(source);
+    format!("{{ version = {}, registry-index = {} }}", quoted(version), quoted(index))
+}
+
+/// Takes the escapes out of a part of an URL.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &after[2..];
             }
-            other => make_absolute(other, root, watched),
+            None => {
+                bytes.push(*byte);
+                rest = after;
+            }
         }
     }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A dependency on the `controllerbus` that a package has by way of others, from its workspace's lock file.
+fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
+    #[derive(serde::Deserialize)]
+    struct Lock {
+        #[serde(default)]
+        package: Vec<Locked>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Locked {
+        name: String,
+        version: String,
+        source: Option<String>,
+        #[serde(default)]
+        dependencies: Vec<String>,
+    }
+    let file = root.join("Cargo.lock");
+    if !file.is_file() {
+        let mut cargo = Command::new("cargo");
+        cargo.arg("generate-lockfile").current_dir(root);
+        settings::without_the_callers_cargo(&mut cargo);
+        // What is wrong with it, the build will say.
+        let _ = cargo.output();
+    }
+    let Ok(text) = std::fs::read_to_string(&file) else { return Ok(None) };
+    let wrong = |error: toml::de::Error| Error::Metadata { path: file.clone(), message: error.to_string() };
+    let lock: Lock = toml::from_str(&text).map_err(wrong)?;
+    // `name`, or `name version` where there are several.
+    let find = |wanted: &str| {
+        let (name, version) =
+            wanted.split_once(' ').map_or((wanted, None), |(name, rest)| (name, rest.split(' ').next()));
+        lock.package.iter().position(|it| it.name == name && version.is_none_or(|version| it.version == version))
+    };
+    let mut waiting: Vec<usize> = find(&package.name).into_iter().collect();
+    let mut seen = BTreeSet::new();
+    while let Some(at) = waiting.pop() {
+        let found = &lock.package[at];
+        if found.name == "controllerbus" {
+            let source = found.source.as_deref().unwrap_or_default();
+            return Ok(Some(from_source(source, &format!("={}", found.version))));
+        }
+        if seen.insert(at) {
+            waiting.extend(found.dependencies.iter().filter_map(|wanted| find(wanted)));
+        }
+    }
+    Ok(None)
 }

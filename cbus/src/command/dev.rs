@@ -9,7 +9,7 @@ use miette::Result;
 
 use crate::api::CONFIG_ID;
 use crate::cli::Dev;
-use crate::command::run::{asked_to_end, serve, serve_api, specs};
+use crate::command::run::{asked_to_end, serve, serve_api, specs, watcher};
 use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
@@ -26,8 +26,8 @@ pub async fn run(args: Dev) -> Result<()> {
     }
     let journal = Arc::new(Journal::new());
     let (crates, config) = sort(&args.paths)?;
-    let file = config.as_deref().map(ConfigFile::new);
-    let set = file.as_ref().map(ConfigFile::read).transpose()?;
+    let mut file = config.as_deref().map(ConfigFile::new);
+    let set = file.as_mut().map(ConfigFile::read).transpose()?;
     let plugins = specs(&crates, args.release).await?;
     let names: Vec<String> = plugins.iter().map(|spec| spec.id.clone()).collect();
     // From here on the view is what is seen; what went wrong before is told as it is.
@@ -50,6 +50,7 @@ pub async fn run(args: Dev) -> Result<()> {
         allow_world_writable: false,
         isolation: args.isolation,
         probation: args.probation,
+        watcher: watcher(&args.polling),
     };
     let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
     let title = view::Title { plugins: names, api, last_words: args.last_words };

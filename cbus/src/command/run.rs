@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use controllerbus::ConfigSet;
 use hot_runtime::sign::PublicKey;
+use hot_runtime::watch::Watcher;
 use hot_runtime::{PluginSpec, Trust};
 use miette::Result;
 
@@ -18,8 +19,8 @@ pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
     set_up_logs(args.logging.log.clone(), &journal, Some(args.logging.log_format));
     // What is wrong with the arguments is told before anything begins.
-    let config = args.config.as_deref().map(ConfigFile::new);
-    let set = config.as_ref().map(ConfigFile::read).transpose()?;
+    let mut config = args.config.as_deref().map(ConfigFile::new);
+    let set = config.as_mut().map(ConfigFile::read).transpose()?;
     let plugins = specs(&args.watch, args.release).await?;
     if let Some(dir) = &args.plugins
         && !dir.is_dir()
@@ -43,6 +44,7 @@ pub async fn run(args: Run) -> Result<()> {
         allow_world_writable: args.trust.allow_world_writable,
         isolation: args.isolation,
         probation: args.probation,
+        watcher: watcher(&args.polling),
     };
 
     let host = Host::new(journal);
@@ -83,7 +85,8 @@ pub async fn serve(
         file.apply(&host.bus, set).await?;
         reread = Some(file.clone());
         // Followed from the start on: the first build may take a while.
-        following = Some((file.clone(), tokio::spawn(file.follow(host.bus.clone()))));
+        let (bus, watcher, followed) = (host.bus.clone(), options.watcher.clone(), file.clone());
+        following = Some((file, tokio::spawn(async move { followed.follow(bus, &watcher).await })));
     }
     host.start(options).await?;
     tracing::info!(target: "cbus", "{ready}");
@@ -91,10 +94,7 @@ pub async fn serve(
     tokio::spawn(reload_when_asked(Arc::clone(host), reread));
     if let Some((file, following)) = following {
         file.tell_problems(&host.bus);
-        // Following ends when the file cannot be watched.
-        if let Ok(Err(error)) = following.await {
-            tracing::error!(target: "cbus", "the config file is not followed: {error}");
-        }
+        let _ = following.await;
     }
     std::future::pending().await
 }
@@ -185,6 +185,11 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
         shown = Some(address);
     }
     Ok(shown)
+}
+
+/// Who tells of changes of files.
+pub fn watcher(polling: &cli::Polling) -> Watcher {
+    polling.poll.map_or_else(Watcher::new, |seconds| Watcher::polling(seconds.into()))
 }
 
 /// Whom the command line trusts: with keys what they have signed, and, unless a signature is required, what is not signed;

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hot_runtime::Error;
-use hot_runtime::build::BUILD_HASH;
-use hot_runtime::watch::{Change, Watcher};
+use hot_runtime::build::{BUILD_HASH, Inputs};
+use hot_runtime::watch::Following;
 use miette::Result;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Watch;
 use crate::command::build::line;
+use crate::command::run::watcher;
 use crate::pipeline::{Job, Output};
 use crate::report::{explain, tell};
 use crate::text;
@@ -19,14 +19,23 @@ use crate::text;
 /// A save is several file events in a row: how long no further one must come.
 const QUIET: Duration = Duration::from_millis(5);
 
+/// How long to wait for quiet at most.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// How often in a row a build is stopped because an input has changed.
+const OVERTAKEN: usize = 5;
+
 pub async fn run(args: Watch) -> Result<()> {
     let mut job = Job::new(&args.source, Some(&args.output)).await?;
     // What is to be watched is known once it has been read.
     job.builder.generate().await.map_err(explain)?;
-    let (watcher, mut changes) = Watcher::of_sources(job.builder.watched().to_vec()).map_err(explain)?;
+    let inputs = job.builder.inputs();
+    let mut following = watcher(&args.polling).follow();
+    following.set(inputs.watched());
     text::tell(&format!("Watching {}; Ctrl-C ends it", job.crates.join(", ")));
     let mut last: Option<Output> = None;
     let mut told = false;
+    let mut overtaken = 0;
     loop {
         let cancel = CancellationToken::new();
         let result = {
@@ -34,7 +43,8 @@ pub async fn run(args: Watch) -> Result<()> {
             tokio::pin!(building);
             tokio::select! {
                 result = &mut building => Some(result),
-                Some(_) = changes.recv() => {
+                // What is always being written is built all the same.
+                () = changed(&inputs, &mut following), if overtaken < OVERTAKEN => {
                     // What is being built is out of date.
                     cancel.cancel();
                     let _ = building.await;
@@ -48,9 +58,10 @@ pub async fn run(args: Watch) -> Result<()> {
             }
         };
         let Some(result) = result else {
-            settle(&mut changes).await;
+            overtaken += 1;
             continue;
         };
+        overtaken = 0;
         match result {
             Ok(built) => {
                 for message in &built.messages {
@@ -79,18 +90,24 @@ pub async fn run(args: Watch) -> Result<()> {
             Err(error) => tell(&explain(error)),
         }
         // A dependency may have come or gone with the edit.
-        watcher.set_paths(job.builder.watched().to_vec()).map_err(explain)?;
+        following.set(inputs.watched());
         tokio::select! {
-            changed = changes.recv() => if changed.is_none() { return Ok(()) },
+            () = changed(&inputs, &mut following) => {}
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
-        settle(&mut changes).await;
     }
 }
 
-/// Reads on until a save's events are all there.
-async fn settle(changes: &mut UnboundedReceiver<Change>) {
-    while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {}
+/// Waits until what is in an input is not what it was when the last build began.
+async fn changed(inputs: &Inputs, following: &mut Following) {
+    loop {
+        following.changed().await;
+        following.settle(QUIET, SETTLED).await;
+        let inputs = inputs.clone();
+        if tokio::task::spawn_blocking(move || inputs.changed()).await.unwrap_or(true) {
+            return;
+        }
+    }
 }
 
 /// Removes the last build's file, where each build has a name of its own.

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use controllerbus::bus::ConfigOwner;
 use controllerbus::{Bus, ConfigSet};
-use hot_runtime::watch::Watcher;
+use hot_runtime::watch::{Watched, Watcher};
 use miette::Result;
 
-use crate::report::{explain, explain_bus, io};
+use crate::report::{explain_bus, io};
 
 /// A save is several file events in a row: how long no further one must come.
 const QUIET: Duration = Duration::from_millis(20);
+
+/// How long to wait for quiet at most.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// A config set in a file, YAML or JSON.
 #[derive(Clone)]
@@ -23,18 +26,20 @@ pub struct ConfigFile {
     keys: BTreeSet<String>,
     /// The file as one who applies configs: what it loses goes, whoever else applied it, and a lower revision counts.
     owner: Option<Arc<ConfigOwner>>,
+    /// What was read last.
+    text: Option<String>,
 }
 
 impl ConfigFile {
     /// A file that has not been read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), keys: BTreeSet::new(), owner: None }
+        Self { path: path.to_owned(), keys: BTreeSet::new(), owner: None, text: None }
     }
 
     /// Reads the file.
-    pub fn read(&self) -> Result<ConfigSet> {
+    pub fn read(&mut self) -> Result<ConfigSet> {
         let text = std::fs::read_to_string(&self.path).map_err(io("reading the config", &self.path))?;
-        parse(&text, &self.path.to_string_lossy())
+        parse(self.text.insert(text), &self.path.to_string_lossy())
     }
 
     /// Applies a set in place of the last one of this file.
@@ -54,20 +59,18 @@ impl ConfigFile {
         }
     }
 
-    /// Follows the file for as long as this is polled.
-    pub async fn follow(mut self, bus: Bus) -> Result<()> {
-        let (_watcher, mut changes) = Watcher::new(vec![self.path.clone()]).map_err(explain)?;
-        let mut last = std::fs::read(&self.path).ok();
+    /// Follows the file for as long as this is polled, through links, from what was read last.
+    pub async fn follow(mut self, bus: Bus, watcher: &Watcher) {
+        let mut following = watcher.follow();
+        following.set([Watched::File(self.path.clone())]);
         loop {
-            if changes.recv().await.is_none() {
-                return Ok(());
-            }
-            while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await {}
-            let text = std::fs::read(&self.path).ok();
-            if text == last {
+            following.changed().await;
+            following.settle(QUIET, SETTLED).await;
+            let text = std::fs::read_to_string(&self.path).ok();
+            // One that is away is being replaced, or comes back.
+            if text.is_none() || text == self.text {
                 continue;
             }
-            last = text;
             let file = self.path.display().to_string();
             match self.read() {
                 Ok(set) => match self.apply(&bus, set).await {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use controllerbus::Bus;
 use controllerbus::bus::Limits;
+use hot_runtime::watch::Watcher;
 use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec, Probation, Trust};
 use miette::Result;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub isolation: Isolation,
     /// For how many seconds a new generation is judged; 0 for none.
     pub probation: u64,
+    /// Who tells of changes of files.
+    pub watcher: Watcher,
 }
 
 /// A bus with a runtime and a record of what happened.
@@ -80,6 +83,7 @@ impl Host {
             .drain(DRAIN)
             .isolation(options.isolation)
             .probation(Probation::lasting(Duration::from_secs(options.probation)))
+            .watcher(options.watcher)
             .on_event(move |event| journal.runtime_event(event));
         builder = builder
             .trust(options.trust)

@@ -1,10 +1,12 @@
 //! How cargo calls rustc: recorded by a small wrapper that is compiled on first use, and read back.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::SystemTime;
 
-use crate::build::cargo::callers_environment;
+use crate::build::settings::callers_environment;
 use crate::error::{Error, Result};
 
 const SHIM: &str = include_str!("shim/main.rs");
@@ -44,15 +46,26 @@ impl Capture {
         Some(Self { shim, folder: folder.join("calls") })
     }
 
-    /// The last recorded call for a crate, by the stem of its outputs (`name-hash`), unless the crate was compiled
-    /// since without being recorded.
-    pub(crate) fn call(&self, stem: &str, compiled: Option<std::time::SystemTime>) -> Option<Call> {
-        let path = self.folder.join(format!("{stem}.call"));
-        let recorded = std::fs::metadata(&path).and_then(|found| found.modified()).ok()?;
-        if compiled.is_some_and(|compiled| compiled > recorded) {
-            return None;
-        }
-        Call::parse(&std::fs::read(&path).ok()?)
+    /// The last recorded call for a crate, by the stem of its outputs (`name-hash`).
+    pub(crate) fn call(&self, stem: &str) -> Option<Call> {
+        Call::read(&self.folder.join(format!("{stem}.call")))
+    }
+
+    /// The recorded call for the build script whose outputs are in a folder.
+    pub(crate) fn call_into(&self, folder: &Path) -> Option<Call> {
+        let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let scripts = recorded.filter(|entry| entry.file_name().to_string_lossy().starts_with("build_script_"));
+        let calls = scripts.filter_map(|entry| Call::read(&entry.path()));
+        calls
+            .filter(|call| call.after("--out-dir").is_some_and(|out| Path::new(out) == folder))
+            .max_by_key(|it| it.recorded)
+    }
+
+    /// All recorded calls for crates in these packages.
+    pub(crate) fn calls_in(&self, packages: &BTreeSet<&Path>) -> Vec<Call> {
+        let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let calls = recorded.filter_map(|entry| Call::read(&entry.path()));
+        calls.filter(|call| call.package().is_some_and(|package| packages.contains(package))).collect()
     }
 }
 
@@ -94,11 +107,18 @@ pub(crate) struct Call {
     pub(crate) rustc: PathBuf,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
+    /// When it was recorded, just before it was made.
+    pub(crate) recorded: SystemTime,
 }
 
 impl Call {
+    fn read(path: &Path) -> Option<Self> {
+        let recorded = std::fs::metadata(path).and_then(|found| found.modified()).ok()?;
+        Self::parse(&std::fs::read(path).ok()?, recorded)
+    }
+
     #[cfg(unix)]
-    fn parse(text: &[u8]) -> Option<Self> {
+    fn parse(text: &[u8], recorded: SystemTime) -> Option<Self> {
         use std::os::unix::ffi::OsStringExt;
         let mut parts = text.split(|byte| *byte == 0).map(|part| OsString::from_vec(part.to_vec()));
         let (folder, rustc) = (parts.next()?.into(), parts.next()?.into());
@@ -114,13 +134,46 @@ impl Call {
             rustc,
             arguments,
             environment: parts.filter_map(pair).collect(),
+            recorded,
         })
     }
 
     /// Elsewhere cargo makes every build.
     #[cfg(not(unix))]
-    fn parse(_: &[u8]) -> Option<Self> {
+    fn parse(_: &[u8], _: SystemTime) -> Option<Self> {
         None
+    }
+
+    /// What follows an argument.
+    pub(crate) fn after(&self, flag: &str) -> Option<&OsString> {
+        self.arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| &pair[1])
+    }
+
+    /// What a `-C` option is set to.
+    pub(crate) fn option(&self, key: &str) -> Option<&str> {
+        let set = self.arguments.iter().filter_map(|argument| argument.to_str()?.split_once('='));
+        set.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// The stem of its outputs: `name-hash`.
+    pub(crate) fn stem(&self) -> String {
+        let name = self.after("--crate-name").map(|name| name.to_string_lossy()).unwrap_or_default();
+        format!("{name}{}", self.option("extra-filename").unwrap_or_default())
+    }
+
+    /// Where rustc writes what the crate was made from.
+    pub(crate) fn dep_info(&self) -> Option<PathBuf> {
+        Some(Path::new(self.after("--out-dir")?).join(self.stem() + ".d"))
+    }
+
+    /// A variable that cargo set for it.
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsString> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// The folder of the package that it compiles.
+    pub(crate) fn package(&self) -> Option<&Path> {
+        self.variable("CARGO_MANIFEST_DIR").map(Path::new)
     }
 
     /// The crates that it names, with their files.
@@ -175,19 +228,10 @@ impl DepInfo {
                 // Blanks in a name are escaped with a backslash.
                 let files = files.replace("\\ ", "\u{0}");
                 let files = files.split_whitespace().map(|file| folder.join(file.replace('\u{0}', " ")));
-                found.files = files.map(without_dots).collect();
+                found.files = files.collect();
             }
         }
         found
-    }
-}
-
-/// `crate/src/../../file` as the path that it means, so that it is not taken for one in `crate`.
-fn without_dots(path: PathBuf) -> PathBuf {
-    if path.components().any(|part| part == std::path::Component::ParentDir) {
-        path.canonicalize().unwrap_or(path)
-    } else {
-        path
     }
 }
 
@@ -209,12 +253,12 @@ mod tests {
     #[test]
     fn a_recorded_call_is_read_back() {
         let text = b"/crate\0/bin/rustc\x002\0--crate-name\0a\0NAME=x=y\0EMPTY=\0";
-        let call = Call::parse(text).expect("a call");
+        let call = Call::parse(text, SystemTime::UNIX_EPOCH).expect("a call");
         assert_eq!(call.folder, Path::new("/crate"));
         assert_eq!(call.arguments, ["--crate-name", "a"]);
         let pairs = [("NAME", "x=y"), ("EMPTY", "")].map(|(name, value)| (name.into(), value.into()));
         assert_eq!(call.environment, pairs);
-        assert!(Call::parse(b"/crate\0/bin/rustc\x003\0a\0").is_none());
+        assert!(Call::parse(b"/crate\0/bin/rustc\x003\0a\0", SystemTime::UNIX_EPOCH).is_none());
     }
 
     /// What the recorder, as cargo would call it, writes down in a target folder.
@@ -227,7 +271,7 @@ mod tests {
         cargo.envs([("AWS_SECRET_ACCESS_KEY", "s3cr3t"), ("CARGO_REGISTRY_TOKEN", "s3cr3t")]);
         cargo.envs([("CARGO_PKG_NAME", "a"), ("OUT_DIR", "/out"), ("FROM_A_BUILD_SCRIPT", "yes"), ("CHANGED", "now")]);
         assert!(cargo.status().expect("running it").success());
-        (capture.folder.clone(), capture.call("a-1", None).expect("the call"))
+        (capture.folder.clone(), capture.call("a-1").expect("the call"))
     }
 
     #[cfg(unix)]

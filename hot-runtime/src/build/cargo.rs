@@ -1,10 +1,10 @@
 //! Runs cargo on an overlay and finds the library that it made.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use cargo_metadata::{Message, TargetKind};
+use cargo_metadata::Message;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,8 @@ use crate::build::capture::{Capture, outer_environment};
 use crate::build::message::{CompilerMessage, MessageLevel};
 use crate::build::process::{self, Ended, Lines};
 use crate::build::progress::{BuildPhase, Progress};
+use crate::build::settings;
+use crate::build::units::{Kind, Made, Script};
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
 
@@ -28,83 +30,6 @@ pub(crate) struct CargoBuilt {
     pub(crate) scripts: Vec<Script>,
     /// How rustc called the linker for the plugin, as `--print link-args` prints it.
     pub(crate) link_line: Option<String>,
-}
-
-/// Something that cargo compiled.
-#[derive(Clone, Debug)]
-pub(crate) struct Made {
-    /// The package's folder.
-    pub(crate) package: PathBuf,
-    /// The package's name.
-    pub(crate) package_name: String,
-    /// What it is.
-    pub(crate) kind: Kind,
-    /// The files.
-    pub(crate) files: Vec<PathBuf>,
-}
-
-/// What a crate is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// It is linked.
-    Library,
-    /// A procedural macro: it runs while others are compiled.
-    Macro,
-    /// A build script: it runs before its package is compiled.
-    Script,
-}
-
-impl Kind {
-    fn of(kinds: &[TargetKind]) -> Self {
-        match kinds.first() {
-            Some(TargetKind::ProcMacro) => Self::Macro,
-            Some(TargetKind::CustomBuild) => Self::Script,
-            _ => Self::Library,
-        }
-    }
-}
-
-/// A build script, and when it would be run again.
-#[derive(Clone, Debug)]
-pub(crate) struct Script {
-    /// Its package's folder.
-    pub(crate) package: PathBuf,
-    /// The files and folders that it says it reads; `None` if it says nothing, which means all of its package.
-    files: Option<Vec<PathBuf>>,
-    /// The variables that it says it reads, with what they were.
-    variables: Vec<(String, Option<std::ffi::OsString>)>,
-}
-
-impl Script {
-    /// Reads what it told cargo, which cargo keeps beside its output folder.
-    fn read(package: &Path, out_dir: &Path) -> Self {
-        let told = out_dir.parent().map(|folder| folder.join("output"));
-        let told = told.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-        let said = |key: &str| {
-            let prefixes = [format!("cargo:{key}="), format!("cargo::{key}=")];
-            let lines = told.lines().filter_map(move |line| prefixes.iter().find_map(|start| line.strip_prefix(start)));
-            lines.map(str::to_owned).collect::<Vec<_>>()
-        };
-        let files: Vec<_> = said("rerun-if-changed").iter().map(|file| package.join(file)).collect();
-        let variables: Vec<_> =
-            said("rerun-if-env-changed").into_iter().map(|name| (name.clone(), std::env::var_os(name))).collect();
-        let files = if files.is_empty() && variables.is_empty() { None } else { Some(files) };
-        Self { package: package.to_owned(), files, variables }
-    }
-
-    /// Whether a change of a file, which belongs to `owner`, may make it say something else.
-    pub(crate) fn may_read(&self, path: &Path, owner: Option<&Path>) -> bool {
-        match &self.files {
-            Some(files) => files.iter().any(|file| path.starts_with(file)),
-            None => owner == Some(&*self.package),
-        }
-    }
-
-    /// A variable that it reads and that has changed since.
-    pub(crate) fn changed_variable(&self) -> Option<&str> {
-        let changed = self.variables.iter().find(|(name, then)| std::env::var_os(name) != *then);
-        changed.map(|(name, _)| name.as_str())
-    }
 }
 
 /// Why a build was stopped.
@@ -130,6 +55,19 @@ impl Stop {
     }
 }
 
+/// How cargo is run.
+#[derive(Clone, Copy)]
+pub(crate) struct How<'a> {
+    /// Records what it calls.
+    pub(crate) capture: Option<&'a Capture>,
+    /// Names for the folders of local crates, where those are not to be seen in what is made.
+    pub(crate) local: &'a [(PathBuf, String)],
+    /// The program that is to be put before the compiler.
+    pub(crate) wrapper: Option<&'a OsStr>,
+    /// What was compiled before is used again, in parts of crates.
+    pub(crate) incremental: bool,
+}
+
 /// Builds an overlay. Cancelling stops the compiler with all that it started.
 ///
 /// # Errors
@@ -138,13 +76,12 @@ pub(crate) async fn build(
     overlay: &Overlay,
     spec: &PluginSpec,
     options: &BuildOptions,
-    capture: Option<&Capture>,
-    local: &[(PathBuf, String)],
+    how: How<'_>,
     progress: &mut Progress<'_>,
     cancel: &CancellationToken,
 ) -> Result<CargoBuilt> {
     progress.phase(BuildPhase::Compiling);
-    let child = command(overlay, spec, options, capture, local)
+    let child = command(overlay, spec, options, how)
         .spawn()
         .map_err(Error::io("running cargo (is Rust installed?)", &overlay.dir))?;
     let (mut library, mut messages) = (None, Vec::new());
@@ -165,6 +102,7 @@ pub(crate) async fn build(
             made.push(Made {
                 package: folder.unwrap_or_default(),
                 package_name: package_name(&artifact.package_id.repr, &artifact.target.name),
+                local: is_local(&artifact.package_id.repr),
                 kind: Kind::of(&artifact.target.kind),
                 files: artifact.filenames.iter().map(|file| file.as_std_path().to_owned()).collect(),
             });
@@ -191,7 +129,7 @@ pub(crate) async fn build(
     };
     for (id, out_dir) in out_dirs {
         if let Some(package) = packages.get(&id) {
-            scripts.push(Script::read(package, &out_dir));
+            scripts.push(Script::read(package, is_local(&id), &out_dir));
         }
     }
     match library {
@@ -201,25 +139,35 @@ pub(crate) async fn build(
 }
 
 /// Makes cargo compile these packages again. It goes by times, and takes an older file that was put back for what it
-/// has built already.
+/// has built already. Blocks while another cargo builds there.
 pub(crate) fn forget(target_dir: &Path, packages: &BTreeSet<String>) {
+    if packages.is_empty() {
+        return;
+    }
     // `target/PROFILE/.fingerprint`, or with a target `target/TRIPLE/PROFILE/.fingerprint`.
     let folders = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let below = folders(target_dir).flat_map(|dir| folders(&dir).collect::<Vec<_>>()).collect::<Vec<_>>();
-    for profile in folders(target_dir).chain(below).filter(|dir| dir.join(".fingerprint").is_dir()) {
-        forget_in(&profile, |name| name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)));
+    let known = |profile: &PathBuf| [".fingerprint", "build"].iter().any(|name| profile.join(name).is_dir());
+    for profile in folders(target_dir).chain(below).filter(known) {
+        // A cargo that builds there holds this lock, and must not lose what it counts on.
+        let lock = std::fs::File::options().create(true).append(true).open(profile.join(".cargo-lock"));
+        let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
+        for known in folders(&profile.join(".fingerprint")) {
+            let name = known.file_name().unwrap_or_default().to_string_lossy();
+            if name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)) {
+                let _ = std::fs::remove_dir_all(&known);
+            }
+        }
+        // Cargo's layout to come.
+        for unit in packages.iter().flat_map(|package| folders(&profile.join("build").join(package))) {
+            let _ = std::fs::remove_dir_all(unit.join("fingerprint"));
+        }
     }
 }
 
-/// The same in one profile's folder, for what has certain names there (`package-hash`).
-pub(crate) fn forget_in(profile: &Path, which: impl Fn(&str) -> bool) {
-    // A cargo that builds there holds this lock, and must not lose what it counts on.
-    let lock = std::fs::File::options().create(true).append(true).open(profile.join(".cargo-lock"));
-    let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
-    let Ok(known) = std::fs::read_dir(profile.join(".fingerprint")) else { return };
-    for entry in known.flatten().filter(|entry| which(&entry.file_name().to_string_lossy())) {
-        let _ = std::fs::remove_dir_all(entry.path());
-    }
+/// Whether a package is of a folder of the user's.
+fn is_local(id: &str) -> bool {
+    id.starts_with("path+")
 }
 
 /// The error of a build: the compiler's own errors, or, without any, what else was said.
@@ -242,25 +190,12 @@ fn package_name(id: &str, target: &str) -> String {
     }
 }
 
-/// Where cargo keeps the sources of the crates that it has downloaded.
-fn registry_sources() -> PathBuf {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    home.unwrap_or_default().join("registry/src")
-}
-
 /// `FROM=TO`, in lines.
 fn lines(pairs: &[(PathBuf, String)]) -> String {
     pairs.iter().map(|(from, to)| format!("{}={to}\n", from.display())).collect()
 }
 
-fn command(
-    overlay: &Overlay,
-    spec: &PluginSpec,
-    options: &BuildOptions,
-    capture: Option<&Capture>,
-    local: &[(PathBuf, String)],
-) -> Command {
+fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: How<'_>) -> Command {
     let mut command = Command::new("cargo");
     command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi", "--manifest-path"]);
     command.arg(overlay.dir.join("Cargo.toml"));
@@ -273,55 +208,29 @@ fn command(
         // The slices' boundaries stay this library's own, and no two builds share a name.
         let name = format!("-Clink-arg=-Wl,-soname,{}-{}", spec.slug(), overlay.build_hash);
         command.args(["--", "-Clink-arg=-Wl,-z,start-stop-visibility=hidden", &name]);
-        if capture.is_some() && spec.watch {
+        if how.capture.is_some() && spec.watch {
             // To link it again without compiling it again.
             command.args(["-Csave-temps", "--print=link-args"]);
         }
     }
-    if let Some(capture) = capture {
-        if let Some(outer) = outer_environment(&callers_environment()) {
+    if let Some(capture) = how.capture {
+        if let Some(outer) = outer_environment(&settings::callers_environment()) {
             command.env("CBUS_CAPTURE", &capture.folder).env("CBUS_OUTER", outer);
         }
-        command.env("CBUS_WRAPPER", std::env::var_os("RUSTC_WRAPPER").unwrap_or_default());
+        command.env("CBUS_WRAPPER", how.wrapper.unwrap_or_default());
         command.env("RUSTC_WRAPPER", &capture.shim);
-        command.env("CBUS_REMAP", lines(&[(registry_sources(), "/registry".to_owned())]));
+        command.env("CBUS_REMAP", lines(&[(settings::cargo_home().join("registry/src"), "/registry".to_owned())]));
         if !spec.watch {
             // Equal inputs give an equal artifact, whoever builds it and wherever.
-            command.env("CBUS_LOCAL", lines(local));
+            command.env("CBUS_LOCAL", lines(how.local));
         }
     }
     command.current_dir(&overlay.root).env("CARGO_TARGET_DIR", &options.target_dir);
+    // What is made on the way is looked for there too.
+    command.env("CARGO_BUILD_BUILD_DIR", &options.target_dir);
     // What is built once is better without, and what is built again and again is three times faster with it.
-    command.env("CARGO_INCREMENTAL", if spec.watch { "1" } else { "0" });
-    without_the_callers_cargo(&mut command);
+    command.env("CARGO_INCREMENTAL", if how.incremental { "1" } else { "0" });
+    settings::without_the_callers_cargo(command.as_std_mut());
     process::prepare(&mut command);
     command
-}
-
-/// What the cargo or clippy that runs this process says to this process, and not to those that it starts.
-const CALLERS: [&str; 6] =
-    ["RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CARGO", "CLIPPY_ARGS", "RUSTUP_TOOLCHAIN_SOURCE"];
-
-fn is_the_callers(name: &str) -> bool {
-    let about_this_process = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
-    CALLERS.contains(&name) || about_this_process.iter().any(|start| name.starts_with(start))
-}
-
-/// Whether a variable of this process decides how cargo builds.
-pub(crate) fn decides(name: &str) -> bool {
-    (name.starts_with("CARGO") || name.starts_with("RUST")) && !is_the_callers(name) && !name.starts_with("RUST_LOG")
-}
-
-/// The environment of this process, but for what is about this process.
-pub(crate) fn callers_environment() -> Vec<(OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| !is_the_callers(&name.to_string_lossy())).collect()
-}
-
-/// Takes out of a command's environment what is about this process.
-fn without_the_callers_cargo(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        if is_the_callers(&name.to_string_lossy()) {
-            command.env_remove(&name);
-        }
-    }
 }

@@ -8,11 +8,17 @@ use std::process::ExitStatus;
 use cargo_metadata::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 
-use crate::build::cargo::failed;
 use crate::build::message::CompilerMessage;
 use crate::build::progress::Progress;
-use crate::error::Result;
-use crate::overlay::PluginSpec;
+use crate::error::{Error, Result};
+
+/// What a compiler said, and how it ended.
+pub(crate) struct Heard {
+    pub(crate) status: ExitStatus,
+    pub(crate) messages: Vec<CompilerMessage>,
+    /// What is no message.
+    pub(crate) other: Vec<u8>,
+}
 
 /// A compiler at work.
 pub(crate) struct Compiler<'a> {
@@ -66,25 +72,18 @@ impl<'a> Compiler<'a> {
         self.ended.is_some()
     }
 
-    /// Says how it ended and adds its messages.
+    /// Waits for its end; how that was, and what was said.
     ///
     /// # Errors
-    /// [`crate::Error::Build`] with the messages, and those of its run.
-    pub(crate) async fn judge(
-        mut self,
-        spec: &PluginSpec,
-        progress: &mut Progress<'_>,
-        messages: &mut Vec<CompilerMessage>,
-    ) -> Result<()> {
+    /// Those of its run.
+    pub(crate) async fn heard(mut self, progress: &mut Progress<'_>) -> Result<Heard> {
         self.end().await;
         while let Ok(said) = self.lines.try_recv() {
             self.hear(&said, progress);
         }
-        messages.append(&mut self.messages);
         match self.ended {
-            Some(Ok(status)) if status.success() => Ok(()),
-            Some(Err(error)) => Err(error),
-            _ => Err(failed(spec, std::mem::take(messages), &String::from_utf8_lossy(&self.other))),
+            Some(ended) => Ok(Heard { status: ended?, messages: self.messages, other: self.other }),
+            None => Err(Error::Closed),
         }
     }
 

@@ -3,10 +3,11 @@
 //! A [`Session`] begins with a build by cargo, from which it learns how each local crate is compiled and from what.
 //! After an edit it says which crates have to be compiled again, or why cargo has to be asked; in doubt, cargo is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -14,39 +15,52 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::capture::{Call, Capture, DepInfo};
-use crate::build::cargo::{self, CargoBuilt, Kind, Made, Script, stop_of};
+use crate::build::cargo::{CargoBuilt, failed, stop_of};
 use crate::build::compiler::Compiler;
-use crate::build::inputs::Stamp;
-use crate::build::kept::Kept;
+use crate::build::inputs::{Content, InputSet, Inputs, Snapshot, Stamp};
 use crate::build::link::{Linker, Shape};
 use crate::build::message::CompilerMessage;
 use crate::build::prelink::Prelinked;
 use crate::build::process::{self, Ended, Lines};
 use crate::build::progress::{BuildPhase, Progress};
+use crate::build::units::{Kind, Unit, Units, stem_of};
 use crate::build::unwind::Tables;
-use crate::build::{BuildOptions, blocking};
+use crate::build::{BuildOptions, blocking, settings, verdict};
 use crate::error::{Error, Result};
-use crate::overlay::{Overlay, PluginSpec};
+use crate::overlay::{Overlay, PluginSpec, is_framework};
 use crate::own_folder::OwnFolder;
-use crate::workspace::PINS;
+use crate::workspace::Workspace;
 
 /// What has to be done after an edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
     /// Cargo has to be asked, because of this.
     Cargo(String),
-    /// The crates that are out of date are compiled again, then the plugin is linked.
-    Direct,
+    /// These units are compiled again, each after those that it needs, then the plugin is linked.
+    Direct(Vec<usize>),
+}
+
+/// Why a build came to nothing here.
+pub(crate) enum Failure {
+    /// Cargo has to judge.
+    Cargo(String),
+    /// A file was written while it was read: it has to be built again.
+    Written,
+    /// So it is.
+    Told(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Told(error)
+    }
 }
 
 /// What cargo's last build taught, and what was compiled since.
 pub(crate) struct Session {
-    units: Vec<Unit>,
-    scripts: Vec<Script>,
+    pub(crate) known: Units,
     /// Where what is compiled here goes, so that cargo's own files stay as cargo left them.
     folder: OwnFolder,
-    /// What was built here before.
-    pub(crate) kept: Kept,
     linker: Arc<Linker>,
     /// The linker is called by the compiler driver.
     by_driver: bool,
@@ -58,32 +72,15 @@ pub(crate) struct Session {
     tables: Tables,
     /// How often it was made.
     prelinks: usize,
-    /// Files that decide how cargo builds, though they are no sources.
-    settings: Vec<(PathBuf, Option<Stamp>)>,
+    /// What was in the files that decide how cargo builds, and in what macros and scripts are made of.
+    decided: Snapshot,
+    pub(crate) deciding: InputSet,
     /// The variables that cargo reads.
     variables: BTreeMap<OsString, OsString>,
-}
-
-/// A local crate, as it is compiled for this plugin.
-struct Unit {
-    package: PathBuf,
-    kind: Kind,
-    /// The stem of its files: `name-hash`.
-    stem: String,
-    call: Option<Call>,
-    inputs: DepInfo,
-    /// The units that it is compiled against.
-    needs: Vec<usize>,
-    /// Its source is not what it was compiled from.
-    stale: bool,
-    /// What cargo linked of it, and what is linked now.
-    archive: PathBuf,
-    current: PathBuf,
-    /// It was compiled since the plugin was linked.
-    fresh: bool,
-    /// What was linked of it by cargo, and what is linked now.
-    first: Option<Shape>,
-    linked: Option<blake3::Hash>,
+    /// The program that is put before the compiler.
+    wrapper: Option<OsString>,
+    /// The packages that take the place of others: not only what is local may be compiled against them.
+    patches: BTreeSet<PathBuf>,
 }
 
 /// How the linker is called.
@@ -101,44 +98,42 @@ enum How<'a> {
 pub(crate) struct DirectBuilt {
     /// The library; `None` if it would be what was linked before, in all but what debuggers read.
     pub(crate) library: Option<PathBuf>,
+    /// Its build hash.
+    pub(crate) hash: String,
+    /// What was in the inputs.
+    pub(crate) now: Snapshot,
     pub(crate) messages: Vec<CompilerMessage>,
 }
+
+/// What the hash of a build is over, once its inputs are known.
+pub(crate) type HashOf<'a> = &'a (dyn Fn(&Units, &Snapshot) -> Result<String> + Send + Sync);
 
 impl Session {
     /// Learns from a build by cargo. `None`, with a reason in the log, if something is not understood: then cargo makes
     /// the next build too. Blocks.
-    pub(crate) fn learn(
+    pub(crate) fn new(
         built: &CargoBuilt,
+        mut known: Units,
+        now: &Snapshot,
+        deciding: &InputSet,
         capture: &Capture,
-        local: &[PathBuf],
-        hash: &str,
         overlay: &Overlay,
-        options: &BuildOptions,
+        workspace: &Workspace,
     ) -> Option<Self> {
-        let because = |reason: &str| tracing::debug!(reason, "the next build is cargo's too");
-        let Some(linker) = built.link_line.as_deref().and_then(|line| Linker::keep(line, hash)) else {
-            because("how rustc called the linker is not known");
+        let Some(linker) = built.link_line.as_deref().and_then(|line| Linker::keep(line, &overlay.build_hash)) else {
+            tracing::debug!("the next build is cargo's too: how rustc called the linker is not known");
             return None;
         };
-        let mut units = Vec::new();
-        for made in &built.made {
-            if !local.contains(&made.package) || made.package == overlay.dir {
-                continue;
-            }
-            units.push(Unit::learn(made, capture)?);
-        }
-        let at: HashMap<String, usize> = units.iter().enumerate().map(|(at, unit)| (unit.stem.clone(), at)).collect();
-        for unit in &mut units {
-            let externs = unit.call.iter().flat_map(Call::externs);
-            unit.needs = externs.filter_map(|path| at.get(&stem_of(path)).copied()).collect();
-        }
+        known.compiled_from(now);
         let folder = OwnFolder::reserve(capture.folder.parent()?, "direct-").ok()?;
         std::fs::create_dir(folder.path()).ok()?;
-        let settings = settings(&overlay.root, units.iter().find_map(|unit| unit.call.as_ref()), &options.target_dir);
+        let mut deciding = deciding.clone();
+        deciding.extend(&known.of_tools());
+        let wrapper = settings::wrapper(&overlay.root).filter(|wrapper| !settings::only_remembers(wrapper));
         Some(Self {
-            units,
-            scripts: built.scripts.clone(),
-            kept: Kept::new(folder.path().join("kept"), options.keep),
+            decided: now.part(&deciding),
+            deciding,
+            known,
             folder,
             by_driver: !linker.knows_linker(),
             linker: Arc::new(linker),
@@ -147,17 +142,20 @@ impl Session {
             why_full: None,
             tables: Tables::read(&built.library).ok()?,
             prelinks: 0,
-            settings,
-            variables: variables(),
+            variables: settings::variables(),
+            wrapper,
+            patches: workspace.patches.clone(),
         })
     }
 
     /// Links what is not going to be edited, in the background.
     pub(crate) fn prelink(&mut self) {
-        // The crates that are edited, in contrast to what they are written against.
+        // The crates that are edited, in contrast to what they are written against, with those that use them.
+        let units = &self.known.units;
+        let own = units.iter().map(|unit| unit.local && !is_framework(&unit.package_name)).collect();
         let edited =
-            self.units.iter().filter(|unit| unit.kind == Kind::Library && !unit.stem.starts_with("controllerbus-"));
-        let edited: Vec<_> = edited.map(|unit| (unit.archive.clone(), unit.current.clone())).collect();
+            units.iter().zip(self.with_users(own)).filter(|(unit, is_edited)| *is_edited && unit.kind == Kind::Library);
+        let edited: Vec<_> = edited.map(|(unit, _)| (unit.archive.clone(), unit.current.clone())).collect();
         self.prelinks += 1;
         let (linker, folder, version) = (Arc::clone(&self.linker), self.folder.path().to_owned(), self.prelinks);
         self.prelinked = None;
@@ -169,167 +167,208 @@ impl Session {
         }));
     }
 
-    /// Files outside the watched folders that a crate was compiled from.
-    pub(crate) fn outside(&self, watched: &[PathBuf], target_dir: &Path) -> BTreeSet<PathBuf> {
-        let files = self.units.iter().flat_map(|unit| &unit.inputs.files);
-        let outside = files.filter(|file| !watched.iter().any(|root| file.starts_with(root)));
-        outside.filter(|file| !file.starts_with(target_dir)).cloned().collect()
-    }
-
-    /// Marks what is out of date after these files changed, and says who has to build.
-    pub(crate) fn plan(&mut self, changed: &[PathBuf]) -> Plan {
-        if let Some((path, _)) = self.settings.iter().find(|(path, then)| Stamp::of(path) != *then) {
-            return Plan::Cargo(format!("{} has changed", path.display()));
-        }
-        let now = variables();
-        let names = self.variables.keys().chain(now.keys());
-        if let Some(name) = names.into_iter().find(|name| self.variables.get(*name) != now.get(*name)) {
-            return Plan::Cargo(format!("the variable {} has changed", name.to_string_lossy()));
-        }
-        for script in &self.scripts {
-            if let Some(name) = script.changed_variable() {
-                return Plan::Cargo(format!("a build script reads the variable {name}, which has changed"));
-            }
-        }
-        for path in changed {
-            if let Some(reason) = self.mark(path) {
-                return Plan::Cargo(reason);
-            }
-        }
-        for unit in &mut self.units {
-            let Some(call) = &unit.call else { continue };
-            if unit.kind == Kind::Library && !unit.inputs.environment.is_empty() {
-                let now = call.environment_now();
-                let value = |name: &str| now.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-                unit.stale |=
-                    unit.inputs.environment.iter().any(|(name, then)| value(name) != then.as_ref().map(OsString::from));
-            }
-        }
-        // Whoever is compiled against something stale is stale.
+    /// These units, and all that are compiled against them.
+    fn with_users(&self, mut marked: Vec<bool>) -> Vec<bool> {
         loop {
-            let stale: Vec<bool> = self.units.iter().map(|unit| unit.stale).collect();
-            let mut more = false;
-            for unit in &mut self.units {
-                if !unit.stale && unit.needs.iter().any(|need| stale[*need]) {
-                    unit.stale = true;
-                    more = true;
-                }
+            let uses = |at: &usize| !marked[*at] && self.known.units[*at].needs.iter().any(|(need, _)| marked[*need]);
+            let more: Vec<_> = (0..marked.len()).filter(uses).collect();
+            if more.is_empty() {
+                return marked;
             }
-            if !more {
-                break;
-            }
-        }
-        match self.units.iter().find(|unit| unit.stale && (unit.call.is_none() || unit.kind != Kind::Library)) {
-            Some(unit) => Plan::Cargo(format!("how {} is compiled is not known", unit.stem)),
-            None => Plan::Direct,
+            more.into_iter().for_each(|at| marked[at] = true);
         }
     }
 
-    /// Marks the units that a changed file makes stale, or says why cargo has to be asked.
-    fn mark(&mut self, path: &Path) -> Option<String> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if matches!(&*name, "Cargo.toml" | "Cargo.lock" | "build.rs") || PINS.contains(&&*name) {
+    /// Says who has to build, now that this is in the inputs. Blocks.
+    pub(crate) fn plan(&self, now: &Snapshot) -> Plan {
+        if let Some(why) = self.asks_for_cargo(now) {
+            return Plan::Cargo(why);
+        }
+        let units = &self.known.units;
+        let version = |at: usize| units[at].version;
+        let stale = |unit: &Unit| {
+            (unit.local && unit.is_stale(now)) || unit.needs.iter().any(|(need, then)| version(*need) != *then)
+        };
+        let stale: Vec<bool> = units.iter().map(stale).collect();
+        if stale.iter().zip(units).any(|(stale, unit)| *stale && self.patches.contains(&unit.package))
+            && let Some(unit) =
+                units.iter().find(|unit| !unit.local && unit.kind == Kind::Library && unit.call.is_none())
+        {
+            return Plan::Cargo(format!("what {} is compiled against is not known", unit.stem));
+        }
+        let stale = self.with_users(stale);
+        let waiting: Vec<usize> = (0..units.len()).filter(|at| stale[*at]).collect();
+        if let Some(unit) = waiting.iter().map(|at| &units[*at]).find(|unit| unit.kind != Kind::Library) {
+            return Plan::Cargo(format!("{} runs while others are compiled, and has changed", unit.stem));
+        }
+        if let Some(unit) = waiting.iter().map(|at| &units[*at]).find(|unit| unit.call.is_none()) {
+            return Plan::Cargo(format!("how {} is compiled is not known", unit.stem));
+        }
+        Plan::Direct(self.in_order(waiting))
+    }
+
+    /// Why cargo has to be asked, whichever units are stale.
+    fn asks_for_cargo(&self, now: &Snapshot) -> Option<String> {
+        if let Some(path) = now.part(&self.deciding).change_since(&self.decided) {
             return Some(format!("{} has changed", path.display()));
         }
-        let owners = self.units.iter().map(|unit| &unit.package).filter(|package| path.starts_with(package));
-        let owner = owners.max_by_key(|package| package.as_os_str().len()).cloned();
-        if let Some(script) = self.scripts.iter().find(|script| script.may_read(path, owner.as_deref())) {
-            return Some(format!("the build script of {} may read {}", script.package.display(), path.display()));
+        let variables = settings::variables();
+        let mut names = self.variables.keys().chain(variables.keys());
+        if let Some(name) = names.find(|name| self.variables.get(*name) != variables.get(*name)) {
+            return Some(format!("the variable {} has changed", name.to_string_lossy()));
         }
-        let mut marked = false;
-        for unit in &mut self.units {
-            // A file that came or went may decide what a module is, or be read by a macro. What a build script reads
-            // of its package is known better.
-            let may_read = owner.as_ref() == Some(&unit.package) && unit.kind != Kind::Script;
-            if may_read || unit.inputs.files.iter().any(|file| file == path) {
-                if unit.kind != Kind::Library {
-                    return Some(format!("{} runs while others are compiled, and has changed", unit.stem));
-                }
-                unit.stale = true;
-                marked = true;
+        for script in &self.known.scripts {
+            let package = script.package.display();
+            if let Some(name) = script.changed_variable() {
+                return Some(format!("the build script of {package} reads the variable {name}, which has changed"));
+            }
+            if let Some(path) = script.lacks() {
+                let path = path.display();
+                return Some(format!("the build script of {package} says that it reads {path}, which is not there"));
             }
         }
-        (!marked).then(|| format!("{} belongs to no crate that is known", path.display()))
+        // Another build may have been there, or somebody who tidied up.
+        let used = self.known.units.iter().filter(|unit| unit.current == unit.archive);
+        let mut lost = used.filter(|unit| Stamp::of(&unit.archive) != unit.as_made);
+        lost.next().map(|unit| format!("{} is not what cargo made", unit.archive.display()))
     }
 
-    /// Whether a crate has to be compiled, or was and is not linked yet.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.units.iter().any(|unit| unit.stale || unit.fresh)
+    /// These units, each after those that it needs.
+    fn in_order(&self, mut waiting: Vec<usize>) -> Vec<usize> {
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            let ready = |at: &usize| self.known.units[*at].needs.iter().all(|(need, _)| !waiting.contains(need));
+            let (now, later): (Vec<_>, Vec<_>) = waiting.iter().copied().partition(|at| ready(at));
+            if now.is_empty() {
+                break;
+            }
+            order.extend(now);
+            waiting = later;
+        }
+        order
     }
 
     /// What is served is not what was linked here last: an artifact of before was taken. So what is compiled next has to
     /// be linked, whatever it is.
-    pub(crate) fn took_a_kept_one(&mut self) {
-        self.units.iter_mut().for_each(|unit| unit.linked = None);
+    pub(crate) fn took_another(&mut self) {
+        self.known.units.iter_mut().for_each(|unit| unit.linked = None);
     }
 
-    /// Keeps cargo from taking for up to date what was compiled here since. Blocks while another cargo builds there.
-    pub(crate) fn forget_what_was_compiled_here(&self) {
-        for unit in self.units.iter().filter(|unit| unit.stale || unit.current != unit.archive) {
-            let (Some(target), Some(hash)) = (unit.archive.parent().and_then(Path::parent), unit.hash()) else {
-                continue;
-            };
-            // Cargo goes by times; an older file that was put back would be taken for what is built.
-            cargo::forget_in(target, |name| name.ends_with(hash));
-        }
-    }
-
-    /// Compiles what is out of date and links the plugin, or says why only cargo can go on.
+    /// Compiles units, each after those that it needs, and links the plugin under the hash that `hash` gives of it.
     ///
     /// # Errors
-    /// [`Error::Build`], [`Error::BuildTimedOut`], [`Error::Cancelled`], [`Error::Io`].
+    /// [`Failure::Cargo`] wherever only cargo can go on, or judge; else [`Error::Build`], [`Error::BuildTimedOut`],
+    /// [`Error::Cancelled`], [`Error::Io`].
     pub(crate) async fn build(
         &mut self,
-        hash: &str,
-        spec: &PluginSpec,
-        options: &BuildOptions,
+        order: &[usize],
+        inputs: &Inputs,
+        hash: HashOf<'_>,
+        job: Job<'_>,
         progress: &mut Progress<'_>,
-        cancel: &CancellationToken,
-    ) -> Result<Result<DirectBuilt, String>> {
+    ) -> Result<DirectBuilt, Failure> {
         progress.phase(BuildPhase::Compiling);
+        let (edited, began) = (self.edited(order, inputs), SystemTime::now());
         let mut messages = Vec::new();
         let mut last: Option<(usize, Compiler)> = None;
-        for at in self.order() {
+        for at in order.iter().copied() {
             if let Some((before, compiler)) = last.take() {
-                self.judge(before, compiler, spec, progress, &mut messages).await?;
+                self.judge(before, compiler, &edited, job, progress, &mut messages).await?;
+                self.note(before, inputs, began, job).await?;
             }
-            last = self.compile(at, spec, options, progress, cancel).await.map(|compiler| (at, compiler));
+            last = self.compile(at, job, progress).await.map(|compiler| (at, compiler));
             if let Some((_, ended)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
-                self.judge(at, ended, spec, progress, &mut messages).await?;
+                self.judge(at, ended, &edited, job, progress, &mut messages).await?;
             }
-            self.take(at, progress)?;
+            self.take(at, progress).map_err(|error| Failure::Cargo(error.to_string()))?;
+            if last.is_none() {
+                self.note(at, inputs, began, job).await?;
+            }
         }
+        let mut of_last = None;
+        if let Some((at, _)) = &last {
+            of_last = self.read_by(*at, inputs, began).await?;
+            if of_last.is_none() && !job.lenient {
+                return Err(Failure::Written);
+            }
+        }
+        let (set, known) = (self.known.sources(), inputs.clone());
+        let now = blocking(move || Ok(known.learn_more(set))).await?;
+        let hash = hash(&self.known, &now)?;
         // The last one tidies up while what it wrote is linked.
         let ending = async {
             if let Some((_, compiler)) = &mut last {
                 compiler.end().await;
             }
         };
-        let (linked, ()) = tokio::join!(self.link_anew(hash, spec, options, progress, cancel), ending);
+        let (linked, ()) = tokio::join!(self.link_anew(&hash, job, progress), ending);
         if let Some((at, compiler)) = last {
-            self.judge(at, compiler, spec, progress, &mut messages).await?;
+            self.judge(at, compiler, &edited, job, progress, &mut messages).await?;
+            self.known.units[at].from = of_last;
         }
-        Ok(linked?.map(|(library, codes)| {
-            // Not before: what was compiled by a rustc that failed then is neither linked nor what was compiled.
-            for (at, code) in codes {
-                (self.units[at].fresh, self.units[at].linked) = (false, code);
-            }
-            DirectBuilt { library, messages }
-        }))
+        let (library, codes) = linked?.map_err(Failure::Cargo)?;
+        // Not before: what was compiled by a rustc that failed then is neither linked nor what was compiled.
+        for (at, code) in codes {
+            (self.known.units[at].fresh, self.known.units[at].linked) = (false, code);
+        }
+        Ok(DirectBuilt { library, hash, now, messages })
     }
 
-    /// Waits for a compiler's end and says how that was. Until then its unit is stale.
+    /// The files of the units whose own sources have changed.
+    fn edited(&self, order: &[usize], inputs: &Inputs) -> BTreeSet<PathBuf> {
+        let now = inputs.built();
+        let units = order.iter().map(|at| &self.known.units[*at]).filter(|unit| unit.local && unit.is_stale(&now));
+        units.flat_map(Unit::paths).collect()
+    }
+
+    /// What was in the files that a unit was compiled from; `None` if one was written meanwhile.
+    async fn read_by(
+        &self,
+        at: usize,
+        inputs: &Inputs,
+        began: SystemTime,
+    ) -> Result<Option<BTreeMap<PathBuf, Content>>, Failure> {
+        let (paths, inputs) = (self.known.units[at].paths(), inputs.clone());
+        Ok(blocking(move || Ok(inputs.read_since(paths, began))).await?)
+    }
+
+    /// Takes that for what a unit is made of.
+    async fn note(&mut self, at: usize, inputs: &Inputs, began: SystemTime, job: Job<'_>) -> Result<(), Failure> {
+        let from = self.read_by(at, inputs, began).await?;
+        let trusted = from.is_some() || job.lenient;
+        self.known.units[at].from = from;
+        if trusted { Ok(()) } else { Err(Failure::Written) }
+    }
+
+    /// Waits for a compiler's end and says how that was.
     async fn judge(
         &mut self,
         at: usize,
         compiler: Compiler<'_>,
-        spec: &PluginSpec,
+        edited: &BTreeSet<PathBuf>,
+        job: Job<'_>,
         progress: &mut Progress<'_>,
         messages: &mut Vec<CompilerMessage>,
-    ) -> Result<()> {
-        compiler.judge(spec, progress, messages).await?;
-        self.units[at].stale = false;
-        Ok(())
+    ) -> Result<(), Failure> {
+        let heard = compiler.heard(progress).await?;
+        let Some(call) = &self.known.units[at].call else { return Ok(()) };
+        if heard.status.success() {
+            messages.extend(heard.messages);
+            return Ok(());
+        }
+        // A new file beside the edited ones was edited, too.
+        let spans = heard.messages.iter().flat_map(|message| &message.spans).map(|span| call.folder.join(&span.file));
+        let beside = spans.filter(|file| edited.iter().any(|known| known.parent() == file.parent()));
+        let files = edited.iter().cloned().chain(beside).collect();
+        let about = verdict::is_about(&files, &call.folder, heard.status, &heard.messages, &heard.other);
+        let internal = heard.status.code() != Some(1);
+        if internal && let Some(folder) = call.option("incremental") {
+            // What it kept may be what it stumbles over.
+            forget_parts(Path::new(folder), &call.stem());
+        }
+        messages.extend(heard.messages);
+        let failed = failed(job.spec, std::mem::take(messages), &String::from_utf8_lossy(&heard.other));
+        Err(if about { Failure::Told(failed) } else { Failure::Cargo(format!("rustc failed: {failed}")) })
     }
 
     /// Links what was compiled, and gives the code of each unit that is linked anew; no library if it would be what was
@@ -337,14 +376,12 @@ impl Session {
     async fn link_anew(
         &mut self,
         hash: &str,
-        spec: &PluginSpec,
-        options: &BuildOptions,
+        job: Job<'_>,
         progress: &mut Progress<'_>,
-        cancel: &CancellationToken,
     ) -> Result<Result<(Option<PathBuf>, Vec<(usize, Option<blake3::Hash>)>), String>> {
         let (mut shapes, mut needs) = (Vec::new(), BTreeSet::new());
-        let mut differs = self.units.iter().all(|unit| !unit.fresh);
-        for (at, unit) in self.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
+        let mut differs = self.known.units.iter().all(|unit| !unit.fresh);
+        for (at, unit) in self.known.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
             let shape = Shape::of(&unit.current);
             if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
                 return Ok(Err(format!("what the linker has to be told of {} has changed", unit.stem)));
@@ -358,12 +395,12 @@ impl Session {
             return Ok(Ok((None, shapes)));
         }
         progress.phase(BuildPhase::Linking);
-        let moved = self.units.iter().filter(|unit| unit.current != unit.archive);
+        let moved = self.known.units.iter().filter(|unit| unit.current != unit.archive);
         let exchanged: BTreeMap<_, _> = moved.map(|unit| (unit.archive.clone(), unit.current.clone())).collect();
-        let linked = self.link_with_dependencies(hash, &exchanged, &needs, spec, options, cancel).await?;
+        let linked = self.link_with_dependencies(hash, &exchanged, &needs, job).await?;
         let library = match linked {
             Some(library) => library,
-            None => match self.link(hash, &exchanged, How::InFull, spec, options, cancel).await? {
+            None => match self.link(hash, &exchanged, How::InFull, job).await? {
                 Ok(library) => {
                     self.tables = tables(&library).await?;
                     library
@@ -380,23 +417,21 @@ impl Session {
         hash: &str,
         exchanged: &BTreeMap<PathBuf, PathBuf>,
         needs: &BTreeSet<String>,
-        spec: &PluginSpec,
-        options: &BuildOptions,
-        cancel: &CancellationToken,
+        job: Job<'_>,
     ) -> Result<Option<PathBuf>> {
-        self.await_the_dependencies(spec).await;
+        self.await_the_dependencies(job.spec).await;
         let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
         let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() else { return Ok(None) };
         let mut linked = None;
         if let Some(lacking) = prelinked.lacks(needs) {
-            tracing::debug!(plugin = spec.id, lacking, "the edit needs more of the dependencies than was linked");
+            tracing::debug!(plugin = job.spec.id, lacking, "the edit needs more of the dependencies than was linked");
         } else {
             let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
-            linked = self.link(hash, exchanged, how, spec, options, cancel).await?.ok();
+            linked = self.link(hash, exchanged, how, job).await?.ok();
             if linked.is_none() && !self.by_driver {
                 // Was it that?
                 let how = How::Prelinked(&prelinked);
-                linked = self.link(hash, exchanged, how, spec, options, cancel).await?.ok();
+                linked = self.link(hash, exchanged, how, job).await?.ok();
                 self.by_driver = linked.is_some();
             }
         }
@@ -405,7 +440,7 @@ impl Session {
             return Ok(None);
         };
         if let Some(lost) = tables(&library).await?.lost_since(&self.tables) {
-            self.link_in_full(spec, format!("linked beforehand, `{lost}` loses its unwind table"));
+            self.link_in_full(job.spec, format!("linked beforehand, `{lost}` loses its unwind table"));
             return Ok(None);
         }
         Ok(Some(library))
@@ -440,9 +475,7 @@ impl Session {
         hash: &str,
         exchanged: &BTreeMap<PathBuf, PathBuf>,
         how: How<'_>,
-        spec: &PluginSpec,
-        options: &BuildOptions,
-        cancel: &CancellationToken,
+        job: Job<'_>,
     ) -> Result<Result<PathBuf, String>> {
         let (linker, folder, wanted) = (Arc::clone(&self.linker), self.folder.path().to_owned(), hash.to_owned());
         let exchanged = exchanged.clone();
@@ -457,47 +490,31 @@ impl Session {
             return Ok(Err("what was compiled is not among what was linked".to_owned()));
         };
         let mut said = Vec::new();
-        let ended = run(command, spec, options, cancel, |line| said.extend_from_slice(line)).await?;
+        let ended = run(command, job, |line| said.extend_from_slice(line)).await?;
         if !ended.success() {
             let said = String::from_utf8_lossy(&said);
-            tracing::debug!(plugin = spec.id, by_driver, %said, "linking again failed");
+            tracing::debug!(plugin = job.spec.id, by_driver, %said, "linking again failed");
             return Ok(Err(format!("linking again failed: {said}")));
         }
         Ok(Ok(library))
     }
 
-    /// The stale units, each after those that it needs.
-    fn order(&self) -> Vec<usize> {
-        let mut order = Vec::new();
-        let mut waiting: Vec<usize> = (0..self.units.len()).filter(|at| self.units[*at].stale).collect();
-        while !waiting.is_empty() {
-            let ready = |at: &usize| self.units[*at].needs.iter().all(|need| !waiting.contains(need));
-            let (now, later): (Vec<_>, Vec<_>) = waiting.iter().copied().partition(|at| ready(at));
-            if now.is_empty() {
-                break;
-            }
-            order.extend(now);
-            waiting = later;
-        }
-        order
-    }
-
     /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known
     /// how to compile it.
-    async fn compile<'a>(
-        &self,
-        at: usize,
-        spec: &'a PluginSpec,
-        options: &'a BuildOptions,
-        progress: &mut Progress<'_>,
-        cancel: &'a CancellationToken,
-    ) -> Option<Compiler<'a>> {
-        let unit = &self.units[at];
-        let command = self.command(at, unit.call.as_ref()?);
+    async fn compile<'a>(&mut self, at: usize, job: Job<'a>, progress: &mut Progress<'_>) -> Option<Compiler<'a>> {
+        let versions: Vec<_> = self.known.units.iter().map(|unit| unit.version).collect();
+        let unit = &mut self.known.units[at];
+        if !unit.local && unit.first.is_none() {
+            unit.first = Shape::of(&unit.archive);
+        }
+        // From here on it is not what it was, until it is known what it is.
+        unit.from = None;
+        unit.needs.iter_mut().for_each(|(need, version)| *version = versions[*need]);
+        let wanted = unit.archive.file_name().unwrap_or_default().to_owned();
+        let command = self.command(at, self.known.units[at].call.as_ref()?);
         let (line, lines) = mpsc::unbounded_channel();
         let hear = move |said: &[u8]| drop(line.send(said.to_vec()));
-        let wanted = unit.archive.file_name().unwrap_or_default().to_owned();
-        let mut compiler = Compiler::new(wanted, run(command, spec, options, cancel, hear), lines);
+        let mut compiler = Compiler::new(wanted, run(command, job, hear), lines);
         compiler.library(progress).await;
         Some(compiler)
     }
@@ -505,11 +522,14 @@ impl Session {
     /// Takes what was compiled of a unit for what is current.
     fn take(&mut self, at: usize, progress: &Progress<'_>) -> Result<()> {
         let folder = self.folder.path();
-        let unit = &mut self.units[at];
+        let unit = &mut self.known.units[at];
         let Some(call) = &unit.call else { return Ok(()) };
-        unit.inputs = DepInfo::read(&folder.join(format!("{}.d", unit.stem)), &call.folder)?;
+        if unit.local {
+            unit.inputs = DepInfo::read(&folder.join(format!("{}.d", unit.stem)), &call.folder)?;
+        }
         unit.current = folder.join(unit.archive.file_name().unwrap_or_default());
         unit.fresh = true;
+        unit.version += 1;
         progress.compiled(unit.stem.rsplit_once('-').map_or(&unit.stem, |(name, _)| name));
         Ok(())
     }
@@ -517,10 +537,19 @@ impl Session {
     /// The call that cargo would make, with its outputs in our folder and with our outputs as its inputs.
     fn command(&self, at: usize, call: &Call) -> Command {
         let folder = self.folder.path();
-        let mut command = Command::new(&call.rustc);
+        let mut command = match &self.wrapper {
+            Some(wrapper) => {
+                let mut command = Command::new(wrapper);
+                command.arg(&call.rustc);
+                command
+            }
+            None => Command::new(&call.rustc),
+        };
         // Rustc's allocator takes its memory in large pages then, if nobody says otherwise: a tenth of the time of a
         // small crate is page faults.
         command.current_dir(&call.folder).env_clear().env("MALLOC_CONF", "thp:always").envs(call.environment_now());
+        // For cargo alone to read; a wrapper may refuse to work where it is set.
+        command.env_remove("CARGO_INCREMENTAL");
         let mut before = "";
         for argument in &call.arguments {
             let text = argument.to_str().unwrap_or_default();
@@ -546,7 +575,7 @@ impl Session {
         let (name, path) = text.split_once('=')?;
         let path = Path::new(path);
         let stem = stem_of(path);
-        let needs = self.units[at].needs.iter().map(|need| &self.units[*need]);
+        let needs = self.known.units[at].needs.iter().map(|(need, _)| &self.known.units[*need]);
         let unit = needs.into_iter().find(|unit| unit.stem == stem && unit.current != unit.archive)?;
         let mut exchanged = OsString::from(format!("{name}="));
         exchanged.push(unit.current.with_extension(path.extension()?));
@@ -554,62 +583,14 @@ impl Session {
     }
 }
 
-impl Unit {
-    fn learn(made: &Made, capture: &Capture) -> Option<Self> {
-        let file = made.files.iter().find(|file| file.extension().is_some_and(|ending| ending == "rlib"));
-        let file = file.or_else(|| made.files.first())?.clone();
-        let stem = stem_of(&file);
-        let kind = made.kind;
-        let (deps, hash) = (file.parent()?, stem.rsplit_once('-').map(|(_, hash)| hash));
-        let fingerprints = deps.parent()?.join(".fingerprint");
-        let package = made.package_name.as_str();
-        let compiled = hash.and_then(|hash| {
-            let stamp = fingerprints.join(format!("{package}-{hash}")).join("invoked.timestamp");
-            std::fs::metadata(stamp).and_then(|found| found.modified()).ok()
-        });
-        let call = if kind == Kind::Library { capture.call(&stem, compiled) } else { None };
-        let folder = call.as_ref().map_or(made.package.as_path(), |call| call.folder.as_path());
-        let inputs = match kind {
-            Kind::Library | Kind::Macro => DepInfo::read(&deps.join(format!("{stem}.d")), folder).unwrap_or_default(),
-            // Cargo names the file otherwise than rustc does.
-            Kind::Script => std::fs::read_dir(deps)
-                .ok()?
-                .flatten()
-                .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "d"))
-                .find_map(|entry| DepInfo::read(&entry.path(), folder).ok())
-                .unwrap_or_default(),
-        };
-        let call = call.filter(|_| !inputs.files.is_empty());
-        let first = if kind == Kind::Library { Some(Shape::of(&file)?) } else { None };
-        let linked = first.as_ref().map(|shape| shape.code);
-        // As rustc names it to the linker.
-        let archive = file.canonicalize().ok()?;
-        let (current, package) = (archive.clone(), made.package.clone());
-        Some(Self {
-            package,
-            kind,
-            stem,
-            call,
-            inputs,
-            needs: Vec::new(),
-            stale: false,
-            archive,
-            current,
-            fresh: false,
-            first,
-            linked,
-        })
-    }
-
-    fn hash(&self) -> Option<&str> {
-        self.stem.rsplit_once('-').map(|(_, hash)| hash)
-    }
-}
-
-/// `libname-hash.rlib` to `name-hash`.
-fn stem_of(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    stem.strip_prefix("lib").unwrap_or(&stem).to_owned()
+/// What is built, and what ends that early.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) spec: &'a PluginSpec,
+    pub(crate) options: &'a BuildOptions,
+    pub(crate) cancel: &'a CancellationToken,
+    /// That a file was written while it was read does not stop it: that was so too often.
+    pub(crate) lenient: bool,
 }
 
 async fn tables(library: &Path) -> Result<Tables> {
@@ -617,41 +598,22 @@ async fn tables(library: &Path) -> Result<Tables> {
     blocking(move || Tables::read(&library).map_err(Error::io("reading the built library", &library))).await
 }
 
-async fn run(
-    mut command: Command,
-    spec: &PluginSpec,
-    options: &BuildOptions,
-    cancel: &CancellationToken,
-    line: impl FnMut(&[u8]),
-) -> Result<std::process::ExitStatus> {
+async fn run(mut command: Command, job: Job<'_>, line: impl FnMut(&[u8])) -> Result<std::process::ExitStatus> {
     let program = PathBuf::from(command.as_std().get_program());
     let child = command.spawn().map_err(Error::io("running the compiler", &program))?;
-    let ended = process::run(child, Lines::Stderr, line, stop_of(cancel, options)).await;
+    let ended = process::run(child, Lines::Stderr, line, stop_of(job.cancel, job.options)).await;
     match ended.map_err(Error::io("waiting for the compiler", &program))?.0 {
         Ended::Exited(status) => Ok(status),
-        Ended::Stopped(stop) => Err(stop.error(spec, options)),
+        Ended::Stopped(stop) => Err(stop.error(job.spec, job.options)),
     }
 }
 
-/// Cargo's and rustup's own settings: which files, and how they are now.
-fn settings(root: &Path, call: Option<&Call>, target_dir: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
-    let mut paths = Vec::new();
-    for folder in root.ancestors() {
-        let names = [".cargo/config.toml", ".cargo/config"].into_iter().chain(PINS);
-        paths.extend(names.map(|name| folder.join(name)));
+/// Removes what the compiler has kept of former runs on a crate.
+fn forget_parts(folder: &Path, stem: &str) {
+    let name = stem.rsplit_once('-').map_or(stem, |(name, _)| name);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(known, _)| known == name) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
-    let home = |variable: &str, default: &str| {
-        let set = std::env::var_os(variable).map(PathBuf::from);
-        set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(default)))
-    };
-    paths.extend(home("CARGO_HOME", ".cargo").map(|home| home.join("config.toml")));
-    paths.extend(home("RUSTUP_HOME", ".rustup").map(|home| home.join("settings.toml")));
-    paths.extend(call.map(|call| call.rustc.clone()));
-    paths.retain(|path| !path.starts_with(target_dir));
-    paths.into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect()
-}
-
-/// The variables of this process that decide how cargo builds.
-fn variables() -> BTreeMap<OsString, OsString> {
-    std::env::vars_os().filter(|(name, _)| cargo::decides(&name.to_string_lossy())).collect()
 }

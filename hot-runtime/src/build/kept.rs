@@ -1,71 +1,114 @@
 //! Artifacts of earlier builds, by what they were built from: to go back to a source needs no compiler.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::Sealed;
+use crate::build::inputs::Snapshot;
 use crate::build::message::CompilerMessage;
+use crate::own_folder::OwnFolder;
 
-/// The artifacts, in a folder that is removed with the session that they are of.
+/// The artifacts, in a folder that goes with their builder.
 pub(crate) struct Kept {
-    folder: PathBuf,
+    /// Where the folder is made when it is needed.
+    parent: PathBuf,
+    folder: Option<OwnFolder>,
     /// How many bytes they may have together.
     limit: u64,
-    artifacts: HashMap<String, Artifact>,
+    artifacts: Vec<Artifact>,
     /// Counts uses.
     used: u64,
 }
 
 struct Artifact {
+    build_hash: String,
     sealed: Sealed,
     messages: Vec<CompilerMessage>,
+    /// What it was made of, with what was not there.
+    inputs: Snapshot,
+    environment: blake3::Hash,
     last_use: u64,
 }
 
+/// An artifact that was put where it is wanted.
+pub(crate) struct Found {
+    pub(crate) artifact: PathBuf,
+    pub(crate) build_hash: String,
+    pub(crate) sealed: Sealed,
+    pub(crate) messages: Vec<CompilerMessage>,
+    pub(crate) inputs: Snapshot,
+}
+
 impl Kept {
-    pub(crate) fn new(folder: PathBuf, limit: u64) -> Self {
-        Self { folder, limit, artifacts: HashMap::new(), used: 0 }
+    pub(crate) fn new(parent: PathBuf, limit: u64) -> Self {
+        Self { parent, folder: None, limit, artifacts: Vec::new(), used: 0 }
     }
 
-    fn path(&self, build_hash: &str) -> PathBuf {
-        self.folder.join(build_hash)
+    fn folder(&mut self) -> io::Result<PathBuf> {
+        if self.folder.is_none() {
+            let folder = OwnFolder::reserve(&self.parent, "kept-")?;
+            std::fs::create_dir_all(folder.path())?;
+            self.folder = Some(folder);
+        }
+        Ok(self.folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default())
     }
 
-    /// Keeps an artifact with what the compiler said of it; those that were not used for longest go for it. Blocks.
-    pub(crate) fn add(&mut self, build_hash: &str, artifact: &Path, sealed: &Sealed, messages: &[CompilerMessage]) {
-        if sealed.size > self.limit || self.artifacts.contains_key(build_hash) {
+    /// Keeps an artifact with what the compiler said of it and what it was made of; those that were not used for longest
+    /// go for it. Blocks.
+    pub(crate) fn add(
+        &mut self,
+        build_hash: &str,
+        artifact: &Path,
+        sealed: &Sealed,
+        messages: &[CompilerMessage],
+        (inputs, environment): (&Snapshot, blake3::Hash),
+    ) {
+        if sealed.size > self.limit || self.artifacts.iter().any(|kept| kept.build_hash == build_hash) {
             return;
         }
-        let path = self.path(build_hash);
         // Without it a later build takes longer, and that is all.
-        let made = std::fs::create_dir_all(&self.folder).and_then(|()| second_name(artifact, &path));
-        if let Err(error) = made {
-            tracing::debug!(%error, path = %path.display(), "the artifact is not kept");
-            return;
-        }
+        let made = self.folder().and_then(|folder| second_name(artifact, &folder.join(build_hash)).map(|()| folder));
+        let folder = match made {
+            Ok(folder) => folder,
+            Err(error) => {
+                tracing::debug!(%error, path = %artifact.display(), "the artifact is not kept");
+                return;
+            }
+        };
         self.used += 1;
-        let kept = Artifact { sealed: sealed.clone(), messages: messages.to_vec(), last_use: self.used };
-        self.artifacts.insert(build_hash.to_owned(), kept);
-        while self.artifacts.values().map(|kept| kept.sealed.size).sum::<u64>() > self.limit {
-            let oldest = self.artifacts.iter().min_by_key(|(_, kept)| kept.last_use).map(|(hash, _)| hash.clone());
+        self.artifacts.push(Artifact {
+            build_hash: build_hash.to_owned(),
+            sealed: sealed.clone(),
+            messages: messages.to_vec(),
+            inputs: inputs.clone(),
+            environment,
+            last_use: self.used,
+        });
+        while self.artifacts.iter().map(|kept| kept.sealed.size).sum::<u64>() > self.limit {
+            let oldest = self.artifacts.iter().enumerate().min_by_key(|(_, kept)| kept.last_use).map(|(at, _)| at);
             let Some(oldest) = oldest else { break };
-            let _ = std::fs::remove_file(self.path(&oldest));
-            self.artifacts.remove(&oldest);
+            let gone = self.artifacts.swap_remove(oldest);
+            let _ = std::fs::remove_file(folder.join(gone.build_hash));
         }
     }
 
-    /// Puts the artifact of a build hash where it is wanted, if it is there. Blocks.
-    pub(crate) fn put(&mut self, build_hash: &str, wanted: &Path) -> Option<(Sealed, Vec<CompilerMessage>)> {
-        let path = self.path(build_hash);
-        let kept = self.artifacts.get_mut(build_hash)?;
-        if let Err(error) = second_name(&path, wanted) {
-            tracing::debug!(%error, path = %path.display(), "a kept artifact cannot be used");
+    /// Puts an artifact that was made of what is there now where that is wanted, if there is one. Blocks.
+    pub(crate) fn find(
+        &mut self,
+        holds: impl Fn(&Snapshot, &blake3::Hash) -> bool,
+        wanted: impl Fn(&str) -> PathBuf,
+    ) -> Option<Found> {
+        let folder = self.folder.as_ref()?.path().to_owned();
+        let kept = self.artifacts.iter_mut().find(|kept| holds(&kept.inputs, &kept.environment))?;
+        let artifact = wanted(&kept.build_hash);
+        if let Err(error) = second_name(&folder.join(&kept.build_hash), &artifact) {
+            tracing::debug!(%error, path = %artifact.display(), "a kept artifact cannot be used");
             return None;
         }
         self.used += 1;
         kept.last_use = self.used;
-        Some((kept.sealed.clone(), kept.messages.clone()))
+        let (sealed, messages) = (kept.sealed.clone(), kept.messages.clone());
+        Some(Found { artifact, build_hash: kept.build_hash.clone(), sealed, messages, inputs: kept.inputs.clone() })
     }
 }
 
@@ -83,29 +126,40 @@ fn second_name(file: &Path, name: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::inputs::{InputSet, Inputs};
 
     #[test]
-    fn the_least_recently_used_go_when_there_are_too_many() {
+    fn an_artifact_is_found_while_all_that_it_was_made_of_holds_and_the_least_recently_used_go() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (artifact, wanted) = (folder.path().join("artifact"), folder.path().join("out/wanted"));
-        let mut kept = Kept::new(folder.path().join("kept"), 25);
+        let (artifact, source) = (folder.path().join("artifact"), folder.path().join("source"));
+        let inputs = Inputs::new(&folder.path().join("target"));
+        let set = InputSet { files: [source.clone(), folder.path().join("absent")].into(), ..InputSet::default() };
+        let mut kept = Kept::new(folder.path().to_owned(), 25);
+        let environment = blake3::hash(b"");
+        let put = |kept: &mut Kept, text: &str| {
+            std::fs::write(&source, text).expect("writing");
+            let holds = |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
+            kept.find(holds, |hash| folder.path().join("out").join(hash)).map(|found| found.sealed.hash)
+        };
         for text in ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", "a large one that does not fit at all"] {
+            assert_eq!(put(&mut kept, text), None);
             // As artifacts are written: a new file takes the name.
             let _ = std::fs::remove_file(&artifact);
             std::fs::write(&artifact, text).expect("writing");
             let sealed = Sealed { hash: text.to_owned(), size: text.len() as u64 };
-            kept.add(&text[..1], &artifact, &sealed, &[]);
+            kept.add(&text[..1], &artifact, &sealed, &[], (&inputs.begin(set.clone()), environment));
             if text.starts_with('b') {
-                assert_eq!(kept.put("a", &wanted).expect("it is there").0.hash, "aaaaaaaaaa");
-                assert_eq!(std::fs::read_to_string(&wanted).expect("a file"), "aaaaaaaaaa");
+                assert_eq!(put(&mut kept, "aaaaaaaaaa").as_deref(), Some("aaaaaaaaaa"));
+                assert_eq!(std::fs::read_to_string(folder.path().join("out/a")).expect("a file"), "aaaaaaaaaa");
             }
         }
         // `a` was used after `b`, which had to go for `c`.
-        assert!(kept.put("b", &wanted).is_none());
-        assert!(kept.put("a", &wanted).is_some() && kept.put("a", &wanted).is_some());
-        assert!(kept.put("c", &wanted).is_some());
-        assert_eq!(std::fs::read_to_string(&wanted).expect("a file"), "cccccccccc");
-        assert_eq!(std::fs::read_dir(folder.path().join("kept")).expect("the folder").count(), 2);
-        assert_eq!(std::fs::read_dir(folder.path().join("out")).expect("the folder").count(), 1);
+        assert_eq!(put(&mut kept, "bbbbbbbbbb"), None);
+        assert!(put(&mut kept, "aaaaaaaaaa").is_some() && put(&mut kept, "aaaaaaaaaa").is_some());
+        assert!(put(&mut kept, "cccccccccc").is_some());
+        assert_eq!(std::fs::read_dir(folder.path().join("out")).expect("the folder").count(), 2);
+        // What was not there counts, too.
+        std::fs::write(folder.path().join("absent"), "").expect("writing");
+        assert_eq!(put(&mut kept, "cccccccccc"), None);
     }
 }

@@ -306,7 +306,7 @@ impl Shape {
             };
             for section in file.sections() {
                 let name = section.name().unwrap_or_default();
-                if !name.contains(".debug") {
+                if !is_for_debuggers(name) {
                     code.update(name.as_bytes()).update(&section.size().to_le_bytes());
                     code.update(section.data().unwrap_or_default());
                 }
@@ -331,6 +331,11 @@ impl Shape {
         }
         Some(Self { surface, needs, code: code.finalize() })
     }
+}
+
+/// Whether only debuggers read a section, or what goes with it. A function may have the word in its name.
+fn is_for_debuggers(section: &str) -> bool {
+    [".debug", ".zdebug", ".rela.debug", ".rel.debug"].iter().any(|start| section.starts_with(start))
 }
 
 /// The objects in an archive.

@@ -17,36 +17,50 @@ mod capture;
 mod cargo;
 mod compiler;
 mod direct;
+mod guess;
+pub(crate) mod hash;
 pub(crate) mod inputs;
 mod kept;
+mod learned;
 mod link;
 mod message;
+mod needed;
 mod prelink;
 mod process;
 mod progress;
+pub(crate) mod settings;
 mod turn;
+mod units;
 pub(crate) mod unmap;
 pub(crate) mod unwind;
+mod verdict;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+pub use inputs::Inputs;
 pub use message::{CompilerMessage, MessageLevel, MessageSpan, without_colours};
 pub use progress::{BuildEvent, BuildPhase, BuiltBy, Observer, PhaseTime};
 
 use crate::artifact::{self, Inspected};
 use crate::error::{Error, Result};
 use crate::overlay::{Overlay, PluginSpec};
-use crate::workspace::Workspace;
-use capture::Capture;
-use direct::{Plan, Session};
+use crate::watch::Watched;
+use crate::workspace::{Workspace, in_full};
+use capture::{Capture, DepInfo};
+use cargo::CargoBuilt;
+use direct::{Failure, Job, Plan, Session};
+use hash::Names;
 use inputs::Snapshot;
+use kept::Kept;
+use learned::Learned;
 use progress::Progress;
 use turn::Turn;
+use units::Units;
 
 /// What stands for the build hash in an output's name or a plugin's version.
 pub const BUILD_HASH: &str = "{buildHash}";
@@ -72,8 +86,7 @@ pub struct BuildOptions {
 impl BuildOptions {
     /// Everything in the work folder, with a limit of 10 minutes; 256 MiB of artifacts are kept.
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
-        let work_dir = work_dir.into();
-        let work_dir = std::path::absolute(&work_dir).unwrap_or(work_dir);
+        let work_dir = in_full(&work_dir.into());
         let target_dir = work_dir.join("target");
         Self {
             work_dir,
@@ -88,8 +101,7 @@ impl BuildOptions {
     /// Sets cargo's target folder.
     #[must_use]
     pub fn target_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        let dir = dir.into();
-        self.target_dir = std::path::absolute(&dir).unwrap_or(dir);
+        self.target_dir = in_full(&dir.into());
         self
     }
 
@@ -124,7 +136,7 @@ impl BuildOptions {
     fn overlay_of(&self, spec: &PluginSpec) -> PathBuf {
         let dir = self.overlay_dir.clone().unwrap_or_else(|| self.work_dir.join("overlays").join(spec.slug()));
         // The compiler runs elsewhere.
-        std::path::absolute(&dir).unwrap_or(dir)
+        in_full(&dir)
     }
 
     fn output_of(&self, spec: &PluginSpec, build_hash: &str) -> PathBuf {
@@ -190,24 +202,36 @@ impl BuildReport {
     }
 }
 
+/// How often a build begins anew because a file was written while it was read.
+const ROUNDS: usize = 3;
+
 /// Builds one plugin, again and again: the first time by cargo, then by rustc for just what has changed, wherever that
 /// gives the same.
 pub struct PluginBuilder {
     spec: PluginSpec,
     options: BuildOptions,
-    workspace: Option<Workspace>,
-    /// Files outside the watched folders that a crate was compiled from.
-    outside: BTreeSet<PathBuf>,
-    snapshot: Option<Snapshot>,
+    workspace: Workspace,
+    inputs: Inputs,
+    /// What builds read, as far as is known.
+    learned: Option<Learned>,
     session: Option<Session>,
-    last: Option<BuildReport>,
+    kept: Kept,
+    /// The last artifact, with what it was made of.
+    last: Option<(BuildReport, Snapshot, blake3::Hash)>,
+    /// Crates are compiled in parts, so that what did not change in one is used again.
+    incremental: bool,
 }
 
 impl PluginBuilder {
     /// For a plugin. Nothing is read yet.
-    pub fn new(spec: PluginSpec, options: BuildOptions) -> Self {
-        let outside = BTreeSet::new();
-        Self { spec, options, workspace: None, outside, snapshot: None, session: None, last: None }
+    pub fn new(mut spec: PluginSpec, options: BuildOptions) -> Self {
+        // Whatever folder this process changes to.
+        spec.crates.iter_mut().for_each(|path| *path = in_full(path));
+        let inputs = Inputs::new(&options.target_dir);
+        let kept = Kept::new(options.target_dir.join("cbus"), options.keep);
+        let incremental = spec.watch;
+        let (workspace, learned) = (Workspace::default(), None);
+        Self { spec, options, workspace, inputs, learned, session: None, kept, last: None, incremental }
     }
 
     /// What is built.
@@ -215,10 +239,9 @@ impl PluginBuilder {
         &self.spec
     }
 
-    /// The folders and files whose change is a change of the plugin; empty until it is read for the first time.
-    pub fn watched(&self) -> Vec<PathBuf> {
-        let folders = self.workspace.iter().flat_map(|workspace| &workspace.watched);
-        folders.chain(&self.outside).cloned().collect()
+    /// What it is built from; nothing until it is read for the first time.
+    pub fn inputs(&self) -> Inputs {
+        self.inputs.clone()
     }
 
     /// Writes the overlay crate and stops. It builds by itself with plain cargo.
@@ -226,22 +249,39 @@ impl PluginBuilder {
     /// # Errors
     /// A crate that is not there or is no controller crate, or a file that cannot be written.
     pub async fn generate(&mut self) -> Result<Overlay> {
-        let (spec, dir) = (self.spec.clone(), self.options.overlay_of(&self.spec));
-        let (outside, before) = (self.outside.clone(), self.snapshot.take());
+        self.write_overlay(None).await
+    }
+
+    /// The same; with a salt the build hash is one that no other build has.
+    async fn write_overlay(&mut self, salt: Option<String>) -> Result<Overlay> {
+        let (spec, dir, inputs) = (self.spec.clone(), self.options.overlay_of(&self.spec), self.inputs.clone());
+        let (learned, before) = (self.learned.clone(), self.inputs.set());
         let target_dir = self.options.target_dir.clone();
-        let (workspace, snapshot, overlay) = blocking(move || {
-            let workspace = Workspace::read(&spec.crates)?;
-            let roots: Vec<_> = workspace.watched.iter().chain(&outside).cloned().collect();
-            let snapshot = Snapshot::take(&roots, before.as_ref())?;
-            let put_back = before.map(|before| snapshot.put_back_since(&before)).unwrap_or_default();
-            if !put_back.is_empty() {
-                cargo::forget(&target_dir, &workspace.readers(&put_back));
-            }
-            let overlay = Overlay::write(&workspace, &spec, &dir, &snapshot)?;
-            Ok((workspace, snapshot, overlay))
+        let (workspace, learned, overlay) = blocking(move || {
+            let workspace = match Workspace::read(&spec.crates) {
+                Ok(workspace) => workspace,
+                Err(error) => {
+                    // What is wrong with it may be mended by a change of any of them.
+                    let mut set = Workspace::default().deciding(&spec.crates);
+                    set.extend(&before);
+                    inputs.begin(set);
+                    return Err(error);
+                }
+            };
+            let learned =
+                learned.or_else(|| Learned::read(&dir, &spec.crates)).unwrap_or_else(|| Learned::guess(&workspace));
+            let mut set = workspace.deciding(&spec.crates);
+            set.extend(&learned.set);
+            let now = inputs.begin(set);
+            let mut texts = learned.texts.clone();
+            texts.extend(salt);
+            let names = names(&workspace, &dir, &target_dir);
+            let hash = Overlay::build_hash(&workspace, &spec, &texts, &now, &names)?;
+            let overlay = Overlay::write(&workspace, &spec, &dir, hash)?;
+            Ok((workspace, learned, overlay))
         })
         .await?;
-        (self.workspace, self.snapshot) = (Some(workspace), Some(snapshot));
+        (self.workspace, self.learned) = (workspace, Some(learned));
         Ok(overlay)
     }
 
@@ -251,33 +291,43 @@ impl PluginBuilder {
     /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], what
     /// [`PluginBuilder::generate`] says, or an artifact that cannot be written.
     pub async fn build(&mut self, observer: Observer<'_>, cancel: &CancellationToken) -> Result<BuildReport> {
-        self.build_watching(observer, cancel, |_| Ok(())).await.map(|(report, _)| report)
+        self.build_watching(observer, cancel, |_| ()).await.map(|(report, _)| report)
     }
 
-    /// The same; `watch` gets what is to be watched before the compiler starts, so that no change is missed. What was
-    /// just sealed comes with it, so that it need not be read again.
+    /// The same; `watch` gets what is to be watched whenever more is known of that, before the compiler starts too. What
+    /// was just sealed comes with it, so that it need not be read again.
     pub(crate) async fn build_watching(
         &mut self,
         observer: Observer<'_>,
         cancel: &CancellationToken,
-        watch: impl Fn(Vec<PathBuf>) -> Result<()>,
+        watch: impl Fn(Vec<Watched>),
     ) -> Result<(BuildReport, Option<Inspected>)> {
         let mut progress = Progress::new(observer);
         let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
-        progress.phase(BuildPhase::Reading);
-        let (made, why_cargo) = match self.build_directly(&mut progress, cancel).await? {
-            Ok(made) => (made, None),
-            Err(why) => {
-                tracing::debug!(plugin = self.spec.id, why, "cargo builds");
-                (self.build_by_cargo(&mut progress, cancel, watch).await?, Some(why))
+        let mut round = 0;
+        let (made, why_cargo) = loop {
+            progress.phase(BuildPhase::Reading);
+            let made = self.make(&mut progress, cancel, &watch, round).await;
+            let made = match made {
+                Ok(made) => made,
+                Err(error) => {
+                    self.look_for_what_was_missing(&error).await?;
+                    watch(self.inputs.watched());
+                    return Err(error);
+                }
+            };
+            watch(self.inputs.watched());
+            match made {
+                Some(made) => break made,
+                None => round += 1,
             }
         };
-        let (report, in_memory) = match made {
-            Made::Before(report, messages) => (BuildReport { messages, ..report }, None),
-            Made::Kept { artifact, build_hash, sealed, messages } => {
-                (BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages), None)
+        let (report, in_memory, inputs) = match made {
+            Made::Before(report, messages, inputs) => (BuildReport { messages, ..report }, None, inputs),
+            Made::Kept { artifact, build_hash, sealed, messages, inputs } => {
+                (BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages), None, inputs)
             }
-            Made::Library { library, build_hash, by, messages } => {
+            Made::Library { library, build_hash, by, messages, inputs } => {
                 progress.phase(BuildPhase::Sealing);
                 // Should that fail, what is there is not what was linked last.
                 self.last = None;
@@ -285,63 +335,143 @@ impl PluginBuilder {
                 // What cargo linked is cargo's.
                 let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
                 let (sealed, in_memory) = blocking(move || artifact::seal_and_keep(&library, &out, ours)).await?;
-                if let Some(session) = &mut self.session {
-                    session.kept.add(&build_hash, &artifact, &sealed, &messages);
+                if self.spec.watch && round < ROUNDS {
+                    self.kept.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
                 }
-                (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory)
+                (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory, inputs)
             }
         };
         let (build_ms, phases) = progress.end();
         let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
         let report = BuildReport { why_cargo, why_full_link, build_ms, phases, ..report };
-        self.last = Some(report.clone());
+        self.last = Some((report.clone(), inputs, environment()));
         Ok((report, in_memory))
     }
 
-    /// Has just what has changed compiled, if it is known how; or says why cargo has to be asked.
-    async fn build_directly(
+    /// Has made what is to be made, and says why by cargo if so; `None` if a file was written while it was read.
+    async fn make(
         &mut self,
         progress: &mut Progress<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Result<Made, String>> {
-        let roots = self.watched();
-        let (Some(session), Some(workspace), Some(before)) = (&mut self.session, &self.workspace, &self.snapshot)
-        else {
-            return Ok(Err("nothing is known from a build by cargo".to_owned()));
+        watch: &impl Fn(Vec<Watched>),
+        round: usize,
+    ) -> Result<Option<(Made, Option<String>)>> {
+        let why = match self.make_directly(progress, cancel, round).await {
+            Ok(made) => return Ok(Some((made, None))),
+            Err(Failure::Told(error)) => return Err(error),
+            Err(Failure::Written) => return Ok(None),
+            Err(Failure::Cargo(why)) => why,
         };
-        let known = before.clone();
-        let snapshot = blocking(move || Snapshot::take(&roots, Some(&known))).await?;
-        if let Plan::Cargo(reason) = session.plan(&snapshot.changes_since(before)) {
-            // The snapshot stays the old one: what has changed since matters to cargo's build, too.
-            return Ok(Err(reason));
-        }
-        let snapshot = self.snapshot.insert(snapshot);
-        let build_hash = Overlay::build_hash(workspace, &self.spec, snapshot)?;
-        let before = self.last.as_ref().filter(|last| last.artifact.is_file());
-        if let Some(before) = before.filter(|_| !session.is_stale()) {
-            return Ok(Ok(Made::Before(before.clone(), Vec::new())));
-        }
-        let wanted = self.options.output_of(&self.spec, &build_hash);
-        if let Some((sealed, messages)) = session.kept.put(&build_hash, &wanted) {
-            session.took_a_kept_one();
-            return Ok(Ok(Made::Kept { artifact: wanted, build_hash, sealed, messages }));
-        }
-        let built = match session.build(&build_hash, &self.spec, &self.options, progress, cancel).await? {
-            Ok(built) => built,
-            Err(why) => return Ok(Err(why)),
+        tracing::debug!(plugin = self.spec.id, why, "cargo builds");
+        let made = self.build_by_cargo(progress, cancel, watch, round).await?;
+        Ok(made.map(|made| (made, Some(why))))
+    }
+
+    /// Has just what has changed compiled, if it is known how; or takes what was built of the same before.
+    async fn make_directly(
+        &mut self,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+        round: usize,
+    ) -> Result<Made, Failure> {
+        let known = self.learned.clone().filter(|_| self.session.is_some() || self.last.is_some());
+        let Some(learned) = known else {
+            return Err(Failure::Cargo("nothing is known from a build by cargo".to_owned()));
         };
-        let by = BuiltBy::Rustc;
-        Ok(match (built.library, before) {
-            (Some(library), _) => Ok(Made::Library { library, build_hash, by, messages: built.messages }),
-            (None, Some(before)) => Ok(Made::Before(BuildReport { by, ..before.clone() }, built.messages)),
-            (None, None) => Err("the artifact of the build before has gone".to_owned()),
+        let mut set = self.workspace.deciding(&self.spec.crates);
+        set.extend(&learned.set);
+        if let Some(session) = &self.session {
+            // What decided when it began may not be what would now.
+            set.extend(&session.deciding);
+        }
+        let inputs = self.inputs.clone();
+        let now = blocking(move || Ok(inputs.begin(set))).await?;
+        let lacking =
+            self.session.iter().flat_map(|session| &session.known.scripts).any(|script| script.lacks().is_some());
+        // What a script makes that cargo runs each time, nobody knows.
+        if !lacking && let Some(made) = self.made_before(&now).await? {
+            if let (Some(session), Made::Kept { .. }) = (&mut self.session, &made) {
+                session.took_another();
+            }
+            return Ok(made);
+        }
+        let Some(session) = &mut self.session else {
+            return Err(Failure::Cargo("an input has changed".to_owned()));
+        };
+        let order = match session.plan(&now) {
+            Plan::Cargo(why) => return Err(Failure::Cargo(why)),
+            Plan::Direct(order) => order,
+        };
+        let job = Job { spec: &self.spec, options: &self.options, cancel, lenient: round >= ROUNDS };
+        let names = names(&self.workspace, &self.options.overlay_of(&self.spec), &self.options.target_dir);
+        let (workspace, spec) = (&self.workspace, &self.spec);
+        let beyond = &learned.beyond;
+        let hash = |units: &Units, now: &Snapshot| {
+            let mut texts = Learned::texts_of(units, &names, beyond);
+            texts.extend(salt(job.lenient));
+            Overlay::build_hash(workspace, spec, &texts, now, &names)
+        };
+        let built = session.build(&order, &self.inputs, &hash, job, progress).await?;
+        let learned = Learned::of(&session.known, &names, beyond.clone());
+        let (inputs, messages) = (built.now, built.messages);
+        let before = self.last.as_ref().filter(|(last, ..)| last.artifact.is_file());
+        let made = match (built.library, before) {
+            (Some(library), _) => {
+                Ok(Made::Library { library, build_hash: built.hash, by: BuiltBy::Rustc, messages, inputs })
+            }
+            (None, Some((before, ..))) => {
+                Ok(Made::Before(BuildReport { by: BuiltBy::Rustc, ..before.clone() }, messages, inputs))
+            }
+            (None, None) => Err(Failure::Cargo("the artifact of the build before has gone".to_owned())),
+        };
+        self.learned = Some(learned);
+        made
+    }
+
+    /// What was made of the same inputs before, if it is there.
+    async fn made_before(&mut self, now: &Snapshot) -> Result<Option<Made>> {
+        let environment = environment();
+        if let Some((last, inputs, then)) = &self.last
+            && *then == environment
+            && last.artifact.is_file()
+            && inputs.change_since(now).is_none()
+        {
+            return Ok(Some(Made::Before(last.clone(), Vec::new(), inputs.clone())));
+        }
+        let (inputs, spec, options) = (self.inputs.clone(), &self.spec, &self.options);
+        let holds = move |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
+        let found = self.kept.find(holds, |hash| options.output_of(spec, hash));
+        Ok(found.map(|found| {
+            let kept::Found { artifact, build_hash, sealed, messages, inputs } = found;
+            Made::Kept { artifact, build_hash, sealed, messages, inputs }
+        }))
+    }
+
+    /// A build failed: what it did not find, and any new name beside its sources, is worth another one.
+    async fn look_for_what_was_missing(&mut self, error: &Error) -> Result<()> {
+        let Error::Build { messages, .. } = error else { return Ok(()) };
+        let folders: Vec<PathBuf> = self.workspace.packages.keys().chain([&self.workspace.root]).cloned().collect();
+        let named: BTreeSet<PathBuf> = folders.iter().flat_map(|folder| verdict::paths_in(messages, folder)).collect();
+        let (lacked, there): (Vec<_>, Vec<_>) = named.into_iter().partition(|path| !path.exists());
+        let mut set = self.inputs.set();
+        set.files.extend(there.into_iter().filter(|path| path.is_file()));
+        let source = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "rs") && path.is_file();
+        let beside: BTreeSet<_> =
+            set.files.iter().filter(source).filter_map(|path| path.parent()).map(Path::to_owned).collect();
+        set.folders.extend(beside.into_iter().filter(|folder| !folder.starts_with(&self.options.target_dir)));
+        let inputs = self.inputs.clone();
+        blocking(move || {
+            inputs.learn(set);
+            inputs.lacked(&lacked.into_iter().collect());
+            Ok(())
         })
+        .await
     }
 
     /// The folders of local crates, and names for them that do not say where they are. The longest comes last, because
     /// the compiler goes by the last that fits.
     fn local_names(&self, overlay: &Overlay) -> Vec<(PathBuf, String)> {
-        let folders = self.workspace.iter().flat_map(|workspace| &workspace.watched).filter(|path| path.is_dir());
+        let folders = self.workspace.packages.keys();
         let mut names: Vec<_> = folders
             .map(|folder| (folder.clone(), format!("/{}", folder.file_name().unwrap_or_default().to_string_lossy())))
             .collect();
@@ -358,70 +488,194 @@ impl PluginBuilder {
         names
     }
 
+    /// `None` if a file was written while it was read.
     async fn build_by_cargo(
         &mut self,
         progress: &mut Progress<'_>,
         cancel: &CancellationToken,
-        watch: impl Fn(Vec<PathBuf>) -> Result<()>,
-    ) -> Result<Made> {
-        if let Some(session) = self.session.take() {
-            blocking(move || {
-                session.forget_what_was_compiled_here();
-                Ok(())
-            })
-            .await?;
-        }
+        watch: &impl Fn(Vec<Watched>),
+        round: usize,
+    ) -> Result<Option<Made>> {
         let target_dir = self.options.target_dir.clone();
         // Also for what is built once: somebody else may build on with what is compiled here.
         let capture = blocking(move || Ok(Capture::prepare(&target_dir))).await?;
+        let mut attempt = 0;
         loop {
             progress.phase(BuildPhase::Reading);
-            let overlay = self.generate().await?;
-            watch(self.watched())?;
+            let began = SystemTime::now();
+            // What gives another hash each time it is built has none of its own.
+            let salted = round >= ROUNDS || attempt >= ROUNDS;
+            let overlay = self.write_overlay(salt(salted)).await?;
+            watch(self.inputs.watched());
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { plugin: self.spec.id.clone() });
             }
-            let local = self.local_names(&overlay);
-            let built =
-                cargo::build(&overlay, &self.spec, &self.options, capture.as_ref(), &local, progress, cancel).await?;
+            self.forget_what_was_put_back(capture.clone()).await?;
+            let built = self.run_cargo(&overlay, capture.as_ref(), progress, cancel).await?;
             let (library, messages) = (built.library.clone(), built.messages.clone());
-            if let Some(capture) = capture.as_ref().filter(|_| self.spec.watch) {
-                let watched = self.workspace.as_ref().map(|workspace| workspace.watched.clone()).unwrap_or_default();
-                let (local, hash) = (watched.clone(), overlay.build_hash.clone());
-                let (capture, options, overlay) = (capture.clone(), self.options.clone(), overlay.clone());
-                let learn = move || Ok(Session::learn(&built, &capture, &local, &hash, &overlay, &options));
-                self.session = blocking(learn).await?;
-                let outside = self.session.as_ref().map(|known| known.outside(&watched, &self.options.target_dir));
-                if let Some(outside) = outside.filter(|outside| *outside != self.outside) {
-                    // The build hash has to be over these as well.
-                    self.outside = outside;
-                    continue;
-                }
+            let (made, asked) = (built.made.clone(), library.clone());
+            if let Some(rendered) = blocking(move || Ok(needed::of_rust(&asked, &made))).await? {
+                return Err(Error::Build { plugin: self.spec.id.clone(), rendered, messages });
             }
+            let learning = self.learn(built, &overlay, capture.clone(), began);
+            let Some((session, now, hash)) = learning.await? else {
+                if round < ROUNDS {
+                    return Ok(None);
+                }
+                let (build_hash, inputs) = (overlay.build_hash, self.inputs.built());
+                return Ok(Some(Made::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs }));
+            };
+            if !salted && hash != overlay.build_hash {
+                // It was guessed what it reads, and now it is known.
+                attempt += 1;
+                continue;
+            }
+            self.session = session;
             if let Some(session) = &mut self.session {
                 session.prelink();
             }
-            return Ok(Made::Library { library, build_hash: overlay.build_hash, by: BuiltBy::Cargo, messages });
+            let build_hash = overlay.build_hash;
+            return Ok(Some(Made::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs: now }));
         }
     }
+
+    /// Learns from a build by cargo what it read. `None` if a file was written meanwhile.
+    async fn learn(
+        &mut self,
+        built: CargoBuilt,
+        overlay: &Overlay,
+        capture: Option<Capture>,
+        began: SystemTime,
+    ) -> Result<Option<(Option<Session>, Snapshot, String)>> {
+        let (overlay, spec, workspace) = (overlay.clone(), self.spec.clone(), self.workspace.clone());
+        let (inputs, target_dir) = (self.inputs.clone(), self.options.target_dir.clone());
+        let (learned, found) = blocking(move || {
+            let units = Units::learn(&built.made, built.scripts.clone(), capture.as_ref(), &overlay.dir);
+            let names = names(&workspace, &overlay.dir, &target_dir);
+            let learned = Learned::of(&units, &names, learned::beyond(&overlay.dir, workspace.lock_file.as_deref()));
+            learned.write(&overlay.dir, &spec.crates);
+            let mut deciding = workspace.deciding(&spec.crates);
+            deciding.quiet.extend(units.compilers());
+            let mut set = deciding.clone();
+            set.extend(&learned.set);
+            let read = inputs.read_since(units.sources().files, began).is_some();
+            let now = inputs.learn(set);
+            if !read {
+                return Ok((learned, None));
+            }
+            let hash = Overlay::build_hash(&workspace, &spec, &learned.texts, &now, &names)?;
+            let capture = capture.filter(|_| spec.watch);
+            let session = capture
+                .and_then(|capture| Session::new(&built, units, &now, &deciding, &capture, &overlay, &workspace));
+            Ok((learned, Some((session, now, hash))))
+        })
+        .await?;
+        self.learned = Some(learned);
+        Ok(found)
+    }
+
+    /// Runs cargo; again without compiling in parts where something refuses that.
+    async fn run_cargo(
+        &mut self,
+        overlay: &Overlay,
+        capture: Option<&Capture>,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<CargoBuilt> {
+        let local = self.local_names(overlay);
+        let wrapper = settings::wrapper(&overlay.root);
+        loop {
+            let incremental = self.incremental;
+            let how = cargo::How { capture, local: &local, wrapper: wrapper.as_deref(), incremental };
+            let failed = match cargo::build(overlay, &self.spec, &self.options, how, progress, cancel).await {
+                Err(error @ Error::Build { .. }) if incremental => error,
+                done => return done,
+            };
+            let said = failed.to_string();
+            if !verdict::is_internal(&said) && !verdict::is_about_incremental(&said) {
+                return Err(failed);
+            }
+            self.incremental = false;
+            let by = wrapper.as_ref().map_or_else(|| "the compiler".into(), |wrapper| wrapper.to_string_lossy());
+            tracing::warn!(
+                plugin = self.spec.id,
+                "{by} fails when crates are compiled in parts; from now on they are compiled as a whole, which takes longer"
+            );
+        }
+    }
+
+    /// Makes cargo compile again what it would take for compiled because a file was put back with an old time: it goes by
+    /// times.
+    async fn forget_what_was_put_back(&self, capture: Option<Capture>) -> Result<()> {
+        let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
+        let scripts = self.session.as_ref().map(|session| session.known.scripts.clone()).unwrap_or_default();
+        blocking(move || {
+            let put_back = |path: &Path, since: SystemTime| {
+                let found = inputs::Stamp::of(path);
+                found.is_some_and(|found| found.modified() <= since && found.newest() > since)
+            };
+            let mut forget = BTreeSet::new();
+            let folders = packages.keys().map(PathBuf::as_path).collect();
+            for call in capture.iter().flat_map(|capture| capture.calls_in(&folders)) {
+                let read = call.dep_info().and_then(|file| DepInfo::read(&file, &call.folder).ok()).unwrap_or_default();
+                if read.files.iter().any(|file| put_back(file, call.recorded)) {
+                    forget.extend(call.variable("CARGO_PKG_NAME").map(|name| name.to_string_lossy().into_owned()));
+                }
+            }
+            for script in scripts {
+                if let Some(package) = packages.get(&script.package)
+                    && script.reads.iter().any(|path| put_back(path, script.ran))
+                {
+                    forget.insert(package.name.clone());
+                }
+            }
+            cargo::forget(&target_dir, &forget);
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// What folders are called in build hashes.
+fn names(workspace: &Workspace, overlay: &Path, target_dir: &Path) -> Names {
+    let mut folders: Vec<_> =
+        workspace.packages.iter().map(|(folder, package)| (folder.clone(), package.name.clone())).collect();
+    folders.push((overlay.to_owned(), "overlay".to_owned()));
+    folders.push((target_dir.to_owned(), "target".to_owned()));
+    folders.push((settings::cargo_home(), "cargo".to_owned()));
+    Names { folders, root: workspace.root.clone(), apart: workspace.apart() }
+}
+
+/// Something that no other build has, if it is wanted.
+fn salt(wanted: bool) -> Option<String> {
+    wanted.then(|| format!("{:?}", SystemTime::now()))
+}
+
+/// The environment of this process, as one number.
+fn environment() -> blake3::Hash {
+    let mut all = settings::callers_environment();
+    all.sort();
+    blake3::hash(format!("{all:?}").as_bytes())
 }
 
 /// What a build comes to before it is sealed.
 enum Made {
     /// What the build before made, for its code is the same; and what the compiler said this time.
-    Before(BuildReport, Vec<CompilerMessage>),
-    /// What an earlier build made of the same sources.
+    Before(BuildReport, Vec<CompilerMessage>, Snapshot),
+    /// What an earlier build made of the same inputs.
     Kept {
         artifact: PathBuf,
         build_hash: String,
         sealed: artifact::Sealed,
         messages: Vec<CompilerMessage>,
+        inputs: Snapshot,
     },
     Library {
         library: PathBuf,
         build_hash: String,
         by: BuiltBy,
         messages: Vec<CompilerMessage>,
+        inputs: Snapshot,
     },
 }
 

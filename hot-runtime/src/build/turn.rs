@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::progress::{BuildPhase, Progress};
 use crate::error::{Error, Result};
 use crate::overlay::PluginSpec;
+use crate::own_folder::has_no_locks;
 
 /// The right to build one plugin in a target folder. Released on drop, and when the process ends.
 pub(crate) struct Turn {
@@ -31,6 +32,8 @@ impl Turn {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(std::fs::TryLockError::WouldBlock) => {}
+                // Nobody can take turns there; cargo, which locks too, goes on without as well.
+                Err(std::fs::TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Self { _file: file }),
                 Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("locking the build", &path)(error)),
             }
             if !std::mem::replace(&mut told, true) {

@@ -24,7 +24,8 @@ fn main() {
     let mut command = match std::env::var_os("CBUS_WRAPPER").filter(|wrapper| !wrapper.is_empty()) {
         Some(wrapper) => {
             let mut command = Command::new(wrapper);
-            command.arg(&rustc);
+            // For cargo alone to read; sccache refuses to work where it is set.
+            command.arg(&rustc).env_remove("CARGO_INCREMENTAL");
             command
         }
         None => Command::new(&rustc),

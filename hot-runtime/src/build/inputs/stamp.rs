@@ -1,0 +1,122 @@
+//! What is at a path: what the system says of it without reading, and the hash of what is in it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// A file changed this shortly before it was read may change again without a new time stamp.
+const RACY: Duration = Duration::from_millis(100);
+
+/// A larger file in a folder that a build script reads as a whole counts by its stamp, as it does for cargo.
+const LARGE: u64 = 16 << 20;
+
+/// What the system says of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: SystemTime,
+    size: u64,
+    /// Device, inode and time of the last change of the inode, where there are such things: a restored old file has
+    /// them new.
+    inode: (u64, u64, i64, i64),
+}
+
+impl Stamp {
+    /// Of a file, through links; `None` if it is not there or is not a file.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        Self::read(&std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?)
+    }
+
+    /// Of a file or a folder.
+    pub(crate) fn of_any(path: &Path) -> Option<Self> {
+        Self::read(&std::fs::metadata(path).ok()?)
+    }
+
+    fn read(found: &std::fs::Metadata) -> Option<Self> {
+        #[cfg(unix)]
+        let inode = {
+            use std::os::unix::fs::MetadataExt;
+            (found.dev(), found.ino(), found.ctime(), found.ctime_nsec())
+        };
+        #[cfg(not(unix))]
+        let inode = (0, 0, 0, 0);
+        Some(Self { modified: found.modified().ok()?, size: found.len(), inode })
+    }
+
+    /// The time that it claims to be of.
+    pub(crate) fn modified(&self) -> SystemTime {
+        self.modified
+    }
+
+    /// The time at which it last became what it is, whatever it claims.
+    pub(crate) fn newest(&self) -> SystemTime {
+        let (_, _, seconds, nanoseconds) = self.inode;
+        let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
+        self.modified.max(SystemTime::UNIX_EPOCH + changed)
+    }
+}
+
+/// The hash of what is in a file; `None` if there is none that can be read.
+pub(crate) type Content = Option<blake3::Hash>;
+
+#[derive(Clone, Debug)]
+struct Known {
+    stamp: Stamp,
+    content: Content,
+    read_at: SystemTime,
+}
+
+/// What was read of files, so that only those are read again that may have changed.
+#[derive(Debug, Default)]
+pub(crate) struct Contents(HashMap<PathBuf, Known>);
+
+impl Contents {
+    /// What is in a file now. `large` is whether a large one is read too.
+    pub(crate) fn of(&mut self, path: &Path, large: bool) -> (Option<Stamp>, Content) {
+        let Some(stamp) = Stamp::of(path) else {
+            self.0.remove(path);
+            return (None, None);
+        };
+        if let Some(known) = self.0.get(path).filter(|known| known.stamp == stamp) {
+            // Within that time it may have changed again and look the same.
+            if known.read_at.duration_since(stamp.newest()).is_ok_and(|age| age > RACY) {
+                return (Some(stamp), known.content);
+            }
+        }
+        let read_at = SystemTime::now();
+        let content = if large || stamp.size <= LARGE {
+            let mut hasher = blake3::Hasher::new();
+            let read = File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+            // What cannot be read is the compiler's to complain of.
+            read.ok().map(|()| hasher.finalize())
+        } else {
+            Some(blake3::hash(format!("{:?} {}", stamp.modified, stamp.size).as_bytes()))
+        };
+        self.0.insert(path.to_owned(), Known { stamp, content, read_at });
+        (Some(stamp), content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_old_file_is_other_content_and_a_touched_one_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, other) = (folder.path().join("lib.rs"), folder.path().join("other.rs"));
+        std::fs::write(&file, "one").expect("writing");
+        std::fs::write(&other, "same").expect("writing");
+        let old = std::fs::metadata(&file).and_then(|found| found.modified()).expect("a time");
+        let mut contents = Contents::default();
+        let mut read = |path: &Path| contents.of(path, true).1.expect("a file");
+        let before = (read(&file), read(&other));
+        // As a restore does it: other content of the same length, with an old time.
+        std::fs::write(&file, "two").expect("writing");
+        std::fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(old)).expect("an old time");
+        std::fs::write(&other, "same").expect("touching");
+        assert_ne!(read(&file), before.0);
+        assert_eq!(read(&other), before.1);
+        assert_eq!(contents.of(&folder.path().join("none"), true), (None, None));
+    }
+}
