@@ -264,6 +264,110 @@ async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_b
     assert_eq!(mapped_below(&work), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_plugins_folder_is_what_serves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |inside: &str| folder.path().join(inside);
+    let library = library().await;
+    // A plugin file with a number, written as an installer does.
+    let install = |path: &Path, number: &str| {
+        let mut numbered = library.clone();
+        overwrite(&mut numbered, b"generation-", number.as_bytes());
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        seal(&numbered, &at("part"));
+        std::fs::rename(at("part"), path).expect("renaming");
+    };
+    let plugins = at("deep/plugins");
+    install(&plugins.join("a.cbus.so"), "0000001");
+    let bus = Bus::new();
+    let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
+    bus.apply(config).await.expect("applying");
+    let (listener, mut told) = events();
+    let builder =
+        HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(work_dir().join("folder")).plugins_dir(&plugins);
+    let runtime = builder.on_event(listener).start().await.expect("starting");
+    async fn came(told: &mut tokio::sync::mpsc::UnboundedReceiver<RuntimeEvent>) {
+        wait_for(told, |event| matches!(event, RuntimeEvent::Swapped { .. }).then_some(())).await;
+    }
+    async fn went(told: &mut tokio::sync::mpsc::UnboundedReceiver<RuntimeEvent>) {
+        wait_for(told, |event| matches!(event, RuntimeEvent::Unloaded { .. }).then_some(())).await;
+    }
+    let number = async || ask(&bus, "number").await.expect("an answer");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000001");
+
+    // The same bytes written again after an unload are loaded again, whether copied or moved there.
+    runtime.unload("probe").await.expect("unloading");
+    went(&mut told).await;
+    install(&plugins.join("a.cbus.so"), "0000001");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000001");
+
+    // A new version beside the old one, then the old one goes: the new one takes over, without a gap.
+    install(&plugins.join("b.cbus.so"), "0000002");
+    wait_for(&mut told, |event| match event {
+        RuntimeEvent::Refused { reason, .. } if reason.contains("a.cbus.so is already") => Some(()),
+        _ => None,
+    })
+    .await;
+    assert_eq!(number().await, "generation-0000001");
+    std::fs::remove_file(plugins.join("a.cbus.so")).expect("removing");
+    let swapped = wait_for(&mut told, |event| match event {
+        RuntimeEvent::Swapped { from, .. } => Some(from.is_some()),
+        _ => None,
+    });
+    assert!(swapped.await, "there was no gap");
+    assert_eq!(number().await, "generation-0000002");
+
+    // A file that goes takes its plugin with it.
+    std::fs::remove_file(plugins.join("b.cbus.so")).expect("removing");
+    wait_for(&mut told, |event| match event {
+        RuntimeEvent::Unloaded { generation, .. } => Some(*generation),
+        _ => None,
+    })
+    .await;
+    while runtime.generations().iter().any(|found| found.state == hot_runtime::GenerationState::Serving) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    install(&plugins.join("c.cbus.so"), "0000003");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000003");
+
+    // The folder goes with its parents, and all of it comes back.
+    std::fs::remove_dir_all(at("deep")).expect("removing");
+    wait_for(&mut told, |event| match event {
+        RuntimeEvent::Refused { reason, .. } if reason.contains("the plugins folder is gone") => Some(()),
+        _ => None,
+    })
+    .await;
+    install(&plugins.join("c.cbus.so"), "0000004");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000004");
+
+    // A link to a file that is replaced where it is, and then leads elsewhere.
+    std::fs::remove_file(plugins.join("c.cbus.so")).expect("removing");
+    install(&at("releases/1.cbus.so"), "0000005");
+    std::os::unix::fs::symlink("../../releases/1.cbus.so", plugins.join("c.cbus.so")).expect("a link");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000005");
+    install(&at("releases/1.cbus.so"), "0000006");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000006");
+    install(&at("releases/2.cbus.so"), "0000007");
+    std::os::unix::fs::symlink("../../releases/2.cbus.so", plugins.join("next")).expect("a link");
+    std::fs::rename(plugins.join("next"), plugins.join("c.cbus.so")).expect("renaming");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000007");
+
+    // A link in the way to the folder, as a deployment switches it.
+    install(&at("next/plugins/c.cbus.so"), "0000008");
+    std::fs::rename(at("deep"), at("before")).expect("moving");
+    std::os::unix::fs::symlink("next", at("deep")).expect("a link");
+    came(&mut told).await;
+    assert_eq!(number().await, "generation-0000008");
+    runtime.shutdown().await;
+}
+
 /// The limit is the whole process's, so this test runs again as a process of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_an_error_that_says_so_and_what_serves_serves_on() {

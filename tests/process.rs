@@ -890,6 +890,17 @@ async fn what_a_process_logs_reaches_the_hosts_subscriber_with_its_plugin_genera
     for part in expected {
         assert!(event.contains(part), "`{part}` is not in {event}");
     }
+    // What is said by `log` comes the same way.
+    let by_log = || {
+        let events = logged.events.lock().expect("the list");
+        events.iter().find(|event| event.contains("hello, logged by log")).cloned()
+    };
+    until("the record comes", || by_log().is_some()).await;
+    let event = by_log().expect("it is there");
+    assert!(
+        event.starts_with("INFO ") && event.contains("plugin=\"hazard\"") && event.contains("elsewhere"),
+        "{event}"
+    );
     host.runtime.shutdown().await;
 }
 

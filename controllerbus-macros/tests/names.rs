@@ -1,6 +1,6 @@
 //! The macros work whatever a crate's own types and ids are called, and whatever the crate calls `controllerbus`.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::upper_case_acronyms)]
 
 /// A crate of a company's that has it all.
 mod sdk {

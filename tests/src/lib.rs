@@ -5,6 +5,7 @@ pub mod edits;
 pub mod process;
 
 pub mod load;
+pub mod small;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,7 +64,8 @@ pub fn verify(artifact: &Path) -> hot_runtime::Result<Verified> {
     Checks::new(Trust::anyone()).verify(artifact)
 }
 
-fn root() -> PathBuf {
+/// The folder of the whole workspace.
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 

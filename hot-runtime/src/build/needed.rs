@@ -13,8 +13,7 @@ pub(crate) fn of_rust(library: &Path, made: &[Made]) -> Option<String> {
     let cache = object::ReadCache::new(std::fs::File::open(library).ok()?);
     let file = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
     let table = file.elf_dynamic_table().ok()?;
-    let needed =
-        table.iter().filter(|entry| entry.tag == DT_NEEDED.into()).filter_map(|entry| table.string(entry).ok());
+    let needed = table.iter().filter(|entry| entry.tag == DT_NEEDED).filter_map(|entry| table.string(entry).ok());
     let mut needed = needed.map(|name| String::from_utf8_lossy(name).into_owned());
     let name = needed.find(|name| name.starts_with("libstd-"))?;
     let has = |made: &Made, ending: &str| made.files.iter().any(|file| file.extension().is_some_and(|it| it == ending));
