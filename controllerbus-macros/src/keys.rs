@@ -28,7 +28,12 @@ impl Parse for Pair {
         let key = Ident::parse_any(input)?;
         let value = if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            Some(plain(input.parse()?))
+            // What a directive's values are is a type, which need not look like an expression: `Vec<String>`.
+            Some(if key == "value" {
+                Expr::Verbatim(input.parse::<syn::Type>()?.to_token_stream())
+            } else {
+                plain(input.parse()?)
+            })
         } else {
             None
         };

@@ -46,6 +46,10 @@ mod taken {
     #[directive(id = "names/entry", value = String)]
     pub struct ENTRY;
 
+    #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+    #[directive(id = "names/many", value = Vec<(String, [u8; 2])>)]
+    pub struct Many;
+
     pub struct Routes;
     pub struct LENGTH;
     pub mod linkme {}

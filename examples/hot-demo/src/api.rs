@@ -31,3 +31,27 @@ pub struct BoilerplateResult {
     /// A line about it.
     pub print_output: String,
 }
+
+/// As in `examples/trouble`.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "trouble/do", value = Done)]
+pub struct Trouble {
+    /// Which plugin.
+    pub plugin: String,
+    /// What it shall do.
+    pub what: String,
+    /// Makes requests differ.
+    pub nonce: u64,
+}
+
+/// As in `examples/trouble`.
+#[derive(Serialize, Deserialize)]
+pub struct Done(pub String);
+
+/// Not as in `examples/trouble`, which answers with a number.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "trouble/words", value = Vec<String>)]
+pub struct Words {
+    /// Makes requests differ.
+    pub nonce: u64,
+}

@@ -1,6 +1,7 @@
 //! The main job: edits two controllers while they serve, shows the swaps, and ends with a summary.
 
 mod api;
+mod chaos;
 mod load;
 mod scratch;
 mod show;
@@ -26,15 +27,31 @@ struct Arguments {
     /// Where the plugin runs: `none` for this process, `process` for one of its own.
     #[arg(long, default_value_t = Isolation::None)]
     isolation: Isolation,
+    /// Something else: twenty plugins that misbehave for so many seconds, and a host that must not be harmed.
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["plain", "isolation"])]
+    chaos: Option<u64>,
 }
 
 fn main() -> ExitCode {
     // Makes this executable the plugin host of its own process-hosted plugins.
     hot_runtime::plugin_host();
-    run(&Arguments::parse())
+    let arguments = Arguments::parse();
+    let ended = match (arguments.chaos, chaos::is_inside()) {
+        (Some(seconds), Some(outcome)) => in_runtime(chaos::inside(seconds, outcome)).map(|()| ExitCode::SUCCESS),
+        (Some(seconds), None) => chaos::run(seconds, arguments.json),
+        (None, _) => Ok(in_runtime(run(&arguments))),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 #[tokio::main]
+async fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+    work.await
+}
+
 async fn run(arguments: &Arguments) -> ExitCode {
     let mode = if arguments.json {
         Mode::Silent

@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 
 use controllerbus::{Error, Result};
 
-/// The crates that the demo bundles into one plugin.
-pub const CRATES: [&str; 2] = ["boilerplate", "greeter"];
-
 /// A folder of the demo's own with copies of the crates. Another demo that uses it is waited for.
 pub struct Scratch {
     folder: PathBuf,
@@ -15,13 +12,23 @@ pub struct Scratch {
     _turn: File,
 }
 
+/// Where this workspace is.
+fn root() -> Result<PathBuf> {
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?)
+}
+
+/// Where this workspace is built.
+pub fn target() -> Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().map(|root| root.join("target")), |it| Ok(it.into()));
+    Ok(std::path::absolute(target?)?)
+}
+
 impl Scratch {
-    /// Copies the crates anew.
-    pub fn new() -> Result<Self> {
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-        let root = examples.join("..").canonicalize()?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let folder = std::path::absolute(target.join("hot-demo"))?;
+    /// Copies these of the examples anew.
+    pub fn new(names: &[&str]) -> Result<Self> {
+        let (root, target) = (root()?, target()?);
+        let (examples, folder) = (root.join("examples"), target.join("hot-demo"));
         let crates = folder.join("crates");
         fs::create_dir_all(&folder)?;
         let turn = File::create(folder.join("lock"))?;
@@ -29,18 +36,20 @@ impl Scratch {
         if crates.exists() {
             fs::remove_dir_all(&crates)?;
         }
-        for name in CRATES {
+        for name in names {
             let (from, to) = (examples.join(name), crates.join(name));
             fs::create_dir_all(to.join("src"))?;
-            fs::copy(from.join("src/lib.rs"), to.join("src/lib.rs"))?;
+            for file in fs::read_dir(from.join("src"))? {
+                let file = file?;
+                fs::copy(file.path(), to.join("src").join(file.file_name()))?;
+            }
             let manifest = fs::read_to_string(from.join("Cargo.toml"))?;
             let controllerbus = format!("{:?}", root.join("controllerbus"));
             fs::write(to.join("Cargo.toml"), manifest.replace("\"../../controllerbus\"", &controllerbus))?;
         }
-        fs::write(crates.join("Cargo.toml"), format!("[workspace]\nresolver = \"3\"\nmembers = {CRATES:?}\n"))?;
+        fs::write(crates.join("Cargo.toml"), format!("[workspace]\nresolver = \"3\"\nmembers = {names:?}\n"))?;
         fs::copy(root.join("Cargo.lock"), crates.join("Cargo.lock"))?;
-        let target = std::path::absolute(target.join("plugins"))?;
-        Ok(Self { folder, target, _turn: turn })
+        Ok(Self { folder, target: target.join("plugins"), _turn: turn })
     }
 
     /// Where the runtime works.

@@ -10,9 +10,12 @@ use tokio::sync::mpsc;
 
 use crate::api::{Boilerplate, Greet};
 use crate::load::Load;
-use crate::scratch::{CRATES, Scratch};
+use crate::scratch::Scratch;
 use crate::show::Show;
 use crate::summary::{Summary, Swap};
+
+/// The crates that the demo bundles into one plugin.
+const CRATES: [&str; 2] = ["boilerplate", "greeter"];
 
 /// What runs: one controller of each crate.
 const CONFIG: &str = "\
@@ -38,7 +41,7 @@ struct Demo<'a> {
 /// Runs the whole demo.
 pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     show.part("Two controller crates become one plugin");
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(&CRATES)?;
     show.say(&format!("copied {} to {}", CRATES.join(" and "), scratch.work_dir().join("crates").display()));
 
     let bus = Bus::new();

@@ -1,0 +1,86 @@
+//! A request to a healthy controller every five milliseconds, and beside it a timer that does nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use controllerbus::{Bus, Result};
+use tokio::task::JoinHandle;
+
+use crate::api::Greet;
+
+const EVERY: Duration = Duration::from_millis(5);
+
+/// A request that takes longer than this has failed.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What came of it.
+#[derive(Default)]
+pub struct Probed {
+    /// Requests.
+    pub requests: u64,
+    /// Those that got no answer, or a wrong one.
+    pub failed: u64,
+    /// Why the first did.
+    pub why: Option<String>,
+    /// The longest that one took.
+    pub longest: Duration,
+    /// The most that the timer came late.
+    pub timer_longest: Duration,
+}
+
+/// Both while they run.
+pub struct Probe {
+    stop: Arc<AtomicBool>,
+    asks: JoinHandle<Probed>,
+    timer: JoinHandle<Duration>,
+}
+
+impl Probe {
+    /// Waits for a first answer, then starts both.
+    pub async fn start(bus: &Bus) -> Result<Self> {
+        bus.resolve(Greet { name: "you".to_owned() }).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let asks = tokio::spawn(ask(bus.clone(), Arc::clone(&stop)));
+        let timer = tokio::spawn(time(Arc::clone(&stop)));
+        Ok(Self { stop, asks, timer })
+    }
+
+    /// Ends both.
+    pub async fn stop(self) -> Probed {
+        self.stop.store(true, Ordering::Relaxed);
+        let timer_longest = self.timer.await.unwrap_or_default();
+        Probed { timer_longest, ..self.asks.await.unwrap_or_default() }
+    }
+}
+
+async fn ask(bus: Bus, stop: Arc<AtomicBool>) -> Probed {
+    let mut probed = Probed::default();
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(EVERY).await;
+        let (begun, name) = (Instant::now(), format!("guest {}", probed.requests));
+        let expected = format!("Hello, {name}!");
+        let answer = tokio::time::timeout(LIMIT, bus.resolve(Greet { name })).await;
+        probed.longest = probed.longest.max(begun.elapsed());
+        probed.requests += 1;
+        let why = match answer {
+            Ok(Ok(greeting)) if greeting.0 == expected => continue,
+            Ok(Ok(greeting)) => format!("it said `{}`", greeting.0),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {LIMIT:?}"),
+        };
+        probed.failed += 1;
+        probed.why.get_or_insert(why);
+    }
+    probed
+}
+
+async fn time(stop: Arc<AtomicBool>) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        tokio::time::sleep(EVERY).await;
+        longest = longest.max(begun.elapsed().saturating_sub(EVERY));
+    }
+    longest
+}
