@@ -54,10 +54,6 @@ pub fn explain(error: Error) -> Report {
         Error::Metadata { message, .. } if message.contains("failed to start") => {
             report(format!("cargo cannot be run: {}", message.trim()), "is Rust installed, and cargo in your PATH?")
         }
-        Error::Metadata { path, .. } if !path.join("Cargo.toml").is_file() => report(
-            format!("there is no crate at {}: it has no Cargo.toml", path.display()),
-            "name the folder of a controller crate; `cbus new NAME` makes one",
-        ),
         Error::Metadata { path, message } => report(
             format!("cargo cannot read the crate at {}: {}", path.display(), message.trim()),
             "mend its Cargo.toml; `cargo metadata` in that folder says the same",

@@ -144,6 +144,9 @@ impl Workspace {
         let not_a_controller =
             |message: &str| Error::NotAController { path: path.to_owned(), message: message.to_owned() };
         let manifest = path.join("Cargo.toml");
+        if path.is_dir() && !manifest.exists() {
+            return Err(not_a_controller("it has no Cargo.toml; name the folder of a controller crate"));
+        }
         std::fs::metadata(&manifest).map_err(Error::io("finding the crate's manifest", &manifest))?;
         let metadata = ask(path)?;
         self.members.extend(metadata.packages.iter().map(|member| member.manifest_path.as_std_path().to_owned()));
