@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::engine::Engine;
 use super::{Bus, BusHandle, ControllerId};
@@ -97,6 +97,9 @@ impl Bus {
     /// # Errors
     /// [`ErrorKind::Invalid`] when directives might come back to this bus in a circle.
     pub fn bridge(&self, to: &Bus, across: Across) -> Result<Bridge> {
+        // Two bridges that are made at once must not make a circle together, whichever buses they begin at.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let looking = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.0, &to.0) || to.0.leads_to(&self.0, &across) {
             let what = "a bridge would lead directives in a circle; let each direction have types of its own";
             return Err(Error::new(ErrorKind::Invalid, what));
@@ -104,6 +107,7 @@ impl Bus {
         let across = Arc::new(across);
         let way = Way { to: Arc::downgrade(&to.0), across: Arc::downgrade(&across) };
         self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(way);
+        drop(looking);
         let info = Info {
             id: "controllerbus/bridge".to_owned(),
             version: semver::Version::new(1, 0, 0),

@@ -82,3 +82,22 @@ async fn bridges_that_would_lead_in_a_circle_are_refused() {
     bc.close().await;
     let _ok = c.bridge(&a, Across::types(["y"])).unwrap();
 }
+
+#[tokio::test]
+async fn of_two_bridges_that_are_made_at_once_and_would_be_a_circle_one_is_refused() {
+    for _ in 0..200 {
+        let (a, b) = (Bus::new(), Bus::new());
+        let begin = std::sync::Barrier::new(2);
+        let runtime = tokio::runtime::Handle::current();
+        let made = |from: &Bus, to: &Bus| {
+            let _inside = runtime.enter();
+            begin.wait();
+            from.bridge(to, Across::types(["x"]))
+        };
+        let bridges = std::thread::scope(|scope| {
+            let (one, other) = (scope.spawn(|| made(&a, &b)), scope.spawn(|| made(&b, &a)));
+            [one.join().expect("no panic"), other.join().expect("no panic")]
+        });
+        assert_eq!(bridges.iter().filter(|bridge| bridge.is_ok()).count(), 1);
+    }
+}
