@@ -4,6 +4,11 @@
 //! [`hot_plugin`] on its `impl` block it can be built into a plugin and swapped while the
 //! process serves; linked into an ordinary binary the same crate registers itself statically.
 
+/// The README's program is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 // The macros' output says `::controllerbus`; here as everywhere.
 extern crate self as controllerbus;
 

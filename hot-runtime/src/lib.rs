@@ -16,6 +16,11 @@
 //! # }
 //! ```
 
+/// The README's program is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod artifact;
 pub mod build;
 mod capability;
