@@ -82,8 +82,9 @@ impl Shared {
         tracing::debug!(?event);
         for listener in &self.listeners {
             // Its panic is its own: it costs the others, and what is being done, nothing.
-            if catch_unwind(AssertUnwindSafe(|| listener(&event))).is_err() {
-                tracing::error!(?event, "a listener of the runtime's events panicked");
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&event))) {
+                let error = controllerbus::Error::from_panic(payload);
+                tracing::error!(?event, %error, "a listener of the runtime's events panicked");
             }
         }
         let _ = self.events.send(event);

@@ -64,6 +64,9 @@ async fn after_an_edit_a_panic_anywhere_in_a_plugin_is_an_error_and_the_host_goe
         ("panic later", "resolve was told to panic later"),
         ("bad gone", "watched"),
         ("bad waker", "pending true"),
+        ("bad payload", "a payload that is not text"),
+        ("bad debug", "told"),
+        ("bad directive", "a payload that is not text"),
         ("sentence", "second"),
     ] {
         let said = ask(&bus, what).await;

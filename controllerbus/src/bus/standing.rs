@@ -272,7 +272,8 @@ impl Standing {
         };
         snapshot.id = self.directive.id().to_owned();
         snapshot.name = shown(&|| self.directive.name());
-        snapshot.debug = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values())).unwrap_or_default();
+        let debug = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values()));
+        snapshot.debug = debug.map_err(Error::from_panic).unwrap_or_default();
         let value = |(id, controller, value): (ValueId, u64, AnyValue)| ValueSnapshot {
             id,
             controller: ControllerId(controller),

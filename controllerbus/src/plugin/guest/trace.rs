@@ -138,7 +138,10 @@ impl log::Log for Forward {
         let Some(host) = host().filter(|host| level_of(record.level()) <= host.trace_level()) else { return };
         let mut message = String::new();
         // As for events: what a value's Debug does must not cross.
-        let _ = catch_unwind(AssertUnwindSafe(|| write!(message, "{}", record.args())));
+        let written = catch_unwind(AssertUnwindSafe(|| write!(message, "{}", record.args())));
+        if let Err(payload) = written {
+            drop(crate::Error::from_panic(payload));
+        }
         host.trace_event(TraceRecord {
             target: Text::from(record.target()),
             message: Text::from(message.as_str()),
