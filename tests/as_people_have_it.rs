@@ -163,6 +163,14 @@ async fn two_crates_or_plugins_of_one_name_are_told_apart_before_anything_is_bui
             && said.contains("rename")
     };
     assert!(named(&said), "{said}");
+    // Only the libraries have the same name.
+    other.replace("crate/Cargo.toml", "name = \"same\"", "name = \"other\"");
+    other.replace("crate/Cargo.toml", "[dependencies]", "[lib]\nname = \"same\"\n\n[dependencies]");
+    let both = PluginSpec::new("both").crate_path(one.path("crate")).crate_path(other.path("crate"));
+    let options = BuildOptions::new(work_dir().join("same")).target_dir(target_dir());
+    let said = PluginBuilder::new(both, options).generate().await.expect_err("it is refused").to_string();
+    assert!(named(&said) && said.contains("libraries"), "{said}");
+    other.replace("crate/Cargo.toml", "name = \"other\"", "name = \"same\"");
     let bus = controllerbus::Bus::new();
     let builder =
         HotRuntime::builder(&bus).work_dir(work_dir().join("same")).watch(one.path("crate")).watch(other.path("crate"));

@@ -112,8 +112,17 @@ async fn a_build_script_that_writes_into_the_sources_is_built_once() {
 async fn what_build_scripts_say_that_they_read_counts_wherever_it_is() {
     let dependencies = "shared = { path = \"../shared\" }";
     let small = Small::new("script-reads", dependencies, "", "env!(\"GREET\").to_owned(), shared::V.to_owned()");
-    small.library("shared", "", "pub const V: &str = \"shared\";");
+    small.library("shared", "", "pub const V: &str = concat!(\"shared\", env!(\"LIST\"));");
     small.write("shared/data.txt", "data");
+    // Says nothing of what it reads.
+    small.write(
+        "shared/build.rs",
+        "fn main() {\n    let mut names: Vec<_> = std::fs::read_dir(\"list\").unwrap().map(|it| it.unwrap().path()).collect();\n    \
+         names.sort();\n    let texts: Vec<_> = names.iter().map(|it| std::fs::read_to_string(it).unwrap()).collect();\n    \
+         println!(\"cargo:rustc-env=LIST={}\", texts.join(\"\"));\n}\n",
+    );
+    small.write("shared/list/one", "-1");
+    small.write("shared/list/two", "-2");
     small.write("proto/greet.txt", "hello");
     small.write("crate/folder/deep/in.txt", "deep");
     small.write(
@@ -124,17 +133,29 @@ async fn what_build_scripts_say_that_they_read_counts_wherever_it_is() {
          println!(\"cargo:rustc-env=GREET={} {} {}\", read(\"../proto/greet.txt\"), read(\"../shared/data.txt\"), deep.join(\"+\"));\n}\n",
     );
     let mut host = small.host().await;
-    host.answers("hello data deep shared").await;
+    host.answers("hello data deep shared-1-2").await;
     small.write("proto/greet.txt", "good day");
-    host.answers("good day data deep shared").await;
+    host.answers("good day data deep shared-1-2").await;
     small.write("shared/data.txt", "other");
-    host.answers("good day other deep shared").await;
+    host.answers("good day other deep shared-1-2").await;
     small.write("crate/folder/deep/in.txt", "deeper");
-    host.answers("good day other deeper shared").await;
+    host.answers("good day other deeper shared-1-2").await;
     small.replace("shared/src/lib.rs", "\"shared\"", "\"common\"");
-    host.answers("good day other deeper common").await;
+    host.answers("good day other deeper common-1-2").await;
     std::fs::remove_file(small.path("crate/folder/deep/in.txt")).expect("removing");
-    host.answers("good day other common").await;
+    host.answers("good day other common-1-2").await;
+    // A file that comes makes another plugin than what was built without it, and one that was put back than what cargo,
+    // which goes by times, has built.
+    small.write("crate/folder/deep/new.txt", "new");
+    host.answers("good day other new common-1-2").await;
+    small.put_back("crate/folder/deep/new.txt", "old");
+    host.answers("good day other old common-1-2").await;
+    small.put_back("shared/list/one", "-0");
+    host.answers("good day other old common-0-2").await;
+    std::fs::remove_file(small.path("shared/list/one")).expect("removing");
+    host.answers("good day other old common-2").await;
+    small.write("shared/list/three", "-3");
+    host.answers("good day other old common-3-2").await;
     host.runtime.shutdown().await;
 }
 
@@ -200,6 +221,15 @@ async fn sources_count_whatever_they_are_called_and_from_when_they_are_read() {
     std::fs::remove_file(small.path("crate/src/missing.rs")).expect("removing");
     small.replace("crate/src/target/mod.rs", "\"aim\"", "\"goal\"");
     host.answers("goal later").await;
+    // Blanks of all kinds in a name.
+    small.write("crate/src/全\u{3000}角\u{a0}.rs", "pub const V: &str = \"wide\";\n");
+    small.replace("crate/src/lib.rs", "mod missing;", "#[path = \"全\u{3000}角\u{a0}.rs\"]\nmod missing;");
+    small.replace("crate/src/lib.rs", "target::word().to_owned()", "missing::V.to_owned(), target::word().to_owned()");
+    host.answers("wide goal later").await;
+    small.replace("crate/src/全\u{3000}角\u{a0}.rs", "wide", "wider");
+    host.answers("wider goal later").await;
+    small.replace("crate/src/lib.rs", "missing::V.to_owned(), ", "");
+    host.answers("goal later").await;
     // What comes as a build script is one.
     small.write("crate/build.rs", "fn main() {\n    println!(\"cargo:rustc-env=CAME=came\");\n}\n");
     small.replace(
@@ -208,6 +238,40 @@ async fn sources_count_whatever_they_are_called_and_from_when_they_are_read() {
         "target::word().to_owned(), option_env!(\"CAME\").unwrap_or(\"-\").to_owned()",
     );
     host.answers("goal came later").await;
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_build_that_failed_lacked_is_waited_for_wherever_it_is() {
+    let script = |told: &str, path: &str| {
+        format!(
+            "fn main() {{\n    {told}\n    let text = std::fs::read_to_string({path:?}).unwrap();\n    \
+             assert!(!text.contains(\"bad\"));\n    println!(\"cargo:rustc-env=READ={{text}}\");\n}}\n"
+        )
+    };
+    let small = Small::new("lacking", "", "", "env!(\"READ\").to_owned()");
+    small.write("crate/build.rs", &script("println!(\"cargo:rerun-if-changed=../later/in.txt\");", "../later/in.txt"));
+    let mut host = small.host().await;
+    let said = host.fails().await;
+    assert!(said.contains("custom build command"), "{said}");
+    // What the script said before it failed.
+    small.write("later/in.txt", "bad");
+    host.fails().await;
+    small.write("later/in.txt", "good");
+    host.answers("good").await;
+    // A crate that is not there yet, whose script says nothing of what it reads.
+    small.replace("crate/Cargo.toml", "[dependencies]", "[dependencies]\nlate = { path = \"../deep/er/late\" }");
+    small.replace("crate/src/lib.rs", "env!(\"READ\").to_owned()", "env!(\"READ\").to_owned(), late::V.to_owned()");
+    let said = host.fails().await;
+    assert!(said.contains("dependency `late`") && said.contains("late/Cargo.toml"), "{said}");
+    small.write("late/build.rs", &script("", "data/in.txt"));
+    small.library("late", "", "pub const V: &str = env!(\"READ\");");
+    std::fs::create_dir_all(small.path("deep/er")).expect("a folder");
+    std::fs::rename(small.path("late"), small.path("deep/er/late")).expect("moving");
+    let said = host.fails().await;
+    assert!(said.contains("custom build command"), "{said}");
+    small.write("deep/er/late/data/in.txt", "late");
+    host.answers("good late").await;
     host.runtime.shutdown().await;
 }
 
@@ -276,6 +340,15 @@ async fn settings_of_cargo_count_in_every_parent_from_when_they_come() {
     host.answers("none 0.1.0").await;
     small.replace("crate/Cargo.toml", "version = \"0.1.0\"\nedition", "version = \"0.2.0\"\nedition");
     host.answers("none 0.2.0").await;
+    // A dependency of another workspace has its version from there.
+    small.write("other/Cargo.toml", "[workspace]\nmembers = [\"part\"]\n[workspace.package]\nversion = \"0.3.0\"\n");
+    small.library("other/part", "", "pub const V: &str = env!(\"CARGO_PKG_VERSION\");");
+    small.write("other/part/Cargo.toml", "[package]\nname = \"part\"\nversion.workspace = true\nedition = \"2024\"\n");
+    small.replace("crate/Cargo.toml", "[dependencies]", "[dependencies]\npart = { path = \"../other/part\" }");
+    small.replace("crate/src/lib.rs", "env!(\"CARGO_PKG_VERSION\").to_owned()", "part::V.to_owned()");
+    host.answers("none 0.3.0").await;
+    small.replace("other/Cargo.toml", "0.3.0", "0.4.0");
+    host.answers("none 0.4.0").await;
     host.runtime.shutdown().await;
 }
 
@@ -320,6 +393,24 @@ async fn a_patched_crate_that_crates_of_the_registry_use_is_swapped_in() {
     small.replace("unicode-segmentation/src/lib.rs", "let parts", "assert!(extended);\n        let parts");
     small.replace("crate/src/lib.rs", "HelloWorld", "HelloThere");
     host.answers("three hello_there").await;
+    // It may be cargo's settings that say so.
+    let manifest = std::fs::read_to_string(small.path("crate/Cargo.toml")).expect("the manifest");
+    small.write(".cargo/config.toml", &patch.replace("../", ""));
+    small.write("crate/Cargo.toml", &manifest.replace(patch, ""));
+    small.replace(
+        "unicode-segmentation/src/lib.rs",
+        "\"three\"",
+        "if cfg!(feature = \"loud\") { \"FOUR\" } else { \"four\" }",
+    );
+    host.answers("four hello_there").await;
+    small.replace("unicode-segmentation/src/lib.rs", "\"four\"", "\"five\"");
+    host.answers("five hello_there").await;
+    small.replace(
+        "unicode-segmentation/Cargo.toml",
+        "[workspace]",
+        "[features]\ndefault = [\"loud\"]\nloud = []\n\n[workspace]",
+    );
+    host.answers("FOUR hello_there").await;
     host.runtime.shutdown().await;
 }
 

@@ -236,7 +236,8 @@ fn tell(inner: &Inner, path: &Path, error: &Error) {
     inner.shared.emit(RuntimeEvent::Refused { path: path.to_owned(), reason: error.to_string() });
 }
 
-fn is_artifact(path: &Path) -> bool {
+/// Whether a file is called like a plugin.
+pub(crate) fn is_artifact(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     [".cbus.so", ".cbus.dylib", ".cbus.dll"].iter().any(|ending| name.ends_with(ending))
 }

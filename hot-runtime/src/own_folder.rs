@@ -140,4 +140,40 @@ mod tests {
         drop(used);
         assert!(!path.exists() && !path.with_extension("lock").exists());
     }
+
+    /// The file system is the whole process's, so this test runs again as a process of its own in which locking fails.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_there_are_no_locks_a_folder_is_ones_own_all_the_same() {
+        use std::process::Command;
+        const CHILD: &str = "CONTROLLERBUS_TEST_NO_LOCKS";
+        let parent = tempfile::tempdir().expect("a folder");
+        if std::env::var_os(CHILD).is_some() {
+            let file = File::create(parent.path().join("file")).expect("a file");
+            assert!(matches!(file.try_lock(), Err(TryLockError::Error(_))), "locking fails");
+            let one = OwnFolder::reserve(parent.path(), "loaded-").expect("a folder");
+            let other = OwnFolder::reserve(parent.path(), "loaded-").expect("another folder");
+            std::fs::create_dir(other.path()).expect("a folder");
+            assert_ne!(one.path(), other.path());
+            drop(one);
+            // Nobody can say that it is not in use.
+            let third = OwnFolder::reserve(parent.path(), "loaded-").expect("another folder");
+            assert!(other.path().is_dir() && third.path() != other.path());
+            return;
+        }
+        let (source, library) = (parent.path().join("no.c"), parent.path().join("no.so"));
+        let text = format!(
+            "#include <errno.h>\n#include <stdlib.h>\nint flock(int file, int how) {{ errno = atoi(getenv(\"{CHILD}\")); return -1; }}\n"
+        );
+        std::fs::write(&source, text).expect("writing");
+        let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().expect("cc");
+        assert!(made.success());
+        for error in [libc::ENOSYS, libc::ENOLCK, libc::EOPNOTSUPP] {
+            let mut child = Command::new(std::env::current_exe().expect("this executable"));
+            child.args(["--exact", std::thread::current().name().unwrap_or_default()]);
+            let output = child.env(CHILD, error.to_string()).env("LD_PRELOAD", &library).output().expect("the child");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
+    }
 }

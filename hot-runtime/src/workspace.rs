@@ -37,6 +37,8 @@ pub struct Workspace {
     pub settings: toml::Table,
     /// The packages that are built from local folders: their names and those folders.
     pub local: BTreeMap<String, PathBuf>,
+    /// The version of cargo's resolver in the crates' workspace: it says which features a dependency has.
+    pub resolver: String,
     /// The root of the (first) crate's workspace: cargo is run there, so that its `.cargo/config.toml` and
     /// `rust-toolchain.toml` count.
     pub root: PathBuf,
@@ -48,6 +50,8 @@ pub struct Workspace {
     pub(crate) patches: BTreeSet<PathBuf>,
     /// The manifests of all members of the crates' workspaces, which cargo reads, too.
     members: BTreeSet<PathBuf>,
+    /// The roots of the workspaces of all local packages: these may have something from there.
+    roots: BTreeSet<PathBuf>,
 }
 
 /// Where the sources of a package begin.
@@ -126,7 +130,8 @@ impl Workspace {
     /// What decides and is not in the build hash: which compiler it is stands there anyway, and which manifests of parents
     /// are the plugin's.
     pub(crate) fn apart(&self) -> BTreeSet<PathBuf> {
-        let is_its = |path: &PathBuf| path.parent().is_some_and(|it| it == self.root || self.packages.contains_key(it));
+        let is_its =
+            |path: &PathBuf| path.parent().is_some_and(|it| self.roots.contains(it) || self.packages.contains_key(it));
         let mut apart: BTreeSet<_> = self.manifests(&[]).into_iter().filter(|path| !is_its(path)).collect();
         apart.extend(settings::pins(&self.root));
         apart
@@ -135,7 +140,7 @@ impl Workspace {
     /// The manifests of the packages, of all their parents and of all members of the workspaces, whether they are there or
     /// not.
     fn manifests(&self, asked: &[PathBuf]) -> BTreeSet<PathBuf> {
-        let folders = self.packages.keys().chain(asked).chain([&self.root]);
+        let folders = self.packages.keys().chain(asked).chain([&self.root]).chain(&self.roots);
         let above = folders.flat_map(|folder| folder.ancestors()).filter(|it| it.has_root());
         above.map(|folder| folder.join("Cargo.toml")).chain(self.members.iter().cloned()).collect()
     }
@@ -166,6 +171,7 @@ impl Workspace {
             })
         })?;
         let root = metadata.workspace_root.as_std_path().to_owned();
+        self.roots.insert(root.clone());
         if self.crates.is_empty() {
             root.clone_into(&mut self.root);
             self.settings = self.read_settings(&root)?;
@@ -189,9 +195,16 @@ impl Workspace {
                 package.name
             )));
         }
+        let name = library.name.replace('-', "_");
+        if let Some(other) = self.crates.iter().find(|other| other.library == name) {
+            let both = format!("{} and {}", other.dir.display(), path.display());
+            return Err(not_a_controller(&format!(
+                "the plugin has two crates whose libraries are called `{name}`, in {both}; rename one of them"
+            )));
+        }
         self.crates.push(ControllerCrate {
             name: package.name.to_string(),
-            library: library.name.replace('-', "_"),
+            library: name,
             dir: path.to_owned(),
             version: package.version.clone(),
             features: package.features.keys().cloned().collect(),
@@ -222,7 +235,9 @@ impl Workspace {
                 continue;
             }
             if !known.contains_key(&folder) {
-                learn(&ask(&folder)?, &mut known);
+                let metadata = ask(&folder)?;
+                self.roots.insert(metadata.workspace_root.as_std_path().to_owned());
+                learn(&metadata, &mut known);
             }
             let Some(package) = known.get(&folder) else { continue };
             self.add_local(&folder, package);
@@ -268,6 +283,7 @@ impl Workspace {
         let text = std::fs::read_to_string(&file).map_err(Error::io("reading the workspace's manifest", &file))?;
         let manifest: toml::Table = toml::from_str(&text)
             .map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
+        resolver(&manifest).clone_into(&mut self.resolver);
         let mut kept = toml::Table::new();
         for section in ["cargo-features", "patch", "replace", "profile"] {
             if let Some(value) = manifest.get(section) {
@@ -294,6 +310,26 @@ impl Workspace {
             }
         }
     }
+}
+
+/// The version of the resolver that a workspace's manifest says, or its edition.
+fn resolver(manifest: &toml::Table) -> &str {
+    let of = |path: &[&str]| {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(manifest.get(*first)?, |value, key| value.get(*key))?.as_str()
+    };
+    let said = of(&["workspace", "resolver"]).or_else(|| of(&["package", "resolver"]));
+    let edition = || {
+        of(&["package", "edition"]).or_else(|| {
+            manifest.get("package")?.get("edition")?;
+            of(&["workspace", "package", "edition"])
+        })
+    };
+    said.unwrap_or_else(|| match edition() {
+        None | Some("2015" | "2018") => "1",
+        Some("2021") => "2",
+        Some(_) => "3",
+    })
 }
 
 /// A path as cargo sees it: absolute, and without `..`.
@@ -412,4 +448,22 @@ fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resolver_is_what_the_manifest_says_or_that_of_its_edition() {
+        let of = |text: &str| resolver(&text.parse().expect("TOML")).to_owned();
+        assert_eq!(of("[workspace]\nresolver = \"2\""), "2");
+        assert_eq!(of("[workspace]\nmembers = []"), "1");
+        assert_eq!(of("[package]\nname = \"a\""), "1");
+        assert_eq!(of("[package]\nedition = \"2018\"\nresolver = \"2\""), "2");
+        assert_eq!(of("[package]\nedition = \"2021\"\n[workspace]\nresolver = \"3\""), "3");
+        assert_eq!(of("[package]\nedition = \"2021\""), "2");
+        assert_eq!(of("[package]\nedition.workspace = true\n[workspace.package]\nedition = \"2024\""), "3");
+        assert_eq!(of("[workspace.package]\nedition = \"2024\""), "1");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use controllerbus::prelude::*;
 use hot_runtime::{Builder, HotRuntime, PluginSpec, RuntimeEvent};
@@ -100,6 +100,13 @@ impl Small {
         let path = self.path(inside);
         std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("a folder");
         std::fs::write(path, text).expect("writing a file");
+    }
+
+    /// Writes a file as one that was put back: with a time of long ago.
+    pub fn put_back(&self, inside: &str, text: &str) {
+        self.write(inside, text);
+        let file = std::fs::File::options().write(true).open(self.path(inside)).expect("the file");
+        file.set_modified(SystemTime::now() - Duration::from_secs(24 * 60 * 60)).expect("an old time");
     }
 
     /// Writes a library crate without dependencies of its own.

@@ -223,12 +223,13 @@ impl DepInfo {
                 };
                 found.environment.push((unescaped(name), value));
             } else if found.files.is_empty()
-                && let Some((_, files)) = line.split_once(": ")
+                // The first line is about this file; where it is may have a colon in it, too.
+                && let Some((_, files)) = line.split_once(".d: ").or_else(|| line.split_once(": "))
             {
-                // Blanks in a name are escaped with a backslash.
+                // Spaces in a name are escaped with a backslash, other blanks are not.
                 let files = files.replace("\\ ", "\u{0}");
-                let files = files.split_whitespace().map(|file| folder.join(file.replace('\u{0}', " ")));
-                found.files = files.collect();
+                let files = files.split(' ').filter(|file| !file.is_empty());
+                found.files = files.map(|file| folder.join(file.replace('\u{0}', " "))).collect();
             }
         }
         found
@@ -247,6 +248,16 @@ mod tests {
         let files = ["/crate/src/lib.rs", "/crate/src/with blank.txt", "/abs/x.rs"].map(PathBuf::from);
         assert_eq!(found.files, files);
         assert_eq!(found.environment, [("UNSET".to_owned(), None), ("NAME".to_owned(), Some("a=b".to_owned()))]);
+    }
+
+    #[test]
+    fn dep_info_names_files_whatever_blanks_there_are() {
+        let names = ["no\u{a0}break.rs", "全角\u{3000}空白/mod.rs", "tab\there.rs", "thin\u{2009}one: two.rs"];
+        let found = DepInfo::parse(
+            &format!("/out: put/a.d: {}\n", names.map(|name| name.replace(' ', "\\ ")).join(" ")),
+            Path::new("/crate"),
+        );
+        assert_eq!(found.files, names.map(|name| Path::new("/crate").join(name)));
     }
 
     #[cfg(unix)]

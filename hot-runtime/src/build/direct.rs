@@ -23,7 +23,7 @@ use crate::build::message::CompilerMessage;
 use crate::build::prelink::Prelinked;
 use crate::build::process::{self, Ended, Lines};
 use crate::build::progress::{BuildPhase, Progress};
-use crate::build::units::{Kind, Unit, Units, stem_of};
+use crate::build::units::{Kind, Script, Unit, Units, stem_of};
 use crate::build::unwind::Tables;
 use crate::build::{BuildOptions, blocking, settings, verdict};
 use crate::error::{Error, Result};
@@ -129,6 +129,10 @@ impl Session {
         std::fs::create_dir(folder.path()).ok()?;
         let mut deciding = deciding.clone();
         deciding.extend(&known.of_tools());
+        // Those that the workspace's manifest names, and those of cargo's settings: nothing else leads to them.
+        let mut patches = workspace.patches.clone();
+        let others = known.units.iter().filter(|unit| unit.local && !workspace.packages.contains_key(&unit.package));
+        patches.extend(others.map(|unit| unit.package.clone()));
         let wrapper = settings::wrapper(&overlay.root).filter(|wrapper| !settings::only_remembers(wrapper));
         Some(Self {
             decided: now.part(&deciding),
@@ -144,8 +148,20 @@ impl Session {
             prelinks: 0,
             variables: settings::variables(),
             wrapper,
-            patches: workspace.patches.clone(),
+            patches,
         })
+    }
+
+    /// The packages whose build scripts have read what is not so now. Cargo goes by times: it does not notice a file with
+    /// an old one, nor one that went.
+    pub(crate) fn with_other_script(&self, now: &Snapshot) -> BTreeSet<String> {
+        let differs = |package: &&PathBuf| {
+            let of_it = self.known.scripts.iter().filter(|script| script.package == **package);
+            of_it.map(Script::inputs).any(|set| now.part(&set).change_since(&self.decided.part(&set)).is_some())
+        };
+        let packages: BTreeSet<_> = self.known.scripts.iter().map(|script| &script.package).filter(differs).collect();
+        let units = self.known.units.iter().filter(|unit| packages.contains(&unit.package));
+        units.map(|unit| unit.package_name.clone()).collect()
     }
 
     /// Links what is not going to be edited, in the background.

@@ -162,4 +162,27 @@ mod tests {
         std::fs::write(folder.path().join("absent"), "").expect("writing");
         assert_eq!(put(&mut kept, "cccccccccc"), None);
     }
+
+    #[test]
+    fn an_artifact_is_not_found_where_a_file_has_come_that_it_would_be_made_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |inside: &str| folder.path().join(inside);
+        std::fs::create_dir_all(at("assets/deep")).expect("a folder");
+        std::fs::write(at("assets/one.txt"), "one").expect("writing");
+        std::fs::write(at("artifact"), "bytes").expect("writing");
+        let inputs = Inputs::new(&at("target"));
+        let set = InputSet { trees: [at("assets"), at("later")].into(), ..InputSet::default() };
+        let mut kept = Kept::new(folder.path().to_owned(), 1000);
+        let sealed = Sealed { hash: "bytes".to_owned(), size: 5 };
+        kept.add("hash", &at("artifact"), &sealed, &[], (&inputs.begin(set), blake3::hash(b"")));
+        let mut is_found = || kept.find(|snapshot, _| inputs.holds(snapshot), |hash| at("out").join(hash)).is_some();
+        assert!(is_found());
+        for new in ["assets/deep/two.txt", "assets/.three", "later/four.txt"] {
+            std::fs::create_dir_all(at(new).parent().expect("a parent")).expect("a folder");
+            std::fs::write(at(new), "").expect("writing");
+            assert!(!is_found(), "{new}");
+            std::fs::remove_file(at(new)).expect("removing");
+            assert!(is_found());
+        }
+    }
 }

@@ -220,6 +220,7 @@ pub struct PluginBuilder {
     last: Option<(BuildReport, Snapshot, blake3::Hash)>,
     /// Crates are compiled in parts, so that what did not change in one is used again.
     incremental: bool,
+    told_of_wrapper: bool,
 }
 
 impl PluginBuilder {
@@ -231,7 +232,18 @@ impl PluginBuilder {
         let kept = Kept::new(options.target_dir.join("cbus"), options.keep);
         let incremental = spec.watch;
         let (workspace, learned) = (Workspace::default(), None);
-        Self { spec, options, workspace, inputs, learned, session: None, kept, last: None, incremental }
+        Self {
+            spec,
+            options,
+            workspace,
+            inputs,
+            learned,
+            session: None,
+            kept,
+            last: None,
+            incremental,
+            told_of_wrapper: false,
+        }
     }
 
     /// What is built.
@@ -383,6 +395,10 @@ impl PluginBuilder {
         if let Some(session) = &self.session {
             // What decided when it began may not be what would now.
             set.extend(&session.deciding);
+            if round > 0 {
+                // What the round before read first is known now, so that it can be told whether it is being written.
+                set.extend(&session.known.sources());
+            }
         }
         let inputs = self.inputs.clone();
         let now = blocking(move || Ok(inputs.begin(set))).await?;
@@ -449,12 +465,18 @@ impl PluginBuilder {
 
     /// A build failed: what it did not find, and any new name beside its sources, is worth another one.
     async fn look_for_what_was_missing(&mut self, error: &Error) -> Result<()> {
-        let Error::Build { messages, .. } = error else { return Ok(()) };
+        let (said, messages) = match error {
+            Error::Build { rendered, messages, .. } => (without_colours(rendered), messages.as_slice()),
+            Error::Metadata { message, .. } => (message.clone(), [].as_slice()),
+            _ => return Ok(()),
+        };
         let folders: Vec<PathBuf> = self.workspace.packages.keys().chain([&self.workspace.root]).cloned().collect();
-        let named: BTreeSet<PathBuf> = folders.iter().flat_map(|folder| verdict::paths_in(messages, folder)).collect();
+        let mut named: BTreeSet<_> = folders.iter().flat_map(|folder| verdict::paths_in(messages, folder)).collect();
+        named.extend(verdict::paths_in_text(&said, &self.workspace.root));
         let (lacked, there): (Vec<_>, Vec<_>) = named.into_iter().partition(|path| !path.exists());
         let mut set = self.inputs.set();
         set.files.extend(there.into_iter().filter(|path| path.is_file()));
+        set.extend(&verdict::failed_scripts(&said));
         let source = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "rs") && path.is_file();
         let beside: BTreeSet<_> =
             set.files.iter().filter(source).filter_map(|path| path.parent()).map(Path::to_owned).collect();
@@ -584,6 +606,16 @@ impl PluginBuilder {
     ) -> Result<CargoBuilt> {
         let local = self.local_names(overlay);
         let wrapper = settings::wrapper(&overlay.root);
+        if let Some(said) = settings::wrapper_of_members(&overlay.root)
+            && !std::mem::replace(&mut self.told_of_wrapper, true)
+        {
+            tracing::warn!(
+                plugin = self.spec.id,
+                "plugins are compiled without what {said} puts before the compiler, because they are bundled outside of \
+                 the workspace; what they need of it belongs to `build.rustc-wrapper`"
+            );
+        }
+        let _place = turn::place_at_cargo(&self.options.target_dir, &self.spec, progress, cancel).await?;
         loop {
             let incremental = self.incremental;
             let how = cargo::How { capture, local: &local, wrapper: wrapper.as_deref(), incremental };
@@ -604,29 +636,22 @@ impl PluginBuilder {
         }
     }
 
-    /// Makes cargo compile again what it would take for compiled because a file was put back with an old time: it goes by
-    /// times.
+    /// Makes cargo make again what it would take for made because it goes by times, such as where a file was put back with
+    /// an old one.
     async fn forget_what_was_put_back(&self, capture: Option<Capture>) -> Result<()> {
         let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
-        let scripts = self.session.as_ref().map(|session| session.known.scripts.clone()).unwrap_or_default();
+        let of_scripts = self.session.as_ref().map(|session| session.with_other_script(&self.inputs.built()));
         blocking(move || {
             let put_back = |path: &Path, since: SystemTime| {
                 let found = inputs::Stamp::of(path);
                 found.is_some_and(|found| found.modified() <= since && found.newest() > since)
             };
-            let mut forget = BTreeSet::new();
+            let mut forget = of_scripts.unwrap_or_default();
             let folders = packages.keys().map(PathBuf::as_path).collect();
             for call in capture.iter().flat_map(|capture| capture.calls_in(&folders)) {
                 let read = call.dep_info().and_then(|file| DepInfo::read(&file, &call.folder).ok()).unwrap_or_default();
                 if read.files.iter().any(|file| put_back(file, call.recorded)) {
                     forget.extend(call.variable("CARGO_PKG_NAME").map(|name| name.to_string_lossy().into_owned()));
-                }
-            }
-            for script in scripts {
-                if let Some(package) = packages.get(&script.package)
-                    && script.reads.iter().any(|path| put_back(path, script.ran))
-                {
-                    forget.insert(package.name.clone());
                 }
             }
             cargo::forget(&target_dir, &forget);

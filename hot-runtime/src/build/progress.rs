@@ -11,7 +11,7 @@ use crate::swap::millis;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildPhase {
-    /// Waits for another process that builds the same plugin in the same target folder.
+    /// Waits for others that build in the same target folder.
     Waiting,
     /// Finds out what the plugin is made of and what has changed.
     Reading,

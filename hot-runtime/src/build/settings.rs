@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use crate::workspace::PINS;
+use crate::workspace::{PINS, in_full};
 
 /// What the cargo, clippy or rustup that runs this process says to this process, and not to those that it starts.
 const CALLERS: [&str; 6] =
@@ -77,9 +77,9 @@ pub(crate) fn cargo_home() -> PathBuf {
 /// The files by which cargo is set up for a folder, in all its parents and for the user, whether they are there or not,
 /// with the files that they name.
 pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
-    let mut files = configs(root);
-    files.extend(files.iter().flat_map(|config| named_in(config)).collect::<Vec<_>>());
-    files
+    let configs: Vec<_> = configs(root).into_iter().flat_map(|config| with_included(&config)).collect();
+    let programs: Vec<_> = configs.iter().flat_map(|config| programs_in(config)).collect();
+    configs.into_iter().chain(programs).collect()
 }
 
 /// The files by which a folder or a parent of it pins its toolchain, whether they are there or not.
@@ -106,25 +106,38 @@ fn read(config: &Path) -> Option<toml::Table> {
     toml::from_str(&std::fs::read_to_string(config).ok()?).ok()
 }
 
-/// The files that a config names and that decide as it does: configs that it includes, and programs.
-fn named_in(config: &Path) -> Vec<PathBuf> {
-    let Some(table) = read(config) else { return Vec::new() };
-    let folder = config.parent().unwrap_or(Path::new("/"));
-    let mut named = Vec::new();
-    let paths: &mut dyn FnMut(&toml::Value) = &mut |value| match value {
-        toml::Value::String(path) => named.push(folder.join(path)),
-        toml::Value::Table(one) => named.extend(one.get("path").and_then(|path| path.as_str()).map(|p| folder.join(p))),
-        _ => {}
-    };
-    match table.get("include") {
-        Some(toml::Value::Array(all)) => all.iter().for_each(&mut *paths),
-        Some(one) => paths(one),
-        None => {}
+/// A config, the configs that it includes, and those that these do; who includes comes before whom.
+fn with_included(config: &Path) -> Vec<PathBuf> {
+    let mut all = vec![config.to_owned()];
+    let mut at = 0;
+    while let Some(config) = all.get(at) {
+        let included: Vec<_> = included_in(config).into_iter().filter(|path| !all.contains(path)).collect();
+        all.extend(included);
+        at += 1;
     }
-    let build = table.get("build").and_then(|build| build.as_table());
-    let programs = ["rustc", "rustc-wrapper"].iter().filter_map(|key| build?.get(*key)?.as_str());
-    named.extend(programs.filter_map(|program| program_at(program, config)));
-    named
+    all
+}
+
+fn included_in(config: &Path) -> Vec<PathBuf> {
+    let folder = config.parent().unwrap_or(Path::new("/"));
+    let include = read(config).and_then(|mut table| table.remove("include"));
+    let each = match include {
+        Some(toml::Value::Array(all)) => all,
+        one => one.into_iter().collect(),
+    };
+    let path = |one: &toml::Value| Some(in_full(&folder.join(one.as_str().or_else(|| one.get("path")?.as_str())?)));
+    each.iter().filter_map(path).collect()
+}
+
+/// What a config's `[build]` says.
+fn of_build(config: &Path, key: &str) -> Option<String> {
+    Some(read(config)?.get("build")?.get(key)?.as_str()?.to_owned())
+}
+
+/// The programs that a config names.
+fn programs_in(config: &Path) -> Vec<PathBuf> {
+    let named = ["rustc", "rustc-wrapper"].into_iter().filter_map(|key| of_build(config, key));
+    named.filter_map(|program| program_at(&program, config)).collect()
 }
 
 /// A program that a config names: one with a slash is seen from the folder that has the config's folder.
@@ -140,15 +153,21 @@ pub(crate) fn wrapper(root: &Path) -> Option<OsString> {
             return Some(set).filter(|set| !set.is_empty());
         }
     }
-    let files = configs(root).into_iter().flat_map(|config| {
-        let included: Vec<_> = named_in(&config);
-        std::iter::once(config).chain(included)
-    });
-    files.into_iter().find_map(|config| {
-        let table = read(&config)?;
-        let set = table.get("build")?.get("rustc-wrapper")?.as_str()?.to_owned();
+    configs(root).iter().flat_map(|config| with_included(config)).find_map(|config| {
+        let set = of_build(&config, "rustc-wrapper")?;
         Some(program_at(&set, &config).map_or_else(|| OsString::from(set), PathBuf::into_os_string))
     })
+}
+
+/// What puts a program before the compiler of just a workspace's members: plugins are bundled outside of workspaces.
+pub(crate) fn wrapper_of_members(root: &Path) -> Option<String> {
+    let variable = "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER";
+    if std::env::var_os(variable).is_some_and(|set| !set.is_empty()) {
+        return Some(variable.to_owned());
+    }
+    let mut files = configs(root).into_iter().flat_map(|config| with_included(&config));
+    let config = files.find(|config| of_build(config, "rustc-workspace-wrapper").is_some_and(|set| !set.is_empty()))?;
+    Some(format!("`build.rustc-workspace-wrapper` in {}", config.display()))
 }
 
 /// Whether a wrapper only remembers what it has compiled before: leaving it out changes nothing but the time.
@@ -169,13 +188,27 @@ mod tests {
         std::fs::create_dir_all(folder.path().join(".cargo")).expect("a folder");
         let outer = folder.path().join(".cargo/config.toml");
         std::fs::write(&outer, "include = \"more.toml\"\n[build]\nrustc-wrapper = \"tools/wrap\"\n").expect("writing");
+        // One that includes another, which includes the first; and one that need not be there.
+        let more = folder.path().join(".cargo/more.toml");
+        std::fs::write(&more, "include = [\"deep/most.toml\", { path = \"none.toml\", optional = true }]\n")
+            .expect("writing");
+        std::fs::create_dir(folder.path().join(".cargo/deep")).expect("a folder");
+        let most = folder.path().join(".cargo/deep/most.toml");
+        std::fs::write(&most, "include = \"../more.toml\"\n[build]\nrustc = \"tools/rustc\"\n").expect("writing");
         let named = files(&root);
-        assert!(named.contains(&folder.path().join(".cargo/more.toml")), "{named:?}");
+        for path in
+            [".cargo/more.toml", ".cargo/deep/most.toml", ".cargo/none.toml", "tools/wrap", ".cargo/tools/rustc"]
+        {
+            assert!(named.contains(&folder.path().join(path)), "{path}: {named:?}");
+        }
+        assert_eq!(wrapper_of_members(&root), None);
         assert!(named.contains(&root.join(".cargo/config.toml")));
         assert!(pins(&root).any(|pin| pin == folder.path().join("rust-toolchain")));
         assert_eq!(wrapper(&root), Some(folder.path().join("tools/wrap").into_os_string()));
         std::fs::write(root.join(".cargo/config.toml"), "[build]\nrustc-wrapper = \"sccache\"\n").expect("writing");
         assert_eq!(wrapper(&root), Some("sccache".into()));
+        std::fs::write(&most, "[build]\nrustc-workspace-wrapper = \"clippy-driver\"\n").expect("writing");
+        assert!(wrapper_of_members(&root).is_some_and(|said| said.contains("most.toml")));
         assert!(only_remembers(OsStr::new("/usr/bin/sccache")) && !only_remembers(OsStr::new("tools/wrap")));
     }
 }

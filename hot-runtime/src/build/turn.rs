@@ -1,14 +1,44 @@
 //! Whose turn it is to build a plugin in a target folder, which two processes may share.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::progress::{BuildPhase, Progress};
 use crate::error::{Error, Result};
 use crate::overlay::PluginSpec;
 use crate::own_folder::has_no_locks;
+
+/// So many cargos are started at once for one target folder, in which one of them builds at a time: the next one has found
+/// out meanwhile what there is to do.
+const CARGOS: usize = 2;
+
+/// Waits for a place among those whose cargo builds in a target folder. In the lock of cargo's own the time of those that
+/// wait would run out, where there are many.
+pub(crate) async fn place_at_cargo(
+    target_dir: &Path,
+    spec: &PluginSpec,
+    progress: &mut Progress<'_>,
+    cancel: &CancellationToken,
+) -> Result<OwnedSemaphorePermit> {
+    static PLACES: Mutex<BTreeMap<PathBuf, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+    let places = {
+        let mut all = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(target_dir.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(CARGOS))))
+    };
+    if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+        return Ok(place);
+    }
+    progress.phase(BuildPhase::Waiting);
+    tokio::select! {
+        place = places.acquire_owned() => place.map_err(|_| Error::Closed),
+        () = cancel.cancelled() => Err(Error::Cancelled { plugin: spec.id.clone() }),
+    }
+}
 
 /// The right to build one plugin in a target folder. Released on drop, and when the process ends.
 pub(crate) struct Turn {

@@ -61,8 +61,6 @@ pub(crate) struct Script {
     variables: Vec<(String, Option<OsString>)>,
     /// What it told cargo to do.
     told: Vec<String>,
-    /// When it was run.
-    pub(crate) ran: SystemTime,
 }
 
 impl Script {
@@ -72,7 +70,6 @@ impl Script {
         let beside = |name: &str| out_dir.parent().map(|folder| folder.join(name)).unwrap_or_default();
         let output = ["output", "run/stdout"].map(beside).into_iter().find(|path| path.is_file()).unwrap_or_default();
         let said = std::fs::read_to_string(&output).unwrap_or_default();
-        let ran = std::fs::metadata(&output).and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         let (mut reads, mut variables, mut told) = (BTreeSet::new(), Vec::new(), Vec::new());
         for line in said.lines() {
             let Some((key, value)) = line.strip_prefix("cargo:").and_then(|line| {
@@ -83,7 +80,8 @@ impl Script {
             };
             match key {
                 "rerun-if-changed" => {
-                    let path = package.join(value);
+                    // As cargo reads it.
+                    let path = package.join(value.trim_end());
                     // What cargo has downloaded does not change.
                     if local || !path.starts_with(package) {
                         reads.insert(path);
@@ -96,12 +94,18 @@ impl Script {
                 _ => {}
             }
         }
-        Self { package: package.to_owned(), local, reads, variables, told, ran }
+        Self { package: package.to_owned(), local, reads, variables, told }
     }
 
     /// It says nothing of what it reads: that means all of its package. Cargo's own packages do not change.
     pub(crate) fn is_silent(&self) -> bool {
         self.local && self.reads.is_empty() && self.variables.is_empty()
+    }
+
+    /// What decides what it does.
+    pub(crate) fn inputs(&self) -> InputSet {
+        let packages = self.is_silent().then(|| self.package.clone()).into_iter().collect();
+        InputSet { trees: self.reads.clone(), packages, ..InputSet::default() }
     }
 
     /// A path that it says it reads and that is not there: cargo runs it again each time then.
@@ -156,6 +160,11 @@ impl Unit {
         let now = call.environment_now();
         let value = |name: &str| now.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         self.inputs.environment.iter().any(|(name, then)| value(name) != then.as_ref().map(OsString::from))
+    }
+
+    /// The paths that decide how cargo compiles it, beside its sources.
+    fn of_package(&self) -> [PathBuf; 2] {
+        ["Cargo.toml", "build.rs"].map(|name| self.package.join(name))
     }
 
     /// The paths that decide what it is: what it read, and the other places at which a module would be looked for.
@@ -255,21 +264,21 @@ impl Units {
         let mut set = InputSet::default();
         for unit in self.units.iter().filter(|unit| unit.local) {
             set.files.extend(unit.paths());
+            set.files.extend(unit.of_package());
         }
-        for script in &self.scripts {
-            set.trees.extend(script.reads.iter().cloned());
-            if script.is_silent() {
-                set.packages.insert(script.package.clone());
-            }
-        }
+        self.scripts.iter().for_each(|script| set.extend(&script.inputs()));
         set
     }
 
-    /// What decides whether macros and scripts are what they were: when it changes, cargo has to be asked.
+    /// What decides what cargo makes of each package, and whether macros and scripts are what they were: when it changes,
+    /// cargo has to be asked.
     pub(crate) fn of_tools(&self) -> InputSet {
         let mut set = InputSet { files: BTreeSet::new(), ..self.sources() };
-        for unit in self.units.iter().filter(|unit| unit.local && unit.kind != Kind::Library) {
-            set.files.extend(unit.paths());
+        for unit in self.units.iter().filter(|unit| unit.local) {
+            set.files.extend(unit.of_package());
+            if unit.kind != Kind::Library {
+                set.files.extend(unit.paths());
+            }
         }
         set
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use crate::build::inputs::InputSet;
 use crate::build::message::{CompilerMessage, MessageLevel};
 
 /// Errors about how crates are found and loaded: what another build left behind, not what was written.
@@ -41,20 +42,45 @@ pub(crate) fn is_about_incremental(said: &str) -> bool {
     said.contains("incremental") || said.contains("increment compilation")
 }
 
-/// Paths that errors name in quotes: files that were not found among them.
+/// Paths that errors name: files that were not found among them.
 pub(crate) fn paths_in(messages: &[CompilerMessage], folder: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for message in messages.iter().filter(|message| message.level == MessageLevel::Error) {
         found.extend(message.spans.iter().map(|span| folder.join(&span.file)));
-        let text = message.plain();
-        for quote in ['`', '"'] {
-            let quoted = text.split(quote).skip(1).step_by(2);
-            // Whatever else is quoted is a path to nothing, which does no harm.
-            let path = |text: &&str| (text.contains('/') || text.contains('.')) && !text.contains('\n');
-            found.extend(quoted.filter(path).take(32).map(|text| folder.join(text)));
-        }
+        found.extend(paths_in_text(&message.plain(), folder));
     }
     found
+}
+
+/// What a text has in quotes that may be a path.
+pub(crate) fn paths_in_text(text: &str, folder: &Path) -> BTreeSet<PathBuf> {
+    let quoted = ['`', '"'].into_iter().flat_map(|quote| text.split(quote).skip(1).step_by(2).take(100));
+    // Whatever else is quoted is a path to nothing, which does no harm.
+    let path = |text: &&str| (text.contains('/') || text.contains('.')) && !text.contains('\n');
+    quoted.filter(path).map(|text| folder.join(text)).collect()
+}
+
+/// What the build scripts that failed read, by what cargo says of them: what they said, or else all of their packages.
+pub(crate) fn failed_scripts(said: &str) -> InputSet {
+    let mut set = InputSet::default();
+    for failed in said.split("failed to run custom build command for `").skip(1) {
+        // `name v1.2.3 (folder)`
+        let Some(package) = failed.lines().next().and_then(|line| line.split_once(" (")?.1.rsplit_once(")`")) else {
+            continue;
+        };
+        let package = Path::new(package.0);
+        let told = |key: &str| {
+            let lines = failed.lines().filter_map(|line| line.trim_start().strip_prefix("cargo:"));
+            let value = lines.filter_map(|line| line.strip_prefix(':').unwrap_or(line).strip_prefix(key));
+            value.map(|value| package.join(value.trim_end())).collect::<Vec<_>>()
+        };
+        let reads = told("rerun-if-changed=");
+        if reads.is_empty() && told("rerun-if-env-changed=").is_empty() {
+            set.packages.insert(package.to_owned());
+        }
+        set.trees.extend(reads);
+    }
+    set
 }
 
 #[cfg(all(test, unix))]
@@ -110,5 +136,17 @@ mod tests {
         for path in ["src/gone.rs", "src/gone/mod.rs", "src/../../data.txt", "src/lib.rs"] {
             assert!(found.contains(&Path::new("/crate").join(path)), "{found:?}");
         }
+    }
+
+    #[test]
+    fn what_a_build_script_that_failed_read_is_told_by_cargo() {
+        let said = "error: failed to run custom build command for `a v0.1.0 (/ö (x)/a)`\n\nCaused by:\n  process didn't exit \
+                    successfully: `/t/build-script-build` (exit status: 101)\n  --- stdout\n  cargo:rerun-if-changed=../p.txt\n  \
+                    cargo::rerun-if-changed=in \n\n  --- stderr\n  oops\nwarning: build failed, waiting for other jobs to \
+                    finish...\nerror: failed to run custom build command for `b v0.1.0 (/ö (x)/b)`\n\nCaused by:\n  oops\n";
+        let set = failed_scripts(said);
+        assert_eq!(set.trees, BTreeSet::from(["/ö (x)/a/../p.txt", "/ö (x)/a/in"].map(PathBuf::from)));
+        assert_eq!(set.packages, BTreeSet::from([PathBuf::from("/ö (x)/b")]));
+        assert_eq!(failed_scripts("error: it is not for `c v0.1.0 (/c)`"), InputSet::default());
     }
 }

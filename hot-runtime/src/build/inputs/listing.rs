@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Stamp;
+use super::{CACHE_TAG, Stamp};
 use crate::build::settings;
+use crate::folder::is_artifact;
 
 /// A package's files, and what else there is beside them.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ impl Listings {
 
 /// The state of a folder in which a file of the package's may come.
 fn folder(path: &Path) -> Option<Stamp> {
-    let never = path.ends_with(".git") || path.join("CACHEDIR.TAG").is_file() || !path.is_dir();
+    let never = path.ends_with(".git") || path.join(CACHE_TAG).is_file() || !path.is_dir();
     if never { None } else { Stamp::of_any(path) }
 }
 
@@ -77,5 +78,57 @@ fn list(package: &Path) -> Option<BTreeSet<PathBuf>> {
     // The manifest as it was is what this is named in a package.
     let made_up = ["Cargo.toml.orig", ".cargo_vcs_info.json"];
     let files = text.lines().filter(|line| !made_up.contains(line)).map(|line| package.join(line));
-    Some(files.filter(|file| file.is_file()).collect())
+    // What is built into the package is not what it is built from.
+    let mut marked = BTreeMap::new();
+    let mut is_marked = |folder: &Path| {
+        *marked.entry(folder.to_owned()).or_insert_with(|| folder != package && folder.join(CACHE_TAG).is_file())
+    };
+    let mut is_made = |file: &PathBuf| {
+        let folders = file.ancestors().skip(1).take_while(|folder| folder.starts_with(package));
+        is_artifact(file) || folders.into_iter().any(&mut is_marked)
+    };
+    Some(files.filter(|file| file.is_file() && !is_made(file)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packages_files_are_cargos_without_what_is_ignored_or_built() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |inside: &str, text: &str| {
+            let path = folder.path().join(inside);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            std::fs::write(path, text).expect("writing");
+        };
+        let git = |arguments: &[&str]| {
+            let done = Command::new("git").args(arguments).current_dir(folder.path()).status().expect("git");
+            assert!(done.success());
+        };
+        write("Cargo.toml", "[package]\nname = \"listed\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n");
+        // Without that, what git ignores is none of cargo's concern.
+        git(&["init", "-q"]);
+        git(&["add", "Cargo.toml"]);
+        write("src/lib.rs", "");
+        write(".gitignore", "*.log\n/node_modules\n");
+        write("work/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+        let mut listings = Listings::default();
+        let mut has = |inside: &str| listings.of(folder.path()).contains(&folder.path().join(inside));
+        assert!(has("src/lib.rs") && has("Cargo.toml"));
+        for nobodys in ["app.log", "src/more.log", "node_modules/x/y.js", "work/overlays/a.rs", "out/listed.cbus.so"] {
+            write(nobodys, "");
+            assert!(!has(nobodys), "{nobodys}");
+        }
+        for input in ["data.txt", "data/deep/in.txt", "data/deep/more.txt"] {
+            write(input, "");
+            assert!(has(input), "{input}");
+        }
+        // What is ignored may change, and what is excluded.
+        write(".gitignore", "/data\n");
+        assert!(has("app.log") && !has("data/deep/in.txt"));
+        let manifest = std::fs::read_to_string(folder.path().join("Cargo.toml")).expect("the manifest");
+        write("Cargo.toml", &manifest.replace("[workspace]", "exclude = [\"*.log\"]\n[workspace]"));
+        assert!(!has("app.log") && has("data.txt"));
+    }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Snapshot {
     quiet: BTreeMap<PathBuf, Content>,
     /// The names in folders where a new one counts.
     names: BTreeMap<PathBuf, BTreeSet<OsString>>,
+    /// What counted with all that was in it: what has come there since was not there.
+    trees: BTreeSet<PathBuf>,
+    packages: BTreeSet<PathBuf>,
 }
 
 impl Snapshot {
@@ -84,7 +87,7 @@ impl Snapshot {
             let wanted = all.iter().filter(|(path, _)| of.is_about(path));
             wanted.map(|(path, content)| (path.clone(), *content)).collect()
         };
-        Self { contents: part(&self.contents), quiet: part(&self.quiet), names: BTreeMap::new() }
+        Self { contents: part(&self.contents), quiet: part(&self.quiet), ..Self::default() }
     }
 }
 
@@ -219,44 +222,51 @@ impl Inputs {
     pub(crate) fn holds(&self, snapshot: &Snapshot) -> bool {
         let mut known = self.lock();
         let known = &mut *known;
-        snapshot
-            .contents
-            .iter()
-            .chain(&snapshot.quiet)
-            .all(|(path, then)| known.contents.of(path, known.set.files.contains(path)).1 == *then)
+        let mut paths = snapshot.contents.iter().chain(&snapshot.quiet);
+        paths.all(|(path, then)| known.contents.of(path, known.set.files.contains(path)).1 == *then)
+            && known.listed(&snapshot.packages).iter().all(|path| snapshot.contents.contains_key(path))
+            && files_in(&snapshot.trees).iter().all(|path| snapshot.contents.contains_key(path))
     }
 }
 
 impl Known {
     fn take(&mut self) -> Snapshot {
+        let (trees, packages) = (self.set.trees.clone(), self.set.packages.clone());
         let mut contents = BTreeMap::new();
         for file in &self.set.files {
             contents.insert(file.clone(), self.contents.of(file, true).1);
         }
         let quiet = self.set.quiet.iter().map(|file| (file.clone(), self.contents.of(file, true).1)).collect();
-        let mut below = BTreeSet::new();
-        for tree in &self.set.trees {
-            if !tree.is_dir() {
-                below.insert(tree.clone());
-            }
-            each_folder(tree, &mut |folder| {
-                let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-                below.extend(entries.filter(|path| !path.is_dir()));
-            });
-        }
-        self.listed.clear();
-        for package in &self.set.packages {
-            self.listed.extend(self.listings.of(package));
-        }
-        for file in below.iter().chain(&self.listed) {
+        self.listed = self.listed(&packages);
+        for file in files_in(&trees).iter().chain(&self.listed) {
             if !contents.contains_key(file) {
                 contents.insert(file.clone(), self.contents.of(file, false).1);
             }
         }
         let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
         let names = |folder: &PathBuf| (folder.clone(), entries(folder).map(|entry| entry.file_name()).collect());
-        Snapshot { contents, quiet, names: self.set.folders.iter().map(names).collect() }
+        Snapshot { contents, quiet, names: self.set.folders.iter().map(names).collect(), trees, packages }
     }
+
+    /// The files of packages, as cargo has them.
+    fn listed(&mut self, packages: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+        packages.iter().flat_map(|package| self.listings.of(package)).collect()
+    }
+}
+
+/// The files that count because of what they are in, and the places of what is not there.
+fn files_in(trees: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    for tree in trees {
+        if !tree.is_dir() {
+            files.insert(tree.clone());
+        }
+        each_folder(tree, &mut |folder| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            files.extend(entries.filter(|path| !path.is_dir()));
+        });
+    }
+    files
 }
 
 /// What cargo and others put into a folder of things that can be made again, by <https://bford.info/cachedir/>.
@@ -337,6 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn a_package_in_a_folder_of_outputs_is_watched_and_what_is_made_there_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("target");
+        let (manifest, lib) = (target.join("tmp/crate/Cargo.toml"), target.join("tmp/crate/src/lib.rs"));
+        std::fs::create_dir_all(target.join("tmp/crate")).expect("a folder");
+        std::fs::write(&manifest, "").expect("writing");
+        let made = target.join("debug/build/crate-1/out/made.rs");
+        let inputs = Inputs::new(&target);
+        inputs.begin(set_of(&[manifest.clone(), lib.clone(), made.clone(), target.join("Cargo.toml")]));
+        let watched = inputs.watched();
+        assert!(watched.contains(&Watched::File(lib)) && watched.contains(&Watched::File(manifest)));
+        assert!(!watched.contains(&Watched::File(made)), "{watched:?}");
+    }
+
+    #[test]
     fn a_folder_that_a_script_reads_counts_with_all_that_is_in_it_through_links() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
@@ -356,5 +381,12 @@ mod tests {
         inputs.begin(set);
         std::fs::write(at("elsewhere/linked.txt"), "new").expect("writing");
         assert_eq!(inputs.changed(), cfg!(unix));
+        // What is built in there is not what it is built from.
+        inputs.begin(inputs.set());
+        std::fs::create_dir(at("assets/target")).expect("a folder");
+        mark_as_outputs(&at("assets/target")).expect("a mark");
+        std::fs::write(at("assets/target/made"), "made").expect("writing");
+        assert!(!inputs.changed());
+        assert!(!inputs.watched().contains(&Watched::Folder(at("assets/target"))));
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::CACHE_TAG;
 use crate::watch::Watched;
 
 /// The paths that decide what a build gives, whether anything is there or not.
@@ -41,32 +42,39 @@ impl InputSet {
             || self.trees.iter().chain(&self.packages).any(|folder| path.starts_with(folder))
     }
 
-    /// What to watch for it. What is in `outputs` changes by builds alone.
+    /// What to watch for it. What is in `outputs` changes by builds alone, but for packages that are there.
     pub(crate) fn watched(&self, outputs: &Path, listed: &BTreeSet<PathBuf>) -> Vec<Watched> {
+        let inside = self.files.iter().filter(|file| file.ends_with("Cargo.toml") && file.starts_with(outputs));
+        let packages: Vec<_> = inside.filter(|file| file.is_file()).filter_map(|file| file.parent()).collect();
+        let is_made = |path: &Path| path.starts_with(outputs) && !packages.iter().any(|it| path.starts_with(it));
         let mut watched = BTreeSet::new();
-        for file in self.files.iter().chain(listed).filter(|file| !file.starts_with(outputs)) {
+        for file in self.files.iter().chain(listed).filter(|file| !is_made(file)) {
             watched.insert(Watched::File(file.clone()));
         }
-        for tree in self.trees.iter().filter(|tree| !tree.starts_with(outputs)) {
+        for tree in self.trees.iter().filter(|tree| !is_made(tree)) {
             watched.insert(Watched::File(tree.clone()));
             each_folder(tree, &mut |folder| {
                 watched.insert(Watched::Folder(folder.to_owned()));
             });
         }
-        let of_listed = listed.iter().filter_map(|file| file.parent()).filter(|folder| !folder.starts_with(outputs));
+        let of_listed = listed.iter().filter_map(|file| file.parent()).filter(|folder| !is_made(folder));
         let folders = self.folders.iter().chain(&self.packages).map(PathBuf::as_path).chain(of_listed);
         watched.extend(folders.map(|folder| Watched::Folder(folder.to_owned())));
         watched.into_iter().collect()
     }
 }
 
-/// Calls a function with a folder and all below it, each once, also where links make a circle. Not with a file.
+/// Calls a function with a folder and all below it, each once, also where links make a circle. Not with a file, nor with
+/// what is marked as outputs.
 pub(crate) fn each_folder(root: &Path, found: &mut dyn FnMut(&Path)) {
     let mut seen = BTreeSet::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(folder) = waiting.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         if !folder.canonicalize().is_ok_and(|real| seen.insert(real)) {
+            continue;
+        }
+        if folder != root && folder.join(CACHE_TAG).is_file() {
             continue;
         }
         found(&folder);

@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime};
 /// A file changed this shortly before it was read may change again without a new time stamp.
 const RACY: Duration = Duration::from_millis(100);
 
+/// The same where times are whole seconds: some file systems count in steps of two.
+const RACY_IN_SECONDS: Duration = Duration::from_millis(2100);
+
 /// A larger file in a folder that a build script reads as a whole counts by its stamp, as it does for cargo.
 const LARGE: u64 = 16 << 20;
 
@@ -48,6 +51,12 @@ impl Stamp {
         self.modified
     }
 
+    /// How long after its time it may change without another one.
+    fn racy(&self) -> Duration {
+        let newest = self.newest().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if newest.subsec_nanos() == 0 { RACY_IN_SECONDS } else { RACY }
+    }
+
     /// The time at which it last became what it is, whatever it claims.
     pub(crate) fn newest(&self) -> SystemTime {
         let (_, _, seconds, nanoseconds) = self.inode;
@@ -79,7 +88,7 @@ impl Contents {
         };
         if let Some(known) = self.0.get(path).filter(|known| known.stamp == stamp) {
             // Within that time it may have changed again and look the same.
-            if known.read_at.duration_since(stamp.newest()).is_ok_and(|age| age > RACY) {
+            if known.read_at.duration_since(stamp.newest()).is_ok_and(|age| age > stamp.racy()) {
                 return (Some(stamp), known.content);
             }
         }
