@@ -1,6 +1,6 @@
 //! Random edits of a workspace.
 
-use super::model::{ConfigAt, FORMS, Form, Include, MANNERS, Model, Module, Place, helper_of, script};
+use super::model::{ConfigAt, FORMS, Form, Include, MANNERS, Manner, Model, Module, Place, helper_of, script};
 use super::random::Random;
 
 /// How files are written.
@@ -47,7 +47,7 @@ fn one(random: &mut Random, model: &mut Model, before: &[Model]) -> Option<Strin
     let name = one.name.clone();
     let git = one.place == Place::Git;
     let plain = !git && !one.is_macro;
-    Some(match random.below(34) {
+    Some(match random.below(35) {
         0 | 1 if !git => {
             one.value = value;
             format!("a constant of {name}")
@@ -111,6 +111,10 @@ fn one(random: &mut Random, model: &mut Model, before: &[Model]) -> Option<Strin
         }
         13 | 14 if one.script.is_some() => {
             let script = one.script.as_mut()?;
+            if script.manner == Manner::Folder && random.chance(50) {
+                script.more = !script.more;
+                return Some(format!("one more file for {name}'s script: {}", script.more));
+            }
             script.input = value;
             format!("the input of {name}'s script ({:?})", script.manner)
         }
@@ -193,6 +197,10 @@ fn one(random: &mut Random, model: &mut Model, before: &[Model]) -> Option<Strin
                 None => one.needs.push((needed, None)),
             }
             format!("{name} depends on {}", if one.needs.len() > 1 { "more" } else { "less" })
+        }
+        34 => {
+            model.resolver = 1 + value % 3;
+            format!("the resolver is {}", model.resolver)
         }
         33 if at == 1 => {
             let called = &mut one.needs[0].1;

@@ -98,6 +98,8 @@ pub struct Script {
     pub manner: Manner,
     pub own: u64,
     pub input: u64,
+    /// In a folder that it reads there is one more file.
+    pub more: bool,
     /// It uses this crate.
     pub helper: Option<usize>,
 }
@@ -156,6 +158,8 @@ pub struct Model {
     pub config: ConfigAt,
     pub config_value: u64,
     pub forced: bool,
+    /// The version of cargo's resolver: whether what a script uses has the same features as what it is for.
+    pub resolver: u64,
     pub asserting: bool,
     pub patched: Option<u64>,
     /// Files that nobody reads.
@@ -177,7 +181,13 @@ fn module(random: &mut Random, name: String, deep: bool) -> Module {
 
 pub fn script(random: &mut Random, helper: Option<usize>) -> Script {
     let helper = helper.filter(|_| random.chance(50));
-    Script { manner: *random.one(&MANNERS), own: random.number() % 1000, input: random.number() % 1000, helper }
+    Script {
+        manner: *random.one(&MANNERS),
+        own: random.number() % 1000,
+        input: random.number() % 1000,
+        more: false,
+        helper,
+    }
 }
 
 /// The crate that a crate's script may use. What a crate depends on under another name is no such: cargo wants one name.
@@ -241,6 +251,7 @@ impl Model {
             config: *random.one(&[ConfigAt::Nowhere, ConfigAt::Root, ConfigAt::Parent]),
             config_value: random.number() % 1000,
             forced: random.chance(50),
+            resolver: 1 + random.number() % 3,
             asserting: true,
             patched: random.chance(50).then(|| random.number() % 1000),
             noise: 0,
@@ -306,7 +317,8 @@ impl Model {
     fn workspace_manifest(&self) -> String {
         let member = |at: &usize| matches!(self.crates[*at].place, Place::Member | Place::Linked);
         let members: Vec<_> = (0..self.crates.len()).filter(member).map(|at| self.crates[at].name.clone()).collect();
-        let mut text = format!("[workspace]\nresolver = \"2\"\nmembers = {members:?}\n\n[workspace.lints.rust]\n");
+        let mut text = format!("[workspace]\nmembers = {members:?}\n");
+        let _ = write!(text, "resolver = \"{}\"\n\n[workspace.lints.rust]\n", self.resolver);
         text.push_str("unused_variables = \"deny\"\n\n");
         let _ = write!(text, "[profile.dev.package.word]\ndebug-assertions = {}\n\n", self.asserting);
         if self.patched.is_some() {
@@ -331,6 +343,9 @@ impl Model {
                 Manner::Folder => {
                     text("inputs/one.txt", format!("input {}", script.input));
                     text("inputs/deep/two.txt", format!("deep {}", script.input / 2));
+                    if script.more {
+                        text("inputs/deep/more.txt", format!("more {}", script.own));
+                    }
                 }
                 Manner::Outside => text("../proto.txt", format!("input {}", self.shared)),
                 _ => text("input.txt", format!("input {}", script.input)),
@@ -368,18 +383,18 @@ impl Model {
         } else if plain {
             text.push_str("\n[lib]\ncrate-type = [\"cdylib\"]\n");
         }
-        let depends = |on: usize, called: Option<&String>| {
+        let depends = |on: usize, called: Option<&String>, more: &str| {
             let other = &self.crates[on];
             let name = called.unwrap_or(&other.name);
             let package = if called.is_some() { format!("package = \"{}\", ", other.name) } else { String::new() };
             if other.place == Place::Git {
                 return format!("{name} = {{ {package}git = \"file://{git}\", tag = \"v{}\" }}\n", other.commit);
             }
-            format!("{name} = {{ {package}path = \"../../{}\" }}\n", self.seen_as(on))
+            format!("{name} = {{ {package}{more}path = \"../../{}\" }}\n", self.seen_as(on))
         };
         text.push_str("\n[dependencies]\n");
         for (on, called) in &one.needs {
-            text.push_str(&depends(*on, called.as_ref()));
+            text.push_str(&depends(*on, called.as_ref(), ""));
         }
         if at == 0 {
             if let Flavour::Plugin(controllerbus) = flavour {
@@ -391,10 +406,11 @@ impl Model {
             }
         }
         if let Some(helper) = one.script.as_ref().and_then(|script| script.helper) {
-            let _ = write!(text, "\n[build-dependencies]\n{}", depends(helper, None));
+            let depends = depends(helper, None, "features = [\"helps\"], ");
+            let _ = write!(text, "\n[build-dependencies]\n{depends}");
         }
         let default = if one.extra { "[\"extra\"]" } else { "[]" };
-        let _ = write!(text, "\n[features]\ndefault = {default}\nextra = []\n");
+        let _ = write!(text, "\n[features]\ndefault = {default}\nextra = []\nhelps = []\n");
         match one.place {
             Place::Member if one.denies => text.push_str("\n[lints]\nworkspace = true\n"),
             Place::Outside => text.push_str("\n[workspace]\n"),
@@ -450,6 +466,7 @@ impl Model {
             one.generic / 3,
             one.name,
         );
+        text.push_str("    #[cfg(feature = \"helps\")]\n    all.push(\"helps\".to_owned());\n");
         if one.name == "word" {
             text.push_str("    all.push(format!(\"asserting {}\", cfg!(debug_assertions)));\n");
         }
@@ -533,7 +550,8 @@ impl Model {
         match script.manner {
             Manner::Folder => text.push_str(
                 "    let deep = std::fs::read_to_string(\"inputs/deep/two.txt\").unwrap();\n    \
-                 println!(\"cargo:rustc-env=FROM_SCRIPT=script {deep} {text}\");\n",
+                 let more = std::fs::read_to_string(\"inputs/deep/more.txt\").unwrap_or_default();\n    \
+                 println!(\"cargo:rustc-env=FROM_SCRIPT=script {deep} {more} {text}\");\n",
             ),
             Manner::Writes => text.push_str(
                 "    let to = std::path::PathBuf::from(std::env::var(\"OUT_DIR\").unwrap()).join(\"written.rs\");\n    \

@@ -48,6 +48,20 @@ fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
     daemon.wait("applied again");
     assert_eq!((state(&daemon, "one"), state(&daemon, "two")), (String::new(), "\"running\"".to_owned()));
 
+    // A link that leads elsewhere, as deployments do it; what stands there counts, whichever revision it says.
+    for revision in [5, 4] {
+        let (at, next) = (format!("releases/{revision}"), folder.path().join("next"));
+        std::fs::create_dir_all(folder.path().join(&at)).expect("a folder");
+        let text = format!("two:\n  id: second\n  revision: {revision}\n");
+        std::fs::write(folder.path().join(&at).join("config.yaml"), text).expect("writing");
+        std::os::unix::fs::symlink(format!("{at}/config.yaml"), &next).expect("a link");
+        std::fs::rename(next, folder.path().join("config.yaml")).expect("renaming");
+        daemon.wait("applied again");
+        let found = daemon.json(&["controllers"]);
+        let two = found["configs"].as_array().and_then(|all| all.iter().find(|config| config["key"] == "two"));
+        assert_eq!(two.map(|two| &two["revision"]), Some(&revision.into()), "{found}");
+    }
+
     let bus = daemon.json(&["bus"]);
     let ids = bus["config_ids"].to_string();
     assert!(ids.contains("\"controllerbus/bus/api\"") && ids.contains("\"second\""), "{ids}");
@@ -302,11 +316,25 @@ fn dev_builds_runs_and_swaps_in_plain_lines_where_there_is_no_terminal() {
     daemon.wait("ready: save a file");
     let found = daemon.json(&["controllers"]);
     assert!(found["configs"].to_string().contains("\"one\""), "its own config.yaml is taken: {found}");
+    #[cfg(target_os = "linux")]
+    let before = daemon.watches();
+    // What lies in the crate's folder and is no source of it costs nothing.
+    for at in 0..1000 {
+        let folder = scratch.folder().join(format!("second/node_modules/{}/{at}", at % 10));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("index.js"), "").expect("writing");
+    }
     scratch.edit("second", "\"from the second\"", "\"from the second\" oops");
     daemon.wait("does not build");
     daemon.wait("oops");
     scratch.edit("second", "\"from the second\" oops", "\"from the other\"");
     daemon.wait("live in");
+    #[cfg(target_os = "linux")]
+    {
+        let after = daemon.watches();
+        assert!((1..=50).contains(&after), "{after} watches");
+        assert_eq!(after, before);
+    }
     daemon.end();
 
     let at = scratch.folder();

@@ -255,6 +255,14 @@ pub fn daemon_folder() -> tempfile::TempDir {
 }
 
 impl Daemon {
+    /// How many folders it has the system watch.
+    #[cfg(target_os = "linux")]
+    pub fn watches(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fdinfo", self.process.id())).expect("its files").flatten();
+        let infos = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        infos.map(|info| info.lines().filter(|line| line.starts_with("inotify wd")).count()).sum()
+    }
+
     /// Runs a command against it and reads lines of JSON.
     pub fn json_lines(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let text = fine(Path::new("."), &[arguments, &["--json", "--connect", &self.address]].concat());
