@@ -13,7 +13,7 @@ use crate::keys::{Keys, doc_lines};
 use crate::schema::json_escaped;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let keys = Keys::parse(arguments, &["id", "version"], Span::call_site())?;
+    let keys = Keys::parse(arguments, &["id", "version", "swap"], Span::call_site())?;
     let id = keys.id("example/greeter")?;
     let framework = keys.framework()?;
     let version = keys.text("version", "1.0.0")?;
@@ -23,10 +23,11 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
             format!("`version` is not a semantic version such as \"1.0.0\": {error}"),
         ));
     }
+    let swap = Swap::read(&keys)?;
     let mut block = controller_block(item)?;
     let resolvers = take_resolvers(&mut block)?;
     let routes = routes(&block, &resolvers, &framework)?;
-    let plugin = plugin(&block, &id, &version, &resolvers, &framework);
+    let plugin = plugin(&block, &id, &version, swap, &resolvers, &framework);
     let unique = unique(&id);
     let controller = &block.self_ty;
     let methods = resolvers.iter().map(|resolver| &resolver.method);
@@ -47,6 +48,36 @@ fn is_doc(attribute: &Attribute) -> bool {
 
 fn is_cfg(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg")
+}
+
+/// How a new controller comes in the place of an old one.
+#[derive(Clone, Copy)]
+enum Swap {
+    Beside,
+    StopFirst,
+}
+
+impl Swap {
+    fn read(keys: &Keys) -> Result<Self> {
+        if keys.expression("swap")?.is_none() {
+            return Ok(Self::Beside);
+        }
+        let text = keys.text("swap", Self::StopFirst.name())?;
+        let known = [Self::Beside, Self::StopFirst].into_iter().find(|swap| swap.name() == text.value());
+        known.ok_or_else(|| {
+            let what = "`swap` is \"beside\" (made ready beside the old one, which is usual) or \"stop-first\" (made when the \
+                        old one has gone: for what only one can own)";
+            Error::new(text.span(), what)
+        })
+    }
+
+    /// As the manifest has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Beside => "beside",
+            Self::StopFirst => "stop-first",
+        }
+    }
 }
 
 /// The item, if it is an `impl Controller for T` that a plugin can be made of.
@@ -209,6 +240,7 @@ fn plugin(
     block: &ItemImpl,
     id: &LitStr,
     version: &LitStr,
+    swap: Swap,
     resolvers: &[Resolver],
     framework: &TokenStream,
 ) -> TokenStream {
@@ -219,11 +251,16 @@ fn plugin(
     let entry = format!("controllerbus_plugin_{:016x}", fingerprint(&[&name, &package_version, &id.value()]));
     let head = format!(
         "{{\"record\":\"factory\",\"plugin\":\"{}\",\"version\":\"{}\",\"crate\":\"{name}\",\"crate_version\":\"{package_version}\",\
-         \"description\":\"{}\",\"entry\":\"{entry}\",\"config\":\"",
+         \"description\":\"{}\",\"swap\":\"{}\",\"entry\":\"{entry}\",\"config\":\"",
         id.value(),
         version.value(),
         json_escaped(&description),
+        swap.name(),
     );
+    let mode = match swap {
+        Swap::Beside => quote!(Beside),
+        Swap::StopFirst => quote!(StopFirst),
+    };
     let resolves = resolvers.iter().map(|resolver| {
         let (directive, conditions) = (&resolver.directive, &resolver.conditions);
         quote!(#(#conditions)* <#directive as #framework::Directive>::ID)
@@ -259,6 +296,7 @@ fn plugin(
                 version: #version,
                 description: #description,
                 config_id: __CONFIG,
+                swap: __cbus::SwapMode::#mode,
                 record: &__RECORD,
                 factory: __cbus::FactoryOf::<#controller>::new,
             };

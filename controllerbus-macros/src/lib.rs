@@ -18,6 +18,9 @@ use proc_macro::TokenStream;
 ///
 /// Methods marked `#[resolves]` become resolvers: `async fn name(&self, request: D, values: Values<V>) -> Result<()>`,
 /// or, without `values`, `async fn name(&self, request: D) -> Result<V>`.
+///
+/// With `swap = "stop-first"` a new controller is made when the old one has ended and been dropped, not beside it: for one
+/// that owns what only one can own, such as a database.
 #[proc_macro_attribute]
 pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     hot_plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

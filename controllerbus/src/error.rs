@@ -91,6 +91,12 @@ impl Error {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// The same error with what came of it behind its text.
+    #[must_use]
+    pub fn and(self, what: impl fmt::Display) -> Self {
+        Self { message: format!("{}; {what}", self.message), ..self }
+    }
+
     /// The same error with the place that it is about, which also goes in front of its text.
     #[must_use]
     pub fn at(self, location: Location) -> Self {

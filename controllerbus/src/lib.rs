@@ -18,6 +18,7 @@ pub mod config;
 pub mod controller;
 pub mod directive;
 pub mod error;
+pub mod listen;
 pub mod plugin;
 
 pub use backoff::Backoff;
@@ -43,6 +44,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::config::schema;
+    pub use crate::controller::SwapMode;
     pub use crate::controller::factory::{FACTORIES, FactoryEntry, FactoryOf};
     pub use crate::directive::{DIRECTIVE_TYPES, DirectiveType};
     pub use crate::plugin::{guest, manifest};

@@ -13,10 +13,12 @@ use tokio::sync::Notify;
 use super::entry::ControllerEntry;
 use super::factories::Factories;
 use super::instance::Instance;
+use super::stop_first::After;
 use super::{ControllerId, Source};
 use crate::Error;
 use crate::config::Entry;
 use crate::config::origin::Place;
+use crate::controller::SwapMode;
 use crate::error::Location;
 
 /// What a config's controller is doing.
@@ -130,6 +132,8 @@ pub(super) struct Configs {
     pub(super) by_key: BTreeMap<String, Applied>,
     pub(super) instances: BTreeMap<u64, Instance>,
     by_identity: HashMap<String, u64>,
+    /// What has to be over before a controller is made for a key that was taken back, and comes again.
+    departed: HashMap<String, Vec<After>>,
     next: u64,
 }
 
@@ -143,6 +147,10 @@ pub(super) struct Changes {
     pub(super) nudged: Vec<Arc<Notify>>,
     /// Controllers that nobody wants any more.
     pub(super) released: Vec<Arc<ControllerEntry>>,
+    /// Controllers that have ended, and whose values nobody will replace any more.
+    pub(super) ended: Vec<Arc<ControllerEntry>>,
+    /// Keys that are gone for good.
+    pub(super) keys_gone: Vec<String>,
 }
 
 impl Configs {
@@ -172,6 +180,8 @@ impl Configs {
         }
         let (entry, place) = (candidate.entry.clone(), candidate.place.clone());
         let wanted = self.use_instance(&entry, factories, changes);
+        let after = self.departed.remove(key).unwrap_or_default();
+        self.wait_for(wanted, after);
         let applied = Applied { entry, place, candidates: vec![candidate], wanted, serving: None };
         self.by_key.insert(key.to_owned(), applied);
     }
@@ -201,15 +211,21 @@ impl Configs {
         let (before, serving) = (applied.wanted, applied.serving);
         let Some(best) = applied.candidates.first() else {
             self.by_key.remove(key);
-            self.release(before, changes);
-            serving.into_iter().for_each(|serving| self.release(serving.instance, changes));
+            changes.keys_gone.push(key.to_owned());
+            let mut after = self.release(before, changes);
+            after.extend(serving.into_iter().flat_map(|serving| self.release(serving.instance, changes)));
+            self.departed.retain(|_, after| !after.iter().all(After::is_over));
+            if !after.is_empty() {
+                self.departed.insert(key.to_owned(), after);
+            }
             return;
         };
         let (entry, place, revision) = (best.entry.clone(), best.place.clone(), applied.entry.revision);
         // Taken before the others are let go of, so that one that stays is not let go of in between.
         let wanted = self.use_instance(&entry, factories, changes);
         let is_running = |id: u64| self.instances.get(&id).is_some_and(|instance| instance.running.is_some());
-        let runs = is_running(before).then_some(Serving { instance: before, revision }).or(serving);
+        let holds = |id: u64| self.instances.get(&id).is_some_and(Instance::is_at_stake);
+        let runs = (is_running(before) || holds(before)).then_some(Serving { instance: before, revision }).or(serving);
         let kept = runs.filter(|runs| runs.instance != wanted && !is_running(wanted));
         if let Some(kept) = kept {
             self.instances.get_mut(&kept.instance).into_iter().for_each(|instance| instance.users += 1);
@@ -217,14 +233,16 @@ impl Configs {
         if let Some(applied) = self.by_key.get_mut(key) {
             (applied.entry, applied.place, applied.wanted, applied.serving) = (entry, place, wanted, kept);
         }
-        self.release(before, changes);
-        serving.into_iter().for_each(|serving| self.release(serving.instance, changes));
+        let mut after = self.release(before, changes);
+        after.extend(serving.into_iter().flat_map(|serving| self.release(serving.instance, changes)));
+        self.wait_for(wanted, after);
         // Applying it again is a way to say: try now.
         if before == wanted
             && let Some(instance) = self.instances.get_mut(&wanted)
             && matches!(instance.state, RunState::Failed { .. })
         {
             instance.try_again();
+            instance.look(factories);
             changes.nudged.push(Arc::clone(&instance.nudge));
         }
     }
@@ -248,12 +266,23 @@ impl Configs {
         id
     }
 
-    fn release(&mut self, id: u64, changes: &mut Changes) {
-        let Some(instance) = self.instances.get_mut(&id) else { return };
+    /// One user less. Returns what has to be over before another controller is made in the place of this one's, if nobody
+    /// uses it any more.
+    fn release(&mut self, id: u64, changes: &mut Changes) -> Vec<After> {
+        let Some(instance) = self.instances.get_mut(&id) else { return Vec::new() };
         instance.users -= 1;
-        if instance.users == 0 {
-            changes.nudged.push(Arc::clone(&instance.nudge));
-            changes.released.extend(instance.running.clone());
+        if instance.users > 0 {
+            return Vec::new();
+        }
+        changes.nudged.push(Arc::clone(&instance.nudge));
+        changes.released.extend(instance.running.clone());
+        instance.after()
+    }
+
+    /// The next controller of an instance is made after these are over.
+    fn wait_for(&mut self, id: u64, after: Vec<After>) {
+        if let Some(instance) = self.instances.get_mut(&id).filter(|_| !after.is_empty()) {
+            instance.wait_for(after);
         }
     }
 
@@ -261,7 +290,46 @@ impl Configs {
     pub(super) fn runs(&mut self, id: u64, changes: &mut Changes) {
         let keys = self.by_key.values_mut().filter(|applied| applied.wanted == id);
         let served: Vec<_> = keys.filter_map(|applied| applied.serving.take()).collect();
-        served.into_iter().for_each(|serving| self.release(serving.instance, changes));
+        for serving in served {
+            // It runs: nothing is made any more that could wait.
+            drop(self.release(serving.instance, changes));
+        }
+    }
+
+    /// The instances that end when this one runs, where they have to end before its controller is made: one of the two
+    /// cannot run beside another, or there is something left of one that could not.
+    pub(super) fn gives_way(&self, id: u64, swap: SwapMode) -> Vec<u64> {
+        let mut keys = BTreeMap::<u64, usize>::new();
+        for applied in self.by_key.values().filter(|applied| applied.wanted == id) {
+            if let Some(serving) = applied.serving {
+                *keys.entry(serving.instance).or_default() += 1;
+            }
+        }
+        let ends = |(other, keys): &(u64, usize)| {
+            let Some(instance) = self.instances.get(other).filter(|instance| instance.users == *keys) else {
+                return false;
+            };
+            let running = instance.running.as_ref();
+            let alone = |running: &Arc<ControllerEntry>| [running.swap, swap].contains(&SwapMode::StopFirst);
+            instance.is_claimed() || instance.is_at_stake() || running.is_some_and(alone)
+        };
+        keys.into_iter().filter(ends).map(|(other, _)| other).collect()
+    }
+
+    /// Lets others replace an instance's controller again.
+    pub(super) fn unclaim(&mut self, id: u64, changes: &mut Changes) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        instance.unclaim();
+        changes.nudged.push(Arc::clone(&instance.nudge));
+        let serves = |applied: &&Applied| applied.serving.is_some_and(|serving| serving.instance == id);
+        let waiting = self.by_key.values().filter(serves).filter_map(|applied| self.instances.get(&applied.wanted));
+        changes.nudged.extend(waiting.map(|waiting| Arc::clone(&waiting.nudge)));
+    }
+
+    /// Whoever keeps an instance that waits for the end of a controller.
+    pub(super) fn waiting_for(&self, controller: u64) -> Vec<Arc<Notify>> {
+        let waits = |instance: &&Instance| instance.waits_for(controller);
+        self.instances.values().filter(waits).map(|instance| Arc::clone(&instance.nudge)).collect()
     }
 
     /// Takes an instance out that nobody uses.
@@ -309,6 +377,9 @@ impl Configs {
             if instance.running.as_ref().is_some_and(|running| running.source == source) {
                 instance.stop();
             }
+            // What has ended and waits for a successor does so no longer: its code is to go.
+            let old = instance.legacy().and_then(|left| left.old.take_if(|old| old.source == source));
+            changes.ended.extend(old);
         }
         self.factories_changed(factories, changes);
     }

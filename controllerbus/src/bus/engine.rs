@@ -9,16 +9,18 @@ use tokio::sync::watch;
 
 use super::bridge::Way;
 use super::configs::Configs;
-use super::entry::ControllerEntry;
+use super::entry::{ControllerEntry, Ties};
 use super::factories::Factories;
 use super::handle::{Backend, BusHandle};
 use super::limits::Limits;
 use super::reference::Reference;
 use super::resolver::offer;
+#[cfg(unix)]
+use super::sockets::{ControllerSockets, SocketTable};
 use super::standing::{Effects, Standing, State};
 use super::types::Types;
 use super::{Source, loading};
-use crate::controller::Info;
+use crate::controller::{Context, Info};
 use crate::directive::{AnyDirective, RawRequest};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -38,6 +40,8 @@ pub(super) struct Engine {
     pub(super) types: Types,
     runtime: Option<Handle>,
     life: Mutex<Life>,
+    #[cfg(unix)]
+    sockets: Mutex<SocketTable>,
     pub(super) limits: Limits,
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
@@ -56,13 +60,15 @@ impl Engine {
                 description: "The bus itself".to_owned(),
                 config_id: "controllerbus".to_owned(),
             };
-            Arc::new(ControllerEntry::new(0, info, Source::STATIC, loading::controller(Weak::clone(engine))))
+            Arc::new(ControllerEntry::new(Ties::new(0), info, Source::STATIC, loading::controller(Weak::clone(engine))))
         };
         let (runtime, directives_changed) = (Handle::try_current().ok(), watch::Sender::new(0));
         Arc::new_cyclic(|engine| Self {
             types: Types::new(own(engine), runtime.clone(), directives_changed.clone()),
             runtime,
             life: Mutex::default(),
+            #[cfg(unix)]
+            sockets: Mutex::default(),
             limits,
             changed: watch::Sender::new(0),
             directives_changed,
@@ -83,6 +89,26 @@ impl Engine {
 
     pub(super) fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(unix)]
+    pub(super) fn sockets(&self) -> MutexGuard<'_, SocketTable> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A controller's surroundings.
+    pub(super) fn context(self: &Arc<Self>, ties: &Ties, info: Arc<Info>, instance: Option<u64>) -> Context {
+        let context = Context::new(self.handle(), ties.cancel.clone(), info);
+        #[cfg(unix)]
+        let context = context.with_sockets(Arc::new(ControllerSockets {
+            engine: Arc::downgrade(self),
+            controller: ties.id,
+            instance,
+            service: ties.service.subscribe(),
+        }));
+        #[cfg(not(unix))]
+        let _ = instance;
+        context
     }
 
     /// Where the bus's work is done: the runtime that it was made in, or else that of the caller.

@@ -14,8 +14,10 @@ use super::Source;
 use super::counts::{Counts, ResolverCounts};
 use super::handover::Handover;
 use super::lane::{Apart, LANES, Lanes, lane};
+use super::resolver::run;
 use super::standing::Standing;
-use crate::controller::{AnyController, Info};
+use crate::controller::{AnyController, Info, State, SwapMode};
+use crate::listen::Service;
 use crate::{Error, Result};
 
 const STAGED: u8 = 0;
@@ -26,14 +28,25 @@ pub(super) struct ControllerEntry {
     pub(super) id: u64,
     pub(super) info: Arc<Info>,
     pub(super) source: Source,
+    pub(super) swap: SwapMode,
     pub(super) controller: Contained,
     /// The ids of the directives that it resolves.
     pub(super) resolves: Vec<String>,
     /// The instance that it is of, and the config in the boundary's encoding, where configs asked for it.
     pub(super) configured: Option<(u64, Vec<u8>)>,
     pub(super) cancel: CancellationToken,
-    /// Cancelled, that is, done, when `close` has returned.
+    /// Told to its contexts.
+    pub(super) service: Arc<watch::Sender<Service>>,
+    /// How far its end has got.
+    pub(super) end: watch::Sender<End>,
+    /// Whether somebody wants the state that it has when it is closed.
+    pub(super) is_inherited: AtomicBool,
+    /// Whether somebody waits for it to be dropped.
+    pub(super) is_waited_for: AtomicBool,
+    /// Cancelled, that is, done, when `close` has returned and what was to be dropped is.
     pub(super) closed: CancellationToken,
+    /// The same, as the bus's lock has it: it is among those that leave no more.
+    pub(super) is_over: AtomicBool,
     /// The first error of `execute`, which ends the staging of a new generation.
     failed: Mutex<Option<Error>>,
     /// How often `execute` has failed.
@@ -45,6 +58,32 @@ pub(super) struct ControllerEntry {
     phase: AtomicU8,
     /// What it answers, by the lane in which it was offered that.
     answers: [Apart<Mutex<Answers>>; LANES],
+}
+
+/// What a controller's contexts share with the bus, from before it is constructed.
+#[derive(Clone)]
+pub(super) struct Ties {
+    pub(super) id: u64,
+    pub(super) cancel: CancellationToken,
+    pub(super) service: Arc<watch::Sender<Service>>,
+}
+
+impl Ties {
+    pub(super) fn new(id: u64) -> Self {
+        let service = Arc::new(watch::Sender::new(Service::Waiting));
+        Self { id, cancel: CancellationToken::new(), service }
+    }
+}
+
+/// How far the end of a controller has got.
+#[derive(Clone, Default)]
+pub(super) struct End {
+    /// What it had to hand over when it was closed, where somebody wanted that; or why that could not be saved.
+    pub(super) left: Option<Result<Option<State>>>,
+    /// What keeps it from ending, while something does: who blocks, or still uses it.
+    pub(super) held: Option<Error>,
+    /// It has ended: what only one can own is free.
+    pub(super) over: bool,
 }
 
 /// A reference to a controller. If it is the last one, a panic of the destructor that it runs ends here, whoever lets go.
@@ -165,25 +204,31 @@ pub enum Execution {
     Ended,
     /// It was told to end, and is being closed.
     Closing,
-    /// It was told to end and blocks its thread: it can neither be waited for nor dropped.
+    /// It was told to end and blocks its thread, or is used by what does: it can neither be waited for nor dropped.
     Stuck {
-        /// `execute` or `close`.
+        /// `execute`, `close`, `save` or `drop`.
         what: &'static str,
     },
 }
 
 impl ControllerEntry {
     /// One that goes live as soon as it is on the bus, unless [`ControllerEntry::staged`] says otherwise.
-    pub(super) fn new(id: u64, info: Info, source: Source, controller: Arc<dyn AnyController>) -> Self {
+    pub(super) fn new(ties: Ties, info: Info, source: Source, controller: Arc<dyn AnyController>) -> Self {
         Self {
-            id,
+            id: ties.id,
             info: Arc::new(info),
             source,
+            swap: SwapMode::Beside,
             resolves: controller.resolves(),
             controller: Contained(Some(controller)),
             configured: None,
-            cancel: CancellationToken::new(),
+            cancel: ties.cancel,
+            service: ties.service,
+            end: watch::Sender::new(End::default()),
+            is_inherited: AtomicBool::new(false),
+            is_waited_for: AtomicBool::new(false),
             closed: CancellationToken::new(),
+            is_over: AtomicBool::new(false),
             failed: Mutex::default(),
             failures: AtomicU64::new(0),
             resolver_failed: AtomicBool::new(false),
@@ -194,9 +239,9 @@ impl ControllerEntry {
         }
     }
 
-    /// Made of a config, with a context that the token cancels.
-    pub(super) fn configured(self, instance: u64, config: Vec<u8>, cancel: CancellationToken) -> Self {
-        Self { configured: Some((instance, config)), cancel, ..self }
+    /// Made of a config by a factory that says so of its swaps.
+    pub(super) fn configured(self, instance: u64, config: Vec<u8>, swap: SwapMode) -> Self {
+        Self { configured: Some((instance, config)), swap, ..self }
     }
 
     /// Made ready beside the controller that it is to replace.
@@ -214,6 +259,34 @@ impl ControllerEntry {
 
     pub(super) fn go_live(&self) {
         self.phase.store(LIVE, Ordering::Release);
+    }
+
+    /// What its contexts share with the bus.
+    pub(super) fn ties(&self) -> Ties {
+        Ties { id: self.id, cancel: self.cancel.clone(), service: Arc::clone(&self.service) }
+    }
+
+    /// Lets calls begin again, and begins those that were held; not if it ends, for they are the next one's then.
+    pub(super) fn go_on(&self) {
+        if !self.is_inherited.load(Ordering::Acquire) {
+            self.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
+        }
+    }
+
+    /// The instance that it is of.
+    pub(super) fn instance(&self) -> Option<u64> {
+        self.configured.as_ref().map(|(instance, _)| *instance)
+    }
+
+    /// Tells its contexts whether it serves; without a lock, for it wakes who waits. Once that has ended, it has.
+    pub(super) fn serves(&self, service: Service) {
+        self.service.send_if_modified(|now| {
+            let changes = *now != service && !now.has_ended();
+            if changes {
+                *now = service;
+            }
+            changes
+        });
     }
 
     fn lane(&self, lane: usize) -> MutexGuard<'_, Answers> {

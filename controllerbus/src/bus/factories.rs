@@ -5,8 +5,8 @@ use std::sync::Arc;
 use semver::{Version, VersionReq};
 
 use super::Source;
-use crate::controller::Info;
 use crate::controller::factory::Factory;
+use crate::controller::{Info, SwapMode};
 
 /// The factories that the bus knows.
 #[derive(Default)]
@@ -19,13 +19,18 @@ pub(super) struct Factories {
 pub(super) struct Known {
     pub(super) source: Source,
     pub(super) info: Info,
+    pub(super) swap: SwapMode,
     pub(super) factory: Arc<dyn Factory>,
 }
 
 impl Known {
     /// Asks factories who their controllers will be.
     pub(super) fn of(source: Source, factories: Vec<Arc<dyn Factory>>) -> Vec<Self> {
-        factories.into_iter().map(|factory| Self { source, info: factory.info(), factory }).collect()
+        let asked = |factory: Arc<dyn Factory>| {
+            let (info, swap) = (factory.info(), factory.swap_mode());
+            Self { source, info, swap, factory }
+        };
+        factories.into_iter().map(asked).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use super::standing::Standing;
 #[derive(Default)]
 pub(super) struct Handover {
     watched: AtomicBool,
-    watcher: Mutex<Option<Arc<Notify>>>,
+    watchers: Mutex<Vec<Arc<Notify>>>,
     /// Whether its execution has got to its first wait, or its end.
     pub(super) began: AtomicBool,
     /// The controller that it replaces; 0 for none.
@@ -45,15 +45,20 @@ struct Held {
 }
 
 impl Handover {
-    /// From now on each change about the controller wakes the watcher.
+    fn watchers(&self) -> MutexGuard<'_, Vec<Arc<Notify>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on each change about the controller wakes this watcher, too.
     pub(super) fn watch(&self, watcher: &Arc<Notify>) {
-        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(watcher));
+        self.watchers().push(Arc::clone(watcher));
         self.watched.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn unwatch(&self) {
-        self.watched.store(false, Ordering::SeqCst);
-        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(super) fn unwatch(&self, watcher: &Arc<Notify>) {
+        let mut watchers = self.watchers();
+        watchers.retain(|other| !Arc::ptr_eq(other, watcher));
+        self.watched.store(!watchers.is_empty(), Ordering::SeqCst);
     }
 
     /// Something changed that a swap may wait for.
@@ -61,9 +66,7 @@ impl Handover {
         if !self.watched.load(Ordering::SeqCst) {
             return;
         }
-        if let Some(watcher) = &*self.watcher.lock().unwrap_or_else(PoisonError::into_inner) {
-            watcher.notify_one();
-        }
+        self.watchers().iter().for_each(|watcher| watcher.notify_one());
     }
 
     pub(super) fn begin(&self) {
@@ -91,6 +94,11 @@ impl Handover {
             held.runs.push((Arc::clone(standing), Arc::clone(seat), number));
         }
         held.gate
+    }
+
+    /// Whether runs are held that would start.
+    pub(super) fn is_holding(&self) -> bool {
+        self.guarded.load(Ordering::SeqCst) && self.held().gate == Gate::Holding
     }
 
     /// Whether a run on a directive is among those that are held.

@@ -10,25 +10,33 @@
 //!                           Failed (error, retry_in)
 //! ```
 //!
+//! One that cannot run beside another is made when that has ended, and is given what it has left: see
+//! [`super::stop_first`]. If it could not be made, the one before is made again; then it is not tried by itself any more, for
+//! that would end what runs.
+//!
 //! Each has one keeper, a task that takes every step; all others change counts and states under the bus's lock and
 //! nudge it. So nobody waits for another's constructor, and whoever is dropped while waiting leaves nothing undone.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, timeout};
 
 use super::configs::{Changes, RunState};
 use super::engine::{Engine, Life};
-use super::entry::ControllerEntry;
+use super::entry::{ControllerEntry, Ties};
 use super::factories::{Factories, Known};
-use super::life::limited;
+use super::life::{limited, restore, save};
+use super::stop_first::{After, Claim, Fate, Legacy};
 use super::{ControllerId, Source};
 use crate::config::Entry;
-use crate::controller::{AnyController, Context, Info};
+use crate::controller::exclusive::Exclusive;
+use crate::controller::{AnyController, State, SwapMode};
 use crate::directive::wire;
+use crate::error::ErrorKind;
+use crate::listen::Service;
 use crate::{Backoff, Error, Result};
 
 /// What is known of one. Under the bus's lock.
@@ -41,6 +49,12 @@ pub(super) struct Instance {
     pub(super) since: SystemTime,
     /// Its controller. There is one if and only if the state is `Running`.
     pub(super) running: Option<Arc<ControllerEntry>>,
+    /// Somebody replaces its controller, or makes one that cannot run beside another: nobody else may until that is done.
+    claim: Option<After>,
+    /// What is left for its next controller.
+    legacy: Option<Legacy>,
+    /// Whether its next controller, which may be in the making, is given what one before has left.
+    at_stake: bool,
     /// Whose factory the last try was made with; `None` means that the next look makes one.
     tried: Option<Source>,
     due: Option<Instant>,
@@ -59,6 +73,9 @@ impl Instance {
             state: RunState::Queued,
             since: SystemTime::now(),
             running: None,
+            claim: None,
+            legacy: None,
+            at_stake: false,
             tried: None,
             due: None,
             tries: Backoff::default(),
@@ -85,23 +102,76 @@ impl Instance {
     /// Notes its controller.
     pub(super) fn run(&mut self, entry: &Arc<ControllerEntry>) {
         self.begin_again();
+        (self.claim, self.legacy, self.at_stake) = (None, None, false);
         self.running = Some(Arc::clone(entry));
         self.to(RunState::Running(ControllerId(entry.id)));
     }
 
-    /// Notes that its controller has gone.
+    /// Notes that its controller has gone. The next one waits for its end, where there cannot be two.
     pub(super) fn stop(&mut self) {
         self.begin_again();
-        self.running = None;
+        let gone = self.running.take().filter(|gone| gone.swap == SwapMode::StopFirst);
+        self.legacy = gone.map(|gone| Legacy::after(&gone));
+    }
+
+    /// Its next controller is given what one before has left.
+    pub(super) fn inherit(&mut self, legacy: Legacy) {
+        self.at_stake = legacy.is_estate();
+        self.legacy = Some(legacy);
+    }
+
+    /// What is left for its next controller, to be changed.
+    pub(super) fn legacy(&mut self) -> Option<&mut Legacy> {
+        self.legacy.as_mut()
+    }
+
+    /// Another one has come in the place of its controller.
+    fn give_up(&mut self) {
+        self.stop();
+        (self.legacy, self.at_stake) = (None, false);
+    }
+
+    /// Whether what a controller has left is here, or in the hands of a keeper.
+    pub(super) fn is_at_stake(&self) -> bool {
+        self.at_stake
+    }
+
+    /// From now on it is somebody's.
+    pub(super) fn claim(&mut self, claim: &Claim) {
+        self.claim = Some(claim.after());
+    }
+
+    pub(super) fn unclaim(&mut self) {
+        self.claim = None;
+    }
+
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// What has to be over before another controller is made in the place of its own, where there cannot be two.
+    pub(super) fn after(&self) -> Vec<After> {
+        let running = self.running.iter().filter(|running| running.swap == SwapMode::StopFirst);
+        let waits = self.legacy.iter().flat_map(Legacy::after_all);
+        running.map(|running| After::of(running)).chain(self.claim.clone()).chain(waits).collect()
+    }
+
+    /// Its next controller is made after these are over.
+    pub(super) fn wait_for(&mut self, after: Vec<After>) {
+        self.legacy.get_or_insert_default().wait_for(after);
+    }
+
+    pub(super) fn waits_for(&self, controller: u64) -> bool {
+        self.legacy.as_ref().is_some_and(|legacy| legacy.waits_for(controller))
     }
 
     /// What there is to do now. Looking sets the state, so that nobody reads `Queued` of what has a factory.
     pub(super) fn look(&mut self, factories: &Factories) -> Option<Known> {
-        if self.running.is_some() {
+        if self.running.is_some() || self.is_claimed() {
             return None;
         }
         let found = factories.find(&self.entry.id, self.entry.version.as_ref());
-        match found {
+        let wanted = match found {
             None => {
                 self.begin_again();
                 if self.state != RunState::Queued {
@@ -119,6 +189,16 @@ impl Instance {
                 }
                 Some(known.clone())
             }
+        };
+        // While what it comes in place of is not over, it is not made.
+        match wanted.as_ref().and(self.legacy.as_mut()).map(Legacy::is_free) {
+            None | Some(Ok(true)) => wanted,
+            Some(Ok(false)) => None,
+            Some(Err(error)) => {
+                let error = error.context("waiting for the one before to end");
+                self.to(RunState::Failed { error, retry_in: None });
+                None
+            }
         }
     }
 
@@ -129,48 +209,124 @@ impl Instance {
         self.to(RunState::Failed { error: error.clone(), retry_in });
         self.said.replace(error.clone()).as_ref() != Some(error)
     }
+
+    /// It is not tried again by itself: that would end what runs.
+    fn leave_it(&mut self) {
+        self.due = None;
+        if let RunState::Failed { retry_in, .. } = &mut self.state {
+            *retry_in = None;
+        }
+    }
 }
 
 /// What a keeper does next.
 enum Step {
-    Construct(Box<(Known, Entry)>),
+    Construct(Box<Construct>),
     /// Until somebody nudges, or the time has come.
     Wait(Option<Instant>),
     /// Nobody wants it any more.
-    End(Option<Arc<ControllerEntry>>),
+    End(Vec<Arc<ControllerEntry>>),
+}
+
+/// A controller that is to be made.
+struct Construct {
+    known: Known,
+    entry: Entry,
+    /// Where no other may be there, or be made, meanwhile.
+    claim: Option<Claim>,
+    /// What has been left for it.
+    legacy: Option<Legacy>,
+    /// Those that end before.
+    ways: Vec<Way>,
+}
+
+impl Construct {
+    /// The controllers whose values stand, and whose calls are held, for it.
+    fn old(&self) -> Vec<Arc<ControllerEntry>> {
+        let left = self.ways.iter().filter_map(|way| way.legacy.as_ref()).chain(&self.legacy);
+        left.filter_map(|legacy| legacy.old.clone()).collect()
+    }
+}
+
+/// An instance that gives way to another controller than the one that it has, or has had.
+pub(super) struct Way {
+    pub(super) instance: u64,
+    pub(super) claim: Claim,
+    pub(super) fate: Arc<Fate>,
+    pub(super) running: Option<Arc<ControllerEntry>>,
+    /// What that has saved before it was told to end.
+    pub(super) before: Option<State>,
+    /// What it has left, once it has ended.
+    pub(super) legacy: Option<Legacy>,
+}
+
+/// Why there is no controller.
+pub(super) struct Unmade {
+    pub(super) error: Error,
+    /// One that was made, and is not over yet.
+    pub(super) after: Option<After>,
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        Self { error, after: None }
+    }
 }
 
 impl Life {
-    fn step(&mut self, id: u64) -> Step {
+    fn step(&mut self, engine: &Arc<Engine>, id: u64) -> Step {
         if let Some(unused) = self.configs.remove_unused(id) {
-            self.leave(unused.running.as_ref());
-            return Step::End(unused.running);
+            let left = unused.legacy.and_then(|legacy| legacy.old);
+            let ending: Vec<_> = unused.running.into_iter().chain(left).collect();
+            self.leave(&ending);
+            return Step::End(ending);
         }
-        let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(None) };
-        match instance.look(&self.factories) {
-            Some(known) => {
-                instance.tried = Some(known.source);
-                instance.to(RunState::Constructing);
-                Step::Construct(Box::new((known, instance.entry.clone())))
-            }
-            None => Step::Wait(instance.due),
+        let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
+        let tried = instance.tried;
+        let Some(known) = instance.look(&self.factories) else { return Step::Wait(instance.due) };
+        let ways = self.configs.gives_way(id, known.swap);
+        let any = |is: fn(&Instance) -> bool| ways.iter().filter_map(|way| self.configs.instances.get(way)).any(is);
+        if any(Instance::is_claimed) {
+            return Step::Wait(None);
         }
+        if tried == Some(known.source) && any(|way| way.running.is_some()) {
+            self.configs.instances.get_mut(&id).into_iter().for_each(Instance::leave_it);
+            return Step::Wait(None);
+        }
+        let claim = |way: u64| {
+            let instance = self.configs.instances.get_mut(&way)?;
+            let claim = Claim::new(engine);
+            instance.claim(&claim);
+            let (running, legacy) = (instance.running.clone(), instance.legacy.take());
+            Some(Way { instance: way, claim, fate: Arc::default(), running, before: None, legacy })
+        };
+        let ways: Vec<_> = ways.into_iter().filter_map(claim).collect();
+        let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
+        instance.tried = Some(known.source);
+        instance.to(RunState::Constructing);
+        let legacy = instance.legacy.take();
+        let is_alone = known.swap == SwapMode::StopFirst || legacy.is_some() || !ways.is_empty();
+        let claim = is_alone.then(|| Claim::new(engine));
+        claim.iter().for_each(|claim| instance.claim(claim));
+        Step::Construct(Box::new(Construct { known, entry: instance.entry.clone(), claim, legacy, ways }))
     }
 
-    /// Notes a controller that was made; gives it back if it is not wanted any more, or its factory has gone.
-    fn install(&mut self, id: u64, made: Arc<ControllerEntry>) -> Result<Changes, Arc<ControllerEntry>> {
-        let has_factory = self.factories.has(made.source);
-        let Some(instance) = self.configs.instances.get_mut(&id) else { return Err(made) };
-        if !has_factory || instance.users == 0 {
-            // Somebody may want it again before its keeper looks.
-            instance.begin_again();
-            return Err(made);
-        }
-        instance.run(&made);
-        self.controllers.insert(made.id, made);
+    /// Notes a controller that was made; gives it back if it is not wanted any more, or its factory has gone. Those in whose
+    /// place it comes go with it.
+    fn install(&mut self, id: u64, made: &Arc<ControllerEntry>, ways: &[Way]) -> Option<Changes> {
+        let known = self.factories.has(made.source);
+        let instance = self.configs.instances.get_mut(&id).filter(|instance| instance.users > 0 && known)?;
+        instance.run(made);
+        self.controllers.insert(made.id, Arc::clone(made));
         let mut changes = Changes::default();
+        for way in ways {
+            let Some(instance) = self.configs.instances.get_mut(&way.instance) else { continue };
+            instance.give_up();
+            self.configs.unclaim(way.instance, &mut changes);
+        }
+        self.configs.unclaim(id, &mut changes);
         self.configs.runs(id, &mut changes);
-        Ok(changes)
+        Some(changes)
     }
 }
 
@@ -184,6 +340,14 @@ impl Engine {
             }
         }
         changes.nudged.iter().for_each(|nudge| nudge.notify_one());
+        if !changes.ended.is_empty() {
+            self.dismiss(&changes.ended);
+        }
+        #[cfg(unix)]
+        for key in &changes.keys_gone {
+            let gone = self.sockets().key_gone(key);
+            drop(gone);
+        }
         self.touch();
     }
 
@@ -191,60 +355,280 @@ impl Engine {
     pub(super) async fn construct(
         self: &Arc<Self>,
         known: &Known,
+        instance: u64,
         config: Vec<u8>,
-    ) -> Result<(Arc<dyn AnyController>, CancellationToken)> {
-        let cancel = CancellationToken::new();
-        let context = Context::new(self.handle(), cancel.clone(), Arc::new(known.info.clone()));
+    ) -> Result<ControllerEntry> {
+        let ties = Ties::new(self.next_id());
+        let context = self.context(&ties, Arc::new(known.info.clone()), Some(instance));
         let factory = Arc::clone(&known.factory);
         let what = format!("constructing {}", known.info.id);
-        let (engine, unused) = (Arc::clone(self), known.clone());
-        let late = move |made: Arc<dyn AnyController>| {
-            engine.discard(ControllerEntry::new(engine.next_id(), unused.info.clone(), unused.source, made));
+        let (known, guard) = (known.clone(), ties.cancel.clone().drop_guard());
+        let (bytes, source, swap) = (config.clone(), known.source, known.swap);
+        let entry = move |controller: Arc<dyn AnyController>| {
+            let controller = match swap {
+                SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
+                SwapMode::Beside => controller,
+            };
+            ControllerEntry::new(ties, known.info, source, controller).configured(instance, bytes, swap)
         };
-        let guard = cancel.clone().drop_guard();
-        let work = async move { factory.construct(config, context).await };
-        let controller = limited(self, self.limits.construct, &what, work, late).await?;
-        Ok((controller, guard.disarm()))
+        let engine = Arc::clone(self);
+        let late = move |made: ControllerEntry| engine.discard(made);
+        let work = async move { factory.construct(config, context).await.map(entry) };
+        let made = limited(self, self.limits.construct, &what, work, late).await?;
+        guard.disarm();
+        Ok(made)
     }
 
-    async fn make(self: &Arc<Self>, id: u64, known: &Known, entry: &Entry) -> Result<Arc<ControllerEntry>> {
-        let config = wire::encode(&entry.config)?;
-        let (controller, cancel) = self.construct(known, config.clone()).await?;
-        let info: Info = known.info.clone();
-        let made = ControllerEntry::new(self.next_id(), info, known.source, controller);
-        Ok(Arc::new(made.configured(id, config, cancel)))
+    /// Makes a controller and gives it a state. One that does not take it is ended.
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        known: &Known,
+        instance: u64,
+        config: Vec<u8>,
+        state: Option<State>,
+    ) -> Result<ControllerEntry, Unmade> {
+        let made = self.construct(known, instance, config).await?;
+        let Some(state) = state else { return Ok(made) };
+        match restore(self, Arc::clone(&made.controller), &known.info.id, state).await {
+            Ok(()) => Ok(made),
+            Err(error) => Err(Unmade { error, after: self.end_made(Arc::new(made)).await }),
+        }
     }
 
-    fn made(self: &Arc<Self>, id: u64, made: Result<Arc<ControllerEntry>>) {
-        match made {
-            Ok(made) => {
-                let installed = self.life().install(id, Arc::clone(&made));
-                match installed {
-                    Ok(changes) => {
-                        // It answers before the one in whose place it comes is taken off, and executes after that has ended.
-                        let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
-                        if let [replaced] = &*changes.released {
-                            made.handover.replaces.store(replaced.id, std::sync::atomic::Ordering::Relaxed);
-                        }
-                        self.go(&made, before);
-                        self.carry_out(changes);
-                    }
-                    Err(unwanted) => self.discard_made(unwanted),
+    /// Ends a controller that is not wanted, and waits until it is over. If it is not within its limits, that is for others to
+    /// wait for.
+    pub(super) async fn end_made(self: &Arc<Self>, made: Arc<ControllerEntry>) -> Option<After> {
+        let after = After::of(&made);
+        made.is_waited_for.store(true, Ordering::Release);
+        let closed = made.closed.clone();
+        self.discard_made(made);
+        timeout(self.limits.part(), closed.cancelled()).await.is_err().then_some(after)
+    }
+
+    /// Makes what an instance is to run, once what it comes in place of has ended.
+    async fn bring_up(self: &Arc<Self>, id: u64, mut what: Construct, nudge: &Notify) {
+        self.touch();
+        let is_alone = what.claim.is_some();
+        let source = what.known.source;
+        let making = async {
+            self.end_ways(&mut what.ways).await?;
+            let mut left: Vec<_> = what.ways.iter_mut().filter_map(|way| way.legacy.as_mut()).collect();
+            left.extend(what.legacy.as_mut());
+            let state = match &mut left[..] {
+                [only] => only.state_for(&what.entry.id),
+                // Of several there is none that is it.
+                _ => None,
+            };
+            let config = wire::encode(&what.entry.config)?;
+            self.make(&what.known, id, config, state).await
+        };
+        let unwanted = async {
+            loop {
+                nudge.notified().await;
+                // Where there cannot be two, one that is being made is made to its end, so that it is known when it is over.
+                if !is_alone && !self.life().is_wanted(id, source) {
+                    return;
                 }
             }
-            Err(error) => {
-                let keys = {
-                    let mut life = self.life();
-                    let keys = life.configs.keys_of(id);
-                    let Some(instance) = life.configs.instances.get_mut(&id) else { return };
-                    instance.fail(&error).then_some(keys)
-                };
-                if let Some(keys) = keys {
-                    tracing::warn!(key = keys.join(", "), %error, "a controller could not be constructed");
-                }
-                self.touch();
+        };
+        let made = tokio::select! {
+            biased;
+            made = making => Some(made),
+            () = unwanted => None,
+        };
+        match made {
+            Some(Ok(made)) => self.made(id, Arc::new(made), what).await,
+            Some(Err(unmade)) => self.unmade(id, unmade, what).await,
+            None => self.not_wanted(id, None, what),
+        }
+    }
+
+    /// Ends the controllers in whose place another one comes. Until all of them have been saved nothing happens to any.
+    async fn end_ways(self: &Arc<Self>, ways: &mut [Way]) -> Result<()> {
+        for way in &mut *ways {
+            if let Some(running) = &way.running {
+                way.before = save(self, running).await?;
             }
         }
+        let running = ways.iter().filter_map(|way| Some((way.running.clone()?, Arc::clone(&way.fate))));
+        self.stop_all(&running.collect::<Vec<_>>()).await?;
+        for way in ways {
+            if let Some(running) = &way.running {
+                way.legacy = Some(Legacy::of(running, way.before.take()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn made(self: &Arc<Self>, id: u64, made: Arc<ControllerEntry>, what: Construct) {
+        let old = what.old();
+        let installed = {
+            let mut life = self.life();
+            let installed = life.install(id, &made, &what.ways);
+            life.leave(installed.iter().flat_map(|changes| changes.released.iter().chain(&old)));
+            installed
+        };
+        let Some(changes) = installed else {
+            let after = if what.claim.is_some() {
+                self.end_made(made).await
+            } else {
+                self.discard_made(made);
+                None
+            };
+            return self.not_wanted(id, after, what);
+        };
+        // It answers before the one in whose place it comes is taken off, and executes after that has ended.
+        let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
+        if let [replaced] = &[&changes.released[..], &old[..]].concat()[..] {
+            made.handover.replaces.store(replaced.id, Ordering::Relaxed);
+        }
+        changes.released.iter().for_each(|entry| entry.serves(Service::Replaced));
+        self.go(&made, before);
+        let pairs: Vec<_> = old.into_iter().map(|old| (old, Some(Arc::clone(&made)))).collect();
+        self.take_over(&pairs);
+        self.carry_out(changes);
+    }
+
+    /// There is no controller. Those that have ended for it come back first.
+    async fn unmade(self: &Arc<Self>, id: u64, unmade: Unmade, what: Construct) {
+        let Unmade { mut error, after } = unmade;
+        let Construct { ways, mut legacy, claim, .. } = what;
+        let gave_way: Vec<u64> = ways.iter().map(|way| way.instance).collect();
+        let has_ended = ways.iter().any(|way| way.fate.is_sealed());
+        let mut comes_back = false;
+        if !ways.is_empty() {
+            self.give_back(ways, after.clone());
+            let back = self.come_back(&gave_way).await;
+            comes_back = back.is_ok();
+            error = match back {
+                _ if !has_ended => error,
+                Ok(()) => error.and("the config before runs again, with the state that it had"),
+                Err(other) => error.and(format_args!(
+                    "the config before cannot run again either ({other}), and its state is kept for what comes next"
+                )),
+            };
+        }
+        let old = legacy.as_mut().and_then(|legacy| legacy.old.take());
+        if let Some(legacy) = &mut legacy {
+            legacy.wait_for(after.clone());
+            if legacy.is_estate() {
+                error = error.and("the state of the one before is kept for what comes next");
+            }
+        }
+        let mut changes = Changes::default();
+        let keys = {
+            let mut life = self.life();
+            life.leave(&old);
+            let keys = life.configs.keys_of(id);
+            life.configs.unclaim(id, &mut changes);
+            life.configs.instances.get_mut(&id).and_then(|instance| {
+                legacy.into_iter().for_each(|legacy| instance.inherit(legacy));
+                let is_news = instance.fail(&error);
+                if comes_back {
+                    instance.leave_it();
+                }
+                is_news.then_some(keys)
+            })
+        };
+        changes.ended.extend(old);
+        if let Some(keys) = keys {
+            tracing::warn!(key = keys.join(", "), %error, "a controller could not be constructed");
+        }
+        self.carry_out(changes);
+        if let Some(claim) = claim {
+            self.release_after(claim, after.into_iter().collect());
+        }
+    }
+
+    /// A controller is not wanted any more, or its factory has gone: it is as before.
+    fn not_wanted(self: &Arc<Self>, id: u64, after: Option<After>, what: Construct) {
+        self.give_back(what.ways, after.clone());
+        let mut changes = Changes::default();
+        {
+            let mut life = self.life();
+            life.configs.unclaim(id, &mut changes);
+            if let Some(instance) = life.configs.instances.get_mut(&id) {
+                instance.begin_again();
+                if let Some(mut legacy) = what.legacy {
+                    legacy.wait_for(after.clone());
+                    instance.inherit(legacy);
+                }
+            }
+        }
+        self.carry_out(changes);
+        if let Some(claim) = what.claim {
+            self.release_after(claim, after.into_iter().collect());
+        }
+    }
+
+    /// The controllers of these instances are made again, with what they have left, where they have ended for another one;
+    /// once that, where it was made, is over.
+    pub(super) fn give_back(self: &Arc<Self>, ways: Vec<Way>, after: Option<After>) {
+        let mut changes = Changes::default();
+        let (mut untouched, mut claims) = (Vec::new(), Vec::new());
+        {
+            let mut life = self.life();
+            for Way { instance, claim, fate, running, before, legacy } in ways {
+                let spared = fate.spare();
+                let legacy = legacy.or_else(|| running.as_ref().filter(|_| !spared).map(|old| Legacy::of(old, before)));
+                let Some(mut legacy) = legacy else {
+                    untouched.extend(running);
+                    life.configs.unclaim(instance, &mut changes);
+                    claims.push((claim, Vec::new()));
+                    continue;
+                };
+                legacy.wait_for(after.clone());
+                let ended = legacy.old.clone();
+                let Life { configs, factories, .. } = &mut *life;
+                let found = configs.instances.get_mut(&instance);
+                if legacy.is_free().is_err() || found.is_none() {
+                    changes.ended.extend(legacy.old.take());
+                }
+                // Who waits for the claim waits for what is left to wait for.
+                claims.push((claim, legacy.after_all().collect()));
+                if let Some(found) = found {
+                    found.stop();
+                    found.inherit(legacy);
+                    found.unclaim();
+                    found.look(factories);
+                }
+                life.leave(&ended);
+                life.configs.unclaim(instance, &mut changes);
+            }
+        }
+        untouched.iter().for_each(|entry| entry.go_on());
+        self.carry_out(changes);
+        for (claim, after) in claims {
+            self.release_after(claim, after);
+        }
+    }
+
+    /// Waits until these instances run again; why one of them does not.
+    pub(super) async fn come_back(self: &Arc<Self>, instances: &[u64]) -> Result<()> {
+        let mut changed = self.changed.subscribe();
+        let all = async {
+            loop {
+                changed.borrow_and_update();
+                let (mut is_settled, mut all) = (true, Ok(()));
+                {
+                    let life = self.life();
+                    for instance in instances.iter().filter_map(|id| life.configs.instances.get(id)) {
+                        match &instance.state {
+                            RunState::Failed { error, .. } => all = all.and_then(|()| Err(error.clone())),
+                            RunState::Constructing => is_settled = false,
+                            RunState::Running(_) | RunState::Queued => {}
+                        }
+                    }
+                }
+                if is_settled || changed.changed().await.is_err() {
+                    return all;
+                }
+            }
+        };
+        let limit = self.limits.part() + self.limits.construct + self.limits.restore;
+        timeout(limit, all)
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, format!("not within {limit:?}"))))
     }
 }
 
@@ -253,12 +637,12 @@ async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
     loop {
         let step = {
             let Some(engine) = engine.upgrade() else { return };
-            engine.life().step(id)
+            engine.life().step(&engine, id)
         };
         match step {
-            Step::End(running) => {
-                if let (Some(engine), Some(entry)) = (engine.upgrade(), running) {
-                    engine.dismiss(&[entry]);
+            Step::End(ending) => {
+                if let Some(engine) = engine.upgrade().filter(|_| !ending.is_empty()) {
+                    engine.dismiss(&ending);
                 }
                 return;
             }
@@ -268,23 +652,8 @@ async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
                 () = tokio::time::sleep_until(due) => {}
             },
             Step::Construct(what) => {
-                let (known, entry) = *what;
                 let Some(engine) = engine.upgrade() else { return };
-                engine.touch();
-                let making = engine.make(id, &known, &entry);
-                let unwanted = async {
-                    loop {
-                        nudge.notified().await;
-                        if !engine.life().is_wanted(id, known.source) {
-                            return;
-                        }
-                    }
-                };
-                tokio::select! {
-                    biased;
-                    made = making => engine.made(id, made),
-                    () = unwanted => engine.life().start_over(id),
-                }
+                engine.bring_up(id, *what, &nudge).await;
             }
         }
     }
@@ -293,13 +662,11 @@ async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
 impl Life {
     /// Whether a controller that is being made is still wanted, from a factory of that source.
     fn is_wanted(&self, id: u64, source: Source) -> bool {
-        let wanted = self.configs.instances.get(&id).is_some_and(|instance| instance.users > 0);
-        wanted && self.factories.has(source)
+        self.is_used(id) && self.factories.has(source)
     }
 
-    fn start_over(&mut self, id: u64) {
-        if let Some(instance) = self.configs.instances.get_mut(&id) {
-            instance.begin_again();
-        }
+    /// Whether some key wants an instance, or is served by it.
+    pub(super) fn is_used(&self, id: u64) -> bool {
+        self.configs.instances.get(&id).is_some_and(|instance| instance.users > 0)
     }
 }

@@ -4,7 +4,7 @@
 //! go ─> (waits for the one before to end) ─> executing <─> failed, waits ─> ended
 //!                      │                        │ cancelled        │           │
 //!                      v                        v                  v           v
-//!                   closing: `execute` ends or is dropped ─> `close` ends or is dropped ─> closed
+//!                   closing: `execute` ends or is dropped ─> `close` ends or is dropped ─> parted from ─> closed
 //!                      │ does not let itself be dropped: it blocks its thread
 //!                      v
 //!                   stuck, until it ends after all
@@ -15,6 +15,7 @@
 //! thread costs that thread and nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -25,12 +26,16 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Engine, Life};
 use super::entry::{ControllerEntry, Execution, contained};
 use super::{ControllerId, Source};
-use crate::controller::{AnyController, Context};
+use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::error::ErrorKind;
+use crate::listen::Service;
 use crate::{Backoff, Error, Result};
 
 /// How long a future that is dropped may take for it: longer than that, it blocks its thread.
 pub(super) const GRACE: Duration = Duration::from_millis(200);
+
+/// How often one that cannot be dropped is looked at again.
+const STILL: Duration = Duration::from_secs(60);
 
 /// An execution that went well for so long begins with the shortest wait when it fails.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -40,7 +45,9 @@ impl Life {
     pub(super) fn leave<'a>(&mut self, entries: impl IntoIterator<Item = &'a Arc<ControllerEntry>>) {
         for entry in entries {
             self.controllers.remove(&entry.id);
-            self.leaving.insert(entry.id, Arc::clone(entry));
+            if !entry.is_over.load(Ordering::Acquire) {
+                self.leaving.insert(entry.id, Arc::clone(entry));
+            }
         }
     }
 }
@@ -49,6 +56,7 @@ impl Engine {
     /// Puts a constructed controller on the bus, which knows it already: it is routed to, is offered what stands, and
     /// executes, once what it comes in place of has ended.
     pub(super) fn go(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+        entry.serves(Service::Serving);
         self.types.route(std::slice::from_ref(entry), &[]);
         self.offer_standing(entry);
         self.live(entry, before);
@@ -65,6 +73,7 @@ impl Engine {
         self.types.route(&[], entries);
         for entry in entries {
             entry.withdraw();
+            entry.serves(Service::Removed);
             entry.cancel.cancel();
         }
         self.touch();
@@ -79,6 +88,7 @@ impl Engine {
     pub(super) fn discard_made(self: &Arc<Self>, entry: Arc<ControllerEntry>) {
         self.life().leave([&entry]);
         entry.withdraw();
+        entry.serves(Service::Removed);
         entry.cancel.cancel();
         self.live(&entry, Vec::new());
     }
@@ -128,7 +138,7 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
     }
     let changed = engine.changed.clone();
     if !entry.cancel.is_cancelled() {
-        let context = Context::new(engine.handle(), entry.cancel.clone(), Arc::clone(&entry.info));
+        let context = engine.context(&entry.ties(), Arc::clone(&entry.info), entry.instance());
         let mut executing = tokio::spawn(execute(Arc::clone(&entry), context, changed.clone()));
         let has_ended = tokio::select! {
             _ = &mut executing => true,
@@ -137,26 +147,92 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
         entry.cancel.cancelled().await;
         entry.executes(Execution::Closing, &changed);
         if !has_ended {
-            end(&entry, executing, engine.limits.cancel, "execute", &changed).await;
+            end(&engine, &entry, executing, ("execute", engine.limits.cancel)).await;
         }
     }
     entry.executes(Execution::Closing, &changed);
     let closing = tokio::spawn(close(Arc::clone(&entry)));
-    end(&entry, closing, engine.limits.close, "close", &changed).await;
-    let gone = engine.life().leaving.remove(&entry.id);
+    end(&engine, &entry, closing, ("close", engine.limits.close)).await;
+    if entry.is_inherited.load(Ordering::Acquire) {
+        let left = save(&engine, &entry).await;
+        entry.end.send_modify(|end| end.left = Some(left));
+    }
+    part(&engine, &entry).await;
+    let (gone, waiting) = {
+        let mut life = engine.life();
+        entry.is_over.store(true, Ordering::Release);
+        (life.leaving.remove(&entry.id), life.configs.waiting_for(entry.id))
+    };
     drop(gone);
+    #[cfg(unix)]
+    engine.sockets_left(entry.id, entry.instance());
+    entry.end.send_modify(|end| end.over = true);
     entry.closed.cancel();
+    waiting.iter().for_each(|nudge| nudge.notify_one());
     engine.touch();
+}
+
+/// Says what keeps a controller from ending, to those who wait for that.
+fn held(engine: &Engine, entry: &ControllerEntry, by: Option<Error>) {
+    entry.end.send_modify(|end| end.held = by);
+    let waiting = engine.life().configs.waiting_for(entry.id);
+    waiting.iter().for_each(|nudge| nudge.notify_one());
+}
+
+/// Lets go of the controller itself. Where another one waits for what it owns, that takes as long as it takes.
+async fn part(engine: &Engine, entry: &ControllerEntry) {
+    let asked = entry.is_inherited.load(Ordering::Acquire) || entry.is_waited_for.load(Ordering::Acquire);
+    let is_waited_for = asked || entry.swap == SwapMode::StopFirst;
+    let mut within = if is_waited_for { engine.limits.close } else { GRACE };
+    loop {
+        let parting = Arc::clone(&entry.controller).part(within);
+        let error = match contained(parting).await {
+            Err(error) if error.kind() == ErrorKind::TimedOut && is_waited_for => error,
+            // Whoever cannot be asked any more has gone already.
+            _ => return,
+        };
+        let id = &entry.info.id;
+        tracing::error!(controller = id, %error, "it is closed, and cannot be dropped; what it owns is not free");
+        entry.executes(Execution::Stuck { what: "drop" }, &engine.changed);
+        held(engine, entry, Some(error.context(format!("{id} cannot be dropped"))));
+        within = STILL;
+    }
+}
+
+/// Asks a controller for its state, within the limit.
+pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Result<Option<State>> {
+    let running = Arc::clone(&entry.controller);
+    let what = format!("saving the state of {}", entry.info.id);
+    let saved = limited(engine, engine.limits.save, &what, async move { running.save_later().await }, drop).await;
+    saved.map_err(|error| named(error, &what))
+}
+
+/// Gives a controller a state, within the limit.
+pub(super) async fn restore(
+    engine: &Engine,
+    controller: Arc<dyn AnyController>,
+    name: &str,
+    state: State,
+) -> Result<()> {
+    let what = format!("restoring the state of {name}");
+    let work = async move { controller.restore(state).await };
+    let restored = limited(engine, engine.limits.restore, &what, work, drop).await;
+    restored.map_err(|error| named(error, &what))
+}
+
+/// An error with what was being done, where it does not say that itself.
+fn named(error: Error, what: &str) -> Error {
+    if error.message().starts_with(what) { error } else { error.context(what) }
 }
 
 /// Waits for the end of user code, drops it past its limit, and says so if it does not let itself be dropped.
 async fn end(
+    engine: &Engine,
     entry: &ControllerEntry,
     mut task: JoinHandle<()>,
-    limit: Duration,
-    what: &'static str,
-    changed: &watch::Sender<u64>,
+    (what, limit): (&'static str, Duration),
 ) {
+    let changed = &engine.changed;
     if timeout(limit, &mut task).await.is_ok() {
         return;
     }
@@ -168,7 +244,9 @@ async fn end(
     }
     tracing::error!(controller = id, "`{what}` blocks its thread and cannot be ended; nobody waits for it");
     entry.executes(Execution::Stuck { what }, changed);
+    held(engine, entry, Some(Error::new(ErrorKind::TimedOut, format!("`{what}` of {id} blocks its thread"))));
     let _ = task.await;
+    held(engine, entry, None);
 }
 
 /// Executes a controller until it is cancelled, again with backoff after an error or a panic.

@@ -22,8 +22,11 @@ pub struct Limits {
     pub construct: Duration,
     /// From the cancellation to the end of `execute`, until its future is dropped; 5 s unless set.
     pub cancel: Duration,
-    /// `close`, until its future is dropped; 5 s unless set.
+    /// `close`, until its future is dropped, and then the controller's destructor; 5 s unless set.
     pub close: Duration,
+    /// With `swap = "stop-first"`: calls that are at work without an answer when their controller is to end, until they are
+    /// dropped, and done by the next one; 5 s unless set.
+    pub finish: Duration,
     /// `save`, until the swap is rolled back; 5 s unless set.
     pub save: Duration,
     /// `restore`, until the swap is rolled back; 10 s unless set.
@@ -38,6 +41,7 @@ impl Default for Limits {
             construct: Duration::from_secs(30),
             cancel: Duration::from_secs(5),
             close: Duration::from_secs(5),
+            finish: Duration::from_secs(5),
             save: Duration::from_secs(5),
             restore: Duration::from_secs(10),
             hand_over: Duration::from_secs(1),
@@ -67,6 +71,13 @@ impl Limits {
         self
     }
 
+    /// Sets how long calls may take to end before a controller that has to end for its successor to be made.
+    #[must_use]
+    pub fn finish(mut self, limit: Duration) -> Self {
+        self.finish = limit;
+        self
+    }
+
     /// Sets how long `save` may take.
     #[must_use]
     pub fn save(mut self, limit: Duration) -> Self {
@@ -90,6 +101,11 @@ impl Limits {
 
     /// From the cancellation of a controller until it is closed, or has been given up.
     pub(super) fn end(&self) -> Duration {
-        self.cancel + self.close + super::life::GRACE * 2
+        self.cancel + self.close + super::life::GRACE * 3
+    }
+
+    /// The same for one whose state is wanted, and which is to be dropped.
+    pub(super) fn part(&self) -> Duration {
+        self.end() + self.save + self.close + super::life::GRACE
     }
 }

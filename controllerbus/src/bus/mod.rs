@@ -16,9 +16,13 @@ mod lane;
 mod life;
 mod limits;
 pub mod loading;
+mod owning;
 mod reference;
 mod resolver;
+#[cfg(unix)]
+mod sockets;
 mod standing;
+mod stop_first;
 mod swap;
 mod table;
 mod types;
@@ -39,6 +43,8 @@ pub use introspect::{
     ValueSnapshot,
 };
 pub use limits::Limits;
+#[cfg(unix)]
+pub use sockets::SocketSnapshot;
 pub use swap::{Committed, LastStates, Staged};
 
 use crate::Result;
@@ -47,7 +53,7 @@ use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request};
 use engine::Engine;
-use entry::ControllerEntry;
+use entry::{ControllerEntry, Ties};
 use factories::Known;
 
 /// Where factories and controllers come from: this binary, or one generation of a plugin.
@@ -146,7 +152,7 @@ impl Bus {
     /// Puts a controller on the bus: it is executed, and offered the directives that stand.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
         let id = self.0.next_id();
-        let entry = Arc::new(ControllerEntry::new(id, info, Source::STATIC, controller));
+        let entry = Arc::new(ControllerEntry::new(Ties::new(id), info, Source::STATIC, controller));
         let is_closed = {
             let mut life = self.0.life();
             life.controllers.insert(id, Arc::clone(&entry));
@@ -289,6 +295,8 @@ impl Bus {
         };
         self.0.dismiss(&leaving);
         let left = self.0.closed(leaving).await;
+        #[cfg(unix)]
+        self.0.close_sockets();
         left.iter().map(|entry| self.0.snapshot_of(entry)).collect()
     }
 }

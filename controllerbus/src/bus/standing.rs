@@ -73,6 +73,8 @@ pub(super) struct Resolver {
     /// There are values enough without it: it does not run, and begins again when there is room.
     parked: bool,
     error: Option<Error>,
+    /// Its controller has ended, and its values stand on: whatever is left of it takes none back.
+    suspended: bool,
     task: Option<Arc<Drive>>,
     /// Since when it has been at work without an answer, where it did not answer at once.
     works_since: Option<Instant>,
@@ -409,6 +411,7 @@ impl State {
             done: false,
             parked,
             error: None,
+            suspended: false,
             task: None,
             works_since: None,
             gone: Vec::new(),
@@ -427,7 +430,7 @@ impl State {
     }
 
     /// Whether a run of a resolver may start. Where it is held because its controller's state is being handed over,
-    /// the controller that is given the state has to do it after that, too.
+    /// the controller that is given the state has to do it after that, too; one that has the state already does it once.
     pub(super) fn pass(
         &mut self,
         standing: &Arc<Standing>,
@@ -447,12 +450,26 @@ impl State {
     /// Has a controller whose runs are held now do again what it has done already.
     pub(super) fn do_again(&mut self, standing: &Arc<Standing>, controller: u64, effects: &mut Effects) {
         let Some(resolver) = self.resolver(controller) else { return };
-        if resolver.seat.handover.is_held(standing) {
+        if resolver.seat.handover.is_held(standing) || !resolver.seat.handover.is_holding() {
             return;
         }
         let number = resolver.run_again(effects);
         resolver.seat.handover.pass(standing, &resolver.seat, number);
         self.remove_values_of(controller, effects);
+    }
+
+    /// Ends the run of a resolver whose controller goes before the next one is made. Its values stand on until that one has
+    /// some; if it has not answered, it is at work until then.
+    pub(super) fn suspend(&mut self, standing: &Standing, controller: u64, effects: &mut Effects) {
+        let Some(resolver) = self.resolver(controller) else { return };
+        if resolver.parked || resolver.seat.handover.is_held(standing) {
+            return;
+        }
+        resolver.stop(effects);
+        resolver.suspended = true;
+        // What was to be told of their end belongs to the controller.
+        let values = self.values.iter_mut().filter(|value| value.resolver == controller);
+        effects.callbacks.extend(values.filter_map(|value| value.removed.take()));
     }
 
     /// Whether a controller's resolver should stop: it is gone, or there are values enough.
@@ -531,7 +548,8 @@ impl State {
 
     pub(super) fn remove_value(&mut self, controller: u64, id: ValueId, effects: &mut Effects) -> bool {
         let Ok(at) = self.values.binary_search_by_key(&id, |value| value.id) else { return false };
-        if self.values[at].resolver != controller {
+        let is_suspended = self.resolver_of(controller).is_some_and(|resolver| resolver.suspended);
+        if self.values[at].resolver != controller || is_suspended {
             return false;
         }
         let value = self.values.remove(at);

@@ -1,8 +1,8 @@
 //! A generation of controllers takes over from another: made ready beside it, then switched in one step.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -13,23 +13,24 @@ use super::configs::Changes;
 use super::engine::{Engine, Life};
 use super::entry::ControllerEntry;
 use super::factories::Known;
-use super::life::limited;
-use super::resolver::run;
+use super::instance::{Unmade, Way};
+use super::life::{restore, save};
+use super::owning::told;
 use super::standing::Standing;
+use super::stop_first::{After, Claim, Fate, Legacy, is_at_work};
 use crate::controller::factory::Factory;
-use crate::controller::{AnyController, State};
+use crate::controller::{State, SwapMode};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
 /// How long an old answer may outlast a swap when its successor has nothing.
-const OUTLAST: Duration = Duration::from_secs(5);
+pub(super) const OUTLAST: Duration = Duration::from_secs(5);
 
 /// A new generation that is ready beside the old one. Dropping it rolls back.
 #[must_use = "dropping it rolls the new generation back"]
 pub struct Staged {
     engine: Arc<Engine>,
     from: Source,
-    to: Source,
     factories: Vec<Known>,
     pairs: Vec<Pair>,
     /// Woken when something changes about a controller of either generation.
@@ -41,6 +42,7 @@ pub struct Staged {
     back: Option<LastStates>,
     /// What was done otherwise than asked for, for whoever asked.
     notes: Vec<String>,
+    ended: Ended,
 }
 
 /// The last states of a generation that was replaced, for when it has to come back: see [`super::Bus::stage_back`].
@@ -55,8 +57,38 @@ struct Pair {
     restored: Option<State>,
     /// It comes back and has begun with its own last state: that of the old one is nothing to it.
     with_own: bool,
+    stop: Stop,
     /// What the new one has to answer before it is ready, the next one last; `None` before it was looked for.
     unready: Option<Vec<Arc<Standing>>>,
+}
+
+/// Whether the old one of a pair ends before the new one is made.
+enum Stop {
+    /// It does not.
+    Beside,
+    /// It does, at the commit.
+    Due,
+    /// It is told to end.
+    Told(Told),
+}
+
+/// An old one that is told to end.
+struct Told {
+    claim: Claim,
+    fate: Arc<Fate>,
+    /// What it has saved before.
+    before: Option<State>,
+}
+
+impl Pair {
+    fn new(old: Arc<ControllerEntry>, new: Option<Arc<ControllerEntry>>, stop: Stop) -> Self {
+        Self { old, new, restored: None, with_own: false, stop, unready: None }
+    }
+
+    /// Whether the new one is made beside the old one.
+    fn is_beside(&self) -> bool {
+        matches!(self.stop, Stop::Beside)
+    }
 }
 
 /// A swap that has happened; the old controllers are on their way out.
@@ -103,7 +135,6 @@ impl Engine {
         let mut staged = Staged {
             engine: Arc::clone(self),
             from,
-            to,
             factories: Known::of(to, factories),
             pairs: Vec::new(),
             stirred: Arc::default(),
@@ -111,6 +142,7 @@ impl Engine {
             grace,
             back,
             notes: Vec::new(),
+            ended: Ended::default(),
         };
         // An error drops `staged`, which takes back what was done.
         staged.make_ready().await?;
@@ -142,7 +174,7 @@ impl Staged {
                 .into_iter()
                 .partition(|pair| serving.iter().any(|entry| entry.id == pair.old.id));
             self.pairs = kept;
-            roll_back(&self.engine, gone);
+            roll_back(&self.engine, gone, &self.ended, &self.stirred);
             let known: HashSet<u64> = self.pairs.iter().map(|pair| pair.old.id).collect();
             let missing: Vec<_> = serving.into_iter().filter(|entry| !known.contains(&entry.id)).collect();
             if missing.is_empty() {
@@ -150,44 +182,55 @@ impl Staged {
             }
             let begun = self.pairs.len();
             self.construct(missing).await?;
-            self.start(begun);
+            self.start(&(begun..self.pairs.len()).collect::<Vec<_>>());
             self.until_ready().await?;
         }
     }
 
-    /// Constructs successors side by side, and gives them the states of those that they are to replace.
+    /// The factory of an old one's successor.
+    fn factory_of(&self, old: &ControllerEntry) -> Option<&Known> {
+        self.factories.iter().find(|known| known.info.config_id == old.info.config_id)
+    }
+
+    /// Where an older generation comes back: what an old one's successor had last.
+    fn last_of(&self, old: &ControllerEntry) -> Option<Option<State>> {
+        self.back.as_ref().map(|last| old.instance().and_then(|instance| last.0.get(&instance).cloned()))
+    }
+
+    /// Constructs successors side by side, and gives them the states of those that they are to replace; but for those that
+    /// are made when these have ended.
     async fn construct(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
         let mut making = Vec::new();
         for old in old {
-            let known = self.factories.iter().find(|known| known.info.config_id == old.info.config_id).cloned();
-            let last = self
-                .back
-                .as_ref()
-                .map(|last| old.configured.as_ref().and_then(|(instance, _)| last.0.get(instance).cloned()));
-            let making_one = successor(Arc::clone(&self.engine), self.to, known, Arc::clone(&old), last);
+            let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
+                self.pairs.push(Pair::new(old, None, Stop::Beside));
+                continue;
+            };
+            if [known.swap, old.swap].contains(&SwapMode::StopFirst) {
+                self.pairs.push(Pair::new(old, None, Stop::Due));
+                continue;
+            }
+            let make = Make { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            let making_one = successor(make, Arc::clone(&old), self.last_of(&old));
             making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
         }
         for (old, mut made) in making {
             let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)))?;
-            self.pairs.push(match made {
-                Some(Made { fresh, state, with_own, note }) => {
-                    self.notes.extend(note);
-                    Pair { old, new: Some(fresh.keep()), restored: state, with_own, unready: None }
-                }
-                None => Pair { old, new: None, restored: None, with_own: false, unready: None },
-            });
+            self.notes.extend(made.note);
+            let pair = Pair::new(old, Some(made.fresh.keep()), Stop::Beside);
+            self.pairs.push(Pair { restored: made.state, with_own: made.with_own, ..pair });
         }
         Ok(())
     }
 
-    /// Has the successors from `begun` on execute, and offers them what stands, with their values held back.
-    fn start(&self, begun: usize) {
-        for pair in &self.pairs[begun..] {
+    /// Has the successors of these pairs execute, and offers them what stands, with their values held back.
+    fn start(&self, pairs: &[usize]) {
+        for pair in pairs.iter().map(|at| &self.pairs[*at]).filter(|pair| pair.new.is_some()) {
             pair.old.handover.watch(&self.stirred);
             pair.new.iter().for_each(|new| new.handover.watch(&self.stirred));
         }
         // Routes first, then what stands: so each directive is offered to them, whenever it came.
-        let new: Vec<_> = self.pairs[begun..].iter().filter_map(|pair| pair.new.clone()).collect();
+        let new: Vec<_> = pairs.iter().filter_map(|at| self.pairs[*at].new.clone()).collect();
         {
             let mut life = self.engine.life();
             life.controllers.extend(new.iter().map(|entry| (entry.id, Arc::clone(entry))));
@@ -211,8 +254,11 @@ impl Staged {
     /// Hands over what has changed in the states since they were restored. From here to the commit, or to the drop,
     /// no call begins on a controller with a state.
     async fn hand_over(&mut self, patience: Duration) -> Result<()> {
-        let with_state: Vec<_> =
-            self.pairs.iter_mut().filter(|pair| pair.restored.is_some() && !pair.with_own).collect();
+        let with_state: Vec<_> = self
+            .pairs
+            .iter_mut()
+            .filter(|pair| pair.is_beside() && pair.restored.is_some() && !pair.with_own)
+            .collect();
         // The new one first: so what the old one does not do any more, the new one does after it is restored.
         let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
         held.iter().for_each(|entry| entry.handover.hold());
@@ -244,7 +290,7 @@ impl Staged {
                         }
                     });
                 }
-                match restore(&self.engine, new, state.clone()).await {
+                match restore(&self.engine, Arc::clone(&new.controller), &new.info.id, state.clone()).await {
                     Err(error) if self.back.is_some() => self.notes.push(error.to_string()),
                     restored => restored?,
                 }
@@ -258,7 +304,7 @@ impl Staged {
         for pair in &mut self.pairs {
             let Some(new) = &pair.new else { continue };
             if let Some(error) = new.failure() {
-                return Err(error.context(format!("executing {}", new.info.id)));
+                return Err(told(error.context(format!("executing {}", new.info.id))));
             }
             if !new.handover.began.load(Ordering::Acquire) {
                 return Ok(false);
@@ -294,23 +340,168 @@ impl Staged {
         Ok(true)
     }
 
+    /// Ends what cannot run beside its successor, and makes that ready with its state. Its values stand on, and calls that
+    /// begin wait.
+    async fn one_at_a_time(&mut self) -> Result<()> {
+        let due = loop {
+            let due: Vec<_> = (0..self.pairs.len()).filter(|at| matches!(self.pairs[*at].stop, Stop::Due)).collect();
+            if due.is_empty() {
+                return Ok(());
+            }
+            match self.claim(&due).await? {
+                true => break due,
+                // Configs have brought others.
+                false => self.make_ready().await?,
+            }
+        };
+        // Until all of them are saved nothing happens to any of them.
+        for at in &due {
+            let saved = match save(&self.engine, &self.pairs[*at].old).await {
+                Err(error) if self.back.is_some() => {
+                    self.notes.push(error.to_string());
+                    None
+                }
+                saved => saved?,
+            };
+            if let Stop::Told(told) = &mut self.pairs[*at].stop {
+                told.before = saved;
+            }
+        }
+        let old = due.iter().filter_map(|at| match &self.pairs[*at] {
+            Pair { old, stop: Stop::Told(told), .. } => Some((Arc::clone(old), Arc::clone(&told.fate))),
+            _ => None,
+        });
+        let old: Vec<_> = old.collect();
+        self.engine.stop_all(&old).await?;
+        self.deadline = Instant::now() + self.grace;
+        let mut making = Vec::new();
+        for at in &due {
+            let Pair { old, stop, .. } = &mut self.pairs[*at];
+            let Stop::Told(told) = stop else { continue };
+            let mut legacy = Legacy::of(old, told.before.clone());
+            let old = Arc::clone(old);
+            let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
+                continue;
+            };
+            let state = legacy.state_for(&known.info.config_id);
+            let make = Make { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            let (ended, last) = (Arc::clone(&self.ended), self.last_of(&old));
+            let claim = Claim::new(&self.engine);
+            note(&ended, old.id, claim.after());
+            // Not ended with this future: so it is known when it is over.
+            making.push((*at, self.engine.runtime()?.spawn(after_stop(make, state, last, claim, ended))));
+        }
+        let mut all = Ok(());
+        for (at, made) in making {
+            // Each is waited for, whatever became of the others: so it is known of all what has to end.
+            match made.await.unwrap_or_else(|error| Err(Error::msg(error))) {
+                Ok(made) => {
+                    self.notes.extend(made.note);
+                    let pair = &mut self.pairs[at];
+                    (pair.restored, pair.with_own) = (made.state, made.with_own);
+                    pair.new = Some(made.fresh.keep());
+                }
+                Err(error) => all = all.and(Err(error)),
+            }
+        }
+        all?;
+        self.start(&due);
+        self.make_ready().await
+    }
+
+    /// Claims the instances of these pairs, so that no config replaces their controllers meanwhile; waits for one that does.
+    /// False if one of the controllers has been replaced.
+    async fn claim(&mut self, pairs: &[usize]) -> Result<bool> {
+        let engine = Arc::clone(&self.engine);
+        let mut changed = engine.changed.subscribe();
+        let claiming = async {
+            loop {
+                changed.borrow_and_update();
+                {
+                    let mut life = engine.life();
+                    let mut is_free = true;
+                    for Pair { old, .. } in pairs.iter().map(|at| &self.pairs[*at]) {
+                        let instance = old.instance().and_then(|instance| life.configs.instances.get(&instance));
+                        let Some(instance) = instance else { return false };
+                        // One that nobody uses any more is about to be taken off.
+                        is_free &= !instance.is_claimed() && instance.users > 0;
+                        if !instance.is_claimed()
+                            && instance.running.as_ref().is_none_or(|running| running.id != old.id)
+                        {
+                            return false;
+                        }
+                    }
+                    if is_free {
+                        for at in pairs {
+                            let claim = Claim::new(&engine);
+                            let instance = self.pairs[*at].old.instance();
+                            let instance = instance.and_then(|instance| life.configs.instances.get_mut(&instance));
+                            instance.into_iter().for_each(|instance| instance.claim(&claim));
+                            let told = Told { claim, fate: Arc::default(), before: None };
+                            self.pairs[*at].stop = Stop::Told(told);
+                        }
+                        return true;
+                    }
+                }
+                if changed.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        timeout(self.grace, claiming).await.map_err(|_| {
+            Error::new(
+                ErrorKind::TimedOut,
+                "another controller is still being made in the place of one of this generation",
+            )
+        })
+    }
+
     /// Hands over the states as they are now, and makes the new generation the one that serves. Where there is a
     /// state, calls that are at work without an answer get `patience` to end, for which calls that begin wait. A
-    /// controller whose config has changed since is made ready again before.
+    /// controller whose config has changed since is made ready again before. One that cannot run beside its successor is
+    /// ended, and its successor made ready, here.
     ///
     /// # Errors
-    /// Why a state could not be saved or restored, or what was not ready in time. The running generation goes on then.
+    /// Why a state could not be saved or restored, or what was not ready in time. The running generation goes on then: a
+    /// controller of it that has ended already is made again with the state that it had; the error says whether that went
+    /// well.
     pub async fn commit(mut self, patience: Duration) -> Result<Committed> {
         let limit = self.engine.limits.hand_over + patience;
         loop {
-            timeout(limit, self.hand_over(patience)).await.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::TimedOut, format!("the state was not handed over within {limit:?}")))
-            })?;
+            let handing_over = async {
+                self.one_at_a_time().await?;
+                timeout(limit, self.hand_over(patience)).await.unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::TimedOut, format!("the state was not handed over within {limit:?}")))
+                })
+            };
+            if let Err(error) = handing_over.await {
+                return Err(self.taken_back(error).await);
+            }
             self = match self.switch() {
                 Ok(committed) => return Ok(committed),
                 Err(staged) => *staged,
             };
-            self.make_ready().await?;
+            if let Err(error) = self.make_ready().await {
+                return Err(self.taken_back(error).await);
+            }
+        }
+    }
+
+    /// Rolls back, and says in the error what became of those that have ended.
+    async fn taken_back(mut self, error: Error) -> Error {
+        let has_ended = |pair: &&Pair| matches!(&pair.stop, Stop::Told(told) if told.fate.is_sealed());
+        let ended: Vec<_> = self.pairs.iter().filter(has_ended).map(|pair| Arc::clone(&pair.old)).collect();
+        self.roll_back();
+        if ended.is_empty() {
+            return error;
+        }
+        let names = ended.iter().map(|old| old.info.id.as_str()).collect::<Vec<_>>().join(", ");
+        let instances: Vec<_> = ended.iter().filter_map(|old| old.instance()).collect();
+        match self.engine.come_back(&instances).await {
+            Ok(()) => error.and(format_args!("{names} was made again of the code before, with the state that it had")),
+            Err(other) => error.and(format_args!(
+                "{names} could not be made again of the code before either ({other}), and its state is kept for what comes next"
+            )),
         }
     }
 
@@ -322,6 +513,7 @@ impl Staged {
             let serving: HashSet<u64> = life.serving(self.from).iter().map(|entry| entry.id).collect();
             let is_whole =
                 self.pairs.len() == serving.len() && self.pairs.iter().all(|pair| serving.contains(&pair.old.id));
+            let is_whole = is_whole && !self.pairs.iter().any(|pair| matches!(pair.stop, Stop::Due));
             if !is_whole {
                 drop(life);
                 self.go_on_as_before();
@@ -333,41 +525,22 @@ impl Staged {
             gone
         };
         drop(gone);
-        let pairs = std::mem::take(&mut self.pairs);
-        let old: Vec<_> = pairs.iter().map(|pair| Arc::clone(&pair.old)).collect();
-        engine.types.route(&[], &old);
-        for pair in &pairs {
-            // What was held is the new one's to do, and so is what is offered to the old one from here on.
-            for (standing, ..) in pair.old.handover.shut() {
-                standing.change(|state, effects| state.remove_resolver(pair.old.id, effects));
-            }
-            if let Some(new) = &pair.new {
-                // Who adds a directive right now may have offered it to one of the two only.
-                for standing in new.answers().into_iter().chain(pair.old.answers()) {
-                    standing.change(|state, effects| state.replace(pair.old.id, new.id, effects));
+        let mut pairs = std::mem::take(&mut self.pairs);
+        for Pair { new, stop, .. } in &mut pairs {
+            // Whoever waits for the claim, because the config is gone, waits for what has come in its place.
+            if let (Some(new), Stop::Told(told)) = (new, std::mem::replace(stop, Stop::Beside)) {
+                let is_used = new.instance().is_some_and(|instance| engine.life().is_used(instance));
+                if !is_used {
+                    new.is_waited_for.store(true, Ordering::Release);
+                    engine.release_after(told.claim, vec![After::of(new)]);
                 }
             }
         }
-        for pair in &pairs {
-            if let Some(new) = &pair.new {
-                new.handover.unwatch();
-                new.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
-            }
-            let old = Arc::clone(&pair.old);
-            engine.spawn(async move {
-                let outlasted = async {
-                    let stirred = Arc::default();
-                    old.handover.watch(&stirred);
-                    while old.answer_count() > 0 {
-                        stirred.notified().await;
-                    }
-                };
-                let _ = timeout(OUTLAST, outlasted).await;
-                old.handover.unwatch();
-                old.withdraw();
-                old.cancel.cancel();
-            });
+        for entry in pairs.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])) {
+            entry.handover.unwatch(&self.stirred);
         }
+        let switched: Vec<_> = pairs.iter().map(|pair| (Arc::clone(&pair.old), pair.new.clone())).collect();
+        engine.take_over(&switched);
         // Factories that are new with this generation may be what other configs wait for.
         engine.carry_out(changes);
         let mut states = LastStates::default();
@@ -383,10 +556,9 @@ impl Staged {
 
     /// Lets calls begin on the old controllers again.
     fn go_on_as_before(&self) {
-        for pair in &self.pairs {
-            for entry in pair.new.iter().chain([&pair.old]) {
-                entry.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
-            }
+        // What is held for one that was made after another stays so: there is nobody else.
+        for pair in self.pairs.iter().filter(|pair| !matches!(pair.stop, Stop::Told(_))) {
+            pair.new.iter().chain([&pair.old]).for_each(|entry| entry.go_on());
         }
     }
 }
@@ -397,16 +569,19 @@ impl Life {
         self.factories.add(to);
         let gone = self.factories.remove(from);
         self.leave(pairs.iter().map(|pair| &pair.old));
+        let mut changes = Changes::default();
         for pair in pairs {
-            let Some((instance, _)) = &pair.old.configured else { continue };
-            let Some(instance) = self.configs.instances.get_mut(instance) else { continue };
+            let Some(id) = pair.old.instance() else { continue };
+            let Some(instance) = self.configs.instances.get_mut(&id) else { continue };
             // One that nobody uses any more is ended by its keeper, whichever it is.
             match &pair.new {
                 Some(new) => instance.run(new),
                 None => instance.stop(),
             }
+            if !pair.is_beside() {
+                self.configs.unclaim(id, &mut changes);
+            }
         }
-        let mut changes = Changes::default();
         self.configs.factories_changed(&self.factories, &mut changes);
         (gone, changes)
     }
@@ -414,22 +589,45 @@ impl Life {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        roll_back(&self.engine, std::mem::take(&mut self.pairs));
+        self.roll_back();
     }
 }
 
-/// The old controllers go on as if nothing had happened, and the new ones end.
-fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>) {
-    for old in pairs.iter().map(|pair| &pair.old) {
-        old.handover.unwatch();
-        old.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
+impl Staged {
+    fn roll_back(&mut self) {
+        roll_back(&self.engine, std::mem::take(&mut self.pairs), &self.ended, &self.stirred);
     }
-    let new: Vec<_> = pairs.into_iter().filter_map(|pair| pair.new).collect();
-    if new.is_empty() {
-        return;
+}
+
+/// The old controllers go on as if nothing had happened, and the new ones end. An old one that has ended is made again, when
+/// whatever was made in its place is over.
+fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, ended: &Ended, stirred: &Arc<Notify>) {
+    let mut ways = Vec::new();
+    let mut new = Vec::new();
+    for pair in pairs {
+        pair.old.handover.unwatch(stirred);
+        match (pair.stop, pair.old.instance()) {
+            (Stop::Told(Told { claim, fate, before }), Some(instance)) => {
+                let running = Some(Arc::clone(&pair.old));
+                let mut way = Way { instance, claim, fate, running, before, legacy: None };
+                if !way.fate.spare() {
+                    let mut legacy = Legacy::of(&pair.old, way.before.take());
+                    if let Some(new) = &pair.new {
+                        new.is_waited_for.store(true, Ordering::Release);
+                        legacy.wait_for([After::of(new)]);
+                    }
+                    legacy.wait_for(ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&pair.old.id));
+                    way.legacy = Some(legacy);
+                }
+                ways.push(way);
+            }
+            (Stop::Beside, _) => pair.old.go_on(),
+            _ => {}
+        }
+        new.extend(pair.new);
     }
     for entry in &new {
-        entry.handover.unwatch();
+        entry.handover.unwatch(stirred);
         drop(entry.handover.shut());
     }
     // One that does not execute yet is closed all the same.
@@ -439,25 +637,44 @@ fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>) {
         life.leave(&new);
         unborn
     };
-    engine.dismiss(&new);
+    if !new.is_empty() {
+        engine.dismiss(&new);
+    }
     unborn.iter().for_each(|entry| engine.live(entry, Vec::new()));
+    if !ways.is_empty() {
+        engine.give_back(ways, None);
+    }
+}
+
+/// Controllers that are being made in the place of others, or were and are not over yet, by whose place that is.
+type Ended = Arc<Mutex<HashMap<u64, After>>>;
+
+fn note(ended: &Ended, old: u64, after: After) {
+    ended.lock().unwrap_or_else(PoisonError::into_inner).insert(old, after);
 }
 
 /// A successor that is closed unless it is kept.
-struct Fresh(Option<(Arc<Engine>, ControllerEntry)>);
+struct Fresh {
+    engine: Arc<Engine>,
+    entry: Option<Arc<ControllerEntry>>,
+    /// Where it is made in the place of one that has ended.
+    claim: Option<Claim>,
+}
 
 impl Fresh {
     fn keep(mut self) -> Arc<ControllerEntry> {
-        let (_, entry) = self.0.take().expect("it is kept once");
-        Arc::new(entry)
+        self.entry.take().expect("it is kept once")
     }
 }
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        if let Some((engine, entry)) = self.0.take() {
-            engine.discard(entry);
+        let Some(entry) = self.entry.take() else { return };
+        if let Some(claim) = self.claim.take() {
+            entry.is_waited_for.store(true, Ordering::Release);
+            self.engine.release_after(claim, vec![After::of(&entry)]);
         }
+        self.engine.discard_made(entry);
     }
 }
 
@@ -470,79 +687,93 @@ struct Made {
     note: Option<String>,
 }
 
-/// The controller that takes over from an old one, with its state. Where an older generation comes `back`, what the old
-/// one cannot save, or the new one cannot read, is no obstacle: it begins with its own last state then.
-async fn successor(
+/// What a successor is made from.
+struct Make {
     engine: Arc<Engine>,
-    to: Source,
-    known: Option<Known>,
-    old: Arc<ControllerEntry>,
-    back: Option<Option<State>>,
-) -> Result<Option<Made>> {
-    let (Some(known), Some((instance, config))) = (known, old.configured.clone()) else { return Ok(None) };
-    let name = known.info.id.clone();
-    let make = async || {
-        let made = engine.construct(&known, config.clone()).await;
-        let (controller, cancel) = made.map_err(|error| error.context(format!("constructing {name}")))?;
-        let entry = ControllerEntry::new(engine.next_id(), known.info.clone(), to, Arc::clone(&controller));
-        let entry = entry.configured(instance, config.clone(), cancel).staged();
-        entry.handover.replaces.store(old.id, Ordering::Relaxed);
-        Ok::<_, Error>((Fresh(Some((Arc::clone(&engine), entry))), controller))
-    };
-    let (fresh, controller) = make().await?;
-    let Some(last) = back else {
-        let state = save(&engine, &old).await?;
-        if let Some(state) = state.clone() {
-            restore_into(&engine, controller, &name, state).await?;
-        }
-        return Ok(Some(Made { fresh, state, with_own: false, note: None }));
-    };
-    let saved = save(&engine, &old).await;
-    let error = match saved {
-        Ok(Some(state)) => match restore_into(&engine, controller, &name, state.clone()).await {
-            Ok(()) => return Ok(Some(Made { fresh, state: Some(state), with_own: false, note: None })),
-            Err(error) => Some(error),
-        },
-        Ok(None) => None,
-        Err(error) => Some(error),
-    };
-    // What it has half restored is not what it begins with.
-    drop(fresh);
-    let (fresh, controller) = make().await?;
-    let begins = if last.is_some() { "it begins with its own last state" } else { "it begins without a state" };
-    if let Some(state) = last.clone() {
-        restore_into(&engine, controller, &name, state).await?;
+    known: Known,
+    instance: u64,
+    config: Vec<u8>,
+    /// The controller that it replaces.
+    old: u64,
+}
+
+impl Make {
+    async fn one(&self, state: Option<State>) -> Result<Fresh, Unmade> {
+        let made = self.engine.make(&self.known, self.instance, self.config.clone(), state).await;
+        let entry = made.map_err(|Unmade { error, after }| {
+            let what = format!("constructing {}", self.known.info.id);
+            let said = error.message().starts_with("restoring") || error.message().starts_with(&what);
+            Unmade { error: told(if said { error } else { error.context(what) }), after }
+        })?;
+        entry.handover.replaces.store(self.old, Ordering::Relaxed);
+        Ok(Fresh { engine: Arc::clone(&self.engine), entry: Some(Arc::new(entry.staged())), claim: None })
     }
-    Ok(Some(Made { fresh, state: last, with_own: true, note: error.map(|error| format!("{error}; {begins}")) }))
+
+    /// One of an older generation that comes back: what the one before it has saved, or not, is no obstacle.
+    async fn back(&self, saved: Result<Option<State>>, last: Option<State>) -> Result<Made, Unmade> {
+        let error = match saved {
+            Ok(Some(state)) => match self.one(Some(state.clone())).await {
+                Ok(fresh) => return Ok(Made { fresh, state: Some(state), with_own: false, note: None }),
+                Err(unmade) if unmade.after.is_some() => return Err(unmade),
+                Err(unmade) => Some(unmade.error),
+            },
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let begins = if last.is_some() { "it begins with its own last state" } else { "it begins without a state" };
+        let fresh = self.one(last.clone()).await?;
+        Ok(Made { fresh, state: last, with_own: true, note: error.map(|error| format!("{error}; {begins}")) })
+    }
 }
 
-/// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.
-fn is_at_work(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> bool {
-    let at_work = standing.lock().is_at_work(entry.id);
-    at_work && !entry.handover.is_held(standing)
+/// The controller that takes over from an old one, with its state. Where an older generation comes back, it begins with its
+/// own `last` state if that of the old one is nothing to it.
+async fn successor(make: Make, old: Arc<ControllerEntry>, last: Option<Option<State>>) -> Result<Made> {
+    let made = match last {
+        None => {
+            // Before it is given the state it is there: what can fail by itself does so first.
+            let fresh = make.one(None).await.map_err(|unmade| unmade.error)?;
+            let state = save(&make.engine, &old).await?;
+            if let (Some(state), Some(entry)) = (state.clone(), &fresh.entry) {
+                restore(&make.engine, Arc::clone(&entry.controller), &entry.info.id, state).await?;
+            }
+            Ok(Made { fresh, state, with_own: false, note: None })
+        }
+        Some(last) => {
+            let saved = save(&make.engine, &old).await;
+            make.back(saved, last).await
+        }
+    };
+    made.map_err(|unmade| unmade.error)
 }
 
-async fn save(engine: &Engine, old: &Arc<ControllerEntry>) -> Result<Option<State>> {
-    let running = Arc::clone(&old.controller);
-    let what = format!("saving the state of {}", old.info.id);
-    let saved = limited(engine, engine.limits.save, &what, async move { running.save_later().await }, drop).await;
-    saved.map_err(|error| named(error, &what))
-}
-
-async fn restore(engine: &Engine, new: &Arc<ControllerEntry>, state: State) -> Result<()> {
-    restore_into(engine, Arc::clone(&new.controller), &new.info.id, state).await
-}
-
-async fn restore_into(engine: &Engine, controller: Arc<dyn AnyController>, name: &str, state: State) -> Result<()> {
-    let what = format!("restoring the state of {name}");
-    let work = async move { controller.restore(state).await };
-    let restored = limited(engine, engine.limits.restore, &what, work, drop).await;
-    restored.map_err(|error| named(error, &what))
-}
-
-/// An error with what was being done, where it does not say that itself.
-fn named(error: Error, what: &str) -> Error {
-    if error.message().starts_with(what) { error } else { error.context(what) }
+/// The same where the old one has ended, and left its state.
+async fn after_stop(
+    make: Make,
+    state: Option<State>,
+    last: Option<Option<State>>,
+    claim: Claim,
+    ended: Ended,
+) -> Result<Made> {
+    let made = match last {
+        None => {
+            let made = make.one(state.clone()).await;
+            made.map(|fresh| Made { fresh, state, with_own: false, note: None })
+        }
+        Some(last) => make.back(Ok(state), last).await,
+    };
+    match made {
+        Ok(mut made) => {
+            made.fresh.claim = Some(claim);
+            Ok(made)
+        }
+        Err(Unmade { error, after }) => {
+            if let Some(after) = after {
+                note(&ended, make.old, after);
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Ends a task that nobody waits for any more.

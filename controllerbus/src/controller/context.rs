@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Info;
 use crate::bus::BusHandle;
+use crate::listen::{Address, Listener, Sockets};
 use crate::{Directive, Result};
 
 /// A controller's surroundings. Cheap to clone.
@@ -14,18 +15,30 @@ pub struct Context {
     bus: BusHandle,
     cancel: CancellationToken,
     info: Arc<Info>,
+    sockets: Arc<dyn Sockets>,
 }
 
 impl Context {
-    /// A context on a bus, cancelled by a token.
+    /// A context on a bus, cancelled by a token. What it [listens](Context::listen) at is bound for it alone.
     pub fn new(bus: BusHandle, cancel: CancellationToken, info: Arc<Info>) -> Self {
-        Self { bus, cancel, info }
+        Self { bus, cancel, info, sockets: Arc::new(Unshared) }
+    }
+
+    /// The same with sockets that somebody keeps.
+    #[must_use]
+    pub fn with_sockets(self, sockets: Arc<dyn Sockets>) -> Self {
+        Self { sockets, ..self }
+    }
+
+    /// Where its sockets come from.
+    pub fn sockets(&self) -> &Arc<dyn Sockets> {
+        &self.sockets
     }
 
     /// The same surroundings under another token.
     #[must_use]
     pub fn with_token(&self, cancel: CancellationToken) -> Self {
-        Self { bus: self.bus.clone(), cancel, info: Arc::clone(&self.info) }
+        Self { cancel, ..self.clone() }
     }
 
     /// The bus that the controller runs on.
@@ -59,5 +72,34 @@ impl Context {
     /// As [`BusHandle::resolve`].
     pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
         self.bus.resolve(directive).await
+    }
+
+    /// Listens at an address, whose socket the host keeps: each generation of the controller, and each config of its key,
+    /// gets the same one, and accepts from it while it serves. See [`crate::listen`].
+    ///
+    /// The address is like `127.0.0.1:8080`, `unix:/run/web.sock`, or `systemd:web` for a socket that the host was given by
+    /// its service manager; a socket that it was given for the same address is taken, too. Port 0 is any free port: the
+    /// same one for every generation.
+    ///
+    /// # Errors
+    /// An address that is none, or why the host cannot, or may not, listen there; on systems other than Unix, that there
+    /// are no such sockets.
+    pub async fn listen(&self, address: &str) -> Result<Listener> {
+        let address: Address = address.parse()?;
+        Listener::new(self.sockets.listen(address).await?)
+    }
+}
+
+#[cfg(unix)]
+use crate::listen::bind::Unshared;
+
+/// No host keeps sockets on this system.
+#[cfg(not(unix))]
+struct Unshared;
+
+#[cfg(not(unix))]
+impl Sockets for Unshared {
+    fn listen(&self, _: Address) -> super::BoxFuture<'static, Result<crate::listen::HostSocket>> {
+        Box::pin(std::future::ready(Err(crate::listen::unsupported())))
     }
 }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, Routes, State};
+use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, Routes, State, SwapMode};
 use crate::config::secret::without_secrets;
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::{Config, Error, Result, error::ErrorKind};
@@ -16,6 +16,11 @@ pub trait Factory: Send + Sync + 'static {
     /// The JSON schema of the configs that it makes controllers of; `{}`, which anything fits, if there is none.
     fn schema(&self) -> String {
         "{}".to_owned()
+    }
+
+    /// How its controllers come in the place of others, and others in theirs. What one of the two says that holds.
+    fn swap_mode(&self) -> SwapMode {
+        SwapMode::Beside
     }
 
     /// Makes a controller from a config in the boundary's encoding. After an error it is tried again with backoff, unless
@@ -37,6 +42,8 @@ pub struct FactoryEntry {
     pub description: &'static str,
     /// The config ID.
     pub config_id: &'static str,
+    /// How its controllers come in the place of others.
+    pub swap: SwapMode,
     /// The manifest record; referring to it keeps the linker from dropping its section.
     pub record: &'static [u8],
     /// Makes the factory.
@@ -67,6 +74,7 @@ impl FactoryEntry {
 /// The factory of a [`Controller`] type.
 pub struct FactoryOf<C> {
     info: Info,
+    swap: SwapMode,
     controller: PhantomData<fn() -> C>,
 }
 
@@ -74,12 +82,17 @@ impl<C: Controller> FactoryOf<C> {
     /// The factory for an entry of the slice.
     #[allow(clippy::new_ret_no_self)]
     pub fn new(entry: &'static FactoryEntry) -> Arc<dyn Factory> {
-        Self::with_info(entry.info())
+        Self::with_swap(entry.info(), entry.swap)
     }
 
     /// A factory under a name of one's own, for a controller without `#[hot_plugin]`.
     pub fn with_info(info: Info) -> Arc<dyn Factory> {
-        Arc::new(Self { info, controller: PhantomData })
+        Self::with_swap(info, SwapMode::Beside)
+    }
+
+    /// The same for a controller that comes in the place of others in this way.
+    pub fn with_swap(info: Info, swap: SwapMode) -> Arc<dyn Factory> {
+        Arc::new(Self { info, swap, controller: PhantomData })
     }
 }
 
@@ -90,6 +103,10 @@ impl<C: Controller> Factory for FactoryOf<C> {
 
     fn schema(&self) -> String {
         C::Config::SCHEMA.to_json()
+    }
+
+    fn swap_mode(&self) -> SwapMode {
+        self.swap
     }
 
     fn construct(

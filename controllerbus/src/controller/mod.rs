@@ -1,12 +1,14 @@
 //! Controllers: control loops with a config that execute and resolve directives.
 
 mod context;
+pub(crate) mod exclusive;
 pub mod factory;
 mod routes;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Result;
 use crate::config::Config;
@@ -42,7 +44,8 @@ pub trait Controller: Send + Sync + Sized + 'static {
         }
     }
 
-    /// Called once when the controller goes, after `execute` ended.
+    /// Called once when the controller goes, after `execute` ended. What it owns is free when it has been dropped, which is
+    /// next.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
@@ -64,6 +67,8 @@ pub trait Controller: Send + Sync + Sized + 'static {
     /// (a host may set another time); what a longer one, or `execute`, changes after the second `save` is lost with this
     /// generation.
     ///
+    /// With `swap = "stop-first"` the second call comes when nothing of the controller is at work any more: after `close`.
+    ///
     /// # Errors
     /// An error keeps this generation running and rolls the swap back.
     fn save(&self) -> Result<Option<State>> {
@@ -72,6 +77,8 @@ pub trait Controller: Send + Sync + Sized + 'static {
 
     /// Takes over the state of the generation before, before `execute` is called; and once more right before this
     /// generation takes over, if the state has changed since. It replaces what was restored before.
+    ///
+    /// With `swap = "stop-first"` it is called once, and also for the state of the controller that ran by the config before.
     ///
     /// The state may be one of an older version of this code, which [`State::schema`] tells: migrate it, or refuse it.
     ///
@@ -83,6 +90,17 @@ pub trait Controller: Send + Sync + Sized + 'static {
 
     /// Registers the resolvers. Written by `#[hot_plugin]`; write it by hand only without the attribute.
     fn routes(_routes: &mut Routes<Self>) {}
+}
+
+/// How a new controller comes in the place of an old one: of the next generation of its code, or of the next config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwapMode {
+    /// The new one is made ready beside the old one, which serves meanwhile.
+    #[default]
+    Beside,
+    /// The old one is ended, and dropped, before the new one is made: for what only one can own.
+    StopFirst,
 }
 
 /// A controller's state on its way to the next generation.
@@ -133,6 +151,15 @@ pub trait AnyController: Send + Sync + 'static {
     /// See [`Controller::close`].
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
+    }
+    /// Drops the controller, which is closed, once nobody uses it any more; from the first call on it does nothing else. It
+    /// may be called again, where it was still used.
+    ///
+    /// # Errors
+    /// Who uses it still, or that its destructor goes on, when `within` is over. The default, for a controller that is
+    /// dropped with its last reference, has none.
+    fn part(self: Arc<Self>, _within: Duration) -> BoxFuture<'static, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
     /// See [`Controller::health`].
     fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {

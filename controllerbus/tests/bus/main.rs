@@ -13,4 +13,7 @@ mod model;
 mod requests;
 mod resolvers;
 mod schemas;
+#[cfg(unix)]
+mod sockets;
+mod stop_first;
 mod swaps;

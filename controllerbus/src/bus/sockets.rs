@@ -1,0 +1,348 @@
+//! The sockets that the bus keeps for controllers: each for the keys of the config sets by which it was asked for.
+//!
+//! A socket is there from when a controller first asks for it until the last of its keys goes, or until nobody has used it
+//! for a while: generations and configs come and go meanwhile, each with a descriptor of its own.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::sync::{OnceCell, watch};
+
+use super::configs::{Configs, RunState};
+use super::engine::Engine;
+use super::{Bus, ControllerId};
+use crate::controller::BoxFuture;
+use crate::error::ErrorKind;
+use crate::listen::{Address, HostSocket, Kept, Service, Sockets, StdListener, bind};
+use crate::{Error, Result};
+
+/// How long a socket stays when the last controller that had it has ended: a new one may take a while until it asks.
+const UNUSED: Duration = Duration::from_secs(30);
+
+/// The sockets that are kept. Its lock is taken after the bus's, never before.
+#[derive(Default)]
+pub(super) struct SocketTable {
+    sockets: Vec<Socket>,
+    /// What the host was given when it was started.
+    inherited: Vec<Inherited>,
+    next: u64,
+}
+
+pub(super) struct Socket {
+    number: u64,
+    /// As it was asked for.
+    asked: Address,
+    /// The keys that it is kept for.
+    keys: BTreeSet<String>,
+    /// The controllers that have it, each with its instance.
+    users: Vec<(u64, Option<u64>)>,
+    made: Arc<OnceCell<Made>>,
+    /// Whether a task looks after it because nobody uses it.
+    looked_after: bool,
+}
+
+struct Inherited {
+    name: String,
+    address: Address,
+    descriptor: Arc<OwnedFd>,
+}
+
+/// A socket that listens.
+struct Made {
+    descriptor: OwnedFd,
+    address: Address,
+    /// Device and number of its file, where it has one that is ours to remove.
+    file: Option<(u64, u64)>,
+    inherited: bool,
+}
+
+impl Made {
+    fn bind(address: &Address) -> Result<Self> {
+        let socket = bind::bind(address)?;
+        let address = socket.address()?;
+        let file = match &address {
+            Address::Unix(path) => std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino())),
+            _ => None,
+        };
+        Ok(Self { descriptor: socket.into(), address, file, inherited: false })
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if self.inherited {
+            return;
+        }
+        // A generation that does not end has a descriptor of it still.
+        let _ = SockRef::from(&self.descriptor).shutdown(std::net::Shutdown::Both);
+        if let Address::Unix(path) = &self.address
+            && std::fs::metadata(path).is_ok_and(|found| Some((found.dev(), found.ino())) == self.file)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket that a host keeps for controllers, as tools see it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct SocketSnapshot {
+    /// As it was asked for.
+    pub asked: Address,
+    /// Where it listens: with the port that was found, where port 0 was asked for.
+    pub address: Address,
+    /// The config set's keys that it is kept for.
+    pub keys: Vec<String>,
+    /// The controllers that have it.
+    pub controllers: Vec<ControllerId>,
+}
+
+/// Who asks for sockets: one controller.
+pub(super) struct ControllerSockets {
+    pub(super) engine: Weak<Engine>,
+    pub(super) controller: u64,
+    pub(super) instance: Option<u64>,
+    pub(super) service: watch::Receiver<Service>,
+}
+
+impl Sockets for ControllerSockets {
+    fn listen(&self, address: Address) -> BoxFuture<'static, Result<HostSocket>> {
+        let (controller, instance, service) = (self.controller, self.instance, self.service.clone());
+        let engine = self.engine.upgrade();
+        Box::pin(async move {
+            let gone =
+                || Error::new(ErrorKind::Closed, format!("cannot listen at {address}: the controller is to end"));
+            let Some(engine) = engine.filter(|_| !service.borrow().has_ended()) else { return Err(gone()) };
+            let claimed = {
+                let life = engine.life();
+                engine.sockets().claim(&life.configs, (controller, instance), &address)
+            };
+            let Claimed { number, made, inherited } = claimed?;
+            let binding = async || match inherited {
+                Some((address, descriptor)) => {
+                    Ok(Made { descriptor: descriptor.try_clone()?, address, file: None, inherited: true })
+                }
+                None => {
+                    let address = address.clone();
+                    // A name may have to be looked up.
+                    let binding = engine.runtime()?.spawn_blocking(move || Made::bind(&address));
+                    binding.await.unwrap_or_else(|error| Err(Error::msg(error)))
+                }
+            };
+            let bound = made.get_or_try_init(binding).await.and_then(|made| Ok(made.descriptor.try_clone()?));
+            match bound {
+                Ok(descriptor) => Ok(HostSocket { descriptor, service, keep: Arc::new(|| Box::new(()) as Kept) }),
+                Err(error) => {
+                    engine.sockets().give_up(number);
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+/// What somebody who asked for a socket may have.
+struct Claimed {
+    number: u64,
+    made: Arc<OnceCell<Made>>,
+    /// What it is made of, where the host was given it.
+    inherited: Option<(Address, Arc<OwnedFd>)>,
+}
+
+impl SocketTable {
+    fn claim(&mut self, configs: &Configs, user: (u64, Option<u64>), asked: &Address) -> Result<Claimed> {
+        let (controller, instance) = user;
+        let keys: BTreeSet<String> = match instance {
+            Some(instance) => configs.keys_of(instance).into_iter().collect(),
+            None => BTreeSet::from([by_hand(controller)]),
+        };
+        if keys.is_empty() {
+            let what = format!("cannot listen at {asked}: the controller's config is gone");
+            return Err(Error::new(ErrorKind::Closed, what));
+        }
+        let taken = |by: &BTreeSet<String>| {
+            let by: Vec<_> = by.iter().map(|key| format!("`{key}`")).collect();
+            Error::msg(format!("cannot listen at {asked}: the controller of {} does", by.join(", ")))
+        };
+        if let Some(socket) =
+            self.sockets.iter_mut().find(|socket| socket.asked == *asked && !socket.keys.is_disjoint(&keys))
+        {
+            // Whoever has it has to be somebody in whose place this one comes, or who comes in its place.
+            let other = socket.users.iter().filter_map(|(_, other)| *other).find_map(|other| {
+                let others = configs.keys_of(other).into_iter().collect::<BTreeSet<_>>();
+                (Some(other) != instance && !others.is_subset(&keys)).then_some(others)
+            });
+            if let Some(other) = other {
+                return Err(taken(&other));
+            }
+            socket.keys.extend(keys);
+            if !socket.users.contains(&user) {
+                socket.users.push(user);
+            }
+            return Ok(Claimed { number: socket.number, made: Arc::clone(&socket.made), inherited: self.given(asked) });
+        }
+        let is_there = |socket: &&Socket| socket.made.get().is_some_and(|made| made.address == *asked);
+        if let Some(other) = self.sockets.iter().find(is_there) {
+            return Err(taken(&other.keys));
+        }
+        let inherited = self.given(asked);
+        if let Some((address, _)) = &inherited {
+            let has_it = |socket: &&Socket| {
+                let made = socket.made.get();
+                made.map_or(socket.asked == *asked, |made| made.inherited && made.address == *address)
+            };
+            if let Some(other) = self.sockets.iter().find(has_it) {
+                return Err(taken(&other.keys));
+            }
+        }
+        self.next += 1;
+        let (number, made) = (self.next, Arc::<OnceCell<Made>>::default());
+        let socket = Socket {
+            number,
+            asked: asked.clone(),
+            keys,
+            users: vec![user],
+            made: Arc::clone(&made),
+            looked_after: false,
+        };
+        self.sockets.push(socket);
+        Ok(Claimed { number, made, inherited })
+    }
+
+    /// What the host was given under this name, or for this address.
+    fn given(&self, asked: &Address) -> Option<(Address, Arc<OwnedFd>)> {
+        let is_meant = |given: &&Inherited| match asked {
+            Address::Inherited(name) => given.name == *name,
+            address => given.address == *address,
+        };
+        self.inherited.iter().find(is_meant).map(|given| (given.address.clone(), Arc::clone(&given.descriptor)))
+    }
+
+    /// It could not be made: it is as if nobody had asked.
+    fn give_up(&mut self, number: u64) {
+        self.sockets.retain(|socket| socket.number != number || socket.made.initialized());
+    }
+
+    /// A key is gone for good. What is kept for no other is returned, to be dropped without the lock.
+    #[must_use]
+    pub(super) fn key_gone(&mut self, key: &str) -> Vec<Socket> {
+        let is_gone = |socket: &mut Socket| {
+            socket.keys.remove(key);
+            socket.keys.is_empty()
+        };
+        self.sockets.extract_if(.., is_gone).collect()
+    }
+
+    /// A controller has ended. Returns the sockets that nobody uses now, to be looked after.
+    fn left(&mut self, controller: u64) -> Vec<u64> {
+        let mut unused = Vec::new();
+        for socket in &mut self.sockets {
+            let before = socket.users.len();
+            socket.users.retain(|(user, _)| *user != controller);
+            if socket.users.len() < before && socket.users.is_empty() && !socket.looked_after {
+                socket.looked_after = true;
+                unused.push(socket.number);
+            }
+        }
+        unused
+    }
+
+    /// Whether a socket has to be looked after on; taken out where nobody will ask for it.
+    fn look(&mut self, configs: &Configs, number: u64) -> (bool, Option<Socket>) {
+        let Some(at) = self.sockets.iter().position(|socket| socket.number == number) else { return (false, None) };
+        let socket = &mut self.sockets[at];
+        if !socket.users.is_empty() {
+            socket.looked_after = false;
+            return (false, None);
+        }
+        // One that does not run may ask when it does.
+        let runs = |key: &String| {
+            let instance = configs.by_key.get(key).and_then(|applied| configs.instances.get(&applied.wanted));
+            instance.is_none_or(|instance| matches!(instance.state, RunState::Running(_)))
+        };
+        if socket.keys.iter().all(runs) { (false, Some(self.sockets.remove(at))) } else { (true, None) }
+    }
+}
+
+/// What stands for the key of a controller that no config asked for.
+fn by_hand(controller: u64) -> String {
+    format!("controller {controller}")
+}
+
+impl Engine {
+    /// A controller has ended: the sockets that nobody uses any more are closed after a while.
+    pub(super) fn sockets_left(self: &Arc<Self>, controller: u64, instance: Option<u64>) {
+        if instance.is_none() {
+            let gone = self.sockets().key_gone(&by_hand(controller));
+            drop(gone);
+        }
+        let unused = self.sockets().left(controller);
+        for number in unused {
+            let engine = Arc::downgrade(self);
+            self.spawn(async move {
+                loop {
+                    tokio::time::sleep(UNUSED).await;
+                    let Some(engine) = engine.upgrade() else { return };
+                    let (goes_on, unused) = {
+                        let life = engine.life();
+                        engine.sockets().look(&life.configs, number)
+                    };
+                    if let Some(socket) = unused {
+                        tracing::info!(address = %socket.asked, "nobody has listened for {UNUSED:?}; the socket is closed");
+                    }
+                    if !goes_on {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Closes every socket.
+    pub(super) fn close_sockets(&self) {
+        let all = std::mem::take(&mut self.sockets().sockets);
+        drop(all);
+    }
+}
+
+impl Bus {
+    /// Gives the bus a socket that listens, such as one that a service manager has made, for controllers that
+    /// [listen](crate::Context::listen) at its address or at `systemd:NAME`. It stays open as long as the bus is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for what does not listen, or what is neither TCP nor a Unix socket.
+    pub fn adopt_listener(&self, name: &str, listener: impl Into<OwnedFd>) -> Result<()> {
+        let invalid = |error: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::Invalid, format!("the socket `{name}` cannot be listened at: {error}"))
+        };
+        let descriptor = listener.into();
+        if !SockRef::from(&descriptor).is_listener().map_err(|error| invalid(&error))? {
+            return Err(invalid(&"nothing has called `listen` for it"));
+        }
+        SockRef::from(&descriptor).set_nonblocking(true).map_err(|error| invalid(&error))?;
+        let socket = StdListener::of(descriptor).map_err(|error| invalid(&error))?;
+        let address = socket.address().map_err(|error| invalid(&error))?;
+        let given = Inherited { name: name.to_owned(), address, descriptor: Arc::new(socket.into()) };
+        self.0.sockets().inherited.push(given);
+        Ok(())
+    }
+
+    /// The sockets that are kept for controllers.
+    pub fn sockets(&self) -> Vec<SocketSnapshot> {
+        let table = self.0.sockets();
+        let listening = table.sockets.iter().filter_map(|socket| {
+            let made = socket.made.get()?;
+            Some(SocketSnapshot {
+                asked: socket.asked.clone(),
+                address: made.address.clone(),
+                keys: socket.keys.iter().cloned().collect(),
+                controllers: socket.users.iter().map(|(controller, _)| ControllerId(*controller)).collect(),
+            })
+        });
+        listening.collect()
+    }
+}

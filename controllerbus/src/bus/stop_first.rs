@@ -1,0 +1,321 @@
+//! One at a time: a controller that has ended before the one that comes in its place is made, and what it leaves for that.
+//!
+//! ```text
+//! serving ─> held: calls wait, those at work end ─> cancelled ─> closed ─> saved ─> dropped ─┐
+//!    ^                                                                                       v
+//!    └── in one step, with what was held <── made ready <── restored <── constructed (the next)
+//!                                                           │ fails
+//!                                                           v
+//!                                       constructed (the one before, with the same state)
+//! ```
+//!
+//! Its values stand on meanwhile. Nobody makes a controller of an instance that somebody else has claimed, and nobody makes
+//! one before whatever owned the same has been dropped. So at no time are there two.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use super::engine::Engine;
+use super::entry::{ControllerEntry, End};
+use super::standing::Standing;
+use crate::controller::State;
+use crate::error::ErrorKind;
+use crate::listen::Service;
+use crate::{Error, Result};
+
+/// Whether a controller that is about to be ended is: one says so, and that holds.
+#[derive(Default)]
+pub(super) struct Fate(AtomicU8);
+
+impl Fate {
+    /// It ends; false if it was spared.
+    fn seal(&self) -> bool {
+        self.0.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It goes on as before; false if it has ended already.
+    pub(super) fn spare(&self) -> bool {
+        self.0.compare_exchange(0, 2, Ordering::AcqRel, Ordering::Acquire).map_or_else(|fate| fate == 2, |_| true)
+    }
+
+    /// Whether it ends.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 1
+    }
+}
+
+/// What a controller has left for the one that comes in its place.
+#[derive(Default)]
+pub(super) struct Legacy {
+    /// What its config is one of.
+    config_id: String,
+    /// The controller, while its values stand and calls are held for the next one.
+    pub(super) old: Option<Arc<ControllerEntry>>,
+    /// Its state, from before it was told to end, or as it was restored.
+    state: Option<State>,
+    /// Its end, which has its last state.
+    last: Option<watch::Receiver<End>>,
+    /// What has to be over before another one is made.
+    after: Vec<After>,
+}
+
+/// A controller that has to be over.
+#[derive(Clone)]
+pub(super) struct After {
+    controller: u64,
+    end: watch::Receiver<End>,
+}
+
+impl After {
+    pub(super) fn of(entry: &ControllerEntry) -> Self {
+        Self { controller: entry.id, end: entry.end.subscribe() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        // Whoever could say so may be gone altogether.
+        self.end.borrow().over || self.end.has_changed().is_err()
+    }
+}
+
+/// A claim to an instance: whoever has it replaces its controller, or makes one that cannot run beside another. Until it is
+/// dropped nobody else makes one in that place. Not to be dropped under the bus's lock.
+pub(super) struct Claim {
+    engine: Weak<Engine>,
+    id: u64,
+    end: watch::Sender<End>,
+}
+
+impl Claim {
+    pub(super) fn new(engine: &Arc<Engine>) -> Self {
+        Self { engine: Arc::downgrade(engine), id: engine.next_id(), end: watch::Sender::new(End::default()) }
+    }
+
+    /// Its end.
+    pub(super) fn after(&self) -> After {
+        After { controller: self.id, end: self.end.subscribe() }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.end.send_modify(|end| end.over = true);
+        if let Some(engine) = self.engine.upgrade() {
+            let waiting = engine.life().configs.waiting_for(self.id);
+            waiting.iter().for_each(|nudge| nudge.notify_one());
+        }
+    }
+}
+
+impl Legacy {
+    /// What a controller leaves that was told to end; `before` is what it has saved before.
+    pub(super) fn of(old: &Arc<ControllerEntry>, before: Option<State>) -> Self {
+        let last = Some(old.end.subscribe());
+        let config_id = old.info.config_id.clone();
+        Self { config_id, old: Some(Arc::clone(old)), state: before, last, after: vec![After::of(old)] }
+    }
+
+    /// Nothing but that a controller has to be over.
+    pub(super) fn after(entry: &ControllerEntry) -> Self {
+        Self { after: vec![After::of(entry)], ..Self::default() }
+    }
+
+    /// Another one has to be over, too.
+    pub(super) fn wait_for(&mut self, after: impl IntoIterator<Item = After>) {
+        self.after.extend(after);
+    }
+
+    /// The state that the next one is given, if that is one of these configs.
+    pub(super) fn state_for(&mut self, config_id: &str) -> Option<State> {
+        self.state().filter(|_| self.config_id == config_id)
+    }
+
+    fn state(&mut self) -> Option<State> {
+        let last = self.last.as_ref().and_then(|last| last.borrow().left.clone());
+        match last {
+            Some(Ok(state)) => {
+                (self.state, self.last) = (state, None);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "what it had saved before it was told to end is used");
+                self.last = None;
+            }
+            None => {}
+        }
+        self.state.clone()
+    }
+
+    /// Whether the next one may be made. An error says what keeps it from that for longer than it should.
+    pub(super) fn is_free(&mut self) -> Result<bool> {
+        self.after.retain(|after| !after.is_over());
+        match self.after.iter().find_map(|after| after.end.borrow().held.clone()) {
+            Some(held) => Err(held),
+            None => Ok(self.after.is_empty()),
+        }
+    }
+
+    /// Whether there is more to it than that something has to be over.
+    pub(super) fn is_estate(&self) -> bool {
+        self.old.is_some() || self.state.is_some() || self.last.is_some()
+    }
+
+    /// What has to be over.
+    pub(super) fn after_all(&self) -> impl Iterator<Item = After> {
+        self.after.iter().cloned()
+    }
+
+    /// Whether it waits for a controller.
+    pub(super) fn waits_for(&self, controller: u64) -> bool {
+        self.after.iter().any(|after| after.controller == controller)
+    }
+}
+
+impl Engine {
+    /// Ends controllers, side by side, in whose places others come: calls that begin are held for those, calls at work get
+    /// their time, and values stand on. Returns once all are dropped. Dropping the future leaves each to its fate: sealed, it
+    /// ends all the same, and [`Legacy::of`] has what it leaves; if not, whoever spares it opens its gate again.
+    ///
+    /// # Errors
+    /// What keeps the first one that does not end. It ends when that does.
+    pub(super) async fn stop_all(self: &Arc<Self>, all: &[(Arc<ControllerEntry>, Arc<Fate>)]) -> Result<()> {
+        let runtime = self.runtime()?;
+        let mut stopping = tokio::task::JoinSet::new();
+        for (entry, fate) in all {
+            // Here and now: what a task does that nobody waits for any more could come too late.
+            entry.handover.hold();
+            let watching = Watching::of(entry);
+            let (engine, fate) = (Arc::clone(self), Arc::clone(fate));
+            stopping.spawn_on(async move { engine.stop(watching, &fate).await }, &runtime);
+        }
+        let mut ended = Ok(());
+        while let Some(stopped) = stopping.join_next().await {
+            ended = ended.and(stopped.unwrap_or_else(|error| Err(Error::msg(error))));
+        }
+        ended
+    }
+
+    async fn stop(self: &Arc<Self>, watching: Watching, fate: &Fate) -> Result<()> {
+        let entry = &Arc::clone(&watching.entry);
+        let at_rest = async {
+            while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
+                watching.stirred.notified().await;
+            }
+        };
+        let in_time = timeout(self.limits.finish, at_rest).await.is_ok();
+        drop(watching);
+        if !fate.seal() {
+            return Err(Error::new(ErrorKind::Closed, "it is not wanted any more"));
+        }
+        if !in_time {
+            let limit = self.limits.finish;
+            tracing::warn!(
+                controller = entry.info.id,
+                "calls at work did not end within {limit:?}; the next one does them"
+            );
+        }
+        self.cut_short(entry);
+        let mut end = entry.end.subscribe();
+        let over = end.wait_for(|end| end.over || end.held.is_some());
+        match timeout(self.limits.part(), over).await {
+            Ok(Ok(end)) => end.held.clone().filter(|_| !end.over).map_or(Ok(()), Err),
+            _ => {
+                let what = format!("{} did not end within {:?}", entry.info.id, self.limits.part());
+                Err(Error::new(ErrorKind::TimedOut, what))
+            }
+        }
+    }
+
+    /// Lets go of a claim once these are over.
+    pub(super) fn release_after(self: &Arc<Self>, claim: Claim, after: Vec<After>) {
+        if after.iter().all(After::is_over) {
+            return;
+        }
+        self.spawn(async move {
+            for mut after in after {
+                // It is over, too, when nobody is there any more who could say so.
+                let _ = after.end.wait_for(|end| end.over).await;
+            }
+            drop(claim);
+        });
+    }
+
+    /// Cancels a controller and what of its calls still goes on; its values stand on.
+    fn cut_short(self: &Arc<Self>, entry: &Arc<ControllerEntry>) {
+        entry.is_inherited.store(true, Ordering::Release);
+        for standing in entry.answers() {
+            standing.change(|state, effects| state.suspend(&standing, entry.id, effects));
+        }
+        entry.serves(Service::Replaced);
+        entry.cancel.cancel();
+        self.touch();
+    }
+
+    /// The new controllers have taken over from the old ones: what stands is theirs, and what was held for them begins. An old
+    /// one whose successor has no answer yet stays until that has, or for a while.
+    pub(super) fn take_over(self: &Arc<Self>, pairs: &[(Arc<ControllerEntry>, Option<Arc<ControllerEntry>>)]) {
+        let old: Vec<_> = pairs.iter().map(|(old, _)| Arc::clone(old)).collect();
+        for (old, new) in pairs {
+            old.serves(if new.is_some() { Service::Replaced } else { Service::Removed });
+        }
+        self.types.route(&[], &old);
+        for (old, new) in pairs {
+            // What was held is the new one's to do, and so is what is offered to the old one from here on.
+            for (standing, ..) in old.handover.shut() {
+                standing.change(|state, effects| state.remove_resolver(old.id, effects));
+            }
+            if let Some(new) = new {
+                // Who adds a directive right now may have offered it to one of the two only.
+                for standing in new.answers().into_iter().chain(old.answers()) {
+                    standing.change(|state, effects| state.replace(old.id, new.id, effects));
+                }
+            }
+        }
+        for (old, new) in pairs {
+            if let Some(new) = new {
+                new.serves(Service::Serving);
+                new.go_on();
+            }
+            let old = Arc::clone(old);
+            self.spawn(async move {
+                let watching = Watching::of(&old);
+                let outlasted = async {
+                    while old.answer_count() > 0 {
+                        watching.stirred.notified().await;
+                    }
+                };
+                let _ = timeout(super::swap::OUTLAST, outlasted).await;
+                drop(watching);
+                old.withdraw();
+                old.cancel.cancel();
+            });
+        }
+    }
+}
+
+/// Hears of each change about a controller, until it is dropped.
+struct Watching {
+    entry: Arc<ControllerEntry>,
+    stirred: Arc<Notify>,
+}
+
+impl Watching {
+    fn of(entry: &Arc<ControllerEntry>) -> Self {
+        let stirred = Arc::default();
+        entry.handover.watch(&stirred);
+        Self { entry: Arc::clone(entry), stirred }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.entry.handover.unwatch(&self.stirred);
+    }
+}
+
+/// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.
+pub(super) fn is_at_work(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> bool {
+    let at_work = standing.lock().is_at_work(entry.id);
+    at_work && !entry.handover.is_held(standing)
+}

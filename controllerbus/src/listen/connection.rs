@@ -1,0 +1,177 @@
+//! A connection that a controller's listener has accepted: it keeps its code loaded, and can be cut.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::Kept;
+
+/// A connection. While it is open, the generation that has accepted it stays loaded, whatever has become of its
+/// controller: it drains.
+pub struct Connection {
+    stream: Stream,
+    token: CancellationToken,
+    /// For its reader and its writer, which may be two tasks; made when one of them first waits.
+    cut: [Option<Pin<Box<WaitForCancellationFutureOwned>>>; 2],
+    _open: Open,
+    // Goes last: what is above is the code that it keeps.
+    _kept: Kept,
+}
+
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The open connections of one listener. Every clone means the same.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    open: watch::Sender<usize>,
+    cut: CancellationToken,
+}
+
+/// Counts a connection while it is open.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
+    }
+}
+
+impl Connections {
+    pub(super) fn open(&self, stream: Stream, kept: Kept) -> Connection {
+        self.0.open.send_modify(|open| *open += 1);
+        let token = self.0.cut.clone();
+        Connection { stream, token, cut: [None, None], _open: Open(Arc::clone(&self.0)), _kept: kept }
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        *self.0.open.borrow()
+    }
+
+    /// Waits until none is open.
+    pub async fn closed(&self) {
+        let mut open = self.0.open.subscribe();
+        // The sender is held here.
+        let _ = open.wait_for(|open| *open == 0).await;
+    }
+
+    /// Cuts those that are open, and those that come: who reads from one reads its end, who writes gets an error.
+    pub fn cut(&self) {
+        self.0.cut.cancel();
+    }
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connections").field("open", &self.count()).finish()
+    }
+}
+
+impl Connection {
+    /// The stream, if it is one of TCP: for its options and addresses.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Tcp(tcp) => Some(tcp),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// The stream, if it is one of a Unix socket: for its peer's credentials.
+    pub fn as_unix(&self) -> Option<&UnixStream> {
+        match &self.stream {
+            Stream::Tcp(_) => None,
+            Stream::Unix(unix) => Some(unix),
+        }
+    }
+
+    /// Whether it is cut; who waits is woken then.
+    fn is_cut(&mut self, side: usize, cx: &mut Context<'_>) -> bool {
+        let token = &self.token;
+        let cut = self.cut[side].get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+        token.is_cancelled() || cut.as_mut().poll(cx).is_ready()
+    }
+
+    /// The outcome of a write, which does not wait for a reader that never comes once it is cut.
+    fn written<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if outcome.is_pending() && self.is_cut(1, cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        outcome
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.stream {
+            Stream::Tcp(tcp) => tcp.fmt(f),
+            Stream::Unix(unix) => unix.fmt(f),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Stream::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
+        };
+        // What is there is read first.
+        if read.is_pending() && self.is_cut(0, cx) { Poll::Ready(Ok(())) } else { read }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Stream::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        };
+        self.written(outcome, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Stream::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
+        };
+        self.written(outcome, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Unix(unix) => unix.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Unix(unix) => Pin::new(unix).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}
