@@ -1,5 +1,5 @@
 //! What a plugin may do on the bus: which directives it asks and answers, whose controllers it starts, which configs it
-//! applies, and whether it sees what others are.
+//! applies, whether it sees what others are, and where it has the host listen.
 //!
 //! All of it is enforced on the host's side of the boundary. For a plugin in a process of its own that is a promise: it
 //! has no other way to the bus. For one in the host's process, which can reach any memory, it is a guard against mistakes.
@@ -9,12 +9,15 @@ use std::sync::Arc;
 use controllerbus::bus::loading::{ApplyConfigSet, ExecController, LoadConfig, LoadControllerWithConfig, LoadFactory};
 use controllerbus::bus::{Backend, BusHandle};
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, BoxFuture, Context, Info};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
 use controllerbus::directive::{ANY_DIRECTIVE, AnyDirective, Directive, RawRequest, wire};
 use controllerbus::error::ErrorKind;
+use controllerbus::listen::{Address, HostSocket, Sockets};
 use controllerbus::{Config, ConfigSet, Error, Result, Schema};
 use serde::{Deserialize, Serialize};
 
+use crate::placing::Placement;
+use crate::process::Isolation;
 use crate::settings::PluginConfig;
 
 /// What a plugin may do on the bus. A plugin of which nothing is said may do everything; one that has these may do what
@@ -42,6 +45,9 @@ pub struct Capabilities {
     pub apply_configs: Vec<String>,
     /// Whether it may look up the factories and schemas of others, and answer directives of every id.
     pub see_others: bool,
+    /// The addresses that it may have the host listen at (`context.listen`), as they are asked for: `127.0.0.1:8080`,
+    /// `unix:/run/web.sock`, `systemd:web`.
+    pub listen: Vec<String>,
 }
 
 /// Config ids by which whoever may apply them could give themselves everything.
@@ -109,7 +115,11 @@ struct Guarded {
 }
 
 fn may_not(plugin: &str, what: &str) -> Error {
-    let what = format!("the plugin `{plugin}` may not {what}: its capabilities do not name it");
+    refuse(plugin, &format!("{what}: its capabilities do not name it"))
+}
+
+fn refuse(plugin: &str, what: &str) -> Error {
+    let what = format!("the plugin `{plugin}` may not {what}");
     tracing::warn!(plugin, "{what}");
     Error::new(ErrorKind::Invalid, what).permanent()
 }
@@ -123,38 +133,71 @@ impl Backend for Guarded {
     }
 }
 
-/// A plugin's factories, whose controllers answer what they may. Of one in a process of its own, those that its verified
-/// manifest tells of: what it offers besides is nobody's.
+/// Why a plugin may not have the host listen at an address; none if it may. What a sandbox keeps a plugin from, the host does
+/// for it only where that is named.
+fn listens(placement: &Placement, address: &Address) -> Option<String> {
+    if let Some(capabilities) = &placement.capabilities {
+        let named = names(&capabilities.listen, &address.to_string());
+        return (!named).then(|| format!("listen at {address} (`listen`): its capabilities do not name it"));
+    }
+    let sandbox = placement.process.sandbox.as_ref().filter(|_| placement.isolation == Isolation::Process)?;
+    let (is_open, what) = match address {
+        Address::Unix(_) => (sandbox.unix_sockets, "Unix sockets (`unix_sockets`)"),
+        _ => (sandbox.network, "a network (`network`)"),
+    };
+    (!is_open)
+        .then(|| format!("listen at {address}: its sandbox has not {what}, and no capabilities name it (`listen`)"))
+}
+
+/// A plugin's factories, whose controllers answer what they may, and listen where they may. Of one in a process of its own,
+/// those that its verified manifest tells of: what it offers besides is nobody's.
 pub(crate) fn guarded_factories(
     factories: Vec<Arc<dyn Factory>>,
     plugin: &str,
-    capabilities: Option<&Capabilities>,
-    manifest: Option<&[String]>,
+    placement: &Placement,
+    manifest: &[String],
 ) -> Vec<Arc<dyn Factory>> {
+    let is_apart = placement.isolation == Isolation::Process;
     let told = |factory: &Arc<dyn Factory>| {
         let id = factory.info().config_id;
-        let told = manifest.is_none_or(|manifest| manifest.contains(&id));
+        let told = !is_apart || manifest.contains(&id);
         if !told {
             tracing::warn!(plugin, "it offers controllers of `{id}`, of which its manifest says nothing");
         }
         told
     };
     let kept = factories.into_iter().filter(told);
-    match capabilities {
-        None => kept.collect(),
-        Some(capabilities) => kept
-            .map(|factory| {
-                let (plugin, capabilities) = (plugin.to_owned(), capabilities.clone());
-                Arc::new(GuardedFactory { factory, plugin, capabilities }) as Arc<dyn Factory>
-            })
-            .collect(),
+    if placement.capabilities.is_none() && !(is_apart && placement.process.sandbox.is_some()) {
+        return kept.collect();
     }
+    let may = Arc::new(May { plugin: plugin.to_owned(), placement: placement.clone() });
+    kept.map(|factory| Arc::new(GuardedFactory { factory, may: Arc::clone(&may) }) as Arc<dyn Factory>).collect()
+}
+
+/// What the controllers of one plugin may.
+struct May {
+    plugin: String,
+    placement: Placement,
 }
 
 struct GuardedFactory {
     factory: Arc<dyn Factory>,
-    plugin: String,
-    capabilities: Capabilities,
+    may: Arc<May>,
+}
+
+/// A controller's sockets, where it may listen.
+struct GuardedSockets {
+    sockets: Arc<dyn Sockets>,
+    may: Arc<May>,
+}
+
+impl Sockets for GuardedSockets {
+    fn listen(&self, address: Address) -> BoxFuture<'static, Result<HostSocket>> {
+        match listens(&self.may.placement, &address) {
+            None => self.sockets.listen(address),
+            Some(what) => Box::pin(std::future::ready(Err(refuse(&self.may.plugin, &what)))),
+        }
+    }
 }
 
 impl Factory for GuardedFactory {
@@ -166,18 +209,25 @@ impl Factory for GuardedFactory {
         self.factory.schema()
     }
 
+    fn swap_mode(&self) -> SwapMode {
+        self.factory.swap_mode()
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
+            let (sockets, may) = (Arc::clone(context.sockets()), Arc::clone(&self.may));
+            let context = context.with_sockets(Arc::new(GuardedSockets { sockets, may }));
             let controller = Arc::clone(&self.factory).construct(config, context).await?;
-            match self.capabilities.answers(&controller.resolves()) {
+            let capabilities = self.may.placement.capabilities.as_ref();
+            match capabilities.and_then(|capabilities| capabilities.answers(&controller.resolves())) {
                 None => Ok(controller),
                 Some(what) => {
                     controller.close().await;
-                    Err(may_not(&self.plugin, &what))
+                    Err(may_not(&self.may.plugin, &what))
                 }
             }
         })
@@ -195,7 +245,26 @@ mod tests {
             load_controllers: vec!["*".to_owned()],
             apply_configs: vec!["example/*".to_owned(), PluginConfig::ID.to_owned()],
             see_others: false,
+            listen: vec!["127.0.0.1:*".to_owned(), "unix:/run/web.sock".to_owned()],
         }
+    }
+
+    #[test]
+    fn a_plugin_has_the_host_listen_where_it_may_and_not_beyond_its_sandbox() {
+        let at = |address: &str| address.parse::<Address>().expect("an address");
+        let named = Placement { capabilities: Some(capabilities()), ..Placement::default() };
+        assert_eq!(listens(&named, &at("127.0.0.1:80")), None);
+        assert_eq!(listens(&named, &at("/run/web.sock")), None);
+        for address in ["0.0.0.0:80", "systemd:web", "/run/other.sock"] {
+            assert!(listens(&named, &at(address)).is_some_and(|what| what.contains("`listen`")), "{address}");
+        }
+        let mut placement = Placement { isolation: Isolation::Process, ..Placement::default() };
+        assert_eq!(listens(&placement, &at("0.0.0.0:80")), None);
+        placement.process.sandbox = Some(crate::process::Sandbox::default());
+        assert!(listens(&placement, &at("0.0.0.0:80")).is_some_and(|what| what.contains("`network`")));
+        assert!(listens(&placement, &at("/run/web.sock")).is_some_and(|what| what.contains("`unix_sockets`")));
+        placement.capabilities = Some(capabilities());
+        assert_eq!(listens(&placement, &at("127.0.0.1:80")), None);
     }
 
     fn refused(directive: &dyn AnyDirective) -> bool {

@@ -32,11 +32,9 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Its factories, of which a process of its own cannot invent any; their controllers answer what the plugin may.
+    /// Its factories, of which a process of its own cannot invent any; their controllers do what the plugin may.
     fn factories(&self) -> Vec<Arc<dyn Factory>> {
-        let manifest = (self.placement.isolation == Isolation::Process).then_some(self.manifest.as_slice());
-        let capabilities = self.placement.capabilities.as_ref();
-        guarded_factories(self.hosted.factories(), &self.plugin, capabilities, manifest)
+        guarded_factories(self.hosted.factories(), &self.plugin, &self.placement, &self.manifest)
     }
 
     /// Its artifact, read again from its private copy and verified against the hash that was verified before.
@@ -248,7 +246,9 @@ pub(crate) async fn retire(
             state(GenerationState::Draining, Some(format!("held by {held}")));
             let count = held.to_drain();
             shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
-            hosted.patiently(Duration::ZERO, leases.drained()).await;
+            // Connections last as long as whoever has made them likes; all else is in time, or ended with its process.
+            hosted.patiently(Duration::ZERO, leases.done_but_connections()).await;
+            leases.drained().await;
         }
         let (outcome, back) = match hosted.unload(wait).await {
             Ok(done) => done,

@@ -168,9 +168,11 @@ impl AnyController for Exclusive {
                 let what = format!("after {within:?} it is still used by {}", self.users());
                 return Err(Error::new(ErrorKind::TimedOut, what));
             }
-            let controller = lock(&self.state).controller.take();
+            let controller = lock(&self.state).controller.clone();
             if let Some(controller) = controller {
-                Arc::clone(&controller).part(within).await?;
+                // Kept until that has gone well: it may be tried again.
+                controller.part(within).await?;
+                let controller = lock(&self.state).controller.take();
                 let dropped = self.dropped.clone();
                 // Its destructor may block, and nobody's future is dropped in the middle of it.
                 tokio::task::spawn_blocking(move || {

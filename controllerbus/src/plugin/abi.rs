@@ -95,6 +95,8 @@ pub struct FactoryInfo {
     pub config_id: Text,
     /// The config's JSON schema.
     pub schema: Text,
+    /// Whether its controllers end before others come in their place: [`crate::controller::SwapMode::StopFirst`].
+    pub stop_first: bool,
 }
 
 /// A controller's state on its way to the next generation; `there` is false when it has none.
@@ -258,6 +260,31 @@ pub trait HostSaved {
 /// An owned [`HostSaved`]; dropping it without a call means that nothing was saved.
 pub type HostSavedPtr = stabby::dynptr!(Boxed<dyn HostSaved + Send + Sync>);
 
+/// Told what became of listening, and from then on whether the controller serves.
+#[stabby::stabby]
+pub trait GuestListening {
+    /// Whether the controller serves: the number of a [`crate::listen::Service`]. Called before `done` is, and whenever it
+    /// changes after that, until the controller has served.
+    extern "C" fn service(&self, service: u8);
+    /// Once: a descriptor of the socket, which is the guest's own from now on, or why there is none.
+    extern "C" fn done(&self, result: stabby::result::Result<i32, Failure>);
+}
+/// An owned [`GuestListening`].
+pub type GuestListeningPtr = stabby::dynptr!(Boxed<dyn GuestListening + Send + Sync>);
+
+/// Where the sockets of one controller come from, and what keeps its code loaded for connections.
+#[stabby::stabby]
+pub trait HostSockets {
+    /// Starts to listen at an address.
+    extern "C" fn listen(&self, address: Text, listening: GuestListeningPtr);
+    /// A connection was accepted: the generation stays loaded.
+    extern "C" fn opened(&self);
+    /// One that was accepted is closed.
+    extern "C" fn closed(&self);
+}
+/// An owned [`HostSockets`].
+pub type HostSocketsPtr = stabby::dynptr!(Boxed<dyn HostSockets + Send + Sync>);
+
 /// A task on the guest's runtime. Dropping it drops the task's future.
 #[stabby::stabby]
 pub trait GuestTask {
@@ -272,8 +299,10 @@ pub type GuestTaskPtr = stabby::dynptr!(Boxed<dyn GuestTask + Send + Sync>);
 pub trait GuestController {
     /// Starts `execute`; `began` is told once it has got to its first wait, or to its end without an error.
     extern "C" fn execute(&self, began: HostDonePtr, done: HostDonePtr) -> GuestTaskPtr;
-    /// Starts `close`, and lets go of the controller after it.
+    /// Starts `close`.
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr;
+    /// Starts to drop the controller, once nobody uses it any more; a failure says who still does after this time.
+    extern "C" fn part(&self, within_ms: u64, done: HostDonePtr) -> GuestTaskPtr;
     /// Starts `save`, on a thread that may take its time. Dropping the task does not stop that, but nobody waits for it.
     extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr;
     /// Starts `health`.
@@ -310,8 +339,14 @@ pub struct LastCall {
 pub trait GuestSide {
     /// Its factories; the index is what [`GuestSide::construct`] takes.
     extern "C" fn factories(&self) -> List<FactoryInfo>;
-    /// Starts the construction of a controller.
-    extern "C" fn construct(&self, factory: u32, config: List<u8>, done: HostConstructedPtr) -> GuestTaskPtr;
+    /// Starts the construction of a controller, which has its sockets from there.
+    extern "C" fn construct(
+        &self,
+        factory: u32,
+        config: List<u8>,
+        sockets: HostSocketsPtr,
+        done: HostConstructedPtr,
+    ) -> GuestTaskPtr;
     /// Starts a task on each worker of the guest's runtime; `done` is told once every one of them has run it.
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Ends the guest's runtime and joins its threads; false when some did not end within the time.

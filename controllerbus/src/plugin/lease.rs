@@ -22,12 +22,14 @@ pub enum Holder {
     Waker = 3,
     /// An interface value that somebody holds.
     Interface = 4,
+    /// A connection that it has accepted and that is open.
+    Connection = 5,
 }
 
 /// The leases of one generation, counted by their holders' kind.
 #[derive(Default)]
 pub struct Leases {
-    counts: [AtomicUsize; 5],
+    counts: [AtomicUsize; 6],
     changed: Notify,
 }
 
@@ -44,12 +46,14 @@ pub struct Holders {
     pub wakers: usize,
     /// Interface values of it that somebody holds.
     pub interfaces: usize,
+    /// Connections that it has accepted and that are open.
+    pub connections: usize,
 }
 
 impl Holders {
     /// How many there are that unloading waits for: all but wakers, which end with the guest's own tasks.
     pub fn to_drain(&self) -> usize {
-        self.factories + self.controllers + self.calls + self.interfaces
+        self.factories + self.controllers + self.calls + self.interfaces + self.connections
     }
 }
 
@@ -60,6 +64,7 @@ impl std::fmt::Display for Holders {
             (self.controllers, "controller", "controllers"),
             (self.calls, "call", "calls"),
             (self.interfaces, "interface value", "interface values"),
+            (self.connections, "connection", "connections"),
             (self.wakers, "waker", "wakers"),
         ];
         let held: Vec<String> = named
@@ -93,14 +98,20 @@ impl Leases {
             calls: count(Holder::Call),
             wakers: count(Holder::Waker),
             interfaces: count(Holder::Interface),
+            connections: count(Holder::Connection),
         }
     }
 
-    /// Waits until no factory, controller, call or interface value holds a lease.
+    /// Waits until no factory, controller, call, interface value or connection holds a lease.
     ///
     /// Wakers are not waited for: they belong to the guest's own tasks, which end when it shuts down.
     pub async fn drained(&self) {
         self.wait(|held| held.to_drain() == 0).await;
+    }
+
+    /// Waits until nothing but connections holds a lease: these last as long as whoever has made them likes.
+    pub async fn done_but_connections(&self) {
+        self.wait(|held| held.to_drain() == held.connections).await;
     }
 
     /// Waits until nobody holds a lease.

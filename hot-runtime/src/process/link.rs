@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use controllerbus::controller::State;
 use controllerbus::directive::{AnyValue, ValueId, ValueSink};
 use controllerbus::error::ErrorKind;
+use controllerbus::plugin::Leases;
 use controllerbus::{BusHandle, Error, Result};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::inbox::Inbox;
+use super::listening::Listeners;
 use super::options::Limits;
 use super::outbox::Outbox;
 use super::protocol::{Answer, ToChild, ToParent};
@@ -38,6 +40,7 @@ pub(super) struct Link {
     next: AtomicU64,
     requests: Arc<Requests>,
     traces: Traces,
+    pub(super) listeners: Arc<Listeners>,
     /// Bytes of the values that stand, and how many may.
     standing: AtomicU64,
     most: u64,
@@ -77,14 +80,15 @@ impl Link {
         outbox: Outbox,
         bus: BusHandle,
         limits: &Limits,
-        plugin: &str,
-        generation: u64,
+        leases: &Arc<Leases>,
+        (plugin, generation): (&str, u64),
     ) -> Arc<Self> {
-        let outbox = Arc::new(outbox);
+        let (outbox, dead) = (Arc::new(outbox), CancellationToken::new());
         Arc::new(Self {
             epoch,
             pid,
             requests: Requests::new(bus, Arc::clone(&outbox), limits.requests),
+            listeners: Listeners::new(Arc::clone(&outbox), Arc::clone(leases), dead.clone()),
             outbox,
             calls: Mutex::default(),
             next: AtomicU64::new(1),
@@ -93,7 +97,7 @@ impl Link {
             most: limits.standing_values,
             flooded: Notify::new(),
             answered: AtomicU64::new(0),
-            dead: CancellationToken::new(),
+            dead,
             why: OnceLock::new(),
         })
     }
@@ -123,6 +127,7 @@ impl Link {
         self.requests.release_all();
         // Those who add a call from now on see that it is dead.
         self.dead.cancel();
+        self.listeners.end();
         let waiting: Vec<_> = self.calls().values_mut().filter_map(|entry| entry.done.take()).collect();
         for done in waiting {
             let _ = done.send(Err(self.why()));
@@ -217,6 +222,10 @@ impl Link {
             ToParent::Refer { request, to, strong } => self.requests.refer(request, to, strong),
             ToParent::Credit { request, events } => self.requests.credit(request, events),
             ToParent::Release { request } => self.requests.release(request),
+            ToParent::Listen { listener, controller, address } => {
+                self.listeners.listen(listener, controller, address);
+            }
+            ToParent::Connections { open } => self.listeners.connections(open),
             ToParent::Trace(event) => self.traces.event(&event),
             ToParent::SpanOpened { span, parent, level, name, module, fields } => {
                 self.traces.open(span, parent, level, name, module, fields);
@@ -367,7 +376,7 @@ mod tests {
         let (_, writing) = halves(ours).expect("its halves");
         let bus = controllerbus::Bus::new();
         let limits = Limits { standing_values: 200, ..Limits::default() };
-        let link = Link::new(1, 0, Outbox::new(writing, 1 << 20), bus.handle(), &limits, "one", 1);
+        let link = Link::new(1, 0, Outbox::new(writing, 1 << 20), bus.handle(), &limits, &Leases::new(), ("one", 1));
         let place = Arc::<Place>::default();
         let call = link.begin(Some(place.clone()), false);
         let add = |value, replaces, text: &str| {

@@ -14,6 +14,8 @@ mod find;
 mod inbox;
 #[cfg(unix)]
 mod link;
+#[cfg(unix)]
+mod listening;
 mod options;
 #[cfg(unix)]
 mod outbox;

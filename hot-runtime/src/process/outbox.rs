@@ -1,5 +1,7 @@
 //! The writing half of a connection: written in place while it is quiet, in batches while it is busy, never unbounded.
 
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,8 @@ pub(super) struct Outbox {
 
 struct Queue {
     bytes: BytesMut,
+    /// Each descriptor that is to travel, with the place in `bytes` where its message begins.
+    descriptors: VecDeque<(usize, OwnedFd)>,
     written: Instant,
     /// Whether the flushing task has been told and has not emptied the queue since.
     scheduled: bool,
@@ -55,6 +59,7 @@ impl Outbox {
             longest,
             queue: Mutex::new(Queue {
                 bytes: BytesMut::new(),
+                descriptors: VecDeque::new(),
                 written: Instant::now(),
                 scheduled: false,
                 later: false,
@@ -75,6 +80,19 @@ impl Outbox {
     /// The connection is closed, or the message is too long.
     pub(super) fn push<M: Serialize>(&self, message: &M) -> Result<()> {
         self.append(&mut self.lock(), message)
+    }
+
+    /// As [`Outbox::push`], with a descriptor beside the message.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn push_with<M: Serialize>(&self, message: &M, descriptor: OwnedFd) -> Result<()> {
+        let mut queue = self.lock();
+        let begins = queue.bytes.len();
+        self.encode(&mut queue, message)?;
+        queue.descriptors.push_back((begins, descriptor));
+        self.written_soon(&mut queue);
+        Ok(())
     }
 
     /// As [`Outbox::push`], for a message that nobody waits for: it goes with the next one that somebody does, or after
@@ -143,6 +161,7 @@ impl Outbox {
         let mut queue = self.lock();
         queue.closed = true;
         queue.bytes = BytesMut::new();
+        queue.descriptors.clear();
         drop(queue);
         self.freed.notify_all();
         self.room.notify_waiters();
@@ -204,8 +223,13 @@ impl Outbox {
     /// Queues a message, and writes it if the connection is quiet.
     fn append<M: Serialize>(&self, queue: &mut Queue, message: &M) -> Result<()> {
         self.encode(queue, message)?;
+        self.written_soon(queue);
+        Ok(())
+    }
+
+    fn written_soon(&self, queue: &mut Queue) {
         if queue.scheduled {
-            return Ok(());
+            return;
         }
         if queue.written.elapsed() >= BATCH {
             self.write(queue);
@@ -214,7 +238,6 @@ impl Outbox {
             queue.scheduled = true;
             self.flush.notify_one();
         }
-        Ok(())
     }
 
     fn encode<M: Serialize>(&self, queue: &mut Queue, message: &M) -> Result<()> {
@@ -243,12 +266,25 @@ impl Outbox {
     /// Writes as much as the socket takes now.
     fn write(&self, queue: &mut Queue) {
         while !queue.bytes.is_empty() {
-            match self.socket.try_write(&queue.bytes) {
+            let until = |at: usize| queue.descriptors.get(at).map_or(queue.bytes.len(), |(begins, _)| *begins);
+            let is_due = queue.descriptors.front().filter(|(begins, _)| *begins == 0);
+            let wrote = match is_due {
+                Some((_, descriptor)) => self.socket.try_write_with(&queue.bytes[..until(1)], descriptor),
+                None => self.socket.try_write(&queue.bytes[..until(0)]),
+            };
+            match wrote {
                 Ok(0) => break,
-                Ok(written) => queue.bytes.advance(written),
+                Ok(written) => {
+                    if queue.descriptors.front().is_some_and(|(begins, _)| *begins == 0) {
+                        queue.descriptors.pop_front();
+                    }
+                    queue.descriptors.iter_mut().for_each(|(begins, _)| *begins -= written);
+                    queue.bytes.advance(written);
+                }
                 Err(_) => {
                     queue.closed = true;
                     queue.bytes = BytesMut::new();
+                    queue.descriptors.clear();
                 }
             }
         }

@@ -172,6 +172,7 @@ impl ProcessPlugin {
             limits: options.limits.clone(),
             sandbox: options.sandbox.clone(),
         };
+        let leases = Leases::new();
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         #[cfg(target_os = "linux")]
         let cgroup = super::cgroup::Cgroup::make(&name, &options.limits)
@@ -180,6 +181,7 @@ impl ProcessPlugin {
             launch,
             hello,
             bus,
+            leases: Arc::clone(&leases),
             options,
             tell,
             stop: stop.clone(),
@@ -190,7 +192,7 @@ impl ProcessPlugin {
         let (process, offered, layers) = keeper.start(1).await.map_err(Failed::into_text)?;
         let host = Arc::new(Host {
             name,
-            leases: Leases::new(),
+            leases,
             state: watch::Sender::new(State::Up(Arc::clone(&process.link))),
             controllers: AtomicU64::new(0),
         });
@@ -227,7 +229,7 @@ impl ProcessPlugin {
     /// Lets the guest end, and its process, provided that nothing holds it.
     pub(crate) async fn unload(&mut self) -> Unload {
         let held = self.host.leases.holders();
-        if held.factories + held.controllers + held.calls > 0 {
+        if held.to_drain() > 0 {
             return Unload::Held;
         }
         self.stop.cancel();
@@ -250,6 +252,7 @@ struct Keeper {
     launch: Launch,
     hello: Hello,
     bus: BusHandle,
+    leases: Arc<Leases>,
     options: ProcessOptions,
     tell: Arc<dyn Fn(Told) + Send + Sync>,
     stop: CancellationToken,
@@ -323,7 +326,8 @@ impl Keeper {
             }
         };
         let Hello { plugin, generation, .. } = &self.hello;
-        let link = Link::new(epoch, pid, outbox, self.bus.clone(), &self.options.limits, plugin, *generation);
+        let (limits, named) = (&self.options.limits, (plugin.as_str(), *generation));
+        let link = Link::new(epoch, pid, outbox, self.bus.clone(), limits, &self.leases, named);
         let reading = tokio::spawn({
             let link = Arc::clone(&link);
             async move { link.read(inbox).await }

@@ -3,7 +3,7 @@
 //! Payloads (directives, values, configs, states) are bytes in the boundary's own encoding and are passed on as they are.
 
 use controllerbus::Error;
-use controllerbus::controller::Info;
+use controllerbus::controller::{Info, SwapMode};
 use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::options::{Limits, Sandbox};
 use crate::artifact::PrivateCopy;
 
 /// Raised when the messages change.
-pub(super) const PROTOCOL: u32 = 3;
+pub(super) const PROTOCOL: u32 = 4;
 
 /// How many events of a guest's request the runtime may send before it is told that some were read.
 pub(super) const EVENT_CREDIT: u32 = 32;
@@ -74,6 +74,8 @@ pub(super) struct Offered {
     pub(super) info: Info,
     /// The JSON schema of its configs.
     pub(super) schema: String,
+    /// How its controllers come in the place of others.
+    pub(super) swap: SwapMode,
 }
 
 /// What a runtime says to a plugin host.
@@ -93,6 +95,12 @@ pub(super) enum ToChild<'a> {
     Close {
         call: u64,
         controller: u64,
+    },
+    /// Drops a controller, once nobody uses it any more.
+    Part {
+        call: u64,
+        controller: u64,
+        within_ms: u64,
     },
     Health {
         call: u64,
@@ -140,6 +148,16 @@ pub(super) enum ToChild<'a> {
         request: u64,
         #[serde(borrow)]
         event: WireEvent<'a>,
+    },
+    /// What became of [`ToParent::Listen`]. With it comes a descriptor of the socket, unless there is an error.
+    Listening {
+        listener: u64,
+        error: Option<Error>,
+    },
+    /// Whether the controller of a listener serves: the number of a `controllerbus::listen::Service`.
+    Serves {
+        listener: u64,
+        service: u8,
     },
     Ping {
         number: u64,
@@ -219,6 +237,16 @@ pub(super) enum ToParent<'a> {
     },
     Release {
         request: u64,
+    },
+    /// A controller listens at an address.
+    Listen {
+        listener: u64,
+        controller: u64,
+        address: &'a str,
+    },
+    /// Whether connections are open that controllers have accepted; told when that changes.
+    Connections {
+        open: bool,
     },
     Trace(#[serde(borrow)] TraceEvent<'a>),
     SpanOpened {

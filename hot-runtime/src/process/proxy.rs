@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State, SwapMode};
 use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::error::ErrorKind;
+use controllerbus::listen::Sockets;
 use controllerbus::plugin::Lease;
 use controllerbus::plugin::lease::Holder;
 use controllerbus::{Error, Result};
@@ -33,6 +35,10 @@ impl Factory for FactoryProxy {
         self.offered.schema.clone()
     }
 
+    fn swap_mode(&self) -> SwapMode {
+        self.offered.swap
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -42,7 +48,8 @@ impl Factory for FactoryProxy {
             let _call = self.host.leases.take(Holder::Call);
             let link = self.host.up().await?;
             let number = self.host.next_controller();
-            let constructing = construct(&link, number, self.index, &config);
+            let sockets = Arc::clone(context.sockets());
+            let constructing = construct(&link, number, self.index, &config, &sockets);
             let resolves = tokio::select! {
                 made = constructing => made?,
                 () = context.cancelled() => {
@@ -53,6 +60,7 @@ impl Factory for FactoryProxy {
                 number,
                 factory: self.index,
                 config,
+                sockets,
                 resolves,
                 host: Arc::clone(&self.host),
                 built: AtomicU64::new(link.epoch),
@@ -64,8 +72,18 @@ impl Factory for FactoryProxy {
     }
 }
 
+/// How much longer than it may take a process has to say what takes so long.
+const ANSWER: Duration = Duration::from_millis(500);
+
 /// Constructs a controller in a process; returns what it resolves.
-async fn construct(link: &Arc<Link>, controller: u64, factory: u32, config: &[u8]) -> Result<Vec<String>> {
+async fn construct(
+    link: &Arc<Link>,
+    controller: u64,
+    factory: u32,
+    config: &[u8],
+    sockets: &Arc<dyn Sockets>,
+) -> Result<Vec<String>> {
+    link.listeners.know(controller, sockets);
     let mut call = link.begin(None, false);
     link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
     match call.ended().await? {
@@ -79,6 +97,7 @@ struct ControllerProxy {
     number: u64,
     factory: u32,
     config: Vec<u8>,
+    sockets: Arc<dyn Sockets>,
     resolves: Vec<String>,
     host: Arc<Host>,
     /// The process that has it.
@@ -101,7 +120,7 @@ impl ControllerProxy {
             if self.built.load(Ordering::Acquire) == link.epoch {
                 return Ok(link);
             }
-            match construct(&link, self.number, self.factory, &self.config).await {
+            match construct(&link, self.number, self.factory, &self.config, &self.sockets).await {
                 Ok(_) => {
                     self.built.store(link.epoch, Ordering::Release);
                     return Ok(link);
@@ -193,6 +212,24 @@ impl AnyController for ControllerProxy {
         })
     }
 
+    fn part(self: Arc<Self>, within: Duration) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            // What was in a process that has gone is gone with it.
+            let Some(link) = self.standing() else { return Ok(()) };
+            let (controller, within_ms) = (self.number, within.as_millis() as u64);
+            let parting = self.call(&link, |call| ToChild::Part { call, controller, within_ms });
+            match tokio::time::timeout(within + ANSWER, parting).await {
+                Ok(Err(error)) if error.kind() == ErrorKind::Crashed => Ok(()),
+                Ok(parted) => parted.map(drop),
+                Err(_) => {
+                    let what = format!("the process of {} has not dropped it within {within:?}", self.host.name);
+                    Err(Error::new(ErrorKind::TimedOut, what))
+                }
+            }
+        })
+    }
+
     fn save(&self) -> Result<Option<State>> {
         Err(Error::msg("a controller in another process is asked for its state by `save_later`"))
     }
@@ -278,6 +315,7 @@ impl AnyController for ControllerProxy {
 impl Drop for ControllerProxy {
     fn drop(&mut self) {
         if let Some(link) = self.standing() {
+            link.listeners.forget(self.number);
             let _ = link.outbox.push(&ToChild::Forget { controller: self.number });
         }
     }

@@ -4,6 +4,7 @@ pub(super) mod bus;
 mod hooks;
 mod ping;
 pub mod signals;
+mod sockets;
 pub mod threads;
 mod trace;
 
@@ -20,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::abi::{
     FactoryInfo, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr, HostConstructedDyn,
-    HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSavedDyn, HostSavedPtr, HostSinkPtr, LastCall, List,
-    SavedState, Text, boxed,
+    HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSavedDyn, HostSavedPtr, HostSinkPtr, HostSocketsPtr,
+    LastCall, List, SavedState, Text, boxed,
 };
 use super::contained::contain;
 use crate::bus::BusHandle;
+use crate::controller::exclusive::Exclusive;
 use crate::controller::factory::{FACTORIES, Factory};
-use crate::controller::{AnyController, Context, State, told};
+use crate::controller::{AnyController, Context, State, SwapMode, told};
 use crate::directive::DirectiveType;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -169,12 +171,20 @@ impl GuestSide for Guest {
                 description: Text::from(info.description.as_str()),
                 config_id: Text::from(info.config_id.as_str()),
                 schema: Text::from(factory.schema().as_str()),
+                stop_first: factory.swap_mode() == SwapMode::StopFirst,
             });
         }
         out
     }
 
-    extern "C" fn construct(&self, factory: u32, config: List<u8>, done: HostConstructedPtr) -> GuestTaskPtr {
+    extern "C" fn construct(
+        &self,
+        factory: u32,
+        config: List<u8>,
+        sockets: HostSocketsPtr,
+        done: HostConstructedPtr,
+    ) -> GuestTaskPtr {
+        let sockets = Arc::new(sockets::RemoteSockets::new(sockets));
         let cancel = CancellationToken::new();
         let token = cancel.clone();
         let handle = self.handle.clone();
@@ -184,11 +194,16 @@ impl GuestSide for Guest {
         spawn(&self.handle, cancel, async move {
             let made = contained(async move {
                 let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
-                let context = Context::new(bus, token, Arc::new(factory.info()));
+                let context = Context::new(bus, token, Arc::new(factory.info())).with_sockets(sockets);
+                let swap = factory.swap_mode();
                 let controller = factory.construct(config, context.clone()).await?;
+                let controller = match swap {
+                    SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
+                    SwapMode::Beside => controller,
+                };
                 Ok(GuestObject {
                     resolves: controller.resolves(),
-                    controller: Mutex::new(Some(controller)),
+                    controller: Arc::new(Mutex::new(Some(controller))),
                     context,
                     handle,
                 })
@@ -227,8 +242,8 @@ impl GuestSide for Guest {
 
 /// One controller of the guest.
 struct GuestObject {
-    /// Gone once it is closed: its destructor has run by then, if no call holds it.
-    controller: Mutex<Option<Arc<dyn AnyController>>>,
+    /// Gone once it is parted from: its destructor has run by then, if no call holds it.
+    controller: Arc<Mutex<Option<Arc<dyn AnyController>>>>,
     resolves: Vec<String>,
     context: Context,
     handle: Handle,
@@ -272,10 +287,23 @@ impl GuestController for GuestObject {
 
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr {
         contain("cancelling a controller", || self.context.token().cancel());
-        // Taken away, so that the task drops the last one, before it tells that it is done.
-        let controller = open(self.controller.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.call(controller, CancellationToken::new(), done, |controller| async move {
+        self.call(self.controller(), CancellationToken::new(), done, |controller| async move {
             controller.close().await;
+            Ok(())
+        })
+    }
+
+    extern "C" fn part(&self, within_ms: u64, done: HostDonePtr) -> GuestTaskPtr {
+        let held = Arc::clone(&self.controller);
+        let Ok(controller) = self.controller() else {
+            done.done(Ok(()).into());
+            return boxed(Task { cancel: CancellationToken::new(), abort: None }).into();
+        };
+        self.call(Ok(controller), CancellationToken::new(), done, move |controller| async move {
+            controller.part(Duration::from_millis(within_ms)).await?;
+            // The last one is dropped here, before it is told that it is done.
+            let last = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(last);
             Ok(())
         })
     }
@@ -328,8 +356,8 @@ impl GuestController for GuestObject {
 
 impl Drop for GuestObject {
     fn drop(&mut self) {
-        // One that was never closed. Its destructor is the user's code, which has no business on the host's thread.
-        let controller = self.controller.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // One that was never parted from. Its destructor is the user's code, which has no business on the host's thread.
+        let controller = self.controller.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(controller) = controller {
             // Where the runtime has ended, it is dropped here.
             contain("dropping a controller", || {

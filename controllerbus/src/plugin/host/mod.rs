@@ -6,6 +6,7 @@ mod hooks;
 mod objects;
 #[cfg(target_os = "linux")]
 mod signals;
+mod sockets;
 mod threads;
 mod trace;
 
@@ -23,7 +24,7 @@ use super::guest::{Entry, EntryCall};
 use super::lease::{Holder, Lease, Leases};
 use crate::bus::BusHandle;
 use crate::controller::factory::Factory;
-use crate::controller::{AnyController, BoxFuture, Context, Info, State};
+use crate::controller::{AnyController, BoxFuture, Context, Info, State, SwapMode};
 use crate::directive::{AnyDirective, ValueSink};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -98,6 +99,7 @@ impl Connection {
             Arc::new(FactoryProxy {
                 info: read_info(info),
                 schema: info.schema.as_str().to_owned(),
+                swap: if info.stop_first { SwapMode::StopFirst } else { SwapMode::Beside },
                 index: index as u32,
                 shared: Arc::clone(&self.shared),
                 _lease: self.shared.leases.take(Holder::Factory),
@@ -156,10 +158,14 @@ fn read_info(info: &FactoryInfo) -> Info {
     }
 }
 
+/// How much longer than it may take a guest has to say what takes so long.
+const ANSWER: Duration = Duration::from_millis(200);
+
 /// A factory of a guest. Fields drop in order: the lease goes last.
 struct FactoryProxy {
     info: Info,
     schema: String,
+    swap: SwapMode,
     index: u32,
     shared: Arc<Shared>,
     _lease: Lease,
@@ -174,6 +180,10 @@ impl Factory for FactoryProxy {
         self.schema.clone()
     }
 
+    fn swap_mode(&self) -> SwapMode {
+        self.swap
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -183,7 +193,9 @@ impl Factory for FactoryProxy {
             let lease = self.shared.leases.take(Holder::Call);
             let (done, made) = oneshot::channel();
             let done = boxed(objects::Told::by(done)).into();
-            let task = self.shared.guest.construct(self.index, config.as_slice().into(), done);
+            let sockets = Arc::clone(context.sockets());
+            let sockets = boxed(sockets::SocketsObject::new(sockets, Arc::clone(&self.shared.leases))).into();
+            let task = self.shared.guest.construct(self.index, config.as_slice().into(), sockets, done);
             let call = Call { task, _lease: lease };
             let pointer = tokio::select! {
                 made = made => made.map_err(|_| dropped(&self.shared.name))??,
@@ -267,6 +279,20 @@ impl AnyController for ControllerProxy {
             if let Err(error) = self.call(None, |done| this.pointer.close(done)).await {
                 tracing::warn!(plugin = this.name, %error, "close failed");
             }
+        })
+    }
+
+    fn part(self: Arc<Self>, within: Duration) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let (this, name) = (Arc::clone(&self), self.name.clone());
+            let parting = self.call(None, |done| this.pointer.part(within.as_millis() as u64, done));
+            // It says itself who keeps it, if it can.
+            tokio::time::timeout(within + ANSWER, parting).await.unwrap_or_else(|_| {
+                let what = format!(
+                    "{name} has not dropped it within {within:?}: its destructor blocks, or all its threads do"
+                );
+                Err(Error::new(ErrorKind::TimedOut, what))
+            })
         })
     }
 

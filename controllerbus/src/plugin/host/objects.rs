@@ -26,7 +26,7 @@ use crate::plugin::level;
 use crate::{Error, Result};
 
 /// Runs the host's code for a guest; a panic is logged and answered with `otherwise`.
-fn guard<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
+pub(super) fn guard<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
     let mut answer = otherwise;
     contain("the host panicked in a call from a plugin", || answer = work());
     answer

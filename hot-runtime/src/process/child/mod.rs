@@ -6,6 +6,7 @@ mod confine;
 mod filter;
 mod server;
 mod sink;
+mod sockets;
 mod trace;
 
 use std::io::{Read, Write};

@@ -13,12 +13,14 @@ use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, Context, Info, State};
 use controllerbus::directive::OpaqueDirective;
 use controllerbus::error::ErrorKind;
+use controllerbus::listen::Service;
 use controllerbus::{BusHandle, Error, Result};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::bus::SocketBus;
 use super::sink::{Line, Sink};
+use super::sockets::{Listeners, SocketsOf};
 use super::trace;
 use crate::load::{LoadOptions, Loaded};
 use crate::process::inbox::Inbox;
@@ -57,7 +59,12 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
         let loaded = Loaded::open(&hello.library, options);
         let factories = loaded.as_ref().map(Loaded::factories).map_err(|error| Error::msg(error.to_string()));
         let offered = factories.as_ref().map(|found| {
-            found.iter().map(|factory| Offered { info: factory.info(), schema: factory.schema() }).collect()
+            let offer = |factory: &Arc<dyn Factory>| Offered {
+                info: factory.info(),
+                schema: factory.schema(),
+                swap: factory.swap_mode(),
+            };
+            found.iter().map(offer).collect()
         });
         let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone), layers };
         // Nothing else is written yet; the socket is not for waiting any more, so the first frame has to fit into it.
@@ -73,8 +80,9 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
             let outbox = Arc::clone(&outbox);
             async move { outbox.run().await }
         });
-        let server = Server { line, bus, handle, factories, loaded: Arc::new(loaded), tables: Arc::default() };
-        let code = server.serve(Inbox::new(reading, longest)).await;
+        let (listeners, loaded) = (Listeners::new(line.clone()), Arc::new(loaded));
+        let server = Server { line, bus, handle, listeners, factories, loaded, tables: Arc::default() };
+        let code = server.serve(Inbox::with_descriptors(reading, longest)).await;
         flushing.abort();
         code
     })
@@ -84,6 +92,7 @@ struct Server {
     line: Line,
     bus: Arc<SocketBus>,
     handle: BusHandle,
+    listeners: Arc<Listeners>,
     factories: Vec<Arc<dyn Factory>>,
     loaded: Arc<Loaded>,
     tables: Arc<Tables>,
@@ -132,6 +141,13 @@ impl Server {
             };
             match rmp_serde::from_slice(&frame) {
                 Ok(ToChild::Shutdown { timeout_ms }) => return self.end(Duration::from_millis(timeout_ms)),
+                Ok(ToChild::Listening { listener, error }) => {
+                    let given = match error {
+                        Some(error) => Err(error),
+                        None => inbox.descriptor().ok_or_else(|| Error::msg("the runtime's socket did not come along")),
+                    };
+                    self.listeners.listening(listener, given);
+                }
                 Ok(message) => self.handle(message),
                 Err(error) => {
                     eprintln!("a message of the runtime is not understood: {error}");
@@ -162,6 +178,13 @@ impl Server {
                     Ok(Given::Nothing)
                 });
             }
+            ToChild::Part { call, controller, within_ms } => {
+                let within = Duration::from_millis(within_ms);
+                self.with(call, controller, CancellationToken::new(), None, move |found| async move {
+                    found.object.part(within).await.map(|()| Given::Nothing)
+                });
+            }
+            ToChild::Serves { listener, service } => self.listeners.serves(listener, Service::of(service)),
             ToChild::Health { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
                     found.object.health().await.map(|()| Given::Nothing)
@@ -231,7 +254,7 @@ impl Server {
                     }
                 }));
             }
-            ToChild::Shutdown { .. } => {}
+            ToChild::Listening { .. } | ToChild::Shutdown { .. } => {}
         }
     }
 
@@ -239,10 +262,12 @@ impl Server {
         let cancel = CancellationToken::new();
         let (token, bus, tables) = (cancel.clone(), self.handle.clone(), Arc::clone(&self.tables));
         let factory = self.factories.get(factory as usize).cloned();
+        let sockets = Arc::new(SocketsOf { listeners: Arc::clone(&self.listeners), controller: number });
         self.start(call, cancel, None, async move {
             let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
             let info = Arc::new(factory.info());
-            let object = factory.construct(config, Context::new(bus, token, Arc::clone(&info))).await?;
+            let context = Context::new(bus, token, Arc::clone(&info)).with_sockets(sockets);
+            let object = factory.construct(config, context).await?;
             let resolves = object.resolves();
             lock(&tables.controllers).insert(number, Controller { object, info });
             Ok(Given::Constructed(resolves))
