@@ -68,6 +68,9 @@ pub struct FactoryRecord {
     pub config: String,
     /// The ids of the directives that it resolves.
     pub resolves: Vec<String>,
+    /// How its controllers come in the place of others.
+    #[serde(default)]
+    pub swap: controllerbus::controller::SwapMode,
     /// The JSON schema of the config.
     #[serde(default)]
     pub schema: serde_json::Value,
