@@ -69,6 +69,8 @@ impl Host {
             prepared_apis: Mutex::default(),
             runtime: OnceLock::new(),
         });
+        #[cfg(unix)]
+        super::given::adopt(&host.bus);
         let factory = Arc::new(ApiFactory::new(&host));
         host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
         host

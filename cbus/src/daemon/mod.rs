@@ -1,6 +1,8 @@
 //! The daemon: a bus, a runtime, a record of what happened, and a config file that is followed.
 
 mod config_file;
+#[cfg(unix)]
+mod given;
 mod host;
 pub mod journal;
 mod logs;

@@ -45,3 +45,33 @@ fn a_service_manager_hears_that_it_is_ready_lives_reloads_and_ends() {
     daemon.end();
     heard(&["STOPPING=1"]);
 }
+
+#[test]
+fn sockets_that_the_service_manager_has_opened_are_there_for_controllers() {
+    let folder = daemon_folder();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let arguments = ["config.yaml", "--plugins", "plugins", "--log-format", "json"];
+    let daemon = Daemon::start_with(folder.path(), "run", &arguments, |command| {
+        // As a service manager does it: number 3 and the number of the process that is to have it.
+        let (program, arguments) = (command.get_program().to_owned(), command.get_args().map(ToOwned::to_owned));
+        let arguments: Vec<_> = arguments.collect();
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", "exec 3<&0 0</dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\""])
+            .arg(program)
+            .args(arguments);
+        shell.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "web").stdin(std::os::fd::OwnedFd::from(socket));
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                shell.env(name, value);
+            }
+        }
+        if let Some(folder) = command.get_current_dir() {
+            shell.current_dir(folder);
+        }
+        *command = shell;
+    });
+    let told = "the service manager gave the socket `systemd:web`";
+    assert!(daemon.said.iter().any(|line| line.contains(told)), "{}", daemon.said.join("\n"));
+    daemon.end();
+}
