@@ -1,0 +1,60 @@
+//! A copy of the controller's crate, to be edited.
+
+use std::fs;
+use std::io::Result;
+use std::path::{Path, PathBuf};
+
+/// The version of the crate as it stands.
+const FIRST: &str = "version-0000001";
+
+/// What the controller's crate needs of this repository.
+const CONTROLLERBUS: &str = "\"../../../controllerbus\"";
+
+/// A copy of the controller's crate, in a folder that goes with it.
+pub struct Book {
+    folder: tempfile::TempDir,
+    source: String,
+    /// Where the plugin is built: in one folder with those of this workspace's tests, which have some dependencies in common.
+    pub target_dir: PathBuf,
+}
+
+impl Book {
+    /// Copies it.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn copy() -> Result<Self> {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = own.join("../..").canonicalize()?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let folder = tempfile::tempdir()?;
+        let (from, to) = (own.join("book"), folder.path().join("book"));
+        fs::create_dir_all(to.join("src"))?;
+        for file in ["Cargo.lock", "src/lib.rs"] {
+            fs::copy(from.join(file), to.join(file))?;
+        }
+        let manifest = fs::read_to_string(from.join("Cargo.toml"))?;
+        let controllerbus = format!("{:?}", root.join("controllerbus"));
+        fs::write(to.join("Cargo.toml"), manifest.replace(CONTROLLERBUS, &controllerbus))?;
+        let source = fs::read_to_string(to.join("src/lib.rs"))?;
+        Ok(Self { folder, source, target_dir: std::path::absolute(target.join("plugins"))? })
+    }
+
+    /// Where the copy is.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("book")
+    }
+
+    /// How a version is called.
+    pub fn version(number: u64) -> String {
+        format!("version-{number:07}")
+    }
+
+    /// Makes it this version, by an edit.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn edit(&self, number: u64) -> Result<()> {
+        fs::write(self.path().join("src/lib.rs"), self.source.replace(FIRST, &Self::version(number)))
+    }
+}
