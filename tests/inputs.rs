@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use controllerbus::prelude::*;
+use hot_runtime::RuntimeEvent;
 use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
 use tests::small::Small;
-use tests::{target_dir, work_dir};
+use tests::{target_dir, wait_for, work_dir};
 use tokio_util::sync::CancellationToken;
 
 fn options(name: &str) -> BuildOptions {
@@ -480,4 +482,50 @@ async fn a_target_folder_that_goes_costs_one_build_by_cargo_and_a_wrapper_that_r
     assert_eq!(fourth.by, BuiltBy::Rustc, "{:?}", fourth.why_cargo);
     let bytes = std::fs::read(&fourth.artifact).expect("the artifact");
     assert!(bytes.windows(4).any(|part| part == b"four"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_and_the_code_that_needs_it_may_change_in_either_order() {
+    let small = Small::new("either-order", "", "", "WORD.lock().unwrap().clone()");
+    small.replace(
+        "crate/src/lib.rs",
+        "pub struct SmallConfig {}",
+        "#[serde(deny_unknown_fields)]\npub struct SmallConfig { #[serde(default)] word: String }",
+    );
+    small.replace("crate/src/lib.rs", "async fn construct(_: SmallConfig, _: &Context) -> Result<Self> {", "async fn construct(config: SmallConfig, _: &Context) -> Result<Self> {\n        *WORD.lock().unwrap() = config.word;");
+    small.replace(
+        "crate/src/lib.rs",
+        "pub struct Small;",
+        "static WORD: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());\npub struct Small;",
+    );
+    let mut host = small.host().await;
+    let apply = async |bus: &Bus, config: &str| {
+        let set = ConfigSet::from_yaml(&format!("small:\n  id: small\n  config: {config}\n")).expect("a config set");
+        bus.apply(set).await.expect("applying");
+    };
+    apply(&host.bus, "{ word: first }").await;
+    host.answers("first").await;
+
+    // The config first: what runs runs on, and the code that can use it takes over with it.
+    apply(&host.bus, "{ text: second }").await;
+    assert!(host.bus.config("small").expect("the config").pending.is_some());
+    host.answers("first").await;
+    small.replace("crate/src/lib.rs", "#[serde(default)] word: String", "text: String");
+    small.replace("crate/src/lib.rs", "config.word", "config.text");
+    host.answers("second").await;
+    assert!(host.bus.config("small").expect("the config").pending.is_none());
+
+    // The code first: it is rolled back, and swapped in when the config has come.
+    small.replace("crate/src/lib.rs", "text: String", "line: String");
+    small.replace("crate/src/lib.rs", "config.text", "format!(\"a {}\", config.line)");
+    let reason = wait_for(&mut host.told, |event| match event {
+        RuntimeEvent::RolledBack { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    let reason = reason.await;
+    assert!(reason.contains("line"), "{reason}");
+    host.answers("second").await;
+    apply(&host.bus, "{ line: third }").await;
+    host.answers("a third").await;
+    host.runtime.shutdown().await;
 }

@@ -62,6 +62,8 @@ struct File {
     /// How it and its signature looked.
     seen: Seen,
     state: State,
+    /// The plugin and the build that were rolled back, and may still be swapped in when another config comes.
+    waits: Option<(String, String)>,
 }
 
 type Seen = (Option<Stamp>, Option<Stamp>);
@@ -102,13 +104,10 @@ impl Folder {
         std::iter::once(Watched::Folder(self.dir.clone())).chain(files).collect()
     }
 
-    /// The files whose plugins were loaded and that are not there any more.
-    fn gone(&self) -> impl Iterator<Item = (&PathBuf, &str)> {
-        let loaded = self.files.iter().filter_map(|(path, file)| match &file.state {
-            State::Loaded { id, .. } => Some((path, id.as_str())),
-            _ => None,
-        });
-        loaded.filter(|(path, _)| self.there && !path.is_file())
+    /// The files whose plugins were loaded, or may be, and that are not there any more.
+    fn gone(&self) -> impl Iterator<Item = &PathBuf> {
+        let loaded = self.files.iter().filter(|(_, file)| file.is_plugin());
+        loaded.map(|(path, _)| path).filter(|path| self.there && !path.is_file())
     }
 
     /// Loads what is new, or not as it was.
@@ -131,7 +130,7 @@ impl Folder {
             Ok(there) => there,
             Err(error) => return tell(inner, &self.dir, &error),
         };
-        self.files.retain(|path, file| matches!(file.state, State::Loaded { .. }) || there.contains(path));
+        self.files.retain(|path, file| file.is_plugin() || there.contains(path));
         for path in &there {
             let seen = (Stamp::of(path), Stamp::of(&signature_of(path)));
             if seen.0.is_some() && self.files.get(path).is_none_or(|file| file.seen != seen) {
@@ -140,7 +139,7 @@ impl Folder {
         }
         // What waited for another file takes over from it without a gap.
         for path in there {
-            let Some(File { state: State::Waiting { id }, seen }) = self.files.get(&path) else { continue };
+            let Some(File { state: State::Waiting { id }, seen, .. }) = self.files.get(&path) else { continue };
             let (id, seen) = (id.clone(), *seen);
             if !self.is_another_file(&id, &path) {
                 self.load_or_tell(inner, &path, seen).await;
@@ -160,13 +159,15 @@ impl Folder {
     }
 
     async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path, seen: Seen) {
-        let state = match self.load(inner, path).await {
+        let mut waits = None;
+        let state = match self.load(inner, path, &mut waits).await {
             Ok(state) => state,
             Err(error) => {
                 // What the plugin's task rolled back, it has told of.
                 if !matches!(error, Error::Swap { .. } | Error::Load { .. }) {
                     tell(inner, path, &error);
                 }
+                waits = waits.filter(|_| matches!(error, Error::Swap { .. }));
                 // What was loaded from it before goes on.
                 match self.files.remove(path) {
                     Some(File { state: state @ State::Loaded { .. }, .. }) => state,
@@ -178,10 +179,11 @@ impl Folder {
             // What was loaded from a file that has gone is replaced by this.
             self.files.retain(|_, file| !matches!(&file.state, State::Loaded { id: other, .. } if other == id));
         }
-        self.files.insert(path.to_owned(), File { seen, state });
+        self.files.insert(path.to_owned(), File { seen, state, waits });
     }
 
-    async fn load(&self, inner: &Arc<Inner>, path: &Path) -> Result<State> {
+    /// Loads a file; on an error `waits` is what it would have been.
+    async fn load(&self, inner: &Arc<Inner>, path: &Path, waits: &mut Option<(String, String)>) -> Result<State> {
         let (artifact, timeline) = inner.read(path).await?;
         let (id, hash, build_hash) =
             (artifact.bundle.id.clone(), artifact.hash.clone(), artifact.bundle.build_hash.clone());
@@ -197,30 +199,50 @@ impl Folder {
         let known = self.files.get(path).map(|file| &file.state);
         let same = matches!(known, Some(State::Loaded { hash: loaded, .. }) if *loaded == hash);
         if !same || inner.shared.registry.serving_build(&id).as_ref() != Some(&build_hash) {
+            *waits = Some((id.clone(), build_hash.clone()));
             inner.load(artifact, timeline).await?;
+            *waits = None;
         }
         Ok(State::Loaded { id, hash, build_hash })
     }
 
     /// Unloads the plugins whose files have gone, where what serves is of that file.
     async fn unload_what_went(&mut self, inner: &Arc<Inner>) {
-        let gone: Vec<PathBuf> = self.gone().map(|(path, _)| path.clone()).collect();
+        let gone: Vec<PathBuf> = self.gone().cloned().collect();
         for path in gone {
-            let Some(File { state: State::Loaded { id, build_hash, .. }, .. }) = self.files.remove(&path) else {
-                continue;
-            };
-            if inner.shared.registry.serving_build(&id) != Some(build_hash) {
-                continue;
+            let Some(File { state, waits, .. }) = self.files.remove(&path) else { continue };
+            if let Some((id, build_hash)) = waits {
+                if let Ok(known) = inner.known(&id) {
+                    known.serving.forget(&build_hash).await;
+                }
+                unload(inner, &path, &id, build_hash).await;
             }
-            tracing::info!(plugin = id, path = %path.display(), "the plugin's file was removed: it is unloaded");
-            let (answer, answered) = oneshot::channel();
-            // It is done in its turn; what comes meanwhile is not kept waiting.
-            if inner.send(&id, Command::Unload(answer)).await.is_ok() {
-                inner.tasks.spawn(async move {
-                    let _ = answered.await;
-                });
+            if let State::Loaded { id, build_hash, .. } = state {
+                unload(inner, &path, &id, build_hash).await;
             }
         }
+    }
+}
+
+impl File {
+    /// Whether something was loaded from it, or may be.
+    fn is_plugin(&self) -> bool {
+        matches!(self.state, State::Loaded { .. }) || self.waits.is_some()
+    }
+}
+
+/// Unloads a plugin whose file has gone, if what serves is of that file.
+async fn unload(inner: &Arc<Inner>, path: &Path, id: &str, build_hash: String) {
+    if inner.shared.registry.serving_build(id) != Some(build_hash) {
+        return;
+    }
+    tracing::info!(plugin = id, path = %path.display(), "the plugin's file was removed: it is unloaded");
+    let (answer, answered) = oneshot::channel();
+    // It is done in its turn; what comes meanwhile is not kept waiting.
+    if inner.send(id, Command::Unload(answer)).await.is_ok() {
+        inner.tasks.spawn(async move {
+            let _ = answered.await;
+        });
     }
 }
 

@@ -164,7 +164,7 @@ pub struct Overlay {
     pub dir: PathBuf,
     /// Where cargo is to be run, so that the settings of its crates' workspace count: that workspace's root.
     pub root: PathBuf,
-    /// The hash of everything that it is built from, as 16 hex digits.
+    /// The hash of everything that it is built from, as 16 hex digits; of what is known of that, before its first build.
     pub build_hash: String,
 }
 

@@ -384,11 +384,11 @@ pub struct HotRuntime {
 
 /// A plugin as the runtime reaches it.
 #[derive(Clone)]
-struct Known {
+pub(crate) struct Known {
     /// Its task.
     task: mpsc::Sender<Command>,
     /// What of it serves, for what does not wait for its builds.
-    serving: Arc<Serving>,
+    pub(crate) serving: Arc<Serving>,
 }
 
 pub(crate) struct Inner {
@@ -623,7 +623,7 @@ impl Inner {
         self.known(plugin)?.task.send(command).await.map_err(|_| Error::Closed)
     }
 
-    fn known(&self, plugin: &str) -> Result<Known> {
+    pub(crate) fn known(&self, plugin: &str) -> Result<Known> {
         let plugins = self.lock();
         plugins.get(plugin).cloned().ok_or_else(|| {
             let nearest = plugins.keys().min_by_key(|id| controllerbus::config::distance(id, plugin)).cloned();

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use controllerbus::bus::{LastStates, ResolverCounts, Source};
+use controllerbus::Bus;
+use controllerbus::bus::{ConfigState, LastStates, ResolverCounts, RunState, Source};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -15,7 +16,7 @@ use crate::history::{History, Past};
 use crate::probation::counts_of;
 use crate::process::Isolation;
 use crate::runtime::Shared;
-use crate::swap::{self, Generation, blocking, millis};
+use crate::swap::{self, Generation, Unfit, blocking, millis};
 
 /// How often a generation on probation is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -42,6 +43,14 @@ struct State {
     refused: VecDeque<(String, String)>,
     /// Ends the probation of what serves.
     probation: Option<DropGuard>,
+    /// What was rolled back last, for which another config may come.
+    waiting: Option<Waiting>,
+}
+
+/// A generation that was rolled back, and is tried again when a config of its controllers has changed.
+struct Waiting {
+    past: Past,
+    _watching: DropGuard,
 }
 
 impl Serving {
@@ -68,12 +77,55 @@ impl Serving {
         edited: Option<Instant>,
     ) -> Result<SwapReport> {
         let mut state = self.state.lock().await;
+        state.waiting = None;
         if let Some((_, reason)) = state.refused.iter().find(|(refused, _)| *refused == artifact.hash) {
             let (plugin, build) = (self.id.clone(), artifact.bundle.build_hash.clone());
             let error = Error::TakenBack { plugin, build, reason: reason.clone() };
             return Err(self.rolled_back(&state, error));
         }
         self.swap_now(&mut state, artifact, timeline, edited, None).await.map(|(report, _)| report)
+    }
+
+    /// A build that was rolled back is not tried again.
+    pub(crate) async fn forget(&self, build_hash: &str) {
+        let mut state = self.state.lock().await;
+        let waiting = state.waiting.take_if(|waiting| waiting.past.build_hash == build_hash);
+        drop(state);
+        drop(waiting);
+    }
+
+    /// Tries what was rolled back once a config of its controllers is another one.
+    fn wait_for_config(self: &Arc<Self>, unfit: Unfit, before: Vec<(String, u64)>) -> Waiting {
+        let Unfit { past, config_ids } = unfit;
+        let stop = CancellationToken::new();
+        let (bus, stopped) = (self.shared.bus.clone(), stop.clone());
+        let (serving, hash) = (Arc::downgrade(self), past.copy.hash().to_owned());
+        tokio::spawn(async move {
+            let has_changed = tokio::select! {
+                () = another_config(&bus, &config_ids, &before) => true,
+                () = stopped.cancelled() => false,
+            };
+            if let Some(serving) = serving.upgrade().filter(|_| has_changed) {
+                serving.try_again(&hash).await;
+            }
+        });
+        Waiting { past, _watching: stop.drop_guard() }
+    }
+
+    async fn try_again(self: &Arc<Self>, hash: &str) {
+        let mut state = self.state.lock().await;
+        let Some(waiting) = state.waiting.take_if(|waiting| waiting.past.copy.hash() == hash) else { return };
+        let (begun, copy) = (Instant::now(), waiting.past.copy.clone());
+        let tried = match blocking(move || Verified::again(&copy)).await {
+            Ok(artifact) => {
+                let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+                self.swap_now(&mut state, artifact, timeline, None, None).await.map(drop)
+            }
+            Err(error) => Err(self.rolled_back(&state, error)),
+        };
+        if let Err(error) = tried {
+            tracing::debug!(plugin = self.id, %error, "with the new config it could not be swapped in either");
+        }
     }
 
     async fn swap_now(
@@ -86,10 +138,19 @@ impl Serving {
     ) -> Result<(SwapReport, Vec<String>)> {
         let (shared, is_back) = (&self.shared, back.is_some());
         let before = state.current.as_ref().map(|current| counts_of(&shared.bus, current.number));
-        let swapped = swap::replace(shared, &self.id, state.current.as_ref(), artifact, timeline, edited, back).await;
+        let ids: Vec<_> = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
+        let (configs, mut unfit) = (configs_of(&shared.bus, &ids), None);
+        let current = (state.current.as_ref(), back);
+        let swapped = swap::replace(shared, &self.id, current, artifact, timeline, edited, &mut unfit).await;
         let (generation, report, committed) = match swapped {
             Ok(swapped) => swapped,
-            Err(error) => return Err(self.rolled_back(state, error)),
+            Err(error) => {
+                let serves = state.current.as_ref().map(|current| current.copy.hash());
+                if let Some(unfit) = unfit.filter(|unfit| !is_back && serves != Some(unfit.past.copy.hash())) {
+                    state.waiting = Some(self.wait_for_config(unfit, configs));
+                }
+                return Err(self.rolled_back(state, error));
+            }
         };
         let notes = committed.as_ref().map(|committed| committed.notes().to_vec()).unwrap_or_default();
         let is_new = state.current.as_ref().is_some_and(|old| old.copy.hash() != generation.copy.hash());
@@ -138,7 +199,7 @@ impl Serving {
     /// Takes it off the bus and unloads it, for which nobody has to wait: what does not end keeps nobody.
     pub(crate) async fn unload(&self, answer: Option<oneshot::Sender<Result<UnloadReport>>>) {
         let mut state = self.state.lock().await;
-        state.probation = None;
+        (state.probation, state.waiting) = (None, None);
         match (state.current.take(), answer) {
             (Some(generation), answer) => swap::remove(&self.shared, &self.id, generation, answer),
             (None, Some(answer)) => {
@@ -151,6 +212,7 @@ impl Serving {
     /// Goes back to the generation before, or to that of a build, and does not swap the one that serves in again.
     pub(crate) async fn roll_back(self: &Arc<Self>, to: Option<&str>) -> Result<SwapReport> {
         let mut state = self.state.lock().await;
+        state.waiting = None;
         self.go_back(&mut state, to, "it was asked for").await
     }
 
@@ -236,6 +298,33 @@ impl Serving {
         tracing::warn!(plugin = self.id, generation, reason, "a new generation is not well and is taken back");
         if let Err(error) = self.go_back(&mut state, None, reason).await {
             tracing::error!(plugin = self.id, generation, %error, "a generation that is not well could not be taken back");
+        }
+    }
+}
+
+/// What the keys of these config ids ask for.
+fn configs_of(bus: &Bus, ids: &[String]) -> Vec<(String, u64)> {
+    let all = bus.configs().into_iter().filter(|config| ids.contains(&config.config_id));
+    all.map(|config| (config.key, config.wanted)).collect()
+}
+
+/// Waits until the keys of these config ids ask for something else than before, and that has been tried.
+async fn another_config(bus: &Bus, ids: &[String], before: &[(String, u64)]) {
+    let mut changes = bus.changes();
+    loop {
+        changes.borrow_and_update();
+        let is_tried = |config: &ConfigState| {
+            let pending = config.pending.as_ref().map(|pending| &pending.state);
+            ![Some(&config.state), pending].contains(&Some(&RunState::Constructing))
+        };
+        let configs = bus.configs();
+        let mut own = configs.iter().filter(|config| ids.contains(&config.config_id));
+        if own.all(is_tried) && configs_of(bus, ids) != before {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            // The bus is gone.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::artifact::{PrivateCopy, Verified};
 use crate::capability::{guarded, guarded_factories};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::history::Past;
 use crate::hosted::Hosted;
 use crate::load::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::placing::Placement;
@@ -35,6 +36,13 @@ impl Generation {
     /// Its factories, of which a process of its own cannot invent any; their controllers do what the plugin may.
     fn factories(&self) -> Vec<Arc<dyn Factory>> {
         guarded_factories(self.hosted.factories(), &self.plugin, &self.placement, &self.manifest)
+    }
+
+    /// Its artifact, kept for when another config has come.
+    async fn unfit(&self) -> Option<Unfit> {
+        let (number, build, copy) = (self.number, self.build_hash.clone(), self.copy.clone());
+        let past = blocking(move || Past::of(number, build, &copy, LastStates::default())).await;
+        past.ok().map(|past| Unfit { past, config_ids: self.manifest.clone() })
     }
 
     /// Its artifact, read again from its private copy and verified against the hash that was verified before.
@@ -66,18 +74,25 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
+/// A generation that was rolled back, which another config may help.
+pub(crate) struct Unfit {
+    pub(crate) past: Past,
+    /// The config ids of its factories.
+    pub(crate) config_ids: Vec<String>,
+}
+
 /// Loads a verified artifact as the next generation of `plugin` and swaps it for `current`.
 ///
-/// On an error `current` is untouched and goes on serving. What comes `back` begins with those states where it cannot take
-/// what `current` has.
+/// On an error `current` is untouched and goes on serving; what got as far as the bus is `unfit` then. What comes `back` begins
+/// with those states where it cannot take what `current` has.
 pub(crate) async fn replace(
     shared: &Arc<Shared>,
     plugin: &str,
-    current: Option<&Generation>,
+    (current, back): (Option<&Generation>, Option<LastStates>),
     artifact: Verified,
     timeline: Timeline,
     edited: Option<Instant>,
-    back: Option<LastStates>,
+    unfit: &mut Option<Unfit>,
 ) -> Result<(Generation, SwapReport, Option<controllerbus::bus::Committed>)> {
     let mut timeline = timeline;
     if artifact.bundle.id != plugin {
@@ -114,7 +129,7 @@ pub(crate) async fn replace(
         },
         None,
     );
-    let result = bring_up(shared, plugin, (current, back), artifact, number, placement, &mut timeline).await;
+    let result = bring_up(shared, plugin, (current, back), artifact, number, placement, (&mut timeline, unfit)).await;
     match result {
         Ok((generation, committed)) => {
             timeline.edit_to_live_ms = edited.map(millis);
@@ -146,7 +161,7 @@ async fn bring_up(
     artifact: Verified,
     number: u64,
     placement: Placement,
-    timeline: &mut Timeline,
+    (timeline, unfit): (&mut Timeline, &mut Option<Unfit>),
 ) -> Result<(Generation, Option<controllerbus::bus::Committed>)> {
     let begun = Instant::now();
     let build_hash = artifact.bundle.build_hash.clone();
@@ -205,6 +220,7 @@ async fn bring_up(
                 Err(error) => {
                     let failed =
                         Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
+                    *unfit = generation.unfit().await;
                     let retiring = retire(Arc::clone(shared), plugin.to_owned(), generation, None, false);
                     shared.retiring.spawn(retiring);
                     return Err(failed);

@@ -239,6 +239,7 @@ impl Engine {
             pending: None,
             location: place.and_then(Place::id),
             problem: None,
+            wanted: applied.wanted,
         };
         if let RunState::Failed { error, .. } = &mut state.state {
             *error = placed(error.clone(), place);

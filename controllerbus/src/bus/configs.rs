@@ -73,6 +73,9 @@ pub struct ConfigState {
     pub location: Option<Location>,
     /// What keeps the elected config from running, with the place, and what to do about it.
     pub problem: Option<Error>,
+    /// Another number whenever the key asks for another config.
+    #[serde(skip)]
+    pub wanted: u64,
 }
 
 /// An elected config that does not run yet, while the one before runs on.
@@ -314,6 +317,16 @@ impl Configs {
             instance.is_claimed() || instance.is_at_stake() || running.is_some_and(alone)
         };
         keys.into_iter().filter(ends).map(|(other, _)| other).collect()
+    }
+
+    /// What all keys of an instance ask for instead of it, if that is one config, and does not run.
+    pub(super) fn instead_of(&self, id: u64) -> Option<u64> {
+        let serves = |applied: &&Applied| applied.serving.is_some_and(|serving| serving.instance == id);
+        let mut keys = self.by_key.values().filter(|applied| applied.wanted == id || serves(applied));
+        let wanted = keys.next()?.wanted;
+        let is_one = wanted != id && keys.all(|applied| applied.wanted == wanted);
+        let is_waiting = |id: &u64| self.instances.get(id).is_some_and(|instance| instance.running.is_none());
+        Some(wanted).filter(|_| is_one).filter(is_waiting)
     }
 
     /// Lets others replace an instance's controller again.

@@ -51,6 +51,8 @@ pub(super) struct Instance {
     pub(super) running: Option<Arc<ControllerEntry>>,
     /// Somebody replaces its controller, or makes one that cannot run beside another: nobody else may until that is done.
     claim: Option<After>,
+    /// A generation that is made ready makes its controller.
+    pub(super) is_staged: bool,
     /// What is left for its next controller.
     legacy: Option<Legacy>,
     /// Whether its next controller, which may be in the making, is given what one before has left.
@@ -74,6 +76,7 @@ impl Instance {
             since: SystemTime::now(),
             running: None,
             claim: None,
+            is_staged: false,
             legacy: None,
             at_stake: false,
             tried: None,
@@ -167,7 +170,7 @@ impl Instance {
 
     /// What there is to do now. Looking sets the state, so that nobody reads `Queued` of what has a factory.
     pub(super) fn look(&mut self, factories: &Factories) -> Option<Known> {
-        if self.running.is_some() || self.is_claimed() {
+        if self.running.is_some() || self.is_claimed() || self.is_staged {
             return None;
         }
         let found = factories.find(&self.entry.id, self.entry.version.as_ref());

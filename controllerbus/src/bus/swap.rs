@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Source;
-use super::configs::Changes;
+use super::configs::{Changes, RunState};
 use super::engine::{Engine, Life};
 use super::entry::ControllerEntry;
 use super::factories::Known;
@@ -18,8 +18,10 @@ use super::life::{restore, save};
 use super::owning::told;
 use super::standing::Standing;
 use super::stop_first::{After, Claim, Fate, Legacy, is_at_work};
+use crate::config::Entry;
 use crate::controller::factory::Factory;
 use crate::controller::{State, SwapMode};
+use crate::directive::wire;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -58,6 +60,8 @@ struct Pair {
     /// It comes back and has begun with its own last state: that of the old one is nothing to it.
     with_own: bool,
     stop: Stop,
+    /// It is made of another config than the old one: of that which its keys ask for, and which the old one's code cannot use.
+    instead: Option<Instead>,
     /// What the new one has to answer before it is ready, the next one last; `None` before it was looked for.
     unready: Option<Vec<Arc<Standing>>>,
 }
@@ -82,12 +86,30 @@ struct Told {
 
 impl Pair {
     fn new(old: Arc<ControllerEntry>, new: Option<Arc<ControllerEntry>>, stop: Stop) -> Self {
-        Self { old, new, restored: None, with_own: false, stop, unready: None }
+        Self { old, new, restored: None, with_own: false, stop, instead: None, unready: None }
     }
 
     /// Whether the new one is made beside the old one.
     fn is_beside(&self) -> bool {
         matches!(self.stop, Stop::Beside)
+    }
+}
+
+/// A config that the old generation cannot use, and of which a controller of the new one is made. Nobody else makes one
+/// meanwhile. Not to be dropped under the bus's lock.
+struct Instead {
+    engine: Arc<Engine>,
+    instance: u64,
+}
+
+impl Drop for Instead {
+    fn drop(&mut self) {
+        let mut changes = Changes::default();
+        if let Some(instance) = self.engine.life().configs.instances.get_mut(&self.instance) {
+            instance.is_staged = false;
+            changes.nudged.push(Arc::clone(&instance.nudge));
+        }
+        self.engine.carry_out(changes);
     }
 }
 
@@ -155,6 +177,26 @@ impl Life {
     fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
         self.controllers.values().filter(|entry| entry.source == source).cloned().collect()
     }
+
+    /// Takes the config that is asked for instead of an old one's, if that has failed and this factory is for it.
+    fn take_instead(&mut self, engine: &Arc<Engine>, old: &ControllerEntry, known: &Known) -> Option<(Instead, Entry)> {
+        let id = self.configs.instead_of(old.instance()?)?;
+        let instance = self.configs.instances.get_mut(&id)?;
+        let entry = instance.entry.clone();
+        let fits = entry.id == known.info.config_id
+            && entry.version.as_ref().is_none_or(|range| range.matches(&known.info.version))
+            && matches!(instance.state, RunState::Failed { .. })
+            && !instance.is_claimed()
+            && !std::mem::replace(&mut instance.is_staged, true);
+        fits.then(|| (Instead { engine: Arc::clone(engine), instance: id }, entry))
+    }
+
+    /// Whether what a pair's new one is made of is what is asked for still.
+    fn is_asked_for(&self, pair: &Pair) -> bool {
+        pair.instead.as_ref().is_none_or(|instead| {
+            pair.old.instance().and_then(|old| self.configs.instead_of(old)) == Some(instead.instance)
+        })
+    }
 }
 
 impl Staged {
@@ -169,11 +211,15 @@ impl Staged {
     /// meanwhile, which takes old controllers away and brings others.
     async fn prepare(&mut self) -> Result<()> {
         loop {
-            let serving = self.engine.life().serving(self.from);
-            let (kept, gone) = std::mem::take(&mut self.pairs)
-                .into_iter()
-                .partition(|pair| serving.iter().any(|entry| entry.id == pair.old.id));
-            self.pairs = kept;
+            let (serving, gone) = {
+                let life = self.engine.life();
+                let serving = life.serving(self.from);
+                let (kept, gone) = std::mem::take(&mut self.pairs)
+                    .into_iter()
+                    .partition(|pair| serving.iter().any(|entry| entry.id == pair.old.id) && life.is_asked_for(pair));
+                self.pairs = kept;
+                (serving, gone)
+            };
             roll_back(&self.engine, gone, &self.ended, &self.stirred);
             let known: HashSet<u64> = self.pairs.iter().map(|pair| pair.old.id).collect();
             let missing: Vec<_> = serving.into_iter().filter(|entry| !known.contains(&entry.id)).collect();
@@ -215,12 +261,34 @@ impl Staged {
             making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
         }
         for (old, mut made) in making {
-            let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)))?;
+            let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)));
+            let (made, instead) = match made {
+                Err(error) if self.back.is_none() => self.make_instead(&old, error).await?,
+                made => (made?, None),
+            };
             self.notes.extend(made.note);
             let pair = Pair::new(old, Some(made.fresh.keep()), Stop::Beside);
-            self.pairs.push(Pair { restored: made.state, with_own: made.with_own, ..pair });
+            self.pairs.push(Pair { restored: made.state, with_own: made.with_own, instead, ..pair });
         }
         Ok(())
+    }
+
+    /// Makes an old one's successor of the config that is asked for instead of the old one's: a config and the code that needs
+    /// it may change in either order.
+    async fn make_instead(&self, old: &Arc<ControllerEntry>, error: Error) -> Result<(Made, Option<Instead>)> {
+        let known = self.factory_of(old).cloned();
+        let claimed = known.and_then(|known| {
+            let (instead, entry) = self.engine.life().take_instead(&self.engine, old, &known)?;
+            Some((known, instead, entry))
+        });
+        let Some((known, instead, entry)) = claimed else { return Err(error) };
+        let (engine, config) = (Arc::clone(&self.engine), wire::encode(&entry.config)?);
+        let make = Make { engine, known, instance: instead.instance, config, old: old.id };
+        let mut made = AbortOnDrop(self.engine.runtime()?.spawn(successor(make, Arc::clone(old), None)));
+        match (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error))) {
+            Ok(made) => Ok((made, Some(instead))),
+            Err(other) => Err(error.and(format_args!("nor could it with the config that waits: {other}"))),
+        }
     }
 
     /// Has the successors of these pairs execute, and offers them what stands, with their values held back.
@@ -514,6 +582,7 @@ impl Staged {
             let is_whole =
                 self.pairs.len() == serving.len() && self.pairs.iter().all(|pair| serving.contains(&pair.old.id));
             let is_whole = is_whole && !self.pairs.iter().any(|pair| matches!(pair.stop, Stop::Due));
+            let is_whole = is_whole && self.pairs.iter().all(|pair| life.is_asked_for(pair));
             if !is_whole {
                 drop(life);
                 self.go_on_as_before();
@@ -546,8 +615,9 @@ impl Staged {
         let mut states = LastStates::default();
         let mut old = Vec::new();
         for pair in pairs {
-            if let (Some((instance, _)), Some(state)) = (&pair.old.configured, pair.restored) {
-                states.0.insert(*instance, state);
+            let instance = pair.new.as_ref().and_then(|new| new.instance()).or_else(|| pair.old.instance());
+            if let (Some(instance), Some(state)) = (instance, pair.restored) {
+                states.0.insert(instance, state);
             }
             old.push(pair.old);
         }
@@ -575,8 +645,12 @@ impl Life {
             let Some(instance) = self.configs.instances.get_mut(&id) else { continue };
             // One that nobody uses any more is ended by its keeper, whichever it is.
             match &pair.new {
-                Some(new) => instance.run(new),
-                None => instance.stop(),
+                Some(new) if new.instance() == Some(id) => instance.run(new),
+                _ => instance.stop(),
+            }
+            if let (Some(Instead { instance: wanted, .. }), Some(new)) = (&pair.instead, &pair.new) {
+                self.configs.instances.get_mut(wanted).into_iter().for_each(|instance| instance.run(new));
+                self.configs.runs(*wanted, &mut changes);
             }
             if !pair.is_beside() {
                 self.configs.unclaim(id, &mut changes);

@@ -266,6 +266,31 @@ async fn equal_configs_share_one_controller_until_the_last_key_lets_it_go() {
     assert!(bus.controllers().is_empty());
 }
 
+/// Waits until a controller answers this.
+async fn answers(bus: &Bus, wanted: &str) {
+    let asking = async {
+        loop {
+            let answer = bus.resolve(Words { number: 1 }).await.unwrap();
+            if *answer == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(asking).await;
+}
+
+/// Waits until there is one controller.
+async fn is_alone(bus: &Bus) {
+    let mut changes = bus.changes();
+    soon(async {
+        while bus.controllers().len() != 1 {
+            changes.changed().await.unwrap();
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_that_cannot_be_used_leaves_the_one_before_running() {
     let bus = bus();
@@ -288,8 +313,8 @@ async fn a_config_that_cannot_be_used_leaves_the_one_before_running() {
     let mut watch = bus.watch_config("good");
     soon(async { while watch.next().await.is_some_and(|state| state.pending.is_some()) {} }).await;
     // What ran until then may be asked until it has been dismissed.
-    soon(async { while *bus.resolve(Words { number: 1 }).await.unwrap() != "lenient many" {} }).await;
-    soon(async { while bus.controllers().len() != 1 {} }).await;
+    answers(&bus, "lenient many").await;
+    is_alone(&bus).await;
 }
 
 #[derive(Config, Serialize, Deserialize, PartialEq)]
@@ -313,6 +338,73 @@ impl Controller for Lenient {
             Box::pin(std::future::ready(Ok(())))
         });
     }
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/good")]
+struct WordyConfig {
+    number: String,
+}
+
+/// Takes words, and no number.
+struct Wordy(String);
+
+impl Controller for Wordy {
+    type Config = WordyConfig;
+    async fn construct(config: WordyConfig, _: &Context) -> Result<Self> {
+        Ok(Self(config.number))
+    }
+    fn routes(routes: &mut controllerbus::Routes<Self>) {
+        routes.add::<Words>(|this, _, values| {
+            values.add(format!("wordy {}", this.0));
+            Box::pin(std::future::ready(Ok(())))
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_needs_another_config_takes_over_with_that_one_if_it_is_there_already() {
+    let bus = bus();
+    bus.apply(set("good: { id: test/good, config: { number: 1 } }\nother: { id: test/good, config: { number: 1 } }"))
+        .await
+        .unwrap();
+    bus.apply(set("good: { id: test/good, config: { number: many } }")).await.unwrap();
+    let wordy =
+        |source| bus.stage(Source(1), Source(source), vec![factory::<Wordy>("good", "1.0.0")], Duration::from_secs(20));
+    // It cannot take over from what another key asks for as it is.
+    let refused = wordy(11).await.err().expect("there is nothing that it can use").to_string();
+    assert!(refused.contains("number"), "{refused}");
+    assert_eq!(*at_once("a request", bus.resolve(Words { number: 1 })).await.unwrap(), "good 1");
+    bus.apply(set("other: { id: test/good, config: { number: many } }")).await.unwrap();
+    // What is rolled back leaves the config to be tried by others.
+    drop(wordy(12).await.expect("it is ready"));
+    let pending = || bus.config("good").and_then(|state| state.pending).expect("it is pending");
+    assert!(matches!(pending().state, RunState::Failed { .. }), "{:?}", pending().state);
+    let staged = wordy(13).await.expect("it is ready");
+    let standing = bus.request(Words { number: 2 }).unwrap();
+    staged.commit(Duration::ZERO).await.expect("it is swapped").drained().await;
+    assert_eq!(*at_once("a request", bus.resolve(Words { number: 1 })).await.unwrap(), "wordy many");
+    drop(standing);
+    for key in ["good", "other"] {
+        let state = bus.config(key).unwrap();
+        assert!(state.pending.is_none() && matches!(state.state, RunState::Running(_)), "{state:?}");
+    }
+    is_alone(&bus).await;
+    assert!(bus.remove_config("good").await && bus.remove_config("other").await);
+    assert!(bus.controllers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_changes_again_while_code_for_it_is_staged_is_not_what_runs() {
+    let bus = bus();
+    bus.apply(set("good: { id: test/good, config: { number: 1 } }")).await.unwrap();
+    bus.apply(set("good: { id: test/good, config: { number: many } }")).await.unwrap();
+    let wordy = vec![factory::<Wordy>("good", "1.0.0")];
+    let staged = bus.stage(Source(1), Source(11), wordy, Duration::from_secs(20)).await.expect("it is ready");
+    bus.apply(set("good: { id: test/good, config: { number: more } }")).await.unwrap();
+    staged.commit(Duration::ZERO).await.expect("it is swapped").drained().await;
+    answers(&bus, "wordy more").await;
+    is_alone(&bus).await;
 }
 
 /// What happened to a controller, in order.
