@@ -55,11 +55,11 @@ pub async fn run(args: Dev) -> Result<()> {
     let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
     let title = view::Title { plugins: names, api, last_words: args.last_words };
     let watching = async { if live { view::run(&host, &title).await } else { std::future::pending().await } };
-    let mut asked_by = None;
+    let (mut asked_by, ending) = (None, asked_to_end());
     let result = tokio::select! {
         result = serving => result,
         result = watching => result,
-        signal = asked_to_end() => { asked_by = Some(signal); Ok(()) }
+        signal = ending => { asked_by = Some(signal); Ok(()) }
         () = hang_up(live) => { asked_by = Some("the terminal went away"); Ok(()) }
     };
     match asked_by {

@@ -47,6 +47,7 @@ pub async fn run(args: Run) -> Result<()> {
         watcher: watcher(&args.polling),
     };
 
+    let ending = asked_to_end();
     let host = Host::new(journal);
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     if !configured {
@@ -59,7 +60,7 @@ pub async fn run(args: Run) -> Result<()> {
     let result = tokio::select! {
         result = served => result,
         () = service::keep_telling(&host) => Ok(()),
-        signal = asked_to_end() => {
+        signal = ending => {
             tracing::info!(target: "cbus", "{signal}: ending");
             Ok(())
         }
@@ -213,23 +214,30 @@ pub async fn specs(crates: &[std::path::PathBuf], release: bool) -> Result<Vec<P
     Ok(specs)
 }
 
-/// Waits for SIGTERM or Ctrl-C; names it. A second one ends the process at once.
-pub async fn asked_to_end() -> &'static str {
-    let signal = one_signal().await;
-    tokio::spawn(async {
-        one_signal().await;
-        std::process::exit(1);
-    });
-    signal
+/// Listens for SIGTERM and Ctrl-C from now on, and waits for one; names it. A second one ends the process at once.
+pub fn asked_to_end() -> impl Future<Output = &'static str> {
+    let first = one_signal();
+    async {
+        let signal = first.await;
+        let second = one_signal();
+        tokio::spawn(async {
+            second.await;
+            std::process::exit(1);
+        });
+        signal
+    }
 }
 
 #[cfg(unix)]
-async fn one_signal() -> &'static str {
+fn one_signal() -> impl Future<Output = &'static str> {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = tokio::signal::ctrl_c() => "Ctrl-C",
+    let both = signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    async {
+        let Ok((mut terminate, mut interrupt)) = both else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "Ctrl-C",
+        }
     }
 }
 
