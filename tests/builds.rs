@@ -50,7 +50,8 @@ async fn a_plugin_is_built_to_a_path_with_its_build_hash_features_and_profile() 
         }
     };
     let built = builder.build(&observer, &CancellationToken::new()).await.expect("the artifact");
-    assert_eq!(built.build_hash, overlay.build_hash);
+    // All that it is built from is known once it has been built.
+    assert_eq!(builder.generate().await.expect("the overlay").build_hash, built.build_hash);
     assert_eq!(built.artifact, scratch.folder().join(format!("out/probe-{}.cbus.so", built.build_hash)));
     let phases: Vec<_> =
         phases.into_inner().expect("no panic").into_iter().filter(|p| *p != BuildPhase::Waiting).collect();
