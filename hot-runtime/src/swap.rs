@@ -83,7 +83,7 @@ pub(crate) struct Unfit {
 
 /// Loads a verified artifact as the next generation of `plugin` and swaps it for `current`.
 ///
-/// On an error `current` is untouched and goes on serving; what got as far as the bus is `unfit` then. What comes `back` begins
+/// On an error `current` is untouched and goes on serving; what could not be constructed is `unfit` then. What comes `back` begins
 /// with those states where it cannot take what `current` has.
 pub(crate) async fn replace(
     shared: &Arc<Shared>,
@@ -220,7 +220,10 @@ async fn bring_up(
                 Err(error) => {
                     let failed =
                         Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
-                    *unfit = generation.unfit().await;
+                    // What was wrong otherwise no config mends.
+                    if error.to_string().starts_with("constructing") {
+                        *unfit = generation.unfit().await;
+                    }
                     let retiring = retire(Arc::clone(shared), plugin.to_owned(), generation, None, false);
                     shared.retiring.spawn(retiring);
                     return Err(failed);
