@@ -98,7 +98,7 @@ impl Plugins {
 
     /// Puts a version of a plugin into the folder that is followed.
     pub fn place(&self, plugin: usize, version: usize) -> Result<()> {
-        let half = self.followed.join("half");
+        let half = self.followed.join(format!("{}.half", id(plugin)));
         std::fs::copy(self.artifact(plugin, version), &half)?;
         Ok(std::fs::rename(half, self.file(plugin))?)
     }

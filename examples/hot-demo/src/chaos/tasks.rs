@@ -270,6 +270,11 @@ impl Chaos {
         while Instant::now() < until && self.is_ending() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        if self.is_ending() {
+            // For whoever looks for the reason.
+            let snapshot = serde_json::to_string_pretty(&self.bus.snapshot()).unwrap_or_default();
+            eprintln!("what is left on the bus: {snapshot}");
+        }
         (self.within, self.apart)
     }
 
