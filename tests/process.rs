@@ -191,10 +191,14 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     assert_eq!(health().await, [Ok(())]);
 
     // A directive that may refuse values says so to the guest.
-    assert_eq!(host.bus.resolve_all(Capped { nonce: nonce() }).await.expect("values").len(), 2);
+    let nonce = nonce();
+    // It stands until the guest has heard of both that they were accepted.
+    let standing = host.bus.request(Capped { nonce }).expect("a request");
+    assert_eq!(host.bus.resolve_all(Capped { nonce }).await.expect("values").len(), 2);
     // Its values are there before it has counted them.
     let counted = async { while host.act("capped").await != "2" {} };
     tokio::time::timeout(Duration::from_secs(20), counted).await.expect("two are accepted");
+    drop(standing);
     assert_eq!(health().await, [Err("it has met a cap".to_owned())]);
 
     assert_eq!(host.act("pid").await, pid.to_string(), "it is still the same process");
