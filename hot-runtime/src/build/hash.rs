@@ -121,12 +121,13 @@ mod tests {
 
     #[test]
     fn a_name_says_neither_where_a_crate_is_nor_what_cargo_made_of_that() {
-        let folders = vec![("/home/me/crate".into(), "crate".to_owned()), ("/work/target".into(), "target".to_owned())];
+        let folders =
+            vec![("/home/me/crate".into(), "crate".to_owned()), ("/there/target".into(), "target".to_owned())];
         let names = Names { folders, root: "/home/me/crate".into(), ..Names::default() };
         assert_eq!(names.of(Path::new("/home/me/crate/src/../a.txt")), "crate/a.txt");
         assert_eq!(names.of(Path::new("/home/me/outside.txt")), "../outside.txt");
         assert_eq!(names.of(Path::new("/etc/hosts")), "/etc/hosts");
-        let out = "/work/target/debug/build/crate-0123456789abcdef/out/made.rs";
+        let out = "/there/target/debug/build/crate-0123456789abcdef/out/made.rs";
         assert_eq!(names.of(Path::new(out)), "target/debug/build/crate/out/made.rs");
         assert_eq!(names.in_text(&format!("-L {out}")), "-L <target>/debug/build/crate/out/made.rs");
     }
