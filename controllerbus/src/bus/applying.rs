@@ -151,7 +151,7 @@ impl Engine {
                 keys.iter().all(|key| {
                     let wanted =
                         life.configs.by_key.get(key).and_then(|applied| life.configs.instances.get(&applied.wanted));
-                    wanted.is_none_or(|instance| instance.state != RunState::Constructing)
+                    wanted.is_none_or(|instance| instance.shown() != RunState::Constructing)
                 })
             };
             if is_settled || changed.changed().await.is_err() {
@@ -234,7 +234,7 @@ impl Engine {
             version: applied.entry.version.clone(),
             revision: applied.entry.revision,
             candidates: applied.others(),
-            state: wanted.state.clone(),
+            state: wanted.shown(),
             since: wanted.since,
             pending: None,
             location: place.and_then(Place::id),

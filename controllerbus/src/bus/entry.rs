@@ -47,6 +47,8 @@ pub(super) struct ControllerEntry {
     pub(super) closed: CancellationToken,
     /// The same, as the bus's lock has it: it is among those that leave no more.
     pub(super) is_over: AtomicBool,
+    /// Whether new directives are offered to it.
+    pub(super) is_routed: AtomicBool,
     /// The first error of `execute`, which ends the staging of a new generation.
     failed: Mutex<Option<Error>>,
     /// How often `execute` has failed.
@@ -229,6 +231,7 @@ impl ControllerEntry {
             is_waited_for: AtomicBool::new(false),
             closed: CancellationToken::new(),
             is_over: AtomicBool::new(false),
+            is_routed: AtomicBool::new(false),
             failed: Mutex::default(),
             failures: AtomicU64::new(0),
             resolver_failed: AtomicBool::new(false),

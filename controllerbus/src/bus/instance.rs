@@ -139,6 +139,12 @@ impl Instance {
         self.at_stake
     }
 
+    /// What others are told of it: one that runs is shown as such once it is offered what is asked.
+    pub(super) fn shown(&self) -> RunState {
+        let is_unrouted = |running: &Arc<ControllerEntry>| !running.is_routed.load(Ordering::Acquire);
+        if self.running.as_ref().is_some_and(is_unrouted) { RunState::Constructing } else { self.state.clone() }
+    }
+
     /// From now on it is somebody's.
     pub(super) fn claim(&mut self, claim: &Claim) {
         self.claim = Some(claim.after());
@@ -616,8 +622,8 @@ impl Engine {
                 {
                     let life = self.life();
                     for instance in instances.iter().filter_map(|id| life.configs.instances.get(id)) {
-                        match &instance.state {
-                            RunState::Failed { error, .. } => all = all.and_then(|()| Err(error.clone())),
+                        match instance.shown() {
+                            RunState::Failed { error, .. } => all = all.and_then(|()| Err(error)),
                             RunState::Constructing => is_settled = false,
                             RunState::Running(_) | RunState::Queued => {}
                         }

@@ -182,6 +182,7 @@ impl Types {
             }
             lanes.table.routes.store(Arc::new(changed));
         }
+        added.iter().for_each(|entry| entry.is_routed.store(true, std::sync::atomic::Ordering::Release));
     }
 
     /// What stands of the ids that a routed controller resolves, with the seat by which it is routed there.

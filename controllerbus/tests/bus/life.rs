@@ -643,3 +643,34 @@ async fn destructors_that_panic_cost_nobody_anything() {
     others_go_on(&bus).await;
     assert!(bus.directives().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_applied_answers_when_the_apply_returns() {
+    let bus = bus();
+    let stop = Arc::new(AtomicBool::new(false));
+    // Others change something all the time, so that whoever waits for a change looks often.
+    let others: Vec<_> = (0..3)
+        .map(|other| {
+            let (bus, stop) = (bus.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    let text = format!("other{other}: {{ id: test/unknown }}");
+                    bus.apply(set(&text)).await.unwrap();
+                    bus.remove_config(&format!("other{other}")).await;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for number in 0..200 {
+        bus.apply(set(&format!("good: {{ id: test/good, config: {{ number: {number} }} }}"))).await.unwrap();
+        let answers = soon(bus.resolve_all(Words { number })).await.unwrap();
+        let answers: Vec<_> = answers.iter().map(|answer| answer.as_str()).collect();
+        assert_eq!(answers, [format!("good {number}")]);
+        assert!(bus.remove_config("good").await);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for other in others {
+        other.await.unwrap();
+    }
+}
