@@ -304,23 +304,25 @@ async fn a_generation_that_blocks_a_thread_stays_until_it_ends_and_the_next_one_
     assert_eq!(mapped_below(&work), 0);
 }
 
-/// The compilers that this process has started and that are at work for a plugin: `cargo` or `rustc` in one of its folders, but
-/// for `cargo metadata`, which compiles nothing.
+/// The compilers that this process has started and that are at work for a plugin: `cargo` or `rustc` in one of its folders.
 fn compilers(folders: &[&std::path::Path]) -> Vec<String> {
     let own = std::process::id().to_string();
-    let processes = std::fs::read_dir("/proc").expect("the processes").filter_map(std::result::Result::ok);
-    let called = |process: std::fs::DirEntry| {
-        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+    let called = |process: &std::path::PathBuf| {
+        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
         // The name is in brackets and may be anything; the parent is the second word after it.
         let (before, after) = stat.rsplit_once(')')?;
         let parent = after.split_whitespace().nth(1) == Some(&own);
         let compiler = before.ends_with("(cargo") || before.ends_with("(rustc");
-        let folder = std::fs::read_link(process.path().join("cwd")).unwrap_or_default();
+        let folder = std::fs::read_link(process.join("cwd")).unwrap_or_default();
         let is_one = parent && compiler && folders.iter().any(|wanted| folder.starts_with(wanted));
-        let call = is_one.then(|| std::fs::read(process.path().join("cmdline")).unwrap_or_default())?;
-        Some(String::from_utf8_lossy(&call).replace('\0', " ")).filter(|call| !call.contains(" metadata "))
+        let call = is_one.then(|| std::fs::read(process.join("cmdline")).unwrap_or_default())?;
+        Some(format!("{} {}", process.display(), String::from_utf8_lossy(&call).replace('\0', " ")))
     };
-    processes.filter_map(called).collect()
+    let processes = std::fs::read_dir("/proc").expect("the processes").filter_map(std::result::Result::ok);
+    let seen: Vec<_> = processes.map(|process| process.path()).filter(|process| called(process).is_some()).collect();
+    // The list is not of one moment: the first may have been waited for before the last was started. Those that are there
+    // after all were seen were there at once.
+    seen.iter().filter_map(called).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
