@@ -623,7 +623,7 @@ impl Engine {
                     let life = self.life();
                     for instance in instances.iter().filter_map(|id| life.configs.instances.get(id)) {
                         match instance.shown() {
-                            RunState::Failed { error, .. } => all = all.and_then(|()| Err(error)),
+                            RunState::Failed { error, .. } => all = all.and(Err(error)),
                             RunState::Constructing => is_settled = false,
                             RunState::Running(_) | RunState::Queued => {}
                         }
