@@ -1,5 +1,13 @@
 //! The plugin host: the process that loads one verified artifact and serves it to the runtime that started it.
 
+/// Says something on standard error. Where nobody reads that any more `eprintln!` would panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod bus;
 mod confine;
 #[cfg(target_os = "linux")]
@@ -12,8 +20,9 @@ mod trace;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::MARKER;
 use super::protocol::{Hello, Versions, Welcome};
@@ -42,17 +51,25 @@ fn serve() -> i32 {
     let mut socket = match take_socket() {
         Ok(socket) => socket,
         Err(error) => {
-            eprintln!("a plugin host is started by a runtime, with its socket as standard input: {error}");
+            say!("a plugin host is started by a runtime, with its socket as standard input: {error}");
             return 64;
         }
     };
     match start(&mut socket) {
-        Ok((hello, layers)) => server::run(socket, hello, layers),
+        Ok((hello, layers)) => {
+            let line = socket.try_clone();
+            let code = catch_unwind(AssertUnwindSafe(|| server::run(socket, hello, layers))).unwrap_or(70);
+            // The thread that watches the line sees its end as well, but this one may be the first to end the process.
+            if line.is_ok_and(|line| has_hung_up(&line, Some(&Timespec::default()))) {
+                end_group();
+            }
+            code
+        }
         Err(reason) => {
             let refused = Err(controllerbus::Error::msg(&reason));
             let layers = Vec::new();
             let _ = write_frame(&mut socket, &Welcome { versions: Versions::ours(), factories: refused, layers });
-            eprintln!("{reason}");
+            say!("{reason}");
             65
         }
     }
@@ -103,25 +120,28 @@ fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
     let _ = parent;
     let watched = socket.try_clone().map_err(failed)?;
     let watching = std::thread::Builder::new().name("plugin-host".to_owned()).spawn(move || {
-        #[cfg(target_os = "linux")]
-        let hangup = PollFlags::RDHUP | PollFlags::HUP;
-        #[cfg(not(target_os = "linux"))]
-        let hangup = PollFlags::HUP;
-        loop {
-            let ended = poll(&mut [PollFd::new(&watched, hangup)], None);
-            match ended {
-                Ok(_) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => break,
-            }
-        }
+        has_hung_up(&watched, None);
         end_group();
     });
     watching.map(drop).map_err(failed)
 }
 
+/// Waits until the runtime's end of a socket is closed, or for as long as is given; whether it is.
+fn has_hung_up(socket: &UnixStream, within: Option<&Timespec>) -> bool {
+    #[cfg(target_os = "linux")]
+    let hangup = PollFlags::RDHUP | PollFlags::HUP;
+    #[cfg(not(target_os = "linux"))]
+    let hangup = PollFlags::HUP;
+    loop {
+        match poll(&mut [PollFd::new(socket, hangup)], within) {
+            Err(rustix::io::Errno::INTR) => {}
+            ended => return ended.is_ok_and(|ready| ready > 0),
+        }
+    }
+}
+
 /// Ends this process and those that it started.
-fn end_group() {
+fn end_group() -> ! {
     let group = rustix::process::getpgrp();
     if group == rustix::process::getpid() {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);

@@ -33,7 +33,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start a plugin host's runtime: {error}");
+            say!("cannot start a plugin host's runtime: {error}");
             return 66;
         }
     };
@@ -42,7 +42,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
         let (reading, writing) = match socket.try_clone().and_then(halves) {
             Ok(halves) => halves,
             Err(error) => {
-                eprintln!("cannot use a plugin host's socket: {error}");
+                say!("cannot use a plugin host's socket: {error}");
                 return 66;
             }
         };
@@ -69,7 +69,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
         let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone), layers };
         // Nothing else is written yet; the socket is not for waiting any more, so the first frame has to fit into it.
         if let Err(error) = socket.set_nonblocking(false).and_then(|()| super::write_frame(&mut socket, &welcome)) {
-            eprintln!("the runtime does not listen: {error}");
+            say!("the runtime does not listen: {error}");
             return 66;
         }
         let _ = socket.set_nonblocking(true);
@@ -135,7 +135,7 @@ impl Server {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return 0,
                 Err(error) => {
-                    eprintln!("reading from the runtime: {error}");
+                    say!("reading from the runtime: {error}");
                     return 68;
                 }
             };
@@ -150,7 +150,7 @@ impl Server {
                 }
                 Ok(message) => self.handle(message),
                 Err(error) => {
-                    eprintln!("a message of the runtime is not understood: {error}");
+                    say!("a message of the runtime is not understood: {error}");
                     return 68;
                 }
             }
