@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use benches::{Measured, save_all, target};
 use bytes::{Buf, BufMut};
 use controllerbus::prelude::*;
-use hot_runtime::build::{BuildOptions, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, PluginBuilder};
 use hot_runtime::{HotRuntime, Isolation, PluginSpec, RuntimeEvent};
 use tests::process::a_request;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hot_runtime::artifact::inspect;
-use hot_runtime::build::{BuildOptions, BuildReport, BuiltBy, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, BuildReport, BuiltBy, PluginBuilder};
 use hot_runtime::{Error, HotRuntime, PluginSpec};
 use tests::small::Small;
 use tests::{target_dir, work_dir};

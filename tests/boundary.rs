@@ -9,7 +9,7 @@ mod ties;
 
 use controllerbus::prelude::*;
 use hot_runtime::RuntimeEvent;
-use hot_runtime::build::BuiltBy;
+use hot_runtime::compile::BuiltBy;
 use tests::{nonce, wait_for};
 use tokio::sync::mpsc::UnboundedReceiver;
 

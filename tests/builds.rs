@@ -1,7 +1,7 @@
 //! What a build makes of its inputs: names, versions, features, profiles, messages.
 
 use controllerbus::prelude::*;
-use hot_runtime::build::{BuildEvent, BuildOptions, BuildPhase, BuiltBy, MessageLevel, PluginBuilder};
+use hot_runtime::compile::{BuildEvent, BuildOptions, BuildPhase, BuiltBy, MessageLevel, PluginBuilder};
 use hot_runtime::{Error, HotRuntime, PluginSpec, Trust};
 use std::path::Path;
 use std::process::Command;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controllerbus::prelude::*;
 use hot_runtime::RuntimeEvent;
-use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, BuiltBy, PluginBuilder};
 use tests::small::Small;
 use tests::{target_dir, wait_for, work_dir};
 use tokio_util::sync::CancellationToken;

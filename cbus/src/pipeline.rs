@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hot_runtime::artifact::Read;
-use hot_runtime::build::{BuildOptions, BuildReport, MessageLevel, PluginBuilder};
-use hot_runtime::overlay::PluginSpec;
+use hot_runtime::compile::{BuildOptions, BuildReport, MessageLevel, PluginBuilder};
+use hot_runtime::PluginSpec;
 use hot_runtime::workspace::Workspace;
 use miette::Result;
 use serde::Serialize;

@@ -154,7 +154,7 @@ fn date(days: u64) -> String {
 
 /// A text without terminal colours.
 pub fn plain(text: &str) -> String {
-    hot_runtime::build::without_colours(text)
+    hot_runtime::compile::without_colours(text)
 }
 
 /// At most so many characters of a text.

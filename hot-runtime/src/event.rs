@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::build::{BuildPhase, BuiltBy, CompilerMessage, PhaseTime};
+use crate::message::CompilerMessage;
+use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
 
 /// How long each phase took, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -3,7 +3,7 @@
 use controllerbus::bus::{RunState, Source};
 use controllerbus::prelude::*;
 use hot_runtime::artifact::Trust;
-use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, BuiltBy, PluginBuilder};
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec};
 use tests::{Scratch, events, host, mapped_below, nonce, swapped, target_dir, wait_for, work_dir};
 use tokio_util::sync::CancellationToken;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use controllerbus::prelude::*;
 use hot_runtime::artifact::Trust;
-use hot_runtime::build::{BuildOptions, BuiltBy, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, BuiltBy, PluginBuilder};
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use rustix::process::{Signal, getpid, kill_process};
 use tests::{Scratch, events, host, mapped_below, swapped, target_dir, wait_for, work_dir};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use controllerbus::prelude::*;
 use hot_runtime::PluginSpec;
-use hot_runtime::build::{BuildOptions, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, PluginBuilder};
 use tokio::sync::OnceCell;
 
 use crate::{Answer, Scratch, nonce, target_dir, work_dir};

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use hot_runtime::Error;
-use hot_runtime::build::BuildEvent;
+use hot_runtime::compile::BuildEvent;
 use miette::Result;
 use tokio_util::sync::CancellationToken;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hot_runtime::Error;
-use hot_runtime::build::{BUILD_HASH, Inputs};
+use hot_runtime::compile::{BUILD_HASH, Inputs};
 use hot_runtime::watch::Following;
 use miette::Result;
 use tokio_util::sync::CancellationToken;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controllerbus::{Bus, ConfigSet};
-use hot_runtime::build::{BuildOptions, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, PluginBuilder};
 use hot_runtime::{HotRuntime, Isolation, PluginSpec, Trust};
 use notes::{Book, Writers, check};
 use tests::load::{replace, seal};

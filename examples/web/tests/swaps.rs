@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use controllerbus::listen::Address;
 use controllerbus::{Bus, ConfigSet};
-use hot_runtime::build::{BuildOptions, PluginBuilder};
+use hot_runtime::compile::{BuildOptions, PluginBuilder};
 use hot_runtime::{GenerationInfo, GenerationState, HotRuntime, Isolation, PluginSpec, RuntimeEvent, Trust};
 use tests::load::{replace, seal};
 use tests::{events, wait_for, work_dir};

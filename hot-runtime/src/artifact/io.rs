@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::refused;
 use crate::error::{Error, Result};
-use crate::swap::give_way;
+use crate::util::give_way;
 
 /// How many bytes are read, hashed or written before others are given way: less than half a millisecond's work.
 const STEP: usize = 512 << 10;

@@ -18,8 +18,11 @@ mod place;
 mod private;
 mod read;
 mod seal;
+pub mod sign;
 mod trailer;
 mod trust;
+pub(crate) mod unmap;
+pub(crate) mod unwind;
 mod verify;
 
 #[cfg(test)]
@@ -47,4 +50,10 @@ type Refusal = (String, &'static str);
 
 fn refused(path: &Path, (reason, help): Refusal) -> Error {
     Error::Artifact { path: path.to_owned(), reason, help: help.to_owned() }
+}
+
+/// Whether a file is called like a plugin.
+pub(crate) fn is_artifact(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [".cbus.so", ".cbus.dylib", ".cbus.dll"].iter().any(|ending| name.ends_with(ending))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Verified;
 use super::io::write_in_steps;
 use crate::error::{Error, Result};
-use crate::overlay::slug;
+use crate::util::slug;
 
 /// The private copy of a verified artifact: the only thing that is ever opened.
 ///

@@ -7,8 +7,8 @@ use super::io::{make_readable, read_in_steps, room_for, write_in_steps};
 use super::read::{Inspected, Read};
 use super::refused;
 use super::trailer::{TRAILER, trailer};
-use crate::build::unmap::{self, Patch};
-use crate::build::unwind::Tables;
+use crate::artifact::unmap::{self, Patch};
+use crate::artifact::unwind::Tables;
 use crate::error::{Error, Result};
 
 /// A sealed artifact.

@@ -242,7 +242,7 @@ fn hostile_artifacts_are_refused_with_a_short_reason_or_are_what_they_say() {
 fn where_a_signature_is_required_it_is_asked_for_before_anything_is_parsed() {
     let folder = tempfile::tempdir().expect("a folder");
     let (secret, public) = (folder.path().join("a.key"), folder.path().join("a.pub"));
-    let key = crate::sign::generate(&secret, &public, None).expect("keys");
+    let key = crate::artifact::sign::generate(&secret, &public, None).expect("keys");
     let checks = Checks::new(Trust::keys([key]));
     let path = folder.path().join("plugin.cbus.so");
     for bytes in [&b""[..], b"no library at all", &sealed_bytes(b"sealed, but no library")] {

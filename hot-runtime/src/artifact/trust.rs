@@ -6,8 +6,8 @@ use minisign_verify::{Signature, StreamVerifier};
 
 use super::io::read_bounded;
 use super::{Refusal, refused};
+use crate::artifact::sign::{PublicKey, signature_path};
 use crate::error::{Error, Result};
-use crate::sign::{PublicKey, signature_path};
 
 /// Signatures have a few hundred bytes.
 const LARGEST_SIGNATURE: u64 = 64 * 1024;

@@ -1,0 +1,315 @@
+//! How cargo calls rustc: recorded by a small wrapper that is compiled on first use, and read back.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
+use crate::source::environment::callers_environment;
+
+const SHIM: &str = include_str!("shim/main.rs");
+
+/// The recording wrapper of a target folder, and where it records.
+#[derive(Clone, Debug)]
+pub(crate) struct Capture {
+    /// The wrapper.
+    pub(crate) shim: PathBuf,
+    /// The records.
+    pub(crate) folder: PathBuf,
+}
+
+impl Capture {
+    /// The wrapper for a target folder, compiled if it is not there yet; `None` where it cannot be compiled: then
+    /// cargo makes every build, and says itself what is wrong with the compiler. Blocks.
+    pub(crate) fn prepare(target_dir: &Path) -> Option<Self> {
+        let folder = target_dir.join("cbus");
+        std::fs::create_dir_all(&folder).ok()?;
+        private_folder(&folder.join("calls")).ok()?;
+        let name = format!("rustc-shim-{}", &blake3::hash(SHIM.as_bytes()).to_hex()[..12]);
+        let shim = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+        if !shim.is_file() {
+            let source = tempfile::Builder::new().suffix(".rs").tempfile_in(&folder).ok()?;
+            std::fs::write(source.path(), SHIM).ok()?;
+            let made = source.path().with_extension("made");
+            let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+            let mut command = std::process::Command::new(rustc);
+            command.args(["--edition=2021", "--crate-name=shim", "-Copt-level=1", "-Cpanic=abort", "-o"]);
+            let output = command.arg(&made).arg(source.path()).stdin(Stdio::null()).output().ok()?;
+            if !output.status.success() {
+                tracing::debug!(said = %String::from_utf8_lossy(&output.stderr), "the recording wrapper does not compile");
+                return None;
+            }
+            std::fs::rename(made, &shim).ok()?;
+        }
+        Some(Self { shim, folder: folder.join("calls") })
+    }
+
+    /// The last recorded call for a crate, by the stem of its outputs (`name-hash`).
+    pub(crate) fn call(&self, stem: &str) -> Option<Call> {
+        Call::read(&self.folder.join(format!("{stem}.call")))
+    }
+
+    /// The recorded call for the build script whose outputs are in a folder.
+    pub(crate) fn call_into(&self, folder: &Path) -> Option<Call> {
+        let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let scripts = recorded.filter(|entry| entry.file_name().to_string_lossy().starts_with("build_script_"));
+        let calls = scripts.filter_map(|entry| Call::read(&entry.path()));
+        calls
+            .filter(|call| call.after("--out-dir").is_some_and(|out| Path::new(out) == folder))
+            .max_by_key(|it| it.recorded)
+    }
+
+    /// All recorded calls for crates in these packages.
+    pub(crate) fn calls_in(&self, packages: &BTreeSet<&Path>) -> Vec<Call> {
+        let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let calls = recorded.filter_map(|entry| Call::read(&entry.path()));
+        calls.filter(|call| call.package().is_some_and(|package| packages.contains(package))).collect()
+    }
+}
+
+/// A folder that only its owner enters. One of an earlier version, whose records held the whole environment and could be
+/// read by all, is emptied: cargo makes the next build then.
+fn private_folder(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        let open = |folder: &Path| std::fs::metadata(folder).is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
+        if open(folder) {
+            std::fs::remove_dir_all(folder)?;
+        }
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+    #[cfg(not(unix))]
+    std::fs::create_dir_all(folder)
+}
+
+/// What the recorder is told of the environment that cargo is started with: what is as it was there, cargo has not set.
+/// `None` for an environment that is too large to be told of.
+pub(crate) fn outer_environment(environment: &[(OsString, OsString)]) -> Option<String> {
+    // FNV-1a, as in the recorder: it need not withstand anybody.
+    let fnv = |bytes: &[u8]| {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    };
+    let line = |(name, value): &(OsString, OsString)| {
+        format!("{}={:016x}\n", name.to_string_lossy(), fnv(value.as_encoded_bytes()))
+    };
+    // The system takes 128 KiB for one variable.
+    Some(environment.iter().map(line).collect::<String>()).filter(|lines| lines.len() < 120_000)
+}
+
+/// One recorded call of rustc.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) folder: PathBuf,
+    pub(crate) rustc: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// When it was recorded, just before it was made.
+    pub(crate) recorded: SystemTime,
+}
+
+impl Call {
+    fn read(path: &Path) -> Option<Self> {
+        let recorded = std::fs::metadata(path).and_then(|found| found.modified()).ok()?;
+        Self::parse(&std::fs::read(path).ok()?, recorded)
+    }
+
+    #[cfg(unix)]
+    fn parse(text: &[u8], recorded: SystemTime) -> Option<Self> {
+        use std::os::unix::ffi::OsStringExt;
+        let mut parts = text.split(|byte| *byte == 0).map(|part| OsString::from_vec(part.to_vec()));
+        let (folder, rustc) = (parts.next()?.into(), parts.next()?.into());
+        let count: usize = parts.next()?.to_str()?.parse().ok()?;
+        let arguments: Vec<_> = parts.by_ref().take(count).collect();
+        let pair = |part: OsString| {
+            let part = part.into_vec();
+            let at = part.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
+            Some((OsString::from_vec(part[..at].to_vec()), OsString::from_vec(part[at + 1..].to_vec())))
+        };
+        (arguments.len() == count).then(|| Self {
+            folder,
+            rustc,
+            arguments,
+            environment: parts.filter_map(pair).collect(),
+            recorded,
+        })
+    }
+
+    /// Elsewhere cargo makes every build.
+    #[cfg(not(unix))]
+    fn parse(_: &[u8], _: SystemTime) -> Option<Self> {
+        None
+    }
+
+    /// What follows an argument.
+    pub(crate) fn after(&self, flag: &str) -> Option<&OsString> {
+        self.arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| &pair[1])
+    }
+
+    /// What a `-C` option is set to.
+    pub(crate) fn option(&self, key: &str) -> Option<&str> {
+        let set = self.arguments.iter().filter_map(|argument| argument.to_str()?.split_once('='));
+        set.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// The stem of its outputs: `name-hash`.
+    pub(crate) fn stem(&self) -> String {
+        let name = self.after("--crate-name").map(|name| name.to_string_lossy()).unwrap_or_default();
+        format!("{name}{}", self.option("extra-filename").unwrap_or_default())
+    }
+
+    /// Where rustc writes what the crate was made from.
+    pub(crate) fn dep_info(&self) -> Option<PathBuf> {
+        Some(Path::new(self.after("--out-dir")?).join(self.stem() + ".d"))
+    }
+
+    /// A variable that cargo set for it.
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsString> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// The folder of the package that it compiles.
+    pub(crate) fn package(&self) -> Option<&Path> {
+        self.variable("CARGO_MANIFEST_DIR").map(Path::new)
+    }
+
+    /// The crates that it names, with their files.
+    pub(crate) fn externs(&self) -> impl Iterator<Item = &Path> {
+        let named = self.arguments.windows(2).filter(|pair| pair[0] == "--extern");
+        named.filter_map(|pair| pair[1].to_str()?.split_once('=').map(|(_, path)| Path::new(path)))
+    }
+
+    /// The environment that cargo would give it now: what cargo set as recorded, everything else as it is.
+    pub(crate) fn environment_now(&self) -> Vec<(OsString, OsString)> {
+        let mut environment = callers_environment();
+        environment.retain(|(name, _)| !self.environment.iter().any(|(known, _)| known == name));
+        environment.extend_from_slice(&self.environment);
+        // The recorded cargo's job server has gone.
+        environment.retain(|(name, _)| !matches!(name.to_str(), Some("MAKEFLAGS" | "CARGO_MAKEFLAGS" | "MFLAGS")));
+        environment
+    }
+}
+
+/// What rustc wrote down about a crate's inputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DepInfo {
+    /// The files that it read.
+    pub(crate) files: Vec<PathBuf>,
+    /// The variables that the source asked for, with what it got.
+    pub(crate) environment: Vec<(String, Option<String>)>,
+}
+
+impl DepInfo {
+    /// Reads a `.d` file; relative paths are relative to `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read.
+    pub(crate) fn read(path: &Path, folder: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading what a crate was built from", path))?;
+        Ok(Self::parse(&text, folder))
+    }
+
+    fn parse(text: &str, folder: &Path) -> Self {
+        let mut found = Self::default();
+        for line in text.lines() {
+            if let Some(variable) = line.strip_prefix("# env-dep:") {
+                let unescaped = |text: &str| text.replace("\\n", "\n").replace("\\r", "\r").replace("\\\\", "\\");
+                let (name, value) = match variable.split_once('=') {
+                    Some((name, value)) => (name, Some(unescaped(value))),
+                    None => (variable, None),
+                };
+                found.environment.push((unescaped(name), value));
+            } else if found.files.is_empty()
+                // The first line is about this file; where it is may have a colon in it, too.
+                && let Some((_, files)) = line.split_once(".d: ").or_else(|| line.split_once(": "))
+            {
+                // Spaces in a name are escaped with a backslash, other blanks are not.
+                let files = files.replace("\\ ", "\u{0}");
+                let files = files.split(' ').filter(|file| !file.is_empty());
+                found.files = files.map(|file| folder.join(file.replace('\u{0}', " "))).collect();
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dep_info_names_files_with_blanks_and_variables_that_are_not_set() {
+        let text = "/out/a.d: src/lib.rs src/with\\ blank.txt /abs/x.rs\n\n/out/liba.rmeta: src/lib.rs\n\nsrc/lib.rs:\n\n\
+                    # env-dep:UNSET\n# env-dep:NAME=a=b\n";
+        let found = DepInfo::parse(text, Path::new("/crate"));
+        let files = ["/crate/src/lib.rs", "/crate/src/with blank.txt", "/abs/x.rs"].map(PathBuf::from);
+        assert_eq!(found.files, files);
+        assert_eq!(found.environment, [("UNSET".to_owned(), None), ("NAME".to_owned(), Some("a=b".to_owned()))]);
+    }
+
+    #[test]
+    fn dep_info_names_files_whatever_blanks_there_are() {
+        let names = ["no\u{a0}break.rs", "全角\u{3000}空白/mod.rs", "tab\there.rs", "thin\u{2009}one: two.rs"];
+        let found = DepInfo::parse(
+            &format!("/out: put/a.d: {}\n", names.map(|name| name.replace(' ', "\\ ")).join(" ")),
+            Path::new("/crate"),
+        );
+        assert_eq!(found.files, names.map(|name| Path::new("/crate").join(name)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_recorded_call_is_read_back() {
+        let text = b"/crate\0/bin/rustc\x002\0--crate-name\0a\0NAME=x=y\0EMPTY=\0";
+        let call = Call::parse(text, SystemTime::UNIX_EPOCH).expect("a call");
+        assert_eq!(call.folder, Path::new("/crate"));
+        assert_eq!(call.arguments, ["--crate-name", "a"]);
+        let pairs = [("NAME", "x=y"), ("EMPTY", "")].map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(call.environment, pairs);
+        assert!(Call::parse(b"/crate\0/bin/rustc\x003\0a\0", SystemTime::UNIX_EPOCH).is_none());
+    }
+
+    /// What the recorder, as cargo would call it, writes down in a target folder.
+    #[cfg(unix)]
+    fn recorded(target: &Path, outer: &str) -> (PathBuf, Call) {
+        let capture = Capture::prepare(target).expect("the recorder");
+        let mut cargo = std::process::Command::new(&capture.shim);
+        cargo.args(["true", "--crate-name", "a", "--out-dir", "out", "-C", "extra-filename=-1"]);
+        cargo.env("CBUS_CAPTURE", &capture.folder).env("CBUS_OUTER", outer);
+        cargo.envs([("AWS_SECRET_ACCESS_KEY", "s3cr3t"), ("CARGO_REGISTRY_TOKEN", "s3cr3t")]);
+        cargo.envs([("CARGO_PKG_NAME", "a"), ("OUT_DIR", "/out"), ("FROM_A_BUILD_SCRIPT", "yes"), ("CHANGED", "now")]);
+        assert!(cargo.status().expect("running it").success());
+        (capture.folder.clone(), capture.call("a-1").expect("the call"))
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_recorded_call_holds_what_cargo_set_and_nothing_else_and_only_its_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let target = tempfile::tempdir().expect("a folder");
+        // As an earlier version left it.
+        let calls = target.path().join("cbus/calls");
+        std::fs::create_dir_all(&calls).expect("a folder");
+        std::fs::set_permissions(&calls, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        std::fs::write(calls.join("old.call"), "TOKEN=s3cr3t").expect("writing");
+        let mut outer: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let more = [("AWS_SECRET_ACCESS_KEY", "s3cr3t"), ("CARGO_REGISTRY_TOKEN", "s3cr3t"), ("CHANGED", "before")];
+        outer.extend(more.map(|(name, value)| (name.into(), value.into())));
+
+        let (folder, call) = recorded(target.path(), &outer_environment(&outer).expect("not too large"));
+        let mut set: Vec<_> = call.environment.iter().map(|(name, value)| (name.to_str(), value.to_str())).collect();
+        set.sort_unstable();
+        let wanted = [("CARGO_PKG_NAME", "a"), ("CHANGED", "now"), ("FROM_A_BUILD_SCRIPT", "yes"), ("OUT_DIR", "/out")];
+        assert_eq!(set, wanted.map(|(name, value)| (Some(name), Some(value))));
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&folder.join("a-1.call"))), (0o700, 0o600));
+        assert!(!calls.join("old.call").exists(), "what an earlier version has recorded is gone");
+        // What is set by now is taken, and what is not any more is not passed on.
+        let now = call.environment_now();
+        assert!(now.iter().any(|(name, _)| name == "PATH") && now.iter().any(|(name, _)| name == "CHANGED"));
+        assert!(!now.iter().any(|(name, _)| name == "AWS_SECRET_ACCESS_KEY"));
+    }
+}

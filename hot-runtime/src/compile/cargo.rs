@@ -1,0 +1,238 @@
+//! Runs cargo on an overlay and finds the library that it made.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::Message;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use crate::compile::BuildOptions;
+use crate::compile::capture::{Capture, outer_environment};
+use crate::compile::process::{self, Ended, Lines};
+use crate::compile::progress::Progress;
+use crate::compile::units::{Kind, Made, Script};
+use crate::error::{Error, Result};
+use crate::message::{CompilerMessage, MessageLevel};
+use crate::phase::BuildPhase;
+use crate::source::environment;
+use crate::source::overlay::Overlay;
+use crate::source::spec::PluginSpec;
+
+/// What cargo made.
+pub(crate) struct CargoBuilt {
+    /// The library.
+    pub(crate) library: PathBuf,
+    /// What the compiler said.
+    pub(crate) messages: Vec<CompilerMessage>,
+    /// Everything that was compiled, or was up to date.
+    pub(crate) made: Vec<Made>,
+    /// The build scripts that were run, or were up to date.
+    pub(crate) scripts: Vec<Script>,
+    /// How rustc called the linker for the plugin, as `--print link-args` prints it.
+    pub(crate) link_line: Option<String>,
+}
+
+/// Why a build was stopped.
+pub(crate) enum Stop {
+    Cancelled,
+    TimedOut,
+}
+
+/// Waits for a reason to stop a build.
+pub(crate) async fn stop_of(cancel: &CancellationToken, options: &BuildOptions) -> Stop {
+    tokio::select! {
+        () = cancel.cancelled() => Stop::Cancelled,
+        () = tokio::time::sleep(options.timeout) => Stop::TimedOut,
+    }
+}
+
+impl Stop {
+    pub(crate) fn error(&self, spec: &PluginSpec, options: &BuildOptions) -> Error {
+        match self {
+            Self::Cancelled => Error::Cancelled { plugin: spec.id.clone() },
+            Self::TimedOut => Error::BuildTimedOut { plugin: spec.id.clone(), after: options.timeout },
+        }
+    }
+}
+
+/// How cargo is run.
+#[derive(Clone, Copy)]
+pub(crate) struct How<'a> {
+    /// Records what it calls.
+    pub(crate) capture: Option<&'a Capture>,
+    /// Names for the folders of local crates, where those are not to be seen in what is made.
+    pub(crate) local: &'a [(PathBuf, String)],
+    /// The program that is to be put before the compiler.
+    pub(crate) wrapper: Option<&'a OsStr>,
+    /// What was compiled before is used again, in parts of crates.
+    pub(crate) incremental: bool,
+}
+
+/// Builds an overlay. Cancelling stops the compiler with all that it started.
+///
+/// # Errors
+/// [`Error::Build`] with the messages, [`Error::BuildTimedOut`], [`Error::Cancelled`].
+pub(crate) async fn build(
+    overlay: &Overlay,
+    spec: &PluginSpec,
+    options: &BuildOptions,
+    how: How<'_>,
+    progress: &mut Progress<'_>,
+    cancel: &CancellationToken,
+) -> Result<CargoBuilt> {
+    progress.phase(BuildPhase::Compiling);
+    let child = command(overlay, spec, options, how)
+        .spawn()
+        .map_err(Error::io("running cargo (is Rust installed?)", &overlay.dir))?;
+    let (mut library, mut messages) = (None, Vec::new());
+    let (mut made, mut scripts, mut link_line, mut out_dirs) = (Vec::new(), Vec::new(), None, Vec::new());
+    let mut packages = std::collections::HashMap::new();
+    let line = |line: &[u8]| match serde_json::from_slice(line) {
+        Ok(Message::CompilerArtifact(artifact)) => {
+            if !artifact.fresh {
+                progress.compiled(&artifact.target.name);
+            }
+            let cdylib = artifact.target.crate_types.iter().any(|kind| kind.to_string() == "cdylib");
+            if cdylib && artifact.target.name.starts_with("cbus_overlay_") {
+                let file = artifact.filenames.iter().find(|file| file.as_str().ends_with(std::env::consts::DLL_SUFFIX));
+                library = file.map(|file| file.as_std_path().to_owned());
+            }
+            let folder = artifact.manifest_path.parent().map(|folder| folder.as_std_path().to_owned());
+            packages.insert(artifact.package_id.repr.clone(), folder.clone().unwrap_or_default());
+            made.push(Made {
+                package: folder.unwrap_or_default(),
+                package_name: package_name(&artifact.package_id.repr, &artifact.target.name),
+                local: is_local(&artifact.package_id.repr),
+                kind: Kind::of(&artifact.target.kind),
+                files: artifact.filenames.iter().map(|file| file.as_std_path().to_owned()).collect(),
+            });
+        }
+        Ok(Message::BuildScriptExecuted(script)) => {
+            out_dirs.push((script.package_id.repr, script.out_dir.into_std_path_buf()));
+        }
+        Err(_) if line.windows(10).any(|part| part == b"/symbols.o") => {
+            link_line = Some(String::from_utf8_lossy(line).into_owned());
+        }
+        Ok(Message::CompilerMessage(message)) => {
+            if let Some(message) = CompilerMessage::of(message.message) {
+                progress.message(&message);
+                messages.push(message);
+            }
+        }
+        _ => {}
+    };
+    let ended = process::run(child, Lines::Stdout, line, stop_of(cancel, options)).await;
+    let (ended, said) = ended.map_err(Error::io("waiting for cargo", &overlay.dir))?;
+    let status = match ended {
+        Ended::Exited(status) => status,
+        Ended::Stopped(stop) => return Err(stop.error(spec, options)),
+    };
+    for (id, out_dir) in out_dirs {
+        if let Some(package) = packages.get(&id) {
+            scripts.push(Script::read(package, is_local(&id), &out_dir));
+        }
+    }
+    match library {
+        Some(library) if status.success() => Ok(CargoBuilt { library, messages, made, scripts, link_line }),
+        _ => Err(failed(spec, messages, &String::from_utf8_lossy(&said))),
+    }
+}
+
+/// Makes cargo compile these packages again. It goes by times, and takes an older file that was put back for what it
+/// has built already. Blocks while another cargo builds there.
+pub(crate) fn forget(target_dir: &Path, packages: &BTreeSet<String>) {
+    if packages.is_empty() {
+        return;
+    }
+    // `target/PROFILE/.fingerprint`, or with a target `target/TRIPLE/PROFILE/.fingerprint`.
+    let folders = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let below = folders(target_dir).flat_map(|dir| folders(&dir).collect::<Vec<_>>()).collect::<Vec<_>>();
+    let known = |profile: &PathBuf| [".fingerprint", "build"].iter().any(|name| profile.join(name).is_dir());
+    for profile in folders(target_dir).chain(below).filter(known) {
+        // A cargo that builds there holds this lock, and must not lose what it counts on.
+        let lock = std::fs::File::options().create(true).append(true).open(profile.join(".cargo-lock"));
+        let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
+        for known in folders(&profile.join(".fingerprint")) {
+            let name = known.file_name().unwrap_or_default().to_string_lossy();
+            if name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)) {
+                let _ = std::fs::remove_dir_all(&known);
+            }
+        }
+        // Cargo's layout to come.
+        for unit in packages.iter().flat_map(|package| folders(&profile.join("build").join(package))) {
+            let _ = std::fs::remove_dir_all(unit.join("fingerprint"));
+        }
+    }
+}
+
+/// Whether a package is of a folder of the user's.
+fn is_local(id: &str) -> bool {
+    id.starts_with("path+")
+}
+
+/// The error of a build: the compiler's own errors, or, without any, what else was said.
+pub(crate) fn failed(spec: &PluginSpec, messages: Vec<CompilerMessage>, said: &str) -> Error {
+    let errors = messages.iter().filter(|message| message.level == MessageLevel::Error);
+    let mut rendered: String = errors.map(|message| message.rendered.as_str()).collect();
+    if rendered.is_empty() {
+        said.clone_into(&mut rendered);
+    }
+    Error::Build { plugin: spec.id.clone(), rendered, messages }
+}
+
+/// The package's name, by which cargo names what it keeps of it: the end of `registry+url#name@version`, or of
+/// `path+file:///folder/name#version` if the folder has the name.
+fn package_name(id: &str, target: &str) -> String {
+    let (url, end) = id.rsplit_once('#').unwrap_or((id, target));
+    match end.split_once('@') {
+        Some((name, _)) => name.to_owned(),
+        None => url.rsplit(['/', '\\']).next().unwrap_or(target).to_owned(),
+    }
+}
+
+/// `FROM=TO`, in lines.
+fn lines(pairs: &[(PathBuf, String)]) -> String {
+    pairs.iter().map(|(from, to)| format!("{}={to}\n", from.display())).collect()
+}
+
+fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: How<'_>) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi", "--manifest-path"]);
+    command.arg(overlay.dir.join("Cargo.toml"));
+    if spec.release {
+        command.arg("--release");
+    }
+    // Over what cargo's own settings and variables say, which come before the overlay's.
+    command.arg("--config").arg(format!("profile.{}.panic=\"unwind\"", spec.profile_name()));
+    if cfg!(target_os = "linux") {
+        // The slices' boundaries stay this library's own, and no two builds share a name.
+        let name = format!("-Clink-arg=-Wl,-soname,{}-{}", spec.slug(), overlay.build_hash);
+        command.args(["--", "-Clink-arg=-Wl,-z,start-stop-visibility=hidden", &name]);
+        if how.capture.is_some() && spec.watch {
+            // To link it again without compiling it again.
+            command.args(["-Csave-temps", "--print=link-args"]);
+        }
+    }
+    if let Some(capture) = how.capture {
+        if let Some(outer) = outer_environment(&environment::callers_environment()) {
+            command.env("CBUS_CAPTURE", &capture.folder).env("CBUS_OUTER", outer);
+        }
+        command.env("CBUS_WRAPPER", how.wrapper.unwrap_or_default());
+        command.env("RUSTC_WRAPPER", &capture.shim);
+        command.env("CBUS_REMAP", lines(&[(environment::cargo_home().join("registry/src"), "/registry".to_owned())]));
+        if !spec.watch {
+            // Equal inputs give an equal artifact, whoever builds it and wherever.
+            command.env("CBUS_LOCAL", lines(how.local));
+        }
+    }
+    command.current_dir(&overlay.root).env("CARGO_TARGET_DIR", &options.target_dir);
+    // What is made on the way is looked for there too.
+    command.env("CARGO_BUILD_BUILD_DIR", &options.target_dir);
+    // What is built once is better without, and what is built again and again is three times faster with it.
+    command.env("CARGO_INCREMENTAL", if how.incremental { "1" } else { "0" });
+    environment::without_the_callers_cargo(command.as_std_mut());
+    process::prepare(&mut command);
+    command
+}

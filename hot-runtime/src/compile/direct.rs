@@ -1,0 +1,639 @@
+//! Builds without cargo: just what has changed, by calling rustc as cargo called it.
+//!
+//! A [`Session`] begins with a build by cargo, from which it learns how each local crate is compiled and from what.
+//! After an edit it says which crates have to be compiled again, or why cargo has to be asked; in doubt, cargo is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::artifact::unwind::Tables;
+use crate::compile::capture::{Call, Capture, DepInfo};
+use crate::compile::cargo::{CargoBuilt, failed, stop_of};
+use crate::compile::compiler::Compiler;
+use crate::compile::link::{Linker, Shape};
+use crate::compile::prelink::Prelinked;
+use crate::compile::process::{self, Ended, Lines};
+use crate::compile::progress::Progress;
+use crate::compile::units::{Kind, Script, Unit, Units, stem_of};
+use crate::compile::{BuildOptions, verdict};
+use crate::error::{Error, Result};
+use crate::message::CompilerMessage;
+use crate::phase::BuildPhase;
+use crate::source::environment;
+use crate::source::inputs::{Content, InputSet, Inputs, Snapshot, Stamp};
+use crate::source::overlay::{Overlay, is_framework};
+use crate::source::spec::PluginSpec;
+use crate::source::workspace::Workspace;
+use crate::sys::scratch::OwnFolder;
+use crate::util::blocking;
+
+/// What has to be done after an edit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Cargo has to be asked, because of this.
+    Cargo(String),
+    /// These units are compiled again, each after those that it needs, then the plugin is linked.
+    Direct(Vec<usize>),
+}
+
+/// Why a build came to nothing here.
+pub(crate) enum Failure {
+    /// Cargo has to judge.
+    Cargo(String),
+    /// A file was written while it was read: it has to be built again.
+    Written,
+    /// So it is.
+    Told(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Told(error)
+    }
+}
+
+/// What cargo's last build taught, and what was compiled since.
+pub(crate) struct Session {
+    pub(crate) known: Units,
+    /// Where what is compiled here goes, so that cargo's own files stay as cargo left them.
+    folder: OwnFolder,
+    linker: Arc<Linker>,
+    /// The linker is called by the compiler driver.
+    by_driver: bool,
+    prelinking: Option<JoinHandle<Result<Prelinked, String>>>,
+    prelinked: Option<Prelinked>,
+    /// Why everything is linked in full each time, if it is.
+    why_full: Option<String>,
+    /// The functions of a library that was linked in full, and which of them never had unwind tables.
+    tables: Tables,
+    /// How often it was made.
+    prelinks: usize,
+    /// What was in the files that decide how cargo builds, and in what macros and scripts are made of.
+    decided: Snapshot,
+    pub(crate) deciding: InputSet,
+    /// The variables that cargo reads.
+    variables: BTreeMap<OsString, OsString>,
+    /// The program that is put before the compiler.
+    wrapper: Option<OsString>,
+    /// The packages that take the place of others: not only what is local may be compiled against them.
+    patches: BTreeSet<PathBuf>,
+}
+
+/// How the linker is called.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// As rustc did it.
+    InFull,
+    /// With the object of the dependencies.
+    Prelinked(&'a Prelinked),
+    /// So, and not by the compiler driver.
+    Directly(&'a Prelinked),
+}
+
+/// What a direct build made.
+pub(crate) struct DirectBuilt {
+    /// The library; `None` if it would be what was linked before, in all but what debuggers read.
+    pub(crate) library: Option<PathBuf>,
+    /// Its build hash.
+    pub(crate) hash: String,
+    /// What was in the inputs.
+    pub(crate) now: Snapshot,
+    pub(crate) messages: Vec<CompilerMessage>,
+}
+
+/// What the hash of a build is over, once its inputs are known.
+pub(crate) type HashOf<'a> = &'a (dyn Fn(&Units, &Snapshot) -> Result<String> + Send + Sync);
+
+impl Session {
+    /// Learns from a build by cargo. `None`, with a reason in the log, if something is not understood: then cargo makes
+    /// the next build too. Blocks.
+    pub(crate) fn new(
+        built: &CargoBuilt,
+        mut known: Units,
+        now: &Snapshot,
+        deciding: &InputSet,
+        capture: &Capture,
+        overlay: &Overlay,
+        workspace: &Workspace,
+    ) -> Option<Self> {
+        let Some(linker) = built.link_line.as_deref().and_then(|line| Linker::keep(line, &overlay.build_hash)) else {
+            tracing::debug!("the next build is cargo's too: how rustc called the linker is not known");
+            return None;
+        };
+        known.compiled_from(now);
+        let folder = OwnFolder::reserve(capture.folder.parent()?, "direct-").ok()?;
+        std::fs::create_dir(folder.path()).ok()?;
+        let mut deciding = deciding.clone();
+        deciding.extend(&known.of_tools());
+        // Those that the workspace's manifest names, and those of cargo's settings: nothing else leads to them.
+        let mut patches = workspace.patches.clone();
+        let others = known.units.iter().filter(|unit| unit.local && !workspace.packages.contains_key(&unit.package));
+        patches.extend(others.map(|unit| unit.package.clone()));
+        let wrapper = environment::wrapper(&overlay.root).filter(|wrapper| !environment::only_remembers(wrapper));
+        Some(Self {
+            decided: now.part(&deciding),
+            deciding,
+            known,
+            folder,
+            by_driver: !linker.knows_linker(),
+            linker: Arc::new(linker),
+            prelinking: None,
+            prelinked: None,
+            why_full: None,
+            tables: Tables::read(&built.library).ok()?,
+            prelinks: 0,
+            variables: environment::variables(),
+            wrapper,
+            patches,
+        })
+    }
+
+    /// The packages whose build scripts have read what is not so now. Cargo goes by times: it does not notice a file with
+    /// an old one, nor one that went.
+    pub(crate) fn with_other_script(&self, now: &Snapshot) -> BTreeSet<String> {
+        let differs = |package: &&PathBuf| {
+            let of_it = self.known.scripts.iter().filter(|script| script.package == **package);
+            of_it.map(Script::inputs).any(|set| now.part(&set).change_since(&self.decided.part(&set)).is_some())
+        };
+        let packages: BTreeSet<_> = self.known.scripts.iter().map(|script| &script.package).filter(differs).collect();
+        let units = self.known.units.iter().filter(|unit| packages.contains(&unit.package));
+        units.map(|unit| unit.package_name.clone()).collect()
+    }
+
+    /// Links what is not going to be edited, in the background.
+    pub(crate) fn prelink(&mut self) {
+        // The crates that are edited, in contrast to what they are written against, with those that use them.
+        let units = &self.known.units;
+        let own = units.iter().map(|unit| unit.local && !is_framework(&unit.package_name)).collect();
+        let edited =
+            units.iter().zip(self.with_users(own)).filter(|(unit, is_edited)| *is_edited && unit.kind == Kind::Library);
+        let edited: Vec<_> = edited.map(|(unit, _)| (unit.archive.clone(), unit.current.clone())).collect();
+        self.prelinks += 1;
+        let (linker, folder, version) = (Arc::clone(&self.linker), self.folder.path().to_owned(), self.prelinks);
+        self.prelinked = None;
+        self.prelinking = Some(tokio::task::spawn_blocking(move || {
+            let linked: BTreeSet<_> = linker.archives().cloned().collect();
+            // A crate that is a tool's dependency only is not linked.
+            let (kept, current) = edited.into_iter().filter(|(archive, _)| linked.contains(archive)).unzip();
+            Prelinked::make(&linker, &kept, &current, &folder, version)
+        }));
+    }
+
+    /// These units, and all that are compiled against them.
+    fn with_users(&self, mut marked: Vec<bool>) -> Vec<bool> {
+        loop {
+            let uses = |at: &usize| !marked[*at] && self.known.units[*at].needs.iter().any(|(need, _)| marked[*need]);
+            let more: Vec<_> = (0..marked.len()).filter(uses).collect();
+            if more.is_empty() {
+                return marked;
+            }
+            more.into_iter().for_each(|at| marked[at] = true);
+        }
+    }
+
+    /// Says who has to build, now that this is in the inputs. Blocks.
+    pub(crate) fn plan(&self, now: &Snapshot) -> Plan {
+        if let Some(why) = self.asks_for_cargo(now) {
+            return Plan::Cargo(why);
+        }
+        let units = &self.known.units;
+        let version = |at: usize| units[at].version;
+        let stale = |unit: &Unit| {
+            (unit.local && unit.is_stale(now)) || unit.needs.iter().any(|(need, then)| version(*need) != *then)
+        };
+        let stale: Vec<bool> = units.iter().map(stale).collect();
+        if stale.iter().zip(units).any(|(stale, unit)| *stale && self.patches.contains(&unit.package))
+            && let Some(unit) =
+                units.iter().find(|unit| !unit.local && unit.kind == Kind::Library && unit.call.is_none())
+        {
+            return Plan::Cargo(format!("what {} is compiled against is not known", unit.stem));
+        }
+        let stale = self.with_users(stale);
+        let waiting: Vec<usize> = (0..units.len()).filter(|at| stale[*at]).collect();
+        if let Some(unit) = waiting.iter().map(|at| &units[*at]).find(|unit| unit.kind != Kind::Library) {
+            return Plan::Cargo(format!("{} runs while others are compiled, and has changed", unit.stem));
+        }
+        if let Some(unit) = waiting.iter().map(|at| &units[*at]).find(|unit| unit.call.is_none()) {
+            return Plan::Cargo(format!("how {} is compiled is not known", unit.stem));
+        }
+        Plan::Direct(self.in_order(waiting))
+    }
+
+    /// Why cargo has to be asked, whichever units are stale.
+    fn asks_for_cargo(&self, now: &Snapshot) -> Option<String> {
+        if let Some(path) = now.part(&self.deciding).change_since(&self.decided) {
+            return Some(format!("{} has changed", path.display()));
+        }
+        let variables = environment::variables();
+        let mut names = self.variables.keys().chain(variables.keys());
+        if let Some(name) = names.find(|name| self.variables.get(*name) != variables.get(*name)) {
+            return Some(format!("the variable {} has changed", name.to_string_lossy()));
+        }
+        for script in &self.known.scripts {
+            let package = script.package.display();
+            if let Some(name) = script.changed_variable() {
+                return Some(format!("the build script of {package} reads the variable {name}, which has changed"));
+            }
+            if let Some(path) = script.lacks() {
+                let path = path.display();
+                return Some(format!("the build script of {package} says that it reads {path}, which is not there"));
+            }
+        }
+        // Another build may have been there, or somebody who tidied up.
+        let used = self.known.units.iter().filter(|unit| unit.current == unit.archive);
+        let mut lost = used.filter(|unit| Stamp::of(&unit.archive) != unit.as_made);
+        lost.next().map(|unit| format!("{} is not what cargo made", unit.archive.display()))
+    }
+
+    /// These units, each after those that it needs.
+    fn in_order(&self, mut waiting: Vec<usize>) -> Vec<usize> {
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            let ready = |at: &usize| self.known.units[*at].needs.iter().all(|(need, _)| !waiting.contains(need));
+            let (now, later): (Vec<_>, Vec<_>) = waiting.iter().copied().partition(|at| ready(at));
+            if now.is_empty() {
+                break;
+            }
+            order.extend(now);
+            waiting = later;
+        }
+        order
+    }
+
+    /// What is served is not what was linked here last: an artifact of before was taken. So what is compiled next has to
+    /// be linked, whatever it is.
+    pub(crate) fn took_another(&mut self) {
+        self.known.units.iter_mut().for_each(|unit| unit.linked = None);
+    }
+
+    /// Compiles units, each after those that it needs, and links the plugin under the hash that `hash` gives of it.
+    ///
+    /// # Errors
+    /// [`Failure::Cargo`] wherever only cargo can go on, or judge; else [`Error::Build`], [`Error::BuildTimedOut`],
+    /// [`Error::Cancelled`], [`Error::Io`].
+    pub(crate) async fn build(
+        &mut self,
+        order: &[usize],
+        inputs: &Inputs,
+        hash: HashOf<'_>,
+        job: Job<'_>,
+        progress: &mut Progress<'_>,
+    ) -> Result<DirectBuilt, Failure> {
+        progress.phase(BuildPhase::Compiling);
+        let (edited, began) = (self.edited(order, inputs), SystemTime::now());
+        let mut messages = Vec::new();
+        let mut last: Option<(usize, Compiler)> = None;
+        for at in order.iter().copied() {
+            if let Some((before, compiler)) = last.take() {
+                self.judge(before, compiler, &edited, job, progress, &mut messages).await?;
+                self.note(before, inputs, began, job).await?;
+            }
+            last = self.compile(at, job, progress).await.map(|compiler| (at, compiler));
+            if let Some((_, ended)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
+                self.judge(at, ended, &edited, job, progress, &mut messages).await?;
+            }
+            self.take(at, progress).map_err(|error| Failure::Cargo(error.to_string()))?;
+            if last.is_none() {
+                self.note(at, inputs, began, job).await?;
+            }
+        }
+        let mut of_last = None;
+        if let Some((at, _)) = &last {
+            of_last = self.read_by(*at, inputs, began).await?;
+            if of_last.is_none() && !job.lenient {
+                return Err(Failure::Written);
+            }
+        }
+        let (set, known) = (self.known.sources(), inputs.clone());
+        let now = blocking(move || Ok(known.learn_more(set))).await?;
+        let hash = hash(&self.known, &now)?;
+        // The last one tidies up while what it wrote is linked.
+        let ending = async {
+            if let Some((_, compiler)) = &mut last {
+                compiler.end().await;
+            }
+        };
+        let (linked, ()) = tokio::join!(self.link_anew(&hash, job, progress), ending);
+        if let Some((at, compiler)) = last {
+            self.judge(at, compiler, &edited, job, progress, &mut messages).await?;
+            self.known.units[at].from = of_last;
+        }
+        let (library, codes) = linked?.map_err(Failure::Cargo)?;
+        // Not before: what was compiled by a rustc that failed then is neither linked nor what was compiled.
+        for (at, code) in codes {
+            (self.known.units[at].fresh, self.known.units[at].linked) = (false, code);
+        }
+        Ok(DirectBuilt { library, hash, now, messages })
+    }
+
+    /// The files of the units whose own sources have changed.
+    fn edited(&self, order: &[usize], inputs: &Inputs) -> BTreeSet<PathBuf> {
+        let now = inputs.built();
+        let units = order.iter().map(|at| &self.known.units[*at]).filter(|unit| unit.local && unit.is_stale(&now));
+        units.flat_map(Unit::paths).collect()
+    }
+
+    /// What was in the files that a unit was compiled from; `None` if one was written meanwhile.
+    async fn read_by(
+        &self,
+        at: usize,
+        inputs: &Inputs,
+        began: SystemTime,
+    ) -> Result<Option<BTreeMap<PathBuf, Content>>, Failure> {
+        let (paths, inputs) = (self.known.units[at].paths(), inputs.clone());
+        Ok(blocking(move || Ok(inputs.read_since(paths, began))).await?)
+    }
+
+    /// Takes that for what a unit is made of.
+    async fn note(&mut self, at: usize, inputs: &Inputs, began: SystemTime, job: Job<'_>) -> Result<(), Failure> {
+        let from = self.read_by(at, inputs, began).await?;
+        let trusted = from.is_some() || job.lenient;
+        self.known.units[at].from = from;
+        if trusted { Ok(()) } else { Err(Failure::Written) }
+    }
+
+    /// Waits for a compiler's end and says how that was.
+    async fn judge(
+        &mut self,
+        at: usize,
+        compiler: Compiler<'_>,
+        edited: &BTreeSet<PathBuf>,
+        job: Job<'_>,
+        progress: &mut Progress<'_>,
+        messages: &mut Vec<CompilerMessage>,
+    ) -> Result<(), Failure> {
+        let heard = compiler.heard(progress).await?;
+        let Some(call) = &self.known.units[at].call else { return Ok(()) };
+        if heard.status.success() {
+            messages.extend(heard.messages);
+            return Ok(());
+        }
+        // A new file beside the edited ones was edited, too.
+        let spans = heard.messages.iter().flat_map(|message| &message.spans).map(|span| call.folder.join(&span.file));
+        let beside = spans.filter(|file| edited.iter().any(|known| known.parent() == file.parent()));
+        let files = edited.iter().cloned().chain(beside).collect();
+        let about = verdict::is_about(&files, &call.folder, heard.status, &heard.messages, &heard.other);
+        let internal = heard.status.code() != Some(1);
+        if internal && let Some(folder) = call.option("incremental") {
+            // What it kept may be what it stumbles over.
+            forget_parts(Path::new(folder), &call.stem());
+        }
+        messages.extend(heard.messages);
+        let failed = failed(job.spec, std::mem::take(messages), &String::from_utf8_lossy(&heard.other));
+        Err(if about { Failure::Told(failed) } else { Failure::Cargo(format!("rustc failed: {failed}")) })
+    }
+
+    /// Links what was compiled, and gives the code of each unit that is linked anew; no library if it would be what was
+    /// linked before. Or says why only cargo can go on.
+    async fn link_anew(
+        &mut self,
+        hash: &str,
+        job: Job<'_>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Result<(Option<PathBuf>, Vec<(usize, Option<blake3::Hash>)>), String>> {
+        let (mut shapes, mut needs) = (Vec::new(), BTreeSet::new());
+        let mut differs = self.known.units.iter().all(|unit| !unit.fresh);
+        for (at, unit) in self.known.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
+            let shape = Shape::of(&unit.current);
+            if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
+                return Ok(Err(format!("what the linker has to be told of {} has changed", unit.stem)));
+            }
+            let code = shape.as_ref().map(|shape| shape.code);
+            differs |= code.is_none() || code != unit.linked;
+            needs.extend(shape.into_iter().flat_map(|shape| shape.needs));
+            shapes.push((at, code));
+        }
+        if !differs {
+            return Ok(Ok((None, shapes)));
+        }
+        progress.phase(BuildPhase::Linking);
+        let moved = self.known.units.iter().filter(|unit| unit.current != unit.archive);
+        let exchanged: BTreeMap<_, _> = moved.map(|unit| (unit.archive.clone(), unit.current.clone())).collect();
+        let linked = self.link_with_dependencies(hash, &exchanged, &needs, job).await?;
+        let library = match linked {
+            Some(library) => library,
+            None => match self.link(hash, &exchanged, How::InFull, job).await? {
+                Ok(library) => {
+                    self.tables = tables(&library).await?;
+                    library
+                }
+                Err(said) => return Ok(Err(said)),
+            },
+        };
+        Ok(Ok((Some(library), shapes)))
+    }
+
+    /// Links with the object of the dependencies. `None` if there is none or it will not do; then it is made anew.
+    async fn link_with_dependencies(
+        &mut self,
+        hash: &str,
+        exchanged: &BTreeMap<PathBuf, PathBuf>,
+        needs: &BTreeSet<String>,
+        job: Job<'_>,
+    ) -> Result<Option<PathBuf>> {
+        self.await_the_dependencies(job.spec).await;
+        let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
+        let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() else { return Ok(None) };
+        let mut linked = None;
+        if let Some(lacking) = prelinked.lacks(needs) {
+            tracing::debug!(plugin = job.spec.id, lacking, "the edit needs more of the dependencies than was linked");
+        } else {
+            let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
+            linked = self.link(hash, exchanged, how, job).await?.ok();
+            if linked.is_none() && !self.by_driver {
+                // Was it that?
+                let how = How::Prelinked(&prelinked);
+                linked = self.link(hash, exchanged, how, job).await?.ok();
+                self.by_driver = linked.is_some();
+            }
+        }
+        let Some(library) = linked else {
+            self.prelink();
+            return Ok(None);
+        };
+        if let Some(lost) = tables(&library).await?.lost_since(&self.tables) {
+            self.link_in_full(job.spec, format!("linked beforehand, `{lost}` loses its unwind table"));
+            return Ok(None);
+        }
+        Ok(Some(library))
+    }
+
+    /// Waits until the dependencies are linked, if they are being linked.
+    async fn await_the_dependencies(&mut self, spec: &PluginSpec) {
+        let Some(prelinking) = self.prelinking.take() else { return };
+        match prelinking.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(prelinked) => self.prelinked = Some(prelinked),
+            Err(why) => self.link_in_full(spec, why),
+        }
+    }
+
+    /// From now on everything is linked each time. Said once.
+    fn link_in_full(&mut self, spec: &PluginSpec, why: String) {
+        self.prelinked = None;
+        if self.why_full.is_none() {
+            tracing::warn!(plugin = spec.id, why, "all of the plugin is linked after each edit, which takes longer");
+        }
+        self.why_full = Some(why);
+    }
+
+    /// Why everything is linked in full each time, if it is.
+    pub(crate) fn why_full(&self) -> Option<&str> {
+        self.why_full.as_deref()
+    }
+
+    /// Links, or says why that failed.
+    async fn link(
+        &self,
+        hash: &str,
+        exchanged: &BTreeMap<PathBuf, PathBuf>,
+        how: How<'_>,
+        job: Job<'_>,
+    ) -> Result<Result<PathBuf, String>> {
+        let (linker, folder, wanted) = (Arc::clone(&self.linker), self.folder.path().to_owned(), hash.to_owned());
+        let exchanged = exchanged.clone();
+        let (prelinked, by_driver) = match how {
+            How::InFull => (None, true),
+            How::Prelinked(object) => (Some(object.clone()), true),
+            How::Directly(object) => (Some(object.clone()), false),
+        };
+        let command = move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
+        let linking = blocking(command).await?;
+        let Some((command, library)) = linking else {
+            return Ok(Err("what was compiled is not among what was linked".to_owned()));
+        };
+        let mut said = Vec::new();
+        let ended = run(command, job, |line| said.extend_from_slice(line)).await?;
+        if !ended.success() {
+            let said = String::from_utf8_lossy(&said);
+            tracing::debug!(plugin = job.spec.id, by_driver, %said, "linking again failed");
+            return Ok(Err(format!("linking again failed: {said}")));
+        }
+        Ok(Ok(library))
+    }
+
+    /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known
+    /// how to compile it.
+    async fn compile<'a>(&mut self, at: usize, job: Job<'a>, progress: &mut Progress<'_>) -> Option<Compiler<'a>> {
+        let versions: Vec<_> = self.known.units.iter().map(|unit| unit.version).collect();
+        let unit = &mut self.known.units[at];
+        if !unit.local && unit.first.is_none() {
+            unit.first = Shape::of(&unit.archive);
+        }
+        // From here on it is not what it was, until it is known what it is.
+        unit.from = None;
+        unit.needs.iter_mut().for_each(|(need, version)| *version = versions[*need]);
+        let wanted = unit.archive.file_name().unwrap_or_default().to_owned();
+        let command = self.command(at, self.known.units[at].call.as_ref()?);
+        let (line, lines) = mpsc::unbounded_channel();
+        let hear = move |said: &[u8]| drop(line.send(said.to_vec()));
+        let mut compiler = Compiler::new(wanted, run(command, job, hear), lines);
+        compiler.library(progress).await;
+        Some(compiler)
+    }
+
+    /// Takes what was compiled of a unit for what is current.
+    fn take(&mut self, at: usize, progress: &Progress<'_>) -> Result<()> {
+        let folder = self.folder.path();
+        let unit = &mut self.known.units[at];
+        let Some(call) = &unit.call else { return Ok(()) };
+        if unit.local {
+            unit.inputs = DepInfo::read(&folder.join(format!("{}.d", unit.stem)), &call.folder)?;
+        }
+        unit.current = folder.join(unit.archive.file_name().unwrap_or_default());
+        unit.fresh = true;
+        unit.version += 1;
+        progress.compiled(unit.stem.rsplit_once('-').map_or(&unit.stem, |(name, _)| name));
+        Ok(())
+    }
+
+    /// The call that cargo would make, with its outputs in our folder and with our outputs as its inputs.
+    fn command(&self, at: usize, call: &Call) -> Command {
+        let folder = self.folder.path();
+        let mut command = match &self.wrapper {
+            Some(wrapper) => {
+                let mut command = Command::new(wrapper);
+                command.arg(&call.rustc);
+                command
+            }
+            None => Command::new(&call.rustc),
+        };
+        // Rustc's allocator takes its memory in large pages then, if nobody says otherwise: a tenth of the time of a
+        // small crate is page faults.
+        command.current_dir(&call.folder).env_clear().env("MALLOC_CONF", "thp:always").envs(call.environment_now());
+        // For cargo alone to read; a wrapper may refuse to work where it is set.
+        command.env_remove("CARGO_INCREMENTAL");
+        let mut before = "";
+        for argument in &call.arguments {
+            let text = argument.to_str().unwrap_or_default();
+            match before {
+                "--out-dir" => command.arg(folder),
+                "--extern" => match self.exchanged(at, text) {
+                    Some(exchanged) => command.arg(exchanged),
+                    None => command.arg(argument),
+                },
+                _ => command.arg(argument),
+            };
+            before = text;
+        }
+        let mut dependencies = OsString::from("dependency=");
+        dependencies.push(folder);
+        command.arg("-L").arg(dependencies);
+        process::prepare(&mut command);
+        command
+    }
+
+    /// `name=path` of a unit that was compiled here.
+    fn exchanged(&self, at: usize, text: &str) -> Option<OsString> {
+        let (name, path) = text.split_once('=')?;
+        let path = Path::new(path);
+        let stem = stem_of(path);
+        let needs = self.known.units[at].needs.iter().map(|(need, _)| &self.known.units[*need]);
+        let unit = needs.into_iter().find(|unit| unit.stem == stem && unit.current != unit.archive)?;
+        let mut exchanged = OsString::from(format!("{name}="));
+        exchanged.push(unit.current.with_extension(path.extension()?));
+        Some(exchanged)
+    }
+}
+
+/// What is built, and what ends that early.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) spec: &'a PluginSpec,
+    pub(crate) options: &'a BuildOptions,
+    pub(crate) cancel: &'a CancellationToken,
+    /// That a file was written while it was read does not stop it: that was so too often.
+    pub(crate) lenient: bool,
+}
+
+async fn tables(library: &Path) -> Result<Tables> {
+    let library = library.to_owned();
+    blocking(move || Tables::read(&library).map_err(Error::io("reading the built library", &library))).await
+}
+
+async fn run(mut command: Command, job: Job<'_>, line: impl FnMut(&[u8])) -> Result<std::process::ExitStatus> {
+    let program = PathBuf::from(command.as_std().get_program());
+    let child = command.spawn().map_err(Error::io("running the compiler", &program))?;
+    let ended = process::run(child, Lines::Stderr, line, stop_of(job.cancel, job.options)).await;
+    match ended.map_err(Error::io("waiting for the compiler", &program))?.0 {
+        Ended::Exited(status) => Ok(status),
+        Ended::Stopped(stop) => Err(stop.error(job.spec, job.options)),
+    }
+}
+
+/// Removes what the compiler has kept of former runs on a crate.
+fn forget_parts(folder: &Path, stem: &str) {
+    let name = stem.rsplit_once('-').map_or(stem, |(name, _)| name);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(known, _)| known == name) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

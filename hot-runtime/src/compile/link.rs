@@ -1,0 +1,413 @@
+//! Links a plugin again without its overlay being compiled: as rustc linked it, with another build hash.
+//!
+//! An overlay differs from build to build in nothing but the 16 digits of the build hash, in its record and in the
+//! names of its symbols. So its objects are kept, the digits in them are exchanged, and the linker is called as rustc
+//! called it, with what was compiled since in the place of what it replaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use object::read::archive::ArchiveFile;
+use object::{Object, ObjectSection, ObjectSymbol};
+use tokio::process::Command;
+
+use crate::compile::prelink::Prelinked;
+use crate::compile::process;
+use crate::error::{Error, Result};
+
+/// How rustc called the linker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LinkCall {
+    program: String,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl LinkCall {
+    /// Reads what `--print link-args` printed.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = words(line)?.into_iter().peekable();
+        let mut environment = Vec::new();
+        while let Some(word) = words.peek() {
+            // `K="v"` before the program; an argument may contain `=` too, but comes later.
+            match word.split_once('=') {
+                Some((name, value)) if !name.is_empty() && !name.contains('/') => {
+                    environment.push((name.to_owned(), value.to_owned()));
+                    words.next();
+                }
+                _ => break,
+            }
+        }
+        Some(Self { program: words.next()?, arguments: words.collect(), environment })
+    }
+
+    /// The call of the linker that the compiler driver would make of this one: the driver and what it starts take
+    /// nearly a third of a link's time. `None` if it cannot be told, or is not lld. The files have to be there. Blocks.
+    fn behind_the_driver(&self) -> Option<Self> {
+        let ask = |arguments: &mut dyn Iterator<Item = &str>| {
+            let environment = self.environment.iter().map(|(name, value)| (name, value));
+            let mut driver = std::process::Command::new(&self.program);
+            let asked = driver.args(arguments).envs(environment).stdin(std::process::Stdio::null()).output().ok()?;
+            asked.status.success().then_some(asked)
+        };
+        let given = || self.arguments.iter().map(String::as_str);
+        // The last one counts.
+        if given().rfind(|argument| argument.starts_with("-fuse-ld=")) != Some("-fuse-ld=lld") {
+            return None;
+        }
+        let shown = String::from_utf8(ask(&mut ["-###"].into_iter().chain(given()))?.stderr).ok()?;
+        let mut words = words(shown.lines().rfind(|line| line.starts_with(' '))?)?.into_iter();
+        let mut program = words.next()?;
+        if program.ends_with("/collect2") {
+            // Gcc's own, which looks for the linker and runs it.
+            let choice = given().filter(|argument| chooses_linker(argument));
+            let found = ask(&mut choice.chain(["-print-prog-name=ld.lld"]))?.stdout;
+            program = String::from_utf8(found).ok()?.trim().to_owned();
+        }
+        if !program.ends_with("/ld.lld") {
+            return None;
+        }
+        let mut arguments = Vec::new();
+        while let Some(argument) = words.next() {
+            // What is said to collect2, and the plugin for gcc's own objects, which lld cannot use.
+            let of_gcc = |option: &str| {
+                option.ends_with("/lto-wrapper")
+                    || option.starts_with("-fresolution=")
+                    || option.starts_with("-pass-through=")
+            };
+            match argument.strip_prefix("-plugin-opt=") {
+                Some(option) if of_gcc(option) => {}
+                None if argument == "-plugin" => drop(words.next()),
+                None if argument.starts_with("-fuse-ld=") => {}
+                _ => arguments.push(argument),
+            }
+        }
+        Some(Self { program, arguments, environment: self.environment.clone() })
+    }
+}
+
+/// Whether a compiler driver goes by this argument when it chooses its linker.
+pub(crate) fn chooses_linker(argument: &str) -> bool {
+    argument.starts_with("-B") || argument.starts_with("-fuse-ld") || argument.starts_with("-m")
+}
+
+/// Splits a command as Rust's `Debug` prints it.
+fn words(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quoted = false;
+    let mut chars = line.trim().chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            '\\' if quoted => {
+                let escaped = match chars.next()? {
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    '0' => '\0',
+                    'u' => {
+                        let digits: String = chars.by_ref().skip(1).take_while(|c| *c != '}').collect();
+                        char::from_u32(u32::from_str_radix(&digits, 16).ok()?)?
+                    }
+                    same => same,
+                };
+                word.get_or_insert_default().push(escaped);
+            }
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    (!quoted).then_some(words)
+}
+
+/// A file of the overlay's, and where the build hash is in it.
+#[derive(Clone, Debug)]
+struct Template {
+    /// The path that the linker was given.
+    original: String,
+    name: String,
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+}
+
+impl Template {
+    fn read(path: &str, name: String, hash: &str) -> Option<Self> {
+        let bytes = std::fs::read(path).ok()?;
+        let places = bytes.windows(hash.len()).enumerate().filter(|(_, part)| *part == hash.as_bytes());
+        let places = places.map(|(at, _)| at).collect();
+        Some(Self { original: path.to_owned(), name, bytes, places })
+    }
+
+    fn with(&self, hash: &str) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        for place in &self.places {
+            bytes[*place..*place + hash.len()].copy_from_slice(hash.as_bytes());
+        }
+        bytes
+    }
+}
+
+/// What is needed to link a plugin again.
+#[derive(Clone, Debug)]
+pub(crate) struct Linker {
+    call: LinkCall,
+    /// The same without the driver, if that is known.
+    direct: Option<LinkCall>,
+    hash: String,
+    templates: Vec<Template>,
+    /// The archives that it links, as it was given them, with their paths in full.
+    archives: BTreeMap<String, PathBuf>,
+    output: String,
+}
+
+impl Linker {
+    /// Keeps what rustc gave the linker, from the line that it printed, and clears away what it left for that.
+    /// `None` if the line is not understood. Blocks.
+    pub(crate) fn keep(line: &str, hash: &str) -> Option<Self> {
+        let call = LinkCall::parse(line)?;
+        let mut templates = Vec::new();
+        let mut output = None;
+        let mut archives = BTreeMap::new();
+        let mut arguments = call.arguments.iter();
+        while let Some(argument) = arguments.next() {
+            if argument == "-o" {
+                output = arguments.next().cloned();
+            } else if argument.ends_with(".rcgu.o") || argument.ends_with("/symbols.o") {
+                let name = format!("overlay-{}.o", templates.len());
+                templates.push(Template::read(argument, name, hash)?);
+            } else if argument.ends_with(".rlib") {
+                archives.insert(argument.clone(), Path::new(argument).canonicalize().ok()?);
+            } else if let Some(path) = argument.strip_prefix("-Wl,--version-script=") {
+                templates.push(Template::read(path, "exports".to_owned(), hash)?);
+            }
+        }
+        let direct = call.behind_the_driver();
+        let symbols = templates.iter().find(|template| template.original.ends_with("/symbols.o"))?;
+        if let Some(folder) = Path::new(&symbols.original).parent() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        Some(Self { call, direct, hash: hash.to_owned(), templates, archives, output: output? })
+    }
+
+    /// Whether it is known how to call the linker without the compiler driver.
+    pub(crate) fn knows_linker(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// The compiler driver that calls the linker.
+    pub(crate) fn program(&self) -> &str {
+        &self.call.program
+    }
+
+    /// The variables that it is given.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.call.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What it is told.
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = &String> {
+        self.call.arguments.iter()
+    }
+
+    /// The archives that it links.
+    pub(crate) fn archives(&self) -> impl Iterator<Item = &PathBuf> {
+        self.archives.values()
+    }
+
+    /// The overlay's own objects.
+    pub(crate) fn overlay(&self) -> impl Iterator<Item = &[u8]> {
+        self.templates.iter().filter(|template| template.name.ends_with(".o")).map(|template| template.bytes.as_slice())
+    }
+
+    /// The command that links with this build hash into a folder, with some archives exchanged; `None` if one of them
+    /// is not among those that are linked. The linker is called without the compiler driver, if that is known and not
+    /// forbidden. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the overlay's files cannot be written.
+    pub(crate) fn command(
+        &self,
+        hash: &str,
+        folder: &Path,
+        exchanged: &BTreeMap<PathBuf, PathBuf>,
+        prelinked: Option<&Prelinked>,
+        by_driver: bool,
+    ) -> Result<Option<(Command, PathBuf)>> {
+        if !exchanged.keys().all(|archive| self.archives.values().any(|linked| linked == archive)) {
+            return Ok(None);
+        }
+        let output = folder.join(Path::new(&self.output).file_name().unwrap_or_default());
+        let mut paths = BTreeMap::new();
+        for template in &self.templates {
+            let path = folder.join(&template.name);
+            std::fs::write(&path, template.with(hash)).map_err(Error::io("writing the overlay's objects", &path))?;
+            paths.insert(template.original.as_str(), path.to_string_lossy().into_owned());
+        }
+        let direct = self.direct.as_ref().filter(|_| !by_driver);
+        let (call, to_linker) = direct.map_or((&self.call, "-Wl,"), |direct| (direct, ""));
+        let script = format!("{to_linker}--version-script=");
+        let mut command = Command::new(&call.program);
+        command.envs(call.environment.iter().map(|(name, value)| (name, value)));
+        let mut object = prelinked.map(|prelinked| &prelinked.object);
+        if prelinked.is_some() {
+            // What is missing in it shall be seen here, not when the library is opened.
+            command.arg(format!("{to_linker}--no-undefined"));
+        }
+        for argument in &call.arguments {
+            if let (Some(archive), Some(prelinked)) = (self.archives.get(argument), prelinked)
+                && prelinked.archives.contains(archive)
+            {
+                command.args(object.take());
+                continue;
+            }
+            let argument = match argument.strip_prefix(&script) {
+                Some(path) => paths.get(path).map(|path| format!("{script}{path}")),
+                None if *argument == self.output => Some(output.to_string_lossy().into_owned()),
+                None => paths.get(argument.as_str()).cloned().or_else(|| {
+                    let exchanged = exchanged.get(self.archives.get(argument)?)?;
+                    Some(exchanged.to_string_lossy().into_owned())
+                }),
+            }
+            .unwrap_or_else(|| argument.replace(&self.hash, hash));
+            command.arg(argument);
+        }
+        process::prepare(&mut command);
+        Ok(Some((command, output)))
+    }
+}
+
+/// What of an archive matters to a plugin that links it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// What a linker may be told of by name, and what it must not drop though nobody refers to it, with the sections.
+    /// Rustc works out what to tell the linker when it links; as long as this is the same, so is that.
+    pub(crate) surface: BTreeSet<(String, String)>,
+    /// The symbols that it needs of others.
+    pub(crate) needs: BTreeSet<String>,
+    /// Of everything but what debuggers read.
+    pub(crate) code: blake3::Hash,
+}
+
+impl Shape {
+    /// Of an archive or object. `None` if it cannot be read.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let bytes = std::fs::read(path).ok()?;
+        let (mut surface, mut needs) = (BTreeSet::new(), BTreeSet::new());
+        let mut code = blake3::Hasher::new();
+        for member in members(&bytes)? {
+            let Ok(file) = object::File::parse(member) else {
+                code.update(member);
+                continue;
+            };
+            for section in file.sections() {
+                let name = section.name().unwrap_or_default();
+                if !is_for_debuggers(name) {
+                    code.update(name.as_bytes()).update(&section.size().to_le_bytes());
+                    code.update(section.data().unwrap_or_default());
+                }
+            }
+            for symbol in file.symbols() {
+                let Ok(name) = symbol.name() else { continue };
+                if symbol.is_undefined() {
+                    needs.insert(name.to_owned());
+                }
+                if !symbol.is_definition() {
+                    continue;
+                }
+                let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
+                let section = section.as_ref().and_then(|section| section.name().ok()).unwrap_or_default();
+                let mangled = name.starts_with("_R") || name.starts_with("_ZN");
+                let ordinary = [".text", ".rodata", ".data", ".bss", ".tdata", ".tbss", ".gcc_except_table"];
+                let plain = section.is_empty() || ordinary.iter().any(|start| section.starts_with(start));
+                if (symbol.is_global() && !mangled) || (!plain && !name.is_empty()) {
+                    surface.insert((name.to_owned(), if plain { String::new() } else { section.to_owned() }));
+                }
+            }
+        }
+        Some(Self { surface, needs, code: code.finalize() })
+    }
+}
+
+/// Whether only debuggers read a section, or what goes with it. A function may have the word in its name.
+fn is_for_debuggers(section: &str) -> bool {
+    [".debug", ".zdebug", ".rela.debug", ".rel.debug"].iter().any(|start| section.starts_with(start))
+}
+
+/// The objects in an archive.
+pub(crate) fn members(bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    if !bytes.starts_with(b"!<arch>\n") {
+        return Some(vec![bytes]);
+    }
+    let archive = ArchiveFile::parse(bytes).ok()?;
+    let mut found = Vec::new();
+    for member in archive.members() {
+        let member = member.ok()?;
+        if member.name().ends_with(b".o") {
+            found.push(member.data(bytes).ok()?);
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_command_is_read_back() {
+        let line = r#"LC_ALL="C" PATH="/a b:/c" "cc" "-m64" "/x/a=\"b\".o" "-Wl,-soname,x" "\u{e9}" "#;
+        let call = LinkCall::parse(line).expect("a command");
+        assert_eq!(call.program, "cc");
+        assert_eq!(call.arguments, ["-m64", "/x/a=\"b\".o", "-Wl,-soname,x", "é"]);
+        let set = [("LC_ALL", "C"), ("PATH", "/a b:/c")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(call.environment, set);
+        assert!(LinkCall::parse("\"unfinished").is_none());
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn the_linker_without_its_driver_links_the_same() {
+        use std::process::Command;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let run = |program: &str, arguments: &[String]| {
+            let output = Command::new(program).args(arguments).output().expect("running it");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let (source, object, script) = (path("a file.c"), path("a file.o"), path("exports"));
+        std::fs::write(&source, "int answer(void) { return 42; }").expect("the source");
+        std::fs::write(&script, "{ global: answer; local: *; };").expect("the exports");
+        run("cc", &["-fPIC", "-c", &source, "-o", &object].map(str::to_owned));
+        let libraries = run("rustc", &["--print", "target-libdir"].map(str::to_owned));
+        let call = |out: &str| {
+            let lld = format!("-B{}/gcc-ld", Path::new(&libraries).with_file_name("bin").display());
+            let exports = format!("-Wl,--version-script={script}");
+            let arguments =
+                [lld.as_str(), "-fuse-ld=lld", "-m64", &exports, &object, "-o", out, "-shared", "-Wl,-z,now"];
+            let arguments = arguments.map(str::to_owned).to_vec();
+            LinkCall { program: "cc".to_owned(), arguments, environment: Vec::new() }
+        };
+        let (driver, other) = (call(&path("one.so")), call(&path("two.so")));
+        run("cc", &driver.arguments);
+        let direct = other.behind_the_driver().expect("the linker's call");
+        assert!(direct.program.ends_with("ld.lld"), "{}", direct.program);
+        run(&direct.program, &direct.arguments);
+        let read = |name: &str| std::fs::read(path(name)).expect("a library");
+        assert!(read("one.so") == read("two.so"), "the libraries differ");
+    }
+
+    #[test]
+    fn digits_are_exchanged_wherever_they_are() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "a 0123456789abcdef b 0123456789abcdef").expect("writing");
+        let path = file.path().to_string_lossy();
+        let template = Template::read(&path, "x".to_owned(), "0123456789abcdef").expect("a template");
+        assert_eq!(template.with("fedcba9876543210"), b"a fedcba9876543210 b fedcba9876543210");
+    }
+}

@@ -1,0 +1,702 @@
+//! Source to sealed artifact.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hot_runtime::Error> {
+//! use hot_runtime::compile::{BuildOptions, PluginBuilder};
+//! use hot_runtime::PluginSpec;
+//!
+//! let spec = PluginSpec::new("greeter").crate_path("../greeter").release(true).watch(false);
+//! let options = BuildOptions::new("target/controllerbus").output("out/greeter-{buildHash}.cbus.so");
+//! let built = PluginBuilder::new(spec, options).build(&|event| println!("{event:?}"), &Default::default()).await?;
+//! println!("{} in {:.0} ms", built.artifact.display(), built.build_ms);
+//! # Ok(())
+//! # }
+//! ```
+
+mod capture;
+mod cargo;
+mod compiler;
+mod direct;
+mod guess;
+mod kept;
+mod learned;
+mod link;
+mod needed;
+mod prelink;
+mod process;
+mod progress;
+mod turn;
+mod units;
+mod verdict;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+pub use progress::{BuildEvent, Observer};
+
+pub use crate::message::{CompilerMessage, MessageLevel, MessageSpan, without_colours};
+pub use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
+pub use crate::source::inputs::Inputs;
+pub use crate::source::spec::BUILD_HASH;
+
+use crate::artifact::{self, Inspected};
+use crate::error::{Error, Result};
+use crate::source::hash::Names;
+use crate::source::inputs::Snapshot;
+use crate::source::overlay::Overlay;
+use crate::source::spec::PluginSpec;
+use crate::source::watch::Watched;
+use crate::source::workspace::Workspace;
+use crate::source::{environment, inputs};
+use crate::util::{blocking, in_full};
+use capture::{Capture, DepInfo};
+use cargo::CargoBuilt;
+use direct::{Failure, Job, Plan, Session};
+use kept::Kept;
+use learned::Learned;
+use progress::Progress;
+use turn::Turn;
+use units::Units;
+
+/// Where and how long a plugin is built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Where overlays and artifacts go.
+    pub work_dir: PathBuf,
+    /// Where cargo's outputs go; plugins that share one share their dependencies' builds.
+    pub target_dir: PathBuf,
+    /// Where the overlay crate goes; a folder for each plugin in the work folder unless set.
+    pub overlay_dir: Option<PathBuf>,
+    /// The artifact's path, with `{buildHash}` where the build hash shall be; `artifacts/ID.cbus.so` in the work
+    /// folder unless set.
+    pub output: Option<PathBuf>,
+    /// When to give up.
+    pub timeout: Duration,
+    /// How many bytes of artifacts to keep, so that to go back to a source needs no compiler.
+    pub keep: u64,
+}
+
+impl BuildOptions {
+    /// Everything in the work folder, with a limit of 10 minutes; 256 MiB of artifacts are kept.
+    pub fn new(work_dir: impl Into<PathBuf>) -> Self {
+        let work_dir = in_full(&work_dir.into());
+        let target_dir = work_dir.join("target");
+        Self {
+            work_dir,
+            target_dir,
+            overlay_dir: None,
+            output: None,
+            timeout: Duration::from_secs(600),
+            keep: 256 << 20,
+        }
+    }
+
+    /// Sets cargo's target folder.
+    #[must_use]
+    pub fn target_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.target_dir = in_full(&dir.into());
+        self
+    }
+
+    /// Sets the overlay's folder.
+    #[must_use]
+    pub fn overlay_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.overlay_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the artifact's path.
+    #[must_use]
+    pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
+        self.output = Some(path.into());
+        self
+    }
+
+    /// Sets the limit.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many bytes of artifacts to keep; 0 for none.
+    #[must_use]
+    pub fn keep(mut self, bytes: u64) -> Self {
+        self.keep = bytes;
+        self
+    }
+
+    fn overlay_of(&self, spec: &PluginSpec) -> PathBuf {
+        let dir = self.overlay_dir.clone().unwrap_or_else(|| self.work_dir.join("overlays").join(spec.slug()));
+        // The compiler runs elsewhere.
+        in_full(&dir)
+    }
+
+    fn output_of(&self, spec: &PluginSpec, build_hash: &str) -> PathBuf {
+        match &self.output {
+            Some(path) => PathBuf::from(path.to_string_lossy().replace(BUILD_HASH, build_hash)),
+            None => {
+                let name = format!("{}.cbus{}", spec.slug(), std::env::consts::DLL_SUFFIX);
+                self.work_dir.join("artifacts").join(name)
+            }
+        }
+    }
+}
+
+/// How a build ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuildReport {
+    /// The artifact.
+    pub artifact: PathBuf,
+    /// The hash of what it was built from, as 16 hex digits. After an edit that changes no code (a comment, a touch)
+    /// it is that of the build before, whose artifact is as good.
+    pub build_hash: String,
+    /// The BLAKE3 hash of the library in it, as hex.
+    pub hash: String,
+    /// The artifact's size in bytes.
+    pub size: u64,
+    /// Who compiled.
+    pub by: BuiltBy,
+    /// Why cargo was asked, if rustc alone could have been.
+    pub why_cargo: Option<String>,
+    /// Why all of it was linked, if rustc compiled and the dependencies could not be linked beforehand: then the link of
+    /// each edit takes longer.
+    pub why_full_link: Option<String>,
+    /// The warnings.
+    pub messages: Vec<CompilerMessage>,
+    /// From the build's begin to the artifact, in milliseconds.
+    pub build_ms: f64,
+    /// How long each step took.
+    pub phases: Vec<PhaseTime>,
+}
+
+impl BuildReport {
+    /// Of an artifact that is there; how the build went is filled in at its end.
+    fn new(
+        artifact: PathBuf,
+        build_hash: String,
+        sealed: artifact::Sealed,
+        by: BuiltBy,
+        messages: Vec<CompilerMessage>,
+    ) -> Self {
+        let artifact::Sealed { hash, size } = sealed;
+        Self {
+            artifact,
+            build_hash,
+            hash,
+            size,
+            by,
+            why_cargo: None,
+            why_full_link: None,
+            messages,
+            build_ms: 0.0,
+            phases: Vec::new(),
+        }
+    }
+}
+
+/// How often a build begins anew because a file was written while it was read.
+const ROUNDS: usize = 3;
+
+/// Builds one plugin, again and again: the first time by cargo, then by rustc for just what has changed, wherever that
+/// gives the same.
+pub struct PluginBuilder {
+    spec: PluginSpec,
+    options: BuildOptions,
+    workspace: Workspace,
+    inputs: Inputs,
+    /// What builds read, as far as is known.
+    learned: Option<Learned>,
+    session: Option<Session>,
+    kept: Kept,
+    /// The last artifact, with what it was made of.
+    last: Option<(BuildReport, Snapshot, blake3::Hash)>,
+    /// Crates are compiled in parts, so that what did not change in one is used again.
+    incremental: bool,
+    told_of_wrapper: bool,
+}
+
+impl PluginBuilder {
+    /// For a plugin. Nothing is read yet.
+    pub fn new(mut spec: PluginSpec, options: BuildOptions) -> Self {
+        // Whatever folder this process changes to.
+        spec.crates.iter_mut().for_each(|path| *path = in_full(path));
+        let inputs = Inputs::new(&options.target_dir);
+        let kept = Kept::new(options.target_dir.join("cbus"), options.keep);
+        let incremental = spec.watch;
+        let (workspace, learned) = (Workspace::default(), None);
+        Self {
+            spec,
+            options,
+            workspace,
+            inputs,
+            learned,
+            session: None,
+            kept,
+            last: None,
+            incremental,
+            told_of_wrapper: false,
+        }
+    }
+
+    /// What is built.
+    pub fn spec(&self) -> &PluginSpec {
+        &self.spec
+    }
+
+    /// What it is built from; nothing until it is read for the first time.
+    pub fn inputs(&self) -> Inputs {
+        self.inputs.clone()
+    }
+
+    /// Writes the overlay crate and stops. It builds by itself with plain cargo.
+    ///
+    /// # Errors
+    /// A crate that is not there or is no controller crate, or a file that cannot be written.
+    pub async fn generate(&mut self) -> Result<Overlay> {
+        self.write_overlay(None).await
+    }
+
+    /// The same; with a salt the build hash is one that no other build has.
+    async fn write_overlay(&mut self, salt: Option<String>) -> Result<Overlay> {
+        let (spec, dir, inputs) = (self.spec.clone(), self.options.overlay_of(&self.spec), self.inputs.clone());
+        let (learned, before) = (self.learned.clone(), self.inputs.set());
+        let target_dir = self.options.target_dir.clone();
+        let (workspace, learned, overlay) = blocking(move || {
+            let workspace = match Workspace::read(&spec.crates) {
+                Ok(workspace) => workspace,
+                Err(error) => {
+                    // What is wrong with it may be mended by a change of any of them.
+                    let mut set = Workspace::default().deciding(&spec.crates);
+                    set.extend(&before);
+                    inputs.begin(set);
+                    return Err(error);
+                }
+            };
+            let learned =
+                learned.or_else(|| Learned::read(&dir, &spec.crates)).unwrap_or_else(|| Learned::guess(&workspace));
+            let mut set = workspace.deciding(&spec.crates);
+            set.extend(&learned.set);
+            let now = inputs.begin(set);
+            let mut texts = learned.texts.clone();
+            texts.extend(salt);
+            let names = names(&workspace, &dir, &target_dir);
+            let hash = Overlay::build_hash(&workspace, &spec, &texts, &now, &names)?;
+            let overlay = Overlay::write(&workspace, &spec, &dir, hash)?;
+            Ok((workspace, learned, overlay))
+        })
+        .await?;
+        (self.workspace, self.learned) = (workspace, Some(learned));
+        Ok(overlay)
+    }
+
+    /// Builds it. Cancelling stops the compiler with all that it started.
+    ///
+    /// # Errors
+    /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], what
+    /// [`PluginBuilder::generate`] says, or an artifact that cannot be written.
+    pub async fn build(&mut self, observer: Observer<'_>, cancel: &CancellationToken) -> Result<BuildReport> {
+        self.build_watching(observer, cancel, |_| ()).await.map(|(report, _)| report)
+    }
+
+    /// The same; `watch` gets what is to be watched whenever more is known of that, before the compiler starts too. What
+    /// was just sealed comes with it, so that it need not be read again.
+    pub(crate) async fn build_watching(
+        &mut self,
+        observer: Observer<'_>,
+        cancel: &CancellationToken,
+        watch: impl Fn(Vec<Watched>),
+    ) -> Result<(BuildReport, Option<Inspected>)> {
+        let mut progress = Progress::new(observer);
+        let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
+        let mut round = 0;
+        let (made, why_cargo) = loop {
+            progress.phase(BuildPhase::Reading);
+            let made = self.make(&mut progress, cancel, &watch, round).await;
+            let made = match made {
+                Ok(made) => made,
+                Err(error) => {
+                    self.look_for_what_was_missing(&error).await?;
+                    watch(self.inputs.watched());
+                    return Err(error);
+                }
+            };
+            watch(self.inputs.watched());
+            match made {
+                Some(made) => break made,
+                None => round += 1,
+            }
+        };
+        let (report, in_memory, inputs) = match made {
+            Made::Before(report, messages, inputs) => (BuildReport { messages, ..report }, None, inputs),
+            Made::Kept { artifact, build_hash, sealed, messages, inputs } => {
+                (BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages), None, inputs)
+            }
+            Made::Library { library, build_hash, by, messages, inputs } => {
+                progress.phase(BuildPhase::Sealing);
+                // Should that fail, what is there is not what was linked last.
+                self.last = None;
+                let artifact = self.options.output_of(&self.spec, &build_hash);
+                // What cargo linked is cargo's.
+                let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
+                let (sealed, in_memory) = blocking(move || artifact::seal_and_keep(&library, &out, ours)).await?;
+                if self.spec.watch && round < ROUNDS {
+                    self.kept.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
+                }
+                (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory, inputs)
+            }
+        };
+        let (build_ms, phases) = progress.end();
+        let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
+        let report = BuildReport { why_cargo, why_full_link, build_ms, phases, ..report };
+        self.last = Some((report.clone(), inputs, environment()));
+        Ok((report, in_memory))
+    }
+
+    /// Has made what is to be made, and says why by cargo if so; `None` if a file was written while it was read.
+    async fn make(
+        &mut self,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+        watch: &impl Fn(Vec<Watched>),
+        round: usize,
+    ) -> Result<Option<(Made, Option<String>)>> {
+        let why = match self.make_directly(progress, cancel, round).await {
+            Ok(made) => return Ok(Some((made, None))),
+            Err(Failure::Told(error)) => return Err(error),
+            Err(Failure::Written) => return Ok(None),
+            Err(Failure::Cargo(why)) => why,
+        };
+        tracing::debug!(plugin = self.spec.id, why, "cargo builds");
+        let made = self.build_by_cargo(progress, cancel, watch, round).await?;
+        Ok(made.map(|made| (made, Some(why))))
+    }
+
+    /// Has just what has changed compiled, if it is known how; or takes what was built of the same before.
+    async fn make_directly(
+        &mut self,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+        round: usize,
+    ) -> Result<Made, Failure> {
+        let known = self.learned.clone().filter(|_| self.session.is_some() || self.last.is_some());
+        let Some(learned) = known else {
+            return Err(Failure::Cargo("nothing is known from a build by cargo".to_owned()));
+        };
+        let mut set = self.workspace.deciding(&self.spec.crates);
+        set.extend(&learned.set);
+        if let Some(session) = &self.session {
+            // What decided when it began may not be what would now.
+            set.extend(&session.deciding);
+            if round > 0 {
+                // What the round before read first is known now, so that it can be told whether it is being written.
+                set.extend(&session.known.sources());
+            }
+        }
+        let inputs = self.inputs.clone();
+        let now = blocking(move || Ok(inputs.begin(set))).await?;
+        let lacking =
+            self.session.iter().flat_map(|session| &session.known.scripts).any(|script| script.lacks().is_some());
+        // What a script makes that cargo runs each time, nobody knows.
+        if !lacking && let Some(made) = self.made_before(&now).await? {
+            if let (Some(session), Made::Kept { .. }) = (&mut self.session, &made) {
+                session.took_another();
+            }
+            return Ok(made);
+        }
+        let Some(session) = &mut self.session else {
+            return Err(Failure::Cargo("an input has changed".to_owned()));
+        };
+        let order = match session.plan(&now) {
+            Plan::Cargo(why) => return Err(Failure::Cargo(why)),
+            Plan::Direct(order) => order,
+        };
+        let job = Job { spec: &self.spec, options: &self.options, cancel, lenient: round >= ROUNDS };
+        let names = names(&self.workspace, &self.options.overlay_of(&self.spec), &self.options.target_dir);
+        let (workspace, spec) = (&self.workspace, &self.spec);
+        let beyond = &learned.beyond;
+        let hash = |units: &Units, now: &Snapshot| {
+            let mut texts = Learned::texts_of(units, &names, beyond);
+            texts.extend(salt(job.lenient));
+            Overlay::build_hash(workspace, spec, &texts, now, &names)
+        };
+        let built = session.build(&order, &self.inputs, &hash, job, progress).await?;
+        let learned = Learned::of(&session.known, &names, beyond.clone());
+        let (inputs, messages) = (built.now, built.messages);
+        let before = self.last.as_ref().filter(|(last, ..)| last.artifact.is_file());
+        let made = match (built.library, before) {
+            (Some(library), _) => {
+                Ok(Made::Library { library, build_hash: built.hash, by: BuiltBy::Rustc, messages, inputs })
+            }
+            (None, Some((before, ..))) => {
+                Ok(Made::Before(BuildReport { by: BuiltBy::Rustc, ..before.clone() }, messages, inputs))
+            }
+            (None, None) => Err(Failure::Cargo("the artifact of the build before has gone".to_owned())),
+        };
+        self.learned = Some(learned);
+        made
+    }
+
+    /// What was made of the same inputs before, if it is there.
+    async fn made_before(&mut self, now: &Snapshot) -> Result<Option<Made>> {
+        let environment = environment();
+        if let Some((last, inputs, then)) = &self.last
+            && *then == environment
+            && last.artifact.is_file()
+            && inputs.change_since(now).is_none()
+        {
+            return Ok(Some(Made::Before(last.clone(), Vec::new(), inputs.clone())));
+        }
+        let (inputs, spec, options) = (self.inputs.clone(), &self.spec, &self.options);
+        let holds = move |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
+        let found = self.kept.find(holds, |hash| options.output_of(spec, hash));
+        Ok(found.map(|found| {
+            let kept::Found { artifact, build_hash, sealed, messages, inputs } = found;
+            Made::Kept { artifact, build_hash, sealed, messages, inputs }
+        }))
+    }
+
+    /// A build failed: what it did not find, and any new name beside its sources, is worth another one.
+    async fn look_for_what_was_missing(&mut self, error: &Error) -> Result<()> {
+        let (said, messages) = match error {
+            Error::Build { rendered, messages, .. } => (without_colours(rendered), messages.as_slice()),
+            Error::Metadata { message, .. } => (message.clone(), [].as_slice()),
+            _ => return Ok(()),
+        };
+        let folders: Vec<PathBuf> = self.workspace.packages.keys().chain([&self.workspace.root]).cloned().collect();
+        let mut named: BTreeSet<_> = folders.iter().flat_map(|folder| verdict::paths_in(messages, folder)).collect();
+        named.extend(verdict::paths_in_text(&said, &self.workspace.root));
+        let (lacked, there): (Vec<_>, Vec<_>) = named.into_iter().partition(|path| !path.exists());
+        let mut set = self.inputs.set();
+        set.files.extend(there.into_iter().filter(|path| path.is_file()));
+        set.extend(&verdict::failed_scripts(&said));
+        let source = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "rs") && path.is_file();
+        let beside: BTreeSet<_> =
+            set.files.iter().filter(source).filter_map(|path| path.parent()).map(Path::to_owned).collect();
+        set.folders.extend(beside.into_iter().filter(|folder| !folder.starts_with(&self.options.target_dir)));
+        let inputs = self.inputs.clone();
+        blocking(move || {
+            inputs.learn(set);
+            inputs.lacked(&lacked.into_iter().collect());
+            Ok(())
+        })
+        .await
+    }
+
+    /// The folders of local crates, and names for them that do not say where they are. The longest comes last, because
+    /// the compiler goes by the last that fits.
+    fn local_names(&self, overlay: &Overlay) -> Vec<(PathBuf, String)> {
+        let folders = self.workspace.packages.keys();
+        let mut names: Vec<_> = folders
+            .map(|folder| (folder.clone(), format!("/{}", folder.file_name().unwrap_or_default().to_string_lossy())))
+            .collect();
+        names.push((overlay.dir.clone(), "/overlay".to_owned()));
+        names.push((self.options.target_dir.clone(), "/target".to_owned()));
+        let in_full: Vec<_> = names
+            .iter()
+            .filter_map(|(folder, name)| {
+                Some((folder.canonicalize().ok().filter(|full| full != folder)?, name.clone()))
+            })
+            .collect();
+        names.extend(in_full);
+        names.sort_by_key(|(folder, _)| folder.as_os_str().len());
+        names
+    }
+
+    /// `None` if a file was written while it was read.
+    async fn build_by_cargo(
+        &mut self,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+        watch: &impl Fn(Vec<Watched>),
+        round: usize,
+    ) -> Result<Option<Made>> {
+        let target_dir = self.options.target_dir.clone();
+        // Also for what is built once: somebody else may build on with what is compiled here.
+        let capture = blocking(move || Ok(Capture::prepare(&target_dir))).await?;
+        let mut attempt = 0;
+        loop {
+            progress.phase(BuildPhase::Reading);
+            let began = SystemTime::now();
+            // What gives another hash each time it is built has none of its own.
+            let salted = round >= ROUNDS || attempt >= ROUNDS;
+            let overlay = self.write_overlay(salt(salted)).await?;
+            watch(self.inputs.watched());
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled { plugin: self.spec.id.clone() });
+            }
+            self.forget_what_was_put_back(capture.clone()).await?;
+            let built = self.run_cargo(&overlay, capture.as_ref(), progress, cancel).await?;
+            let (library, messages) = (built.library.clone(), built.messages.clone());
+            let (made, asked) = (built.made.clone(), library.clone());
+            if let Some(rendered) = blocking(move || Ok(needed::of_rust(&asked, &made))).await? {
+                return Err(Error::Build { plugin: self.spec.id.clone(), rendered, messages });
+            }
+            let learning = self.learn(built, &overlay, capture.clone(), began);
+            let Some((session, now, hash)) = learning.await? else {
+                if round < ROUNDS {
+                    return Ok(None);
+                }
+                let (build_hash, inputs) = (overlay.build_hash, self.inputs.built());
+                return Ok(Some(Made::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs }));
+            };
+            if !salted && hash != overlay.build_hash {
+                // It was guessed what it reads, and now it is known.
+                attempt += 1;
+                continue;
+            }
+            self.session = session;
+            if let Some(session) = &mut self.session {
+                session.prelink();
+            }
+            let build_hash = overlay.build_hash;
+            return Ok(Some(Made::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs: now }));
+        }
+    }
+
+    /// Learns from a build by cargo what it read. `None` if a file was written meanwhile.
+    async fn learn(
+        &mut self,
+        built: CargoBuilt,
+        overlay: &Overlay,
+        capture: Option<Capture>,
+        began: SystemTime,
+    ) -> Result<Option<(Option<Session>, Snapshot, String)>> {
+        let (overlay, spec, workspace) = (overlay.clone(), self.spec.clone(), self.workspace.clone());
+        let (inputs, target_dir) = (self.inputs.clone(), self.options.target_dir.clone());
+        let (learned, found) = blocking(move || {
+            let units = Units::learn(&built.made, built.scripts.clone(), capture.as_ref(), &overlay.dir);
+            let names = names(&workspace, &overlay.dir, &target_dir);
+            let learned = Learned::of(&units, &names, learned::beyond(&overlay.dir, workspace.lock_file.as_deref()));
+            learned.write(&overlay.dir, &spec.crates);
+            let mut deciding = workspace.deciding(&spec.crates);
+            deciding.quiet.extend(units.compilers());
+            let mut set = deciding.clone();
+            set.extend(&learned.set);
+            let read = inputs.read_since(units.sources().files, began).is_some();
+            let now = inputs.learn(set);
+            if !read {
+                return Ok((learned, None));
+            }
+            let hash = Overlay::build_hash(&workspace, &spec, &learned.texts, &now, &names)?;
+            let capture = capture.filter(|_| spec.watch);
+            let session = capture
+                .and_then(|capture| Session::new(&built, units, &now, &deciding, &capture, &overlay, &workspace));
+            Ok((learned, Some((session, now, hash))))
+        })
+        .await?;
+        self.learned = Some(learned);
+        Ok(found)
+    }
+
+    /// Runs cargo; again without compiling in parts where something refuses that.
+    async fn run_cargo(
+        &mut self,
+        overlay: &Overlay,
+        capture: Option<&Capture>,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<CargoBuilt> {
+        let local = self.local_names(overlay);
+        let wrapper = environment::wrapper(&overlay.root);
+        if let Some(said) = environment::wrapper_of_members(&overlay.root)
+            && !std::mem::replace(&mut self.told_of_wrapper, true)
+        {
+            tracing::warn!(
+                plugin = self.spec.id,
+                "plugins are compiled without what {said} puts before the compiler, because they are bundled outside of \
+                 the workspace; what they need of it belongs to `build.rustc-wrapper`"
+            );
+        }
+        let _place = turn::place_at_cargo(&self.options.target_dir, &self.spec, progress, cancel).await?;
+        loop {
+            let incremental = self.incremental;
+            let how = cargo::How { capture, local: &local, wrapper: wrapper.as_deref(), incremental };
+            let failed = match cargo::build(overlay, &self.spec, &self.options, how, progress, cancel).await {
+                Err(error @ Error::Build { .. }) if incremental => error,
+                done => return done,
+            };
+            let said = failed.to_string();
+            if !verdict::is_internal(&said) && !verdict::is_about_incremental(&said) {
+                return Err(failed);
+            }
+            self.incremental = false;
+            let by = wrapper.as_ref().map_or_else(|| "the compiler".into(), |wrapper| wrapper.to_string_lossy());
+            tracing::warn!(
+                plugin = self.spec.id,
+                "{by} fails when crates are compiled in parts; from now on they are compiled as a whole, which takes longer"
+            );
+        }
+    }
+
+    /// Makes cargo make again what it would take for made because it goes by times, such as where a file was put back with
+    /// an old one.
+    async fn forget_what_was_put_back(&self, capture: Option<Capture>) -> Result<()> {
+        let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
+        let of_scripts = self.session.as_ref().map(|session| session.with_other_script(&self.inputs.built()));
+        blocking(move || {
+            let put_back = |path: &Path, since: SystemTime| {
+                let found = inputs::Stamp::of(path);
+                found.is_some_and(|found| found.modified() <= since && found.newest() > since)
+            };
+            let mut forget = of_scripts.unwrap_or_default();
+            let folders = packages.keys().map(PathBuf::as_path).collect();
+            for call in capture.iter().flat_map(|capture| capture.calls_in(&folders)) {
+                let read = call.dep_info().and_then(|file| DepInfo::read(&file, &call.folder).ok()).unwrap_or_default();
+                if read.files.iter().any(|file| put_back(file, call.recorded)) {
+                    forget.extend(call.variable("CARGO_PKG_NAME").map(|name| name.to_string_lossy().into_owned()));
+                }
+            }
+            cargo::forget(&target_dir, &forget);
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// What folders are called in build hashes.
+fn names(workspace: &Workspace, overlay: &Path, target_dir: &Path) -> Names {
+    let mut folders: Vec<_> =
+        workspace.packages.iter().map(|(folder, package)| (folder.clone(), package.name.clone())).collect();
+    folders.push((overlay.to_owned(), "overlay".to_owned()));
+    folders.push((target_dir.to_owned(), "target".to_owned()));
+    folders.push((environment::cargo_home(), "cargo".to_owned()));
+    Names { folders, root: workspace.root.clone(), apart: workspace.apart() }
+}
+
+/// Something that no other build has, if it is wanted.
+fn salt(wanted: bool) -> Option<String> {
+    wanted.then(|| format!("{:?}", SystemTime::now()))
+}
+
+/// The environment of this process, as one number.
+fn environment() -> blake3::Hash {
+    let mut all = environment::callers_environment();
+    all.sort();
+    blake3::hash(format!("{all:?}").as_bytes())
+}
+
+/// What a build comes to before it is sealed.
+enum Made {
+    /// What the build before made, for its code is the same; and what the compiler said this time.
+    Before(BuildReport, Vec<CompilerMessage>, Snapshot),
+    /// What an earlier build made of the same inputs.
+    Kept {
+        artifact: PathBuf,
+        build_hash: String,
+        sealed: artifact::Sealed,
+        messages: Vec<CompilerMessage>,
+        inputs: Snapshot,
+    },
+    Library {
+        library: PathBuf,
+        build_hash: String,
+        by: BuiltBy,
+        messages: Vec<CompilerMessage>,
+        inputs: Snapshot,
+    },
+}

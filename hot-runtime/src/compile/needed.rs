@@ -1,0 +1,33 @@
+//! Which libraries a built plugin would look for when it is opened: none of Rust's, for these are nowhere to be found then.
+
+use std::path::Path;
+
+use object::Endianness;
+use object::elf::DT_NEEDED;
+use object::read::elf::ElfFile64;
+
+use crate::compile::units::{Kind, Made};
+
+/// Why a library could not be opened, if it needs one of Rust's; `made` is what it is made of. Blocks.
+pub(crate) fn of_rust(library: &Path, made: &[Made]) -> Option<String> {
+    let cache = object::ReadCache::new(std::fs::File::open(library).ok()?);
+    let file = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
+    let table = file.elf_dynamic_table().ok()?;
+    let needed = table.iter().filter(|entry| entry.tag == DT_NEEDED).filter_map(|entry| table.string(entry).ok());
+    let mut needed = needed.map(|name| String::from_utf8_lossy(name).into_owned());
+    let name = needed.find(|name| name.starts_with("libstd-"))?;
+    let has = |made: &Made, ending: &str| made.files.iter().any(|file| file.extension().is_some_and(|it| it == ending));
+    // The overlay is nobody's dependency.
+    let shared = |made: &&Made| made.kind == Kind::Library && has(made, "so") && !has(made, "rlib");
+    let shared = made.iter().filter(shared).filter(|made| !made.package_name.starts_with("cbus-overlay-"));
+    let crates: Vec<_> = shared.map(|made| format!("`{}`", made.package_name)).collect();
+    let reason = if crates.is_empty() {
+        "take `-C prefer-dynamic` out of the flags that its crates are compiled with".to_owned()
+    } else {
+        format!("of the crate-type `dylib` is {}: make it `lib` or `rlib`", crates.join(", "))
+    };
+    Some(format!(
+        "the plugin would need {name}, the standard library as a file of its own, which is not found when a plugin is opened; \
+         {reason}"
+    ))
+}

@@ -1,0 +1,322 @@
+//! What cargo's last build compiled, from what, and how: read from what it says, from what the recording wrapper has
+//! written down, and from rustc's dep-info.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cargo_metadata::TargetKind;
+
+use crate::compile::capture::{Call, Capture, DepInfo};
+use crate::compile::link::Shape;
+use crate::source::hash::Names;
+use crate::source::inputs::{Content, InputSet, Snapshot, Stamp, other_form};
+
+/// Something that cargo compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    /// The package's folder.
+    pub(crate) package: PathBuf,
+    /// The package's name.
+    pub(crate) package_name: String,
+    /// Its sources are in a folder of the user's, not cargo's own.
+    pub(crate) local: bool,
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// The files.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// What a crate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is linked.
+    Library,
+    /// A procedural macro: it runs while others are compiled.
+    Macro,
+    /// A build script: it runs before its package is compiled.
+    Script,
+}
+
+impl Kind {
+    pub(crate) fn of(kinds: &[TargetKind]) -> Self {
+        match kinds.first() {
+            Some(TargetKind::ProcMacro) => Self::Macro,
+            Some(TargetKind::CustomBuild) => Self::Script,
+            _ => Self::Library,
+        }
+    }
+}
+
+/// A build script that was run, and when it would be run again.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// Its package's folder.
+    pub(crate) package: PathBuf,
+    local: bool,
+    /// The files and folders that it says it reads.
+    pub(crate) reads: BTreeSet<PathBuf>,
+    /// The variables that it says it reads, with what they were.
+    variables: Vec<(String, Option<OsString>)>,
+    /// What it told cargo to do.
+    told: Vec<String>,
+}
+
+impl Script {
+    /// Reads what it told cargo, which cargo keeps beside its output folder.
+    pub(crate) fn read(package: &Path, local: bool, out_dir: &Path) -> Self {
+        // Cargo's layout of before, and the one to come.
+        let beside = |name: &str| out_dir.parent().map(|folder| folder.join(name)).unwrap_or_default();
+        let output = ["output", "run/stdout"].map(beside).into_iter().find(|path| path.is_file()).unwrap_or_default();
+        let said = std::fs::read_to_string(&output).unwrap_or_default();
+        let (mut reads, mut variables, mut told) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for line in said.lines() {
+            let Some((key, value)) = line.strip_prefix("cargo:").and_then(|line| {
+                let line = line.strip_prefix(':').unwrap_or(line);
+                line.split_once('=')
+            }) else {
+                continue;
+            };
+            match key {
+                "rerun-if-changed" => {
+                    // As cargo reads it.
+                    let path = package.join(value.trim_end());
+                    // What cargo has downloaded does not change.
+                    if local || !path.starts_with(package) {
+                        reads.insert(path);
+                    }
+                }
+                "rerun-if-env-changed" => variables.push((value.to_owned(), std::env::var_os(value))),
+                "warning" | "error" | "rustc-check-cfg" => {}
+                // Of a downloaded one the lock file says what it does, but for what it finds on this machine.
+                _ if local || key.starts_with("rustc-link") => told.push(line.to_owned()),
+                _ => {}
+            }
+        }
+        Self { package: package.to_owned(), local, reads, variables, told }
+    }
+
+    /// It says nothing of what it reads: that means all of its package. Cargo's own packages do not change.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.local && self.reads.is_empty() && self.variables.is_empty()
+    }
+
+    /// What decides what it does.
+    pub(crate) fn inputs(&self) -> InputSet {
+        let packages = self.is_silent().then(|| self.package.clone()).into_iter().collect();
+        InputSet { trees: self.reads.clone(), packages, ..InputSet::default() }
+    }
+
+    /// A path that it says it reads and that is not there: cargo runs it again each time then.
+    pub(crate) fn lacks(&self) -> Option<&Path> {
+        self.reads.iter().find(|path| !path.exists()).map(PathBuf::as_path)
+    }
+
+    /// A variable that it reads and that has changed since.
+    pub(crate) fn changed_variable(&self) -> Option<&str> {
+        let changed = self.variables.iter().find(|(name, then)| std::env::var_os(name) != *then);
+        changed.map(|(name, _)| name.as_str())
+    }
+}
+
+/// A crate, as it is compiled for this plugin.
+pub(crate) struct Unit {
+    pub(crate) package: PathBuf,
+    pub(crate) package_name: String,
+    pub(crate) local: bool,
+    pub(crate) kind: Kind,
+    /// The stem of its files: `name-hash`.
+    pub(crate) stem: String,
+    pub(crate) call: Option<Call>,
+    /// What it read, and what the values were; of local ones.
+    pub(crate) inputs: DepInfo,
+    /// What was in it; `None` where that is not known, so that it has to be compiled again.
+    pub(crate) from: Option<BTreeMap<PathBuf, Content>>,
+    /// The units that it is compiled against, and which builds of them these were.
+    pub(crate) needs: Vec<(usize, u64)>,
+    /// How often it was compiled here.
+    pub(crate) version: u64,
+    /// What cargo linked of it with its state then, and what is linked now.
+    pub(crate) archive: PathBuf,
+    pub(crate) as_made: Option<Stamp>,
+    pub(crate) current: PathBuf,
+    /// It was compiled since the plugin was linked.
+    pub(crate) fresh: bool,
+    /// What was linked of it by cargo, and what is linked now.
+    pub(crate) first: Option<Shape>,
+    pub(crate) linked: Option<blake3::Hash>,
+}
+
+impl Unit {
+    /// Whether it is not what its sources, and the values that it reads, give now.
+    pub(crate) fn is_stale(&self, now: &Snapshot) -> bool {
+        let Some(from) = &self.from else { return true };
+        from.iter().any(|(path, then)| now.of(path) != *then) || self.reads_other_values()
+    }
+
+    fn reads_other_values(&self) -> bool {
+        let Some(call) = self.call.as_ref().filter(|_| !self.inputs.environment.is_empty()) else { return false };
+        let now = call.environment_now();
+        let value = |name: &str| now.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        self.inputs.environment.iter().any(|(name, then)| value(name) != then.as_ref().map(OsString::from))
+    }
+
+    /// The paths that decide how cargo compiles it, beside its sources.
+    fn of_package(&self) -> [PathBuf; 2] {
+        ["Cargo.toml", "build.rs"].map(|name| self.package.join(name))
+    }
+
+    /// The paths that decide what it is: what it read, and the other places at which a module would be looked for.
+    pub(crate) fn paths(&self) -> BTreeSet<PathBuf> {
+        let others = self.inputs.files.iter().filter_map(|file| other_form(file));
+        self.inputs.files.iter().cloned().chain(others).collect()
+    }
+
+    fn learn(made: &Made, capture: Option<&Capture>) -> Option<Self> {
+        let file = made.files.iter().find(|file| file.extension().is_some_and(|ending| ending == "rlib"));
+        let file = file.or_else(|| made.files.first())?.clone();
+        let folder = file.parent()?;
+        let (stem, call) = match made.kind {
+            Kind::Library | Kind::Macro => (stem_of(&file), None),
+            // Cargo gives it another name than rustc does.
+            Kind::Script => {
+                let call = capture.and_then(|capture| capture.call_into(folder));
+                (call.as_ref().map_or_else(|| stem_of(&file), Call::stem), call)
+            }
+        };
+        let compiled = compiled_at(&file, &made.package_name, &stem);
+        let call = call.or_else(|| capture?.call(&stem)).filter(|call| call.recorded >= compiled);
+        let seen_from = call.as_ref().map_or(made.package.as_path(), |call| call.folder.as_path());
+        let inputs = match made.local {
+            true => DepInfo::read(&folder.join(format!("{stem}.d")), seen_from).unwrap_or_default(),
+            false => DepInfo::default(),
+        };
+        let call = call.filter(|_| !made.local || !inputs.files.is_empty());
+        // As rustc names it to the linker.
+        let archive = file.canonicalize().ok()?;
+        Some(Self {
+            package: made.package.clone(),
+            package_name: made.package_name.clone(),
+            local: made.local,
+            kind: made.kind,
+            stem,
+            call,
+            inputs,
+            from: None,
+            needs: Vec::new(),
+            version: 0,
+            as_made: Stamp::of(&archive),
+            current: archive.clone(),
+            archive,
+            fresh: false,
+            first: None,
+            linked: None,
+        })
+    }
+}
+
+/// `libname-hash.rlib` to `name-hash`.
+pub(crate) fn stem_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    stem.strip_prefix("lib").unwrap_or(&stem).to_owned()
+}
+
+/// When a cargo that did not have it recorded may have compiled a unit last; long ago if that is not known.
+fn compiled_at(file: &Path, package: &str, stem: &str) -> SystemTime {
+    let hash = stem.rsplit_once('-').map_or("", |(_, hash)| hash);
+    let of = |folder: Option<&Path>, inside: &str| folder.map(|folder| folder.join(inside).join("invoked.timestamp"));
+    let folder = file.parent();
+    let above = folder.and_then(Path::parent);
+    let candidates = [
+        // `deps/` beside `.fingerprint/`; a script's folder in `build/`; cargo's layout to come.
+        of(above, &format!(".fingerprint/{package}-{hash}")),
+        of(above.and_then(Path::parent), &format!(".fingerprint/{package}-{hash}")),
+        of(above, "fingerprint"),
+    ];
+    let times =
+        candidates.into_iter().flatten().filter_map(|path| std::fs::metadata(path).and_then(|it| it.modified()).ok());
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// All that a build was made of.
+#[derive(Default)]
+pub(crate) struct Units {
+    pub(crate) units: Vec<Unit>,
+    pub(crate) scripts: Vec<Script>,
+}
+
+impl Units {
+    /// Learns of a build by cargo, without its overlay. Blocks.
+    pub(crate) fn learn(made: &[Made], scripts: Vec<Script>, capture: Option<&Capture>, overlay: &Path) -> Self {
+        let of_overlay = |made: &&Made| made.package != overlay;
+        let mut units: Vec<_> = made.iter().filter(of_overlay).filter_map(|made| Unit::learn(made, capture)).collect();
+        let at: HashMap<String, usize> = units.iter().enumerate().map(|(at, unit)| (unit.stem.clone(), at)).collect();
+        for unit in &mut units {
+            let externs = unit.call.iter().flat_map(Call::externs);
+            unit.needs = externs.filter_map(|path| Some((*at.get(&stem_of(path))?, 0))).collect();
+        }
+        Self { units, scripts }
+    }
+
+    /// What decides what each unit is.
+    pub(crate) fn sources(&self) -> InputSet {
+        let mut set = InputSet::default();
+        for unit in self.units.iter().filter(|unit| unit.local) {
+            set.files.extend(unit.paths());
+            set.files.extend(unit.of_package());
+        }
+        self.scripts.iter().for_each(|script| set.extend(&script.inputs()));
+        set
+    }
+
+    /// What decides what cargo makes of each package, and whether macros and scripts are what they were: when it changes,
+    /// cargo has to be asked.
+    pub(crate) fn of_tools(&self) -> InputSet {
+        let mut set = InputSet { files: BTreeSet::new(), ..self.sources() };
+        for unit in self.units.iter().filter(|unit| unit.local) {
+            set.files.extend(unit.of_package());
+            if unit.kind != Kind::Library {
+                set.files.extend(unit.paths());
+            }
+        }
+        set
+    }
+
+    /// The programs that compiled them.
+    pub(crate) fn compilers(&self) -> impl Iterator<Item = PathBuf> {
+        self.units.iter().filter_map(|unit| Some(unit.call.as_ref()?.rustc.clone()))
+    }
+
+    /// Takes what is in the sources for what the units were compiled from.
+    pub(crate) fn compiled_from(&mut self, now: &Snapshot) {
+        for unit in &mut self.units {
+            unit.from = Some(unit.paths().into_iter().map(|path| (path.clone(), now.of(&path))).collect());
+            if unit.local && unit.kind == Kind::Library {
+                unit.first = Shape::of(&unit.archive);
+                unit.linked = unit.first.as_ref().map(|shape| shape.code);
+            }
+        }
+    }
+
+    /// What of the build is no file: the values that sources read, and what scripts told cargo to do.
+    pub(crate) fn texts(&self, names: &Names) -> Vec<String> {
+        let mut texts = BTreeSet::new();
+        for unit in self.units.iter().filter(|unit| unit.local) {
+            for (name, value) in &unit.inputs.environment {
+                // The manifest says it.
+                if !name.starts_with("CARGO_PKG_") && name != "CARGO_CRATE_NAME" && name != "OUT_DIR" {
+                    let name_of = |value: &str| {
+                        if name == "CARGO_MANIFEST_DIR" { value.to_owned() } else { names.in_text(value) }
+                    };
+                    texts.insert(format!("{name}={:?}", value.as_deref().map(name_of)));
+                }
+            }
+        }
+        for script in &self.scripts {
+            let package = names.of(&script.package);
+            texts.extend(script.told.iter().map(|line| format!("{package} {}", names.in_text(line))));
+        }
+        texts.into_iter().collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! What every generation of a runtime shares.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use controllerbus::Bus;
+use tokio::sync::broadcast;
+use tokio_util::task::TaskTracker;
+
+use crate::artifact::Checks;
+use crate::event::RuntimeEvent;
+use crate::generation::history::Keep;
+use crate::generation::probation::Probation;
+use crate::generation::registry::Registry;
+use crate::host::placement::Placing;
+use crate::host::{ProcessEvent, Tell};
+use crate::sys::scratch::OwnFolder;
+
+/// Called with every event.
+pub(crate) type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
+
+/// What holds for every plugin of a runtime.
+pub(crate) struct Settings {
+    pub(crate) workers: u32,
+    pub(crate) grace: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) hand_over: Duration,
+    pub(crate) probation: Probation,
+    pub(crate) keep: Keep,
+    pub(crate) checks: Checks,
+}
+
+/// What the plugins' tasks share.
+pub(crate) struct Shared {
+    pub(crate) bus: Bus,
+    pub(crate) registry: Registry,
+    pub(crate) settings: Settings,
+    /// Where what is loaded is copied to.
+    pub(crate) private_dir: OwnFolder,
+    pub(crate) placing: Placing,
+    pub(crate) events: broadcast::Sender<RuntimeEvent>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) retiring: TaskTracker,
+}
+
+/// Generations are numbered through the whole process, so that a `Source` means one of them on any bus.
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+
+impl Shared {
+    pub(crate) fn next_generation(&self) -> u64 {
+        GENERATIONS.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How long the end of a generation may take before nobody waits for it any more.
+    pub(crate) fn end_limit(&self) -> Duration {
+        let limits = self.bus.limits();
+        limits.cancel + limits.close + self.settings.drain * 2
+    }
+
+    pub(crate) fn emit(&self, event: RuntimeEvent) {
+        tracing::debug!(?event);
+        for listener in &self.listeners {
+            // Its panic is its own: it costs the others, and what is being done, nothing.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&event))) {
+                let error = controllerbus::Error::from_panic(payload);
+                tracing::error!(?event, %error, "a listener of the runtime's events panicked");
+            }
+        }
+        let _ = self.events.send(event);
+    }
+
+    /// Tells the registry, and those who watch the runtime, what happens to a generation's process.
+    pub(super) fn tell_of(self: &Arc<Self>, plugin: &str, generation: u64) -> Tell {
+        let (shared, plugin) = (Arc::downgrade(self), plugin.to_owned());
+        Arc::new(move |event| {
+            let Some(shared) = shared.upgrade() else { return };
+            let plugin = plugin.clone();
+            let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+            match event {
+                ProcessEvent::Crashed { reason, last_lines, restart_in } => {
+                    tracing::error!(plugin, generation, reason, "the process of a plugin has crashed");
+                    shared.registry.process(generation, None, Some(&reason));
+                    let restart_in_ms = millis(restart_in);
+                    shared.emit(RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms });
+                }
+                ProcessEvent::Restarted { pid, took } => {
+                    shared.registry.process(generation, Some(pid), None);
+                    shared.emit(RuntimeEvent::Restarted { plugin, generation, pid, start_ms: millis(took) });
+                }
+            }
+        })
+    }
+}

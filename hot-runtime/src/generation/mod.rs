@@ -1,0 +1,8 @@
+//! Generations: how one takes over from another, what has served before, and what is loaded.
+
+pub(crate) mod context;
+pub(crate) mod history;
+pub(crate) mod probation;
+pub(crate) mod registry;
+pub(crate) mod serving;
+pub(crate) mod swap;

@@ -1,0 +1,199 @@
+//! Every generation, its state and its leases: the manifest of what is loaded.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use controllerbus::plugin::{Holders, Leases};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::event::StillLoaded;
+use crate::host::Isolation;
+use crate::sys::maps::Maps;
+
+/// What a generation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationState {
+    /// Being verified, opened or staged.
+    Loading,
+    /// The one that new directives go to.
+    Serving,
+    /// Replaced; kept until nobody holds it.
+    Draining,
+    /// Replaced, but some of its code does not end; it stays loaded.
+    Stuck,
+    /// Closed.
+    Unloaded,
+    /// Never served: its swap was rolled back.
+    Failed,
+}
+
+/// One generation as tools see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct GenerationInfo {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation's number, unique in the process.
+    pub generation: u64,
+    /// The plugin's version.
+    pub version: semver::Version,
+    /// The hash of the build's inputs.
+    pub build_hash: String,
+    /// What it is doing.
+    pub state: GenerationState,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why, for a failed or stuck one.
+    pub reason: Option<String>,
+    /// How many factories, controllers, calls, interface values and wakers hold it.
+    pub leases: usize,
+    /// The same by kind.
+    pub holders: Holders,
+    /// The private copy that was opened.
+    pub path: PathBuf,
+    /// Whether the process's maps still name that copy.
+    pub mapped: bool,
+    /// Where it runs.
+    pub isolation: Isolation,
+    /// Its process, if it has one of its own that runs.
+    pub pid: Option<u32>,
+    /// What confines it, in words: limits, Landlock, seccomp, a control group, capabilities.
+    pub layers: Vec<String>,
+    /// Why it was taken back, if it was: it served, and was not well.
+    pub taken_back: Option<String>,
+}
+
+impl GenerationInfo {
+    /// What keeps it loaded.
+    pub(crate) fn keeps(&self) -> String {
+        match &self.reason {
+            Some(reason) if self.state == GenerationState::Stuck => reason.clone(),
+            _ => format!("held by {}", self.holders),
+        }
+    }
+}
+
+struct Record {
+    info: GenerationInfo,
+    leases: Option<Arc<Leases>>,
+    /// How its process ended that crashed last.
+    crash: Option<String>,
+}
+
+/// How many ended generations are remembered.
+const REMEMBERED: usize = 64;
+
+/// The manifest of what is loaded.
+#[derive(Default)]
+pub struct Registry {
+    records: Mutex<BTreeMap<u64, Record>>,
+    /// Changes with each crash of a process.
+    crashed: watch::Sender<()>,
+}
+
+impl Registry {
+    pub(crate) fn add(&self, info: GenerationInfo, leases: Option<Arc<Leases>>) {
+        let mut records = self.lock();
+        records.insert(info.generation, Record { info, leases, crash: None });
+        let ended: Vec<u64> = records
+            .iter()
+            .filter(|(_, record)| matches!(record.info.state, GenerationState::Unloaded | GenerationState::Failed))
+            .map(|(generation, _)| *generation)
+            .collect();
+        for generation in ended.iter().take(ended.len().saturating_sub(REMEMBERED)) {
+            records.remove(generation);
+        }
+    }
+
+    pub(crate) fn set(&self, generation: u64, state: GenerationState, reason: Option<String>) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.info.state = state;
+            record.info.since = SystemTime::now();
+            record.info.reason = reason;
+            if matches!(state, GenerationState::Unloaded | GenerationState::Failed) {
+                record.leases = None;
+                record.info.pid = None;
+            }
+        }
+    }
+
+    /// Notes what became of a generation's process: the one that runs now, or why there is none.
+    #[cfg(unix)]
+    pub(crate) fn process(&self, generation: u64, pid: Option<u32>, reason: Option<&str>) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.info.pid = pid;
+            if let Some(reason) = reason {
+                record.info.reason = Some(reason.to_owned());
+                record.crash = Some(reason.to_owned());
+            }
+        }
+        if reason.is_some() {
+            self.crashed.send_replace(());
+        }
+    }
+
+    /// Every generation that is loaded, and the last ended ones, oldest first.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        let maps = Maps::read();
+        let snapshot = |record: &Record| {
+            let mut info = record.info.clone();
+            if let Some(leases) = &record.leases {
+                info.holders = leases.holders();
+                info.leases = info.holders.to_drain() + info.holders.wakers;
+            }
+            info.mapped = maps.contain(&info.path);
+            info
+        };
+        self.lock().values().map(snapshot).collect()
+    }
+
+    /// Changes with each crash of a process.
+    pub(crate) fn crashes(&self) -> watch::Receiver<()> {
+        self.crashed.subscribe()
+    }
+
+    /// How a generation's process crashed last, if it did.
+    pub(crate) fn crash_of(&self, generation: u64) -> Option<String> {
+        self.lock().get(&generation).and_then(|record| record.crash.clone()).map(|crash| format!("it crashed: {crash}"))
+    }
+
+    /// Notes that a generation was taken back.
+    pub(crate) fn taken_back(&self, generation: u64, reason: &str) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.info.taken_back = Some(reason.to_owned());
+        }
+    }
+
+    /// The generation of a plugin that serves.
+    pub(crate) fn serving(&self, plugin: &str) -> Option<u64> {
+        let records = self.lock();
+        let mut found = records.values().map(|record| &record.info);
+        found.find(|info| info.plugin == plugin && info.state == GenerationState::Serving).map(|info| info.generation)
+    }
+
+    /// One generation as tools see it.
+    pub(crate) fn generation(&self, generation: u64) -> Option<GenerationInfo> {
+        self.generations().into_iter().find(|info| info.generation == generation)
+    }
+
+    /// The generations that are loaded still, and what keeps them.
+    pub(crate) fn still_loaded(&self) -> Vec<StillLoaded> {
+        let ended = |info: &GenerationInfo| matches!(info.state, GenerationState::Unloaded | GenerationState::Failed);
+        let left = self.generations().into_iter().filter(|info| !ended(info));
+        left.map(|info| StillLoaded { why: info.keeps(), plugin: info.plugin, generation: info.generation }).collect()
+    }
+
+    /// The build hash of the generation of a plugin that serves.
+    pub(crate) fn serving_build(&self, plugin: &str) -> Option<String> {
+        let records = self.lock();
+        let serves = |info: &&GenerationInfo| info.plugin == plugin && info.state == GenerationState::Serving;
+        records.values().map(|record| &record.info).rfind(serves).map(|info| info.build_hash.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,358 @@
+//! What of a plugin serves, what has served before, and how a generation that is not well is taken back.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use controllerbus::Bus;
+use controllerbus::bus::{ConfigState, LastStates, ResolverCounts, RunState, Source};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::artifact::Verified;
+use crate::error::{Error, Result};
+use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::generation::context::Shared;
+use crate::generation::history::{History, Past};
+use crate::generation::probation::counts_of;
+use crate::generation::swap::{self, Generation, Unfit};
+use crate::host::Isolation;
+use crate::util::{blocking, millis};
+
+/// How often a generation on probation is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How often its controllers are asked how they are, and how long they may take for it.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How many builds that were taken back are remembered.
+const REFUSED: usize = 64;
+
+/// The serving side of one plugin.
+pub(crate) struct Serving {
+    id: String,
+    shared: Arc<Shared>,
+    /// Held during a swap, which nobody but this plugin waits for.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<Generation>,
+    history: History,
+    /// The artifacts that were taken back, by their hashes, with the reasons. They are not swapped in again.
+    refused: VecDeque<(String, String)>,
+    /// Ends the probation of what serves.
+    probation: Option<DropGuard>,
+    /// What was rolled back last, for which another config may come.
+    waiting: Option<Waiting>,
+}
+
+/// A generation that was rolled back, and is tried again when a config of its controllers has changed.
+struct Waiting {
+    past: Past,
+    _watching: DropGuard,
+}
+
+impl Serving {
+    /// Of a plugin of which nothing is loaded yet.
+    pub(crate) fn new(id: &str, shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { id: id.to_owned(), shared, state: Mutex::default() })
+    }
+
+    /// The generation that serves.
+    pub(crate) async fn number(&self) -> Option<u64> {
+        self.state.lock().await.current.as_ref().map(|current| current.number)
+    }
+
+    /// Whether what serves is of this build.
+    pub(crate) async fn is_build(&self, build_hash: &str) -> bool {
+        self.state.lock().await.current.as_ref().is_some_and(|current| current.build_hash == build_hash)
+    }
+
+    /// Swaps a verified artifact in.
+    pub(crate) async fn swap(
+        self: &Arc<Self>,
+        artifact: Verified,
+        timeline: Timeline,
+        edited: Option<Instant>,
+    ) -> Result<SwapReport> {
+        let mut state = self.state.lock().await;
+        state.waiting = None;
+        if let Some((_, reason)) = state.refused.iter().find(|(refused, _)| *refused == artifact.hash) {
+            let (plugin, build) = (self.id.clone(), artifact.bundle.build_hash.clone());
+            let error = Error::TakenBack { plugin, build, reason: reason.clone() };
+            return Err(self.rolled_back(&state, error));
+        }
+        self.swap_now(&mut state, artifact, timeline, edited, None).await.map(|(report, _)| report)
+    }
+
+    /// A build that was rolled back is not tried again.
+    pub(crate) async fn forget(&self, build_hash: &str) {
+        let mut state = self.state.lock().await;
+        let waiting = state.waiting.take_if(|waiting| waiting.past.build_hash == build_hash);
+        drop(state);
+        drop(waiting);
+    }
+
+    /// Tries what was rolled back once a config of its controllers is another one.
+    fn wait_for_config(self: &Arc<Self>, unfit: Unfit, before: Vec<(String, u64)>) -> Waiting {
+        let Unfit { past, config_ids } = unfit;
+        let stop = CancellationToken::new();
+        let (bus, stopped) = (self.shared.bus.clone(), stop.clone());
+        let (serving, hash) = (Arc::downgrade(self), past.copy.hash().to_owned());
+        tokio::spawn(async move {
+            let has_changed = tokio::select! {
+                () = another_config(&bus, &config_ids, &before) => true,
+                () = stopped.cancelled() => false,
+            };
+            if let Some(serving) = serving.upgrade().filter(|_| has_changed) {
+                serving.try_again(&hash).await;
+            }
+        });
+        Waiting { past, _watching: stop.drop_guard() }
+    }
+
+    async fn try_again(self: &Arc<Self>, hash: &str) {
+        let mut state = self.state.lock().await;
+        let Some(waiting) = state.waiting.take_if(|waiting| waiting.past.copy.hash() == hash) else { return };
+        let (begun, copy) = (Instant::now(), waiting.past.copy.clone());
+        let tried = match blocking(move || Verified::again(&copy)).await {
+            Ok(artifact) => {
+                let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+                self.swap_now(&mut state, artifact, timeline, None, None).await.map(drop)
+            }
+            Err(error) => Err(self.rolled_back(&state, error)),
+        };
+        if let Err(error) = tried {
+            tracing::debug!(plugin = self.id, %error, "with the new config it could not be swapped in either");
+        }
+    }
+
+    async fn swap_now(
+        self: &Arc<Self>,
+        state: &mut State,
+        artifact: Verified,
+        timeline: Timeline,
+        edited: Option<Instant>,
+        back: Option<LastStates>,
+    ) -> Result<(SwapReport, Vec<String>)> {
+        let (shared, is_back) = (&self.shared, back.is_some());
+        let before = state.current.as_ref().map(|current| counts_of(&shared.bus, current.number));
+        let ids: Vec<_> = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
+        let (configs, mut unfit) = (configs_of(&shared.bus, &ids), None);
+        let current = (state.current.as_ref(), back);
+        let swapped = swap::replace(shared, &self.id, current, artifact, timeline, edited, &mut unfit).await;
+        let (generation, report, committed) = match swapped {
+            Ok(swapped) => swapped,
+            Err(error) => {
+                let serves = state.current.as_ref().map(|current| current.copy.hash());
+                if let Some(unfit) = unfit.filter(|unfit| !is_back && serves != Some(unfit.past.copy.hash())) {
+                    state.waiting = Some(self.wait_for_config(unfit, configs));
+                }
+                return Err(self.rolled_back(state, error));
+            }
+        };
+        let notes = committed.as_ref().map(|committed| committed.notes().to_vec()).unwrap_or_default();
+        let is_new = state.current.as_ref().is_some_and(|old| old.copy.hash() != generation.copy.hash());
+        state.probation = None;
+        if let (true, false, Some(before)) = (is_new, is_back, before) {
+            state.probation = self.watch(generation.number, before);
+        }
+        if let Some(old) = state.current.replace(generation) {
+            let states = committed.as_ref().map(controllerbus::bus::Committed::last_states).unwrap_or_default();
+            if is_new {
+                self.remember(state, &old, states).await;
+            }
+            shared.retiring.spawn(swap::retire(Arc::clone(shared), self.id.clone(), old, committed, true));
+        }
+        Ok((report, notes))
+    }
+
+    /// Keeps the artifact of a generation that was replaced.
+    async fn remember(&self, state: &mut State, old: &Generation, states: LastStates) {
+        let (number, build, copy) = (old.number, old.build_hash.clone(), old.copy.clone());
+        match blocking(move || Past::of(number, build, &copy, states)).await {
+            Ok(past) => state.history.add(past, self.shared.settings.keep),
+            Err(error) => tracing::warn!(plugin = self.id, %error, "the artifact of a generation is not kept"),
+        }
+    }
+
+    /// Brings what serves to where it is to run now.
+    pub(crate) async fn place(self: &Arc<Self>) -> Result<Option<SwapReport>> {
+        let mut state = self.state.lock().await;
+        let Some(current) = &state.current else { return Ok(None) };
+        let wanted = self.shared.placing.of(&self.id);
+        let same_place = wanted.isolation == current.placement.isolation;
+        let same_place = same_place && wanted.capabilities == current.placement.capabilities;
+        if wanted == current.placement || (same_place && wanted.isolation == Isolation::None) {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let artifact = match blocking(current.artifact()).await {
+            Ok(artifact) => artifact,
+            Err(error) => return Err(self.rolled_back(&state, error)),
+        };
+        let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+        self.swap_now(&mut state, artifact, timeline, None, None).await.map(|(report, _)| Some(report))
+    }
+
+    /// Takes it off the bus and unloads it, for which nobody has to wait: what does not end keeps nobody.
+    pub(crate) async fn unload(&self, answer: Option<oneshot::Sender<Result<UnloadReport>>>) {
+        let mut state = self.state.lock().await;
+        (state.probation, state.waiting) = (None, None);
+        match (state.current.take(), answer) {
+            (Some(generation), answer) => swap::remove(&self.shared, &self.id, generation, answer),
+            (None, Some(answer)) => {
+                drop(answer.send(Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None })));
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Goes back to the generation before, or to that of a build, and does not swap the one that serves in again.
+    pub(crate) async fn roll_back(self: &Arc<Self>, to: Option<&str>) -> Result<SwapReport> {
+        let mut state = self.state.lock().await;
+        state.waiting = None;
+        self.go_back(&mut state, to, "it was asked for").await
+    }
+
+    async fn go_back(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        to: Option<&str>,
+        reason: &str,
+    ) -> Result<SwapReport> {
+        let Some(current) = &state.current else {
+            return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
+        };
+        let (from, hash) = (current.number, current.copy.hash().to_owned());
+        let is_left = |past: &str| past == hash || state.refused.iter().any(|(refused, _)| refused == past);
+        let Some(past) = state.history.find(is_left, to) else {
+            let (plugin, known) = (self.id.clone(), state.history.builds());
+            return Err(Error::NothingToGoBackTo { plugin, to: to.map(str::to_owned), known });
+        };
+        let (copy, states, was) = (past.copy.clone(), past.states.clone(), past.number);
+        let wanted = past.copy.hash().to_owned();
+        let begun = Instant::now();
+        let artifact = blocking(move || Verified::again(&copy)).await?;
+        let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+        state.refused.retain(|(refused, _)| *refused != wanted);
+        if hash != wanted {
+            state.refused.push_back((hash, reason.to_owned()));
+            if state.refused.len() > REFUSED {
+                state.refused.pop_front();
+            }
+        }
+        let (report, notes) = self.swap_now(state, artifact, timeline, None, Some(states)).await?;
+        self.shared.registry.taken_back(from, reason);
+        for note in &notes {
+            tracing::warn!(plugin = self.id, note, "a generation came back otherwise than usual");
+        }
+        let (plugin, reason) = (self.id.clone(), reason.to_owned());
+        self.shared.emit(RuntimeEvent::TakenBack { plugin, from, to: report.to, was, reason, notes });
+        Ok(report)
+    }
+
+    /// Tells why nothing was swapped.
+    fn rolled_back(&self, state: &State, error: Error) -> Error {
+        self.shared.emit(RuntimeEvent::RolledBack {
+            plugin: self.id.clone(),
+            reason: error.to_string(),
+            serving: state.current.as_ref().map(|current| current.number),
+        });
+        error
+    }
+
+    /// The same, where it was not even tried.
+    pub(crate) async fn refused(&self, error: Error) -> Error {
+        let state = self.state.lock().await;
+        self.rolled_back(&state, error)
+    }
+
+    /// Has a generation watched that has just taken over, until its probation is over or the guard is dropped.
+    fn watch(self: &Arc<Self>, generation: u64, before: ResolverCounts) -> Option<DropGuard> {
+        if self.shared.settings.probation.time.is_zero() {
+            return None;
+        }
+        let stop = CancellationToken::new();
+        let watching = on_probation(Arc::downgrade(self), Arc::clone(&self.shared), generation, before);
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            // What was found is carried out whatever is stopped meanwhile: that it serves no more ends the probation.
+            let found = tokio::select! {
+                found = watching => found,
+                () = stopped.cancelled() => None,
+            };
+            if let Some((serving, reason)) = found {
+                serving.take_back(generation, &reason).await;
+            }
+        });
+        Some(stop.drop_guard())
+    }
+
+    async fn take_back(self: &Arc<Self>, generation: u64, reason: &str) {
+        let mut state = self.state.lock().await;
+        if state.current.as_ref().is_none_or(|current| current.number != generation) {
+            return;
+        }
+        tracing::warn!(plugin = self.id, generation, reason, "a new generation is not well and is taken back");
+        if let Err(error) = self.go_back(&mut state, None, reason).await {
+            tracing::error!(plugin = self.id, generation, %error, "a generation that is not well could not be taken back");
+        }
+    }
+}
+
+/// What the keys of these config ids ask for.
+fn configs_of(bus: &Bus, ids: &[String]) -> Vec<(String, u64)> {
+    let all = bus.configs().into_iter().filter(|config| ids.contains(&config.config_id));
+    all.map(|config| (config.key, config.wanted)).collect()
+}
+
+/// Waits until the keys of these config ids ask for something else than before, and that has been tried.
+async fn another_config(bus: &Bus, ids: &[String], before: &[(String, u64)]) {
+    let mut changes = bus.changes();
+    loop {
+        changes.borrow_and_update();
+        let is_tried = |config: &ConfigState| {
+            let pending = config.pending.as_ref().map(|pending| &pending.state);
+            ![Some(&config.state), pending].contains(&Some(&RunState::Constructing))
+        };
+        let configs = bus.configs();
+        let mut own = configs.iter().filter(|config| ids.contains(&config.config_id));
+        if own.all(is_tried) && configs_of(bus, ids) != before {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            // The bus is gone.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Looks at a generation until its probation is over; why it has to be taken back, if it has to.
+async fn on_probation(
+    serving: Weak<Serving>,
+    shared: Arc<Shared>,
+    generation: u64,
+    before: ResolverCounts,
+) -> Option<(Arc<Serving>, String)> {
+    let begun = Instant::now();
+    let mut asked = begun;
+    let mut crashes = shared.registry.crashes();
+    while begun.elapsed() < shared.settings.probation.time {
+        let _ = tokio::time::timeout(LOOK, crashes.changed()).await;
+        let mut reason = shared.registry.crash_of(generation);
+        reason = reason.or_else(|| shared.settings.probation.judge(&shared.bus, generation, before));
+        if reason.is_none() && asked.elapsed() >= ASK {
+            asked = Instant::now();
+            let asking = shared.bus.health(Source(generation), ASK).await;
+            let ill = asking.into_iter().find_map(|(_, health)| health.err());
+            reason = ill.map(|error| format!("it is not well: {error}"));
+        }
+        if let Some(reason) = reason {
+            return serving.upgrade().map(|serving| (serving, reason));
+        }
+    }
+    None
+}

@@ -1,0 +1,324 @@
+//! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use controllerbus::bus::{LastStates, Source};
+use controllerbus::controller::factory::Factory;
+use tokio::sync::oneshot;
+
+use crate::artifact::{PrivateCopy, Verified};
+use crate::error::{Error, Result};
+use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::generation::context::Shared;
+use crate::generation::history::Past;
+use crate::generation::registry::{GenerationInfo, GenerationState};
+use crate::host::capability::{guarded, guarded_factories};
+use crate::host::library::{LoadOptions, STAYS_MAPPED, Unload};
+use crate::host::placement::Placement;
+use crate::host::{Hosted, Isolation, Opening};
+use crate::util::{blocking, millis};
+
+/// A generation that serves.
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    pub(crate) build_hash: String,
+    pub(crate) placement: Placement,
+    /// What it was opened from, if it is to be hosted elsewhere, or to come back.
+    pub(crate) copy: PrivateCopy,
+    plugin: String,
+    /// The config ids of its factories, as its manifest tells them.
+    manifest: Vec<String>,
+    hosted: Hosted,
+}
+
+impl Generation {
+    /// Its factories, of which a process of its own cannot invent any; their controllers do what the plugin may.
+    fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        guarded_factories(self.hosted.factories(), &self.plugin, &self.placement, &self.manifest)
+    }
+
+    /// Its artifact, kept for when another config has come.
+    async fn unfit(&self) -> Option<Unfit> {
+        let (number, build, copy) = (self.number, self.build_hash.clone(), self.copy.clone());
+        let past = blocking(move || Past::of(number, build, &copy, LastStates::default())).await;
+        past.ok().map(|past| Unfit { past, config_ids: self.manifest.clone() })
+    }
+
+    /// Its artifact, read again from its private copy and verified against the hash that was verified before.
+    pub(crate) fn artifact(&self) -> impl FnOnce() -> Result<Verified> + Send + use<> {
+        let copy = self.copy.clone();
+        move || Verified::again(&copy)
+    }
+}
+
+/// A generation that was rolled back, which another config may help.
+pub(crate) struct Unfit {
+    pub(crate) past: Past,
+    /// The config ids of its factories.
+    pub(crate) config_ids: Vec<String>,
+}
+
+/// Loads a verified artifact as the next generation of `plugin` and swaps it for `current`.
+///
+/// On an error `current` is untouched and goes on serving; what could not be constructed is `unfit` then. What comes `back` begins
+/// with those states where it cannot take what `current` has.
+pub(crate) async fn replace(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    (current, back): (Option<&Generation>, Option<LastStates>),
+    artifact: Verified,
+    timeline: Timeline,
+    edited: Option<Instant>,
+    unfit: &mut Option<Unfit>,
+) -> Result<(Generation, SwapReport, Option<controllerbus::bus::Committed>)> {
+    let mut timeline = timeline;
+    if artifact.bundle.id != plugin {
+        return Err(Error::Artifact {
+            path: artifact.path.clone(),
+            reason: format!("it is the plugin `{}`, not `{plugin}`", artifact.bundle.id),
+            help: "load it under its own id, or build it with the id that is wanted".to_owned(),
+        });
+    }
+    let number = shared.next_generation();
+    shared.emit(RuntimeEvent::Loading {
+        plugin: plugin.to_owned(),
+        generation: number,
+        schemas: artifact.factories.iter().map(|factory| factory.schema.clone()).collect(),
+    });
+    let placement = shared.placing.of(plugin);
+    shared.registry.add(
+        GenerationInfo {
+            plugin: plugin.to_owned(),
+            generation: number,
+            version: artifact.bundle.version.clone(),
+            build_hash: artifact.bundle.build_hash.clone(),
+            state: GenerationState::Loading,
+            since: SystemTime::now(),
+            reason: None,
+            leases: 0,
+            holders: controllerbus::plugin::Holders::default(),
+            path: artifact.path.clone(),
+            mapped: false,
+            isolation: placement.isolation,
+            pid: None,
+            layers: Vec::new(),
+            taken_back: None,
+        },
+        None,
+    );
+    let result = bring_up(shared, plugin, (current, back), artifact, number, placement, (&mut timeline, unfit)).await;
+    match result {
+        Ok((generation, committed)) => {
+            timeline.edit_to_live_ms = edited.map(millis);
+            shared.registry.set(number, GenerationState::Serving, None);
+            let from = current.map(|generation| generation.number);
+            if let Some(from) = from {
+                shared.registry.set(from, GenerationState::Draining, None);
+            }
+            let report = SwapReport { plugin: plugin.to_owned(), from, to: number, timeline };
+            shared.emit(RuntimeEvent::Swapped {
+                plugin: report.plugin.clone(),
+                from,
+                to: number,
+                timeline: report.timeline.clone(),
+            });
+            Ok((generation, report, committed))
+        }
+        Err(error) => {
+            shared.registry.set(number, GenerationState::Failed, Some(error.to_string()));
+            Err(error)
+        }
+    }
+}
+
+async fn bring_up(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    (current, back): (Option<&Generation>, Option<LastStates>),
+    artifact: Verified,
+    number: u64,
+    placement: Placement,
+    (timeline, unfit): (&mut Timeline, &mut Option<Unfit>),
+) -> Result<(Generation, Option<controllerbus::bus::Committed>)> {
+    let begun = Instant::now();
+    let build_hash = artifact.bundle.build_hash.clone();
+    let version = artifact.bundle.version.clone();
+    let options = LoadOptions {
+        bus: guarded(shared.bus.handle(), plugin, placement.capabilities.as_ref()),
+        plugin: plugin.to_owned(),
+        generation: number,
+        workers: shared.settings.workers,
+    };
+    let manifest = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
+    let opening = Opening {
+        placement: &placement,
+        load: options,
+        folder: shared.private_dir.path().to_owned(),
+        plugin_host: shared.placing.plugin_host().map(std::path::Path::to_owned),
+        tell: shared.tell_of(plugin, number),
+    };
+    let (hosted, copy) = Hosted::open(artifact, opening).await?;
+    shared.registry.add(
+        GenerationInfo {
+            plugin: plugin.to_owned(),
+            generation: number,
+            version,
+            build_hash: build_hash.clone(),
+            state: GenerationState::Loading,
+            since: SystemTime::now(),
+            reason: None,
+            leases: 0,
+            holders: controllerbus::plugin::Holders::default(),
+            path: copy.path().to_owned(),
+            mapped: placement.isolation == Isolation::None,
+            isolation: placement.isolation,
+            pid: hosted.pid(),
+            layers: hosted.layers(placement.capabilities.is_some()),
+            taken_back: None,
+        },
+        Some(Arc::clone(hosted.leases())),
+    );
+    timeline.load_ms = millis(begun);
+
+    let begun = Instant::now();
+    let plugin_id = plugin.to_owned();
+    let generation = Generation { number, build_hash, placement, copy, plugin: plugin_id, manifest, hosted };
+    let committed = match current {
+        None => {
+            shared.bus.add_factories(Source(number), generation.factories());
+            None
+        }
+        Some(current) => {
+            let factories = generation.factories();
+            let (from, to, grace) = (Source(current.number), Source(number), shared.settings.grace);
+            let staged = match back {
+                Some(states) => shared.bus.stage_back(from, to, factories, grace, states).await,
+                None => shared.bus.stage(from, to, factories, grace).await,
+            };
+            let committed = match staged {
+                Ok(staged) => staged.commit(shared.settings.hand_over).await,
+                Err(error) => Err(error),
+            };
+            match committed {
+                Ok(committed) => Some(committed),
+                Err(error) => {
+                    let failed =
+                        Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
+                    // What was wrong otherwise no config mends.
+                    if error.to_string().starts_with("constructing") {
+                        *unfit = generation.unfit().await;
+                    }
+                    let retiring = retire(Arc::clone(shared), plugin.to_owned(), generation, None, false);
+                    shared.retiring.spawn(retiring);
+                    return Err(failed);
+                }
+            }
+        }
+    };
+    timeline.swap_ms = millis(begun);
+    Ok((generation, committed))
+}
+
+/// Waits until nothing holds a replaced generation, joins its threads, and closes it.
+///
+/// It is tried for as long as it takes, in the background; what keeps it is shown in the registry and told as events.
+/// `served` is false for one that was rolled back, which keeps its `failed` state.
+pub(crate) async fn retire(
+    shared: Arc<Shared>,
+    plugin: String,
+    generation: Generation,
+    committed: Option<controllerbus::bus::Committed>,
+    served: bool,
+) -> UnloadReport {
+    let begun = Instant::now();
+    let Generation { number, mut hosted, .. } = generation;
+    let state = |state, reason| {
+        if served {
+            shared.registry.set(number, state, reason);
+        }
+    };
+    let drain = shared.settings.drain;
+    if let Some(committed) = committed {
+        hosted.patiently(drain, committed.drained()).await;
+    }
+    let leases = Arc::clone(hosted.leases());
+    let (mut told, mut wait) = (None, drain);
+    loop {
+        if tokio::time::timeout(drain, leases.drained()).await.is_err() {
+            let held = leases.holders();
+            state(GenerationState::Draining, Some(format!("held by {held}")));
+            let count = held.to_drain();
+            shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
+            // Connections last as long as whoever has made them likes; all else is in time, or ended with its process.
+            hosted.patiently(Duration::ZERO, leases.done_but_connections()).await;
+            leases.drained().await;
+        }
+        let (outcome, back) = match hosted.unload(wait).await {
+            Ok(done) => done,
+            // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
+            Err(error) => {
+                state(GenerationState::Stuck, Some(error.to_string()));
+                return report(&plugin, number, begun, false, 0);
+            }
+        };
+        hosted = back;
+        match outcome {
+            Unload::Closed { unmapped, leaked_thread_locals } => {
+                let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
+                state(GenerationState::Unloaded, (!unmapped).then(|| STAYS_MAPPED.to_owned()));
+                shared.emit(RuntimeEvent::Unloaded {
+                    plugin,
+                    generation: number,
+                    unload_ms: report.unload_ms,
+                    unmapped,
+                });
+                return report;
+            }
+            Unload::Stuck { threads, reason } => {
+                // Told once, and again when it has changed.
+                if told.replace(threads) != Some(threads) {
+                    state(GenerationState::Stuck, Some(reason.clone()));
+                    shared.emit(RuntimeEvent::Stuck { plugin: plugin.clone(), generation: number, threads, reason });
+                }
+                // From now on it is only looked at.
+                wait = Duration::ZERO;
+            }
+            Unload::Held => {}
+        }
+        // Not a wait for a state that could be watched: a thread's end is only seen by asking again.
+        tokio::time::sleep(if told.is_some() { STUCK } else { HELD }).await;
+    }
+}
+
+/// How long until a generation is looked at again whose threads did not end.
+const STUCK: Duration = Duration::from_millis(500);
+
+/// How long until one is that somebody has come to hold while it was unloaded.
+const HELD: Duration = Duration::from_millis(50);
+
+fn report(plugin: &str, generation: u64, begun: Instant, unmapped: bool, leaked_thread_locals: u64) -> UnloadReport {
+    let unload_ms = millis(begun);
+    UnloadReport { plugin: plugin.to_owned(), generation, unload_ms, unmapped, leaked_thread_locals, left: None }
+}
+
+/// Takes a plugin off the bus and unloads its serving generation, in the background: nobody has to wait for what does not
+/// end.
+pub(crate) fn remove(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    generation: Generation,
+    answer: Option<oneshot::Sender<Result<UnloadReport>>>,
+) {
+    shared.registry.set(generation.number, GenerationState::Draining, None);
+    let (own, plugin) = (Arc::clone(shared), plugin.to_owned());
+    shared.retiring.spawn(async move {
+        let bus = own.bus.clone();
+        let removing = bus.remove_source(Source(generation.number));
+        generation.hosted.patiently(own.settings.drain, removing).await;
+        let report = retire(own, plugin, generation, None, true).await;
+        if let Some(answer) = answer {
+            let _ = answer.send(Ok(report));
+        }
+    });
+}

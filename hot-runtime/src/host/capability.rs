@@ -1,0 +1,299 @@
+//! What a plugin may do on the bus: which directives it asks and answers, whose controllers it starts, which configs it
+//! applies, whether it sees what others are, and where it has the host listen.
+//!
+//! All of it is enforced on the host's side of the boundary. For a plugin in a process of its own that is a promise: it
+//! has no other way to the bus. For one in the host's process, which can reach any memory, it is a guard against mistakes.
+
+use std::sync::Arc;
+
+use controllerbus::bus::loading::{ApplyConfigSet, ExecController, LoadConfig, LoadControllerWithConfig, LoadFactory};
+use controllerbus::bus::{Backend, BusHandle};
+use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
+use controllerbus::directive::{ANY_DIRECTIVE, AnyDirective, Directive, RawRequest, wire};
+use controllerbus::error::ErrorKind;
+use controllerbus::listen::{Address, HostSocket, Sockets};
+use controllerbus::{Config, ConfigSet, Error, Result, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::host::Isolation;
+use crate::host::config::PluginConfig;
+use crate::host::placement::Placement;
+
+/// What a plugin may do on the bus. A plugin of which nothing is said may do everything; one that has these may do what
+/// they name, and nothing else. An id is named as it is, by a beginning and `*` (`example/*`), or by `*` alone.
+///
+/// ```yaml
+/// greeter:
+///   id: hot-runtime/plugin
+///   config:
+///     plugin: greeter
+///     isolation: process
+///     capabilities: { ask: [example/name], answer: [example/greet] }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Capabilities {
+    /// The directives that it may ask, by id.
+    pub ask: Vec<String>,
+    /// The directives that it may answer, by id.
+    pub answer: Vec<String>,
+    /// The config ids of the controllers that it may start. `*` does not name those that say what plugins may do, or who
+    /// may control the daemon: they have to be named themselves.
+    pub load_controllers: Vec<String>,
+    /// The config ids that it may apply, as for `load_controllers`.
+    pub apply_configs: Vec<String>,
+    /// Whether it may look up the factories and schemas of others, and answer directives of every id.
+    pub see_others: bool,
+    /// The addresses that it may have the host listen at (`context.listen`), as they are asked for: `127.0.0.1:8080`,
+    /// `unix:/run/web.sock`, `systemd:web`.
+    pub listen: Vec<String>,
+}
+
+/// Config ids by which whoever may apply them could give themselves everything.
+const POWERFUL: [&str; 2] = [PluginConfig::ID, "controllerbus/bus/api"];
+
+fn names(list: &[String], id: &str) -> bool {
+    list.iter().any(|named| match named.strip_suffix('*') {
+        Some(start) => id.starts_with(start),
+        None => named == id,
+    })
+}
+
+fn names_config(list: &[String], id: &str) -> bool {
+    names(list, id) && (!POWERFUL.contains(&id) || list.iter().any(|named| named == id))
+}
+
+impl Capabilities {
+    /// Why a plugin may not ask a directive; none if it may.
+    fn refusal(&self, directive: &dyn AnyDirective) -> Result<Option<String>> {
+        let loads = |load: &LoadControllerWithConfig| {
+            let allowed = names_config(&self.load_controllers, &load.config_id);
+            (!allowed).then(|| format!("start controllers of `{}` (`load_controllers`)", load.config_id))
+        };
+        Ok(match directive.id() {
+            LoadControllerWithConfig::ID => loads(&wire::decode(&directive.encode()?)?),
+            ExecController::ID => loads(&wire::decode::<ExecController>(&directive.encode()?)?.load),
+            ApplyConfigSet::ID => {
+                let apply: ApplyConfigSet = wire::decode(&directive.encode()?)?;
+                let set = ConfigSet::from_yaml(&apply.set)?;
+                let refused = set.iter().find(|(_, entry)| !names_config(&self.apply_configs, &entry.id));
+                refused.map(|(_, entry)| format!("apply configs of `{}` (`apply_configs`)", entry.id))
+            }
+            LoadFactory::ID | LoadConfig::ID => {
+                (!self.see_others).then(|| "look up what others are (`see_others`)".to_owned())
+            }
+            id => (!names(&self.ask, id)).then(|| format!("ask `{id}` (`ask`)")),
+        })
+    }
+
+    /// Why a plugin's controller may not answer these directives; none if it may.
+    fn answers(&self, resolves: &[String]) -> Option<String> {
+        resolves.iter().find_map(|id| match id.as_str() {
+            ANY_DIRECTIVE if !self.see_others => Some("answer every directive (`see_others`)".to_owned()),
+            ANY_DIRECTIVE => None,
+            id => (!names(&self.answer, id)).then(|| format!("answer `{id}` (`answer`)")),
+        })
+    }
+}
+
+/// The bus as a plugin with these capabilities has it.
+pub(crate) fn guarded(bus: BusHandle, plugin: &str, capabilities: Option<&Capabilities>) -> BusHandle {
+    match capabilities {
+        None => bus,
+        Some(capabilities) => {
+            let (plugin, capabilities) = (plugin.to_owned(), capabilities.clone());
+            BusHandle::new(Arc::new(Guarded { bus, plugin, capabilities }))
+        }
+    }
+}
+
+struct Guarded {
+    bus: BusHandle,
+    plugin: String,
+    capabilities: Capabilities,
+}
+
+fn may_not(plugin: &str, what: &str) -> Error {
+    refuse(plugin, &format!("{what}: its capabilities do not name it"))
+}
+
+fn refuse(plugin: &str, what: &str) -> Error {
+    let what = format!("the plugin `{plugin}` may not {what}");
+    tracing::warn!(plugin, "{what}");
+    Error::new(ErrorKind::Invalid, what).permanent()
+}
+
+impl Backend for Guarded {
+    fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
+        match self.capabilities.refusal(&*directive)? {
+            Some(what) => Err(may_not(&self.plugin, &what)),
+            None => self.bus.raw(directive),
+        }
+    }
+}
+
+/// Why a plugin may not have the host listen at an address; none if it may. What a sandbox keeps a plugin from, the host does
+/// for it only where that is named.
+fn listens(placement: &Placement, address: &Address) -> Option<String> {
+    if let Some(capabilities) = &placement.capabilities {
+        let named = names(&capabilities.listen, &address.to_string());
+        return (!named).then(|| format!("listen at {address} (`listen`): its capabilities do not name it"));
+    }
+    let sandbox = placement.process.sandbox.as_ref().filter(|_| placement.isolation == Isolation::Process)?;
+    let (is_open, what) = match address {
+        Address::Unix(_) => (sandbox.unix_sockets, "Unix sockets (`unix_sockets`)"),
+        _ => (sandbox.network, "a network (`network`)"),
+    };
+    (!is_open)
+        .then(|| format!("listen at {address}: its sandbox has not {what}, and no capabilities name it (`listen`)"))
+}
+
+/// A plugin's factories, whose controllers answer what they may, and listen where they may. Of one in a process of its own,
+/// those that its verified manifest tells of: what it offers besides is nobody's.
+pub(crate) fn guarded_factories(
+    factories: Vec<Arc<dyn Factory>>,
+    plugin: &str,
+    placement: &Placement,
+    manifest: &[String],
+) -> Vec<Arc<dyn Factory>> {
+    let is_apart = placement.isolation == Isolation::Process;
+    let told = |factory: &Arc<dyn Factory>| {
+        let id = factory.info().config_id;
+        let told = !is_apart || manifest.contains(&id);
+        if !told {
+            tracing::warn!(plugin, "it offers controllers of `{id}`, of which its manifest says nothing");
+        }
+        told
+    };
+    let kept = factories.into_iter().filter(told);
+    if placement.capabilities.is_none() && !(is_apart && placement.process.sandbox.is_some()) {
+        return kept.collect();
+    }
+    let may = Arc::new(May { plugin: plugin.to_owned(), placement: placement.clone() });
+    kept.map(|factory| Arc::new(GuardedFactory { factory, may: Arc::clone(&may) }) as Arc<dyn Factory>).collect()
+}
+
+/// What the controllers of one plugin may.
+struct May {
+    plugin: String,
+    placement: Placement,
+}
+
+struct GuardedFactory {
+    factory: Arc<dyn Factory>,
+    may: Arc<May>,
+}
+
+/// A controller's sockets, where it may listen.
+struct GuardedSockets {
+    sockets: Arc<dyn Sockets>,
+    may: Arc<May>,
+}
+
+impl Sockets for GuardedSockets {
+    fn listen(&self, address: Address) -> BoxFuture<'static, Result<HostSocket>> {
+        match listens(&self.may.placement, &address) {
+            None => self.sockets.listen(address),
+            Some(what) => Box::pin(std::future::ready(Err(refuse(&self.may.plugin, &what)))),
+        }
+    }
+}
+
+impl Factory for GuardedFactory {
+    fn info(&self) -> Info {
+        self.factory.info()
+    }
+
+    fn schema(&self) -> String {
+        self.factory.schema()
+    }
+
+    fn swap_mode(&self) -> SwapMode {
+        self.factory.swap_mode()
+    }
+
+    fn construct(
+        self: Arc<Self>,
+        config: Vec<u8>,
+        context: Context,
+    ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let (sockets, may) = (Arc::clone(context.sockets()), Arc::clone(&self.may));
+            let context = context.with_sockets(Arc::new(GuardedSockets { sockets, may }));
+            let controller = Arc::clone(&self.factory).construct(config, context).await?;
+            let capabilities = self.may.placement.capabilities.as_ref();
+            match capabilities.and_then(|capabilities| capabilities.answers(&controller.resolves())) {
+                None => Ok(controller),
+                Some(what) => {
+                    controller.close().await;
+                    Err(may_not(&self.may.plugin, &what))
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capabilities() -> Capabilities {
+        Capabilities {
+            ask: vec!["example/greet".to_owned(), "open/*".to_owned()],
+            answer: vec!["example/name".to_owned()],
+            load_controllers: vec!["*".to_owned()],
+            apply_configs: vec!["example/*".to_owned(), PluginConfig::ID.to_owned()],
+            see_others: false,
+            listen: vec!["127.0.0.1:*".to_owned(), "unix:/run/web.sock".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_plugin_has_the_host_listen_where_it_may_and_not_beyond_its_sandbox() {
+        let at = |address: &str| address.parse::<Address>().expect("an address");
+        let named = Placement { capabilities: Some(capabilities()), ..Placement::default() };
+        assert_eq!(listens(&named, &at("127.0.0.1:80")), None);
+        assert_eq!(listens(&named, &at("/run/web.sock")), None);
+        for address in ["0.0.0.0:80", "systemd:web", "/run/other.sock"] {
+            assert!(listens(&named, &at(address)).is_some_and(|what| what.contains("`listen`")), "{address}");
+        }
+        let mut placement = Placement { isolation: Isolation::Process, ..Placement::default() };
+        assert_eq!(listens(&placement, &at("0.0.0.0:80")), None);
+        placement.process.sandbox = Some(crate::host::Sandbox::default());
+        assert!(listens(&placement, &at("0.0.0.0:80")).is_some_and(|what| what.contains("`network`")));
+        assert!(listens(&placement, &at("/run/web.sock")).is_some_and(|what| what.contains("`unix_sockets`")));
+        placement.capabilities = Some(capabilities());
+        assert_eq!(listens(&placement, &at("127.0.0.1:80")), None);
+    }
+
+    fn refused(directive: &dyn AnyDirective) -> bool {
+        capabilities().refusal(directive).expect("it is understood").is_some()
+    }
+
+    #[test]
+    fn a_plugin_starts_and_applies_what_it_may_and_never_what_would_give_it_more() {
+        let load =
+            |id: &str| LoadControllerWithConfig { config_id: id.to_owned(), version: None, config: "{}".to_owned() };
+        assert!(!refused(&load("anything")));
+        assert!(refused(&load(PluginConfig::ID)) && refused(&load("controllerbus/bus/api")));
+        assert!(refused(&ExecController { load: load(PluginConfig::ID) }));
+        let apply = |id: &str| ApplyConfigSet { set: format!("a:\n  id: example/one\nb:\n  id: {id}\n") };
+        assert!(!refused(&apply("example/two")) && !refused(&apply(PluginConfig::ID)));
+        assert!(refused(&apply("other")) && refused(&apply("controllerbus/bus/api")));
+        assert!(refused(&LoadConfig { config_id: "example/one".to_owned() }));
+    }
+
+    #[test]
+    fn ids_are_named_whole_or_by_their_beginning() {
+        let list = ["example/greet".to_owned(), "open/*".to_owned()];
+        for (id, named) in [("example/greet", true), ("example/greeting", false), ("open/door", true), ("open", false)]
+        {
+            assert_eq!(names(&list, id), named, "{id}");
+        }
+        assert!(!names(&[], "anything") && names(&["*".to_owned()], "anything"));
+        assert_eq!(capabilities().answers(&["example/name".to_owned()]), None);
+        assert!(capabilities().answers(&["example/name".to_owned(), "example/greet".to_owned()]).is_some());
+        assert!(capabilities().answers(&[ANY_DIRECTIVE.to_owned()]).is_some());
+    }
+}

@@ -1,0 +1,222 @@
+//! Opens a verified artifact, starts its guest, and closes it again: the only unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use controllerbus::BusHandle;
+use controllerbus::controller::factory::Factory;
+use controllerbus::plugin::guest::Entry;
+use controllerbus::plugin::{Connection, HostOptions, Leases};
+
+use crate::artifact::PrivateCopy;
+use crate::error::{Error, Result};
+use crate::sys::maps::is_mapped;
+use crate::util::give_way;
+
+/// A library in this process with its guest started. Dropping it leaves the library mapped: only
+/// [`Loaded::unload`] may take it away, because only that knows that nothing of it runs any more.
+pub struct Loaded {
+    connection: Option<Connection>,
+    library: Option<Library>,
+    path: PathBuf,
+    leases: Arc<Leases>,
+}
+
+/// What a library is loaded for.
+pub struct LoadOptions {
+    /// The bus that its controllers use.
+    pub bus: BusHandle,
+    /// The plugin's id.
+    pub plugin: String,
+    /// The generation's number.
+    pub generation: u64,
+    /// Worker threads of its runtime.
+    pub workers: u32,
+}
+
+/// How an unload ended.
+#[derive(Debug, Clone)]
+pub enum Unload {
+    /// The library is closed. `unmapped` says whether the process's maps confirm it.
+    Closed {
+        /// Whether no mapping of the file is left.
+        unmapped: bool,
+        /// Thread-local values left behind on the host's threads.
+        leaked_thread_locals: u64,
+    },
+    /// Some of its code still runs, so it stays loaded; another try may succeed.
+    Stuck {
+        /// How many threads of it there are.
+        threads: usize,
+        /// What does not end, with the names of the threads.
+        reason: String,
+    },
+    /// Something of it is still held, so it stays loaded; another try may succeed.
+    Held,
+}
+
+/// Why a library that is closed may still be mapped, as far as that can be known.
+pub(crate) const STAYS_MAPPED: &str = "it is closed, but the system keeps its code mapped: a thread-local of C++ code in it \
+                                       waits for the end of its thread, or another library uses it";
+
+#[cfg(unix)]
+type Library = libloading::os::unix::Library;
+#[cfg(windows)]
+type Library = libloading::os::windows::Library;
+
+impl Loaded {
+    /// Opens the private copy of a verified artifact and starts its guest. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Load`] with what the loader or the guest said. Nothing stays behind but, where the guest
+    /// was started and failed, the mapped library.
+    pub fn open(copy: &PrivateCopy, options: LoadOptions) -> Result<Self> {
+        let (path, entry) = (copy.path(), copy.entry());
+        let refuse = |reason: String| Error::Load { path: copy.shown().to_owned(), reason };
+        let library = open_library(path).map_err(|error| refuse(said_by_loader(&error)))?;
+        give_way();
+        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its entry and
+        // whose ABI fingerprint is ours, so the symbol is an `Entry`.
+        let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
+            Ok(symbol) => *symbol,
+            Err(error) => return Err(refuse(format!("no entry symbol {entry}: {}", said_by_loader(&error)))),
+        };
+        let leases = Leases::new();
+        let host = HostOptions {
+            bus: options.bus,
+            plugin: options.plugin,
+            generation: options.generation,
+            workers: options.workers,
+            leases: Arc::clone(&leases),
+        };
+        // SAFETY: as above; and `unload` closes the library only after a shutdown that left no thread, with the
+        // connection dropped and every lease released.
+        match unsafe { Connection::start(entry, host) } {
+            Ok(connection) => {
+                Ok(Self { connection: Some(connection), library: Some(library), path: path.to_owned(), leases })
+            }
+            Err(error) => {
+                // Some of its code may run: it stays.
+                std::mem::forget(library);
+                Err(refuse(error.to_string()))
+            }
+        }
+    }
+
+    /// The guest's factories; each holds a lease.
+    pub fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        self.connection.as_ref().map(Connection::factories).unwrap_or_default()
+    }
+
+    /// Ends once every worker of the guest's runtime has answered; see [`Connection::ping`].
+    ///
+    /// # Errors
+    /// One did not answer, or the guest is shut down.
+    pub(crate) async fn ping(&self) -> controllerbus::Result<()> {
+        match &self.connection {
+            Some(connection) => connection.ping().await,
+            None => Err(controllerbus::Error::msg("the guest is shut down")),
+        }
+    }
+
+    /// The names of the threads that the library made and that run now, as the system has them: the first 15 characters.
+    pub fn threads(&self) -> Vec<String> {
+        self.connection.as_ref().map(Connection::threads).unwrap_or_default()
+    }
+
+    /// Who holds the library.
+    pub fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    /// Joins the library's threads and closes it, provided that nothing holds it. Blocks for up to `timeout`.
+    pub fn unload(&mut self, timeout: Duration) -> Unload {
+        let held = self.leases.holders();
+        if held.to_drain() > 0 {
+            return Unload::Held;
+        }
+        let Some(connection) = &self.connection else {
+            return Unload::Closed { unmapped: !is_mapped(&self.path), leaked_thread_locals: 0 };
+        };
+        let shutdown = connection.shutdown(timeout);
+        give_way();
+        if shutdown.threads_left > 0 {
+            return Unload::Stuck { threads: shutdown.threads_left, reason: do_not_end(&self.threads()) };
+        }
+        if shutdown.handler_left {
+            return Unload::Stuck { threads: 0, reason: "a signal handler of it does not return".to_owned() };
+        }
+        if self.leases.holders() != controllerbus::plugin::Holders::default() {
+            return Unload::Held;
+        }
+        if let Some(connection) = self.connection.take() {
+            let keys = connection.end();
+            tracing::debug!(path = %self.path.display(), keys, "the keys of a plugin's thread-local data are given back");
+        }
+        if let Some(library) = self.library.take()
+            && let Err(error) = library.close()
+        {
+            tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
+        }
+        give_way();
+        let unmapped = !is_mapped(&self.path);
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "removing a plugin's private copy");
+        }
+        Unload::Closed { unmapped, leaked_thread_locals: shutdown.leaked_thread_locals }
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Some(library) = self.library.take() {
+            // Something may still run or hold code of it; a mapping that stays is the safe side.
+            std::mem::forget(self.connection.take());
+            std::mem::forget(library);
+        }
+    }
+}
+
+/// Which threads do not end, in a sentence.
+fn do_not_end(threads: &[String]) -> String {
+    let names: Vec<String> = threads.iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "a thread of it does not end".to_owned(),
+        1 => format!("its thread {} does not end", names[0]),
+        many => format!("{many} of its threads do not end: {}", names.join(", ")),
+    }
+}
+
+/// An error of the loader with what the system said, and what to do where that is known.
+fn said_by_loader(error: &libloading::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    if text.contains("static TLS") {
+        text.push_str(
+            "; this process has no more room for thread-local data that is laid out when it starts: a C library in the \
+             plugin, often an allocator, asks for it (`-ftls-model=initial-exec`). Build that otherwise, give the plugin a \
+             process of its own, or start the host with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=65536",
+        );
+    }
+    text
+}
+
+#[cfg(unix)]
+fn open_library(path: &Path) -> std::result::Result<Library, libloading::Error> {
+    use libloading::os::unix::{RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: opening runs the library's initialisers. The file was verified to be a plugin built by us for this
+    // target, and it lies in a folder that only this user can write. RTLD_LOCAL keeps its symbols to itself.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+}
+
+#[cfg(windows)]
+fn open_library(path: &Path) -> std::result::Result<Library, libloading::Error> {
+    // SAFETY: as on Unix.
+    unsafe { Library::new(path) }
+}

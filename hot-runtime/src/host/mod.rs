@@ -1,0 +1,182 @@
+//! Where a generation runs, for the swap, to which it makes no difference.
+
+pub(crate) mod capability;
+pub(crate) mod config;
+pub(crate) mod library;
+mod options;
+pub(crate) mod placement;
+pub(crate) mod process;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use controllerbus::controller::factory::Factory;
+use controllerbus::plugin::Leases;
+
+use crate::artifact::unmap;
+use crate::artifact::{PrivateCopy, Verified};
+use crate::error::{Error, Result};
+use crate::host::library::{LoadOptions, Loaded, Unload};
+use crate::host::placement::Placement;
+use crate::util::blocking;
+
+pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
+
+/// What happens to the process of a generation.
+pub(crate) enum ProcessEvent {
+    /// It ended without being told to.
+    Crashed {
+        /// How, and what it printed last.
+        reason: String,
+        last_lines: Vec<String>,
+        restart_in: Duration,
+    },
+    /// Another one serves in its place.
+    Restarted { pid: u32, took: Duration },
+}
+
+/// Called with what happens to the process of a generation.
+pub(crate) type Tell = Arc<dyn Fn(ProcessEvent) + Send + Sync>;
+
+/// What a generation is opened with.
+pub(crate) struct Opening<'a> {
+    pub(crate) placement: &'a Placement,
+    pub(crate) load: LoadOptions,
+    /// Where its private copy is written.
+    pub(crate) folder: PathBuf,
+    /// The executable of plugin hosts, where it was given.
+    pub(crate) plugin_host: Option<PathBuf>,
+    pub(crate) tell: Tell,
+}
+
+/// A started generation.
+pub(crate) enum Hosted {
+    /// A library of this process.
+    InProcess(Loaded),
+    /// A process of its own.
+    #[cfg(unix)]
+    Process(crate::host::process::plugin::ProcessPlugin),
+}
+
+impl Hosted {
+    /// Writes the artifact's private copy and starts it. On an error the copy is gone again.
+    pub(crate) async fn open(artifact: Verified, opening: Opening<'_>) -> Result<(Self, PrivateCopy)> {
+        let Opening { placement, load, folder, plugin_host, tell } = opening;
+        match placement.isolation {
+            Isolation::None => {
+                let opening = move || {
+                    if let Some(reason) = unmap::wears_out_a_process(artifact.library()) {
+                        return Err(Error::Load { path: artifact.path.clone(), reason: reason.to_owned() });
+                    }
+                    let private = artifact.write_private(&folder)?;
+                    match Loaded::open(&private, load) {
+                        Ok(loaded) => Ok((loaded, private)),
+                        Err(error) => {
+                            let _ = std::fs::remove_file(private.path());
+                            Err(error)
+                        }
+                    }
+                };
+                let (loaded, private) = blocking(opening).await?;
+                Ok((Self::InProcess(loaded), private))
+            }
+            #[cfg(unix)]
+            Isolation::Process => {
+                let private = blocking(move || artifact.write_private(&folder)).await?;
+                let start = crate::host::process::plugin::Start {
+                    tell,
+                    load,
+                    options: placement.process.clone(),
+                    host: plugin_host,
+                    library: private.clone(),
+                };
+                match crate::host::process::plugin::ProcessPlugin::open(start).await {
+                    Ok(hosted) => Ok((Self::Process(hosted), private)),
+                    Err(reason) => {
+                        let _ = std::fs::remove_file(private.path());
+                        Err(Error::Load { path: private.shown().to_owned(), reason })
+                    }
+                }
+            }
+            #[cfg(not(unix))]
+            Isolation::Process => {
+                let reason = "there is no process isolation on this system yet; use `isolation: none`".to_owned();
+                Err(Error::Load { path: artifact.path.clone(), reason })
+            }
+        }
+    }
+
+    /// Its factories; each holds a lease.
+    pub(crate) fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        match self {
+            Self::InProcess(loaded) => loaded.factories(),
+            #[cfg(unix)]
+            Self::Process(hosted) => hosted.factories(),
+        }
+    }
+
+    /// Who holds it.
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        match self {
+            Self::InProcess(loaded) => loaded.leases(),
+            #[cfg(unix)]
+            Self::Process(hosted) => hosted.leases(),
+        }
+    }
+
+    /// Its process, if it has one that runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::InProcess(_) => None,
+            #[cfg(unix)]
+            Self::Process(hosted) => hosted.pid(),
+        }
+    }
+
+    /// What confines it, in words.
+    pub(crate) fn layers(&self, capabilities: bool) -> Vec<String> {
+        let mut layers = match self {
+            Self::InProcess(_) => Vec::new(),
+            #[cfg(unix)]
+            Self::Process(hosted) => hosted.layers.clone(),
+        };
+        if capabilities {
+            layers.push("capabilities".to_owned());
+        }
+        layers
+    }
+
+    /// Waits for what needs the guest to end its work. A library cannot be hurried; a process that takes longer than
+    /// `patience` is ended.
+    pub(crate) async fn patiently<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        match self {
+            Self::InProcess(_) => work.await,
+            #[cfg(unix)]
+            Self::Process(hosted) => match tokio::time::timeout(patience, &mut work).await {
+                Ok(done) => done,
+                Err(_) => {
+                    hosted.kill();
+                    work.await
+                }
+            },
+        }
+    }
+
+    /// Ends it, provided that nothing holds it, within about `timeout`.
+    ///
+    /// # Errors
+    /// A panic while it was unloaded; the library stays mapped then.
+    pub(crate) async fn unload(self, timeout: Duration) -> Result<(Unload, Self), tokio::task::JoinError> {
+        match self {
+            Self::InProcess(mut loaded) => {
+                let unloading = move || (loaded.unload(timeout), loaded);
+                let (outcome, loaded) = tokio::task::spawn_blocking(unloading).await?;
+                Ok((outcome, Self::InProcess(loaded)))
+            }
+            #[cfg(unix)]
+            Self::Process(mut hosted) => Ok((hosted.unload().await, Self::Process(hosted))),
+        }
+    }
+}

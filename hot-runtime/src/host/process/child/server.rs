@@ -1,0 +1,355 @@
+//! Serves one loaded artifact: each message of the runtime becomes a call of the guest, on a thread that runs nothing else.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{AnyController, Context, Info, State};
+use controllerbus::directive::OpaqueDirective;
+use controllerbus::error::ErrorKind;
+use controllerbus::listen::Service;
+use controllerbus::{BusHandle, Error, Result};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::bus::SocketBus;
+use super::sink::{Line, Sink};
+use super::sockets::{Listeners, SocketsOf};
+use super::trace;
+use crate::host::library::{LoadOptions, Loaded};
+use crate::host::process::inbox::Inbox;
+use crate::host::process::outbox::Outbox;
+use crate::host::process::protocol::{Answer, Hello, Offered, ToChild, ToParent, Versions, Welcome};
+use crate::host::process::socket::halves;
+
+/// Loads and serves until the runtime says that it is enough. Returns the process's exit code.
+pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> i32 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say!("cannot start a plugin host's runtime: {error}");
+            return 66;
+        }
+    };
+    runtime.block_on(async move {
+        let longest = usize::try_from(hello.limits.message).unwrap_or(usize::MAX).min(u32::MAX as usize);
+        let (reading, writing) = match socket.try_clone().and_then(halves) {
+            Ok(halves) => halves,
+            Err(error) => {
+                say!("cannot use a plugin host's socket: {error}");
+                return 66;
+            }
+        };
+        let outbox = Arc::new(Outbox::new(writing, longest));
+        let line = Line { outbox: Arc::clone(&outbox), serving: std::thread::current().id() };
+        let bus = Arc::new(SocketBus::new(line.clone()));
+        let handle = BusHandle::new(bus.clone());
+        let options = LoadOptions {
+            bus: handle.clone(),
+            plugin: hello.plugin.clone(),
+            generation: hello.generation,
+            workers: hello.workers,
+        };
+        let loaded = Loaded::open(&hello.library, options);
+        let factories = loaded.as_ref().map(Loaded::factories).map_err(|error| Error::msg(error.to_string()));
+        let offered = factories.as_ref().map(|found| {
+            let offer = |factory: &Arc<dyn Factory>| Offered {
+                info: factory.info(),
+                schema: factory.schema(),
+                swap: factory.swap_mode(),
+            };
+            found.iter().map(offer).collect()
+        });
+        let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone), layers };
+        // Nothing else is written yet; the socket is not for waiting any more, so the first frame has to fit into it.
+        if let Err(error) = socket.set_nonblocking(false).and_then(|()| super::write_frame(&mut socket, &welcome)) {
+            say!("the runtime does not listen: {error}");
+            return 66;
+        }
+        let _ = socket.set_nonblocking(true);
+        drop(socket);
+        let (Ok(loaded), Ok(factories)) = (loaded, factories) else { return 67 };
+        trace::forward_to(Arc::clone(&outbox), hello.trace_level);
+        let flushing = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move { outbox.run().await }
+        });
+        let (listeners, loaded) = (Listeners::new(line.clone()), Arc::new(loaded));
+        let server = Server { line, bus, handle, listeners, factories, loaded, tables: Arc::default() };
+        let code = server.serve(Inbox::with_descriptors(reading, longest)).await;
+        flushing.abort();
+        code
+    })
+}
+
+struct Server {
+    line: Line,
+    bus: Arc<SocketBus>,
+    handle: BusHandle,
+    listeners: Arc<Listeners>,
+    factories: Vec<Arc<dyn Factory>>,
+    loaded: Arc<Loaded>,
+    tables: Arc<Tables>,
+}
+
+/// What runs.
+#[derive(Default)]
+struct Tables {
+    controllers: Mutex<HashMap<u64, Controller>>,
+    calls: Mutex<HashMap<u64, Call>>,
+}
+
+#[derive(Clone)]
+struct Controller {
+    object: Arc<dyn AnyController>,
+    info: Arc<Info>,
+}
+
+struct Call {
+    task: AbortHandle,
+    cancel: CancellationToken,
+    sink: Option<Arc<Sink>>,
+}
+
+/// What a call gave, before it is encoded.
+enum Given {
+    Nothing,
+    Constructed(Vec<String>),
+    State(Option<State>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    async fn serve(self, mut inbox: Inbox) -> i32 {
+        loop {
+            let frame = match inbox.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return 0,
+                Err(error) => {
+                    say!("reading from the runtime: {error}");
+                    return 68;
+                }
+            };
+            match rmp_serde::from_slice(&frame) {
+                Ok(ToChild::Shutdown { timeout_ms }) => return self.end(Duration::from_millis(timeout_ms)),
+                Ok(ToChild::Listening { listener, error }) => {
+                    let given = match error {
+                        Some(error) => Err(error),
+                        None => inbox.descriptor().ok_or_else(|| Error::msg("the runtime's socket did not come along")),
+                    };
+                    self.listeners.listening(listener, given);
+                }
+                Ok(message) => self.handle(message),
+                Err(error) => {
+                    say!("a message of the runtime is not understood: {error}");
+                    return 68;
+                }
+            }
+        }
+    }
+
+    fn handle(&self, message: ToChild<'_>) {
+        match message {
+            ToChild::Construct { call, controller, factory, config } => {
+                self.construct(call, controller, factory, config.to_vec());
+            }
+            ToChild::Execute { call, controller } => {
+                let cancel = CancellationToken::new();
+                let (token, bus, line) = (cancel.clone(), self.handle.clone(), self.line.clone());
+                self.with(call, controller, cancel, None, move |found| async move {
+                    let context = Context::new(bus, token, found.info);
+                    // On the guest's thread, before its execution can end: so it is told of before that is.
+                    let began = Box::new(move || drop(line.say(&ToParent::Began { call })));
+                    found.object.execute_told(context, began).await.map(|()| Given::Nothing)
+                });
+            }
+            ToChild::Close { call, controller } => {
+                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                    found.object.close().await;
+                    Ok(Given::Nothing)
+                });
+            }
+            ToChild::Part { call, controller, within_ms } => {
+                let within = Duration::from_millis(within_ms);
+                self.with(call, controller, CancellationToken::new(), None, move |found| async move {
+                    found.object.part(within).await.map(|()| Given::Nothing)
+                });
+            }
+            ToChild::Serves { listener, service } => self.listeners.serves(listener, Service::of(service)),
+            ToChild::Health { call, controller } => {
+                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                    found.object.health().await.map(|()| Given::Nothing)
+                });
+            }
+            ToChild::Save { call, controller } => {
+                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                    found.object.save_later().await.map(Given::State)
+                });
+            }
+            ToChild::Restore { call, controller, schema, state } => {
+                let state = State { schema, bytes: state.to_vec() };
+                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                    found.object.restore(state).await.map(|()| Given::Nothing)
+                });
+            }
+            ToChild::Resolve { call, controller, directive, bytes, answered } => {
+                let id = directive.to_owned();
+                let directive = OpaqueDirective::new(directive, bytes.to_vec());
+                let sink = Arc::new(Sink::new(call, self.line.clone(), answered));
+                let target = Arc::clone(&sink);
+                self.with(call, controller, CancellationToken::new(), Some(sink), move |found| async move {
+                    match found.object.resolve(Arc::new(directive), target) {
+                        Some(work) => work.await.map(|()| Given::Nothing),
+                        None => Err(Error::new(ErrorKind::NotFound, format!("no resolver for {id}"))),
+                    }
+                });
+            }
+            ToChild::Cancel { call } => {
+                if let Some(call) = lock(&self.tables.calls).get(&call) {
+                    call.cancel.cancel();
+                }
+            }
+            ToChild::Abort { call } => {
+                let call = lock(&self.tables.calls).remove(&call);
+                if let Some(call) = call {
+                    call.cancel.cancel();
+                    if let Some(sink) = &call.sink {
+                        sink.cancel();
+                    }
+                    call.task.abort();
+                }
+            }
+            ToChild::Forget { controller } => {
+                // Its destructor runs on the guest's runtime.
+                let controller = lock(&self.tables.controllers).remove(&controller);
+                drop(controller);
+            }
+            ToChild::Accepted { call, value, yes } => {
+                let sink = lock(&self.tables.calls).get(&call).and_then(|call| call.sink.clone());
+                if let Some(sink) = sink {
+                    sink.accepted(value, yes);
+                }
+            }
+            ToChild::Event { request, event } => self.bus.event(request, event),
+            ToChild::Ping { number, trace_level } => {
+                trace::set_level(trace_level);
+                let (loaded, outbox) = (Arc::clone(&self.loaded), Arc::clone(&self.line.outbox));
+                // A thread that waits until the runtime has read does not hang: it is the runtime that is slow.
+                if outbox.has_waited() {
+                    let _ = outbox.push(&ToParent::Pong { number });
+                    return;
+                }
+                drop(tokio::spawn(async move {
+                    if loaded.ping().await.is_ok() {
+                        let _ = outbox.push(&ToParent::Pong { number });
+                    }
+                }));
+            }
+            ToChild::Listening { .. } | ToChild::Shutdown { .. } => {}
+        }
+    }
+
+    fn construct(&self, call: u64, number: u64, factory: u32, config: Vec<u8>) {
+        let cancel = CancellationToken::new();
+        let (token, bus, tables) = (cancel.clone(), self.handle.clone(), Arc::clone(&self.tables));
+        let factory = self.factories.get(factory as usize).cloned();
+        let sockets = Arc::new(SocketsOf { listeners: Arc::clone(&self.listeners), controller: number });
+        self.start(call, cancel, None, async move {
+            let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
+            let info = Arc::new(factory.info());
+            let context = Context::new(bus, token, Arc::clone(&info)).with_sockets(sockets);
+            let object = factory.construct(config, context).await?;
+            let resolves = object.resolves();
+            lock(&tables.controllers).insert(number, Controller { object, info });
+            Ok(Given::Constructed(resolves))
+        });
+    }
+
+    /// Starts a call of a controller.
+    fn with<F: Future<Output = Result<Given>> + Send + 'static>(
+        &self,
+        call: u64,
+        controller: u64,
+        cancel: CancellationToken,
+        sink: Option<Arc<Sink>>,
+        work: impl FnOnce(Controller) -> F + Send + 'static,
+    ) {
+        let found = lock(&self.tables.controllers).get(&controller).cloned();
+        self.start(call, cancel, sink, async move {
+            match found {
+                Some(found) => work(found).await,
+                None => Err(Error::new(ErrorKind::NotFound, "the controller is not in this process")),
+            }
+        });
+    }
+
+    /// Runs a call to its end, tells the runtime how it ended, and forgets it unless its values still stand.
+    fn start(
+        &self,
+        call: u64,
+        cancel: CancellationToken,
+        sink: Option<Arc<Sink>>,
+        work: impl Future<Output = Result<Given>> + Send + 'static,
+    ) {
+        let (outbox, tables) = (Arc::clone(&self.line.outbox), Arc::clone(&self.tables));
+        let stands = sink.is_some();
+        let task = tokio::spawn(async move {
+            let given = contained(work).await;
+            if !stands || given.is_err() {
+                let ended = lock(&tables.calls).remove(&call);
+                // The runtime withdraws the values of a call that failed.
+                if let Some(sink) = ended.and_then(|call| call.sink) {
+                    sink.cancel();
+                }
+            }
+            let result = given.as_ref().map(|given| match given {
+                Given::Nothing => Answer::Nothing,
+                Given::Constructed(resolves) => Answer::Constructed(resolves.clone()),
+                Given::State(None) => Answer::NoState,
+                Given::State(Some(state)) => Answer::State { schema: state.schema, bytes: &state.bytes },
+            });
+            let told = outbox.push(&ToParent::Done { call, result: result.map_err(Clone::clone) });
+            if let Err(error) = told {
+                // Too long, say; the call must end all the same.
+                let _ = outbox.push(&ToParent::Done { call, result: Err(error) });
+            }
+        });
+        // The task has not run yet: this thread runs it.
+        lock(&self.tables.calls).insert(call, Call { task: task.abort_handle(), cancel, sink });
+    }
+
+    /// Ends the guest as an unload in the runtime's own process would, within the time.
+    fn end(self, timeout: Duration) -> i32 {
+        let calls = std::mem::take(&mut *lock(&self.tables.calls));
+        for call in calls.into_values() {
+            call.cancel.cancel();
+            call.task.abort();
+        }
+        lock(&self.tables.controllers).clear();
+        let Self { factories, loaded, .. } = self;
+        drop(factories);
+        if let Some(mut loaded) = Arc::into_inner(loaded) {
+            let _ = loaded.unload(timeout);
+        }
+        0
+    }
+}
+
+/// Runs a call to its end; a panic becomes an error.
+async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    poll_fn(move |cx| {
+        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
+            .unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload))))
+    })
+    .await
+}

@@ -1,0 +1,462 @@
+//! One process-hosted generation: starts its process, watches it, and starts it again when it crashes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use controllerbus::controller::factory::Factory;
+use controllerbus::error::ErrorKind;
+use controllerbus::plugin::lease::Holder;
+use controllerbus::plugin::{Leases, level};
+use controllerbus::{BusHandle, Error, Result};
+use tokio::process::Child;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::current::{Current, State};
+use super::find;
+use super::inbox::Inbox;
+use super::link::Link;
+use super::outbox::Outbox;
+use super::output::{Output, ending};
+use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
+use super::proxy::FactoryProxy;
+use super::socket::halves;
+use super::spawn::{Launch, spawn};
+use crate::artifact::PrivateCopy;
+use crate::host::library::{LoadOptions, Unload};
+use crate::host::options::ProcessOptions;
+use crate::host::{ProcessEvent, Tell};
+
+/// How long a process may take from its start to its factories.
+const START: Duration = Duration::from_secs(20);
+
+/// A process that has lived this long has recovered: its next crash is its first.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The first delay before a start; each further crash doubles it.
+const DELAY: Duration = Duration::from_millis(20);
+
+/// How many heartbeats make a watchdog's time.
+const BEATS: u32 = 5;
+
+/// What a process-hosted generation is started from.
+pub(crate) struct Start {
+    pub(crate) load: LoadOptions,
+    pub(crate) options: ProcessOptions,
+    pub(crate) host: Option<PathBuf>,
+    /// The private copy of the artifact that was verified.
+    pub(crate) library: PrivateCopy,
+    pub(crate) tell: Tell,
+}
+
+/// A generation in a process of its own.
+pub(crate) struct ProcessPlugin {
+    host: Arc<Current>,
+    offered: Vec<Offered>,
+    /// What confines it.
+    pub(crate) layers: Vec<String>,
+    library: PrivateCopy,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    keeping: JoinHandle<()>,
+}
+
+impl ProcessPlugin {
+    /// Starts the process and waits for its factories.
+    ///
+    /// # Errors
+    /// Why it did not start, with what it printed last.
+    pub(crate) async fn open(start: Start) -> Result<Self, String> {
+        let Start { load, options, host, library, tell } = start;
+        let LoadOptions { bus, plugin, generation, workers } = load;
+        let name = format!("{plugin}#{generation}");
+        let launch = Launch {
+            program: find::plugin_host(host.as_deref())?,
+            title: format!("plugin-host {name}"),
+            env: options.env.clone(),
+            pass_env: options.pass_env.clone(),
+            working_dir: options.working_dir.clone(),
+        };
+        let hello = Hello {
+            versions: Versions::ours(),
+            plugin: plugin.clone(),
+            generation,
+            workers,
+            library: library.clone(),
+            parent: std::process::id(),
+            trace_level: level::listened(),
+            limits: options.limits.clone(),
+            sandbox: options.sandbox.clone(),
+        };
+        let leases = Leases::new();
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        #[cfg(target_os = "linux")]
+        let cgroup = super::cgroup::Cgroup::make(&name, &options.limits)
+            .map_err(|error| format!("its control group cannot be made: {error}"))?;
+        let keeper = Keeper {
+            launch,
+            hello,
+            bus,
+            leases: Arc::clone(&leases),
+            options,
+            tell,
+            stop: stop.clone(),
+            kill: kill.clone(),
+            #[cfg(target_os = "linux")]
+            cgroup,
+        };
+        let (process, offered, layers) = keeper.start(1).await.map_err(Failed::into_text)?;
+        let host = Arc::new(Current {
+            name,
+            leases,
+            state: watch::Sender::new(State::Up(Arc::clone(&process.link))),
+            controllers: AtomicU64::new(0),
+        });
+        let keeping = tokio::spawn(keeper.keep(Arc::clone(&host), process));
+        Ok(Self { host, offered, layers, library, stop, kill, keeping })
+    }
+
+    /// The factories; each holds a lease.
+    pub(crate) fn factories(&self) -> Vec<Arc<dyn Factory>> {
+        let made = self.offered.iter().enumerate().map(|(index, offered)| {
+            Arc::new(FactoryProxy {
+                offered: offered.clone(),
+                index: index as u32,
+                host: Arc::clone(&self.host),
+                _lease: self.host.leases.take(Holder::Factory),
+            }) as Arc<dyn Factory>
+        });
+        made.collect()
+    }
+
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        &self.host.leases
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.host.standing().map(|link| link.pid)
+    }
+
+    /// Ends the process at once, whatever it is doing; every call of it ends with an error.
+    pub(crate) fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    /// Lets the guest end, and its process, provided that nothing holds it.
+    pub(crate) async fn unload(&mut self) -> Unload {
+        let held = self.host.leases.holders();
+        if held.to_drain() > 0 {
+            return Unload::Held;
+        }
+        self.stop.cancel();
+        let _ = (&mut self.keeping).await;
+        Unload::Closed { unmapped: true, leaked_thread_locals: 0 }
+    }
+}
+
+impl Drop for ProcessPlugin {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Err(error) = std::fs::remove_file(self.library.path()) {
+            tracing::debug!(path = %self.library.path().display(), %error, "removing a plugin's private copy");
+        }
+    }
+}
+
+/// What keeps a process running.
+struct Keeper {
+    launch: Launch,
+    hello: Hello,
+    bus: BusHandle,
+    leases: Arc<Leases>,
+    options: ProcessOptions,
+    tell: Tell,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    #[cfg(target_os = "linux")]
+    cgroup: Option<super::cgroup::Cgroup>,
+}
+
+/// A process that does not run, or no longer.
+struct Failed {
+    reason: String,
+    last_lines: Vec<String>,
+}
+
+impl Failed {
+    fn into_text(self) -> String {
+        let Self { reason, last_lines } = self;
+        if last_lines.is_empty() { reason } else { format!("{reason}; it printed:\n{}", last_lines.join("\n")) }
+    }
+}
+
+/// A running process.
+struct Process {
+    link: Arc<Link>,
+    child: Child,
+    output: Output,
+    reading: JoinHandle<Result<(), String>>,
+    writing: JoinHandle<()>,
+    since: Instant,
+}
+
+/// Why a process is not watched any more.
+enum Ended {
+    Crashed(String),
+    Stopped,
+}
+
+impl Keeper {
+    async fn start(&self, epoch: u64) -> Result<(Process, Vec<Offered>, Vec<String>), Failed> {
+        let since = Instant::now();
+        let plain = |reason: String| Failed { reason, last_lines: Vec::new() };
+        let (mut child, socket) = spawn(self.launch.clone())
+            .await
+            .map_err(|error| plain(format!("cannot start {}: {error}", self.launch.program.display())))?;
+        let pid = child.id().unwrap_or_default();
+        let output = Output::of(&mut child);
+        if let Err(error) = self.confine(pid) {
+            self.kill_group(&mut child, pid).await;
+            return Err(plain(format!("it cannot be put into its control group: {error}")));
+        }
+        let welcomed = tokio::time::timeout(START, self.greet(socket))
+            .await
+            .unwrap_or_else(|_| Err(format!("the plugin host did not answer within {START:?}")));
+        let (welcome, inbox, outbox) = match welcomed {
+            Ok(welcomed) => welcomed,
+            Err(reason) => {
+                let status = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
+                let ended = match status {
+                    Ok(Ok(status)) => format!("{reason}; it was {}", ending(status)),
+                    _ => reason,
+                };
+                self.kill_group(&mut child, pid).await;
+                return Err(Failed { reason: ended, last_lines: output.last_lines().await });
+            }
+        };
+        let offered = match welcome.factories {
+            Ok(offered) => offered,
+            Err(error) => {
+                self.kill_group(&mut child, pid).await;
+                return Err(plain(error.to_string()));
+            }
+        };
+        let Hello { plugin, generation, .. } = &self.hello;
+        let (limits, named) = (&self.options.limits, (plugin.as_str(), *generation));
+        let link = Link::new(epoch, pid, outbox, self.bus.clone(), limits, &self.leases, named);
+        let reading = tokio::spawn({
+            let link = Arc::clone(&link);
+            async move { link.read(inbox).await }
+        });
+        let writing = tokio::spawn({
+            let outbox = Arc::clone(&link.outbox);
+            async move { outbox.run().await }
+        });
+        let layers = welcome.layers.into_iter().chain(self.group_layer()).collect();
+        Ok((Process { link, child, output, reading, writing, since }, offered, layers))
+    }
+
+    /// Puts a new process into the plugin's control group, if there is one: it has not been told yet what to load.
+    #[cfg(target_os = "linux")]
+    fn confine(&self, pid: u32) -> std::io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |group| group.add(pid))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn confine(&self, _: u32) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// What its control group does, in words.
+    #[cfg(target_os = "linux")]
+    fn group_layer(&self) -> Option<String> {
+        let group = self.cgroup.as_ref()?;
+        let limits = if group.limits.is_empty() { String::new() } else { format!(" ({})", group.limits.join(", ")) };
+        Some(format!("cgroup{limits}"))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn group_layer(&self) -> Option<String> {
+        None
+    }
+
+    /// Ends a process with those that it started, and waits for its end.
+    async fn kill_group(&self, child: &mut Child, pid: u32) {
+        #[cfg(target_os = "linux")]
+        if let Some(group) = &self.cgroup {
+            group.kill();
+        }
+        end_group(pid);
+        let _ = child.wait().await;
+    }
+
+    /// Says what is to be served and reads what it offers.
+    async fn greet(&self, socket: std::os::unix::net::UnixStream) -> Result<(Welcome, Inbox, Outbox), String> {
+        let failed = |error: std::io::Error| format!("talking to the plugin host: {error}");
+        let (reading, writing) = halves(socket).map_err(failed)?;
+        let hello = rmp_serde::to_vec_named(&self.hello).map_err(|error| error.to_string())?;
+        writing.write_all(&(hello.len() as u32).to_le_bytes()).await.map_err(failed)?;
+        writing.write_all(&hello).await.map_err(failed)?;
+        let longest = usize::try_from(self.options.limits.message).unwrap_or(usize::MAX).min(u32::MAX as usize);
+        let mut inbox = Inbox::new(reading, longest.saturating_add(4096));
+        let frame = inbox.next().await.map_err(failed)?.ok_or("the plugin host ended before it answered")?;
+        let unknown = |error: rmp_serde::decode::Error| format!("the plugin host's answer is not understood: {error}");
+        let versions: Versions = rmp_serde::from_slice(&frame).map_err(unknown)?;
+        if let Some(mismatch) = versions.mismatch("the plugin host") {
+            return Err(mismatch);
+        }
+        let welcome = rmp_serde::from_slice(&frame).map_err(unknown)?;
+        Ok((welcome, inbox, Outbox::new(writing, longest.saturating_add(4096))))
+    }
+
+    /// Watches a process and those that follow it, until the generation ends.
+    async fn keep(self, host: Arc<Current>, first: Process) {
+        let plugin = &self.hello.plugin;
+        let mut process = first;
+        let mut crashes = 0;
+        let mut epoch = 1;
+        loop {
+            let (ended, lived) = (self.watch(&mut process).await, process.since.elapsed());
+            let Ended::Crashed(reason) = ended else {
+                host.state.send_replace(State::Ended);
+                return process.link.die(host.ended());
+            };
+            if lived > SETTLED {
+                crashes = 0;
+            }
+            let mut until = Instant::now() + self.delay(crashes);
+            crashes += 1;
+            let what = format!(
+                "plugin `{plugin}` crashed ({reason}) while it worked on this; it is restarted, and what stands is tried again"
+            );
+            host.state.send_replace(State::Down { error: Error::new(ErrorKind::Crashed, reason.as_str()), until });
+            process.link.die(Error::new(ErrorKind::Crashed, what));
+            process.writing.abort();
+            let last_lines = process.output.last_lines().await;
+            (self.tell)(ProcessEvent::Crashed {
+                reason,
+                last_lines,
+                restart_in: until.saturating_duration_since(Instant::now()),
+            });
+            process = loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => {}
+                    () = self.stop.cancelled() => return drop(host.state.send_replace(State::Ended)),
+                    () = self.kill.cancelled() => return drop(host.state.send_replace(State::Ended)),
+                }
+                epoch += 1;
+                let begun = Instant::now();
+                let started = tokio::select! {
+                    started = self.start(epoch) => started,
+                    () = self.stop.cancelled() => return drop(host.state.send_replace(State::Ended)),
+                    () = self.kill.cancelled() => return drop(host.state.send_replace(State::Ended)),
+                };
+                match started {
+                    Ok((process, ..)) => {
+                        let told = ProcessEvent::Restarted { pid: process.link.pid, took: begun.elapsed() };
+                        host.state.send_replace(State::Up(Arc::clone(&process.link)));
+                        (self.tell)(told);
+                        break process;
+                    }
+                    Err(Failed { reason, last_lines }) => {
+                        let delay = self.delay(crashes);
+                        crashes += 1;
+                        until = Instant::now() + delay;
+                        let error = Error::new(ErrorKind::Crashed, reason.as_str());
+                        host.state.send_replace(State::Down { error, until });
+                        (self.tell)(ProcessEvent::Crashed { reason, last_lines, restart_in: delay });
+                    }
+                }
+            };
+        }
+    }
+
+    fn delay(&self, crashes: u32) -> Duration {
+        let most = Duration::from_millis(self.options.backoff_ms);
+        match crashes {
+            0 => Duration::ZERO,
+            _ => (DELAY * (1 << (crashes - 1).min(16))).min(most),
+        }
+    }
+
+    /// Waits for a process's end, and ends it where it does not answer, floods, or is not wanted any more.
+    async fn watch(&self, process: &mut Process) -> Ended {
+        let Process { link, child, reading, .. } = process;
+        let watchdog = self.options.watchdog();
+        let mut beat = tokio::time::interval(watchdog / BEATS);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut number, mut answered, mut alive) = (0, 0, Instant::now());
+        let reason = loop {
+            tokio::select! {
+                status = child.wait() => match status {
+                    Ok(status) => break ending(status),
+                    Err(error) => break format!("lost sight of: {error}"),
+                },
+                read = &mut *reading => {
+                    // It has hung up: either it has ended, or nobody can talk to it any more.
+                    let ended = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
+                    self.kill_group(child, link.pid).await;
+                    return Ended::Crashed(match (ended, read) {
+                        (Ok(Ok(status)), _) => ending(status),
+                        (_, Ok(Err(reason))) => format!("killed: {reason}"),
+                        _ => "killed: it closed its connection".to_owned(),
+                    });
+                }
+                _ = beat.tick() => {
+                    // It cannot have answered what it was not asked.
+                    let last = link.answered.load(Ordering::Relaxed).min(number);
+                    if last > answered {
+                        (answered, alive) = (last, Instant::now());
+                    }
+                    if u64::saturating_sub(number, answered) >= u64::from(BEATS) && alive.elapsed() >= watchdog {
+                        break format!(
+                            "killed: one of its threads did not answer for {watchdog:?}, because it is blocked or \
+                             computes without a pause"
+                        );
+                    }
+                    number += 1;
+                    let _ = link.outbox.push(&ToChild::Ping { number, trace_level: level::listened() });
+                }
+                () = link.flooded.notified() => {
+                    let most = self.options.limits.standing_values;
+                    break format!("killed: it floods; more than {most} bytes of its values would stand");
+                }
+                () = self.kill.cancelled() => {
+                    self.kill_group(child, link.pid).await;
+                    return Ended::Stopped;
+                }
+                () = self.stop.cancelled() => {
+                    self.end(link, child).await;
+                    return Ended::Stopped;
+                }
+            }
+        };
+        self.kill_group(child, link.pid).await;
+        // What it had said before it ended counts.
+        let _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
+        Ended::Crashed(reason)
+    }
+
+    /// Lets a process end by itself, for a while.
+    async fn end(&self, link: &Link, child: &mut Child) {
+        const WITHIN: Duration = Duration::from_secs(2);
+        let _ = link.outbox.push(&ToChild::Shutdown { timeout_ms: WITHIN.as_millis() as u64 });
+        tokio::select! {
+            _ = tokio::time::timeout(WITHIN * 2, child.wait()) => {}
+            () = self.kill.cancelled() => {}
+        }
+        self.kill_group(child, link.pid).await;
+    }
+}
+
+/// Ends a process group: while its leader has not been waited for, or right after, when no other has its number yet.
+fn end_group(leader: u32) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    if let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}

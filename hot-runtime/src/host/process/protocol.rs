@@ -1,0 +1,346 @@
+//! What a runtime and a plugin host say to each other: frames of a length and a MessagePack message.
+//!
+//! Payloads (directives, values, configs, states) are bytes in the boundary's own encoding and are passed on as they are.
+
+use controllerbus::Error;
+use controllerbus::controller::{Info, SwapMode};
+use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::PrivateCopy;
+use crate::host::options::{Limits, Sandbox};
+
+/// Raised when the messages change.
+pub(super) const PROTOCOL: u32 = 4;
+
+/// How many events of a guest's request the runtime may send before it is told that some were read.
+pub(super) const EVENT_CREDIT: u32 = 32;
+
+/// What both sides must agree on; the first fields of the first message each way, by name, whatever else follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Versions {
+    pub(super) protocol: u32,
+    pub(super) boundary: u32,
+    pub(super) abi: String,
+}
+
+impl Versions {
+    pub(super) fn ours() -> Self {
+        Self { protocol: PROTOCOL, boundary: BOUNDARY_VERSION, abi: ABI_HEX.to_owned() }
+    }
+
+    /// Why the other side cannot be talked to, if so.
+    pub(super) fn mismatch(&self, who: &str) -> Option<String> {
+        let ours = Self::ours();
+        (*self != ours).then(|| {
+            format!(
+                "{who} speaks protocol {} with boundary {}/{}, this side protocol {} with boundary {}/{}; \
+                 use a plugin host that was built with this runtime",
+                self.protocol, self.boundary, self.abi, ours.protocol, ours.boundary, ours.abi
+            )
+        })
+    }
+}
+
+/// The first message to a plugin host, encoded with field names.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Hello {
+    #[serde(flatten)]
+    pub(super) versions: Versions,
+    pub(super) plugin: String,
+    pub(super) generation: u64,
+    pub(super) workers: u32,
+    /// The private copy of the artifact that the runtime has verified, to be opened.
+    pub(super) library: PrivateCopy,
+    pub(super) parent: u32,
+    pub(super) trace_level: u8,
+    pub(super) limits: Limits,
+    pub(super) sandbox: Option<Sandbox>,
+}
+
+/// The first message of a plugin host, encoded with field names.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Welcome {
+    #[serde(flatten)]
+    pub(super) versions: Versions,
+    pub(super) factories: Result<Vec<Offered>, Error>,
+    /// What confines it.
+    pub(super) layers: Vec<String>,
+}
+
+/// One factory of the artifact.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Offered {
+    pub(super) info: Info,
+    /// The JSON schema of its configs.
+    pub(super) schema: String,
+    /// How its controllers come in the place of others.
+    pub(super) swap: SwapMode,
+}
+
+/// What a runtime says to a plugin host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToChild<'a> {
+    Construct {
+        call: u64,
+        controller: u64,
+        factory: u32,
+        #[serde(with = "serde_bytes")]
+        config: &'a [u8],
+    },
+    Execute {
+        call: u64,
+        controller: u64,
+    },
+    Close {
+        call: u64,
+        controller: u64,
+    },
+    /// Drops a controller, once nobody uses it any more.
+    Part {
+        call: u64,
+        controller: u64,
+        within_ms: u64,
+    },
+    Health {
+        call: u64,
+        controller: u64,
+    },
+    Save {
+        call: u64,
+        controller: u64,
+    },
+    Restore {
+        call: u64,
+        controller: u64,
+        schema: u32,
+        #[serde(with = "serde_bytes")]
+        state: &'a [u8],
+    },
+    Resolve {
+        call: u64,
+        controller: u64,
+        directive: &'a str,
+        #[serde(with = "serde_bytes")]
+        bytes: &'a [u8],
+        /// Whether each value is to be answered with [`ToChild::Accepted`], because the directive may refuse some.
+        answered: bool,
+    },
+    /// Cancels the context of a call.
+    Cancel {
+        call: u64,
+    },
+    /// Drops a call's future, and what it still holds.
+    Abort {
+        call: u64,
+    },
+    /// Drops a controller.
+    Forget {
+        controller: u64,
+    },
+    Accepted {
+        call: u64,
+        value: u64,
+        yes: bool,
+    },
+    /// What happened to a directive that the guest requested.
+    Event {
+        request: u64,
+        #[serde(borrow)]
+        event: WireEvent<'a>,
+    },
+    /// What became of [`ToParent::Listen`]. With it comes a descriptor of the socket, unless there is an error.
+    Listening {
+        listener: u64,
+        error: Option<Error>,
+    },
+    /// Whether the controller of a listener serves: the number of a `controllerbus::listen::Service`.
+    Serves {
+        listener: u64,
+        service: u8,
+    },
+    Ping {
+        number: u64,
+        trace_level: u8,
+    },
+    Shutdown {
+        timeout_ms: u64,
+    },
+}
+
+/// A `RawEvent` on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum WireEvent<'a> {
+    Added {
+        value: u64,
+        #[serde(with = "serde_bytes")]
+        bytes: &'a [u8],
+    },
+    Removed {
+        value: u64,
+    },
+    Idle,
+    Busy,
+    Failed(Error),
+    End,
+}
+
+/// What a plugin host says to its runtime.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToParent<'a> {
+    /// A call ended.
+    Done {
+        call: u64,
+        #[serde(borrow)]
+        result: Result<Answer<'a>, Error>,
+    },
+    /// An execution has got to its first wait, or to its end without an error.
+    Began {
+        call: u64,
+    },
+    Add {
+        call: u64,
+        value: u64,
+        /// In the place of this one, which is gone then in any case.
+        replaces: Option<u64>,
+        #[serde(with = "serde_bytes")]
+        bytes: &'a [u8],
+    },
+    Remove {
+        call: u64,
+        value: u64,
+    },
+    Idle {
+        call: u64,
+        idle: bool,
+    },
+    /// The guest adds a directive to the runtime's bus.
+    Request {
+        request: u64,
+        directive: &'a str,
+        #[serde(with = "serde_bytes")]
+        bytes: &'a [u8],
+        /// `controllerbus::directive::Facts`, encoded.
+        #[serde(with = "serde_bytes")]
+        facts: &'a [u8],
+    },
+    /// The guest refers to a directive that it refers to already; weakly, it does not keep it.
+    Refer {
+        request: u64,
+        to: u64,
+        strong: bool,
+    },
+    /// The guest has read this many events.
+    Credit {
+        request: u64,
+        events: u32,
+    },
+    Release {
+        request: u64,
+    },
+    /// A controller listens at an address.
+    Listen {
+        listener: u64,
+        controller: u64,
+        address: &'a str,
+    },
+    /// Whether connections are open that controllers have accepted; told when that changes.
+    Connections {
+        open: bool,
+    },
+    Trace(#[serde(borrow)] TraceEvent<'a>),
+    SpanOpened {
+        span: u64,
+        parent: u64,
+        level: u8,
+        name: &'a str,
+        module: &'a str,
+        fields: &'a str,
+    },
+    SpanClosed {
+        span: u64,
+    },
+    Pong {
+        number: u64,
+    },
+}
+
+/// What a call gave.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer<'a> {
+    Nothing,
+    /// The ids of the directives that the controller resolves.
+    Constructed(Vec<String>),
+    NoState,
+    State {
+        schema: u32,
+        #[serde(with = "serde_bytes")]
+        bytes: &'a [u8],
+    },
+}
+
+/// One `tracing` event of a plugin host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TraceEvent<'a> {
+    /// 1 error to 5 trace.
+    pub(super) level: u8,
+    /// The span that it happened in, 0 for none.
+    pub(super) span: u64,
+    pub(super) module: &'a str,
+    pub(super) message: &'a str,
+    pub(super) fields: &'a str,
+    pub(super) file: &'a str,
+    pub(super) line: u32,
+    /// How many events before this one were dropped, because nobody read them as fast as they came.
+    pub(super) lost: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_as_they_were_written() {
+        let message = ToParent::Done { call: 7, result: Ok(Answer::State { schema: 2, bytes: b"state" }) };
+        let bytes = rmp_serde::to_vec(&message).expect("encoding");
+        assert_eq!(
+            format!("{message:?}"),
+            format!("{:?}", rmp_serde::from_slice::<ToParent<'_>>(&bytes).expect("decoding"))
+        );
+        for error in [Error::msg("no"), Error::msg("no").permanent()] {
+            let message = ToChild::Event { request: 3, event: WireEvent::Failed(error) };
+            let bytes = rmp_serde::to_vec(&message).expect("encoding");
+            let read = rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding");
+            assert_eq!(format!("{message:?}"), format!("{read:?}"));
+        }
+        let message = ToChild::Event { request: 3, event: WireEvent::Failed(Error::msg("no")) };
+        let bytes = rmp_serde::to_vec(&message).expect("encoding");
+        assert_eq!(
+            format!("{message:?}"),
+            format!("{:?}", rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding"))
+        );
+        let message = ToChild::Ping { number: 1, trace_level: 3 };
+        let bytes = rmp_serde::to_vec(&message).expect("encoding");
+        assert!(matches!(rmp_serde::from_slice(&bytes), Ok(ToChild::Ping { number: 1, trace_level: 3 })));
+    }
+
+    #[test]
+    fn a_plugin_host_of_another_version_is_understood_enough_to_be_refused() {
+        #[derive(Serialize)]
+        struct Later {
+            protocol: u32,
+            boundary: u32,
+            abi: &'static str,
+            something_new: bool,
+        }
+        let later = Later { protocol: PROTOCOL + 1, boundary: 9, abi: "other", something_new: true };
+        let bytes = rmp_serde::to_vec_named(&later).expect("encoding");
+        let versions: Versions = rmp_serde::from_slice(&bytes).expect("the versions are readable");
+        let reason = versions.mismatch("the plugin host").expect("a mismatch");
+        assert!(
+            reason.contains(&format!("protocol {}", PROTOCOL + 1)) && reason.contains("boundary 9/other"),
+            "{reason}"
+        );
+        assert!(Versions::ours().mismatch("the plugin host").is_none());
+    }
+}

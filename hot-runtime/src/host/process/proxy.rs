@@ -1,0 +1,322 @@
+//! A process's factories and controllers as the bus sees them: they outlive the process, and find its successor.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State, SwapMode};
+use controllerbus::directive::{AnyDirective, ValueSink};
+use controllerbus::error::ErrorKind;
+use controllerbus::listen::Sockets;
+use controllerbus::plugin::Lease;
+use controllerbus::plugin::lease::Holder;
+use controllerbus::{Error, Result};
+use tokio::sync::Mutex;
+
+use super::current::Current;
+use super::link::{Began, Call, Given, Link};
+use super::protocol::{Offered, ToChild};
+
+/// A factory of a process-hosted plugin.
+pub(super) struct FactoryProxy {
+    pub(super) offered: Offered,
+    pub(super) index: u32,
+    pub(super) host: Arc<Current>,
+    pub(super) _lease: Lease,
+}
+
+impl Factory for FactoryProxy {
+    fn info(&self) -> Info {
+        self.offered.info.clone()
+    }
+
+    fn schema(&self) -> String {
+        self.offered.schema.clone()
+    }
+
+    fn swap_mode(&self) -> SwapMode {
+        self.offered.swap
+    }
+
+    fn construct(
+        self: Arc<Self>,
+        config: Vec<u8>,
+        context: Context,
+    ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let link = self.host.up().await?;
+            let number = self.host.next_controller();
+            let sockets = Arc::clone(context.sockets());
+            let constructing = construct(&link, number, self.index, &config, &sockets);
+            let resolves = tokio::select! {
+                made = constructing => made?,
+                () = context.cancelled() => {
+                    return Err(Error::new(ErrorKind::Closed, "cancelled while it was being constructed"));
+                }
+            };
+            Ok(Arc::new(ControllerProxy {
+                number,
+                factory: self.index,
+                config,
+                sockets,
+                resolves,
+                host: Arc::clone(&self.host),
+                built: AtomicU64::new(link.epoch),
+                building: Mutex::new(()),
+                told: AtomicBool::new(false),
+                _lease: self.host.leases.take(Holder::Controller),
+            }) as Arc<dyn AnyController>)
+        })
+    }
+}
+
+/// How much longer than it may take a process has to say what takes so long.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// Constructs a controller in a process; returns what it resolves.
+async fn construct(
+    link: &Arc<Link>,
+    controller: u64,
+    factory: u32,
+    config: &[u8],
+    sockets: &Arc<dyn Sockets>,
+) -> Result<Vec<String>> {
+    link.listeners.know(controller, sockets);
+    let mut call = link.begin(None, false);
+    link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
+    match call.ended().await? {
+        Given::Constructed(resolves) => Ok(resolves),
+        _ => Err(Error::msg("the plugin's process gave no controller")),
+    }
+}
+
+/// A controller of a process-hosted plugin. In a new process it is constructed again, when it is first needed there.
+struct ControllerProxy {
+    number: u64,
+    factory: u32,
+    config: Vec<u8>,
+    sockets: Arc<dyn Sockets>,
+    resolves: Vec<String>,
+    host: Arc<Current>,
+    /// The process that has it.
+    built: AtomicU64,
+    building: Mutex<()>,
+    /// Whether the bus has been told of a crash: so that a generation that is being staged is rolled back.
+    told: AtomicBool,
+    _lease: Lease,
+}
+
+impl ControllerProxy {
+    /// A process that has this controller.
+    async fn ready(&self) -> Result<Arc<Link>> {
+        loop {
+            let link = self.host.up().await?;
+            if self.built.load(Ordering::Acquire) == link.epoch {
+                return Ok(link);
+            }
+            let _building = self.building.lock().await;
+            if self.built.load(Ordering::Acquire) == link.epoch {
+                return Ok(link);
+            }
+            match construct(&link, self.number, self.factory, &self.config, &self.sockets).await {
+                Ok(_) => {
+                    self.built.store(link.epoch, Ordering::Release);
+                    return Ok(link);
+                }
+                // Another process takes its place, or none does, which `up` says.
+                Err(_) if link.is_dead() => {}
+                Err(error) => return Err(error.context("constructing it again after a crash")),
+            }
+        }
+    }
+
+    /// The process that has this controller, if one does now.
+    fn standing(&self) -> Option<Arc<Link>> {
+        self.host.standing().filter(|link| link.epoch == self.built.load(Ordering::Acquire))
+    }
+
+    /// Makes a call and waits for its end.
+    async fn call(&self, link: &Arc<Link>, message: impl FnOnce(u64) -> ToChild<'static>) -> Result<Given> {
+        let mut call = link.begin(None, false);
+        let message = message(call.number);
+        link.send(&message).await?;
+        call.ended().await
+    }
+
+    /// Executes it in one process.
+    async fn execute_once(&self, link: &Arc<Link>, context: &Context, began: Began) -> Result<()> {
+        let mut call = link.begin(None, false);
+        call.when_begun(began);
+        link.send(&ToChild::Execute { call: call.number, controller: self.number }).await?;
+        tokio::select! {
+            ended = call.ended() => {
+                ended?;
+                // Done, but should the process crash it is to be done again, as everything of it.
+                tokio::select! {
+                    error = link.died() => return Err(error),
+                    () = context.cancelled() => return Ok(()),
+                }
+            }
+            () = context.cancelled() => {}
+        }
+        link.send(&ToChild::Cancel { call: call.number }).await?;
+        call.ended().await.map(drop)
+    }
+}
+
+/// Calls what is there at most once, whichever of several gets to it.
+fn once(began: &Arc<std::sync::Mutex<Option<Began>>>) -> Began {
+    let began = Arc::clone(began);
+    Box::new(move || {
+        let began = began.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(began) = began {
+            began();
+        }
+    })
+}
+
+impl AnyController for ControllerProxy {
+    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
+        self.execute_told(context, Box::new(|| {}))
+    }
+
+    fn execute_told(self: Arc<Self>, context: Context, began: Began) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            // It begins once, in whichever process gets that far.
+            let began = Arc::new(std::sync::Mutex::new(Some(began)));
+            loop {
+                let link = tokio::select! {
+                    link = self.ready() => link?,
+                    () = context.cancelled() => return Ok(()),
+                };
+                let ended = self.execute_once(&link, &context, once(&began)).await;
+                let crashed = ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Crashed);
+                if !crashed || context.is_cancelled() || !self.told.swap(true, Ordering::AcqRel) {
+                    return ended;
+                }
+            }
+        })
+    }
+
+    fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let Some(link) = self.standing() else { return };
+            let number = self.number;
+            if let Err(error) = self.call(&link, |call| ToChild::Close { call, controller: number }).await {
+                tracing::warn!(plugin = self.host.name, %error, "close failed");
+            }
+        })
+    }
+
+    fn part(self: Arc<Self>, within: Duration) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            // What was in a process that has gone is gone with it.
+            let Some(link) = self.standing() else { return Ok(()) };
+            let (controller, within_ms) = (self.number, within.as_millis() as u64);
+            let parting = self.call(&link, |call| ToChild::Part { call, controller, within_ms });
+            match tokio::time::timeout(within + ANSWER, parting).await {
+                Ok(Err(error)) if error.kind() == ErrorKind::Crashed => Ok(()),
+                Ok(parted) => parted.map(drop),
+                Err(_) => {
+                    let what = format!("the process of {} has not dropped it within {within:?}", self.host.name);
+                    Err(Error::new(ErrorKind::TimedOut, what))
+                }
+            }
+        })
+    }
+
+    fn save(&self) -> Result<Option<State>> {
+        Err(Error::msg("a controller in another process is asked for its state by `save_later`"))
+    }
+
+    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let number = self.number;
+            // A process that is down, or goes down over this, has no state; nor has one that has not got the controller
+            // yet. What it had is lost already, and must not keep a mend of it from being swapped in.
+            let Some(link) = self.standing() else { return Ok(None) };
+            match self.call(&link, |call| ToChild::Save { call, controller: number }).await {
+                Ok(Given::State(state)) => Ok(state),
+                Err(error) if error.kind() != ErrorKind::Crashed => Err(error),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _call = self.host.leases.take(Holder::Call);
+            let number = self.number;
+            let link = self.ready().await?;
+            self.call(&link, |call| ToChild::Health { call, controller: number }).await.map(drop)
+        })
+    }
+
+    fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _lease = self.host.leases.take(Holder::Call);
+            let link = self.ready().await?;
+            let mut call = link.begin(None, false);
+            let State { schema, bytes } = &state;
+            let message =
+                ToChild::Restore { call: call.number, controller: self.number, schema: *schema, state: bytes };
+            link.send(&message).await?;
+            call.ended().await.map(drop)
+        })
+    }
+
+    fn resolves(&self) -> Vec<String> {
+        self.resolves.clone()
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        if !self.resolves.iter().any(|id| id == directive.id()) {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let lease = self.host.leases.take(Holder::Call);
+            let bytes = directive.encode()?;
+            let answered = directive.options().hard_cap;
+            let link = self.ready().await?;
+            let mut call: Call = link.begin(Some(Arc::clone(&sink)), answered);
+            let message = ToChild::Resolve {
+                call: call.number,
+                controller: self.number,
+                directive: directive.id(),
+                bytes: &bytes,
+                answered,
+            };
+            link.send(&message).await?;
+            call.ended().await?;
+            if answered && !call.stands() {
+                // All that it had was refused: the bus asks again when there is room.
+                return Ok(());
+            }
+            // Its values stand on while the directive does; the bus drops this future with the directive. Should the
+            // process crash, they are withdrawn by the error, and the bus resolves again.
+            sink.set_idle(true);
+            drop(lease);
+            drop((bytes, directive));
+            Err(link.died().await)
+        }))
+    }
+}
+
+impl Drop for ControllerProxy {
+    fn drop(&mut self) {
+        if let Some(link) = self.standing() {
+            link.listeners.forget(self.number);
+            let _ = link.outbox.push(&ToChild::Forget { controller: self.number });
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What a runtime starts with.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use controllerbus::{Bus, bus};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::PluginSettings;
+use super::{HotRuntime, Inner, folder};
+use crate::artifact::{Checks, Trust};
+use crate::compile::BuildOptions;
+use crate::error::{Error, Result};
+use crate::event::RuntimeEvent;
+use crate::generation::context::{Listener, Settings, Shared};
+use crate::generation::history::Keep;
+use crate::generation::probation::Probation;
+use crate::generation::registry::Registry;
+use crate::host::capability::Capabilities;
+use crate::host::placement::Placing;
+use crate::host::{Isolation, ProcessOptions};
+use crate::source::inputs;
+use crate::source::spec::PluginSpec;
+use crate::source::watch::Watcher;
+use crate::source::workspace::Workspace;
+use crate::sys::scratch::OwnFolder;
+use crate::util::blocking;
+
+/// How many runtimes there have been in the process.
+static RUNTIMES: AtomicU64 = AtomicU64::new(0);
+
+/// Collects what a [`HotRuntime`] starts with.
+pub struct Builder {
+    bus: Bus,
+    plugins: Vec<PluginSpec>,
+    watches: Vec<PathBuf>,
+    plugins_dir: Option<PathBuf>,
+    work_dir: Option<PathBuf>,
+    target_dir: Option<PathBuf>,
+    build_timeout: Duration,
+    watcher: Option<Watcher>,
+    listeners: Vec<Listener>,
+    placing: Placing,
+    settings: Settings,
+}
+
+impl Builder {
+    /// Of a runtime on a bus, with nothing but defaults.
+    pub(super) fn new(bus: &Bus) -> Self {
+        Self {
+            bus: bus.clone(),
+            plugins: Vec::new(),
+            watches: Vec::new(),
+            plugins_dir: None,
+            work_dir: None,
+            target_dir: None,
+            build_timeout: Duration::from_secs(600),
+            watcher: None,
+            listeners: Vec::new(),
+            placing: Placing::default(),
+            settings: Settings {
+                workers: 2,
+                grace: Duration::from_secs(10),
+                drain: Duration::from_secs(5),
+                hand_over: Duration::from_millis(5),
+                probation: Probation::default(),
+                keep: Keep::default(),
+                checks: Checks::new(Trust::undecided()),
+            },
+        }
+    }
+
+    /// Builds the controller crate at `path` into a plugin of its own and rebuilds it on each change.
+    #[must_use]
+    pub fn watch(mut self, path: impl Into<PathBuf>) -> Self {
+        self.watches.push(path.into());
+        self
+    }
+
+    /// Builds and watches a plugin of one or more crates.
+    #[must_use]
+    pub fn plugin(mut self, spec: PluginSpec) -> Self {
+        self.plugins.push(spec);
+        self
+    }
+
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) of a folder and follows the folder. [`Builder::trust`] says whose.
+    ///
+    /// # What a host takes on
+    /// As with [`HotRuntime::load_file`], for every file that ever comes to lie there.
+    #[must_use]
+    pub fn plugins_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plugins_dir = Some(path.into());
+        self
+    }
+
+    /// Where overlays, builds and artifacts go. The default is `target/controllerbus` below the current folder.
+    #[must_use]
+    pub fn work_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.work_dir = Some(path.into());
+        self
+    }
+
+    /// Where cargo compiles. The default is `target` in the work folder; runtimes that share one share the builds
+    /// of their plugins' dependencies.
+    #[must_use]
+    pub fn target_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.target_dir = Some(path.into());
+        self
+    }
+
+    /// How long a new generation may take to become ready before it is rolled back; 10 s unless set.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long a replaced generation may take to end before it is shown as draining or stuck; 5 s unless set.
+    #[must_use]
+    pub fn drain(mut self, drain: Duration) -> Self {
+        self.settings.drain = drain;
+        self
+    }
+
+    /// How long calls that are at work without an answer may take to end before the state of their controller is handed
+    /// over without them; 5 ms unless set. Calls that begin meanwhile wait. Controllers without a state wait for nothing.
+    #[must_use]
+    pub fn hand_over(mut self, patience: Duration) -> Self {
+        self.settings.hand_over = patience;
+        self
+    }
+
+    /// For how long, and by what, a new generation is judged after it has taken over; 10 s unless set. One that is not well
+    /// is taken back, and the one before serves again. `Probation::lasting(Duration::ZERO)` is none.
+    #[must_use]
+    pub fn probation(mut self, probation: Probation) -> Self {
+        self.settings.probation = probation;
+        self
+    }
+
+    /// Of how many generations before the one that serves the artifacts are kept, for each plugin, and how many bytes they
+    /// may have together; 3 and 256 MiB unless set.
+    #[must_use]
+    pub fn keep_generations(mut self, generations: usize, bytes: u64) -> Self {
+        self.settings.keep = Keep { generations, bytes };
+        self
+    }
+
+    /// How long a build may take; 10 minutes unless set.
+    #[must_use]
+    pub fn build_timeout(mut self, timeout: Duration) -> Self {
+        self.build_timeout = timeout;
+        self
+    }
+
+    /// Looks at files this often, instead of waiting for the system to tell of changes: for file systems that do not tell,
+    /// such as network mounts and folders shared with a container or a virtual machine.
+    #[must_use]
+    pub fn poll(mut self, every: Duration) -> Self {
+        self.watcher = Some(Watcher::polling(every));
+        self
+    }
+
+    /// Watches by this one, which the host may use for files of its own too.
+    #[must_use]
+    pub fn watcher(mut self, watcher: Watcher) -> Self {
+        self.watcher = Some(watcher);
+        self
+    }
+
+    /// Says whose plugin files this host loads. Without it none are: a plugin can do all that the host can. What this
+    /// runtime builds itself is not a file from elsewhere: who may change its sources may change what it runs.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.settings.checks = self.settings.checks.trust(trust);
+        self
+    }
+
+    /// Sets the size above which a plugin file is refused without being read, in bytes; 64 MiB unless set.
+    #[must_use]
+    pub fn largest_file(mut self, bytes: u64) -> Self {
+        self.settings.checks = self.settings.checks.largest(bytes);
+        self
+    }
+
+    /// Loads plugin files, and follows a plugins folder, even where other users of the machine may write.
+    #[must_use]
+    pub fn allow_world_writable(mut self, allowed: bool) -> Self {
+        self.settings.checks = self.settings.checks.allow_world_writable(allowed);
+        self
+    }
+
+    /// Worker threads of each plugin's own runtime; 2 unless set.
+    #[must_use]
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.settings.workers = workers.max(1);
+        self
+    }
+
+    /// Runs every plugin, of which nothing else is said, in the host's process or in one of its own.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.placing.default.isolation = isolation;
+        self
+    }
+
+    /// What process-hosted plugins may use, and how they are watched, where nothing else is said of one.
+    #[must_use]
+    pub fn process_options(mut self, options: ProcessOptions) -> Self {
+        self.placing.default.process = options;
+        self
+    }
+
+    /// What plugins may do on the bus, of which nothing else is said; everything unless set.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.placing.default.capabilities = Some(capabilities);
+        self
+    }
+
+    /// The executable that serves process-hosted plugins. Without one it is the variable `CBUS_PLUGIN_HOST`, or the
+    /// running executable if its `main` begins with [`crate::plugin_host`], or `cbus-plugin-host` beside it or in `PATH`.
+    #[must_use]
+    pub fn plugin_host(mut self, executable: impl Into<PathBuf>) -> Self {
+        self.placing.plugin_host = Some(executable.into());
+        self
+    }
+
+    /// Calls a function with every event, from the first on. It must return soon.
+    #[must_use]
+    pub fn on_event(mut self, listener: impl Fn(&RuntimeEvent) + Send + Sync + 'static) -> Self {
+        self.listeners.push(Arc::new(listener));
+        self
+    }
+
+    /// Starts the runtime and waits until each plugin has been built and loaded, or has failed once.
+    ///
+    /// A plugin that does not build or load is told by events, not by an error: its next change mends it.
+    ///
+    /// # Errors
+    /// A crate that is not there or is no controller crate, or a folder that cannot be used.
+    pub async fn start(self) -> Result<HotRuntime> {
+        if self.settings.checks.accept_nothing() {
+            let reason = "signatures are required and there is no key to verify them with; give `Trust::keys` one";
+            return Err(Error::Settings { reason: reason.to_owned() });
+        }
+        if self.plugins_dir.is_some() && self.settings.checks.are_undecided() {
+            let reason = "there is a plugins folder, and nobody has said whose files are loaded from it; give the builder \
+                          `Trust::keys(..)`, or `Trust::anyone()` for what lies where nobody else may write";
+            return Err(Error::Settings { reason: reason.to_owned() });
+        }
+        let work_dir = match self.work_dir {
+            Some(dir) => dir,
+            None => PathBuf::from("target/controllerbus"),
+        };
+        std::fs::create_dir_all(&work_dir).map_err(|source| Error::Io {
+            what: "creating the work folder".to_owned(),
+            path: work_dir.clone(),
+            source,
+        })?;
+        inputs::mark_as_outputs(&work_dir)?;
+        let mut build = BuildOptions::new(work_dir).timeout(self.build_timeout);
+        if let Some(dir) = self.target_dir {
+            build = build.target_dir(dir);
+        }
+        let private_dir = OwnFolder::reserve_private(&build.work_dir, "loaded-")
+            .map_err(Error::io("reserving a folder for private copies", &build.work_dir))?;
+        let shared = Arc::new(Shared {
+            bus: self.bus,
+            registry: Registry::default(),
+            settings: self.settings,
+            private_dir,
+            placing: self.placing,
+            events: broadcast::channel(256).0,
+            listeners: self.listeners,
+            retiring: TaskTracker::new(),
+        });
+        // From the other end than generations, which are counted up.
+        let settings = bus::Source(u64::MAX - RUNTIMES.fetch_add(1, Ordering::Relaxed));
+        let runtime = HotRuntime {
+            inner: Arc::new(Inner {
+                shared,
+                build,
+                watcher: self.watcher.unwrap_or_default(),
+                plugins: Mutex::default(),
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+                settings,
+            }),
+        };
+        let factory = PluginSettings::of(Arc::downgrade(&runtime.inner));
+        runtime.inner.shared.bus.add_factories(settings, vec![factory]);
+        let mut specs = self.plugins;
+        for path in self.watches {
+            let read = path.clone();
+            let workspace = blocking(move || Workspace::read(&[read])).await?;
+            let name = workspace.crates.first().map(|found| found.name.clone()).unwrap_or_default();
+            specs.push(PluginSpec::new(name).crate_path(path));
+        }
+        check_ids(&specs)?;
+        let mut first = Vec::new();
+        for spec in specs {
+            first.push(runtime.inner.add_source(spec).await?);
+        }
+        if let Some(dir) = self.plugins_dir {
+            folder::follow(&runtime.inner, dir).await?;
+        }
+        for loaded in first {
+            let _ = loaded.await;
+        }
+        Ok(runtime)
+    }
+}
+
+/// Two plugins of one id would take turns at being the plugin.
+fn check_ids(specs: &[PluginSpec]) -> Result<()> {
+    let crates =
+        |spec: &PluginSpec| spec.crates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    for (at, spec) in specs.iter().enumerate() {
+        if let Some(other) = specs[..at].iter().find(|other| other.id == spec.id) {
+            let reason = format!(
+                "two plugins have the id `{}`: of {} and of {}; a plugin of one crate has its name: rename one of the crates, \
+                 or give a plugin another id",
+                spec.id,
+                crates(other),
+                crates(spec)
+            );
+            return Err(Error::Settings { reason });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Where a plugin runs, as an entry of a config set:
+//!
+//! ```yaml
+//! greeter-in-its-own-process:
+//!   id: hot-runtime/plugin
+//!   config: { plugin: greeter, isolation: process }
+//! ```
+
+use std::sync::{Arc, Weak};
+
+use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info};
+use controllerbus::directive::{AnyDirective, ValueSink, wire};
+use controllerbus::error::ErrorKind;
+use controllerbus::{Config, Error, Result};
+
+use crate::host::config::PluginConfig;
+use crate::host::placement::Said;
+use crate::runtime::Inner;
+
+/// Makes the controllers of [`PluginConfig`] entries.
+pub(crate) struct PluginSettings {
+    runtime: Weak<Inner>,
+}
+
+impl PluginSettings {
+    pub(crate) fn of(runtime: Weak<Inner>) -> Arc<dyn Factory> {
+        Arc::new(Self { runtime })
+    }
+}
+
+impl Factory for PluginSettings {
+    fn info(&self) -> Info {
+        Info {
+            id: PluginConfig::ID.to_owned(),
+            version: env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0)),
+            description: "Where a plugin runs.".to_owned(),
+            config_id: PluginConfig::ID.to_owned(),
+        }
+    }
+
+    fn schema(&self) -> String {
+        PluginConfig::SCHEMA.to_json()
+    }
+
+    fn construct(self: Arc<Self>, config: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let config: PluginConfig = wire::decode(&config)?;
+            config.validate()?;
+            let runtime = self.runtime.upgrade();
+            let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))?;
+            // What is loaded from now on goes there; what is loaded follows in the background, because a swap needs the
+            // turn on the bus that this construction has. How that went is told by the runtime's events.
+            let said = Said { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
+            runtime.shared.placing.choose(&config.plugin, said);
+            let plugin = config.plugin;
+            drop(tokio::spawn(async move { runtime.bring(&plugin).await }));
+            Ok(Arc::new(Noted) as Arc<dyn AnyController>)
+        })
+    }
+}
+
+/// The controller of an entry: all that there was to do was done when it was made.
+struct Noted;
+
+impl AnyController for Noted {
+    fn resolves(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn resolve(
+        self: Arc<Self>,
+        _: Arc<dyn AnyDirective>,
+        _: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
+}

@@ -1,0 +1,272 @@
+//! Follows a plugins folder: loads what is in it, what comes, and what changes, and unloads what goes; survives that the
+//! folder itself goes.
+//!
+//! A change of the folder is a hint. What is done follows from what is in it then: each file by its own state, so that
+//! the same bytes written again after an unload are loaded again, and a file that was refused because another one was
+//! that plugin is tried when that one goes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::artifact::is_artifact;
+use crate::error::{Error, Result};
+use crate::event::RuntimeEvent;
+use crate::runtime::Inner;
+use crate::runtime::task::Command;
+use crate::source::inputs::Stamp;
+use crate::source::watch::{Following, Watched};
+use crate::util::in_full;
+
+/// A copied file is many events in a row: how long no further one must come before it is read.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// How long to wait for quiet at most. A file that is still being written then is refused, and read again later.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// A file that went may be about to be replaced: how long nothing must change before its plugin is unloaded.
+const GONE: Duration = Duration::from_millis(300);
+
+/// Loads what is in a folder, and then, in the background, each artifact that comes or changes there. A file that goes
+/// takes its plugin with it; a folder that goes leaves all as it is.
+pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
+    std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
+    let dir = in_full(&dir);
+    inner.shared.settings.checks.check_folder(&dir)?;
+    let mut folder = Folder { dir, there: true, files: BTreeMap::new() };
+    let following = inner.watcher.follow();
+    following.set(folder.watched());
+    folder.look(inner).await;
+    following.set(folder.watched());
+    let (weak, stop) = (Arc::downgrade(inner), inner.stop.clone());
+    inner.tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = folder.go_on(&weak, following) => {}
+        }
+    });
+    Ok(())
+}
+
+/// The folder as it was seen last.
+struct Folder {
+    dir: PathBuf,
+    there: bool,
+    files: BTreeMap<PathBuf, File>,
+}
+
+/// A plugin file.
+struct File {
+    /// How it and its signature looked.
+    seen: Seen,
+    state: State,
+    /// The plugin and the build that were rolled back, and may still be swapped in when another config comes.
+    waits: Option<(String, String)>,
+}
+
+type Seen = (Option<Stamp>, Option<Stamp>);
+
+/// What became of a file.
+enum State {
+    /// It was loaded.
+    Loaded { id: String, hash: String, build_hash: String },
+    /// Another file is that plugin.
+    Waiting { id: String },
+    /// It is no plugin that can be loaded.
+    Refused,
+}
+
+impl Folder {
+    async fn go_on(mut self, inner: &Weak<Inner>, mut following: Following) {
+        loop {
+            following.changed().await;
+            following.settle(QUIET, SETTLED).await;
+            {
+                let Some(inner) = inner.upgrade() else { return };
+                self.look(&inner).await;
+                following.set(self.watched());
+            }
+            if self.gone().next().is_some() {
+                following.settle(GONE, GONE).await;
+                let Some(inner) = inner.upgrade() else { return };
+                self.look(&inner).await;
+                self.unload_what_went(&inner).await;
+                following.set(self.watched());
+            }
+        }
+    }
+
+    /// The folder, and where links in it lead.
+    fn watched(&self) -> Vec<Watched> {
+        let files = self.files.keys().map(|path| Watched::File(path.clone()));
+        std::iter::once(Watched::Folder(self.dir.clone())).chain(files).collect()
+    }
+
+    /// The files whose plugins were loaded, or may be, and that are not there any more.
+    fn gone(&self) -> impl Iterator<Item = &PathBuf> {
+        let loaded = self.files.iter().filter(|(_, file)| file.is_plugin());
+        loaded.map(|(path, _)| path).filter(|path| self.there && !path.is_file())
+    }
+
+    /// Loads what is new, or not as it was.
+    async fn look(&mut self, inner: &Arc<Inner>) {
+        let was_there = std::mem::replace(&mut self.there, self.dir.is_dir());
+        if !self.there {
+            if was_there {
+                let reason = "the plugins folder is gone; what is loaded goes on, and the folder is followed again \
+                              when it is back";
+                let help = "make it again, or end the host";
+                let path = self.dir.clone();
+                tell(inner, &self.dir, &Error::Folder { path, reason: reason.into(), help: help.into() });
+            }
+            return;
+        }
+        if let Err(error) = inner.shared.settings.checks.check_folder(&self.dir) {
+            return tell(inner, &self.dir, &error);
+        }
+        let there = match artifacts_in(&self.dir) {
+            Ok(there) => there,
+            Err(error) => return tell(inner, &self.dir, &error),
+        };
+        self.files.retain(|path, file| file.is_plugin() || there.contains(path));
+        for path in &there {
+            let seen = (Stamp::of(path), Stamp::of(&signature_of(path)));
+            if seen.0.is_some() && self.files.get(path).is_none_or(|file| file.seen != seen) {
+                self.load_or_tell(inner, path, seen).await;
+            }
+        }
+        // What waited for another file takes over from it without a gap.
+        for path in there {
+            let Some(File { state: State::Waiting { id }, seen, .. }) = self.files.get(&path) else { continue };
+            let (id, seen) = (id.clone(), *seen);
+            if !self.is_another_file(&id, &path) {
+                self.load_or_tell(inner, &path, seen).await;
+            }
+        }
+    }
+
+    /// Whether a file that is there, other than this one, is the plugin.
+    fn is_another_file(&self, id: &str, path: &Path) -> bool {
+        self.other_file(id, path).is_some()
+    }
+
+    fn other_file(&self, id: &str, path: &Path) -> Option<&PathBuf> {
+        let is = |file: &File| matches!(&file.state, State::Loaded { id: loaded, .. } if loaded == id);
+        let mut others = self.files.iter().filter(|(other, file)| *other != path && is(file) && other.is_file());
+        others.next().map(|(other, _)| other)
+    }
+
+    async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path, seen: Seen) {
+        let mut waits = None;
+        let state = match self.load(inner, path, &mut waits).await {
+            Ok(state) => state,
+            Err(error) => {
+                // What the plugin's task rolled back, it has told of.
+                if !matches!(error, Error::Swap { .. } | Error::Load { .. }) {
+                    tell(inner, path, &error);
+                }
+                waits = waits.filter(|_| matches!(error, Error::Swap { .. }));
+                // What was loaded from it before goes on.
+                match self.files.remove(path) {
+                    Some(File { state: state @ State::Loaded { .. }, .. }) => state,
+                    _ => State::Refused,
+                }
+            }
+        };
+        if let State::Loaded { id, .. } = &state {
+            // What was loaded from a file that has gone is replaced by this.
+            self.files.retain(|_, file| !matches!(&file.state, State::Loaded { id: other, .. } if other == id));
+        }
+        self.files.insert(path.to_owned(), File { seen, state, waits });
+    }
+
+    /// Loads a file; on an error `waits` is what it would have been.
+    async fn load(&self, inner: &Arc<Inner>, path: &Path, waits: &mut Option<(String, String)>) -> Result<State> {
+        let (artifact, timeline) = inner.read(path).await?;
+        let (id, hash, build_hash) =
+            (artifact.bundle.id.clone(), artifact.hash.clone(), artifact.bundle.build_hash.clone());
+        if let Some(other) = self.other_file(&id, path) {
+            let error = Error::Artifact {
+                path: path.to_owned(),
+                reason: format!("it is the plugin `{id}`, which {} is already", other.display()),
+                help: "remove one of them; to replace a plugin, write over its file".to_owned(),
+            };
+            tell(inner, path, &error);
+            return Ok(State::Waiting { id });
+        }
+        let known = self.files.get(path).map(|file| &file.state);
+        let same = matches!(known, Some(State::Loaded { hash: loaded, .. }) if *loaded == hash);
+        if !same || inner.shared.registry.serving_build(&id).as_ref() != Some(&build_hash) {
+            *waits = Some((id.clone(), build_hash.clone()));
+            inner.load(artifact, timeline).await?;
+            *waits = None;
+        }
+        Ok(State::Loaded { id, hash, build_hash })
+    }
+
+    /// Unloads the plugins whose files have gone, where what serves is of that file.
+    async fn unload_what_went(&mut self, inner: &Arc<Inner>) {
+        let gone: Vec<PathBuf> = self.gone().cloned().collect();
+        for path in gone {
+            let Some(File { state, waits, .. }) = self.files.remove(&path) else { continue };
+            if let Some((id, build_hash)) = waits {
+                if let Ok(known) = inner.known(&id) {
+                    known.serving.forget(&build_hash).await;
+                }
+                unload(inner, &path, &id, build_hash).await;
+            }
+            if let State::Loaded { id, build_hash, .. } = state {
+                unload(inner, &path, &id, build_hash).await;
+            }
+        }
+    }
+}
+
+impl File {
+    /// Whether something was loaded from it, or may be.
+    fn is_plugin(&self) -> bool {
+        matches!(self.state, State::Loaded { .. }) || self.waits.is_some()
+    }
+}
+
+/// Unloads a plugin whose file has gone, if what serves is of that file.
+async fn unload(inner: &Arc<Inner>, path: &Path, id: &str, build_hash: String) {
+    if inner.shared.registry.serving_build(id) != Some(build_hash) {
+        return;
+    }
+    tracing::info!(plugin = id, path = %path.display(), "the plugin's file was removed: it is unloaded");
+    let (answer, answered) = oneshot::channel();
+    // It is done in its turn; what comes meanwhile is not kept waiting.
+    if inner.send(id, Command::Unload(answer)).await.is_ok() {
+        inner.tasks.spawn(async move {
+            let _ = answered.await;
+        });
+    }
+}
+
+/// The file that has the signature of another.
+fn signature_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".minisig");
+    name.into()
+}
+
+fn tell(inner: &Inner, path: &Path, error: &Error) {
+    tracing::warn!(path = %path.display(), %error, "a plugin file was not loaded");
+    inner.shared.emit(RuntimeEvent::Refused { path: path.to_owned(), reason: error.to_string() });
+}
+
+fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut found: Vec<_> = std::fs::read_dir(dir)?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| is_artifact(path))
+            .collect();
+        found.sort();
+        Ok(found)
+    };
+    list().map_err(Error::io("listing the plugins folder", dir))
+}

@@ -1,0 +1,274 @@
+//! The runtime that a host embeds: one task for each plugin, which builds, swaps and unloads in turn.
+
+mod builder;
+pub(crate) mod config;
+mod folder;
+mod task;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use controllerbus::{Bus, bus};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifact::Verified;
+use crate::compile::BuildOptions;
+use crate::error::{Error, Result};
+use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
+use crate::generation::context::Shared;
+use crate::generation::registry::GenerationInfo;
+use crate::generation::serving::Serving;
+use crate::host::placement::Said;
+use crate::host::{Isolation, ProcessOptions};
+use crate::source::spec::PluginSpec;
+use crate::source::watch::Watcher;
+use crate::util::{blocking, millis};
+use task::{Command, Plugin, Source};
+
+pub use builder::Builder;
+
+/// Compiles controller crates, loads them onto a bus, swaps and unloads them while the process serves. Cheap to clone; every
+/// clone is the same runtime.
+///
+/// Dropping the last one stops the watching; [`HotRuntime::shutdown`] also unloads everything.
+#[derive(Clone)]
+pub struct HotRuntime {
+    inner: Arc<Inner>,
+}
+
+/// A plugin as the runtime reaches it.
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// Its task.
+    task: mpsc::Sender<Command>,
+    /// What of it serves, for what does not wait for its builds.
+    pub(crate) serving: Arc<Serving>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    build: BuildOptions,
+    /// One for all plugins.
+    watcher: Watcher,
+    plugins: Mutex<HashMap<String, Known>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    /// Where the factory of its config-set entries is from.
+    settings: bus::Source,
+}
+
+impl HotRuntime {
+    /// Starts to describe a runtime on a bus.
+    pub fn builder(bus: &Bus) -> Builder {
+        Builder::new(bus)
+    }
+
+    /// The events from now on. A receiver that falls 256 events behind loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.inner.shared.events.subscribe()
+    }
+
+    /// Every generation that is loaded, and the last ended ones.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        self.inner.shared.registry.generations()
+    }
+
+    /// Loads a built artifact, or swaps it for what is loaded of the same plugin. [`Builder::trust`] says whose.
+    ///
+    /// # What a host takes on
+    /// A plugin is native code. In the host's process it can do all that the host can, undefined behaviour included, and
+    /// what it says of its types in its manifest is believed: a file that lies about them corrupts memory. All that is
+    /// checked before is that it is whole, where it lies, and who has signed it. So load what you would link; give
+    /// everything else a process of its own, and a sandbox.
+    ///
+    /// # Errors
+    /// Why the file was refused or the swap rolled back; what served before goes on.
+    pub async fn load_file(&self, path: impl AsRef<Path>) -> Result<SwapReport> {
+        let (artifact, timeline) = self.inner.read(path.as_ref()).await?;
+        self.inner.load(artifact, timeline).await
+    }
+
+    /// Builds a plugin again now and swaps it in; `None` if the build gave what is loaded already.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlugin`], the build's error, or why the swap was rolled back.
+    pub async fn rebuild(&self, plugin: &str) -> Result<Option<SwapReport>> {
+        let (answer, answered) = oneshot::channel();
+        self.inner.send(plugin, Command::Build(Some(answer))).await?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Runs a plugin in the host's process or in one of its own from now on: what serves is swapped for the same code
+    /// there, without a gap. `None` if nothing of it is loaded, or if it runs there already.
+    ///
+    /// # Errors
+    /// Why the swap was rolled back; what served before goes on, and the next load tries again.
+    pub async fn set_isolation(&self, plugin: &str, isolation: Isolation) -> Result<Option<SwapReport>> {
+        self.inner.place(plugin, isolation, None).await
+    }
+
+    /// As [`HotRuntime::set_isolation`], in a process of its own with these options.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn isolate(&self, plugin: &str, options: ProcessOptions) -> Result<Option<SwapReport>> {
+        self.inner.place(plugin, Isolation::Process, Some(options)).await
+    }
+
+    /// Goes back to the generation that served before the one that does, or to the one of a build whose hash begins with
+    /// `to`, by an ordinary swap: the state is handed over, and where the earlier code refuses it, it begins with its own
+    /// last one. The build that serves now is not swapped in again until its content changes.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlugin`], [`Error::NothingToGoBackTo`], or why the swap was rolled back.
+    pub async fn roll_back(&self, plugin: &str, to: Option<&str>) -> Result<SwapReport> {
+        self.inner.known(plugin)?.serving.roll_back(to).await
+    }
+
+    /// Takes a plugin off the bus and unloads it. Its source is watched on: the next change loads it again.
+    ///
+    /// Returns when it is unloaded, or its limits are over; what keeps it then is in the report, and it is unloaded in the
+    /// background when that ends. The plugin's next generation need not wait for that.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlugin`] when nothing of this id is loaded.
+    pub async fn unload(&self, plugin: &str) -> Result<UnloadReport> {
+        let begun = Instant::now();
+        let shared = &self.inner.shared;
+        let serving = shared.registry.serving(plugin);
+        let (answer, answered) = oneshot::channel();
+        self.inner.send(plugin, Command::Unload(answer)).await?;
+        let answered = match tokio::time::timeout(shared.end_limit(), answered).await {
+            Ok(answered) => return answered.unwrap_or(Err(Error::Closed)),
+            Err(_) => serving.and_then(|generation| shared.registry.generation(generation)),
+        };
+        let info = answered.ok_or(Error::Closed)?;
+        Ok(UnloadReport {
+            plugin: plugin.to_owned(),
+            generation: info.generation,
+            unload_ms: millis(begun),
+            unmapped: false,
+            leaked_thread_locals: 0,
+            left: Some(info.keeps()),
+        })
+    }
+
+    /// Stops watching, unloads every plugin, and waits until replaced generations are gone too, or their limits are over:
+    /// what is still loaded then is in the report.
+    pub async fn shutdown(self) -> ShutdownReport {
+        let shared = &self.inner.shared;
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        let ending = async {
+            shared.bus.remove_source(self.inner.settings).await;
+            // These put what serves among what retires.
+            self.inner.tasks.wait().await;
+            shared.retiring.close();
+            shared.retiring.wait().await;
+        };
+        let _ = tokio::time::timeout(shared.end_limit(), ending).await;
+        let left = shared.registry.still_loaded();
+        for StillLoaded { plugin, generation, why } in &left {
+            tracing::warn!(plugin, generation, why, "still loaded when the runtime ends");
+        }
+        let _ = std::fs::remove_dir(shared.private_dir.path());
+        ShutdownReport { left }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes where a plugin is to run, and brings it there if it is loaded.
+    pub(crate) async fn place(
+        &self,
+        plugin: &str,
+        isolation: Isolation,
+        process: Option<ProcessOptions>,
+    ) -> Result<Option<SwapReport>> {
+        let isolation = Some(isolation);
+        self.shared.placing.choose(plugin, Said { isolation, process, ..Said::default() });
+        self.bring(plugin).await
+    }
+
+    /// Brings a plugin to where it is to run, if it is loaded.
+    pub(crate) async fn bring(&self, plugin: &str) -> Result<Option<SwapReport>> {
+        let Some(known) = self.lock().get(plugin).cloned() else { return Ok(None) };
+        let task = known.task;
+        let (answer, answered) = oneshot::channel();
+        task.send(Command::Place(answer)).await.map_err(|_| Error::Closed)?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// The sender of a plugin's task, made without a source if there is none yet.
+    fn task_of(&self, plugin: &str) -> mpsc::Sender<Command> {
+        let mut plugins = self.lock();
+        if let Some(known) = plugins.get(plugin) {
+            return known.task.clone();
+        }
+        let known = self.spawn(plugin, None);
+        let task = known.task.clone();
+        plugins.insert(plugin.to_owned(), known);
+        task
+    }
+
+    fn spawn(&self, plugin: &str, source: Option<Source>) -> Known {
+        let (task, commands) = mpsc::channel(16);
+        let serving = Serving::new(plugin, Arc::clone(&self.shared));
+        let plugin = Plugin::new(Arc::clone(&self.shared), source, Arc::clone(&serving), plugin);
+        self.tasks.spawn(plugin.run(commands, self.stop.clone()));
+        Known { task, serving }
+    }
+
+    async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
+        let id = spec.id.clone();
+        let (process, capabilities) = (spec.process.clone(), spec.capabilities.clone());
+        self.shared.placing.specify(&id, Said { isolation: spec.isolation, process, capabilities });
+        let source = Source::new(spec, self.build.clone(), &self.watcher).await?;
+        let known = self.spawn(&id, Some(source));
+        self.lock().insert(id, known.clone());
+        let (answer, answered) = oneshot::channel();
+        known.task.send(Command::Build(Some(answer))).await.map_err(|_| Error::Closed)?;
+        Ok(answered)
+    }
+
+    /// Reads and verifies a file. What is verified here is what is loaded, whatever becomes of the path.
+    pub(crate) async fn read(&self, path: &Path) -> Result<(Verified, Timeline)> {
+        let begun = Instant::now();
+        let (path, checks) = (path.to_owned(), self.shared.settings.checks.clone());
+        let artifact = blocking(move || checks.verify(&path)).await?;
+        Ok((artifact, Timeline { verify_ms: millis(begun), ..Timeline::default() }))
+    }
+
+    /// Swaps a verified artifact in.
+    pub(crate) async fn load(&self, artifact: Verified, timeline: Timeline) -> Result<SwapReport> {
+        let (answer, answered) = oneshot::channel();
+        let task = self.task_of(&artifact.bundle.id);
+        task.send(Command::Load(Box::new(artifact), timeline, answer)).await.map_err(|_| Error::Closed)?;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    pub(crate) async fn send(&self, plugin: &str, command: Command) -> Result<()> {
+        self.known(plugin)?.task.send(command).await.map_err(|_| Error::Closed)
+    }
+
+    pub(crate) fn known(&self, plugin: &str) -> Result<Known> {
+        let plugins = self.lock();
+        plugins.get(plugin).cloned().ok_or_else(|| {
+            let nearest = plugins.keys().min_by_key(|id| controllerbus::config::distance(id, plugin)).cloned();
+            Error::UnknownPlugin { id: plugin.to_owned(), nearest }
+        })
+    }
+}

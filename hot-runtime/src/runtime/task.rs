@@ -1,0 +1,232 @@
+//! One plugin's task: it builds, swaps and unloads in turn, and starts a build over that a newer change overtakes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::artifact::Verified;
+use crate::compile::{BuildEvent, BuildOptions, BuildPhase, Inputs, MessageLevel, PluginBuilder};
+use crate::error::{Error, Result};
+use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::generation::context::Shared;
+use crate::generation::serving::Serving;
+use crate::source::spec::PluginSpec;
+use crate::source::watch::{Following, Watched, Watcher};
+use crate::util::{blocking, millis};
+
+/// What a plugin's task is asked to do.
+pub(crate) enum Command {
+    /// Build it and swap it in.
+    Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
+    /// Swap a built artifact in.
+    Load(Box<Verified>, Timeline, oneshot::Sender<Result<SwapReport>>),
+    /// Bring what serves to where it is to run now.
+    Place(oneshot::Sender<Result<Option<SwapReport>>>),
+    /// Take it off the bus and unload it.
+    Unload(oneshot::Sender<Result<UnloadReport>>),
+}
+
+/// Where a plugin is built from.
+pub(crate) struct Source {
+    builder: PluginBuilder,
+    changes: Changes,
+}
+
+impl Source {
+    /// Reads what the plugin is made of and starts to watch it, if its spec says so.
+    pub(crate) async fn new(spec: PluginSpec, options: BuildOptions, watcher: &Watcher) -> Result<Self> {
+        let following = spec.watch.then(|| watcher.follow());
+        let mut builder = PluginBuilder::new(spec, options);
+        builder.generate().await?;
+        let inputs = builder.inputs();
+        if let Some(following) = &following {
+            following.set(inputs.watched());
+        }
+        Ok(Self { builder, changes: Changes { inputs, following, hint: None } })
+    }
+}
+
+/// The changes of what a plugin is built from.
+struct Changes {
+    inputs: Inputs,
+    following: Option<Following>,
+    /// When something was told that has not been looked at yet.
+    hint: Option<Instant>,
+}
+
+impl Changes {
+    /// Waits until what is in an input is not what it was when the last build began; since when. Cancelling this loses
+    /// nothing.
+    async fn next(&mut self) -> Instant {
+        let Some(following) = &mut self.following else { return std::future::pending().await };
+        loop {
+            let at = match self.hint {
+                Some(at) => at,
+                None => *self.hint.insert(following.changed().await.at),
+            };
+            following.settle(QUIET, SETTLED).await;
+            let inputs = self.inputs.clone();
+            let changed = blocking(move || Ok(inputs.changed())).await;
+            self.hint = None;
+            if matches!(changed, Ok(true)) {
+                return at;
+            }
+        }
+    }
+
+    /// Watches something else from now on.
+    fn set(&self) -> impl Fn(Vec<Watched>) + use<> {
+        let setter = self.following.as_ref().map(Following::setter);
+        move |watched| {
+            if let Some(set) = &setter {
+                set(watched);
+            }
+        }
+    }
+}
+
+/// One plugin's task.
+pub(crate) struct Plugin {
+    id: String,
+    shared: Arc<Shared>,
+    source: Option<Source>,
+    serving: Arc<Serving>,
+}
+
+impl Plugin {
+    /// A plugin of which nothing is loaded yet.
+    pub(crate) fn new(shared: Arc<Shared>, source: Option<Source>, serving: Arc<Serving>, id: &str) -> Self {
+        Self { id: id.to_owned(), shared, source, serving }
+    }
+
+    /// Does what it is asked to and follows its source, until it is told to stop or nobody can ask any more.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        loop {
+            let change = async {
+                match &mut self.source {
+                    Some(source) => source.changes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                command = commands.recv() => match command {
+                    Some(Command::Build(answer)) => {
+                        let result = self.build_and_swap(None, &stop).await;
+                        if let Some(answer) = answer {
+                            let _ = answer.send(result);
+                        }
+                    }
+                    Some(Command::Load(artifact, timeline, answer)) => {
+                        let result = self.serving.swap(*artifact, timeline, None).await;
+                        let _ = answer.send(result);
+                    }
+                    Some(Command::Place(answer)) => {
+                        let _ = answer.send(self.serving.place().await);
+                    }
+                    Some(Command::Unload(answer)) => self.serving.unload(Some(answer)).await,
+                    None => break,
+                },
+                edited = change => {
+                    // Errors are told as events; there is nobody to answer.
+                    let _ = self.build_and_swap(Some(edited), &stop).await;
+                }
+            }
+        }
+        self.serving.unload(None).await;
+    }
+
+    /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
+    async fn build_and_swap(
+        &mut self,
+        edited: Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Result<Option<SwapReport>> {
+        let mut edited = edited;
+        let mut overtaken = 0;
+        let serving = self.serving.number().await;
+        let built = loop {
+            let Some(source) = self.source.as_mut() else {
+                return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
+            };
+            let cancel = stop.child_token();
+            self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
+            let observer = |event| self.shared.emit(told(&self.id, event));
+            let building = source.builder.build_watching(&observer, &cancel, source.changes.set());
+            tokio::pin!(building);
+            tokio::select! {
+                biased;
+                // What is always being written is built all the same.
+                at = source.changes.next(), if overtaken < OVERTAKEN => {
+                    // What is being built is out of date: stop it, wait until it has stopped, start over.
+                    cancel.cancel();
+                    let _ = building.await;
+                    overtaken += 1;
+                    edited = Some(edited.unwrap_or(at));
+                }
+                built = &mut building => break built,
+            }
+        };
+        let (built, in_memory) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                let (rendered, messages) = match &error {
+                    Error::Cancelled { .. } => return Err(error),
+                    Error::Build { rendered, messages, .. } => (rendered.clone(), messages.clone()),
+                    other => (other.to_string(), Vec::new()),
+                };
+                self.shared.emit(RuntimeEvent::BuildFailed { plugin: self.id.clone(), rendered, messages, serving });
+                return Err(error);
+            }
+        };
+        self.shared.emit(RuntimeEvent::Built {
+            plugin: self.id.clone(),
+            build_ms: built.build_ms,
+            by: built.by,
+            phases: built.phases.clone(),
+            warnings: built.messages.iter().filter(|message| message.level == MessageLevel::Warning).count(),
+        });
+        if self.serving.is_build(&built.build_hash).await {
+            self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone(), serving });
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let reading = move || match in_memory {
+            Some(sealed) => Verified::just_built(sealed),
+            None => Verified::of_build(&built.artifact, &built.hash),
+        };
+        let artifact = match blocking(reading).await {
+            Ok(artifact) => artifact,
+            Err(error) => return Err(self.serving.refused(error).await),
+        };
+        let timeline = Timeline { build_ms: built.build_ms, verify_ms: millis(begun), ..Timeline::default() };
+        self.serving.swap(artifact, timeline, edited).await.map(Some)
+    }
+}
+
+/// A build's event as one of the runtime's.
+fn told(plugin: &str, event: BuildEvent) -> RuntimeEvent {
+    let plugin = plugin.to_owned();
+    match event {
+        BuildEvent::Phase { phase, elapsed_ms } => {
+            RuntimeEvent::BuildProgress { plugin, phase, compiled: None, elapsed_ms }
+        }
+        BuildEvent::Compiled { package, elapsed_ms } => {
+            let phase = BuildPhase::Compiling;
+            RuntimeEvent::BuildProgress { plugin, phase, compiled: Some(package), elapsed_ms }
+        }
+        BuildEvent::Message { message } => RuntimeEvent::CompilerSays { plugin, message },
+    }
+}
+
+/// A save is several file events in a row: how long no further one must come.
+const QUIET: Duration = Duration::from_millis(1);
+
+/// How long to wait for quiet at most.
+const SETTLED: Duration = Duration::from_millis(10);
+
+/// How often in a row a build is stopped because an input has changed.
+const OVERTAKEN: usize = 5;

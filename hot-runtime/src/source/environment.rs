@@ -1,0 +1,217 @@
+//! What decides how cargo and rustup work, beside manifests and sources: files, and variables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::util::in_full;
+
+/// The files by which a folder pins its toolchain.
+pub(super) const PINS: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
+
+/// What the cargo, clippy or rustup that runs this process says to this process, and not to those that it starts.
+const CALLERS: [&str; 6] =
+    ["RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CARGO", "CLIPPY_ARGS", "RUSTUP_TOOLCHAIN_SOURCE"];
+
+fn is_the_callers(name: &str) -> bool {
+    let about_this_process = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    CALLERS.contains(&name)
+        || about_this_process.iter().any(|start| name.starts_with(start))
+        || (name == "RUSTUP_TOOLCHAIN" && !toolchain_was_asked_for())
+}
+
+/// Whether somebody set the variable that chooses a toolchain. Rustup sets it too, for what a cargo of its starts: then it
+/// says what that cargo was, and must not win over what a plugin's own folder pins.
+fn toolchain_was_asked_for() -> bool {
+    match std::env::var("RUSTUP_TOOLCHAIN_SOURCE") {
+        Ok(source) => source == "env",
+        // Rustup has said so since 1.29.
+        Err(_) => std::env::var_os("CARGO").is_none(),
+    }
+}
+
+/// Whether a variable of this process decides how cargo builds.
+fn decides(name: &str) -> bool {
+    (name.starts_with("CARGO") || name.starts_with("RUST")) && !is_the_callers(name) && !name.starts_with("RUST_LOG")
+}
+
+/// The variables of this process that decide how cargo builds.
+pub(crate) fn variables() -> BTreeMap<OsString, OsString> {
+    std::env::vars_os().filter(|(name, _)| decides(&name.to_string_lossy())).collect()
+}
+
+/// Those of them that decide what is made, not where or how it is come by.
+pub(crate) fn variables_in_code() -> Vec<String> {
+    let matters = |name: &str| {
+        name.starts_with("CARGO_PROFILE_")
+            || name.ends_with("RUSTFLAGS")
+            || (name.starts_with("CARGO_TARGET_") && name != "CARGO_TARGET_DIR")
+            || matches!(name, "RUSTC" | "RUSTC_BOOTSTRAP" | "CARGO_BUILD_TARGET" | "CARGO_BUILD_RUSTC")
+    };
+    let said = |(name, value): (OsString, OsString)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy());
+    variables().into_iter().filter(|(name, _)| matters(&name.to_string_lossy())).map(said).collect()
+}
+
+/// The environment of this process, but for what is about this process.
+pub(crate) fn callers_environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !is_the_callers(&name.to_string_lossy())).collect()
+}
+
+/// Takes out of a command's environment what is about this process.
+pub(crate) fn without_the_callers_cargo(command: &mut std::process::Command) {
+    for (name, _) in std::env::vars_os() {
+        if is_the_callers(&name.to_string_lossy()) {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// A folder of a tool's in the user's home.
+fn home(variable: &str, default: &str) -> Option<PathBuf> {
+    let set = std::env::var_os(variable).filter(|set| !set.is_empty()).map(PathBuf::from);
+    set.or_else(|| Some(std::env::home_dir()?.join(default)))
+}
+
+/// Where cargo keeps what it has downloaded, and its settings for all projects.
+pub(crate) fn cargo_home() -> PathBuf {
+    home("CARGO_HOME", ".cargo").unwrap_or_default()
+}
+
+/// The files by which cargo is set up for a folder, in all its parents and for the user, whether they are there or not,
+/// with the files that they name.
+pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
+    let configs: Vec<_> = configs(root).into_iter().flat_map(|config| with_included(&config)).collect();
+    let programs: Vec<_> = configs.iter().flat_map(|config| programs_in(config)).collect();
+    configs.into_iter().chain(programs).collect()
+}
+
+/// The files by which a folder or a parent of it pins its toolchain, whether they are there or not.
+pub(crate) fn pins(root: &Path) -> impl Iterator<Item = PathBuf> {
+    root.ancestors().filter(|folder| folder.has_root()).flat_map(|folder| PINS.map(|name| folder.join(name)))
+}
+
+/// Files that count, and that are not worth a watch: too seldom changed, in folders where too much is going on.
+pub(crate) fn quiet() -> BTreeSet<PathBuf> {
+    home("RUSTUP_HOME", ".rustup").map(|home| home.join("settings.toml")).into_iter().collect()
+}
+
+/// Cargo's config files for a folder.
+fn configs(root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<_> = root.ancestors().map(|folder| folder.join(".cargo")).collect();
+    let home = cargo_home();
+    if !folders.contains(&home) {
+        folders.push(home);
+    }
+    folders.into_iter().flat_map(|folder| ["config", "config.toml"].map(|name| folder.join(name))).collect()
+}
+
+fn read(config: &Path) -> Option<toml::Table> {
+    toml::from_str(&std::fs::read_to_string(config).ok()?).ok()
+}
+
+/// A config, the configs that it includes, and those that these do; who includes comes before whom.
+fn with_included(config: &Path) -> Vec<PathBuf> {
+    let mut all = vec![config.to_owned()];
+    let mut at = 0;
+    while let Some(config) = all.get(at) {
+        let included: Vec<_> = included_in(config).into_iter().filter(|path| !all.contains(path)).collect();
+        all.extend(included);
+        at += 1;
+    }
+    all
+}
+
+fn included_in(config: &Path) -> Vec<PathBuf> {
+    let folder = config.parent().unwrap_or(Path::new("/"));
+    let include = read(config).and_then(|mut table| table.remove("include"));
+    let each = match include {
+        Some(toml::Value::Array(all)) => all,
+        one => one.into_iter().collect(),
+    };
+    let path = |one: &toml::Value| Some(in_full(&folder.join(one.as_str().or_else(|| one.get("path")?.as_str())?)));
+    each.iter().filter_map(path).collect()
+}
+
+/// What a config's `[build]` says.
+fn of_build(config: &Path, key: &str) -> Option<String> {
+    Some(read(config)?.get("build")?.get(key)?.as_str()?.to_owned())
+}
+
+/// The programs that a config names.
+fn programs_in(config: &Path) -> Vec<PathBuf> {
+    let named = ["rustc", "rustc-wrapper"].into_iter().filter_map(|key| of_build(config, key));
+    named.filter_map(|program| program_at(&program, config)).collect()
+}
+
+/// A program that a config names: one with a slash is seen from the folder that has the config's folder.
+fn program_at(program: &str, config: &Path) -> Option<PathBuf> {
+    let from = config.parent()?.parent()?;
+    program.contains('/').then(|| from.join(program))
+}
+
+/// The program that cargo would put before the compiler when it builds in a folder.
+pub(crate) fn wrapper(root: &Path) -> Option<OsString> {
+    for name in ["RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WRAPPER"] {
+        if let Some(set) = std::env::var_os(name) {
+            return Some(set).filter(|set| !set.is_empty());
+        }
+    }
+    configs(root).iter().flat_map(|config| with_included(config)).find_map(|config| {
+        let set = of_build(&config, "rustc-wrapper")?;
+        Some(program_at(&set, &config).map_or_else(|| OsString::from(set), PathBuf::into_os_string))
+    })
+}
+
+/// What puts a program before the compiler of just a workspace's members: plugins are bundled outside of workspaces.
+pub(crate) fn wrapper_of_members(root: &Path) -> Option<String> {
+    let variable = "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER";
+    if std::env::var_os(variable).is_some_and(|set| !set.is_empty()) {
+        return Some(variable.to_owned());
+    }
+    let mut files = configs(root).into_iter().flat_map(|config| with_included(&config));
+    let config = files.find(|config| of_build(config, "rustc-workspace-wrapper").is_some_and(|set| !set.is_empty()))?;
+    Some(format!("`build.rustc-workspace-wrapper` in {}", config.display()))
+}
+
+/// Whether a wrapper only remembers what it has compiled before: leaving it out changes nothing but the time.
+pub(crate) fn only_remembers(wrapper: &OsStr) -> bool {
+    let name = Path::new(wrapper).file_stem().unwrap_or_default();
+    ["sccache", "ccache", "cachepot"].iter().any(|known| name == *known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_config_names_the_wrapper_and_what_configs_name_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("a/b");
+        std::fs::create_dir_all(root.join(".cargo")).expect("a folder");
+        std::fs::create_dir_all(folder.path().join(".cargo")).expect("a folder");
+        let outer = folder.path().join(".cargo/config.toml");
+        std::fs::write(&outer, "include = \"more.toml\"\n[build]\nrustc-wrapper = \"tools/wrap\"\n").expect("writing");
+        // One that includes another, which includes the first; and one that need not be there.
+        let more = folder.path().join(".cargo/more.toml");
+        std::fs::write(&more, "include = [\"deep/most.toml\", { path = \"none.toml\", optional = true }]\n")
+            .expect("writing");
+        std::fs::create_dir(folder.path().join(".cargo/deep")).expect("a folder");
+        let most = folder.path().join(".cargo/deep/most.toml");
+        std::fs::write(&most, "include = \"../more.toml\"\n[build]\nrustc = \"tools/rustc\"\n").expect("writing");
+        let named = files(&root);
+        for path in
+            [".cargo/more.toml", ".cargo/deep/most.toml", ".cargo/none.toml", "tools/wrap", ".cargo/tools/rustc"]
+        {
+            assert!(named.contains(&folder.path().join(path)), "{path}: {named:?}");
+        }
+        assert_eq!(wrapper_of_members(&root), None);
+        assert!(named.contains(&root.join(".cargo/config.toml")));
+        assert!(pins(&root).any(|pin| pin == folder.path().join("rust-toolchain")));
+        assert_eq!(wrapper(&root), Some(folder.path().join("tools/wrap").into_os_string()));
+        std::fs::write(root.join(".cargo/config.toml"), "[build]\nrustc-wrapper = \"sccache\"\n").expect("writing");
+        assert_eq!(wrapper(&root), Some("sccache".into()));
+        std::fs::write(&most, "[build]\nrustc-workspace-wrapper = \"clippy-driver\"\n").expect("writing");
+        assert!(wrapper_of_members(&root).is_some_and(|said| said.contains("most.toml")));
+        assert!(only_remembers(OsStr::new("/usr/bin/sccache")) && !only_remembers(OsStr::new("tools/wrap")));
+    }
+}

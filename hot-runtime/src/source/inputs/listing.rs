@@ -1,0 +1,134 @@
+//! What belongs to a package as cargo has it: git's, without what is ignored, or what `include` and `exclude` say. Only
+//! cargo can tell, and it is asked when there is a name that it has not told of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{CACHE_TAG, Stamp};
+use crate::artifact::is_artifact;
+use crate::source::environment;
+
+/// A package's files, and what else there is beside them.
+#[derive(Debug, Default)]
+struct Listed {
+    files: BTreeSet<PathBuf>,
+    /// With the state of those that are folders: a file of the package's may come there.
+    others: BTreeMap<PathBuf, Option<Stamp>>,
+    /// What decides which is which.
+    rules: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// The files of packages whose build scripts do not say what they read.
+#[derive(Debug, Default)]
+pub(crate) struct Listings(BTreeMap<PathBuf, Listed>);
+
+impl Listings {
+    /// The files of a package now. Blocks.
+    pub(crate) fn of(&mut self, package: &Path) -> BTreeSet<PathBuf> {
+        let listed = self.0.entry(package.to_owned()).or_default();
+        let mut there = BTreeSet::new();
+        let folders: BTreeSet<_> = listed.files.iter().filter_map(|file| file.parent()).chain([package]).collect();
+        for folder in folders {
+            there.extend(std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+        let has = |path: &Path| listed.files.range(path.to_owned()..).next().is_some_and(|file| file.starts_with(path));
+        let known = |path: &PathBuf| has(path) || listed.others.get(path).is_some_and(|then| *then == folder(path));
+        let rules = rules(package);
+        if rules != listed.rules || !there.iter().all(known) {
+            // If it does not say, it says what is wrong with the package when it builds it.
+            let files = list(package).unwrap_or_else(|| listed.files.clone());
+            let others = there.into_iter().filter(|path| !files.iter().any(|file| file.starts_with(path)));
+            let others = others.map(|path| (path.clone(), folder(&path))).collect();
+            *listed = Listed { files, others, rules };
+        }
+        listed.files.clone()
+    }
+
+    /// Folders of a package in which a file of it may come though there is none yet.
+    pub(crate) fn other_folders(&self) -> impl Iterator<Item = &PathBuf> {
+        let others = self.0.values().flat_map(|listed| &listed.others);
+        others.filter(|(_, is_folder)| is_folder.is_some()).map(|(path, _)| path)
+    }
+}
+
+/// The state of a folder in which a file of the package's may come.
+fn folder(path: &Path) -> Option<Stamp> {
+    let never = path.ends_with(".git") || path.join(CACHE_TAG).is_file() || !path.is_dir();
+    if never { None } else { Stamp::of_any(path) }
+}
+
+/// What decides which files of a folder belong to a package.
+fn rules(package: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
+    let of_git = package.ancestors().flat_map(|folder| [folder.join(".gitignore"), folder.join(".git/info/exclude")]);
+    let all = of_git.chain([package.join("Cargo.toml")]);
+    all.map(|path| (path.clone(), Stamp::of(&path))).collect()
+}
+
+fn list(package: &Path) -> Option<BTreeSet<PathBuf>> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["package", "--list", "--allow-dirty", "--offline", "--quiet"]).current_dir(package);
+    environment::without_the_callers_cargo(&mut cargo);
+    let output = cargo.stdin(Stdio::null()).output().ok()?;
+    if !output.status.success() {
+        tracing::debug!(said = %String::from_utf8_lossy(&output.stderr), "cargo does not list {}", package.display());
+        return None;
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // The manifest as it was is what this is named in a package.
+    let made_up = ["Cargo.toml.orig", ".cargo_vcs_info.json"];
+    let files = text.lines().filter(|line| !made_up.contains(line)).map(|line| package.join(line));
+    // What is built into the package is not what it is built from.
+    let mut marked = BTreeMap::new();
+    let mut is_marked = |folder: &Path| {
+        *marked.entry(folder.to_owned()).or_insert_with(|| folder != package && folder.join(CACHE_TAG).is_file())
+    };
+    let mut is_made = |file: &PathBuf| {
+        let folders = file.ancestors().skip(1).take_while(|folder| folder.starts_with(package));
+        is_artifact(file) || folders.into_iter().any(&mut is_marked)
+    };
+    Some(files.filter(|file| file.is_file() && !is_made(file)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packages_files_are_cargos_without_what_is_ignored_or_built() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |inside: &str, text: &str| {
+            let path = folder.path().join(inside);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            std::fs::write(path, text).expect("writing");
+        };
+        let git = |arguments: &[&str]| {
+            let done = Command::new("git").args(arguments).current_dir(folder.path()).status().expect("git");
+            assert!(done.success());
+        };
+        write("Cargo.toml", "[package]\nname = \"listed\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n");
+        // Without that, what git ignores is none of cargo's concern.
+        git(&["init", "-q"]);
+        git(&["add", "Cargo.toml"]);
+        write("src/lib.rs", "");
+        write(".gitignore", "*.log\n/node_modules\n");
+        write("work/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+        let mut listings = Listings::default();
+        let mut has = |inside: &str| listings.of(folder.path()).contains(&folder.path().join(inside));
+        assert!(has("src/lib.rs") && has("Cargo.toml"));
+        for nobodys in ["app.log", "src/more.log", "node_modules/x/y.js", "work/overlays/a.rs", "out/listed.cbus.so"] {
+            write(nobodys, "");
+            assert!(!has(nobodys), "{nobodys}");
+        }
+        for input in ["data.txt", "data/deep/in.txt", "data/deep/more.txt"] {
+            write(input, "");
+            assert!(has(input), "{input}");
+        }
+        // What is ignored may change, and what is excluded.
+        write(".gitignore", "/data\n");
+        assert!(has("app.log") && !has("data/deep/in.txt"));
+        let manifest = std::fs::read_to_string(folder.path().join("Cargo.toml")).expect("the manifest");
+        write("Cargo.toml", &manifest.replace("[workspace]", "exclude = [\"*.log\"]\n[workspace]"));
+        assert!(!has("app.log") && has("data.txt"));
+    }
+}

@@ -1,0 +1,453 @@
+//! Which crates, files and patches a plugin is made of, by cargo's own account.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Target, TargetKind};
+
+use crate::error::{Error, Result};
+use crate::source::environment::{self, PINS};
+use crate::source::inputs::{InputSet, Stamp};
+use crate::util::in_full;
+
+/// One controller crate of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerCrate {
+    /// The package's name.
+    pub name: String,
+    /// The library target's name, as `extern crate` wants it.
+    pub library: String,
+    /// The package's folder.
+    pub dir: PathBuf,
+    /// The package's version.
+    pub version: semver::Version,
+    /// The features that it offers.
+    pub features: BTreeSet<String>,
+}
+
+/// What a plugin's crates are built from.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace {
+    /// The controller crates, in the order that they were asked for.
+    pub crates: Vec<ControllerCrate>,
+    /// How the overlay depends on the very `controllerbus` that the crates use, as a TOML inline table.
+    pub controllerbus: String,
+    /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths, and `cargo-features`.
+    pub settings: toml::Table,
+    /// The packages that are built from local folders: their names and those folders.
+    pub local: BTreeMap<String, PathBuf>,
+    /// The version of cargo's resolver in the crates' workspace: it says which features a dependency has.
+    pub resolver: String,
+    /// The root of the (first) crate's workspace: cargo is run there, so that its `.cargo/config.toml` and
+    /// `rust-toolchain.toml` count.
+    pub root: PathBuf,
+    /// The lock file of the crates' workspace.
+    pub lock_file: Option<PathBuf>,
+    /// The local packages' folders, with the roots of their sources.
+    pub(crate) packages: BTreeMap<PathBuf, Roots>,
+    /// The folders of packages that take the place of others.
+    pub(crate) patches: BTreeSet<PathBuf>,
+    /// The manifests of all members of the crates' workspaces, which cargo reads, too.
+    members: BTreeSet<PathBuf>,
+    /// The roots of the workspaces of all local packages: these may have something from there.
+    roots: BTreeSet<PathBuf>,
+}
+
+/// Where the sources of a package begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Roots {
+    pub(crate) name: String,
+    /// Of its library or macro, and of its build script.
+    pub(crate) sources: Vec<PathBuf>,
+}
+
+/// The compiler that builds plugins.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    /// The first line of `rustc -vV`.
+    pub version: String,
+    /// The host's target triple.
+    pub target: String,
+}
+
+impl Toolchain {
+    /// The compiler that is used in a folder, which may pin one. It is asked once in a process for each folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no compiler.
+    pub fn of(folder: &Path) -> Result<Self> {
+        /// With the state of the files that pin it.
+        type Known = BTreeMap<PathBuf, (Vec<Option<Stamp>>, Toolchain)>;
+        static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let pins = folder.ancestors().flat_map(|folder| PINS.map(|name| Stamp::of(&folder.join(name)))).collect();
+        if let Some((_, found)) = known().get(folder).filter(|(then, _)| *then == pins) {
+            return Ok(found.clone());
+        }
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let mut asked = Command::new(&rustc);
+        asked.arg("-vV").current_dir(folder);
+        environment::without_the_callers_cargo(&mut asked);
+        let output =
+            asked.output().map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.lines().next().unwrap_or_default().to_owned();
+        let target = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
+        let found = Self { version, target };
+        known().insert(folder.to_owned(), (pins, found.clone()));
+        Ok(found)
+    }
+}
+
+impl Workspace {
+    /// Asks cargo about the crates in these folders. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] with what cargo said, or [`Error::NotAController`] with what the crate lacks.
+    pub fn read(crates: &[PathBuf]) -> Result<Self> {
+        let mut found = Self::default();
+        for path in crates {
+            found.read_crate(&in_full(path))?;
+        }
+        Ok(found)
+    }
+
+    /// The paths that decide how cargo builds the plugin, beside sources: manifests and lock files in all parents, cargo's
+    /// and rustup's settings, and what is or would be a build script.
+    pub(crate) fn deciding(&self, asked: &[PathBuf]) -> InputSet {
+        let mut files = self.manifests(asked);
+        files.insert(self.root.join("Cargo.lock"));
+        files.extend(environment::files(&self.root));
+        files.extend(environment::pins(&self.root));
+        files.extend(self.packages.keys().map(|folder| folder.join("build.rs")));
+        InputSet { files, quiet: environment::quiet(), ..InputSet::default() }
+    }
+
+    /// What decides and is not in the build hash: which compiler it is stands there anyway, and which manifests of parents
+    /// are the plugin's.
+    pub(crate) fn apart(&self) -> BTreeSet<PathBuf> {
+        let is_its =
+            |path: &PathBuf| path.parent().is_some_and(|it| self.roots.contains(it) || self.packages.contains_key(it));
+        let mut apart: BTreeSet<_> = self.manifests(&[]).into_iter().filter(|path| !is_its(path)).collect();
+        apart.extend(environment::pins(&self.root));
+        apart
+    }
+
+    /// The manifests of the packages, of all their parents and of all members of the workspaces, whether they are there or
+    /// not.
+    fn manifests(&self, asked: &[PathBuf]) -> BTreeSet<PathBuf> {
+        let folders = self.packages.keys().chain(asked).chain([&self.root]).chain(&self.roots);
+        let above = folders.flat_map(|folder| folder.ancestors()).filter(|it| it.has_root());
+        above.map(|folder| folder.join("Cargo.toml")).chain(self.members.iter().cloned()).collect()
+    }
+
+    fn read_crate(&mut self, path: &Path) -> Result<()> {
+        let not_a_controller =
+            |message: &str| Error::NotAController { path: path.to_owned(), message: message.to_owned() };
+        let manifest = path.join("Cargo.toml");
+        if path.is_dir() && !manifest.exists() {
+            return Err(not_a_controller("it has no Cargo.toml; name the folder of a controller crate"));
+        }
+        std::fs::metadata(&manifest).map_err(Error::io("finding the crate's manifest", &manifest))?;
+        let metadata = ask(path)?;
+        self.members.extend(metadata.packages.iter().map(|member| member.manifest_path.as_std_path().to_owned()));
+        let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
+        let package = package.ok_or_else(|| not_a_controller("its manifest has no [package]"))?.clone();
+        let kinds: Vec<String> =
+            package.targets.iter().flat_map(|target| &target.kind).map(ToString::to_string).collect();
+        let linkable =
+            |target: &&Target| target.kind.iter().any(|kind| matches!(kind, TargetKind::Lib | TargetKind::RLib));
+        let library = package.targets.iter().find(linkable).ok_or_else(|| {
+            not_a_controller(match kinds.iter().find(|kind| matches!(kind.as_str(), "cdylib" | "dylib" | "staticlib")) {
+                Some(_) => {
+                    "its library has a crate-type that others cannot link; add \"lib\" to `crate-type`, or take the line \
+                     away: the plugin file is made by the bundle that is generated around the crate"
+                }
+                None => "it has no library target; add src/lib.rs",
+            })
+        })?;
+        let root = metadata.workspace_root.as_std_path().to_owned();
+        self.roots.insert(root.clone());
+        if self.crates.is_empty() {
+            root.clone_into(&mut self.root);
+            self.settings = self.read_settings(&root)?;
+        }
+        let lock_file = root.join("Cargo.lock");
+        if self.lock_file.is_none() && lock_file.is_file() {
+            self.lock_file = Some(lock_file);
+        }
+        let patched = self.patches.iter().cloned().collect::<Vec<_>>();
+        let bus = self.read_local(&metadata, &package, &patched)?;
+        self.controllerbus = match self.framework(&bus)? {
+            Some(found) => found,
+            None => locked(&root, &package)?.ok_or_else(|| {
+                not_a_controller("it does not depend on `controllerbus`; add it to its [dependencies]")
+            })?,
+        };
+        if let Some(other) = self.crates.iter().find(|other| *other.name == *package.name) {
+            let both = format!("{} and {}", other.dir.display(), path.display());
+            return Err(not_a_controller(&format!(
+                "the plugin has two crates of the name `{}`, in {both}; rename one of them",
+                package.name
+            )));
+        }
+        let name = library.name.replace('-', "_");
+        if let Some(other) = self.crates.iter().find(|other| other.library == name) {
+            let both = format!("{} and {}", other.dir.display(), path.display());
+            return Err(not_a_controller(&format!(
+                "the plugin has two crates whose libraries are called `{name}`, in {both}; rename one of them"
+            )));
+        }
+        self.crates.push(ControllerCrate {
+            name: package.name.to_string(),
+            library: name,
+            dir: path.to_owned(),
+            version: package.version.clone(),
+            features: package.features.keys().cloned().collect(),
+        });
+        Ok(())
+    }
+
+    /// Goes through a package and all local ones that it, or a patch, leads to. Gives how they depend on `controllerbus`.
+    fn read_local(
+        &mut self,
+        metadata: &Metadata,
+        first: &Package,
+        patches: &[PathBuf],
+    ) -> Result<Vec<cargo_metadata::Dependency>> {
+        let mut known: BTreeMap<PathBuf, Package> = BTreeMap::new();
+        let learn = |metadata: &Metadata, known: &mut BTreeMap<PathBuf, Package>| {
+            for package in &metadata.packages {
+                let folder = package.manifest_path.parent().map(|folder| folder.as_std_path().to_owned());
+                known.insert(folder.unwrap_or_default(), package.clone());
+            }
+        };
+        learn(metadata, &mut known);
+        let of = |package: &Package| package.manifest_path.parent().map(|at| at.as_std_path().to_owned());
+        let mut waiting: Vec<PathBuf> = of(first).into_iter().chain(patches.iter().cloned()).collect();
+        let (mut seen, mut bus) = (BTreeSet::new(), Vec::new());
+        while let Some(folder) = waiting.pop() {
+            if !seen.insert(folder.clone()) {
+                continue;
+            }
+            if !known.contains_key(&folder) {
+                let metadata = ask(&folder)?;
+                self.roots.insert(metadata.workspace_root.as_std_path().to_owned());
+                learn(&metadata, &mut known);
+            }
+            let Some(package) = known.get(&folder) else { continue };
+            self.add_local(&folder, package);
+            for dependency in package.dependencies.iter().filter(|it| it.kind != DependencyKind::Development) {
+                if dependency.name == "controllerbus" {
+                    bus.push(dependency.clone());
+                }
+                waiting.extend(dependency.path.as_ref().map(|path| path.as_std_path().to_owned()));
+            }
+        }
+        Ok(bus)
+    }
+
+    fn add_local(&mut self, folder: &Path, package: &Package) {
+        let mut roots = Roots { name: package.name.to_string(), ..Roots::default() };
+        for target in &package.targets {
+            let others = [TargetKind::Bin, TargetKind::Example, TargetKind::Test, TargetKind::Bench];
+            if !target.kind.iter().any(|kind| others.contains(kind)) {
+                roots.sources.push(target.src_path.as_std_path().to_owned());
+            }
+        }
+        self.local.insert(package.name.to_string(), folder.to_owned());
+        self.packages.insert(folder.to_owned(), roots);
+    }
+
+    /// A dependency on the very `controllerbus` that local crates depend on, in the very words, so that it is the same to
+    /// cargo. `None` if none of them does.
+    fn framework(&self, wanted: &[cargo_metadata::Dependency]) -> Result<Option<String>> {
+        let Some(one) = wanted.iter().find(|one| one.path.is_some()).or_else(|| wanted.first()) else {
+            return Ok(None);
+        };
+        if let Some(path) = &one.path {
+            return Ok(Some(format!("{{ path = {} }}", quoted(path.as_str()))));
+        }
+        // A patch is found by cargo for the overlay too: its settings have the same ones.
+        let source = one.source.as_ref().map(|source| source.repr.as_str()).unwrap_or_default();
+        Ok(Some(from_source(source, &one.req.to_string())))
+    }
+
+    /// The workspace's `[patch]`, `[replace]` and `[profile]`, with absolute paths, and `cargo-features`.
+    fn read_settings(&mut self, root: &Path) -> Result<toml::Table> {
+        let file = root.join("Cargo.toml");
+        let text = std::fs::read_to_string(&file).map_err(Error::io("reading the workspace's manifest", &file))?;
+        let manifest: toml::Table = toml::from_str(&text)
+            .map_err(|error| Error::Metadata { path: file.clone(), message: error.to_string() })?;
+        resolver(&manifest).clone_into(&mut self.resolver);
+        let mut kept = toml::Table::new();
+        for section in ["cargo-features", "patch", "replace", "profile"] {
+            if let Some(value) = manifest.get(section) {
+                let mut value = value.clone();
+                if matches!(section, "patch" | "replace") {
+                    self.make_absolute(&mut value, root);
+                }
+                kept.insert(section.to_owned(), value);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn make_absolute(&mut self, value: &mut toml::Value, root: &Path) {
+        let Some(table) = value.as_table_mut() else { return };
+        for (key, value) in table.iter_mut() {
+            match value {
+                toml::Value::String(text) if key == "path" => {
+                    let path = in_full(&root.join(&*text));
+                    *text = path.to_string_lossy().into_owned();
+                    self.patches.insert(path);
+                }
+                other => self.make_absolute(other, root),
+            }
+        }
+    }
+}
+
+/// The version of the resolver that a workspace's manifest says, or its edition.
+fn resolver(manifest: &toml::Table) -> &str {
+    let of = |path: &[&str]| {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(manifest.get(*first)?, |value, key| value.get(*key))?.as_str()
+    };
+    let said = of(&["workspace", "resolver"]).or_else(|| of(&["package", "resolver"]));
+    let edition = || {
+        of(&["package", "edition"]).or_else(|| {
+            manifest.get("package")?.get("edition")?;
+            of(&["workspace", "package", "edition"])
+        })
+    };
+    said.unwrap_or_else(|| match edition() {
+        None | Some("2015" | "2018") => "1",
+        Some("2021") => "2",
+        Some(_) => "3",
+    })
+}
+
+/// What cargo says of the packages of a workspace, without what they depend on: that need not be there yet.
+fn ask(folder: &Path) -> Result<Metadata> {
+    let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
+    let mut command = MetadataCommand::new().manifest_path(folder.join("Cargo.toml")).no_deps().cargo_command();
+    environment::without_the_callers_cargo(&mut command);
+    let output =
+        command.current_dir(folder).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
+    if !output.status.success() {
+        return Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let text = text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
+    MetadataCommand::parse(text).map_err(|error| wrong(error.to_string()))
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A dependency on a version from a source, by cargo's name for the source.
+fn from_source(source: &str, version: &str) -> String {
+    const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+    if let Some(git) = source.strip_prefix("git+") {
+        let url = git.split_once('#').map_or(git, |(url, _)| url);
+        let (url, which) = url.rsplit_once('?').unwrap_or((url, ""));
+        let Some((key @ ("branch" | "tag" | "rev"), name)) = which.split_once('=') else {
+            return format!("{{ git = {} }}", quoted(url));
+        };
+        return format!("{{ git = {}, {key} = {} }}", quoted(url), quoted(&decoded(name)));
+    }
+    if source.is_empty() || source == CRATES_IO {
+        return format!("{{ version = {} }}", quoted(version));
+    }
+    let index = source.strip_prefix("registry+").unwrap_or(source);
+    format!("{{ version = {}, registry-index = {} }}", quoted(version), quoted(index))
+}
+
+/// Takes the escapes out of a part of an URL.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| *byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A dependency on the `controllerbus` that a package has by way of others, from its workspace's lock file.
+fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
+    #[derive(serde::Deserialize)]
+    struct Lock {
+        #[serde(default)]
+        package: Vec<Locked>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Locked {
+        name: String,
+        version: String,
+        source: Option<String>,
+        #[serde(default)]
+        dependencies: Vec<String>,
+    }
+    let file = root.join("Cargo.lock");
+    if !file.is_file() {
+        let mut cargo = Command::new("cargo");
+        cargo.arg("generate-lockfile").current_dir(root);
+        environment::without_the_callers_cargo(&mut cargo);
+        // What is wrong with it, the build will say.
+        let _ = cargo.output();
+    }
+    let Ok(text) = std::fs::read_to_string(&file) else { return Ok(None) };
+    let wrong = |error: toml::de::Error| Error::Metadata { path: file.clone(), message: error.to_string() };
+    let lock: Lock = toml::from_str(&text).map_err(wrong)?;
+    // `name`, or `name version` where there are several.
+    let find = |wanted: &str| {
+        let (name, version) =
+            wanted.split_once(' ').map_or((wanted, None), |(name, rest)| (name, rest.split(' ').next()));
+        lock.package.iter().position(|it| it.name == name && version.is_none_or(|version| it.version == version))
+    };
+    let mut waiting: Vec<usize> = find(&package.name).into_iter().collect();
+    let mut seen = BTreeSet::new();
+    while let Some(at) = waiting.pop() {
+        let found = &lock.package[at];
+        if found.name == "controllerbus" {
+            let source = found.source.as_deref().unwrap_or_default();
+            return Ok(Some(from_source(source, &format!("={}", found.version))));
+        }
+        if seen.insert(at) {
+            waiting.extend(found.dependencies.iter().filter_map(|wanted| find(wanted)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resolver_is_what_the_manifest_says_or_that_of_its_edition() {
+        let of = |text: &str| resolver(&text.parse().expect("TOML")).to_owned();
+        assert_eq!(of("[workspace]\nresolver = \"2\""), "2");
+        assert_eq!(of("[workspace]\nmembers = []"), "1");
+        assert_eq!(of("[package]\nname = \"a\""), "1");
+        assert_eq!(of("[package]\nedition = \"2018\"\nresolver = \"2\""), "2");
+        assert_eq!(of("[package]\nedition = \"2021\"\n[workspace]\nresolver = \"3\""), "3");
+        assert_eq!(of("[package]\nedition = \"2021\""), "2");
+        assert_eq!(of("[package]\nedition.workspace = true\n[workspace.package]\nedition = \"2024\""), "3");
+        assert_eq!(of("[workspace.package]\nedition = \"2024\""), "1");
+    }
+}

@@ -1,0 +1,4 @@
+//! What differs between systems.
+
+pub(crate) mod maps;
+pub(crate) mod scratch;
