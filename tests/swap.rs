@@ -161,7 +161,7 @@ async fn the_counter_example_counts_on_over_a_swap_and_over_a_change_of_its_stat
         _ => None,
     });
     let reason = reason.await;
-    assert!(reason.contains("a count of schema 2 is not known here"), "{reason}");
+    assert!(reason.contains("a count with schema 2 is not supported"), "{reason}");
     let third = reaches(second.ticks + 1).await;
     assert_eq!(third.generations, 2);
     runtime.shutdown().await;

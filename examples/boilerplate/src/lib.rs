@@ -1,4 +1,4 @@
-//! A controller to copy from: a config, an execution that ends when it is told to, and a directive with a result.
+//! A controller template: a config, an `execute` that ends when it is cancelled, and a directive with a result.
 #![forbid(unsafe_code)]
 
 use controllerbus::prelude::*;
@@ -7,20 +7,24 @@ use controllerbus::prelude::*;
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "boilerplate/work", value = BoilerplateResult, validate = Boilerplate::check)]
 pub struct Boilerplate {
-    /// Names the work: equal names are the same work, and share its result.
+    /// Identifies the work: requests with equal ids share one result.
     pub boilerplate_id: String,
 }
 
 impl Boilerplate {
     fn check(&self) -> Result<()> {
-        if self.boilerplate_id.is_empty() { Err(Error::msg("boilerplate_id is empty; name the work")) } else { Ok(()) }
+        if self.boilerplate_id.is_empty() {
+            Err(Error::msg("boilerplate_id is empty; give the work an id"))
+        } else {
+            Ok(())
+        }
     }
 }
 
-/// What came of the work.
+/// The result of the work.
 #[derive(Serialize, Deserialize, Debug, PartialEq)]
 pub struct BoilerplateResult {
-    /// A line about it.
+    /// A line that describes it.
     pub print_output: String,
 }
 
@@ -29,7 +33,7 @@ pub struct BoilerplateResult {
 #[config(id = "boilerplate/1")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BoilerplateConfig {
-    /// Put in front of each result.
+    /// The prefix of each result.
     pub example_field: String,
 }
 
@@ -38,7 +42,7 @@ pub struct BoilerplateController {
     config: BoilerplateConfig,
 }
 
-/// Does nothing much, in all the right places.
+/// A template: does little, in all the right places.
 #[hot_plugin(id = "boilerplate/1", version = "0.1.0")]
 impl Controller for BoilerplateController {
     type Config = BoilerplateConfig;

@@ -1,12 +1,11 @@
-//! Config sets: what runs is what is written down. Revisions, candidates, states, mistakes, and a controller that asks
-//! for another one.
+//! Config sets declare what runs. Shows revisions, candidates, states, errors, and a controller that starts others.
 #![forbid(unsafe_code)]
 
 use controllerbus::bus::loading::LoadControllerWithConfig;
 use controllerbus::bus::{ConfigState, RunState};
 use controllerbus::prelude::*;
 
-/// How a lamp shines.
+/// The config of a lamp.
 #[derive(Config, Serialize, Deserialize, PartialEq, Clone)]
 #[config(id = "house/lamp", validate = LampConfig::check)]
 struct LampConfig {
@@ -26,7 +25,7 @@ enum Colour {
 
 impl LampConfig {
     fn check(&self) -> Result<()> {
-        if self.brightness > 2000 { Err(Error::msg("that blinds people")) } else { Ok(()) }
+        if self.brightness > 2000 { Err(Error::msg("that is too bright; at most 2000")) } else { Ok(()) }
     }
 }
 
@@ -34,7 +33,7 @@ struct Lamp {
     config: LampConfig,
 }
 
-/// Shines.
+/// A lamp.
 #[hot_plugin(id = "house/lamp", version = "1.4.0")]
 impl Controller for Lamp {
     type Config = LampConfig;
@@ -44,13 +43,13 @@ impl Controller for Lamp {
     }
 
     async fn execute(&self, context: &Context) -> Result<()> {
-        println!("    a lamp goes on: {} lumens, {:?}", self.config.brightness, self.config.colour);
+        println!("    a lamp is switched on: {} lumens, {:?}", self.config.brightness, self.config.colour);
         context.cancelled().await;
         Ok(())
     }
 
     async fn close(&self) {
-        println!("    a lamp of {} lumens goes off", self.config.brightness);
+        println!("    a lamp of {} lumens is switched off", self.config.brightness);
     }
 }
 
@@ -64,7 +63,7 @@ struct Party {
     lamps: u32,
 }
 
-/// Wants lamps for as long as it lasts.
+/// Keeps lamps on for as long as it runs.
 #[hot_plugin(id = "house/party", version = "1.0.0")]
 impl Controller for Party {
     type Config = PartyConfig;
@@ -81,7 +80,7 @@ impl Controller for Party {
             request.value().await?;
             lit.push(request);
         }
-        println!("    the party is lit by {} lamps", lit.len());
+        println!("    {} lamps light the party", lit.len());
         context.cancelled().await;
         Ok(())
     }
@@ -106,22 +105,22 @@ fn show(title: &str, bus: &Bus) {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let bus = Bus::new();
-    println!("the schema of a lamp:\n    {}", bus.factories()[0].schema);
+    println!("the schema of a lamp config:\n    {}", bus.factories()[0].schema);
 
-    println!("revision 1 of the hall");
+    println!("apply revision 1 of the hall");
     bus.apply(ConfigSet::from_yaml("hall: { id: house/lamp, revision: 1, config: { brightness: 400 } }")?).await?;
     tokio::task::yield_now().await;
-    println!("revision 3; another controller, for another config");
+    println!("apply revision 3: its config is different, so it gets a new controller");
     bus.apply(ConfigSet::from_yaml("hall: { id: house/lamp, revision: 3, config: { brightness: 800 } }")?).await?;
-    // A lower revision waits, and JSON will do as well.
+    // A lower revision is kept as a candidate. JSON works as well as YAML.
     bus.apply(ConfigSet::from_json(r#"{"hall": {"id": "house/lamp", "revision": 2, "config": {"brightness": 600}}}"#)?)
         .await?;
     show("the higher revision runs:", &bus);
     bus.withdraw_config("hall", 3).await;
-    show("it is withdrawn, so the next one runs:", &bus);
+    show("after its withdrawal the next one runs:", &bus);
 
-    // Mistakes are told with their place, and keep nothing else from running.
-    let mistakes = "\
+    // Errors name the file and line, and do not keep other controllers from running.
+    let faulty = "\
 cellar:
   id: house/lmp
 attic:
@@ -136,17 +135,14 @@ garden:
   id: house/lamp
   config: { brightness: 9000 }
 ";
-    bus.apply(ConfigSet::parse("house.yaml", mistakes)?).await?;
-    show("mistakes:", &bus);
-    println!(
-        "no config set at all: {}",
-        ConfigSet::parse("house.yaml", "hall:\n  brightness: 3\n").expect_err("no id")
-    );
+    bus.apply(ConfigSet::parse("house.yaml", faulty)?).await?;
+    show("errors:", &bus);
+    println!("not a config set: {}", ConfigSet::parse("house.yaml", "hall:\n  brightness: 3\n").expect_err("no id"));
     for key in ["attic", "cellar", "garden", "kitchen"] {
         bus.remove_config(key).await;
     }
 
-    // A controller that asks for controllers: they run while it asks for them.
+    // A controller that requests other controllers: they run as long as it holds the requests.
     bus.apply(ConfigSet::from_yaml("party: { id: house/party, config: { lamps: 2 } }")?).await?;
     let mut changes = bus.changes();
     while bus.controllers().len() < 4 {
@@ -158,7 +154,7 @@ garden:
     while bus.controllers().len() > 1 {
         changes.changed().await?;
     }
-    show("what is left:", &bus);
+    show("what remains:", &bus);
     bus.close().await;
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Counts ticks, and goes on counting when it is swapped for another version of itself.
+//! Counts ticks, and keeps counting when it is swapped for another version of itself.
 //!
-//! `save` gives the state to the next generation, with a version of its shape; `restore` takes it over, migrates it if
-//! it has an older shape, and refuses what it does not know: then the swap is rolled back, and the old code counts on.
+//! `save` hands the state to the next generation, with a schema version. `restore` accepts it, migrates an older schema,
+//! and rejects an unknown one; then the swap is rolled back, and the old code keeps counting.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -9,45 +9,45 @@ use std::time::Duration;
 use controllerbus::prelude::*;
 use tokio::sync::watch;
 
-/// Asks for the count, and keeps being told of it while it stands.
+/// Asks for the count, and reports each change while it is active.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "example/count", value = Count)]
 pub struct Watch;
 
-/// How far it has counted.
+/// The count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// Ticks, over all generations.
+    /// Ticks counted by all generations.
     pub ticks: u64,
-    /// How many versions of the code have counted them.
+    /// How many generations of the code have counted them.
     pub generations: u64,
 }
 
-/// How to count.
+/// The config.
 #[derive(Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "example/counter")]
 pub struct CounterConfig {
-    /// Milliseconds from tick to tick.
+    /// Milliseconds between ticks.
     pub every_ms: u64,
 }
 
-/// The version of the shape of [`Count`], as it is handed over. Raise it when the shape changes, and say in `restore`
-/// what becomes of the older one.
+/// The schema version of [`Count`] in the saved state. When its shape changes, raise this and migrate the old one in
+/// `restore`.
 const SCHEMA: u32 = 2;
 
-/// The shape before: schema 1.
+/// The previous shape: schema 1.
 #[derive(Serialize, Deserialize)]
 struct Before {
     count: u64,
 }
 
-/// Counts.
+/// The controller.
 pub struct Counter {
     config: CounterConfig,
     count: watch::Sender<Count>,
 }
 
-/// Counts ticks, over swaps too.
+/// Counts ticks across swaps.
 #[hot_plugin(id = "example/counter", version = "2.0.0")]
 impl Controller for Counter {
     type Config = CounterConfig;
@@ -74,7 +74,11 @@ impl Controller for Counter {
         let before = match state.schema {
             SCHEMA => state.decode()?,
             1 => Count { ticks: state.decode::<Before>()?.count, generations: 1 },
-            other => return Err(Error::msg(format!("a count of schema {other} is not known here; {SCHEMA} is"))),
+            other => {
+                return Err(Error::msg(format!(
+                    "a count with schema {other} is not supported; the latest is {SCHEMA}"
+                )));
+            }
         };
         self.count.send_replace(Count { generations: before.generations + 1, ..before });
         Ok(())

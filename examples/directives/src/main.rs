@@ -1,5 +1,5 @@
-//! Directives from end to end: equal ones share their values, values come and go while a directive stands, one
-//! directive is answered with another's values, and a failure is told and tried again.
+//! Directives from end to end: equal ones share their values, values come and go while a directive is active, one
+//! directive is answered with the values of another, and a failure is reported to the requester and retried.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use controllerbus::prelude::*;
 use tokio::sync::watch;
 
-/// Asks for the temperature of a place, in degrees Celsius. It stays for a moment when nobody asks any more.
+/// Asks for the temperature of a place, in degrees Celsius. It stays active for a moment after its last reference is
+/// dropped.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "weather/temperature", value = f64, keep_for_ms = 1000, validate = Temperature::check)]
 struct Temperature {
@@ -16,11 +17,11 @@ struct Temperature {
 
 impl Temperature {
     fn check(&self) -> Result<()> {
-        if self.place.is_empty() { Err(Error::msg("name the place")) } else { Ok(()) }
+        if self.place.is_empty() { Err(Error::msg("the place has no name")) } else { Ok(()) }
     }
 }
 
-/// Asks for the same in words.
+/// Asks for the same as a sentence.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "weather/report", value = String)]
 struct Report {
@@ -33,7 +34,7 @@ struct StationConfig {
     place: String,
 }
 
-/// A thermometer. Its readings come by a watch channel, as those of a device would.
+/// A thermometer. Its readings arrive on a watch channel, as those of a device would.
 struct Station {
     place: String,
     readings: watch::Sender<f64>,
@@ -62,7 +63,7 @@ impl Controller for Station {
             return Err(Error::msg("the thermometer melted"));
         }
         if request.place != self.place {
-            return Ok(()); // no value of this one; another controller may have one
+            return Ok(()); // no value from this controller; another one may have it
         }
         values.follow(self.readings.subscribe()).await
     }
@@ -76,7 +77,7 @@ struct Reporter {
     bus: BusHandle,
 }
 
-/// Puts temperatures into words.
+/// Describes temperatures in words.
 #[hot_plugin(id = "weather/reporter", version = "1.0.0")]
 impl Controller for Reporter {
     type Config = ReporterConfig;
@@ -97,9 +98,9 @@ impl Controller for Reporter {
 async fn main() -> Result<()> {
     let bus = Bus::new();
 
-    // Somebody asks before anybody can answer: the directive stands and waits.
+    // A request made before any controller can answer it stays active and waits.
     let mut report = bus.request(Report { place: "the harbour".into() })?;
-    println!("asked; {} controllers on the bus", bus.controllers().len());
+    println!("requested; {} controllers on the bus", bus.controllers().len());
 
     let stations = "
 harbour: { id: weather/station, config: { place: the harbour } }
@@ -110,14 +111,14 @@ reporter: { id: weather/reporter }
         println!("report: {}", report.value().await?);
     }
 
-    // An equal directive shares the one that stands; a weak reference does not keep it.
+    // An equal request shares the active directive; a weak reference does not keep it active.
     let mut same = bus.request(Report { place: "the harbour".into() })?;
-    println!("the same question, the same answer: {}", same.value().await?);
+    println!("an equal request gets the same value: {}", same.value().await?);
     let mut weak = same.weak()?;
     for directive in bus.directives() {
         let values: Vec<_> = directive.values.iter().map(|value| value.value.to_string()).collect();
         println!(
-            "stands: {} {:?}, {} references and {} weak, values {}",
+            "active: {} {:?}, {} references and {} weak ones, values {}",
             directive.id,
             directive.debug,
             directive.references,
@@ -126,22 +127,25 @@ reporter: { id: weather/reporter }
         );
     }
 
-    // A controller that goes takes its values along; who asked reads that.
+    // The values of a controller that is removed are withdrawn, and the requester sees that.
     bus.remove_config("harbour").await;
     while report.standing().next().is_some() {
         report.next().await;
     }
-    println!("the station is gone, and so is the report");
-    println!("at once, or not at all: {:?}", bus.try_resolve(Temperature { place: "the moon".into() }).await?);
+    println!("the station was removed, and with it the report");
+    println!(
+        "`try_resolve` does not wait for a controller: {:?}",
+        bus.try_resolve(Temperature { place: "the moon".into() }).await?
+    );
 
-    // What is wrong is told to who asked.
+    // Errors are reported to the requester.
     bus.apply(ConfigSet::from_yaml(stations)?).await?;
-    println!("refused: {}", bus.request(Temperature { place: String::new() }).err().expect("an empty name"));
+    println!("refused: {}", bus.request(Temperature { place: String::new() }).err().expect("an empty name is refused"));
     println!("failed: {}", bus.resolve(Temperature { place: "the sun".into() }).await.expect_err("too hot"));
 
     drop((report, same));
     while weak.next().await.is_some() {}
-    println!("nobody asks any more: the report has ended");
+    println!("nothing refers to the report any more, so it has ended");
     bus.close().await;
     Ok(())
 }

@@ -7,15 +7,15 @@ use controllerbus::prelude::*;
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "example/greet", value = Greeting)]
 pub struct Greet {
-    /// Whom to greet.
+    /// Who to greet.
     pub name: String,
 }
 
-/// What the greeter says.
+/// The greeting.
 #[derive(Serialize, Deserialize, Debug, PartialEq)]
 pub struct Greeting(pub String);
 
-/// How the greeter greets.
+/// The config.
 #[derive(Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "example/greeter")]
 pub struct GreeterConfig {
@@ -28,7 +28,7 @@ pub struct Greeter {
     config: GreeterConfig,
 }
 
-/// Greets whoever is named.
+/// Greets people by name.
 #[hot_plugin(id = "example/greeter", version = "1.0.0")]
 impl Controller for Greeter {
     type Config = GreeterConfig;

@@ -1,4 +1,4 @@
-//! The same crate, linked into an ordinary binary: no plugin, no code change.
+//! The same crate linked into an ordinary binary, without a plugin and without a change to its code.
 
 use controllerbus::prelude::*;
 use greeter::{Greet, Greeting};

@@ -1,7 +1,7 @@
-//! The directives that the demo asks, declared on its own: the host links none of the controllers.
+//! The directives that the demo asks, with declarations of its own: the host does not link the controllers.
 //!
-//! A directive is known by its id, and values cross with their field names, so that host and plugin need not be
-//! compiled from one declaration. A crate that both depend on works as well.
+//! A directive is identified by its id, and values are passed by field name, so host and plugin need not share a
+//! declaration. A crate that both depend on works as well.
 
 use controllerbus::prelude::*;
 
@@ -9,7 +9,7 @@ use controllerbus::prelude::*;
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "example/greet", value = Greeting)]
 pub struct Greet {
-    /// Whom to greet.
+    /// Who to greet.
     pub name: String,
 }
 
@@ -21,14 +21,14 @@ pub struct Greeting(pub String);
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "boilerplate/work", value = BoilerplateResult)]
 pub struct Boilerplate {
-    /// Names the work.
+    /// Identifies the work.
     pub boilerplate_id: String,
 }
 
 /// As in `examples/boilerplate`.
 #[derive(Serialize, Deserialize)]
 pub struct BoilerplateResult {
-    /// A line about it.
+    /// A line that describes it.
     pub print_output: String,
 }
 
@@ -36,11 +36,11 @@ pub struct BoilerplateResult {
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "trouble/do", value = Done)]
 pub struct Trouble {
-    /// Which plugin.
+    /// The plugin's id.
     pub plugin: String,
-    /// What it shall do.
+    /// What it is to do.
     pub what: String,
-    /// Makes requests differ.
+    /// Makes requests distinct.
     pub nonce: u64,
 }
 
@@ -48,10 +48,10 @@ pub struct Trouble {
 #[derive(Serialize, Deserialize)]
 pub struct Done(pub String);
 
-/// Not as in `examples/trouble`, which answers with a number.
+/// Deliberately different from `examples/trouble`, which answers with a number.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "trouble/words", value = Vec<String>)]
 pub struct Words {
-    /// Makes requests differ.
+    /// Makes requests distinct.
     pub nonce: u64,
 }

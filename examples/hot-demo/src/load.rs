@@ -1,4 +1,4 @@
-//! Requests without pause, counted, while everything else happens.
+//! Requests without pause, counted, during everything else.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,23 +9,23 @@ use tokio::task::JoinHandle;
 
 use crate::api::{Boilerplate, Greet};
 
-/// A request that takes longer than this has failed.
+/// A request that takes longer than this counts as failed.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What the requests came to.
+/// The results of the requests.
 #[derive(Default)]
 pub struct Counts {
     stop: AtomicBool,
     /// Requests that were answered.
     pub served: AtomicU64,
-    /// Requests that were not.
+    /// Requests that failed.
     pub failed: AtomicU64,
     slowest: Mutex<Duration>,
     why: Mutex<Option<String>>,
 }
 
 impl Counts {
-    /// The longest that a request took.
+    /// The longest time that a request took.
     pub fn slowest(&self) -> Duration {
         *self.slowest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,21 +47,21 @@ impl Counts {
     }
 }
 
-/// Tasks that ask one question after the other until they are stopped.
+/// A task that sends one request after another until it is stopped.
 pub struct Load {
-    /// What they came to so far.
+    /// The results so far.
     pub counts: Arc<Counts>,
     task: JoinHandle<()>,
 }
 
 impl Load {
-    /// Starts to ask both controllers in turn.
+    /// Starts sending requests to both controllers in turn.
     pub fn start(bus: &Bus) -> Self {
         let counts = Arc::new(Counts::default());
-        let (bus, told) = (bus.clone(), Arc::clone(&counts));
+        let (bus, shared) = (bus.clone(), Arc::clone(&counts));
         let task = tokio::spawn(async move {
             for number in 0_u64.. {
-                if told.stop.load(Ordering::Relaxed) {
+                if shared.stop.load(Ordering::Relaxed) {
                     return;
                 }
                 let begun = Instant::now();
@@ -77,13 +77,13 @@ impl Load {
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some(format!("no answer within {LIMIT:?}")),
                 };
-                told.count(begun, failure);
+                shared.count(begun, failure);
             }
         });
         Self { counts, task }
     }
 
-    /// Stops asking and waits for the last answer.
+    /// Stops it and waits for the last answer.
     pub async fn stop(self) -> Arc<Counts> {
         self.counts.stop.store(true, Ordering::Relaxed);
         let _ = self.task.await;

@@ -1,4 +1,4 @@
-//! The main job: edits two controllers while they serve, shows the swaps, and ends with a summary.
+//! Edits two controllers while they serve, shows the swaps, and ends with a summary.
 
 mod api;
 mod chaos;
@@ -15,19 +15,19 @@ use hot_runtime::Isolation;
 
 use crate::show::{Mode, Show};
 
-/// Two controller crates in one plugin: loaded, edited, broken, mended and unloaded while requests go on.
+/// Load, edit, break, fix and unload a plugin of two controller crates while requests keep coming
 #[derive(Parser)]
 struct Arguments {
-    /// No colour and no animation.
+    /// Print plain lines, without colour and animation
     #[arg(long)]
     plain: bool,
-    /// Nothing but a machine-readable summary on standard output.
+    /// Print only a JSON summary
     #[arg(long, conflicts_with = "plain")]
     json: bool,
-    /// Where the plugin runs: `none` for this process, `process` for one of its own.
+    /// Where the plugin runs: `none` for this process, `process` for its own process
     #[arg(long, default_value_t = Isolation::None)]
     isolation: Isolation,
-    /// Something else: twenty plugins that misbehave for so many seconds, and a host that must not be harmed.
+    /// Run twenty misbehaving plugins for this long instead, in a host that must not be affected
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["plain", "isolation"])]
     chaos: Option<u64>,
 }

@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 
 use controllerbus::{Error, Result};
 
-/// A folder of the demo's own with copies of the crates. Another demo that uses it is waited for.
+/// The demo's directory with copies of the crates. A lock makes demos take turns.
 pub struct Scratch {
     folder: PathBuf,
     target: PathBuf,
-    _turn: File,
+    _lock: File,
 }
 
-/// Where this workspace is.
+/// The root of this workspace.
 fn root() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?)
 }
 
-/// Where this workspace is built.
+/// The target directory of this workspace.
 pub fn target() -> Result<PathBuf> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().map(|root| root.join("target")), |it| Ok(it.into()));
@@ -25,14 +25,14 @@ pub fn target() -> Result<PathBuf> {
 }
 
 impl Scratch {
-    /// Copies these of the examples anew.
+    /// Makes fresh copies of these examples.
     pub fn new(names: &[&str]) -> Result<Self> {
         let (root, target) = (root()?, target()?);
         let (examples, folder) = (root.join("examples"), target.join("hot-demo"));
         let crates = folder.join("crates");
         fs::create_dir_all(&folder)?;
-        let turn = File::create(folder.join("lock"))?;
-        turn.lock()?;
+        let lock = File::create(folder.join("lock"))?;
+        lock.lock()?;
         if crates.exists() {
             fs::remove_dir_all(&crates)?;
         }
@@ -49,25 +49,25 @@ impl Scratch {
         }
         fs::write(crates.join("Cargo.toml"), format!("[workspace]\nresolver = \"3\"\nmembers = {names:?}\n"))?;
         fs::copy(root.join("Cargo.lock"), crates.join("Cargo.lock"))?;
-        Ok(Self { folder, target: target.join("plugins"), _turn: turn })
+        Ok(Self { folder, target: target.join("plugins"), _lock: lock })
     }
 
-    /// Where the runtime works.
+    /// The work directory of the runtime.
     pub fn work_dir(&self) -> &Path {
         &self.folder
     }
 
-    /// Where plugins are built: in one folder with those of this workspace's tests, which have the same dependencies.
+    /// Where plugins are built: the directory that this workspace's tests use, because the dependencies are the same.
     pub fn target_dir(&self) -> &Path {
         &self.target
     }
 
-    /// The copy of a crate.
+    /// The path of a crate's copy.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join("crates").join(name)
     }
 
-    /// Replaces a text in a crate's source and saves it as an editor would.
+    /// Replaces a string in a crate's source and saves it the way an editor does.
     pub fn edit(&self, name: &str, from: &str, to: &str) -> Result<()> {
         let path = self.path(name).join("src/lib.rs");
         let source = fs::read_to_string(&path)?;

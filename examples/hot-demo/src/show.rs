@@ -1,4 +1,4 @@
-//! What a person sees: lines, and while something goes on a spinner with the requests so far.
+//! Output for people: lines, and during a step a spinner with the requests so far.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -9,18 +9,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::load::Counts;
 
-/// How the demo is shown.
+/// The kind of output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Colours, and a spinner on a terminal.
     Rich,
     /// Lines only.
     Plain,
-    /// Nothing but the JSON summary.
+    /// Only the JSON summary.
     Silent,
 }
 
-/// Prints the story.
+/// Prints the progress of the demo.
 pub struct Show {
     mode: Mode,
     spinner: ProgressBar,
@@ -35,11 +35,11 @@ impl Show {
         }
         let spinner = if mode == Mode::Rich { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         let counts: Arc<OnceLock<Arc<Counts>>> = Arc::default();
-        let told = Arc::clone(&counts);
+        let shared = Arc::clone(&counts);
         let look = ProgressStyle::with_template("  {spinner} {msg} {requests}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner())
             .with_key("requests", move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-                if let Some(counts) = told.get() {
+                if let Some(counts) = shared.get() {
                     let (served, failed) =
                         (counts.served.load(Ordering::Relaxed), counts.failed.load(Ordering::Relaxed));
                     let _ = write!(out, "({served} requests served, {failed} failed)");
@@ -49,22 +49,22 @@ impl Show {
         Self { mode, spinner, counts }
     }
 
-    /// From now on the spinner shows these.
+    /// Makes the spinner show these from now on.
     pub fn count(&self, counts: &Arc<Counts>) {
         let _ = self.counts.set(Arc::clone(counts));
     }
 
-    /// A new part of the story.
+    /// Prints the heading of a part.
     pub fn part(&self, text: &str) {
         self.line(&format!("\n{} {}", style("▸").cyan(), style(text).bold()));
     }
 
-    /// A line of it.
+    /// Prints a line of that part.
     pub fn say(&self, text: &str) {
         self.line(&format!("  {text}"));
     }
 
-    /// Something goes on until the next line.
+    /// Shows that something is in progress until the next line.
     pub fn busy(&self, text: &str) {
         match self.mode {
             Mode::Rich => {
@@ -76,7 +76,7 @@ impl Show {
         }
     }
 
-    /// What the compiler said, as it said it.
+    /// Prints the compiler's output unchanged.
     pub fn compiler(&self, rendered: &str) {
         let text = if console::colors_enabled() {
             rendered.to_owned()
@@ -98,7 +98,7 @@ impl Show {
         }
     }
 
-    /// Takes the spinner away.
+    /// Removes the spinner.
     pub fn end(&self) {
         self.spinner.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! What the demo does: load, edit, swap, break, mend, unload.
+//! The steps of the demo: load, edit, swap, break, fix, unload.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::summary::{Summary, Swap};
 /// The crates that the demo bundles into one plugin.
 const CRATES: [&str; 2] = ["boilerplate", "greeter"];
 
-/// What runs: one controller of each crate.
+/// One controller of each crate.
 const CONFIG: &str = "\
 greeter:
   id: example/greeter
@@ -27,7 +27,7 @@ boilerplate:
   config: { exampleField: from the config }
 ";
 
-/// The longest that a step may take; a first build compiles all dependencies.
+/// The time limit of a step; the first build compiles all dependencies.
 const STEP: Duration = Duration::from_secs(900);
 
 struct Demo<'a> {
@@ -56,7 +56,7 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
         .target_dir(scratch.target_dir())
         .isolation(isolation)
         .on_event(move |event| drop(sender.send(event.clone())));
-    show.busy("building the plugin; the first time this compiles its dependencies, which takes a minute or two");
+    show.busy("building the plugin; the first build compiles its dependencies, which takes a minute or two");
     let runtime = builder.start().await?;
     let mut demo = Demo { show, scratch, bus, events, swaps: Vec::new() };
     let loaded = demo
@@ -73,16 +73,16 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
         timeline.build_ms,
         timeline.verify_ms,
         timeline.load_ms,
-        pid_of(&runtime, generation).map(|pid| format!(", in process {pid} of its own")).unwrap_or_default(),
+        pid_of(&runtime, generation).map(|pid| format!(", in its own process {pid}")).unwrap_or_default(),
     ));
 
-    show.part("A config set starts a controller of each, and requests begin");
+    show.part("A config set starts a controller of each crate, and requests begin");
     demo.bus.apply(ConfigSet::from_yaml(CONFIG)?).await?;
     demo.answers().await?;
     let load = Load::start(&demo.bus);
     show.count(&load.counts);
 
-    show.part("An edit of the greeter, live");
+    show.part("A live edit of the greeter");
     demo.edit("greeter", "{}, {}!", "{}, dear {}! Nice to see you.", "greeter").await?;
     demo.answers().await?;
 
@@ -90,7 +90,7 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     demo.edit("boilerplate", "{} is done", "{} is done, and well", "boilerplate").await?;
     demo.answers().await?;
 
-    show.part("A mistake");
+    show.part("An edit that does not compile");
     demo.scratch.edit("greeter", "dear {}! Nice to see you.\"", "dear {}! Oops\" +")?;
     show.busy("building");
     let rendered = demo
@@ -100,11 +100,11 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
         })
         .await?;
     show.compiler(&rendered);
-    show.say("the old code goes on:");
+    show.say("the old code keeps serving:");
     demo.answers().await?;
 
-    show.part("The mistake mended");
-    demo.edit("greeter", "dear {}! Oops\" +", "dear {}! All is well again.\"", "the mend").await?;
+    show.part("The error is fixed");
+    demo.edit("greeter", "dear {}! Oops\" +", "dear {}! All is well again.\"", "the fix").await?;
     demo.answers().await?;
 
     show.part("The plugin is removed");
@@ -123,9 +123,9 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
         if mapped == 0 { style("none".to_owned()).green() } else { style(mapped.to_string()).red() },
     ));
     if demo.bus.try_resolve(Greet { name: "Ada".into() }).await?.is_some() {
-        return Err(Error::msg("something still answers for the plugin"));
+        return Err(Error::msg("something still answers in place of the plugin"));
     }
-    show.say("nobody answers for it any more");
+    show.say("its directives are no longer answered");
     runtime.shutdown().await;
 
     if let Some(why) = counts.first_failure() {
@@ -140,13 +140,13 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     })
 }
 
-/// The process of a generation, where it has one of its own.
+/// The id of a generation's own process, if it has one.
 fn pid_of(runtime: &HotRuntime, generation: u64) -> Option<u32> {
     runtime.generations().iter().find(|found| found.generation == generation)?.pid
 }
 
 impl Demo<'_> {
-    /// Edits a crate and waits until its new code serves and the old is unloaded.
+    /// Edits a crate, and waits until the new code serves and the old code is unloaded.
     async fn edit(&mut self, name: &str, from: &str, to: &str, what: &str) -> Result<()> {
         self.scratch.edit(name, from, to)?;
         self.show.say(&format!("{} {}", style("-").red(), style(from).dim()));
@@ -186,7 +186,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// Asks both controllers and shows what they say.
+    /// Asks both controllers and shows their answers.
     async fn answers(&self) -> Result<()> {
         let greeting = self.bus.resolve(Greet { name: "Ada".into() }).await?;
         let result = self.bus.resolve(Boilerplate { boilerplate_id: "this".into() }).await?;

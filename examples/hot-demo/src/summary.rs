@@ -1,4 +1,4 @@
-//! What a run came to: for machines as JSON, for people as a timeline.
+//! The results of a run: JSON for machines, a timeline for people.
 
 use console::{Style, style};
 use hot_runtime::Timeline;
@@ -9,13 +9,13 @@ use serde::Serialize;
 pub struct Summary {
     /// Requests that were answered.
     pub requests: u64,
-    /// Requests that were not.
+    /// Requests that failed.
     pub failed: u64,
     /// Each swap, in order.
     pub swaps: Vec<Swap>,
-    /// Generations whose library was still in the process's maps at the end.
+    /// Generations whose library was still mapped at the end.
     pub generations_mapped_at_end: usize,
-    /// The longest that a request took, in milliseconds; for people only.
+    /// The longest time that a request took, in milliseconds; not in the JSON.
     #[serde(skip)]
     pub slowest_ms: f64,
 }
@@ -38,7 +38,7 @@ pub struct Swap {
 }
 
 impl Swap {
-    /// A swap whose unload is yet to come.
+    /// A swap whose old generation is not unloaded yet.
     pub fn new(what: &str, from: u64, to: u64, timeline: &Timeline) -> Self {
         let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
         Self {
@@ -55,11 +55,11 @@ impl Swap {
     }
 }
 
-/// How many columns the longest bar has.
+/// The width of the longest bar.
 const COLUMNS: f64 = 44.0;
 
 impl Summary {
-    /// The timeline, a line for each swap.
+    /// Prints the timeline, with a line for each swap.
     pub fn show(&self) {
         let longest = self.swaps.iter().map(|swap| swap.edit_to_live_ms).fold(1.0, f64::max);
         println!();
@@ -96,7 +96,7 @@ impl Summary {
         let failed = if self.failed == 0 { failed.green() } else { failed.red() };
         println!();
         println!(
-            "  {} requests served, {failed}, the slowest in {:.1} ms; {} swaps; {} generations still mapped",
+            "  {} requests served, {failed}, the slowest took {:.1} ms; {} swaps; {} generations still mapped",
             style(self.requests).bold(),
             self.slowest_ms,
             self.swaps.len(),

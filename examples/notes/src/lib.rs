@@ -1,4 +1,4 @@
-//! What the demo and the tests of the notes share: writers, and a copy of the controller's crate to edit.
+//! Shared by the demo and the tests: writers of notes, and a copy of the controller's crate to edit.
 
 mod book;
 mod writers;

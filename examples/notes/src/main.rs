@@ -1,4 +1,5 @@
-//! A controller that has a SQLite database open, edited while notes are written: what was acknowledged is there.
+//! Edits a controller with an open SQLite database while notes are written, and checks that all acknowledged notes are
+//! there.
 
 use std::process::ExitCode;
 
@@ -8,16 +9,16 @@ use hot_runtime::{HotRuntime, Isolation, RuntimeEvent};
 use notes::{Book, Counts, Writers, check};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Edits a controller with a database while notes are written, and counts those that are lost.
+/// Edit a controller with a database while notes are written, and count the notes that are lost
 #[derive(Parser)]
 struct Arguments {
-    /// Nothing but a machine-readable summary on standard output.
+    /// Print only a JSON summary
     #[arg(long)]
     json: bool,
-    /// How often the controller is edited.
+    /// How often to edit the controller
     #[arg(long, default_value_t = 10)]
     swaps: u64,
-    /// Where the controller runs: `none` for this process, `process` for one of its own.
+    /// Where the controller runs: `none` for this process, `process` for its own process
     #[arg(long, default_value_t = Isolation::None)]
     isolation: Isolation,
 }
@@ -58,24 +59,24 @@ async fn story(arguments: &Arguments, say: &impl Fn(String)) -> Result<Counts> {
     let file = work.path().join("notes.db");
     let config = format!("notes: {{ id: example/book, config: {{ file: '{}' }} }}", file.display());
     bus.apply(ConfigSet::from_yaml(&config)?).await?;
-    let (tell, mut told) = unbounded_channel();
+    let (sender, mut events) = unbounded_channel();
     say("building the controller".to_owned());
     let runtime = HotRuntime::builder(&bus)
         .watch(book.path())
         .work_dir(work.path())
         .target_dir(&book.target_dir)
         .isolation(arguments.isolation)
-        .on_event(move |event| drop(tell.send(event.clone())))
+        .on_event(move |event| drop(sender.send(event.clone())))
         .start()
         .await
         .map_err(Error::msg)?;
-    swapped(&mut told).await?;
-    say(format!("4 writers write to {}", file.display()));
+    swapped(&mut events).await?;
+    say(format!("4 writers are writing to {}", file.display()));
     let writers = Writers::new(&bus, 4);
     writers.answered_by(&Book::version(1)).await;
     for number in 2..arguments.swaps + 2 {
         book.edit(number)?;
-        let took = swapped(&mut told).await?;
+        let took = swapped(&mut events).await?;
         writers.answered_by(&Book::version(number)).await;
         say(format!("{} serves, {took:.0} ms after the edit", Book::version(number)));
     }
@@ -86,12 +87,12 @@ async fn story(arguments: &Arguments, say: &impl Fn(String)) -> Result<Counts> {
     Ok(Counts { swaps: arguments.swaps, acknowledged: acknowledged.len() as u64, failed, lost })
 }
 
-/// Waits until a generation serves; how long it took from the edit, in milliseconds.
-async fn swapped(told: &mut UnboundedReceiver<RuntimeEvent>) -> Result<f64> {
+/// Waits until a new generation serves, and returns the milliseconds since the edit.
+async fn swapped(events: &mut UnboundedReceiver<RuntimeEvent>) -> Result<f64> {
     loop {
-        match told.recv().await {
+        match events.recv().await {
             Some(RuntimeEvent::Swapped { timeline, .. }) => return Ok(timeline.edit_to_live_ms.unwrap_or_default()),
-            Some(RuntimeEvent::BuildFailed { .. }) => return Err(Error::msg("the controller does not build")),
+            Some(RuntimeEvent::BuildFailed { .. }) => return Err(Error::msg("the controller does not compile")),
             Some(RuntimeEvent::RolledBack { reason, .. }) => return Err(Error::msg(reason)),
             Some(_) => {}
             None => return Err(Error::msg("the runtime has ended")),

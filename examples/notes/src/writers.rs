@@ -1,4 +1,4 @@
-//! Writers of notes, and whether what was acknowledged is there.
+//! Writers of notes, and a check that all acknowledged notes are there.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,37 +8,37 @@ use controllerbus::prelude::*;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// The same directive as the controller's crate has it.
+/// The same directive as in the controller's crate.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "example/note", value = Noted)]
 pub struct Note {
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
-/// A note that is written down.
+/// The acknowledgement of a note.
 #[derive(Serialize, Deserialize)]
 pub struct Noted {
-    /// How many there are.
+    /// How many notes there are.
     pub notes: u64,
-    /// Who has written it down.
+    /// The version of the code that wrote it.
     pub version: String,
 }
 
-/// What became of the notes.
+/// The results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// How often the controller was swapped.
     pub swaps: u64,
     /// How many notes were acknowledged.
     pub acknowledged: u64,
-    /// How many got an error.
+    /// How many notes got an error.
     pub failed: u64,
-    /// How many were acknowledged, and are not there.
+    /// How many notes were acknowledged, but are missing.
     pub lost: u64,
 }
 
-/// Writers that write until they are told to stop.
+/// Writers that write until they are stopped.
 pub struct Writers {
     shared: Arc<Shared>,
     writers: JoinSet<Vec<String>>,
@@ -48,12 +48,12 @@ struct Shared {
     bus: Bus,
     stop: AtomicBool,
     failed: AtomicU64,
-    /// The version that has answered last.
+    /// The version that answered last.
     version: watch::Sender<String>,
 }
 
 impl Writers {
-    /// Sets so many to work.
+    /// Starts this many writers.
     pub fn new(bus: &Bus, count: usize) -> Self {
         let (stop, failed, version) = Default::default();
         let shared = Arc::new(Shared { bus: bus.clone(), stop, failed, version });
@@ -64,13 +64,13 @@ impl Writers {
         Self { shared, writers }
     }
 
-    /// Waits until a version has written something down.
+    /// Waits until a version has written a note.
     pub async fn answered_by(&self, version: &str) {
-        // The sender is held here.
+        // Cannot fail: `self` holds the sender.
         let _ = self.shared.version.subscribe().wait_for(|last| last == version).await;
     }
 
-    /// Stops them; what was acknowledged, and how many notes got an error.
+    /// Stops the writers. Returns the acknowledged notes, and how many got an error.
     pub async fn end(self) -> (Vec<String>, u64) {
         self.shared.stop.store(true, Ordering::Relaxed);
         let acknowledged = self.writers.join_all().await.into_iter().flatten().collect();
@@ -105,11 +105,11 @@ async fn write(shared: Arc<Shared>, writer: usize) -> Vec<String> {
     acknowledged
 }
 
-/// Counts what was acknowledged and is not there. A note that is written again is no other one: it is lost if there are more
-/// then than there were.
+/// Counts the acknowledged notes that are missing. Writing a note again does not add one: so if there are more notes
+/// afterwards, those were lost.
 ///
 /// # Errors
-/// What the controller says.
+/// Fails if the controller returns an error.
 pub async fn check(bus: &Bus, acknowledged: &[String]) -> Result<u64> {
     let last = bus.resolve(Note { text: "the last note".to_owned() }).await?.notes;
     let mut most = last;

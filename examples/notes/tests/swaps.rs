@@ -1,4 +1,4 @@
-//! Two hundred swaps of a controller that has a SQLite database open, while notes are written: none is lost.
+//! Two hundred swaps of a controller with an open SQLite database while notes are written: none is lost.
 #![cfg(unix)]
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tests::work_dir;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-/// How many artifacts are made of one build: what it takes to build them is no part of this.
+/// How many artifacts are made from one build: the time to build them is not part of the test.
 const ARTIFACTS: u64 = 8;
 
 async fn library() -> &'static [u8] {
@@ -64,13 +64,15 @@ async fn two_hundred_swaps(isolation: Isolation) {
         runtime.load_file(&versions[version as usize]).await.expect("swapping");
         let version = Book::version(version);
         let answered = writers.answered_by(&version);
-        tokio::time::timeout(Duration::from_secs(60), answered).await.expect("the new one answers within a minute");
+        tokio::time::timeout(Duration::from_secs(60), answered)
+            .await
+            .expect("the new generation answers within a minute");
     }
     let (acknowledged, failed) = writers.end().await;
     println!("{} notes acknowledged", acknowledged.len());
     assert!(acknowledged.len() > 200 && failed == 0, "{failed} failed");
     assert_eq!(
-        check(&bus, &acknowledged).await.expect("they can be counted"),
+        check(&bus, &acknowledged).await.expect("the notes can be counted"),
         0,
         "notes that were acknowledged are lost"
     );
@@ -79,13 +81,13 @@ async fn two_hundred_swaps(isolation: Isolation) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "builds SQLite as a plugin; .ci/run has it"]
+#[ignore = "builds SQLite as a plugin; .ci/run runs it"]
 async fn two_hundred_swaps_under_load_lose_no_note() {
     two_hundred_swaps(Isolation::None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "builds SQLite as a plugin; .ci/run has it"]
+#[ignore = "builds SQLite as a plugin; .ci/run runs it"]
 async fn two_hundred_swaps_of_processes_under_load_lose_no_note() {
     two_hundred_swaps(Isolation::Process).await;
 }

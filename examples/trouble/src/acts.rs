@@ -1,4 +1,4 @@
-//! What it does when it is asked to.
+//! What it does on request.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,21 +11,21 @@ unsafe extern "C" {
     fn raise(number: i32) -> i32;
 }
 
-/// A signal that nobody else uses.
+/// A signal that nothing else uses.
 const SIGUSR2: i32 = 12;
 
 extern "C" fn handle(_: i32) {}
 
-/// Does one of these; its answer.
+/// Performs one of these actions and returns its answer.
 pub async fn act(what: &str, nonce: u64, context: &Context, values: &Values<Done>) -> Result<String> {
     let (what, argument) = what.split_once(' ').unwrap_or((what, ""));
     match what {
         "answer" => {}
-        "panic" => panic!("resolve was told to panic"),
-        "fail" => return Err(Error::msg("resolve was told to fail")),
+        "panic" => panic!("resolve was asked to panic"),
+        "fail" => return Err(Error::msg("resolve was asked to fail")),
         "hang" => std::future::pending().await,
         "block" => std::thread::sleep(BLOCKS),
-        "task" => drop(tokio::spawn(async { panic!("a task was told to panic") })),
+        "task" => drop(tokio::spawn(async { panic!("a task was asked to panic") })),
         "thread" => drop(std::thread::spawn(|| std::thread::sleep(BLOCKS))),
         "thread-for-good" => {
             std::thread::Builder::new().name("for-good".to_owned()).spawn(|| {
@@ -53,7 +53,7 @@ pub async fn act(what: &str, nonce: u64, context: &Context, values: &Values<Done
             }
         }
         "signal" => {
-            // SAFETY: the handler is such a function, and does nothing.
+            // SAFETY: the handler has the signature that `signal` expects, and does nothing.
             unsafe {
                 signal(SIGUSR2, handle as *const () as usize);
                 raise(SIGUSR2);
@@ -70,7 +70,8 @@ pub async fn act(what: &str, nonce: u64, context: &Context, values: &Values<Done
                 tracing::warn!(line, "trouble logs");
             }
         }
-        // Until a time in milliseconds since 1970, for two of these at a time are enough for two cores.
+        // Until a time in milliseconds since 1970 rather than for a duration: a request that is repeated after a swap
+        // then ends on time, and no more than two spin at once.
         "spin" => {
             let until = SystemTime::UNIX_EPOCH + Duration::from_millis(argument.parse()?);
             while SystemTime::now() < until {
@@ -80,7 +81,7 @@ pub async fn act(what: &str, nonce: u64, context: &Context, values: &Values<Done
         "abort" => std::process::abort(),
         "exit" => std::process::exit(0),
         "segv" => {
-            // SAFETY: there is none.
+            // SAFETY: none, on purpose: it is meant to crash.
             unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
         }
         "overflow" => return Ok(deep(1).to_string()),
@@ -89,7 +90,7 @@ pub async fn act(what: &str, nonce: u64, context: &Context, values: &Values<Done
     Ok(version().to_owned())
 }
 
-/// Goes down until the stack ends.
+/// Recurses until the stack overflows.
 #[allow(unconditional_recursion)]
 fn deep(below: u64) -> u64 {
     std::hint::black_box([below; 64])[7] + deep(below + 1)

@@ -1,6 +1,6 @@
-//! A controller that does whatever a host would rather it did not: it hangs, panics, blocks, floods, leaks, lies and crashes.
+//! A controller that misbehaves in every way: it hangs, panics, blocks, floods, leaks, lies and crashes.
 //!
-//! `hot-demo --chaos` builds it once, and makes many plugins of the library by writing over the two texts below.
+//! `hot-demo --chaos` builds it once, and makes many plugins from the library by overwriting the two strings below.
 
 mod acts;
 
@@ -8,62 +8,62 @@ use std::time::Duration;
 
 use controllerbus::prelude::*;
 
-/// The plugin's number, in each copy another one.
+/// The plugin's id, a different one in each copy.
 const ID: &str = "trouble-00";
 
-/// Which of several versions of that plugin this copy is.
+/// The version of the plugin that this copy is.
 static VERSION: &str = "version-0000000";
 
-/// How long it blocks a thread: longer than any limit that the host gives it.
+/// How long it blocks a thread: longer than any limit set by the host.
 const BLOCKS: Duration = Duration::from_millis(1200);
 
-/// What one of the plugins shall do.
+/// Tells one of the plugins what to do.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "trouble/do", value = Done)]
 pub struct Do {
-    /// Which plugin, as `trouble-00`; the others have nothing to say.
+    /// The plugin's id, such as `trouble-00`; the others do not answer.
     pub plugin: String,
-    /// One of the words in `acts.rs`.
+    /// One of the actions in `acts.rs`.
     pub what: String,
-    /// Makes requests differ, so that they are not merged.
+    /// Makes requests distinct, so that they are not merged.
     pub nonce: u64,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Serialize, Deserialize)]
 pub struct Done(pub String);
 
-/// Whoever asks this expects words, and is given a number.
+/// The requester expects words, and gets a number.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "trouble/words", value = u64)]
 pub struct Words {
-    /// Makes requests differ, so that they are not merged.
+    /// Makes requests distinct, so that they are not merged.
     pub nonce: u64,
 }
 
-/// Where it misbehaves.
+/// Where and how it misbehaves.
 #[derive(Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "trouble-00")]
 pub struct TroubleConfig {
-    /// Such as `construct panics` or `close hangs`; nothing if it is empty.
+    /// For example `construct panics` or `close hangs`; empty for no misbehaviour.
     #[serde(default)]
     pub does: String,
 }
 
 impl TroubleConfig {
-    /// Does here what it was told to do here.
+    /// Misbehaves as configured for this place.
     async fn at(&self, place: &str) -> Result<()> {
-        if self.is_told(place) == Some("hangs") {
+        if self.behaviour(place) == Some("hangs") {
             std::future::pending::<()>().await;
         }
         self.at_once(place)
     }
 
-    /// The same where nothing can be awaited.
+    /// The same where it cannot await.
     fn at_once(&self, place: &str) -> Result<()> {
-        match self.is_told(place) {
-            Some("panics") => panic!("{place} was told to panic"),
-            Some("fails") => Err(Error::msg(format!("{place} was told to fail"))),
+        match self.behaviour(place) {
+            Some("panics") => panic!("{place} was configured to panic"),
+            Some("fails") => Err(Error::msg(format!("{place} was configured to fail"))),
             Some("blocks") => {
                 std::thread::sleep(BLOCKS);
                 Ok(())
@@ -72,7 +72,7 @@ impl TroubleConfig {
         }
     }
 
-    fn is_told(&self, place: &str) -> Option<&str> {
+    fn behaviour(&self, place: &str) -> Option<&str> {
         self.does.strip_prefix(place).map(str::trim_start)
     }
 }
@@ -139,7 +139,7 @@ impl Controller for Trouble {
     }
 }
 
-/// What this copy is.
+/// The version of this copy.
 fn version() -> &'static str {
     std::hint::black_box(VERSION)
 }

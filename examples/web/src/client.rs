@@ -1,4 +1,4 @@
-//! Clients by hand, so that each way in which a connection can fail is seen for what it is.
+//! Hand-written clients that tell apart the ways in which a connection can fail.
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
@@ -6,42 +6,42 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// How a client was let down.
+/// How a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// It could not connect.
+    /// The client could not connect.
     Refused,
-    /// Its connection was gone, of which nothing had told, before an answer began.
+    /// The connection was closed without notice before a response began.
     Reset,
-    /// An answer ended before its end.
+    /// A response was cut off.
     Cut,
 }
 
-/// An answer.
+/// A response.
 pub struct Answer {
     /// The version of the code that gave it.
     pub version: String,
-    /// Whether the server ends the connection with it.
+    /// Whether the server closes the connection after it.
     pub is_last: bool,
 }
 
-/// A connection over which requests are made.
+/// An HTTP connection.
 pub struct Http(BufReader<TcpStream>);
 
 impl Http {
     /// Connects.
     ///
     /// # Errors
-    /// [`Broken::Refused`].
+    /// Fails with [`Broken::Refused`].
     pub async fn connect(at: SocketAddr) -> Result<Self, Broken> {
         let stream = TcpStream::connect(at).await.map_err(|_| Broken::Refused)?;
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// Asks for the page.
+    /// Requests the page.
     ///
     /// # Errors
-    /// The connection, or the answer, was cut.
+    /// Fails if the connection is closed or the response is cut off.
     pub async fn get(&mut self, keep: bool) -> Result<Answer, Broken> {
         let connection = if keep { "keep-alive" } else { "close" };
         let request = format!("GET / HTTP/1.1\r\nhost: web\r\nconnection: {connection}\r\n\r\n");
@@ -64,7 +64,7 @@ impl Http {
         Ok(Answer { version, is_last: field("connection:") == Some("close") })
     }
 
-    /// The lines of a head, in lower case.
+    /// The lines of the head, in lower case.
     async fn head(&mut self) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         loop {
@@ -81,14 +81,14 @@ impl Http {
     }
 }
 
-/// A WebSocket whose other end says each text again, with its version.
+/// A WebSocket whose server echoes each text, with its version.
 pub struct Echo(Http);
 
 impl Echo {
     /// Connects.
     ///
     /// # Errors
-    /// It is refused, or cut.
+    /// Fails if the connection is refused or closed.
     pub async fn connect(at: SocketAddr) -> Result<Self, Broken> {
         const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -98,10 +98,10 @@ impl Echo {
         if head[0].contains(" 101 ") { Ok(Self(http)) } else { Err(Broken::Refused) }
     }
 
-    /// Says something short; the version that has said it again.
+    /// Sends a short text, and returns the version that echoed it.
     ///
     /// # Errors
-    /// It is cut.
+    /// Fails if the connection is cut off.
     pub async fn say(&mut self, text: &str) -> Result<String, Broken> {
         let again = self.exchange(text).await.map_err(|_| Broken::Cut)?;
         let version = again.strip_suffix(text).ok_or(Broken::Cut)?;
@@ -109,7 +109,7 @@ impl Echo {
     }
 
     async fn exchange(&mut self, text: &str) -> Result<String, Error> {
-        // A final text frame; masked, as a client has to, with zeros.
+        // A final text frame, masked with zeros because clients have to mask.
         let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).ok_or(ErrorKind::InvalidInput)?;
         let frame = [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat();
         self.0.0.write_all(&frame).await?;

@@ -1,4 +1,4 @@
-//! What the demo and the tests of the web server share: a load of clients, and a copy of the controller's crate to edit.
+//! Shared by the demo and the tests: a load of clients, and a copy of the controller's crate to edit.
 
 pub mod client;
 mod load;

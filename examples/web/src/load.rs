@@ -1,4 +1,4 @@
-//! A load of clients, and what becomes of them.
+//! A load of clients, and what happens to them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use tokio::task::JoinSet;
 
 use crate::client::{Broken, Echo, Http};
 
-/// What became of the clients.
+/// The results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// How often the server was swapped.
     pub swaps: u64,
-    /// How many requests, and texts over WebSockets, were answered.
+    /// How many requests, and texts on WebSockets, were answered.
     pub requests: u64,
-    /// How many could not connect.
+    /// How many clients could not connect.
     pub refused: u64,
-    /// How many connections were gone before an answer began.
+    /// How many connections were closed before a response began.
     pub reset: u64,
-    /// How many answers, or WebSockets, ended before their end.
+    /// How many responses or WebSockets were cut off.
     pub cut: u64,
 }
 
 impl Counts {
-    /// Whether nobody was let down.
+    /// Whether nothing failed.
     pub fn is_clean(&self) -> bool {
         (self.refused, self.reset, self.cut) == (0, 0, 0)
     }
 }
 
-/// Clients that ask until they are told to stop.
+/// Clients that send requests until they are stopped.
 pub struct Load {
     shared: Arc<Shared>,
     clients: JoinSet<()>,
@@ -42,7 +42,7 @@ pub struct Load {
 struct Shared {
     at: SocketAddr,
     stop: AtomicBool,
-    /// The version that has answered last.
+    /// The version that answered last.
     version: watch::Sender<String>,
     requests: AtomicU64,
     refused: AtomicU64,
@@ -51,7 +51,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
@@ -77,7 +77,7 @@ impl Shared {
 }
 
 impl Load {
-    /// Puts it on: so many clients that keep their connections, so many that connect for each request, and so many
+    /// Starts clients: `keeping` keep their connections, `connecting` connect for each request, and `sockets` are
     /// WebSockets, which stay open all the time.
     pub fn new(at: SocketAddr, keeping: usize, connecting: usize, sockets: usize) -> Self {
         let shared = Arc::new(Shared {
@@ -104,11 +104,11 @@ impl Load {
 
     /// Waits until a version has answered a client.
     pub async fn answered_by(&self, version: &str) {
-        // The sender is held here.
+        // Cannot fail: `self` holds the sender.
         let _ = self.shared.version.subscribe().wait_for(|last| last == version).await;
     }
 
-    /// Ends it, and says what became of the clients.
+    /// Stops the clients and returns the results.
     pub async fn end(mut self, swaps: u64) -> Counts {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
@@ -126,7 +126,7 @@ impl Load {
 
 async fn keep(shared: Arc<Shared>) {
     let mut open = None;
-    while shared.goes_on() {
+    while shared.is_running() {
         let asked = async {
             let mut http = match open.take() {
                 Some(http) => http,
@@ -144,13 +144,13 @@ async fn keep(shared: Arc<Shared>) {
 }
 
 async fn connect_each_time(shared: Arc<Shared>) {
-    while shared.goes_on() {
+    while shared.is_running() {
         let asked = async { Http::connect(shared.at).await?.get(false).await };
         match asked.await {
             Ok(answer) => shared.answered(&answer.version),
             Err(how) => shared.broken(how),
         }
-        // Else there soon would be no port left to come from.
+        // Without a pause the client ports would soon run out.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -160,10 +160,10 @@ async fn stay(shared: Arc<Shared>) {
         let mut echo = Echo::connect(shared.at).await?;
         let first = echo.say("first").await?;
         for number in 0_u64.. {
-            if !shared.goes_on() {
+            if !shared.is_running() {
                 break;
             }
-            // It stays with the generation that has accepted it.
+            // It stays with the generation that accepted it.
             if echo.say(&number.to_string()).await? != first {
                 return Err(Broken::Cut);
             }

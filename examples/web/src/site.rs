@@ -1,28 +1,28 @@
-//! A copy of the controller's crate, to be edited.
+//! A copy of the controller's crate, for the demo to edit.
 
 use std::fs;
 use std::io::Result;
 use std::path::{Path, PathBuf};
 
-/// The version of the crate as it stands.
+/// The version in the original crate.
 const FIRST: &str = "version-0000001";
 
-/// What the controller's crate needs of this repository.
+/// The controller crate's path to `controllerbus`.
 const CONTROLLERBUS: &str = "\"../../../controllerbus\"";
 
-/// A copy of the controller's crate, in a folder that goes with it.
+/// A copy of the controller's crate, in a temporary directory that is removed with it.
 pub struct Site {
     folder: tempfile::TempDir,
     source: String,
-    /// Where the plugin is built: in one folder with those of this workspace's tests, which have some dependencies in common.
+    /// Where the plugin is built: the directory of this workspace's tests, because some dependencies are the same.
     pub target_dir: PathBuf,
 }
 
 impl Site {
-    /// Copies it.
+    /// Copies the crate.
     ///
     /// # Errors
-    /// What the system said.
+    /// Fails if a file cannot be read or written.
     pub fn copy() -> Result<Self> {
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = own.join("../..").canonicalize()?;
@@ -40,20 +40,20 @@ impl Site {
         Ok(Self { folder, source, target_dir: std::path::absolute(target.join("plugins"))? })
     }
 
-    /// Where the copy is.
+    /// The path of the copy.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("site")
     }
 
-    /// How a version is called.
+    /// The name of a version.
     pub fn version(number: u64) -> String {
         format!("version-{number:07}")
     }
 
-    /// Makes it this version, by an edit.
+    /// Edits the copy to be this version.
     ///
     /// # Errors
-    /// What the system said.
+    /// Fails if a file cannot be read or written.
     pub fn edit(&self, number: u64) -> Result<()> {
         fs::write(self.path().join("src/lib.rs"), self.source.replace(FIRST, &Self::version(number)))
     }

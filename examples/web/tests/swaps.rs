@@ -1,4 +1,4 @@
-//! A hundred swaps of the web server under load: nobody is refused, no connection and no answer is cut.
+//! A hundred swaps of the web server under load: no connection is refused or cut off, and neither is a response.
 #![cfg(unix)]
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use web::client::{Echo, Http};
 use web::{Load, Site};
 
-/// How many artifacts are made of one build: what it takes to build them is no part of this.
+/// How many artifacts are made from one build: the time to build them is not part of the test.
 const ARTIFACTS: u64 = 16;
 
 async fn library() -> &'static [u8] {
@@ -111,11 +111,11 @@ async fn a_hundred_swaps(isolation: Isolation) {
     for swap in 1..=100 {
         let version = (1 + swap) % ARTIFACTS;
         let report = host.runtime.load_file(&versions[version as usize]).await.expect("swapping");
-        soon("the new one answers", load.answered_by(&Site::version(version))).await;
+        soon("the new generation answers", load.answered_by(&Site::version(version))).await;
         before = report.from;
     }
-    // Each connection that was kept went with its next answer, and each generation with its last connection; but the
-    // WebSockets stay with theirs.
+    // Each kept connection ended with its next response, and each generation with its last connection. Only the
+    // WebSockets stay with their generation.
     host.unloaded(before.expect("the one before the last")).await;
     let old = host.generation(first);
     assert_eq!((old.state, old.holders.controllers, old.holders.connections > 0), (GenerationState::Draining, 0, true));
@@ -128,19 +128,19 @@ async fn a_hundred_swaps(isolation: Isolation) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "builds axum as a plugin; .ci/run has it"]
+#[ignore = "builds axum as a plugin; .ci/run runs it"]
 async fn a_hundred_swaps_under_load_refuse_reset_and_cut_nothing() {
     a_hundred_swaps(Isolation::None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "builds axum as a plugin; .ci/run has it"]
+#[ignore = "builds axum as a plugin; .ci/run runs it"]
 async fn a_hundred_swaps_of_processes_under_load_refuse_reset_and_cut_nothing() {
     a_hundred_swaps(Isolation::Process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "builds axum as a plugin; .ci/run has it"]
+#[ignore = "builds axum as a plugin; .ci/run runs it"]
 async fn what_is_idle_ends_with_its_time_and_what_lasts_with_the_drain_time_that_is_set() {
     let (_folder, versions) = versions().await;
     for isolation in [Isolation::None, Isolation::Process] {
@@ -150,7 +150,7 @@ async fn what_is_idle_ends_with_its_time_and_what_lasts_with_the_drain_time_that
         let mut idle = Http::connect(at).await.expect("it accepts");
         assert!(!idle.get(true).await.expect("an answer").is_last);
         host.runtime.load_file(&versions[2]).await.expect("swapping");
-        // Nothing is asked over it any more.
+        // No more requests are sent on it.
         host.unloaded(first).await;
         host.bus.close().await;
         host.runtime.shutdown().await;
@@ -161,7 +161,7 @@ async fn what_is_idle_ends_with_its_time_and_what_lasts_with_the_drain_time_that
         assert_eq!(echo.say("a").await.expect("an echo"), Site::version(1));
         host.runtime.load_file(&versions[2]).await.expect("swapping");
         host.unloaded(first).await;
-        assert!(echo.say("b").await.is_err(), "it is cut");
+        assert!(echo.say("b").await.is_err(), "it is cut off");
         host.bus.close().await;
         host.runtime.shutdown().await;
     }

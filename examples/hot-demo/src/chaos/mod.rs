@@ -1,6 +1,7 @@
-//! Chaos: twenty plugins that misbehave, eight tasks that change everything at random, and a probe that must not notice.
+//! Chaos: twenty plugins that misbehave, eight tasks that change everything at random, and a probe that must not be
+//! affected.
 //!
-//! It runs in a process of its own, so that what the plugins print is kept from the terminal, and an end of that process is told.
+//! It runs in a child process, to keep the plugins' output off the terminal and to report a crash of the host.
 
 mod calls;
 mod plugins;
@@ -25,10 +26,10 @@ use self::report::{Outcome, Report};
 use self::tasks::Chaos;
 use crate::scratch::{Scratch, target};
 
-/// The variable that tells the process of its own where to write how it went.
+/// The environment variable that tells the child process where to write the outcome.
 const OUTCOME: &str = "HOT_DEMO_CHAOS_OUTCOME";
 
-/// How long a host in which plugins misbehave waits for each step of a controller's life.
+/// The limits for each step of a controller's life, in a host whose plugins misbehave.
 fn limits() -> Limits {
     let tenths = |tenths: u64| Duration::from_millis(100 * tenths);
     Limits::default()
@@ -40,7 +41,7 @@ fn limits() -> Limits {
         .hand_over(tenths(3))
 }
 
-/// Runs it in a process of its own, and shows what came of it.
+/// Runs it in a child process, and shows the outcome.
 pub fn run(seconds: u64, json: bool) -> Result<ExitCode> {
     let folder = target()?.join("hot-demo");
     std::fs::create_dir_all(&folder)?;
@@ -48,7 +49,7 @@ pub fn run(seconds: u64, json: bool) -> Result<ExitCode> {
     let _ = std::fs::remove_file(&outcome);
     let log = File::create(&printed)?;
     if !json {
-        println!("building the plugins, then {seconds} s of chaos; what they print goes to {}", printed.display());
+        println!("building the plugins, then {seconds} s of chaos; their output goes to {}", printed.display());
     }
     let ended = Command::new(std::env::current_exe()?)
         .args(["--chaos", &seconds.to_string()])
@@ -61,7 +62,7 @@ pub fn run(seconds: u64, json: bool) -> Result<ExitCode> {
         let printed = String::from_utf8_lossy(&std::fs::read(&printed)?).into_owned();
         let lines: Vec<_> = printed.lines().collect();
         let last = lines[lines.len().saturating_sub(20)..].join("\n");
-        return Err(Error::msg(format!("the host ended, which no plugin may bring about: {ended}\n{last}")));
+        return Err(Error::msg(format!("the host process ended, which no plugin may cause: {ended}\n{last}")));
     };
     let outcome: Outcome = serde_json::from_slice(&text).map_err(|error| Error::msg(error.to_string()))?;
     if json {
@@ -70,16 +71,16 @@ pub fn run(seconds: u64, json: bool) -> Result<ExitCode> {
         outcome.show();
     }
     let broken = outcome.broken();
-    broken.iter().for_each(|promise| eprintln!("not kept: {promise}"));
+    broken.iter().for_each(|promise| eprintln!("broken promise: {promise}"));
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where the process of its own is to write how it went; nothing in any other.
+/// Where the child process is to write the outcome; `None` in any other process.
 pub fn is_inside() -> Option<PathBuf> {
     std::env::var_os(OUTCOME).map(PathBuf::from)
 }
 
-/// What runs in the process of its own.
+/// Runs in the child process.
 pub async fn inside(seconds: u64, outcome: PathBuf) -> Result<()> {
     let scratch = Scratch::new(&["greeter", "trouble"])?;
     let plugins = Plugins::build(&scratch).await?;
@@ -90,28 +91,28 @@ pub async fn inside(seconds: u64, outcome: PathBuf) -> Result<()> {
         let builder = builder.trust(Trust::anyone()).probation(probation);
         builder.grace(Duration::from_secs(1)).drain(Duration::from_secs(1))
     };
-    let within = runtime("within", Isolation::None).plugins_dir(plugins.folder()).start().await?;
-    let apart = runtime("apart", Isolation::Process).start().await?;
+    let in_host = runtime("in-host", Isolation::None).plugins_dir(plugins.folder()).start().await?;
+    let isolated = runtime("isolated", Isolation::Process).start().await?;
     bus.apply(ConfigSet::from_yaml("greeter:\n  id: example/greeter\n  config: { greeting: Hello }\n")?).await?;
-    within.load_file(&plugins.greeter).await?;
+    in_host.load_file(&plugins.greeter).await?;
 
     let calls = Arc::new(Calls::default());
-    let chaos = Arc::new(Chaos::new(bus.clone(), within, apart, plugins, Arc::clone(&calls)));
+    let chaos = Arc::new(Chaos::new(bus.clone(), in_host, isolated, plugins, Arc::clone(&calls)));
     let begun = Instant::now();
     let probe = Probe::start(&bus).await?;
     chaos.run(Duration::from_secs(seconds)).await;
     let hazards = chaos.hazards();
-    let chaos = Arc::into_inner(chaos).ok_or_else(|| Error::msg("a task of the chaos has not ended"))?;
-    let (within, apart) = chaos.unload_all().await;
+    let chaos = Arc::into_inner(chaos).ok_or_else(|| Error::msg("a chaos task has not ended"))?;
+    let (in_host, isolated) = chaos.unload_all().await;
     let probed = probe.stop().await;
     let mut left = Vec::new();
-    for runtime in [within, apart] {
+    for runtime in [in_host, isolated] {
         let ShutdownReport { left: found, .. } =
             calls.call("shutdown", UNLOAD, runtime.shutdown()).await.unwrap_or_default();
         left.extend(found.into_iter().map(|found| report::Left { plugin: found.plugin, why: found.why }));
     }
     calls.call("close", UNLOAD, bus.close()).await;
-    let (api_calls, over_limit) = calls.judged();
+    let (api_calls, over_limit) = calls.result();
     let report = Report {
         seconds: begun.elapsed().as_secs(),
         probe_requests: probed.requests,
@@ -123,6 +124,6 @@ pub async fn inside(seconds: u64, outcome: PathBuf) -> Result<()> {
         hazards,
         left_loaded: left,
     };
-    let text = serde_json::to_vec(&Outcome { report, over_limit, why_failed: probed.why });
+    let text = serde_json::to_vec(&Outcome { report, over_limit, first_failure: probed.why });
     Ok(std::fs::write(outcome, text.map_err(|error| Error::msg(error.to_string()))?)?)
 }

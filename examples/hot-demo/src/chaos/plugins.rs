@@ -1,4 +1,4 @@
-//! The plugins: copies of one library, in each of which another id and version is written over those that it was built with.
+//! The plugins: copies of one library, each with its own id and version in place of those it was built with.
 
 use std::path::{Path, PathBuf};
 
@@ -8,36 +8,36 @@ use hot_runtime::{HotRuntime, PluginSpec, Trust};
 
 use crate::scratch::Scratch;
 
-/// How many there are.
+/// How many plugins there are.
 pub const PLUGINS: usize = 20;
 
-/// Of these, so many from the first on are files of a plugins folder,
+/// How many of these, from the first on, are files in a plugins directory.
 pub const FILES: usize = 4;
 
-/// and so many at the end run in processes of their own.
-pub const APART: usize = 8;
+/// How many, at the end, run in their own processes.
+pub const ISOLATED: usize = 8;
 
-/// The name of threads that never end.
+/// The name of threads that never exit.
 pub const FOR_GOOD: &str = "for-good";
 
-/// How many versions there are of each.
+/// How many versions there are of each plugin.
 const VERSIONS: usize = 2;
 
 /// The artifacts of all plugins.
 pub struct Plugins {
-    /// The healthy one.
+    /// The artifact of the healthy plugin.
     pub greeter: PathBuf,
     made: PathBuf,
-    followed: PathBuf,
+    watched: PathBuf,
 }
 
-/// A plugin's id, which is its config's too.
+/// A plugin's id, which is also its config id.
 pub fn id(plugin: usize) -> String {
     format!("trouble-{plugin:02}")
 }
 
 impl Plugins {
-    /// Builds one of them, and makes the others of it.
+    /// Builds one plugin, and makes the others from it.
     pub async fn build(scratch: &Scratch) -> Result<Self> {
         let bus = Bus::new();
         let work = scratch.work_dir().join("chaos");
@@ -54,8 +54,8 @@ impl Plugins {
             return Err(Error::msg("the plugins could not be built"));
         };
         runtime.shutdown().await;
-        let plugins = Self { greeter, made: work.join("made"), followed: work.join("followed") };
-        for folder in [&plugins.made, &plugins.followed] {
+        let plugins = Self { greeter, made: work.join("made"), watched: work.join("watched") };
+        for folder in [&plugins.made, &plugins.watched] {
             if folder.exists() {
                 std::fs::remove_dir_all(folder)?;
             }
@@ -73,42 +73,42 @@ impl Plugins {
 
     fn write(&self, library: &[u8], plugin: usize, version: usize) -> Result<()> {
         let mut library = library.to_vec();
-        write_over(&mut library, &id(0), &id(plugin))?;
-        write_over(&mut library, "version-0000000", &format!("version-{version:07}"))?;
+        overwrite(&mut library, &id(0), &id(plugin))?;
+        overwrite(&mut library, "version-0000000", &format!("version-{version:07}"))?;
         let (out, body) = (self.artifact(plugin, version), self.made.join("body"));
         std::fs::write(&body, library)?;
         seal(&body, &out).map(drop).map_err(|error| Error::msg(error.to_string()))
     }
 
-    /// The artifact of a plugin, which differs from that of its next version.
+    /// The artifact of a version of a plugin.
     pub fn artifact(&self, plugin: usize, version: usize) -> PathBuf {
         let suffix = std::env::consts::DLL_SUFFIX;
         self.made.join(format!("{}-{}.cbus{suffix}", id(plugin), version % VERSIONS))
     }
 
-    /// The folder that is followed.
+    /// The plugins directory.
     pub fn folder(&self) -> &Path {
-        &self.followed
+        &self.watched
     }
 
-    /// Where a plugin's file is in the folder that is followed.
+    /// Where a plugin's file is in the plugins directory.
     pub fn file(&self, plugin: usize) -> PathBuf {
-        self.followed.join(format!("{}.cbus{}", id(plugin), std::env::consts::DLL_SUFFIX))
+        self.watched.join(format!("{}.cbus{}", id(plugin), std::env::consts::DLL_SUFFIX))
     }
 
-    /// Puts a version of a plugin into the folder that is followed.
+    /// Puts a version of a plugin into the plugins directory.
     pub fn place(&self, plugin: usize, version: usize) -> Result<()> {
-        let half = self.followed.join(format!("{}.half", id(plugin)));
+        let half = self.watched.join(format!("{}.half", id(plugin)));
         std::fs::copy(self.artifact(plugin, version), &half)?;
         Ok(std::fs::rename(half, self.file(plugin))?)
     }
 }
 
-/// Writes a text over each that a library has of the same length.
-fn write_over(library: &mut [u8], text: &str, with: &str) -> Result<()> {
+/// Overwrites each occurrence of a string in a library with another of the same length.
+fn overwrite(library: &mut [u8], text: &str, with: &str) -> Result<()> {
     let found: Vec<usize> = memchr::memmem::find_iter(library, text).collect();
     if found.is_empty() || text.len() != with.len() {
-        return Err(Error::msg(format!("the library has no `{text}` over which `{with}` could be written")));
+        return Err(Error::msg(format!("the library has no `{text}` to overwrite with `{with}`")));
     }
     for at in found {
         library[at..at + with.len()].copy_from_slice(with.as_bytes());

@@ -1,4 +1,4 @@
-//! A request to a healthy controller every five milliseconds, and beside it a timer that does nothing.
+//! A request to a healthy controller every five milliseconds, and for comparison a bare timer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,25 +11,25 @@ use crate::api::Greet;
 
 const EVERY: Duration = Duration::from_millis(5);
 
-/// A request that takes longer than this has failed.
+/// A request that takes longer than this counts as failed.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What came of it.
+/// The results of the probe.
 #[derive(Default)]
 pub struct Probed {
-    /// Requests.
+    /// The number of requests.
     pub requests: u64,
-    /// Those that got no answer, or a wrong one.
+    /// Requests that got no answer, or a wrong one.
     pub failed: u64,
-    /// Why the first did.
+    /// Why the first of these failed.
     pub why: Option<String>,
-    /// The longest that one took.
+    /// The longest time that a request took.
     pub longest: Duration,
-    /// The most that the timer came late.
+    /// The timer's longest delay.
     pub timer_longest: Duration,
 }
 
-/// Both while they run.
+/// The running probe and timer.
 pub struct Probe {
     stop: Arc<AtomicBool>,
     asks: JoinHandle<Probed>,
@@ -46,7 +46,7 @@ impl Probe {
         Ok(Self { stop, asks, timer })
     }
 
-    /// Ends both.
+    /// Stops both.
     pub async fn stop(self) -> Probed {
         self.stop.store(true, Ordering::Relaxed);
         let timer_longest = self.timer.await.unwrap_or_default();
@@ -65,7 +65,7 @@ async fn ask(bus: Bus, stop: Arc<AtomicBool>) -> Probed {
         probed.requests += 1;
         let why = match answer {
             Ok(Ok(greeting)) if greeting.0 == expected => continue,
-            Ok(Ok(greeting)) => format!("it said `{}`", greeting.0),
+            Ok(Ok(greeting)) => format!("the answer was `{}`", greeting.0),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {LIMIT:?}"),
         };

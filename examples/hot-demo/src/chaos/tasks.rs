@@ -1,4 +1,4 @@
-//! Eight tasks that apply, swap, unload, change files and bring about every hazard, at random.
+//! Eight tasks that apply, swap, unload, change files and cause every hazard, at random.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,25 +11,25 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
 use super::calls::{APPLY, ASK, Calls, SWAP, UNLOAD};
-use super::plugins::{APART, FILES, FOR_GOOD as NAME_FOR_GOOD, PLUGINS, Plugins, id};
+use super::plugins::{FILES, FOR_GOOD as NAME_FOR_GOOD, ISOLATED, PLUGINS, Plugins, id};
 use crate::api::{Trouble, Words};
 
 /// How many tasks there are.
 const TASKS: usize = 8;
 
-/// How many threads may stay for good: each keeps a library loaded.
+/// How many threads may run forever: each keeps a library loaded.
 const FOR_GOOD: usize = 3;
 
-/// How long what is unloaded may take to end, once nothing new is begun.
+/// How long unloaded plugins may take to end once nothing new is started.
 const END: Duration = Duration::from_secs(20);
 
 /// How long a plugin spins.
 const SPINS: Duration = Duration::from_millis(400);
 
-/// After which time a request is given up.
+/// How long until a request is abandoned.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// What plugins are asked to do, in whatever process they are.
+/// What plugins are asked to do, in either kind of process.
 const ACTS: [&str; 15] = [
     "answer",
     "answer",
@@ -48,7 +48,7 @@ const ACTS: [&str; 15] = [
     "log",
 ];
 
-/// What only those are asked to do that have a process of their own.
+/// What only plugins in their own process are asked to do.
 const CRASHES: [&str; 4] = ["abort", "exit", "segv", "overflow"];
 
 /// Where controllers misbehave, and how.
@@ -82,34 +82,34 @@ const MISBEHAVES: [&str; 24] = [
 /// A plugin as the tasks see it.
 #[derive(Default)]
 struct Plugin {
-    /// Held by the one task that swaps or unloads it: how long that may take is each one's own time.
+    /// Held by the task that swaps or unloads it, so that each such call is timed without waiting for another.
     turn: Mutex<()>,
     version: AtomicUsize,
 }
 
-/// What the tasks share.
+/// State shared by the tasks.
 pub struct Chaos {
     bus: Bus,
-    within: HotRuntime,
-    apart: HotRuntime,
+    in_host: HotRuntime,
+    isolated: HotRuntime,
     plugins: Plugins,
     states: [Plugin; PLUGINS],
     calls: Arc<Calls>,
     hazards: SyncMutex<BTreeMap<String, u64>>,
-    /// One for each core of a small machine.
+    /// One permit for each core of a small machine.
     spinning: Semaphore,
     for_good: AtomicUsize,
 }
 
 impl Chaos {
-    /// With nothing loaded yet.
-    pub fn new(bus: Bus, within: HotRuntime, apart: HotRuntime, plugins: Plugins, calls: Arc<Calls>) -> Self {
+    /// Starts with nothing loaded.
+    pub fn new(bus: Bus, in_host: HotRuntime, isolated: HotRuntime, plugins: Plugins, calls: Arc<Calls>) -> Self {
         let (hazards, for_good, spinning) = (SyncMutex::default(), AtomicUsize::new(0), Semaphore::new(2));
         let states = std::array::from_fn(|_| Plugin::default());
-        Self { bus, within, apart, plugins, states, calls, hazards, spinning, for_good }
+        Self { bus, in_host, isolated, plugins, states, calls, hazards, spinning, for_good }
     }
 
-    /// How often each thing was brought about.
+    /// How often each hazard occurred.
     pub fn hazards(&self) -> BTreeMap<String, u64> {
         self.hazards.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -118,7 +118,7 @@ impl Chaos {
         *self.hazards.lock().unwrap_or_else(PoisonError::into_inner).entry(hazard.to_owned()).or_default() += 1;
     }
 
-    /// Loads all, and lets the tasks loose for a time.
+    /// Loads all plugins, and runs the tasks for this long.
     pub async fn run(self: &Arc<Self>, time: Duration) {
         for plugin in 0..PLUGINS {
             self.apply(plugin, "").await;
@@ -137,7 +137,7 @@ impl Chaos {
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
-                self.count(&format!("a task of the chaos itself: {error}"));
+                self.count(&format!("error in a chaos task: {error}"));
             }
         }
     }
@@ -147,7 +147,9 @@ impl Chaos {
         match fastrand::u32(0..100) {
             0..55 => self.ask(plugin, fastrand::choice(ACTS).unwrap_or("answer")).await,
             55..58 => self.spin(plugin).await,
-            58..61 if plugin >= PLUGINS - APART => self.ask(plugin, fastrand::choice(CRASHES).unwrap_or("abort")).await,
+            58..61 if plugin >= PLUGINS - ISOLATED => {
+                self.ask(plugin, fastrand::choice(CRASHES).unwrap_or("abort")).await
+            }
             61..64 => self.words().await,
             64 => self.leave_a_thread(plugin).await,
             65..68 => self.apply(plugin, "").await,
@@ -161,13 +163,13 @@ impl Chaos {
         }
     }
 
-    /// Has a plugin in the host's process begin a thread that never ends, unless enough of them have.
+    /// Has a plugin in the host's process start a thread that never exits, unless there are enough of them.
     async fn leave_a_thread(&self, plugin: usize) {
-        if plugin >= PLUGINS - APART || self.for_good.fetch_add(1, Ordering::Relaxed) >= FOR_GOOD {
+        if plugin >= PLUGINS - ISOLATED || self.for_good.fetch_add(1, Ordering::Relaxed) >= FOR_GOOD {
             return;
         }
         if self.ask_for(plugin, "thread-for-good".to_owned()).await {
-            self.count("asked to leave a thread for good");
+            self.count("asked to leave a thread running forever");
         } else {
             self.for_good.fetch_sub(1, Ordering::Relaxed);
         }
@@ -178,7 +180,7 @@ impl Chaos {
         self.ask_for(plugin, what.to_owned()).await;
     }
 
-    /// Whether it has answered.
+    /// Whether it answered.
     async fn ask_for(&self, plugin: usize, what: String) -> bool {
         let asked = self.bus.resolve(Trouble { plugin: id(plugin), what, nonce: fastrand::u64(..) });
         matches!(self.calls.call("resolve", ASK, tokio::time::timeout(PATIENCE, asked)).await, Some(Ok(Ok(_))))
@@ -193,9 +195,9 @@ impl Chaos {
         tokio::time::sleep(SPINS).await;
     }
 
-    /// Asks for words, of which all plugins say that they are numbers.
+    /// Asks for words, where all plugins answer with numbers.
     async fn words(&self) {
-        self.count("answered with a value of a wrong type");
+        self.count("answered with a value of the wrong type");
         let asked = self.bus.resolve(Words { nonce: fastrand::u64(..) });
         self.calls.call("resolve", ASK, tokio::time::timeout(PATIENCE, asked)).await;
     }
@@ -207,7 +209,7 @@ impl Chaos {
         let text = format!("{id}:\n  id: {id}\n  config: {{ does: \"{does}\" }}\n", id = id(plugin));
         match ConfigSet::from_yaml(&text) {
             Ok(set) => drop(self.calls.call("apply", APPLY, self.bus.apply(set)).await),
-            Err(error) => self.count(&format!("a config set of the chaos itself: {error}")),
+            Err(error) => self.count(&format!("error in a chaos config set: {error}")),
         }
     }
 
@@ -217,7 +219,7 @@ impl Chaos {
     }
 
     fn runtime(&self, plugin: usize) -> &HotRuntime {
-        if plugin < PLUGINS - APART { &self.within } else { &self.apart }
+        if plugin < PLUGINS - ISOLATED { &self.in_host } else { &self.isolated }
     }
 
     async fn swap(&self, plugin: usize) {
@@ -227,7 +229,7 @@ impl Chaos {
         if plugin < FILES {
             self.count("file placed");
             if let Err(error) = self.plugins.place(plugin, version) {
-                self.count(&format!("a file of the chaos itself: {error}"));
+                self.count(&format!("error in a chaos file: {error}"));
             }
             return;
         }
@@ -254,14 +256,14 @@ impl Chaos {
     }
 
     fn look(&self) {
-        self.count("looked at");
-        self.calls.look("generations", || self.within.generations().len() + self.apart.generations().len());
+        self.count("queried");
+        self.calls.look("generations", || self.in_host.generations().len() + self.isolated.generations().len());
         self.calls.look("configs", || self.bus.configs().len());
         self.calls.look("snapshot", || self.bus.snapshot().controllers.len());
         self.calls.look("counts", || self.bus.counts());
     }
 
-    /// Unloads all, and waits until what ends has ended: threads that were left behind for a second, and processes.
+    /// Unloads all plugins, and waits for processes and for threads that outlive their plugin by a second.
     pub async fn unload_all(self) -> (HotRuntime, HotRuntime) {
         for plugin in 0..PLUGINS {
             self.unload(plugin).await;
@@ -271,16 +273,16 @@ impl Chaos {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         if self.is_ending() {
-            // For whoever looks for the reason.
+            // To help find the reason.
             let snapshot = serde_json::to_string_pretty(&self.bus.snapshot()).unwrap_or_default();
-            eprintln!("what is left on the bus: {snapshot}");
+            eprintln!("still on the bus: {snapshot}");
         }
-        (self.within, self.apart)
+        (self.in_host, self.isolated)
     }
 
-    /// Whether something of a plugin is there that is no thread that stays for good.
+    /// Whether anything is left of a plugin other than a thread that never exits.
     fn is_ending(&self) -> bool {
-        let generations = [self.within.generations(), self.apart.generations()].concat();
+        let generations = [self.in_host.generations(), self.isolated.generations()].concat();
         let mut ours = generations.iter().filter(|found| found.plugin.starts_with("trouble-"));
         ours.any(|found| {
             let stays = found.reason.as_ref().is_some_and(|reason| reason.contains(NAME_FOR_GOOD));

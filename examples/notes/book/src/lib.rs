@@ -1,5 +1,6 @@
-//! Notes in a SQLite database. Each generation has a SQLite of its own, and two of those in one process must never have one
-//! file open: so the old controller is ended, and dropped, before the new one is made (`swap = "stop-first"`).
+//! Notes in a SQLite database. Each generation has its own copy of SQLite, and two copies in one process must never
+//! have the same file open. So the old controller is ended and dropped before the new one is constructed
+//! (`swap = "stop-first"`).
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -8,40 +9,40 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use controllerbus::prelude::*;
 use rusqlite::Connection;
 
-/// Which version of the code answers. Edit it while it runs.
+/// The version of the code that answers. Edit it while the program runs.
 static VERSION: &str = "version-0000001";
 
 fn version() -> &'static str {
-    // Not computed at compile time, so that one build can be made many.
+    // Kept from constant folding, so that the tests can make many versions from one build.
     std::hint::black_box(VERSION)
 }
 
-/// Writes a note down. Whoever has the answer can rely on it.
+/// Writes a note. Once this is answered, the note is stored.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "example/note", value = Noted)]
 pub struct Note {
-    /// What it says. The same text is one note, however often it is asked for.
+    /// The text. Requests with the same text write one note.
     pub text: String,
 }
 
-/// A note that is written down.
+/// The acknowledgement of a note.
 #[derive(Serialize, Deserialize)]
 pub struct Noted {
-    /// How many there are.
+    /// How many notes there are.
     pub notes: u64,
-    /// Who has written it down.
+    /// The version of the code that wrote it.
     pub version: String,
 }
 
-/// Where the notes are.
+/// The config.
 #[derive(Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "example/book")]
 pub struct BookConfig {
-    /// The database.
+    /// The database file.
     pub file: PathBuf,
 }
 
-/// The controller. The database is closed when this is dropped: nothing else keeps the connection.
+/// The controller. Dropping it closes the database, because nothing else holds the connection.
 pub struct Book {
     database: Mutex<Connection>,
 }
@@ -58,9 +59,8 @@ impl Controller for Book {
             database.execute("CREATE TABLE IF NOT EXISTS notes (text TEXT PRIMARY KEY, version TEXT)", ())?;
             Ok(database)
         };
-        let database = open().map_err(|error: rusqlite::Error| {
-            Error::msg(format!("{} cannot be opened: {error}", config.file.display()))
-        })?;
+        let database = open()
+            .map_err(|error: rusqlite::Error| Error::msg(format!("cannot open {}: {error}", config.file.display())))?;
         Ok(Self { database: Mutex::new(database) })
     }
 

@@ -1,7 +1,7 @@
-//! A web server that is swapped while it serves: nobody is refused, and no connection and no answer is cut.
+//! A web server that is swapped while it serves: no connection is refused or cut off, and neither is a response.
 //!
-//! The host keeps the socket; each generation accepts from it while it serves. Connections stay with the generation that
-//! has accepted them, which stays loaded until they end: see `serve`.
+//! The socket belongs to the host, and each generation accepts from it while it serves. Connections stay with the
+//! generation that accepted them, which stays loaded until they end: see `serve`.
 #![forbid(unsafe_code)]
 
 mod serve;
@@ -16,24 +16,24 @@ use axum::routing::get;
 use controllerbus::prelude::*;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-/// Which version of the code answers. Edit it while the server runs.
+/// The version of the code that answers. Edit it while the server runs.
 static VERSION: &str = "version-0000001";
 
 fn version() -> &'static str {
-    // Not computed at compile time, so that one build can be made many.
+    // Kept from constant folding, so that the tests can make many versions from one build.
     std::hint::black_box(VERSION)
 }
 
-/// Where to listen.
+/// The config.
 #[derive(Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "example/site")]
 pub struct SiteConfig {
-    /// Such as `127.0.0.1:8080`, `unix:/run/site.sock`, or `systemd:web`.
+    /// Where to listen: for example `127.0.0.1:8080`, `unix:/run/site.sock`, or `systemd:web`.
     pub listen: String,
     /// How many seconds a connection may be idle once another generation serves.
     #[serde(default = "idle_seconds")]
     pub idle_seconds: u64,
-    /// How many seconds connections may last once another generation serves; as long as they like unless set.
+    /// How many seconds connections may last once another generation serves; without a limit unless set.
     #[serde(default)]
     pub drain_seconds: Option<u64>,
 }
@@ -70,7 +70,7 @@ fn router() -> Router {
     Router::new().route("/", get(page)).route("/echo", get(echo)).layer(version)
 }
 
-/// Long enough that it is not written at once.
+/// Long enough that it takes more than one write.
 async fn page() -> String {
     format!("{}\n{}", version(), "All of this, or nothing.\n".repeat(4000))
 }

@@ -1,4 +1,5 @@
-//! Serves a router on a listener whose socket the host keeps, and ends as HTTP has it once another generation serves.
+//! Serves a router on a socket that belongs to the host, and shuts down gracefully, in the way of HTTP, once another
+//! generation serves.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -18,20 +19,20 @@ use tokio::sync::watch;
 /// How long connections last once another generation serves.
 #[derive(Clone, Copy)]
 pub struct Patience {
-    /// Those over which nothing is asked.
+    /// Idle connections.
     pub idle: Duration,
-    /// All, WebSockets too, if they shall not last as long as they like.
+    /// All connections, including WebSockets; `None` for no limit.
     pub drain: Option<Duration>,
 }
 
-/// Returns once another generation serves; what is left of connections goes on by itself.
+/// Returns once another generation serves; the remaining connections end on their own.
 pub async fn serve(mut listener: Listener, router: Router, patience: Patience) -> Result<()> {
     let service = listener.service();
     let router = router.layer(map_response(last_answers(service.clone())));
     while let Some((connection, _)) = listener.accept().await? {
         tokio::spawn(serve_one(connection, router.clone(), service.clone(), patience.idle));
     }
-    // Where nothing comes in its place, nobody is to wait for long.
+    // If no generation takes its place, do not keep anyone waiting for long.
     let removed = (listener.ended().await == Service::Removed).then_some(patience.idle);
     if let Some(drain) = patience.drain.or(removed) {
         let connections = listener.connections();
@@ -43,7 +44,8 @@ pub async fn serve(mut listener: Listener, router: Router, patience: Patience) -
     Ok(())
 }
 
-/// Ends each connection with its next answer once another generation serves. Whoever asks again connects to that one.
+/// Once another generation serves, ends each connection with its next response. The client then connects to that
+/// generation.
 fn last_answers(
     service: watch::Receiver<Service>,
 ) -> impl Fn(Response) -> std::future::Ready<Response> + Clone + Send + Sync + 'static {
@@ -65,11 +67,11 @@ async fn serve_one(connection: Connection, router: Router, mut service: watch::R
         tokio::time::sleep(idle).await;
     };
     tokio::select! {
-        // An error is the client's: it has hung up.
+        // An error means that the client has hung up.
         _ = serving.as_mut() => return,
         () = replaced => {}
     }
-    // Ends at once if it is idle, and with its answer if it is at work.
+    // Ends at once if it is idle, otherwise with the current response.
     serving.as_mut().graceful_shutdown();
     let _ = serving.await;
 }
