@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::configs::{Changes, ConfigState, Owner, Pending, RunState};
+use super::configs::{Changes, ConfigState, Earlier, Owner, Pending, RunState};
 use super::engine::{Engine, Life};
 use super::entry::{ControllerEntry, Execution};
-use super::factories::Known;
+use super::factories::KnownFactory;
 use super::{Bus, ControllerSnapshot, Source};
 use crate::config::origin::Place;
 use crate::config::{ConfigSet, nearest};
@@ -63,7 +63,7 @@ impl ConfigOwner {
     /// # Errors
     /// As [`Bus::apply`].
     pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport> {
-        self.bus.0.apply(self.owner, set, true).await
+        self.bus.0.apply(self.owner, set, Earlier::Replace).await
     }
 
     /// Takes back all that this owner has applied, and waits until the controllers that nobody else wants have ended, or
@@ -75,7 +75,7 @@ impl ConfigOwner {
 
 impl Drop for ConfigOwner {
     fn drop(&mut self) {
-        self.bus.0.let_go(self.owner);
+        self.bus.0.release_owner(self.owner);
     }
 }
 
@@ -89,27 +89,26 @@ impl Bus {
 impl Engine {
     /// Applies a set and waits until each of its keys runs, has failed once, or waits for a factory. Dropping the future
     /// leaves nothing undone.
-    pub(super) async fn apply(self: &Arc<Self>, owner: Owner, set: ConfigSet, all: bool) -> Result<ApplyReport> {
+    pub(super) async fn apply(self: &Arc<Self>, owner: Owner, set: ConfigSet, earlier: Earlier) -> Result<ApplyReport> {
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
-        let before = self.elect(owner, set, all)?;
+        let before = self.add_candidates(owner, set, earlier)?;
         self.settled(&keys).await;
         let unused = {
             let life = self.life();
             before.into_iter().filter(|entry| !life.configs.uses(entry)).collect()
         };
-        let leaving = self.closed(unused).await;
+        let leaving = self.wait_closed(unused).await;
         let configs = keys.iter().filter_map(|key| self.config_state(key)).collect();
         let leaving = leaving.iter().map(|entry| self.snapshot_of(entry)).collect();
         Ok(ApplyReport { configs, leaving })
     }
 
-    /// Makes a set's entries candidates; what is `all` of an owner takes the place of whatever it has applied before.
-    /// Returns the controllers that have run until now.
-    pub(super) fn elect(
+    /// Makes a set's entries candidates for their keys. Returns the controllers that run for these keys now.
+    pub(super) fn add_candidates(
         self: &Arc<Self>,
         owner: Owner,
         set: ConfigSet,
-        all: bool,
+        earlier: Earlier,
     ) -> Result<Vec<Arc<ControllerEntry>>> {
         self.runtime()?;
         let mut changes = Changes::default();
@@ -119,13 +118,14 @@ impl Engine {
                 return Err(Error::new(ErrorKind::Closed, "the bus is closed; the config set was not applied"));
             }
             let Life { factories, configs, .. } = &mut *life;
-            let before = configs.running(|key, of| set.get(key).is_some() || all && of == owner);
+            let before =
+                configs.running(|key, of| set.get(key).is_some() || earlier == Earlier::Replace && of == owner);
             let kept: HashSet<_> = set.iter().map(|(key, entry)| (key.to_owned(), entry.revision)).collect();
             // Added before the old ones go, so that what stays the same runs on.
             for (key, entry, place) in set.into_entries() {
                 configs.add(owner, &key, (entry, place), factories, &mut changes);
             }
-            if all {
+            if earlier == Earlier::Replace {
                 let gone = |key: &str, of, revision| of == owner && !kept.contains(&(key.to_owned(), revision));
                 configs.take_back(gone, factories, &mut changes);
             }
@@ -136,7 +136,7 @@ impl Engine {
     }
 
     /// Takes back what an owner has applied, and waits for nothing.
-    pub(super) fn let_go(self: &Arc<Self>, owner: Owner) {
+    pub(super) fn release_owner(self: &Arc<Self>, owner: Owner) {
         let (_, changes) = self.take_back(|_, of, _| of == owner);
         self.carry_out(changes);
     }
@@ -172,7 +172,7 @@ impl Engine {
         let (found, changes) = self.take_back(gone);
         let released = changes.released.clone();
         self.carry_out(changes);
-        self.closed(released).await;
+        self.wait_closed(released).await;
         found
     }
 
@@ -191,7 +191,7 @@ impl Engine {
     }
 
     /// Makes factories known; what waits for them is constructed in the background.
-    pub(super) fn add_factories(self: &Arc<Self>, known: Vec<Known>) {
+    pub(super) fn add_factories(self: &Arc<Self>, known: Vec<KnownFactory>) {
         let changes = {
             let mut life = self.life();
             let Life { factories, configs, .. } = &mut *life;
@@ -219,7 +219,7 @@ impl Engine {
         drop(gone);
         self.dismiss(&leaving);
         self.carry_out(changes);
-        self.closed(leaving).await
+        self.wait_closed(leaving).await
     }
 
     /// A key's state, as tools see it.
@@ -230,12 +230,12 @@ impl Engine {
         let place = applied.place.as_ref();
         let mut state = ConfigState {
             key: key.to_owned(),
-            config_id: applied.entry.id.clone(),
-            version: applied.entry.version.clone(),
-            revision: applied.entry.revision,
+            config_id: applied.config.id.clone(),
+            version: applied.config.version.clone(),
+            revision: applied.config.revision,
             candidates: applied.others(),
             state: wanted.shown(),
-            since: wanted.since,
+            since: wanted.since(),
             pending: None,
             location: place.and_then(Place::id),
             problem: None,
@@ -263,7 +263,8 @@ impl Engine {
             running = before.running.as_ref();
             let pending = Pending { state: state.state, since: state.since, running_revision: serving.revision };
             state.pending = Some(pending);
-            (state.state, state.since) = (before.state.clone(), before.since);
+            state.state = before.state().clone();
+            state.since = before.since();
         }
         if let Some((Execution::Failed { error, retry_in }, since)) = running.map(|entry| entry.execution()) {
             state.problem.get_or_insert_with(|| error.clone());

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::engine::Engine;
+use super::engine::{Engine, own_info};
 use super::{Bus, BusHandle, ControllerId};
-use crate::controller::{AnyController, BoxFuture, Info};
+use crate::controller::{AnyController, BoxFuture};
 use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, ValueId, ValueSink, superseded};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -41,8 +41,8 @@ impl Across {
     }
 }
 
-/// A way from one bus to another, as the one that it begins at knows it.
-pub(super) struct Way {
+/// A bridge from one bus to another, as the one that it begins at knows it.
+pub(super) struct BridgeTo {
     to: Weak<Engine>,
     across: Weak<Across>,
 }
@@ -54,10 +54,10 @@ impl Engine {
         let mut at = 0;
         while let Some(engine) = seen.get(at).cloned() {
             at += 1;
-            let mut ways = engine.bridges.lock().unwrap_or_else(PoisonError::into_inner);
-            ways.retain(|way| way.across.strong_count() > 0);
-            for way in &*ways {
-                let (Some(to), Some(other)) = (way.to.upgrade(), way.across.upgrade()) else { continue };
+            let mut bridges = engine.bridges.lock().unwrap_or_else(PoisonError::into_inner);
+            bridges.retain(|bridge| bridge.across.strong_count() > 0);
+            for bridge in &*bridges {
+                let (Some(to), Some(other)) = (bridge.to.upgrade(), bridge.across.upgrade()) else { continue };
                 if across.meets(&other) && !seen.iter().any(|known| Arc::ptr_eq(known, &to)) {
                     seen.push(to);
                 }
@@ -83,7 +83,8 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        let (from, id) = (self.from.clone(), self.id);
+        let from = self.from.clone();
+        let id = self.id;
         self.from.0.spawn(async move {
             from.remove_controller(id).await;
         });
@@ -105,15 +106,10 @@ impl Bus {
             return Err(Error::new(ErrorKind::Invalid, what));
         }
         let across = Arc::new(across);
-        let way = Way { to: Arc::downgrade(&to.0), across: Arc::downgrade(&across) };
-        self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(way);
+        let bridge = BridgeTo { to: Arc::downgrade(&to.0), across: Arc::downgrade(&across) };
+        self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(bridge);
         drop(looking);
-        let info = Info {
-            id: "controllerbus/bridge".to_owned(),
-            version: semver::Version::new(1, 0, 0),
-            description: "Asks directives on another bus".to_owned(),
-            config_id: "controllerbus/bridge".to_owned(),
-        };
+        let info = own_info("controllerbus/bridge", "Resolves directives on another bus");
         let id = self.add_controller(Arc::new(Crossing { to: to.handle(), across }), info);
         Ok(Bridge { from: self.clone(), id })
     }

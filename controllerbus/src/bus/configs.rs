@@ -16,7 +16,7 @@ use super::instance::Instance;
 use super::stop_first::After;
 use super::{ControllerId, Source};
 use crate::Error;
-use crate::config::Entry;
+use crate::config::Entry as ConfigEntry;
 use crate::config::origin::Place;
 use crate::controller::SwapMode;
 use crate::error::Location;
@@ -90,8 +90,20 @@ pub struct Pending {
     pub running_revision: u64,
 }
 
-/// Who applied something: 0 is whoever calls [`super::Bus::apply`].
+/// Who applied a config.
 pub(super) type Owner = u64;
+
+/// Whoever calls [`super::Bus::apply`].
+pub(super) const CALLERS: Owner = 0;
+
+/// What a set does to the configs that its owner has applied before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Earlier {
+    /// It adds to them.
+    Keep,
+    /// It replaces them: keys that it does not name are taken back.
+    Replace,
+}
 
 /// How many revisions of a key one owner may have: the highest are kept.
 const CANDIDATES: usize = 16;
@@ -100,14 +112,14 @@ struct Candidate {
     owner: Owner,
     /// Of equal revisions the one that came last wins.
     order: u64,
-    entry: Entry,
+    config: ConfigEntry,
     place: Option<Place>,
 }
 
 /// One key. Its `wanted` instance is that of the elected candidate; `serving` is another one, which ran before and does
 /// so until the wanted one runs. It counts as a user of both.
 pub(super) struct Applied {
-    pub(super) entry: Entry,
+    pub(super) config: ConfigEntry,
     pub(super) place: Option<Place>,
     /// All that was applied for the key, the elected one first.
     candidates: Vec<Candidate>,
@@ -125,7 +137,7 @@ pub(super) struct Serving {
 impl Applied {
     /// The revisions that were not elected, the highest first.
     pub(super) fn others(&self) -> Vec<u64> {
-        self.candidates.iter().skip(1).map(|found| found.entry.revision).collect()
+        self.candidates.iter().skip(1).map(|found| found.config.revision).collect()
     }
 }
 
@@ -162,15 +174,15 @@ impl Configs {
         &mut self,
         owner: Owner,
         key: &str,
-        (entry, place): (Entry, Option<Place>),
+        (config, place): (ConfigEntry, Option<Place>),
         factories: &Factories,
         changes: &mut Changes,
     ) {
         self.next += 1;
-        let candidate = Candidate { owner, order: self.next, entry, place };
+        let candidate = Candidate { owner, order: self.next, config, place };
         if let Some(applied) = self.by_key.get_mut(key) {
-            let revision = candidate.entry.revision;
-            applied.candidates.retain(|other| other.owner != owner || other.entry.revision != revision);
+            let revision = candidate.config.revision;
+            applied.candidates.retain(|other| other.owner != owner || other.config.revision != revision);
             applied.candidates.push(candidate);
             sort(&mut applied.candidates);
             let mut own = 0;
@@ -181,11 +193,12 @@ impl Configs {
             self.elect(key, factories, changes);
             return;
         }
-        let (entry, place) = (candidate.entry.clone(), candidate.place.clone());
-        let wanted = self.use_instance(&entry, factories, changes);
+        let config = candidate.config.clone();
+        let place = candidate.place.clone();
+        let wanted = self.use_instance(&config, factories, changes);
         let after = self.departed.remove(key).unwrap_or_default();
         self.wait_for(wanted, after);
-        let applied = Applied { entry, place, candidates: vec![candidate], wanted, serving: None };
+        let applied = Applied { config, place, candidates: vec![candidate], wanted, serving: None };
         self.by_key.insert(key.to_owned(), applied);
     }
 
@@ -199,7 +212,7 @@ impl Configs {
         let mut keys = Vec::new();
         for (key, applied) in &mut self.by_key {
             let before = applied.candidates.len();
-            applied.candidates.retain(|candidate| !gone(key, candidate.owner, candidate.entry.revision));
+            applied.candidates.retain(|candidate| !gone(key, candidate.owner, candidate.config.revision));
             if applied.candidates.len() != before {
                 keys.push(key.clone());
             }
@@ -211,7 +224,8 @@ impl Configs {
     /// Lets the highest revision win.
     fn elect(&mut self, key: &str, factories: &Factories, changes: &mut Changes) {
         let Some(applied) = self.by_key.get(key) else { return };
-        let (before, serving) = (applied.wanted, applied.serving);
+        let before = applied.wanted;
+        let serving = applied.serving;
         let Some(best) = applied.candidates.first() else {
             self.by_key.remove(key);
             changes.keys_gone.push(key.to_owned());
@@ -223,9 +237,11 @@ impl Configs {
             }
             return;
         };
-        let (entry, place, revision) = (best.entry.clone(), best.place.clone(), applied.entry.revision);
+        let config = best.config.clone();
+        let place = best.place.clone();
+        let revision = applied.config.revision;
         // Taken before the others are let go of, so that one that stays is not let go of in between.
-        let wanted = self.use_instance(&entry, factories, changes);
+        let wanted = self.use_instance(&config, factories, changes);
         let is_running = |id: u64| self.instances.get(&id).is_some_and(|instance| instance.running.is_some());
         let holds = |id: u64| self.instances.get(&id).is_some_and(Instance::is_at_stake);
         let runs = (is_running(before) || holds(before)).then_some(Serving { instance: before, revision }).or(serving);
@@ -234,7 +250,10 @@ impl Configs {
             self.instances.get_mut(&kept.instance).into_iter().for_each(|instance| instance.users += 1);
         }
         if let Some(applied) = self.by_key.get_mut(key) {
-            (applied.entry, applied.place, applied.wanted, applied.serving) = (entry, place, wanted, kept);
+            applied.config = config;
+            applied.place = place;
+            applied.wanted = wanted;
+            applied.serving = kept;
         }
         let mut after = self.release(before, changes);
         after.extend(serving.into_iter().flat_map(|serving| self.release(serving.instance, changes)));
@@ -242,17 +261,17 @@ impl Configs {
         // Applying it again is a way to say: try now.
         if before == wanted
             && let Some(instance) = self.instances.get_mut(&wanted)
-            && matches!(instance.state, RunState::Failed { .. })
+            && matches!(instance.state(), RunState::Failed { .. })
         {
-            instance.try_again();
+            instance.retry_now();
             instance.look(factories);
             changes.nudged.push(Arc::clone(&instance.nudge));
         }
     }
 
     /// The instance of a config, with one user more; made if there is none.
-    fn use_instance(&mut self, entry: &Entry, factories: &Factories, changes: &mut Changes) -> u64 {
-        let identity = identity(entry);
+    fn use_instance(&mut self, config: &ConfigEntry, factories: &Factories, changes: &mut Changes) -> u64 {
+        let identity = identity(config);
         if let Some(id) = self.by_identity.get(&identity)
             && let Some(instance) = self.instances.get_mut(id)
         {
@@ -261,7 +280,7 @@ impl Configs {
         }
         self.next += 1;
         let id = self.next;
-        let mut instance = Instance::new(entry.clone());
+        let mut instance = Instance::new(config.clone());
         instance.look(factories);
         self.instances.insert(id, instance);
         self.by_identity.insert(identity, id);
@@ -301,7 +320,7 @@ impl Configs {
 
     /// The instances that end when this one runs, where they have to end before its controller is made: one of the two
     /// cannot run beside another, or there is something left of one that could not.
-    pub(super) fn gives_way(&self, id: u64, swap: SwapMode) -> Vec<u64> {
+    pub(super) fn predecessors_of(&self, id: u64, swap: SwapMode) -> Vec<u64> {
         let mut keys = BTreeMap::<u64, usize>::new();
         for applied in self.by_key.values().filter(|applied| applied.wanted == id) {
             if let Some(serving) = applied.serving {
@@ -320,7 +339,7 @@ impl Configs {
     }
 
     /// What all keys of an instance ask for instead of it, if that is one config, and does not run.
-    pub(super) fn instead_of(&self, id: u64) -> Option<u64> {
+    pub(super) fn wanted_instead_of(&self, id: u64) -> Option<u64> {
         let serves = |applied: &&Applied| applied.serving.is_some_and(|serving| serving.instance == id);
         let mut keys = self.by_key.values().filter(|applied| applied.wanted == id || serves(applied));
         let wanted = keys.next()?.wanted;
@@ -399,11 +418,11 @@ impl Configs {
 }
 
 fn sort(candidates: &mut [Candidate]) {
-    candidates.sort_by_key(|found| std::cmp::Reverse((found.entry.revision, found.order)));
+    candidates.sort_by_key(|found| std::cmp::Reverse((found.config.revision, found.order)));
 }
 
 /// What makes two configs the same: config ID, versions, and the config as a value, whatever the order of its fields.
-fn identity(entry: &Entry) -> String {
+fn identity(config: &ConfigEntry) -> String {
     fn write(value: &serde_json::Value, out: &mut String) {
         match value {
             serde_json::Value::Object(fields) => {
@@ -428,7 +447,7 @@ fn identity(entry: &Entry) -> String {
             other => out.push_str(&other.to_string()),
         }
     }
-    let mut identity = format!("{:?} {:?} ", entry.id, entry.version.as_ref().map(ToString::to_string));
-    write(&entry.config, &mut identity);
+    let mut identity = format!("{:?} {:?} ", config.id, config.version.as_ref().map(ToString::to_string));
+    write(&config.config, &mut identity);
     identity
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::bridge::Way;
+use super::bridge::BridgeTo;
 use super::configs::Configs;
 use super::entry::{ControllerEntry, Ties};
 use super::factories::Factories;
@@ -17,7 +17,7 @@ use super::reference::Reference;
 use super::resolver::offer;
 #[cfg(unix)]
 use super::sockets::{ControllerSockets, SocketTable};
-use super::standing::{Effects, Standing, State};
+use super::standing::{Effects, Standing, StandingState};
 use super::types::Types;
 use super::{Source, loading};
 use crate::controller::{Context, Info};
@@ -45,7 +45,7 @@ pub(super) struct Engine {
     pub(super) limits: Limits,
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
-    pub(super) bridges: Mutex<Vec<Way>>,
+    pub(super) bridges: Mutex<Vec<BridgeTo>>,
     next: AtomicU64,
     closed: AtomicBool,
 }
@@ -54,15 +54,11 @@ impl Engine {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
         // The bus is the controller of the directives that it resolves itself.
         let own = |engine: &Weak<Self>| {
-            let info = Info {
-                id: "controllerbus".to_owned(),
-                version: semver::Version::new(0, 1, 0),
-                description: "The bus itself".to_owned(),
-                config_id: "controllerbus".to_owned(),
-            };
+            let info = own_info("controllerbus", "The bus itself");
             Arc::new(ControllerEntry::new(Ties::new(0), info, Source::STATIC, loading::controller(Weak::clone(engine))))
         };
-        let (runtime, directives_changed) = (Handle::try_current().ok(), watch::Sender::new(0));
+        let runtime = Handle::try_current().ok();
+        let directives_changed = watch::Sender::new(0);
         Arc::new_cyclic(|engine| Self {
             types: Types::new(own(engine), runtime.clone(), directives_changed.clone()),
             runtime,
@@ -83,7 +79,7 @@ impl Engine {
     }
 
     /// Tells those who watch the bus that something changed.
-    pub(super) fn touch(&self) {
+    pub(super) fn notify_changed(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
 
@@ -134,15 +130,15 @@ impl Engine {
 
     /// Offers what stands to a controller whose routes are published.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
-        for (standing, seat) in self.types.standing_for(entry) {
-            offer(&standing, &seat);
+        for (standing, lane_ref) in self.types.standing_for(entry) {
+            offer(&standing, &lane_ref);
         }
     }
 
     /// Ends every directive, and refuses new ones.
     pub(super) fn close(&self) {
         for standing in self.types.drain(|| self.closed.store(true, Ordering::Release)) {
-            standing.change(State::end);
+            standing.change(StandingState::end);
         }
     }
 
@@ -198,16 +194,22 @@ impl Engine {
         }
         if new {
             let routes = table.routes.load();
-            for seats in routes.iter() {
-                offer(reference.standing(), seats.get());
+            for route in routes.iter() {
+                offer(reference.standing(), route.get());
             }
             drop(routes);
-            reference.standing().change(State::offered);
+            reference.standing().change(StandingState::offered);
         } else {
-            reference.standing().touch();
+            reference.standing().notify_changed();
         }
         Ok(reference)
     }
+}
+
+/// Who a controller is that is part of the bus.
+pub(super) fn own_info(id: &str, description: &str) -> Info {
+    let version = semver::Version::parse(env!("CARGO_PKG_VERSION")).expect("cargo has checked it");
+    Info { id: id.to_owned(), version, description: description.to_owned(), config_id: id.to_owned() }
 }
 
 impl Backend for Engine {

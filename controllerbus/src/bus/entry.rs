@@ -13,16 +13,45 @@ use tokio_util::sync::CancellationToken;
 use super::Source;
 use super::counts::{Counts, ResolverCounts};
 use super::handover::Handover;
-use super::lane::{Apart, LANES, Lanes, lane};
-use super::resolver::run;
+use super::lane::{CachePadded, LANES, Lanes, lane};
+use super::resolver::start_run;
 use super::standing::Standing;
 use crate::controller::{AnyController, Info, State, SwapMode};
 use crate::listen::Service;
 use crate::{Error, Result};
 
-const STAGED: u8 = 0;
-const LIVE: u8 = 1;
-const REMOVED: u8 = 2;
+/// Where a controller stands between being constructed and being taken off the bus.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// It is made ready beside the controller that it is to replace: its values are held back.
+    Staged,
+    /// Requesters see its values.
+    Live,
+    /// It was taken off, and answers nothing any more.
+    Removed,
+}
+
+struct AtomicPhase(AtomicU8);
+
+impl AtomicPhase {
+    const fn new(phase: Phase) -> Self {
+        Self(AtomicU8::new(phase as u8))
+    }
+
+    fn is(&self, phase: Phase) -> bool {
+        self.0.load(Ordering::Acquire) == phase as u8
+    }
+
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    /// From one phase to another; nothing happens in a third one.
+    fn advance(&self, from: Phase, to: Phase) {
+        let _ = self.0.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
 
 pub(super) struct ControllerEntry {
     pub(super) id: u64,
@@ -57,9 +86,9 @@ pub(super) struct ControllerEntry {
     pub(super) resolver_failed: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
     pub(super) handover: Handover,
-    phase: AtomicU8,
+    phase: AtomicPhase,
     /// What it answers, by the lane in which it was offered that.
-    answers: [Apart<Mutex<Answers>>; LANES],
+    answers: [CachePadded<Mutex<Answers>>; LANES],
 }
 
 /// What a controller's contexts share with the bus, from before it is constructed.
@@ -108,82 +137,82 @@ impl Drop for Contained {
     }
 }
 
-/// The directives that a controller answers, in places that are used again: adding and forgetting look for nothing.
+/// The directives that a controller answers, in slots that are reused: neither adding nor removing one searches.
 #[derive(Default)]
 struct Answers {
-    places: Vec<Option<Arc<Standing>>>,
+    slots: Vec<Option<Arc<Standing>>>,
     free: Vec<usize>,
 }
 
-/// A controller as the threads of one lane see it.
-pub(super) struct Seat {
+/// A reference to a controller for the threads of one lane.
+pub(super) struct LaneRef {
     entry: Arc<ControllerEntry>,
     /// The controller by a reference of its own.
     pub(super) controller: Contained,
-    /// What it did for the directives that it is routed here.
+    /// What the controller did for the directives that it was offered through this reference.
     pub(super) counts: Counts,
     lane: usize,
 }
 
-impl Deref for Seat {
+impl Deref for LaneRef {
     type Target = ControllerEntry;
     fn deref(&self) -> &ControllerEntry {
         &self.entry
     }
 }
 
-impl Seat {
+impl LaneRef {
     pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
         let controller = entry.controller.apart().unwrap_or_else(|| Arc::clone(&entry.controller));
         Self { entry, controller: Contained(Some(controller)), counts: Counts::default(), lane: lane() }
     }
 
-    /// Remembers that it answers a directive, and says in which place; `None` once it is removed.
+    /// Remembers that the controller answers a directive, and returns the slot; `None` once it is removed.
     pub(super) fn remember(&self, standing: &Arc<Standing>) -> Option<usize> {
         let mut answers = self.entry.lane(self.lane);
         if self.is_removed() {
             return None;
         }
-        let place = answers.free.pop().unwrap_or_else(|| {
-            answers.places.push(None);
-            answers.places.len() - 1
+        let slot = answers.free.pop().unwrap_or_else(|| {
+            answers.slots.push(None);
+            answers.slots.len() - 1
         });
-        answers.places[place] = Some(Arc::clone(standing));
-        Some(place)
+        answers.slots[slot] = Some(Arc::clone(standing));
+        Some(slot)
     }
 
-    /// Forgets what it has remembered in a place.
-    pub(super) fn forget(&self, place: usize) {
+    /// Frees a slot.
+    pub(super) fn forget(&self, slot: usize) {
         let forgotten = {
             let mut answers = self.entry.lane(self.lane);
-            answers.free.push(place);
-            answers.places[place].take()
+            answers.free.push(slot);
+            answers.slots[slot].take()
         };
         drop(forgotten);
-        self.handover.stir();
+        self.handover.notify();
     }
 }
 
-/// A controller's seats for the directives of one id, as the routes hold them; for all ids, where it resolves all.
-pub(super) struct Seats {
+/// A controller on the list of those that a directive id is routed to; one for all ids, if it resolves every directive.
+pub(super) struct Route {
     pub(super) entry: Arc<ControllerEntry>,
-    lanes: Lanes<Arc<Seat>>,
+    lanes: Lanes<Arc<LaneRef>>,
 }
 
-impl Seats {
+impl Route {
     pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
         Self { entry, lanes: Lanes::new() }
     }
 
-    /// The seat of this thread's lane.
-    pub(super) fn get(&self) -> &Arc<Seat> {
-        self.lanes.get(|_| Arc::new(Seat::new(Arc::clone(&self.entry))))
+    /// The reference of this thread's lane.
+    pub(super) fn get(&self) -> &Arc<LaneRef> {
+        self.lanes.get(|_| Arc::new(LaneRef::new(Arc::clone(&self.entry))))
     }
 
     /// What the controller did for directives that it was offered through here.
     pub(super) fn counts(&self) -> ResolverCounts {
         let mut counts = ResolverCounts::default();
-        self.lanes.made().for_each(|seat| seat.counts.add_to(&mut counts));
+        self.lanes.made().for_each(|lane_ref| lane_ref.counts.add_to(&mut counts));
         counts
     }
 }
@@ -237,8 +266,8 @@ impl ControllerEntry {
             resolver_failed: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             handover: Handover::default(),
-            phase: AtomicU8::new(LIVE),
-            answers: std::array::from_fn(|_| Apart::default()),
+            phase: AtomicPhase::new(Phase::Live),
+            answers: std::array::from_fn(|_| CachePadded::default()),
         }
     }
 
@@ -249,19 +278,19 @@ impl ControllerEntry {
 
     /// Made ready beside the controller that it is to replace.
     pub(super) fn staged(self) -> Self {
-        Self { phase: AtomicU8::new(STAGED), ..self }
+        Self { phase: AtomicPhase::new(Phase::Staged), ..self }
     }
 
     pub(super) fn is_staged(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == STAGED
+        self.phase.is(Phase::Staged)
     }
 
     pub(super) fn is_removed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == REMOVED
+        self.phase.is(Phase::Removed)
     }
 
     pub(super) fn go_live(&self) {
-        self.phase.store(LIVE, Ordering::Release);
+        self.phase.advance(Phase::Staged, Phase::Live);
     }
 
     /// What its contexts share with the bus.
@@ -270,9 +299,9 @@ impl ControllerEntry {
     }
 
     /// Lets calls begin again, and begins those that were held; not if it ends, for they are the next one's then.
-    pub(super) fn go_on(&self) {
+    pub(super) fn open_gate(&self) {
         if !self.is_inherited.load(Ordering::Acquire) {
-            self.handover.release().iter().for_each(|(standing, seat, number)| run(standing, seat, *number));
+            self.handover.release().iter().for_each(|(standing, lane_ref, run)| start_run(standing, lane_ref, *run));
         }
     }
 
@@ -282,7 +311,7 @@ impl ControllerEntry {
     }
 
     /// Tells its contexts whether it serves; without a lock, for it wakes who waits. Once that has ended, it has.
-    pub(super) fn serves(&self, service: Service) {
+    pub(super) fn set_service(&self, service: Service) {
         self.service.send_if_modified(|now| {
             let changes = *now != service && !now.has_ended();
             if changes {
@@ -298,17 +327,17 @@ impl ControllerEntry {
 
     /// The directives that it answers now.
     pub(super) fn answers(&self) -> Vec<Arc<Standing>> {
-        (0..LANES).flat_map(|lane| self.lane(lane).places.iter().flatten().cloned().collect::<Vec<_>>()).collect()
+        (0..LANES).flat_map(|lane| self.lane(lane).slots.iter().flatten().cloned().collect::<Vec<_>>()).collect()
     }
 
     /// How many those are.
     pub(super) fn answer_count(&self) -> usize {
-        (0..LANES).map(|lane| self.lane(lane).places.iter().flatten().count()).sum()
+        (0..LANES).map(|lane| self.lane(lane).slots.iter().flatten().count()).sum()
     }
 
     /// Takes its answers off the bus: proportional to how many there are.
     pub(super) fn withdraw(&self) {
-        self.phase.store(REMOVED, Ordering::Release);
+        self.phase.set(Phase::Removed);
         for standing in self.answers() {
             standing.change(|state, effects| state.remove_resolver(self.id, effects));
         }
@@ -319,7 +348,7 @@ impl ControllerEntry {
         self.execution.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn executes(&self, execution: Execution, changed: &watch::Sender<u64>) {
+    pub(super) fn set_execution(&self, execution: Execution, changed: &watch::Sender<u64>) {
         *self.execution.lock().unwrap_or_else(PoisonError::into_inner) = (execution, SystemTime::now());
         changed.send_modify(|version| *version += 1);
     }
@@ -328,7 +357,7 @@ impl ControllerEntry {
     pub(super) fn note_failure(&self, error: &Error) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
-        self.handover.stir();
+        self.handover.notify();
     }
 
     /// The first failure of its execution.

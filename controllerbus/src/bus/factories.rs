@@ -11,23 +11,24 @@ use crate::controller::{Info, SwapMode};
 /// The factories that the bus knows.
 #[derive(Default)]
 pub(super) struct Factories {
-    known: Vec<Known>,
+    known: Vec<KnownFactory>,
 }
 
 /// A factory, and what it says of itself: asked once, and without a lock.
 #[derive(Clone)]
-pub(super) struct Known {
+pub(super) struct KnownFactory {
     pub(super) source: Source,
     pub(super) info: Info,
     pub(super) swap: SwapMode,
     pub(super) factory: Arc<dyn Factory>,
 }
 
-impl Known {
+impl KnownFactory {
     /// Asks factories who their controllers will be.
     pub(super) fn of(source: Source, factories: Vec<Arc<dyn Factory>>) -> Vec<Self> {
         let asked = |factory: Arc<dyn Factory>| {
-            let (info, swap) = (factory.info(), factory.swap_mode());
+            let info = factory.info();
+            let swap = factory.swap_mode();
             Self { source, info, swap, factory }
         };
         factories.into_iter().map(asked).collect()
@@ -35,12 +36,12 @@ impl Known {
 }
 
 impl Factories {
-    pub(super) fn add(&mut self, factories: Vec<Known>) {
+    pub(super) fn add(&mut self, factories: Vec<KnownFactory>) {
         self.known.extend(factories);
     }
 
     /// Takes a source's factories; the caller drops them without the lock.
-    pub(super) fn remove(&mut self, source: Source) -> Vec<Known> {
+    pub(super) fn remove(&mut self, source: Source) -> Vec<KnownFactory> {
         let (gone, stay) = self.known.drain(..).partition(|known| known.source == source);
         self.known = stay;
         gone
@@ -52,7 +53,7 @@ impl Factories {
     }
 
     /// The factory of a config ID: the highest version in the range, and of equal ones the one added last.
-    pub(super) fn find(&self, config_id: &str, version: Option<&VersionReq>) -> Option<&Known> {
+    pub(super) fn find(&self, config_id: &str, version: Option<&VersionReq>) -> Option<&KnownFactory> {
         let candidates = self.known.iter().filter(|known| {
             known.info.config_id == config_id && version.is_none_or(|range| range.matches(&known.info.version))
         });
@@ -69,7 +70,7 @@ impl Factories {
     }
 
     /// Every factory, with where it comes from.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Known> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &KnownFactory> {
         self.known.iter()
     }
 

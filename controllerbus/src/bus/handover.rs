@@ -1,12 +1,12 @@
 //! What a swap needs of a controller: to hear that something about it changed, and to keep calls from beginning on it
 //! for the moment in which its state is handed over.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::entry::Seat;
+use super::entry::LaneRef;
 use super::standing::Standing;
 
 /// One controller's part in a swap. Outside of one it costs a look at two flags.
@@ -15,12 +15,12 @@ pub(super) struct Handover {
     watched: AtomicBool,
     watchers: Mutex<Vec<Arc<Notify>>>,
     /// Whether its execution has got to its first wait, or its end.
-    pub(super) began: AtomicBool,
-    /// The controller that it replaces; 0 for none.
-    pub(super) replaces: AtomicU64,
+    pub(super) has_begun: AtomicBool,
+    /// The controller that it replaces.
+    replaces: OnceLock<u64>,
     /// Whether the gate is anything but open.
     guarded: AtomicBool,
-    held: Mutex<Held>,
+    held: Mutex<HeldRuns>,
 }
 
 /// What becomes of a run of a resolver that is about to start.
@@ -36,12 +36,12 @@ pub(super) enum Gate {
 }
 
 /// A run of a resolver that is kept from starting.
-pub(super) type Run = (Arc<Standing>, Arc<Seat>, u32);
+pub(super) type HeldRun = (Arc<Standing>, Arc<LaneRef>, u32);
 
 #[derive(Default)]
-struct Held {
+struct HeldRuns {
     gate: Gate,
-    runs: Vec<Run>,
+    runs: Vec<HeldRun>,
 }
 
 impl Handover {
@@ -62,19 +62,30 @@ impl Handover {
     }
 
     /// Something changed that a swap may wait for.
-    pub(super) fn stir(&self) {
+    pub(super) fn notify(&self) {
         if !self.watched.load(Ordering::SeqCst) {
             return;
         }
         self.watchers().iter().for_each(|watcher| watcher.notify_one());
     }
 
-    pub(super) fn begin(&self) {
-        self.began.store(true, Ordering::Release);
-        self.stir();
+    /// Notes the controller that it replaces; once, before it is routed to.
+    pub(super) fn set_replaces(&self, old: u64) {
+        let _ = self.replaces.set(old);
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    /// The controller that it replaces.
+    pub(super) fn replaces(&self) -> Option<u64> {
+        self.replaces.get().copied()
+    }
+
+    /// Notes that its execution has got to its first wait, or its end.
+    pub(super) fn set_begun(&self) {
+        self.has_begun.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    fn held(&self) -> MutexGuard<'_, HeldRuns> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,13 +96,13 @@ impl Handover {
     }
 
     /// Asks to start a run; where the gate is holding, it is kept. Asked under the directive's lock.
-    pub(super) fn pass(&self, standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) -> Gate {
+    pub(super) fn pass(&self, standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) -> Gate {
         if !self.guarded.load(Ordering::SeqCst) {
             return Gate::Open;
         }
         let mut held = self.held();
         if held.gate == Gate::Holding {
-            held.runs.push((Arc::clone(standing), Arc::clone(seat), number));
+            held.runs.push((Arc::clone(standing), Arc::clone(lane_ref), run));
         }
         held.gate
     }
@@ -107,16 +118,16 @@ impl Handover {
     }
 
     /// Opens the gate, and hands out what was held.
-    pub(super) fn release(&self) -> Vec<Run> {
+    pub(super) fn release(&self) -> Vec<HeldRun> {
         self.end_holding(Gate::Open)
     }
 
     /// Shuts the gate for good, and hands out what was held.
-    pub(super) fn shut(&self) -> Vec<Run> {
+    pub(super) fn shut(&self) -> Vec<HeldRun> {
         self.end_holding(Gate::Shut)
     }
 
-    fn end_holding(&self, gate: Gate) -> Vec<Run> {
+    fn end_holding(&self, gate: Gate) -> Vec<HeldRun> {
         let mut held = self.held();
         held.gate = gate;
         self.guarded.store(gate != Gate::Open, Ordering::SeqCst);

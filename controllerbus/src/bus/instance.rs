@@ -27,11 +27,11 @@ use tokio::time::{Instant, timeout};
 use super::configs::{Changes, RunState};
 use super::engine::{Engine, Life};
 use super::entry::{ControllerEntry, Ties};
-use super::factories::{Factories, Known};
+use super::factories::{Factories, KnownFactory};
 use super::life::{limited, restore, save};
 use super::stop_first::{After, Claim, Fate, Legacy};
 use super::{ControllerId, Source};
-use crate::config::Entry;
+use crate::config::Entry as ConfigEntry;
 use crate::controller::exclusive::Exclusive;
 use crate::controller::{AnyController, State, SwapMode};
 use crate::directive::wire;
@@ -42,11 +42,12 @@ use crate::{Backoff, Error, Result};
 /// What is known of one. Under the bus's lock.
 pub(super) struct Instance {
     /// The config; its revision means nothing here.
-    pub(super) entry: Entry,
+    pub(super) config: ConfigEntry,
     /// How many keys want it, or are served by it.
     pub(super) users: usize,
-    pub(super) state: RunState,
-    pub(super) since: SystemTime,
+    /// Written by `set_state` only.
+    state: RunState,
+    since: SystemTime,
     /// Its controller. There is one if and only if the state is `Running`.
     pub(super) running: Option<Arc<ControllerEntry>>,
     /// Somebody replaces its controller, or makes one that cannot run beside another: nobody else may until that is done.
@@ -59,18 +60,18 @@ pub(super) struct Instance {
     at_stake: bool,
     /// Whose factory the last try was made with; `None` means that the next look makes one.
     tried: Option<Source>,
-    due: Option<Instant>,
-    tries: Backoff,
+    retry_at: Option<Instant>,
+    backoff: Backoff,
     /// What the last try said, so that the same is not logged again.
-    said: Option<Error>,
+    last_error: Option<Error>,
     /// Wakes its keeper.
     pub(super) nudge: Arc<Notify>,
 }
 
 impl Instance {
-    pub(super) fn new(entry: Entry) -> Self {
+    pub(super) fn new(config: ConfigEntry) -> Self {
         Self {
-            entry,
+            config,
             users: 1,
             state: RunState::Queued,
             since: SystemTime::now(),
@@ -80,39 +81,55 @@ impl Instance {
             legacy: None,
             at_stake: false,
             tried: None,
-            due: None,
-            tries: Backoff::default(),
-            said: None,
+            retry_at: None,
+            backoff: Backoff::default(),
+            last_error: None,
             nudge: Arc::default(),
         }
     }
 
-    fn to(&mut self, state: RunState) {
-        (self.state, self.since) = (state, SystemTime::now());
+    /// What its controller is doing.
+    pub(super) fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    /// Since when.
+    pub(super) fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    fn set_state(&mut self, state: RunState) {
+        self.state = state;
+        self.since = SystemTime::now();
     }
 
     /// Forgets the tries so far.
-    pub(super) fn begin_again(&mut self) {
-        (self.tried, self.due, self.said) = (None, None, None);
-        self.tries = Backoff::default();
+    pub(super) fn reset_tries(&mut self) {
+        self.tried = None;
+        self.retry_at = None;
+        self.last_error = None;
+        self.backoff = Backoff::default();
     }
 
     /// The next look makes another try, whenever it was due.
-    pub(super) fn try_again(&mut self) {
-        (self.tried, self.due) = (None, None);
+    pub(super) fn retry_now(&mut self) {
+        self.tried = None;
+        self.retry_at = None;
     }
 
     /// Notes its controller.
     pub(super) fn run(&mut self, entry: &Arc<ControllerEntry>) {
-        self.begin_again();
-        (self.claim, self.legacy, self.at_stake) = (None, None, false);
+        self.reset_tries();
+        self.claim = None;
+        self.legacy = None;
+        self.at_stake = false;
         self.running = Some(Arc::clone(entry));
-        self.to(RunState::Running(ControllerId(entry.id)));
+        self.set_state(RunState::Running(ControllerId(entry.id)));
     }
 
     /// Notes that its controller has gone. The next one waits for its end, where there cannot be two.
     pub(super) fn stop(&mut self) {
-        self.begin_again();
+        self.reset_tries();
         let gone = self.running.take().filter(|gone| gone.swap == SwapMode::StopFirst);
         self.legacy = gone.map(|gone| Legacy::after(&gone));
     }
@@ -131,7 +148,8 @@ impl Instance {
     /// Another one has come in the place of its controller.
     fn give_up(&mut self) {
         self.stop();
-        (self.legacy, self.at_stake) = (None, false);
+        self.legacy = None;
+        self.at_stake = false;
     }
 
     /// Whether what a controller has left is here, or in the hands of a keeper.
@@ -175,26 +193,26 @@ impl Instance {
     }
 
     /// What there is to do now. Looking sets the state, so that nobody reads `Queued` of what has a factory.
-    pub(super) fn look(&mut self, factories: &Factories) -> Option<Known> {
+    pub(super) fn look(&mut self, factories: &Factories) -> Option<KnownFactory> {
         if self.running.is_some() || self.is_claimed() || self.is_staged {
             return None;
         }
-        let found = factories.find(&self.entry.id, self.entry.version.as_ref());
+        let found = factories.find(&self.config.id, self.config.version.as_ref());
         let wanted = match found {
             None => {
-                self.begin_again();
+                self.reset_tries();
                 if self.state != RunState::Queued {
-                    self.to(RunState::Queued);
+                    self.set_state(RunState::Queued);
                 }
                 None
             }
             Some(known) if self.tried == Some(known.source) => {
-                let is_due = self.due.is_some_and(|due| due <= Instant::now());
+                let is_due = self.retry_at.is_some_and(|due| due <= Instant::now());
                 (matches!(self.state, RunState::Failed { .. }) && is_due).then(|| known.clone())
             }
             Some(known) => {
                 if self.state != RunState::Constructing {
-                    self.to(RunState::Constructing);
+                    self.set_state(RunState::Constructing);
                 }
                 Some(known.clone())
             }
@@ -205,7 +223,7 @@ impl Instance {
             Some(Ok(false)) => None,
             Some(Err(error)) => {
                 let error = error.context("waiting for the one before to end");
-                self.to(RunState::Failed { error, retry_in: None });
+                self.set_state(RunState::Failed { error, retry_in: None });
                 None
             }
         }
@@ -213,16 +231,17 @@ impl Instance {
 
     /// Notes a failure; false if it is that of the last try again.
     fn fail(&mut self, error: &Error) -> bool {
-        let retry_in = (!error.is_permanent()).then(|| self.tries.next());
-        self.due = retry_in.map(|wait| Instant::now() + wait);
-        self.to(RunState::Failed { error: error.clone(), retry_in });
-        self.said.replace(error.clone()).as_ref() != Some(error)
+        let retry_in = (!error.is_permanent()).then(|| self.backoff.next());
+        self.retry_at = retry_in.map(|wait| Instant::now() + wait);
+        self.set_state(RunState::Failed { error: error.clone(), retry_in });
+        self.last_error.replace(error.clone()).as_ref() != Some(error)
     }
 
     /// It is not tried again by itself: that would end what runs.
-    fn leave_it(&mut self) {
-        self.due = None;
+    fn stop_retrying(&mut self) {
+        self.retry_at = None;
         if let RunState::Failed { retry_in, .. } = &mut self.state {
+            // The same failure, and so of the same time.
             *retry_in = None;
         }
     }
@@ -239,26 +258,26 @@ enum Step {
 
 /// A controller that is to be made.
 struct Construct {
-    known: Known,
-    entry: Entry,
+    known: KnownFactory,
+    config: ConfigEntry,
     /// Where no other may be there, or be made, meanwhile.
     claim: Option<Claim>,
     /// What has been left for it.
     legacy: Option<Legacy>,
     /// Those that end before.
-    ways: Vec<Way>,
+    predecessors: Vec<Predecessor>,
 }
 
 impl Construct {
     /// The controllers whose values stand, and whose calls are held, for it.
     fn old(&self) -> Vec<Arc<ControllerEntry>> {
-        let left = self.ways.iter().filter_map(|way| way.legacy.as_ref()).chain(&self.legacy);
+        let left = self.predecessors.iter().filter_map(|predecessor| predecessor.legacy.as_ref()).chain(&self.legacy);
         left.filter_map(|legacy| legacy.old.clone()).collect()
     }
 }
 
-/// An instance that gives way to another controller than the one that it has, or has had.
-pub(super) struct Way {
+/// An instance whose controller ends, or has ended, because another one is made in its place.
+pub(super) struct Predecessor {
     pub(super) instance: u64,
     pub(super) claim: Claim,
     pub(super) fate: Arc<Fate>,
@@ -270,13 +289,13 @@ pub(super) struct Way {
 }
 
 /// Why there is no controller.
-pub(super) struct Unmade {
+pub(super) struct ConstructFailure {
     pub(super) error: Error,
     /// One that was made, and is not over yet.
     pub(super) after: Option<After>,
 }
 
-impl From<Error> for Unmade {
+impl From<Error> for ConstructFailure {
     fn from(error: Error) -> Self {
         Self { error, after: None }
     }
@@ -292,46 +311,49 @@ impl Life {
         }
         let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
         let tried = instance.tried;
-        let Some(known) = instance.look(&self.factories) else { return Step::Wait(instance.due) };
-        let ways = self.configs.gives_way(id, known.swap);
-        let any = |is: fn(&Instance) -> bool| ways.iter().filter_map(|way| self.configs.instances.get(way)).any(is);
+        let Some(known) = instance.look(&self.factories) else { return Step::Wait(instance.retry_at) };
+        let predecessors = self.configs.predecessors_of(id, known.swap);
+        let any = |is: fn(&Instance) -> bool| {
+            predecessors.iter().filter_map(|predecessor| self.configs.instances.get(predecessor)).any(is)
+        };
         if any(Instance::is_claimed) {
             return Step::Wait(None);
         }
-        if tried == Some(known.source) && any(|way| way.running.is_some()) {
-            self.configs.instances.get_mut(&id).into_iter().for_each(Instance::leave_it);
+        if tried == Some(known.source) && any(|predecessor| predecessor.running.is_some()) {
+            self.configs.instances.get_mut(&id).into_iter().for_each(Instance::stop_retrying);
             return Step::Wait(None);
         }
-        let claim = |way: u64| {
-            let instance = self.configs.instances.get_mut(&way)?;
+        let claim = |predecessor: u64| {
+            let instance = self.configs.instances.get_mut(&predecessor)?;
             let claim = Claim::new(engine);
             instance.claim(&claim);
-            let (running, legacy) = (instance.running.clone(), instance.legacy.take());
-            Some(Way { instance: way, claim, fate: Arc::default(), running, before: None, legacy })
+            let running = instance.running.clone();
+            let legacy = instance.legacy.take();
+            Some(Predecessor { instance: predecessor, claim, fate: Arc::default(), running, before: None, legacy })
         };
-        let ways: Vec<_> = ways.into_iter().filter_map(claim).collect();
+        let predecessors: Vec<_> = predecessors.into_iter().filter_map(claim).collect();
         let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
         instance.tried = Some(known.source);
-        instance.to(RunState::Constructing);
+        instance.set_state(RunState::Constructing);
         let legacy = instance.legacy.take();
-        let is_alone = known.swap == SwapMode::StopFirst || legacy.is_some() || !ways.is_empty();
+        let is_alone = known.swap == SwapMode::StopFirst || legacy.is_some() || !predecessors.is_empty();
         let claim = is_alone.then(|| Claim::new(engine));
         claim.iter().for_each(|claim| instance.claim(claim));
-        Step::Construct(Box::new(Construct { known, entry: instance.entry.clone(), claim, legacy, ways }))
+        Step::Construct(Box::new(Construct { known, config: instance.config.clone(), claim, legacy, predecessors }))
     }
 
     /// Notes a controller that was made; gives it back if it is not wanted any more, or its factory has gone. Those in whose
     /// place it comes go with it.
-    fn install(&mut self, id: u64, made: &Arc<ControllerEntry>, ways: &[Way]) -> Option<Changes> {
+    fn install(&mut self, id: u64, made: &Arc<ControllerEntry>, predecessors: &[Predecessor]) -> Option<Changes> {
         let known = self.factories.has(made.source);
         let instance = self.configs.instances.get_mut(&id).filter(|instance| instance.users > 0 && known)?;
         instance.run(made);
         self.controllers.insert(made.id, Arc::clone(made));
         let mut changes = Changes::default();
-        for way in ways {
-            let Some(instance) = self.configs.instances.get_mut(&way.instance) else { continue };
+        for predecessor in predecessors {
+            let Some(instance) = self.configs.instances.get_mut(&predecessor.instance) else { continue };
             instance.give_up();
-            self.configs.unclaim(way.instance, &mut changes);
+            self.configs.unclaim(predecessor.instance, &mut changes);
         }
         self.configs.unclaim(id, &mut changes);
         self.configs.runs(id, &mut changes);
@@ -357,13 +379,13 @@ impl Engine {
             let gone = self.sockets().key_gone(key);
             drop(gone);
         }
-        self.touch();
+        self.notify_changed();
     }
 
     /// Makes a controller, within the limit; it neither runs nor is it routed to yet.
     pub(super) async fn construct(
         self: &Arc<Self>,
-        known: &Known,
+        known: &KnownFactory,
         instance: u64,
         config: Vec<u8>,
     ) -> Result<ControllerEntry> {
@@ -371,8 +393,11 @@ impl Engine {
         let context = self.context(&ties, Arc::new(known.info.clone()), Some(instance));
         let factory = Arc::clone(&known.factory);
         let what = format!("constructing {}", known.info.id);
-        let (known, guard) = (known.clone(), ties.cancel.clone().drop_guard());
-        let (bytes, source, swap) = (config.clone(), known.source, known.swap);
+        let known = known.clone();
+        let guard = ties.cancel.clone().drop_guard();
+        let bytes = config.clone();
+        let source = known.source;
+        let swap = known.swap;
         let entry = move |controller: Arc<dyn AnyController>| {
             let controller = match swap {
                 SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
@@ -381,7 +406,7 @@ impl Engine {
             ControllerEntry::new(ties, known.info, source, controller).configured(instance, bytes, swap)
         };
         let engine = Arc::clone(self);
-        let late = move |made: ControllerEntry| engine.discard(made);
+        let late = move |made: ControllerEntry| engine.discard(Arc::new(made));
         let work = async move { factory.construct(config, context).await.map(entry) };
         let made = limited(self, self.limits.construct, &what, work, late).await?;
         guard.disarm();
@@ -391,16 +416,16 @@ impl Engine {
     /// Makes a controller and gives it a state. One that does not take it is ended.
     pub(super) async fn make(
         self: &Arc<Self>,
-        known: &Known,
+        known: &KnownFactory,
         instance: u64,
         config: Vec<u8>,
         state: Option<State>,
-    ) -> Result<ControllerEntry, Unmade> {
+    ) -> Result<ControllerEntry, ConstructFailure> {
         let made = self.construct(known, instance, config).await?;
         let Some(state) = state else { return Ok(made) };
         match restore(self, Arc::clone(&made.controller), &known.info.id, state).await {
             Ok(()) => Ok(made),
-            Err(error) => Err(Unmade { error, after: self.end_made(Arc::new(made)).await }),
+            Err(error) => Err(ConstructFailure { error, after: self.end_made(Arc::new(made)).await }),
         }
     }
 
@@ -410,25 +435,26 @@ impl Engine {
         let after = After::of(&made);
         made.is_waited_for.store(true, Ordering::Release);
         let closed = made.closed.clone();
-        self.discard_made(made);
+        self.discard(made);
         timeout(self.limits.part(), closed.cancelled()).await.is_err().then_some(after)
     }
 
     /// Makes what an instance is to run, once what it comes in place of has ended.
     async fn bring_up(self: &Arc<Self>, id: u64, mut what: Construct, nudge: &Notify) {
-        self.touch();
+        self.notify_changed();
         let is_alone = what.claim.is_some();
         let source = what.known.source;
         let making = async {
-            self.end_ways(&mut what.ways).await?;
-            let mut left: Vec<_> = what.ways.iter_mut().filter_map(|way| way.legacy.as_mut()).collect();
+            self.end_predecessors(&mut what.predecessors).await?;
+            let mut left: Vec<_> =
+                what.predecessors.iter_mut().filter_map(|predecessor| predecessor.legacy.as_mut()).collect();
             left.extend(what.legacy.as_mut());
             let state = match &mut left[..] {
-                [only] => only.state_for(&what.entry.id),
+                [only] => only.state_for(&what.config.id),
                 // Of several there is none that is it.
                 _ => None,
             };
-            let config = wire::encode(&what.entry.config)?;
+            let config = wire::encode(&what.config.config)?;
             self.make(&what.known, id, config, state).await
         };
         let unwanted = async {
@@ -446,34 +472,36 @@ impl Engine {
             () = unwanted => None,
         };
         match made {
-            Some(Ok(made)) => self.made(id, Arc::new(made), what).await,
-            Some(Err(unmade)) => self.unmade(id, unmade, what).await,
-            None => self.not_wanted(id, None, what),
+            Some(Ok(made)) => self.constructed(id, Arc::new(made), what).await,
+            Some(Err(failure)) => self.construct_failed(id, failure, what).await,
+            None => self.construct_unwanted(id, None, what),
         }
     }
 
     /// Ends the controllers in whose place another one comes. Until all of them have been saved nothing happens to any.
-    async fn end_ways(self: &Arc<Self>, ways: &mut [Way]) -> Result<()> {
-        for way in &mut *ways {
-            if let Some(running) = &way.running {
-                way.before = save(self, running).await?;
+    async fn end_predecessors(self: &Arc<Self>, predecessors: &mut [Predecessor]) -> Result<()> {
+        for predecessor in &mut *predecessors {
+            if let Some(running) = &predecessor.running {
+                predecessor.before = save(self, running).await?;
             }
         }
-        let running = ways.iter().filter_map(|way| Some((way.running.clone()?, Arc::clone(&way.fate))));
+        let running = predecessors
+            .iter()
+            .filter_map(|predecessor| Some((predecessor.running.clone()?, Arc::clone(&predecessor.fate))));
         self.stop_all(&running.collect::<Vec<_>>()).await?;
-        for way in ways {
-            if let Some(running) = &way.running {
-                way.legacy = Some(Legacy::of(running, way.before.take()));
+        for predecessor in predecessors {
+            if let Some(running) = &predecessor.running {
+                predecessor.legacy = Some(Legacy::of(running, predecessor.before.take()));
             }
         }
         Ok(())
     }
 
-    async fn made(self: &Arc<Self>, id: u64, made: Arc<ControllerEntry>, what: Construct) {
+    async fn constructed(self: &Arc<Self>, id: u64, made: Arc<ControllerEntry>, what: Construct) {
         let old = what.old();
         let installed = {
             let mut life = self.life();
-            let installed = life.install(id, &made, &what.ways);
+            let installed = life.install(id, &made, &what.predecessors);
             life.leave(installed.iter().flat_map(|changes| changes.released.iter().chain(&old)));
             installed
         };
@@ -481,33 +509,33 @@ impl Engine {
             let after = if what.claim.is_some() {
                 self.end_made(made).await
             } else {
-                self.discard_made(made);
+                self.discard(made);
                 None
             };
-            return self.not_wanted(id, after, what);
+            return self.construct_unwanted(id, after, what);
         };
         // It answers before the one in whose place it comes is taken off, and executes after that has ended.
         let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
         if let [replaced] = &[&changes.released[..], &old[..]].concat()[..] {
-            made.handover.replaces.store(replaced.id, Ordering::Relaxed);
+            made.handover.set_replaces(replaced.id);
         }
-        changes.released.iter().for_each(|entry| entry.serves(Service::Replaced));
-        self.go(&made, before);
+        changes.released.iter().for_each(|entry| entry.set_service(Service::Replaced));
+        self.attach(&made, before);
         let pairs: Vec<_> = old.into_iter().map(|old| (old, Some(Arc::clone(&made)))).collect();
         self.take_over(&pairs);
         self.carry_out(changes);
     }
 
     /// There is no controller. Those that have ended for it come back first.
-    async fn unmade(self: &Arc<Self>, id: u64, unmade: Unmade, what: Construct) {
-        let Unmade { mut error, after } = unmade;
-        let Construct { ways, mut legacy, claim, .. } = what;
-        let gave_way: Vec<u64> = ways.iter().map(|way| way.instance).collect();
-        let has_ended = ways.iter().any(|way| way.fate.is_sealed());
+    async fn construct_failed(self: &Arc<Self>, id: u64, failure: ConstructFailure, what: Construct) {
+        let ConstructFailure { mut error, after } = failure;
+        let Construct { predecessors, mut legacy, claim, .. } = what;
+        let replaced: Vec<u64> = predecessors.iter().map(|predecessor| predecessor.instance).collect();
+        let has_ended = predecessors.iter().any(|predecessor| predecessor.fate.is_sealed());
         let mut comes_back = false;
-        if !ways.is_empty() {
-            self.give_back(ways, after.clone());
-            let back = self.come_back(&gave_way).await;
+        if !predecessors.is_empty() {
+            self.give_back(predecessors, after.clone());
+            let back = self.come_back(&replaced).await;
             comes_back = back.is_ok();
             error = match back {
                 _ if !has_ended => error,
@@ -534,7 +562,7 @@ impl Engine {
                 legacy.into_iter().for_each(|legacy| instance.inherit(legacy));
                 let is_news = instance.fail(&error);
                 if comes_back {
-                    instance.leave_it();
+                    instance.stop_retrying();
                 }
                 is_news.then_some(keys)
             })
@@ -550,14 +578,14 @@ impl Engine {
     }
 
     /// A controller is not wanted any more, or its factory has gone: it is as before.
-    fn not_wanted(self: &Arc<Self>, id: u64, after: Option<After>, what: Construct) {
-        self.give_back(what.ways, after.clone());
+    fn construct_unwanted(self: &Arc<Self>, id: u64, after: Option<After>, what: Construct) {
+        self.give_back(what.predecessors, after.clone());
         let mut changes = Changes::default();
         {
             let mut life = self.life();
             life.configs.unclaim(id, &mut changes);
             if let Some(instance) = life.configs.instances.get_mut(&id) {
-                instance.begin_again();
+                instance.reset_tries();
                 if let Some(mut legacy) = what.legacy {
                     legacy.wait_for(after.clone());
                     instance.inherit(legacy);
@@ -572,12 +600,13 @@ impl Engine {
 
     /// The controllers of these instances are made again, with what they have left, where they have ended for another one;
     /// once that, where it was made, is over.
-    pub(super) fn give_back(self: &Arc<Self>, ways: Vec<Way>, after: Option<After>) {
+    pub(super) fn give_back(self: &Arc<Self>, predecessors: Vec<Predecessor>, after: Option<After>) {
         let mut changes = Changes::default();
-        let (mut untouched, mut claims) = (Vec::new(), Vec::new());
+        let mut untouched = Vec::new();
+        let mut claims = Vec::new();
         {
             let mut life = self.life();
-            for Way { instance, claim, fate, running, before, legacy } in ways {
+            for Predecessor { instance, claim, fate, running, before, legacy } in predecessors {
                 let spared = fate.spare();
                 let legacy = legacy.or_else(|| running.as_ref().filter(|_| !spared).map(|old| Legacy::of(old, before)));
                 let Some(mut legacy) = legacy else {
@@ -605,7 +634,7 @@ impl Engine {
                 life.configs.unclaim(instance, &mut changes);
             }
         }
-        untouched.iter().for_each(|entry| entry.go_on());
+        untouched.iter().for_each(|entry| entry.open_gate());
         self.carry_out(changes);
         for (claim, after) in claims {
             self.release_after(claim, after);
@@ -618,7 +647,8 @@ impl Engine {
         let all = async {
             loop {
                 changed.borrow_and_update();
-                let (mut is_settled, mut all) = (true, Ok(()));
+                let mut is_settled = true;
+                let mut all = Ok(());
                 {
                     let life = self.life();
                     for instance in instances.iter().filter_map(|id| life.configs.instances.get(id)) {

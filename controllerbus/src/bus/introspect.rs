@@ -190,7 +190,7 @@ impl Bus {
     /// The factories that the bus knows, with the schemas of their configs.
     pub fn factories(&self) -> Vec<FactorySnapshot> {
         let known: Vec<_> = self.0.life().factories.all().cloned().collect();
-        let snapshot = |known: &super::factories::Known| FactorySnapshot {
+        let snapshot = |known: &super::factories::KnownFactory| FactorySnapshot {
             info: known.info.clone(),
             source: known.source,
             schema: serde_json::from_str(&known.factory.schema()).unwrap_or_default(),

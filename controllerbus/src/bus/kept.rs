@@ -15,7 +15,7 @@ pub(super) const MOST: usize = 10_000;
 type Queue = VecDeque<(Weak<Standing>, u64)>;
 
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct KeptDirectives {
     /// How many are kept now.
     count: AtomicUsize,
     /// In the order in which they were let go of; what was referred to again since is in it still.
@@ -23,13 +23,13 @@ pub(super) struct Kept {
 }
 
 /// Counts one while it is kept; dropped when it is referred to again, or ends.
-pub(super) struct Keeping {
-    kept: Arc<Kept>,
+pub(super) struct KeepGuard {
+    kept: Arc<KeptDirectives>,
     /// Ends it when its time is over.
     pub(super) timer: Option<AbortHandle>,
 }
 
-impl Drop for Keeping {
+impl Drop for KeepGuard {
     fn drop(&mut self) {
         self.kept.count.fetch_sub(1, Ordering::Relaxed);
         if let Some(timer) = &self.timer {
@@ -38,15 +38,15 @@ impl Drop for Keeping {
     }
 }
 
-impl Kept {
+impl KeptDirectives {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more is kept.
-    pub(super) fn count(self: &Arc<Self>) -> Keeping {
+    pub(super) fn count(self: &Arc<Self>) -> KeepGuard {
         self.count.fetch_add(1, Ordering::Relaxed);
-        Keeping { kept: Arc::clone(self), timer: None }
+        KeepGuard { kept: Arc::clone(self), timer: None }
     }
 
     /// Notes that it is kept from this epoch of it on.

@@ -51,15 +51,15 @@ impl<T> Lanes<T> {
 }
 
 /// What is shared by all lanes; an `Arc` of this is counted in one lane only.
-pub(super) struct Common<T>(Arc<T>);
+pub(super) struct PerLane<T>(Arc<T>);
 
-impl<T> Common<T> {
-    pub(super) fn of(shared: &Arc<T>) -> Arc<Self> {
+impl<T> PerLane<T> {
+    pub(super) fn new(shared: &Arc<T>) -> Arc<Self> {
         Arc::new(Self(Arc::clone(shared)))
     }
 }
 
-impl<T> Deref for Common<T> {
+impl<T> Deref for PerLane<T> {
     type Target = Arc<T>;
     fn deref(&self) -> &Arc<T> {
         &self.0
@@ -69,4 +69,4 @@ impl<T> Deref for Common<T> {
 /// Keeps its content on cache lines of its own.
 #[repr(align(128))]
 #[derive(Default)]
-pub(super) struct Apart<T>(pub(super) T);
+pub(super) struct CachePadded<T>(pub(super) T);

@@ -55,16 +55,16 @@ impl Life {
 impl Engine {
     /// Puts a constructed controller on the bus, which knows it already: it is routed to, is offered what stands, and
     /// executes, once what it comes in place of has ended.
-    pub(super) fn go(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
-        entry.serves(Service::Serving);
+    pub(super) fn attach(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+        entry.set_service(Service::Serving);
         self.types.route(std::slice::from_ref(entry), &[]);
         self.offer_standing(entry);
-        self.live(entry, before);
-        self.touch();
+        self.start_life(entry, before);
+        self.notify_changed();
     }
 
     /// Starts a controller's life.
-    pub(super) fn live(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+    pub(super) fn start_life(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
         self.spawn(live(Arc::clone(self), Arc::clone(entry), before));
     }
 
@@ -73,24 +73,19 @@ impl Engine {
         self.types.route(&[], entries);
         for entry in entries {
             entry.withdraw();
-            entry.serves(Service::Removed);
+            entry.set_service(Service::Removed);
             entry.cancel.cancel();
         }
-        self.touch();
+        self.notify_changed();
     }
 
     /// Closes a controller that was made and is not wanted; it never executes.
-    pub(super) fn discard(self: &Arc<Self>, entry: ControllerEntry) {
-        self.discard_made(Arc::new(entry));
-    }
-
-    /// The same of one that somebody else may know.
-    pub(super) fn discard_made(self: &Arc<Self>, entry: Arc<ControllerEntry>) {
+    pub(super) fn discard(self: &Arc<Self>, entry: Arc<ControllerEntry>) {
         self.life().leave([&entry]);
         entry.withdraw();
-        entry.serves(Service::Removed);
+        entry.set_service(Service::Removed);
         entry.cancel.cancel();
-        self.live(&entry, Vec::new());
+        self.start_life(&entry, Vec::new());
     }
 
     /// Asks the controllers of a source how they are, side by side.
@@ -113,7 +108,7 @@ impl Engine {
     }
 
     /// Waits until controllers that were told to end are closed, as long as that may take; those that are not then.
-    pub(super) async fn closed(&self, entries: Vec<Arc<ControllerEntry>>) -> Vec<Arc<ControllerEntry>> {
+    pub(super) async fn wait_closed(&self, entries: Vec<Arc<ControllerEntry>>) -> Vec<Arc<ControllerEntry>> {
         let all = async {
             for entry in &entries {
                 entry.closed.cancelled().await;
@@ -145,19 +140,19 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
             () = entry.cancel.cancelled() => false,
         };
         entry.cancel.cancelled().await;
-        entry.executes(Execution::Closing, &changed);
+        entry.set_execution(Execution::Closing, &changed);
         if !has_ended {
-            end(&engine, &entry, executing, ("execute", engine.limits.cancel)).await;
+            end_task(&engine, &entry, executing, ("execute", engine.limits.cancel)).await;
         }
     }
-    entry.executes(Execution::Closing, &changed);
+    entry.set_execution(Execution::Closing, &changed);
     let closing = tokio::spawn(close(Arc::clone(&entry)));
-    end(&engine, &entry, closing, ("close", engine.limits.close)).await;
+    end_task(&engine, &entry, closing, ("close", engine.limits.close)).await;
     if entry.is_inherited.load(Ordering::Acquire) {
         let left = save(&engine, &entry).await;
         entry.end.send_modify(|end| end.left = Some(left));
     }
-    part(&engine, &entry).await;
+    part_from(&engine, &entry).await;
     let (gone, waiting) = {
         let mut life = engine.life();
         entry.is_over.store(true, Ordering::Release);
@@ -169,18 +164,18 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
     entry.end.send_modify(|end| end.over = true);
     entry.closed.cancel();
     waiting.iter().for_each(|nudge| nudge.notify_one());
-    engine.touch();
+    engine.notify_changed();
 }
 
 /// Says what keeps a controller from ending, to those who wait for that.
-fn held(engine: &Engine, entry: &ControllerEntry, by: Option<Error>) {
+fn report_held(engine: &Engine, entry: &ControllerEntry, by: Option<Error>) {
     entry.end.send_modify(|end| end.held = by);
     let waiting = engine.life().configs.waiting_for(entry.id);
     waiting.iter().for_each(|nudge| nudge.notify_one());
 }
 
 /// Lets go of the controller itself. Where another one waits for what it owns, that takes as long as it takes.
-async fn part(engine: &Engine, entry: &ControllerEntry) {
+async fn part_from(engine: &Engine, entry: &ControllerEntry) {
     let asked = entry.is_inherited.load(Ordering::Acquire) || entry.is_waited_for.load(Ordering::Acquire);
     let is_waited_for = asked || entry.swap == SwapMode::StopFirst;
     let mut within = if is_waited_for { engine.limits.close } else { GRACE };
@@ -193,8 +188,8 @@ async fn part(engine: &Engine, entry: &ControllerEntry) {
         };
         let id = &entry.info.id;
         tracing::error!(controller = id, %error, "it is closed, and cannot be dropped; what it owns is not free");
-        entry.executes(Execution::Stuck { what: "drop" }, &engine.changed);
-        held(engine, entry, Some(error.context(format!("{id} cannot be dropped"))));
+        entry.set_execution(Execution::Stuck { what: "drop" }, &engine.changed);
+        report_held(engine, entry, Some(error.context(format!("{id} cannot be dropped"))));
         within = STILL;
     }
 }
@@ -226,7 +221,7 @@ fn named(error: Error, what: &str) -> Error {
 }
 
 /// Waits for the end of user code, drops it past its limit, and says so if it does not let itself be dropped.
-async fn end(
+async fn end_task(
     engine: &Engine,
     entry: &ControllerEntry,
     mut task: JoinHandle<()>,
@@ -243,10 +238,10 @@ async fn end(
         return;
     }
     tracing::error!(controller = id, "`{what}` blocks its thread and cannot be ended; nobody waits for it");
-    entry.executes(Execution::Stuck { what }, changed);
-    held(engine, entry, Some(Error::new(ErrorKind::TimedOut, format!("`{what}` of {id} blocks its thread"))));
+    entry.set_execution(Execution::Stuck { what }, changed);
+    report_held(engine, entry, Some(Error::new(ErrorKind::TimedOut, format!("`{what}` of {id} blocks its thread"))));
     let _ = task.await;
-    held(engine, entry, None);
+    report_held(engine, entry, None);
 }
 
 /// Executes a controller until it is cancelled, again with backoff after an error or a panic.
@@ -255,11 +250,11 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
     while !entry.cancel.is_cancelled() {
         let work = Arc::clone(&entry.controller);
         let this = Arc::clone(&entry);
-        let began = Box::new(move || this.handover.begin());
+        let began = Box::new(move || this.handover.set_begun());
         let begun = Instant::now();
         let ended = contained(async { work.execute_told(context.clone(), began).await }).await;
         let Err(error) = ended else {
-            entry.executes(Execution::Ended, &changed);
+            entry.set_execution(Execution::Ended, &changed);
             return;
         };
         if entry.cancel.is_cancelled() {
@@ -271,9 +266,9 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
             backoff.reset();
         }
         let retry_in = backoff.next();
-        entry.executes(Execution::Failed { error, retry_in }, &changed);
+        entry.set_execution(Execution::Failed { error, retry_in }, &changed);
         tokio::select! {
-            () = tokio::time::sleep(retry_in) => entry.executes(Execution::Running, &changed),
+            () = tokio::time::sleep(retry_in) => entry.set_execution(Execution::Running, &changed),
             () = entry.cancel.cancelled() => {}
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 
+use super::configs::Earlier;
 use super::engine::Engine;
 use super::{ControllerId, RunState, Source};
 use crate::config::{Config, ConfigSet, Entry};
@@ -192,15 +193,15 @@ impl Controller for Loading {
 }
 
 /// Takes back what a directive has applied.
-struct Withdraw {
+struct WithdrawOnDrop {
     engine: Weak<Engine>,
     owner: u64,
 }
 
-impl Drop for Withdraw {
+impl Drop for WithdrawOnDrop {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.upgrade() {
-            engine.let_go(self.owner);
+            engine.release_owner(self.owner);
         }
     }
 }
@@ -217,7 +218,8 @@ impl Loading {
         find: impl Fn(&Arc<Engine>) -> Option<V>,
     ) -> Result<()> {
         let mut changed = self.engine()?.changed.subscribe();
-        let (mut slot, mut shown) = (values.slot(), None);
+        let mut slot = values.slot();
+        let mut shown = None;
         loop {
             changed.borrow_and_update();
             let found = find(&self.engine()?);
@@ -245,10 +247,11 @@ impl Loading {
         let mut set = ConfigSet::new();
         set.set(key.clone(), Entry { version: request.version, ..Entry::new(request.config_id, config) });
         let mut changed = engine.changed.subscribe();
-        let _withdraw = Withdraw { engine: Weak::clone(&self.0), owner };
-        engine.elect(owner, set, true)?;
+        let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
+        engine.add_candidates(owner, set, Earlier::Replace)?;
         drop(engine);
-        let (mut slot, mut shown) = (values.slot(), None);
+        let mut slot = values.slot();
+        let mut shown = None;
         loop {
             changed.borrow_and_update();
             let engine = self.engine()?;
@@ -308,8 +311,8 @@ impl Loading {
         let engine = self.engine()?;
         let owner = engine.next_id();
         let mut changed = engine.changed.subscribe();
-        let _withdraw = Withdraw { engine: Weak::clone(&self.0), owner };
-        engine.elect(owner, set, true)?;
+        let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
+        engine.add_candidates(owner, set, Earlier::Replace)?;
         drop(engine);
         let mut shown = values.keyed();
         let mut last = std::collections::HashMap::new();

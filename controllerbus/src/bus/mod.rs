@@ -17,7 +17,7 @@
 //   Engine::life ──> Engine::sockets              (life first: a socket is kept for the keys that an instance has)
 //             └────> ControllerEntry::execution
 //
-//   Types::turn ──> TypeTable::shards[i] ──> Standing::state ──> Handover::held
+//   Types::routing ──> TypeTable::shards[i] ──> Standing::state ──> Handover::held
 //                   (one shard at a time,     (one directive
 //                   in one table)             at a time)
 //
@@ -25,7 +25,7 @@
 //
 //   alone: ControllerEntry::answers[lane], ControllerEntry::failed, Handover::watchers, Kept::queue, Staged::ended
 //
-// * `life` and the chain that begins at `turn` are never held together. Whoever needs both takes what he needs from one, lets
+// * `life` and the chain that begins at `routing` are never held together. Whoever needs both takes what he needs from one, lets
 //   go, and takes the other: so each step that spans them (attaching a controller, taking it off, switching a generation) says
 //   in which order its two parts are done, and what is seen in between.
 // * The watch channels (`Engine::changed`, `directives_changed`, `ControllerEntry::end`, `service`) have locks of their own,
@@ -38,7 +38,7 @@
 //   for `watchers`, the task that awaits `Bus::stage` or `Staged::commit`).
 // * The last reference to a controller is never dropped under a lock. Whoever takes one off has a reference of his own, and puts
 //   it among `Life::leaving` until it is closed; so routes and answers never hold the last one.
-// * `Claim`, `Instead` and `Fresh` take `life` when they are dropped. So none of them is dropped under it.
+// * `Claim`, `StagedConfig` and `DiscardOnDrop` take `life` when they are dropped. So none of them is dropped under it.
 //
 //
 // # Fields that are shared, and who may touch them when
@@ -48,7 +48,7 @@
 //  * `life: Mutex<Life>`. `controllers` are those on the bus: routed to, or about to be. `leaving` are those that were taken
 //    off and are not closed; `Life::leave` moves one over, and does so before its routes go. `factories` and `configs` are
 //    plain data. Electing, installing, switching and closing each happen within one hold of this lock.
-//  * `closed` is set under `Types::turn`, and stays. It is read under a shard where a directive is inserted, and under `life`
+//  * `closed` is set under `Types::routing`, and stays. It is read under a shard where a directive is inserted, and under `life`
 //    where a controller or a config is: `Types::drain` and `Bus::close` take these locks after they have set it, so what was
 //    inserted before, they find, and what comes after sees the flag. A keeper or a swap that is at work then need not look:
 //    its instance, or the controllers that it would replace, are gone.
@@ -60,7 +60,7 @@
 // `Instance` (one for each distinct config; under `life`)
 //
 //  * Its keeper, a task, takes every step that constructs or ends something. All others change fields under `life` and call
-//    `nudge`. `running` is there if and only if `state` is `Running`; only `Instance::to` writes `state` and `since`.
+//    `nudge`. `running` is there if and only if `state` is `Running`; only `Instance::set_state` writes `state` and `since`.
 //  * `users` counts the keys that want it or are served by it. At 0 its keeper removes it.
 //  * `claim`: while it is there, only whoever holds the `Claim` may replace its controller or make one.
 //    `is_staged`: the same, while a generation that is made ready constructs its controller.
@@ -69,29 +69,29 @@
 // `ControllerEntry`
 //
 //  * `phase` is `Staged` or `Live` from the start. `Staged` becomes `Live` under `life`, in `Staged::switch`, and after that every
-//    directive that it answers is locked once (`State::replace`): so whoever reads it under a directive's lock and
+//    directive that it answers is locked once (`StandingState::replace`): so whoever reads it under a directive's lock and
 //    sees `Staged` is put right by that. `Removed` is stored by `withdraw`, which then takes each lane of `answers`: who
 //    remembers an answer reads the phase under that lock, so that none is left behind.
-//  * `answers[lane]` is written by `Seat::remember` and `forget` of that lane, and read by whoever wants to know what the
+//  * `answers[lane]` is written by `LaneRef::remember` and `forget` of that lane, and read by whoever wants to know what the
 //    controller answers. An answer is remembered before its resolver begins, and forgotten after that is gone.
-//  * `is_routed` is set under `Types::turn` when its routes are stored; it never goes back.
+//  * `is_routed` is set under `Types::routing` when its routes are stored; it never goes back.
 //  * `execution`, `failures`, `failed` are written by its own life (life.rs) only.
 //  * `end` is written by its own life only: `left`, then `held` as often as that changes, then `over`, once, at the very end.
 //    `closed` is cancelled after that, and `is_over` set before it, under `life`, with its removal from `leaving`.
 //  * `is_inherited` is set before `cancel` is cancelled, and read by its life after that. `is_waited_for` is set by whoever is
 //    going to wait until it is dropped, and read by its life when it has been closed.
 //  * `handover.replaces` is set once, before it is routed to; read under the directives' locks.
-//  * `handover.began` is set once, by its execution. `handover.held` is the gate, and the runs that wait at it: a run asks with
+//  * `handover.has_begun` is set once, by its execution. `handover.held` is the gate, and the runs that wait at it: a run asks with
 //    its directive's lock held; it is opened and shut with none. While `guarded` is false the gate is taken for open without
 //    that lock. A gate that is shut stays so.
 //  * `resolver_failed` is set under a directive's lock, and taken back by the swap that looks at it.
 //
 // `TypeTable` and `Types`
 //
-//  * `routes` and the tables themselves are read without a lock (`ArcSwap`); written under `Types::turn`. A controller that
+//  * `routes` and the tables themselves are read without a lock (`ArcSwap`); written under `Types::routing`. A controller that
 //    comes is on the list before it is offered what stands, and a directive is in its shard before the list is read: so each
-//    meets each at least once, and `State::begin` takes the first offer only.
-//  * `Shard::ended` is set under `Types::turn` and the shard. A directive that finds it set looks for the new table.
+//    meets each at least once, and `StandingState::begin` takes the first offer only.
+//  * `Shard::ended` is set under `Types::routing` and the shard. A directive that finds it set looks for the new table.
 //
 // `Standing`
 //
@@ -214,9 +214,10 @@ use crate::config::ConfigSet;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request};
+use configs::{CALLERS, Earlier};
 use engine::Engine;
 use entry::{ControllerEntry, Ties};
-use factories::Known;
+use factories::KnownFactory;
 
 /// Where factories and controllers come from: this binary, or one generation of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -264,7 +265,7 @@ impl Bus {
     pub fn with_limits(limits: Limits) -> Self {
         let engine = Engine::new(limits);
         let factories = FACTORIES.iter().map(super::controller::factory::FactoryEntry::factory).collect();
-        let known = Known::of(Source::STATIC, factories);
+        let known = KnownFactory::of(Source::STATIC, factories);
         engine.life().factories.add(known);
         Self(engine)
     }
@@ -321,9 +322,9 @@ impl Bus {
             self.0.is_closed()
         };
         if is_closed {
-            self.0.discard_made(entry);
+            self.0.discard(entry);
         } else {
-            self.0.go(&entry, Vec::new());
+            self.0.attach(&entry, Vec::new());
         }
         ControllerId(id)
     }
@@ -339,13 +340,13 @@ impl Bus {
         };
         let Some(entry) = entry else { return false };
         self.0.dismiss(std::slice::from_ref(&entry));
-        self.0.closed(vec![entry]).await;
+        self.0.wait_closed(vec![entry]).await;
         true
     }
 
     /// Makes factories known and constructs the configs that wait for them, in the background.
     pub fn add_factories(&self, source: Source, factories: Vec<Arc<dyn Factory>>) {
-        self.0.add_factories(Known::of(source, factories));
+        self.0.add_factories(KnownFactory::of(source, factories));
     }
 
     /// Takes a source's factories and controllers off the bus; configs that ran on it use another factory, or wait.
@@ -365,7 +366,7 @@ impl Bus {
     /// [`crate::error::ErrorKind::Closed`] when the bus is closed or there is no tokio runtime. What is wrong with one key is
     /// in the report, and does not keep the others.
     pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport> {
-        self.0.apply(0, set, false).await
+        self.0.apply(CALLERS, set, Earlier::Keep).await
     }
 
     /// Applies a config set as all there is of those that [`Bus::apply`] has applied: keys that it does not name are
@@ -374,7 +375,7 @@ impl Bus {
     /// # Errors
     /// As [`Bus::apply`].
     pub async fn apply_only(&self, set: ConfigSet) -> Result<ApplyReport> {
-        self.0.apply(0, set, true).await
+        self.0.apply(CALLERS, set, Earlier::Replace).await
     }
 
     /// Forgets a config, all its revisions, and takes its controller off the bus. False if the key is not there.
@@ -456,7 +457,7 @@ impl Bus {
             life.leaving.values().cloned().collect::<Vec<_>>()
         };
         self.0.dismiss(&leaving);
-        let left = self.0.closed(leaving).await;
+        let left = self.0.wait_closed(leaving).await;
         #[cfg(unix)]
         self.0.close_sockets();
         left.iter().map(|entry| self.0.snapshot_of(entry)).collect()

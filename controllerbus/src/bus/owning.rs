@@ -17,7 +17,7 @@ const LOCKED: [&str; 5] =
     ["already open", "database is locked", "acquire lock", "would block", "resource temporarily unavailable"];
 
 /// An error of a new generation with what to do about it, where it is that the one that serves may hold what it wants.
-pub(super) fn told(error: Error) -> Error {
+pub(super) fn with_advice(error: Error) -> Error {
     let text = error.message().to_lowercase();
     if TAKEN.iter().any(|taken| text.contains(taken)) {
         return error.and(
@@ -42,15 +42,15 @@ mod tests {
     #[test]
     fn an_address_or_a_lock_that_is_taken_is_told_with_what_to_do_and_nothing_else_is() {
         for text in ["binding 1.2.3.4:80: Address already in use (os error 98)", "error: address in use"] {
-            let told = told(Error::msg(text)).to_string();
+            let told = with_advice(Error::msg(text)).to_string();
             assert!(told.starts_with(text), "{told}");
             assert!(told.contains("context.listen(..)") && told.contains("stop-first"), "{told}");
         }
         for text in ["Database already open. Cannot acquire lock.", "database is locked"] {
-            let told = told(Error::msg(text)).to_string();
+            let told = with_advice(Error::msg(text)).to_string();
             assert!(told.contains("stop-first") && !told.contains("context.listen"), "{told}");
         }
         let plain = "cannot listen at 127.0.0.1:80: somebody else listens there";
-        assert_eq!(told(Error::msg(plain)).to_string(), plain);
+        assert_eq!(with_advice(Error::msg(plain)).to_string(), plain);
     }
 }

@@ -41,7 +41,7 @@ impl RawRequest for Reference {
             }
             state.subscribe(strong)
         };
-        self.standing.touch();
+        self.standing.notify_changed();
         Ok(Box::new(Self::new(Arc::clone(&self.standing), subscriber)))
     }
 }

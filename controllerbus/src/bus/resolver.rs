@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::entry::{Seat, contained};
+use super::entry::{LaneRef, contained};
 use super::handover::Gate;
-use super::standing::{Drive, Standing, State};
+use super::standing::{ResolverTask, Standing, StandingState};
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
 use crate::{Backoff, Error, Result};
@@ -20,26 +20,26 @@ thread_local! {
 }
 
 /// Where one resolver puts its values.
-struct Sink {
+struct ResolverSink {
     standing: Arc<Standing>,
-    seat: Arc<Seat>,
+    lane_ref: Arc<LaneRef>,
     /// The run of the resolver that it belongs to.
     run: u32,
 }
 
-impl Sink {
+impl ResolverSink {
     fn put(&self, value: AnyValue, removed: Option<Callback>) -> Option<ValueId> {
         let options = &self.standing.options;
-        let put = |state: &mut State, effects: &mut _| {
-            state.add_value((&self.seat, self.run), value, removed, options, effects)
+        let put = |state: &mut StandingState, effects: &mut _| {
+            state.add_value((&self.lane_ref, self.run), value, removed, options, effects)
         };
         let id = self.standing.change(put);
-        self.seat.handover.stir();
+        self.lane_ref.handover.notify();
         id
     }
 }
 
-impl ValueSink for Sink {
+impl ValueSink for ResolverSink {
     fn add(&self, value: AnyValue) -> Option<ValueId> {
         self.put(value, None)
     }
@@ -48,25 +48,25 @@ impl ValueSink for Sink {
     }
     fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
         let options = &self.standing.options;
-        let put = |state: &mut State, effects: &mut _| {
-            state.replace_value((&self.seat, self.run), old, value, options, effects)
+        let put = |state: &mut StandingState, effects: &mut _| {
+            state.replace_value((&self.lane_ref, self.run), old, value, options, effects)
         };
         let id = self.standing.change(put);
-        self.seat.handover.stir();
+        self.lane_ref.handover.notify();
         id
     }
     fn remove(&self, id: ValueId) -> bool {
-        self.standing.change(|state, effects| state.remove_value(self.seat.id, id, effects))
+        self.standing.change(|state, effects| state.remove_value(self.lane_ref.id, id, effects))
     }
     fn set_idle(&self, idle: bool) {
-        self.standing.change(|state, effects| state.set_idle(self.seat.id, self.run, idle, effects));
-        self.seat.handover.stir();
+        self.standing.change(|state, effects| state.set_idle(self.lane_ref.id, self.run, idle, effects));
+        self.lane_ref.handover.notify();
     }
     fn is_cancelled(&self) -> bool {
-        self.standing.lock().is_cancelled(self.seat.id, self.run, &self.standing.options)
+        self.standing.lock().is_cancelled(self.lane_ref.id, self.run, &self.standing.options)
     }
     fn on_gone(&self, callback: Callback) {
-        let refused = self.standing.change(|state, _| match state.resolver_in(self.seat.id, self.run) {
+        let refused = self.standing.change(|state, _| match state.resolver_in(self.lane_ref.id, self.run) {
             Some(resolver) => {
                 resolver.gone.push(callback);
                 None
@@ -80,29 +80,29 @@ impl ValueSink for Sink {
 }
 
 /// Offers a directive to a controller, once.
-pub(super) fn offer(standing: &Arc<Standing>, seat: &Arc<Seat>) {
+pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
     // Remembered first, begun then: who takes the controller off in between keeps it from beginning.
-    let Some(place) = seat.remember(standing) else { return };
-    match standing.change(|state, effects| state.begin(standing, seat, place, effects)) {
-        Gate::Open => run(standing, seat, 0),
+    let Some(slot) = lane_ref.remember(standing) else { return };
+    match standing.change(|state, effects| state.begin(standing, lane_ref, slot, effects)) {
+        Gate::Open => start_run(standing, lane_ref, 0),
         Gate::Holding => {}
         // Another offer was first, the directive has ended, or another controller has taken over.
-        Gate::Shut => seat.forget(place),
+        Gate::Shut => lane_ref.forget(slot),
     }
 }
 
 /// Starts another run of a resolver, unless it is held.
-pub(super) fn restart(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
-    if standing.change(|state, effects| state.pass(standing, seat, number, effects)) == Gate::Open {
-        run(standing, seat, number);
+pub(super) fn restart(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) {
+    if standing.change(|state, effects| state.pass(standing, lane_ref, run, effects)) == Gate::Open {
+        start_run(standing, lane_ref, run);
     }
 }
 
 /// Starts the resolver that has begun.
-pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
-    let mut work = match start(standing, seat, number) {
+pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) {
+    let mut work = match call_resolver(standing, lane_ref, run) {
         Ok(Some(work)) => work,
-        Ok(None) => return standing.change(|state, effects| state.remove_resolver(seat.id, effects)),
+        Ok(None) => return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects)),
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };
     let depth = NESTED.get();
@@ -116,7 +116,7 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
         match polled.unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload)))) {
             Poll::Ready(Ok(())) => {
                 discard(work);
-                return finish(standing, seat, number, Ok(()));
+                return finish(standing, lane_ref, run, Ok(()));
             }
             Poll::Ready(Err(error)) => {
                 let polled = std::mem::replace(&mut work, Box::pin(std::future::ready(Err(error))));
@@ -127,15 +127,15 @@ pub(super) fn run(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32) {
     }
     let Some(runtime) = standing.table.runtime() else {
         let error = Error::msg("the bus was made, and is used, outside a tokio runtime");
-        return standing.change(|state, effects| state.fail(seat, number, error, effects));
+        return standing.change(|state, effects| state.fail(lane_ref, run, error, effects));
     };
     // Noted before it can fail: so whoever begins the next run knows the task that is in its backoff.
-    let drive = Arc::new(Drive::default());
-    let is_over = !standing.change(|state, _| state.goes_on(seat.id, number, &drive));
+    let task = Arc::new(ResolverTask::default());
+    let is_over = !standing.change(|state, _| state.set_task(lane_ref.id, run, &task));
     if is_over {
         return discard(work);
     }
-    drive.began(runtime.spawn(goes_on(Arc::clone(standing), Arc::clone(seat), number, work)).abort_handle());
+    task.began(runtime.spawn(drive(Arc::clone(standing), Arc::clone(lane_ref), run, work)).abort_handle());
 }
 
 /// Drops a future that has ended; a panic of its destructor is no better than one of its body.
@@ -146,39 +146,44 @@ fn discard(work: BoxFuture<'static, Result<()>>) {
     }
 }
 
-fn start(standing: &Arc<Standing>, seat: &Arc<Seat>, run: u32) -> Result<Option<BoxFuture<'static, Result<()>>>> {
-    let sink = Arc::new(Sink { standing: Arc::clone(standing), seat: Arc::clone(seat), run });
-    let controller = Arc::clone(&seat.controller);
-    seat.counts.began();
+fn call_resolver(
+    standing: &Arc<Standing>,
+    lane_ref: &Arc<LaneRef>,
+    run: u32,
+) -> Result<Option<BoxFuture<'static, Result<()>>>> {
+    let sink = Arc::new(ResolverSink { standing: Arc::clone(standing), lane_ref: Arc::clone(lane_ref), run });
+    let controller = Arc::clone(&lane_ref.controller);
+    lane_ref.counts.began();
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))
         .map_err(Error::from_panic)
 }
 
-fn finish(standing: &Arc<Standing>, seat: &Arc<Seat>, number: u32, result: Result<()>) {
+fn finish(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32, result: Result<()>) {
     standing.change(|state, effects| match result {
-        Ok(()) => state.finish(seat.id, number, effects),
-        Err(error) => state.fail(seat, number, error, effects),
+        Ok(()) => state.finish(lane_ref.id, run, effects),
+        Err(error) => state.fail(lane_ref, run, error, effects),
     });
-    seat.handover.stir();
+    lane_ref.handover.notify();
 }
 
-async fn goes_on(standing: Arc<Standing>, seat: Arc<Seat>, number: u32, work: BoxFuture<'static, Result<()>>) {
+async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: BoxFuture<'static, Result<()>>) {
     let mut backoff = Backoff::default();
-    let (mut number, mut work) = (number, work);
+    let mut run = run;
+    let mut work = work;
     loop {
         let result = contained(work).await;
         let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
-        finish(&standing, &seat, number, result);
+        finish(&standing, &lane_ref, run, result);
         if !is_tried_again {
             return;
         }
         tokio::time::sleep(backoff.next()).await;
-        let again = standing.change(|state, effects| state.retry(&standing, &seat, number, effects));
+        let again = standing.change(|state, effects| state.retry(&standing, &lane_ref, run, effects));
         let Some(again) = again else { return };
-        number = again;
-        work = match start(&standing, &seat, number) {
+        run = again;
+        work = match call_resolver(&standing, &lane_ref, run) {
             Ok(Some(work)) => work,
-            Ok(None) => return finish(&standing, &seat, number, Ok(())),
+            Ok(None) => return finish(&standing, &lane_ref, run, Ok(())),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         };
     }

@@ -40,7 +40,7 @@ pub(super) struct Socket {
     keys: BTreeSet<String>,
     /// The controllers that have it, each with its instance.
     users: Vec<(u64, Option<u64>)>,
-    made: Arc<OnceCell<Made>>,
+    bound: Arc<OnceCell<BoundSocket>>,
     /// Whether a task looks after it because nobody uses it.
     looked_after: bool,
 }
@@ -52,7 +52,7 @@ struct Inherited {
 }
 
 /// A socket that listens.
-struct Made {
+struct BoundSocket {
     descriptor: OwnedFd,
     address: Address,
     /// Device and number of its file, where it has one that is ours to remove.
@@ -60,7 +60,7 @@ struct Made {
     inherited: bool,
 }
 
-impl Made {
+impl BoundSocket {
     fn bind(address: &Address) -> Result<Self> {
         let socket = bind::bind(address)?;
         let address = socket.address()?;
@@ -72,7 +72,7 @@ impl Made {
     }
 }
 
-impl Drop for Made {
+impl Drop for BoundSocket {
     fn drop(&mut self) {
         if self.inherited {
             return;
@@ -111,29 +111,31 @@ pub(super) struct ControllerSockets {
 
 impl Sockets for ControllerSockets {
     fn listen(&self, address: Address) -> BoxFuture<'static, Result<HostSocket>> {
-        let (controller, instance, service) = (self.controller, self.instance, self.service.clone());
+        let controller = self.controller;
+        let instance = self.instance;
+        let service = self.service.clone();
         let engine = self.engine.upgrade();
         Box::pin(async move {
             let gone =
                 || Error::new(ErrorKind::Closed, format!("cannot listen at {address}: the controller is to end"));
             let Some(engine) = engine.filter(|_| !service.borrow().has_ended()) else { return Err(gone()) };
-            let claimed = {
+            let grant = {
                 let life = engine.life();
-                engine.sockets().claim(&life.configs, (controller, instance), &address)
+                engine.sockets().grant(&life.configs, (controller, instance), &address)
             };
-            let Claimed { number, made, inherited } = claimed?;
+            let Grant { number, bound, inherited } = grant?;
             let binding = async || match inherited {
                 Some((address, descriptor)) => {
-                    Ok(Made { descriptor: descriptor.try_clone()?, address, file: None, inherited: true })
+                    Ok(BoundSocket { descriptor: descriptor.try_clone()?, address, file: None, inherited: true })
                 }
                 None => {
                     let address = address.clone();
                     // A name may have to be looked up.
-                    let binding = engine.runtime()?.spawn_blocking(move || Made::bind(&address));
+                    let binding = engine.runtime()?.spawn_blocking(move || BoundSocket::bind(&address));
                     binding.await.unwrap_or_else(|error| Err(Error::msg(error)))
                 }
             };
-            let bound = made.get_or_try_init(binding).await.and_then(|made| Ok(made.descriptor.try_clone()?));
+            let bound = bound.get_or_try_init(binding).await.and_then(|bound| Ok(bound.descriptor.try_clone()?));
             match bound {
                 Ok(descriptor) => Ok(HostSocket { descriptor, service, keep: Arc::new(|| Box::new(()) as Kept) }),
                 Err(error) => {
@@ -146,15 +148,15 @@ impl Sockets for ControllerSockets {
 }
 
 /// What somebody who asked for a socket may have.
-struct Claimed {
+struct Grant {
     number: u64,
-    made: Arc<OnceCell<Made>>,
+    bound: Arc<OnceCell<BoundSocket>>,
     /// What it is made of, where the host was given it.
     inherited: Option<(Address, Arc<OwnedFd>)>,
 }
 
 impl SocketTable {
-    fn claim(&mut self, configs: &Configs, user: (u64, Option<u64>), asked: &Address) -> Result<Claimed> {
+    fn grant(&mut self, configs: &Configs, user: (u64, Option<u64>), asked: &Address) -> Result<Grant> {
         let (controller, instance) = user;
         let keys: BTreeSet<String> = match instance {
             Some(instance) => configs.keys_of(instance).into_iter().collect(),
@@ -183,34 +185,35 @@ impl SocketTable {
             if !socket.users.contains(&user) {
                 socket.users.push(user);
             }
-            return Ok(Claimed { number: socket.number, made: Arc::clone(&socket.made), inherited: self.given(asked) });
+            return Ok(Grant { number: socket.number, bound: Arc::clone(&socket.bound), inherited: self.given(asked) });
         }
-        let is_there = |socket: &&Socket| socket.made.get().is_some_and(|made| made.address == *asked);
+        let is_there = |socket: &&Socket| socket.bound.get().is_some_and(|bound| bound.address == *asked);
         if let Some(other) = self.sockets.iter().find(is_there) {
             return Err(taken(&other.keys));
         }
         let inherited = self.given(asked);
         if let Some((address, _)) = &inherited {
             let has_it = |socket: &&Socket| {
-                let made = socket.made.get();
-                made.map_or(socket.asked == *asked, |made| made.inherited && made.address == *address)
+                let bound = socket.bound.get();
+                bound.map_or(socket.asked == *asked, |bound| bound.inherited && bound.address == *address)
             };
             if let Some(other) = self.sockets.iter().find(has_it) {
                 return Err(taken(&other.keys));
             }
         }
         self.next += 1;
-        let (number, made) = (self.next, Arc::<OnceCell<Made>>::default());
+        let number = self.next;
+        let bound = Arc::<OnceCell<BoundSocket>>::default();
         let socket = Socket {
             number,
             asked: asked.clone(),
             keys,
             users: vec![user],
-            made: Arc::clone(&made),
+            bound: Arc::clone(&bound),
             looked_after: false,
         };
         self.sockets.push(socket);
-        Ok(Claimed { number, made, inherited })
+        Ok(Grant { number, bound, inherited })
     }
 
     /// What the host was given under this name, or for this address.
@@ -222,9 +225,9 @@ impl SocketTable {
         self.inherited.iter().find(is_meant).map(|given| (given.address.clone(), Arc::clone(&given.descriptor)))
     }
 
-    /// It could not be made: it is as if nobody had asked.
+    /// It could not be bound: the socket is forgotten.
     fn give_up(&mut self, number: u64) {
-        self.sockets.retain(|socket| socket.number != number || socket.made.initialized());
+        self.sockets.retain(|socket| socket.number != number || socket.bound.initialized());
     }
 
     /// A key is gone for good. What is kept for no other is returned, to be dropped without the lock.
@@ -262,7 +265,7 @@ impl SocketTable {
         // One that does not run may ask when it does.
         let runs = |key: &String| {
             let instance = configs.by_key.get(key).and_then(|applied| configs.instances.get(&applied.wanted));
-            instance.is_none_or(|instance| matches!(instance.state, RunState::Running(_)))
+            instance.is_none_or(|instance| matches!(instance.state(), RunState::Running(_)))
         };
         if socket.keys.iter().all(runs) { (false, Some(self.sockets.remove(at))) } else { (true, None) }
     }
@@ -335,10 +338,10 @@ impl Bus {
     pub fn sockets(&self) -> Vec<SocketSnapshot> {
         let table = self.0.sockets();
         let listening = table.sockets.iter().filter_map(|socket| {
-            let made = socket.made.get()?;
+            let bound = socket.bound.get()?;
             Some(SocketSnapshot {
                 asked: socket.asked.clone(),
-                address: made.address.clone(),
+                address: bound.address.clone(),
                 keys: socket.keys.iter().cloned().collect(),
                 controllers: socket.users.iter().map(|(controller, _)| ControllerId(*controller)).collect(),
             })

@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
 use super::ControllerId;
-use super::entry::Seat;
+use super::entry::LaneRef;
 use super::handover::Gate;
 use super::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
-use super::kept::Keeping;
-use super::lane::Common;
+use super::kept::KeepGuard;
+use super::lane::PerLane;
 use super::resolver::restart;
 use super::table::{Release, TypeTable};
 use super::unread::Unread;
@@ -27,11 +27,11 @@ pub(super) struct Standing {
     pub(super) hash: u64,
     pub(super) options: Options,
     /// Through an `Arc` of the lane in which it was added.
-    pub(super) table: Arc<Common<TypeTable>>,
-    state: Mutex<State>,
+    pub(super) table: Arc<PerLane<TypeTable>>,
+    state: Mutex<StandingState>,
 }
 
-pub(super) struct State {
+pub(super) struct StandingState {
     /// Strong ones.
     pub(super) references: usize,
     /// Offers that are being made; the directive is not idle before they are.
@@ -40,9 +40,9 @@ pub(super) struct State {
     pub(super) epoch: u64,
     pub(super) ended: bool,
     /// While nobody refers to it and its time runs.
-    pub(super) kept: Option<Keeping>,
+    pub(super) kept: Option<KeepGuard>,
     /// In the order of their ids.
-    pub(super) values: SmallVec<[Value; 1]>,
+    pub(super) values: SmallVec<[StandingValue; 1]>,
     pub(super) resolvers: SmallVec<[Resolver; 1]>,
     subscribers: SmallVec<[Subscriber; 1]>,
     next: u64,
@@ -51,7 +51,7 @@ pub(super) struct State {
     retiring: bool,
 }
 
-pub(super) struct Value {
+pub(super) struct StandingValue {
     id: ValueId,
     pub(super) resolver: u64,
     value: AnyValue,
@@ -62,9 +62,9 @@ pub(super) struct Value {
 
 /// One controller's answer to this directive.
 pub(super) struct Resolver {
-    pub(super) seat: Arc<Seat>,
-    /// Where the seat remembers the directive.
-    place: usize,
+    pub(super) lane_ref: Arc<LaneRef>,
+    /// Where its controller remembers the directive.
+    slot: usize,
     /// Which run of its function it is; handles of an earlier one, which failed, say nothing any more.
     run: u32,
     idle: bool,
@@ -75,7 +75,7 @@ pub(super) struct Resolver {
     error: Option<Error>,
     /// Its controller has ended, and its values stand on: whatever is left of it takes none back.
     suspended: bool,
-    task: Option<Arc<Drive>>,
+    task: Option<Arc<ResolverTask>>,
     /// Since when it has been at work without an answer, where it did not answer at once.
     works_since: Option<Instant>,
     /// Told when its values are gone: it failed, or it is taken away.
@@ -88,14 +88,17 @@ impl Resolver {
     /// Makes it one that is about to run again, and says which run that is.
     fn run_again(&mut self, effects: &mut Effects) -> u32 {
         self.stop(effects);
-        (self.parked, self.done, self.idle, self.error) = (false, false, false, None);
+        self.parked = false;
+        self.done = false;
+        self.idle = false;
+        self.error = None;
         self.run
     }
 
     /// Counts how long it took to answer, where it did not do so at once.
     fn answered(&mut self) {
         if let Some(since) = self.works_since.take() {
-            self.seat.counts.answered(since.elapsed());
+            self.lane_ref.counts.answered(since.elapsed());
         }
     }
 
@@ -110,12 +113,12 @@ impl Resolver {
 
 /// The task that a resolver goes on in. It is noted before there is one, so that nobody has to look for it afterwards.
 #[derive(Default)]
-pub(super) struct Drive {
+pub(super) struct ResolverTask {
     task: OnceLock<AbortHandle>,
     ended: AtomicBool,
 }
 
-impl Drive {
+impl ResolverTask {
     /// Notes the task, which ends at once if the run is over already.
     pub(super) fn began(&self, task: AbortHandle) {
         let _ = self.task.set(task);
@@ -144,16 +147,16 @@ struct Subscriber {
 #[must_use]
 pub(super) struct Effects {
     wakers: SmallVec<[Waker; 2]>,
-    values: SmallVec<[Value; 1]>,
+    values: SmallVec<[StandingValue; 1]>,
     resolvers: SmallVec<[Resolver; 1]>,
     subscribers: SmallVec<[Subscriber; 1]>,
     callbacks: Vec<Callback>,
     /// Callbacks that are dropped without being called.
     refused: Option<Callback>,
     /// Resolvers that have room for their values again.
-    again: Vec<(Arc<Seat>, u32)>,
+    again: Vec<(Arc<LaneRef>, u32)>,
     /// Runs that are over.
-    tasks: Vec<Arc<Drive>>,
+    tasks: Vec<Arc<ResolverTask>>,
     /// The last value of a directive that nobody refers to is gone.
     empty: bool,
 }
@@ -171,14 +174,14 @@ impl Effects {
         }
         self.callbacks.reverse();
         self.again.reverse();
-        while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.go_on(standing))) {
+        while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.apply_rest(standing))) {
             let error = Error::from_panic(payload);
             tracing::error!(%error, "a removal callback, or a destructor, panicked");
         }
     }
 
     /// Does what is left to do, one after the other.
-    fn go_on(&mut self, standing: &Arc<Standing>) {
+    fn apply_rest(&mut self, standing: &Arc<Standing>) {
         while let Some(waker) = self.wakers.pop() {
             waker.wake();
         }
@@ -192,7 +195,7 @@ impl Effects {
             if let Some(task) = resolver.task.take() {
                 task.end();
             }
-            resolver.seat.forget(resolver.place);
+            resolver.lane_ref.forget(resolver.slot);
             self.callbacks.extend(resolver.gone.drain(..).rev());
             self.resolvers.truncate(self.resolvers.len() - 1);
         }
@@ -208,8 +211,8 @@ impl Effects {
             subscriber.unread.clear();
             self.subscribers.truncate(self.subscribers.len() - 1);
         }
-        while let Some((seat, number)) = self.again.pop() {
-            restart(standing, &seat, number);
+        while let Some((lane_ref, run)) = self.again.pop() {
+            restart(standing, &lane_ref, run);
         }
         if std::mem::take(&mut self.empty) {
             standing.table.release(standing, Release::Empty);
@@ -222,9 +225,9 @@ impl Standing {
         directive: Arc<dyn AnyDirective>,
         hash: u64,
         options: Options,
-        table: Arc<Common<TypeTable>>,
+        table: Arc<PerLane<TypeTable>>,
     ) -> Arc<Self> {
-        let state = State {
+        let state = StandingState {
             references: 0,
             offers: 1,
             epoch: 0,
@@ -248,9 +251,9 @@ impl Standing {
             let visible = state.values.iter().filter(|value| !value.staged);
             let values: Vec<_> = visible.map(|found| (found.id, found.resolver, found.value.clone())).collect();
             let resolver = |resolver: &Resolver| ResolverSnapshot {
-                controller: ControllerId(resolver.seat.id),
+                controller: ControllerId(resolver.lane_ref.id),
                 state: match &resolver.error {
-                    _ if resolver.seat.is_staged() || resolver.successor.is_some() => ResolverState::Held,
+                    _ if resolver.lane_ref.is_staged() || resolver.successor.is_some() => ResolverState::Held,
                     Some(error) => ResolverState::Failed { error: error.clone() },
                     None if resolver.idle => ResolverState::Idle,
                     None => ResolverState::Working,
@@ -286,32 +289,32 @@ impl Standing {
         snapshot
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StandingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state and then, without the lock, does what that entails.
-    pub(super) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, &mut Effects) -> T) -> T {
+    pub(super) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut StandingState, &mut Effects) -> T) -> T {
         let mut effects = Effects::default();
         let result = {
             let mut state = self.lock();
             let result = change(&mut state, &mut effects);
             state.balance(&self.options, &mut effects);
-            state.announce(&self.options, &mut effects);
+            state.update_idle(&self.options, &mut effects);
             result
         };
         effects.apply(self);
-        self.touch();
+        self.notify_changed();
         result
     }
 
     /// Tells those who watch the bus's directives that something changed.
-    pub(super) fn touch(&self) {
-        self.table.touch();
+    pub(super) fn notify_changed(&self) {
+        self.table.notify_changed();
     }
 }
 
-impl State {
+impl StandingState {
     /// A new reference's subscription: it is told of what stands.
     pub(super) fn subscribe(&mut self, strong: bool) -> u64 {
         if strong {
@@ -325,7 +328,7 @@ impl State {
         for value in self.values.iter().filter(|value| !value.staged) {
             unread.push(RawEvent::Added(value.id, value.value.clone()));
         }
-        for resolver in self.resolvers.iter().filter(|resolver| !resolver.seat.is_staged()) {
+        for resolver in self.resolvers.iter().filter(|resolver| !resolver.lane_ref.is_staged()) {
             if let Some(error) = &resolver.error {
                 unread.push(RawEvent::Failed(error.clone()));
             }
@@ -360,7 +363,7 @@ impl State {
         }
     }
 
-    fn tell(&mut self, event: &RawEvent, effects: &mut Effects) {
+    fn emit(&mut self, event: &RawEvent, effects: &mut Effects) {
         for subscriber in &mut self.subscribers {
             subscriber.unread.push(event.clone());
             effects.wakers.extend(subscriber.waker.take());
@@ -368,17 +371,17 @@ impl State {
     }
 
     pub(super) fn resolver(&mut self, controller: u64) -> Option<&mut Resolver> {
-        self.resolvers.iter_mut().find(|resolver| resolver.seat.id == controller)
+        self.resolvers.iter_mut().find(|resolver| resolver.lane_ref.id == controller)
     }
 
     pub(super) fn resolver_of(&self, controller: u64) -> Option<&Resolver> {
-        self.resolvers.iter().find(|resolver| resolver.seat.id == controller)
+        self.resolvers.iter().find(|resolver| resolver.lane_ref.id == controller)
     }
 
     /// The controller that has a resolver here, too, and is to replace this one.
     fn successor_of(&self, controller: u64) -> Option<u64> {
-        let mut seats = self.resolvers.iter().map(|resolver| &resolver.seat);
-        seats.find(|seat| seat.handover.replaces.load(Ordering::Relaxed) == controller).map(|seat| seat.id)
+        let mut lane_refs = self.resolvers.iter().map(|resolver| &resolver.lane_ref);
+        lane_refs.find(|lane_ref| lane_ref.handover.replaces() == Some(controller)).map(|lane_ref| lane_ref.id)
     }
 
     /// A controller's resolver, if it is still in this run.
@@ -391,21 +394,21 @@ impl State {
     pub(super) fn begin(
         &mut self,
         standing: &Arc<Standing>,
-        seat: &Arc<Seat>,
-        place: usize,
+        lane_ref: &Arc<LaneRef>,
+        slot: usize,
         effects: &mut Effects,
     ) -> Gate {
-        if self.ended || seat.is_removed() || self.resolver(seat.id).is_some() {
+        if self.ended || lane_ref.is_removed() || self.resolver(lane_ref.id).is_some() {
             return Gate::Shut;
         }
-        let parked = self.is_full(seat, &standing.options);
-        let gate = if parked { Gate::Holding } else { self.pass(standing, seat, 0, effects) };
+        let parked = self.is_full(lane_ref, &standing.options);
+        let gate = if parked { Gate::Holding } else { self.pass(standing, lane_ref, 0, effects) };
         if gate == Gate::Shut {
             return gate;
         }
         self.resolvers.push(Resolver {
-            seat: Arc::clone(seat),
-            place,
+            lane_ref: Arc::clone(lane_ref),
+            slot,
             run: 0,
             idle: parked,
             done: false,
@@ -421,10 +424,10 @@ impl State {
     }
 
     /// Notes the task in which a run of a resolver goes on; false if it is over already.
-    pub(super) fn goes_on(&mut self, controller: u64, run: u32, drive: &Arc<Drive>) -> bool {
+    pub(super) fn set_task(&mut self, controller: u64, run: u32, task: &Arc<ResolverTask>) -> bool {
         let has_values = self.has_values(controller);
         let Some(resolver) = self.resolver_in(controller, run) else { return false };
-        resolver.task = Some(Arc::clone(drive));
+        resolver.task = Some(Arc::clone(task));
         resolver.works_since = (!resolver.idle && !has_values).then(Instant::now);
         true
     }
@@ -434,13 +437,13 @@ impl State {
     pub(super) fn pass(
         &mut self,
         standing: &Arc<Standing>,
-        seat: &Arc<Seat>,
-        number: u32,
+        lane_ref: &Arc<LaneRef>,
+        run: u32,
         effects: &mut Effects,
     ) -> Gate {
-        let gate = seat.handover.pass(standing, seat, number);
+        let gate = lane_ref.handover.pass(standing, lane_ref, run);
         if gate == Gate::Holding
-            && let Some(successor) = self.successor_of(seat.id)
+            && let Some(successor) = self.successor_of(lane_ref.id)
         {
             self.do_again(standing, successor, effects);
         }
@@ -450,11 +453,11 @@ impl State {
     /// Has a controller whose runs are held now do again what it has done already.
     pub(super) fn do_again(&mut self, standing: &Arc<Standing>, controller: u64, effects: &mut Effects) {
         let Some(resolver) = self.resolver(controller) else { return };
-        if resolver.seat.handover.is_held(standing) || !resolver.seat.handover.is_holding() {
+        if resolver.lane_ref.handover.is_held(standing) || !resolver.lane_ref.handover.is_holding() {
             return;
         }
-        let number = resolver.run_again(effects);
-        resolver.seat.handover.pass(standing, &resolver.seat, number);
+        let run = resolver.run_again(effects);
+        resolver.lane_ref.handover.pass(standing, &resolver.lane_ref, run);
         self.remove_values_of(controller, effects);
     }
 
@@ -462,7 +465,7 @@ impl State {
     /// some; if it has not answered, it is at work until then.
     pub(super) fn suspend(&mut self, standing: &Standing, controller: u64, effects: &mut Effects) {
         let Some(resolver) = self.resolver(controller) else { return };
-        if resolver.parked || resolver.seat.handover.is_held(standing) {
+        if resolver.parked || resolver.lane_ref.handover.is_held(standing) {
             return;
         }
         resolver.stop(effects);
@@ -476,19 +479,20 @@ impl State {
     pub(super) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
         let resolver = self.resolver_of(controller).filter(|resolver| resolver.run == run && !self.ended);
         let Some(resolver) = resolver else { return true };
-        self.is_full(&resolver.seat, options)
+        self.is_full(&resolver.lane_ref, options)
     }
 
     /// Whether there are values enough, for a controller.
-    fn is_full(&self, seat: &Seat, options: &Options) -> bool {
-        options.max_values.is_some_and(|max| self.count_beside(seat) >= max)
+    fn is_full(&self, lane_ref: &LaneRef, options: &Options) -> bool {
+        options.max_values.is_some_and(|max| self.count_beside(lane_ref) >= max)
     }
 
     /// The values beside which those of a controller count towards the cap. Those of the controller that it replaces
     /// do not: they go when it has one, so that there is always one.
-    fn count_beside(&self, seat: &Seat) -> usize {
-        let (staged, replaced) = (seat.is_staged(), seat.handover.replaces.load(Ordering::Relaxed));
-        self.values.iter().filter(|value| value.staged == staged && value.resolver != replaced).count()
+    fn count_beside(&self, lane_ref: &LaneRef) -> usize {
+        let staged = lane_ref.is_staged();
+        let replaced = lane_ref.handover.replaces();
+        self.values.iter().filter(|value| value.staged == staged && Some(value.resolver) != replaced).count()
     }
 
     fn count(&self, staged: bool) -> usize {
@@ -497,30 +501,30 @@ impl State {
 
     pub(super) fn add_value(
         &mut self,
-        (seat, run): (&Seat, u32),
+        (lane_ref, run): (&LaneRef, u32),
         value: AnyValue,
         removed: Option<Callback>,
         options: &Options,
         effects: &mut Effects,
     ) -> Option<ValueId> {
         // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
-        let staged = seat.is_staged();
-        let full = options.hard_cap && self.is_full(seat, options);
+        let staged = lane_ref.is_staged();
+        let full = options.hard_cap && self.is_full(lane_ref, options);
         let ended = self.ended;
-        let resolver = self.resolver_in(seat.id, run).filter(|_| !ended && !full);
+        let resolver = self.resolver_in(lane_ref.id, run).filter(|_| !ended && !full);
         let wanted = resolver.is_some();
         resolver.into_iter().for_each(Resolver::answered);
         if !wanted {
-            effects.values.push(Value { id: ValueId(0), resolver: seat.id, value, removed: None, staged });
+            effects.values.push(StandingValue { id: ValueId(0), resolver: lane_ref.id, value, removed: None, staged });
             effects.refused = removed;
             return None;
         }
         let id = ValueId(self.next);
         self.next += 1;
         if !staged {
-            self.tell(&RawEvent::Added(id, value.clone()), effects);
+            self.emit(&RawEvent::Added(id, value.clone()), effects);
         }
-        self.values.push(Value { id, resolver: seat.id, value, removed, staged });
+        self.values.push(StandingValue { id, resolver: lane_ref.id, value, removed, staged });
         self.finish_retired(effects);
         Some(id)
     }
@@ -529,19 +533,19 @@ impl State {
     /// other one removed. Where that is gone already, it is just added.
     pub(super) fn replace_value(
         &mut self,
-        (seat, run): (&Seat, u32),
+        (lane_ref, run): (&LaneRef, u32),
         old: ValueId,
         value: AnyValue,
         options: &Options,
         effects: &mut Effects,
     ) -> Option<ValueId> {
-        let own = self.values.iter().any(|known| known.id == old && known.resolver == seat.id);
-        let has_room = own && self.resolver_in(seat.id, run).is_some();
+        let own = self.values.iter().any(|known| known.id == old && known.resolver == lane_ref.id);
+        let has_room = own && self.resolver_in(lane_ref.id, run).is_some();
         let free =
             Options { hard_cap: options.hard_cap && !has_room, max_values: options.max_values, ..Options::default() };
-        let id = self.add_value((seat, run), value, None, &free, effects);
+        let id = self.add_value((lane_ref, run), value, None, &free, effects);
         if own {
-            self.remove_value(seat.id, old, effects);
+            self.remove_value(lane_ref.id, old, effects);
         }
         id
     }
@@ -554,7 +558,7 @@ impl State {
         }
         let value = self.values.remove(at);
         if !value.staged {
-            self.tell(&RawEvent::Removed(id), effects);
+            self.emit(&RawEvent::Removed(id), effects);
             self.notice_empty(effects);
         }
         effects.values.push(value);
@@ -569,7 +573,7 @@ impl State {
         self.values.extend(stay);
         for value in &gone {
             if !value.staged {
-                self.tell(&RawEvent::Removed(value.id), effects);
+                self.emit(&RawEvent::Removed(value.id), effects);
             }
         }
         effects.values.extend(gone);
@@ -605,18 +609,18 @@ impl State {
     }
 
     /// A resolver failed: its values go, its error is told, and until it is tried again it counts as idle.
-    pub(super) fn fail(&mut self, seat: &Seat, run: u32, error: Error, effects: &mut Effects) {
-        let Some(resolver) = self.resolver_in(seat.id, run) else { return };
+    pub(super) fn fail(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
+        let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
         resolver.idle = true;
         resolver.run += 1;
         resolver.error = Some(error.clone());
         resolver.works_since = None;
         effects.callbacks.append(&mut resolver.gone);
-        seat.counts.failed(&error);
-        seat.resolver_failed.store(true, Ordering::Release);
-        self.remove_values_of(seat.id, effects);
-        if !seat.is_staged() {
-            self.tell(&RawEvent::Failed(error), effects);
+        lane_ref.counts.failed(&error);
+        lane_ref.resolver_failed.store(true, Ordering::Release);
+        self.remove_values_of(lane_ref.id, effects);
+        if !lane_ref.is_staged() {
+            self.emit(&RawEvent::Failed(error), effects);
         }
         self.finish_retired(effects);
     }
@@ -625,21 +629,21 @@ impl State {
     pub(super) fn retry(
         &mut self,
         standing: &Arc<Standing>,
-        seat: &Arc<Seat>,
+        lane_ref: &Arc<LaneRef>,
         failed: u32,
         effects: &mut Effects,
     ) -> Option<u32> {
-        let number = failed + 1;
-        let resolver = self.resolver_in(seat.id, number).filter(|resolver| resolver.successor.is_none())?;
+        let run = failed + 1;
+        let resolver = self.resolver_in(lane_ref.id, run).filter(|resolver| resolver.successor.is_none())?;
         resolver.idle = false;
         resolver.error = None;
         resolver.works_since = Some(Instant::now());
-        (self.pass(standing, seat, number, effects) == Gate::Open).then_some(number)
+        (self.pass(standing, lane_ref, run, effects) == Gate::Open).then_some(run)
     }
 
     /// Takes a resolver away with its values.
     pub(super) fn remove_resolver(&mut self, controller: u64, effects: &mut Effects) {
-        let Some(at) = self.resolvers.iter().position(|resolver| resolver.seat.id == controller) else { return };
+        let Some(at) = self.resolvers.iter().position(|resolver| resolver.lane_ref.id == controller) else { return };
         effects.resolvers.push(self.resolvers.remove(at));
         self.remove_values_of(controller, effects);
         self.finish_retired(effects);
@@ -656,15 +660,17 @@ impl State {
             if resolver.successor.is_some() {
                 continue;
             }
-            let full = self.is_full(&resolver.seat, options);
-            let has_values = full && self.has_values(resolver.seat.id);
+            let full = self.is_full(&resolver.lane_ref, options);
+            let has_values = full && self.has_values(resolver.lane_ref.id);
             let resolver = &mut self.resolvers[at];
             if full && !resolver.parked && !resolver.done && !has_values {
                 resolver.stop(effects);
-                (resolver.parked, resolver.idle, resolver.error) = (true, true, None);
+                resolver.parked = true;
+                resolver.idle = true;
+                resolver.error = None;
             } else if !full && resolver.parked {
-                let number = resolver.run_again(effects);
-                effects.again.push((Arc::clone(&resolver.seat), number));
+                let run = resolver.run_again(effects);
+                effects.again.push((Arc::clone(&resolver.lane_ref), run));
             }
         }
     }
@@ -697,7 +703,7 @@ impl State {
             shown.push(RawEvent::Added(value.id, value.value.clone()));
         }
         for event in &shown {
-            self.tell(event, effects);
+            self.emit(event, effects);
         }
         if let Some(resolver) = self.resolver(old) {
             resolver.successor = Some(new);
@@ -716,10 +722,10 @@ impl State {
         while self.retiring {
             let done = self.resolvers.iter().find_map(|resolver| {
                 let successor = resolver.successor?;
-                self.is_ready(successor).then_some(resolver.seat.id)
+                self.is_ready(successor).then_some(resolver.lane_ref.id)
             });
             let Some(old) = done else { break };
-            let Some(at) = self.resolvers.iter().position(|resolver| resolver.seat.id == old) else { return };
+            let Some(at) = self.resolvers.iter().position(|resolver| resolver.lane_ref.id == old) else { return };
             effects.resolvers.push(self.resolvers.remove(at));
             self.remove_values_of(old, effects);
         }
@@ -727,13 +733,13 @@ impl State {
     }
 
     /// Tells references when the directive became idle or busy.
-    fn announce(&mut self, options: &Options, effects: &mut Effects) {
+    fn update_idle(&mut self, options: &Options, effects: &mut Effects) {
         let has_enough = options.max_values.is_some_and(|max| self.visible_values() >= max);
-        let is_idle = |resolver: &Resolver| resolver.idle || has_enough || resolver.seat.is_staged();
+        let is_idle = |resolver: &Resolver| resolver.idle || has_enough || resolver.lane_ref.is_staged();
         let idle = self.offers == 0 && self.resolvers.iter().all(is_idle);
         if idle != self.idle {
             self.idle = idle;
-            self.tell(if idle { &RawEvent::Idle } else { &RawEvent::Busy }, effects);
+            self.emit(if idle { &RawEvent::Idle } else { &RawEvent::Busy }, effects);
         }
     }
 

@@ -12,8 +12,8 @@
 //! Its values stand on meanwhile. Nobody makes a controller of an instance that somebody else has claimed, and nobody makes
 //! one before whatever owned the same has been dropped. So at no time are there two.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -28,22 +28,28 @@ use crate::{Error, Result};
 
 /// Whether a controller that is about to be ended is: one says so, and that holds.
 #[derive(Default)]
-pub(super) struct Fate(AtomicU8);
+pub(super) struct Fate(OnceLock<Verdict>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ends,
+    Spared,
+}
 
 impl Fate {
     /// It ends; false if it was spared.
     fn seal(&self) -> bool {
-        self.0.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0.set(Verdict::Ends).is_ok()
     }
 
     /// It goes on as before; false if it has ended already.
     pub(super) fn spare(&self) -> bool {
-        self.0.compare_exchange(0, 2, Ordering::AcqRel, Ordering::Acquire).map_or_else(|fate| fate == 2, |_| true)
+        *self.0.get_or_init(|| Verdict::Spared) == Verdict::Spared
     }
 
     /// Whether it ends.
     pub(super) fn is_sealed(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 1
+        self.0.get() == Some(&Verdict::Ends)
     }
 }
 
@@ -136,7 +142,8 @@ impl Legacy {
         let last = self.last.as_ref().and_then(|last| last.borrow().left.clone());
         match last {
             Some(Ok(state)) => {
-                (self.state, self.last) = (state, None);
+                self.state = state;
+                self.last = None;
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "what it had saved before it was told to end is used");
@@ -186,7 +193,8 @@ impl Engine {
             // Here and now: what a task does that nobody waits for any more could come too late.
             entry.handover.hold();
             let watching = Watching::of(entry);
-            let (engine, fate) = (Arc::clone(self), Arc::clone(fate));
+            let engine = Arc::clone(self);
+            let fate = Arc::clone(fate);
             stopping.spawn_on(async move { engine.stop(watching, &fate).await }, &runtime);
         }
         let mut ended = Ok(());
@@ -200,7 +208,7 @@ impl Engine {
         let entry = &Arc::clone(&watching.entry);
         let at_rest = async {
             while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
-                watching.stirred.notified().await;
+                watching.activity.notified().await;
             }
         };
         let in_time = timeout(self.limits.finish, at_rest).await.is_ok();
@@ -247,9 +255,9 @@ impl Engine {
         for standing in entry.answers() {
             standing.change(|state, effects| state.suspend(&standing, entry.id, effects));
         }
-        entry.serves(Service::Replaced);
+        entry.set_service(Service::Replaced);
         entry.cancel.cancel();
-        self.touch();
+        self.notify_changed();
     }
 
     /// The new controllers have taken over from the old ones: what stands is theirs, and what was held for them begins. An old
@@ -257,7 +265,7 @@ impl Engine {
     pub(super) fn take_over(self: &Arc<Self>, pairs: &[(Arc<ControllerEntry>, Option<Arc<ControllerEntry>>)]) {
         let old: Vec<_> = pairs.iter().map(|(old, _)| Arc::clone(old)).collect();
         for (old, new) in pairs {
-            old.serves(if new.is_some() { Service::Replaced } else { Service::Removed });
+            old.set_service(if new.is_some() { Service::Replaced } else { Service::Removed });
         }
         self.types.route(&[], &old);
         for (old, new) in pairs {
@@ -274,15 +282,15 @@ impl Engine {
         }
         for (old, new) in pairs {
             if let Some(new) = new {
-                new.serves(Service::Serving);
-                new.go_on();
+                new.set_service(Service::Serving);
+                new.open_gate();
             }
             let old = Arc::clone(old);
             self.spawn(async move {
                 let watching = Watching::of(&old);
                 let outlasted = async {
                     while old.answer_count() > 0 {
-                        watching.stirred.notified().await;
+                        watching.activity.notified().await;
                     }
                 };
                 let _ = timeout(super::swap::OUTLAST, outlasted).await;
@@ -297,20 +305,20 @@ impl Engine {
 /// Hears of each change about a controller, until it is dropped.
 struct Watching {
     entry: Arc<ControllerEntry>,
-    stirred: Arc<Notify>,
+    activity: Arc<Notify>,
 }
 
 impl Watching {
     fn of(entry: &Arc<ControllerEntry>) -> Self {
-        let stirred = Arc::default();
-        entry.handover.watch(&stirred);
-        Self { entry: Arc::clone(entry), stirred }
+        let activity = Arc::default();
+        entry.handover.watch(&activity);
+        Self { entry: Arc::clone(entry), activity }
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.entry.handover.unwatch(&self.stirred);
+        self.entry.handover.unwatch(&self.activity);
     }
 }
 

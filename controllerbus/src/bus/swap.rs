@@ -12,13 +12,13 @@ use super::Source;
 use super::configs::{Changes, RunState};
 use super::engine::{Engine, Life};
 use super::entry::ControllerEntry;
-use super::factories::Known;
-use super::instance::{Unmade, Way};
+use super::factories::KnownFactory;
+use super::instance::{ConstructFailure, Predecessor};
 use super::life::{restore, save};
-use super::owning::told;
+use super::owning::with_advice;
 use super::standing::Standing;
 use super::stop_first::{After, Claim, Fate, Legacy, is_at_work};
-use crate::config::Entry;
+use crate::config::Entry as ConfigEntry;
 use crate::controller::factory::Factory;
 use crate::controller::{State, SwapMode};
 use crate::directive::wire;
@@ -33,18 +33,18 @@ pub(super) const OUTLAST: Duration = Duration::from_secs(5);
 pub struct Staged {
     engine: Arc<Engine>,
     from: Source,
-    factories: Vec<Known>,
+    factories: Vec<KnownFactory>,
     pairs: Vec<Pair>,
     /// Woken when something changes about a controller of either generation.
-    stirred: Arc<Notify>,
+    activity: Arc<Notify>,
     /// Until when all must be ready.
     deadline: Instant,
     grace: Duration,
     /// Where the new generation is an older one that comes back: the states that it had last.
-    back: Option<LastStates>,
+    last_states: Option<LastStates>,
     /// What was done otherwise than asked for, for whoever asked.
     notes: Vec<String>,
-    ended: Ended,
+    replacements: Replacements,
 }
 
 /// The last states of a generation that was replaced, for when it has to come back: see [`super::Bus::stage_back`].
@@ -58,10 +58,10 @@ struct Pair {
     /// What the new one has restored so far.
     restored: Option<State>,
     /// It comes back and has begun with its own last state: that of the old one is nothing to it.
-    with_own: bool,
+    has_own_state: bool,
     stop: Stop,
     /// It is made of another config than the old one: of that which its keys ask for, and which the old one's code cannot use.
-    instead: Option<Instead>,
+    instead: Option<StagedConfig>,
     /// What the new one has to answer before it is ready, the next one last; `None` before it was looked for.
     unready: Option<Vec<Arc<Standing>>>,
 }
@@ -72,12 +72,12 @@ enum Stop {
     Beside,
     /// It does, at the commit.
     Due,
-    /// It is told to end.
-    Told(Told),
+    /// It was told to end.
+    Begun(Stopping),
 }
 
-/// An old one that is told to end.
-struct Told {
+/// An old one that was told to end.
+struct Stopping {
     claim: Claim,
     fate: Arc<Fate>,
     /// What it has saved before.
@@ -86,7 +86,7 @@ struct Told {
 
 impl Pair {
     fn new(old: Arc<ControllerEntry>, new: Option<Arc<ControllerEntry>>, stop: Stop) -> Self {
-        Self { old, new, restored: None, with_own: false, stop, instead: None, unready: None }
+        Self { old, new, restored: None, has_own_state: false, stop, instead: None, unready: None }
     }
 
     /// Whether the new one is made beside the old one.
@@ -97,12 +97,12 @@ impl Pair {
 
 /// A config that the old generation cannot use, and of which a controller of the new one is made. Nobody else makes one
 /// meanwhile. Not to be dropped under the bus's lock.
-struct Instead {
+struct StagedConfig {
     engine: Arc<Engine>,
     instance: u64,
 }
 
-impl Drop for Instead {
+impl Drop for StagedConfig {
     fn drop(&mut self) {
         let mut changes = Changes::default();
         if let Some(instance) = self.engine.life().configs.instances.get_mut(&self.instance) {
@@ -141,7 +141,7 @@ impl Committed {
             }
         };
         let _ = timeout(OUTLAST, gone).await;
-        engine.closed(old).await;
+        engine.wait_closed(old).await;
     }
 }
 
@@ -157,14 +157,14 @@ impl Engine {
         let mut staged = Staged {
             engine: Arc::clone(self),
             from,
-            factories: Known::of(to, factories),
+            factories: KnownFactory::of(to, factories),
             pairs: Vec::new(),
-            stirred: Arc::default(),
+            activity: Arc::default(),
             deadline: Instant::now() + grace,
             grace,
-            back,
+            last_states: back,
             notes: Vec::new(),
-            ended: Ended::default(),
+            replacements: Replacements::default(),
         };
         // An error drops `staged`, which takes back what was done.
         staged.make_ready().await?;
@@ -179,29 +179,35 @@ impl Life {
     }
 
     /// Takes the config that is asked for instead of an old one's, if that has failed and this factory is for it.
-    fn take_instead(&mut self, engine: &Arc<Engine>, old: &ControllerEntry, known: &Known) -> Option<(Instead, Entry)> {
-        let id = self.configs.instead_of(old.instance()?)?;
+    fn stage_config_instead(
+        &mut self,
+        engine: &Arc<Engine>,
+        old: &ControllerEntry,
+        known: &KnownFactory,
+    ) -> Option<(StagedConfig, ConfigEntry)> {
+        let id = self.configs.wanted_instead_of(old.instance()?)?;
         let instance = self.configs.instances.get_mut(&id)?;
-        let entry = instance.entry.clone();
-        let fits = entry.id == known.info.config_id
-            && entry.version.as_ref().is_none_or(|range| range.matches(&known.info.version))
-            && matches!(instance.state, RunState::Failed { .. })
+        let config = instance.config.clone();
+        let fits = config.id == known.info.config_id
+            && config.version.as_ref().is_none_or(|range| range.matches(&known.info.version))
+            && matches!(instance.state(), RunState::Failed { .. })
             && !instance.is_claimed()
             && !std::mem::replace(&mut instance.is_staged, true);
-        fits.then(|| (Instead { engine: Arc::clone(engine), instance: id }, entry))
+        fits.then(|| (StagedConfig { engine: Arc::clone(engine), instance: id }, config))
     }
 
     /// Whether what a pair's new one is made of is what is asked for still.
     fn is_asked_for(&self, pair: &Pair) -> bool {
         pair.instead.as_ref().is_none_or(|instead| {
-            pair.old.instance().and_then(|old| self.configs.instead_of(old)) == Some(instead.instance)
+            pair.old.instance().and_then(|old| self.configs.wanted_instead_of(old)) == Some(instead.instance)
         })
     }
 }
 
 impl Staged {
     async fn make_ready(&mut self) -> Result<()> {
-        let (deadline, grace) = (self.deadline, self.grace);
+        let deadline = self.deadline;
+        let grace = self.grace;
         timeout_at(deadline, self.prepare()).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::TimedOut, format!("the new generation was not ready within {grace:?}")))
         })
@@ -220,7 +226,7 @@ impl Staged {
                 self.pairs = kept;
                 (serving, gone)
             };
-            roll_back(&self.engine, gone, &self.ended, &self.stirred);
+            roll_back(&self.engine, gone, &self.replacements, &self.activity);
             let known: HashSet<u64> = self.pairs.iter().map(|pair| pair.old.id).collect();
             let missing: Vec<_> = serving.into_iter().filter(|entry| !known.contains(&entry.id)).collect();
             if missing.is_empty() {
@@ -234,13 +240,13 @@ impl Staged {
     }
 
     /// The factory of an old one's successor.
-    fn factory_of(&self, old: &ControllerEntry) -> Option<&Known> {
+    fn factory_of(&self, old: &ControllerEntry) -> Option<&KnownFactory> {
         self.factories.iter().find(|known| known.info.config_id == old.info.config_id)
     }
 
     /// Where an older generation comes back: what an old one's successor had last.
     fn last_of(&self, old: &ControllerEntry) -> Option<Option<State>> {
-        self.back.as_ref().map(|last| old.instance().and_then(|instance| last.0.get(&instance).cloned()))
+        self.last_states.as_ref().map(|last| old.instance().and_then(|instance| last.0.get(&instance).cloned()))
     }
 
     /// Constructs successors side by side, and gives them the states of those that they are to replace; but for those that
@@ -256,35 +262,40 @@ impl Staged {
                 self.pairs.push(Pair::new(old, None, Stop::Due));
                 continue;
             }
-            let make = Make { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
-            let making_one = successor(make, Arc::clone(&old), self.last_of(&old));
+            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            let making_one = make_successor(spec, Arc::clone(&old), self.last_of(&old));
             making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
         }
         for (old, mut made) in making {
             let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)));
             let (made, instead) = match made {
-                Err(error) if self.back.is_none() => self.make_instead(&old, error).await?,
+                Err(error) if self.last_states.is_none() => self.make_instead(&old, error).await?,
                 made => (made?, None),
             };
             self.notes.extend(made.note);
-            let pair = Pair::new(old, Some(made.fresh.keep()), Stop::Beside);
-            self.pairs.push(Pair { restored: made.state, with_own: made.with_own, instead, ..pair });
+            let pair = Pair::new(old, Some(made.controller.keep()), Stop::Beside);
+            self.pairs.push(Pair { restored: made.state, has_own_state: made.has_own_state, instead, ..pair });
         }
         Ok(())
     }
 
     /// Makes an old one's successor of the config that is asked for instead of the old one's: a config and the code that needs
     /// it may change in either order.
-    async fn make_instead(&self, old: &Arc<ControllerEntry>, error: Error) -> Result<(Made, Option<Instead>)> {
+    async fn make_instead(
+        &self,
+        old: &Arc<ControllerEntry>,
+        error: Error,
+    ) -> Result<(Successor, Option<StagedConfig>)> {
         let known = self.factory_of(old).cloned();
         let claimed = known.and_then(|known| {
-            let (instead, entry) = self.engine.life().take_instead(&self.engine, old, &known)?;
-            Some((known, instead, entry))
+            let (instead, wanted) = self.engine.life().stage_config_instead(&self.engine, old, &known)?;
+            Some((known, instead, wanted))
         });
-        let Some((known, instead, entry)) = claimed else { return Err(error) };
-        let (engine, config) = (Arc::clone(&self.engine), wire::encode(&entry.config)?);
-        let make = Make { engine, known, instance: instead.instance, config, old: old.id };
-        let mut made = AbortOnDrop(self.engine.runtime()?.spawn(successor(make, Arc::clone(old), None)));
+        let Some((known, instead, wanted)) = claimed else { return Err(error) };
+        let engine = Arc::clone(&self.engine);
+        let config = wire::encode(&wanted.config)?;
+        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, old: old.id };
+        let mut made = AbortOnDrop(self.engine.runtime()?.spawn(make_successor(spec, Arc::clone(old), None)));
         match (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error))) {
             Ok(made) => Ok((made, Some(instead))),
             Err(other) => Err(error.and(format_args!("nor could it with the config that waits: {other}"))),
@@ -294,8 +305,8 @@ impl Staged {
     /// Has the successors of these pairs execute, and offers them what stands, with their values held back.
     fn start(&self, pairs: &[usize]) {
         for pair in pairs.iter().map(|at| &self.pairs[*at]).filter(|pair| pair.new.is_some()) {
-            pair.old.handover.watch(&self.stirred);
-            pair.new.iter().for_each(|new| new.handover.watch(&self.stirred));
+            pair.old.handover.watch(&self.activity);
+            pair.new.iter().for_each(|new| new.handover.watch(&self.activity));
         }
         // Routes first, then what stands: so each directive is offered to them, whenever it came.
         let new: Vec<_> = pairs.iter().filter_map(|at| self.pairs[*at].new.clone()).collect();
@@ -304,7 +315,7 @@ impl Staged {
             life.controllers.extend(new.iter().map(|entry| (entry.id, Arc::clone(entry))));
         }
         for entry in &new {
-            self.engine.live(entry, Vec::new());
+            self.engine.start_life(entry, Vec::new());
         }
         self.engine.types.route(&new, &[]);
         for entry in &new {
@@ -314,7 +325,7 @@ impl Staged {
 
     async fn until_ready(&mut self) -> Result<()> {
         while !self.is_ready()? {
-            self.stirred.notified().await;
+            self.activity.notified().await;
         }
         Ok(())
     }
@@ -325,7 +336,7 @@ impl Staged {
         let with_state: Vec<_> = self
             .pairs
             .iter_mut()
-            .filter(|pair| pair.is_beside() && pair.restored.is_some() && !pair.with_own)
+            .filter(|pair| pair.is_beside() && pair.restored.is_some() && !pair.has_own_state)
             .collect();
         // The new one first: so what the old one does not do any more, the new one does after it is restored.
         let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
@@ -333,7 +344,7 @@ impl Staged {
         let at_rest = async {
             for entry in &held {
                 while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
-                    self.stirred.notified().await;
+                    self.activity.notified().await;
                 }
             }
         };
@@ -343,7 +354,7 @@ impl Staged {
             let Some(new) = &pair.new else { continue };
             let state = match save(&self.engine, &pair.old).await {
                 // What is taken back need not be well.
-                Err(error) if self.back.is_some() => {
+                Err(error) if self.last_states.is_some() => {
                     self.notes.push(error.to_string());
                     continue;
                 }
@@ -359,7 +370,7 @@ impl Staged {
                     });
                 }
                 match restore(&self.engine, Arc::clone(&new.controller), &new.info.id, state.clone()).await {
-                    Err(error) if self.back.is_some() => self.notes.push(error.to_string()),
+                    Err(error) if self.last_states.is_some() => self.notes.push(error.to_string()),
                     restored => restored?,
                 }
                 pair.restored = Some(state);
@@ -372,9 +383,9 @@ impl Staged {
         for pair in &mut self.pairs {
             let Some(new) = &pair.new else { continue };
             if let Some(error) = new.failure() {
-                return Err(told(error.context(format!("executing {}", new.info.id))));
+                return Err(with_advice(error.context(format!("executing {}", new.info.id))));
             }
-            if !new.handover.began.load(Ordering::Acquire) {
+            if !new.handover.has_begun.load(Ordering::Acquire) {
                 return Ok(false);
             }
             if new.resolver_failed.swap(false, Ordering::AcqRel) {
@@ -425,18 +436,18 @@ impl Staged {
         // Until all of them are saved nothing happens to any of them.
         for at in &due {
             let saved = match save(&self.engine, &self.pairs[*at].old).await {
-                Err(error) if self.back.is_some() => {
+                Err(error) if self.last_states.is_some() => {
                     self.notes.push(error.to_string());
                     None
                 }
                 saved => saved?,
             };
-            if let Stop::Told(told) = &mut self.pairs[*at].stop {
-                told.before = saved;
+            if let Stop::Begun(stopping) = &mut self.pairs[*at].stop {
+                stopping.before = saved;
             }
         }
         let old = due.iter().filter_map(|at| match &self.pairs[*at] {
-            Pair { old, stop: Stop::Told(told), .. } => Some((Arc::clone(old), Arc::clone(&told.fate))),
+            Pair { old, stop: Stop::Begun(stopping), .. } => Some((Arc::clone(old), Arc::clone(&stopping.fate))),
             _ => None,
         });
         let old: Vec<_> = old.collect();
@@ -445,19 +456,20 @@ impl Staged {
         let mut making = Vec::new();
         for at in &due {
             let Pair { old, stop, .. } = &mut self.pairs[*at];
-            let Stop::Told(told) = stop else { continue };
-            let mut legacy = Legacy::of(old, told.before.clone());
+            let Stop::Begun(stopping) = stop else { continue };
+            let mut legacy = Legacy::of(old, stopping.before.clone());
             let old = Arc::clone(old);
             let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
                 continue;
             };
             let state = legacy.state_for(&known.info.config_id);
-            let make = Make { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
-            let (ended, last) = (Arc::clone(&self.ended), self.last_of(&old));
+            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            let replacements = Arc::clone(&self.replacements);
+            let last = self.last_of(&old);
             let claim = Claim::new(&self.engine);
-            note(&ended, old.id, claim.after());
+            note_replacement(&replacements, old.id, claim.after());
             // Not ended with this future: so it is known when it is over.
-            making.push((*at, self.engine.runtime()?.spawn(after_stop(make, state, last, claim, ended))));
+            making.push((*at, self.engine.runtime()?.spawn(make_after_stop(spec, state, last, claim, replacements))));
         }
         let mut all = Ok(());
         for (at, made) in making {
@@ -466,8 +478,9 @@ impl Staged {
                 Ok(made) => {
                     self.notes.extend(made.note);
                     let pair = &mut self.pairs[at];
-                    (pair.restored, pair.with_own) = (made.state, made.with_own);
-                    pair.new = Some(made.fresh.keep());
+                    pair.restored = made.state;
+                    pair.has_own_state = made.has_own_state;
+                    pair.new = Some(made.controller.keep());
                 }
                 Err(error) => all = all.and(Err(error)),
             }
@@ -505,8 +518,8 @@ impl Staged {
                             let instance = self.pairs[*at].old.instance();
                             let instance = instance.and_then(|instance| life.configs.instances.get_mut(&instance));
                             instance.into_iter().for_each(|instance| instance.claim(&claim));
-                            let told = Told { claim, fate: Arc::default(), before: None };
-                            self.pairs[*at].stop = Stop::Told(told);
+                            let stopping = Stopping { claim, fate: Arc::default(), before: None };
+                            self.pairs[*at].stop = Stop::Begun(stopping);
                         }
                         return true;
                     }
@@ -557,7 +570,7 @@ impl Staged {
 
     /// Rolls back, and says in the error what became of those that have ended.
     async fn taken_back(mut self, error: Error) -> Error {
-        let has_ended = |pair: &&Pair| matches!(&pair.stop, Stop::Told(told) if told.fate.is_sealed());
+        let has_ended = |pair: &&Pair| matches!(&pair.stop, Stop::Begun(stopping) if stopping.fate.is_sealed());
         let ended: Vec<_> = self.pairs.iter().filter(has_ended).map(|pair| Arc::clone(&pair.old)).collect();
         self.roll_back();
         if ended.is_empty() {
@@ -585,7 +598,7 @@ impl Staged {
             let is_whole = is_whole && self.pairs.iter().all(|pair| life.is_asked_for(pair));
             if !is_whole {
                 drop(life);
-                self.go_on_as_before();
+                self.open_gates();
                 return Err(Box::new(self));
             }
             let gone = life.switch(self.from, std::mem::take(&mut self.factories), &self.pairs);
@@ -597,16 +610,16 @@ impl Staged {
         let mut pairs = std::mem::take(&mut self.pairs);
         for Pair { new, stop, .. } in &mut pairs {
             // Whoever waits for the claim, because the config is gone, waits for what has come in its place.
-            if let (Some(new), Stop::Told(told)) = (new, std::mem::replace(stop, Stop::Beside)) {
+            if let (Some(new), Stop::Begun(stopping)) = (new, std::mem::replace(stop, Stop::Beside)) {
                 let is_used = new.instance().is_some_and(|instance| engine.life().is_used(instance));
                 if !is_used {
                     new.is_waited_for.store(true, Ordering::Release);
-                    engine.release_after(told.claim, vec![After::of(new)]);
+                    engine.release_after(stopping.claim, vec![After::of(new)]);
                 }
             }
         }
         for entry in pairs.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])) {
-            entry.handover.unwatch(&self.stirred);
+            entry.handover.unwatch(&self.activity);
         }
         let switched: Vec<_> = pairs.iter().map(|pair| (Arc::clone(&pair.old), pair.new.clone())).collect();
         engine.take_over(&switched);
@@ -625,17 +638,17 @@ impl Staged {
     }
 
     /// Lets calls begin on the old controllers again.
-    fn go_on_as_before(&self) {
+    fn open_gates(&self) {
         // What is held for one that was made after another stays so: there is nobody else.
-        for pair in self.pairs.iter().filter(|pair| !matches!(pair.stop, Stop::Told(_))) {
-            pair.new.iter().chain([&pair.old]).for_each(|entry| entry.go_on());
+        for pair in self.pairs.iter().filter(|pair| !matches!(pair.stop, Stop::Begun(_))) {
+            pair.new.iter().chain([&pair.old]).for_each(|entry| entry.open_gate());
         }
     }
 }
 
 impl Life {
     /// Exchanges factories and controllers of one generation for those of the next.
-    fn switch(&mut self, from: Source, to: Vec<Known>, pairs: &[Pair]) -> (Vec<Known>, Changes) {
+    fn switch(&mut self, from: Source, to: Vec<KnownFactory>, pairs: &[Pair]) -> (Vec<KnownFactory>, Changes) {
         self.factories.add(to);
         let gone = self.factories.remove(from);
         self.leave(pairs.iter().map(|pair| &pair.old));
@@ -648,7 +661,7 @@ impl Life {
                 Some(new) if new.instance() == Some(id) => instance.run(new),
                 _ => instance.stop(),
             }
-            if let (Some(Instead { instance: wanted, .. }), Some(new)) = (&pair.instead, &pair.new) {
+            if let (Some(StagedConfig { instance: wanted, .. }), Some(new)) = (&pair.instead, &pair.new) {
                 self.configs.instances.get_mut(wanted).into_iter().for_each(|instance| instance.run(new));
                 self.configs.runs(*wanted, &mut changes);
             }
@@ -669,39 +682,39 @@ impl Drop for Staged {
 
 impl Staged {
     fn roll_back(&mut self) {
-        roll_back(&self.engine, std::mem::take(&mut self.pairs), &self.ended, &self.stirred);
+        roll_back(&self.engine, std::mem::take(&mut self.pairs), &self.replacements, &self.activity);
     }
 }
 
 /// The old controllers go on as if nothing had happened, and the new ones end. An old one that has ended is made again, when
 /// whatever was made in its place is over.
-fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, ended: &Ended, stirred: &Arc<Notify>) {
-    let mut ways = Vec::new();
+fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, replacements: &Replacements, activity: &Arc<Notify>) {
+    let mut predecessors = Vec::new();
     let mut new = Vec::new();
     for pair in pairs {
-        pair.old.handover.unwatch(stirred);
+        pair.old.handover.unwatch(activity);
         match (pair.stop, pair.old.instance()) {
-            (Stop::Told(Told { claim, fate, before }), Some(instance)) => {
+            (Stop::Begun(Stopping { claim, fate, before }), Some(instance)) => {
                 let running = Some(Arc::clone(&pair.old));
-                let mut way = Way { instance, claim, fate, running, before, legacy: None };
-                if !way.fate.spare() {
-                    let mut legacy = Legacy::of(&pair.old, way.before.take());
+                let mut predecessor = Predecessor { instance, claim, fate, running, before, legacy: None };
+                if !predecessor.fate.spare() {
+                    let mut legacy = Legacy::of(&pair.old, predecessor.before.take());
                     if let Some(new) = &pair.new {
                         new.is_waited_for.store(true, Ordering::Release);
                         legacy.wait_for([After::of(new)]);
                     }
-                    legacy.wait_for(ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&pair.old.id));
-                    way.legacy = Some(legacy);
+                    legacy.wait_for(replacements.lock().unwrap_or_else(PoisonError::into_inner).remove(&pair.old.id));
+                    predecessor.legacy = Some(legacy);
                 }
-                ways.push(way);
+                predecessors.push(predecessor);
             }
-            (Stop::Beside, _) => pair.old.go_on(),
+            (Stop::Beside, _) => pair.old.open_gate(),
             _ => {}
         }
         new.extend(pair.new);
     }
     for entry in &new {
-        entry.handover.unwatch(stirred);
+        entry.handover.unwatch(activity);
         drop(entry.handover.shut());
     }
     // One that does not execute yet is closed all the same.
@@ -714,136 +727,151 @@ fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, ended: &Ended, stirred: &Ar
     if !new.is_empty() {
         engine.dismiss(&new);
     }
-    unborn.iter().for_each(|entry| engine.live(entry, Vec::new()));
-    if !ways.is_empty() {
-        engine.give_back(ways, None);
+    unborn.iter().for_each(|entry| engine.start_life(entry, Vec::new()));
+    if !predecessors.is_empty() {
+        engine.give_back(predecessors, None);
     }
 }
 
 /// Controllers that are being made in the place of others, or were and are not over yet, by whose place that is.
-type Ended = Arc<Mutex<HashMap<u64, After>>>;
+type Replacements = Arc<Mutex<HashMap<u64, After>>>;
 
-fn note(ended: &Ended, old: u64, after: After) {
-    ended.lock().unwrap_or_else(PoisonError::into_inner).insert(old, after);
+fn note_replacement(replacements: &Replacements, old: u64, after: After) {
+    replacements.lock().unwrap_or_else(PoisonError::into_inner).insert(old, after);
 }
 
 /// A successor that is closed unless it is kept.
-struct Fresh {
+struct DiscardOnDrop {
     engine: Arc<Engine>,
     entry: Option<Arc<ControllerEntry>>,
     /// Where it is made in the place of one that has ended.
     claim: Option<Claim>,
 }
 
-impl Fresh {
+impl DiscardOnDrop {
     fn keep(mut self) -> Arc<ControllerEntry> {
         self.entry.take().expect("it is kept once")
     }
 }
 
-impl Drop for Fresh {
+impl Drop for DiscardOnDrop {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         if let Some(claim) = self.claim.take() {
             entry.is_waited_for.store(true, Ordering::Release);
             self.engine.release_after(claim, vec![After::of(&entry)]);
         }
-        self.engine.discard_made(entry);
+        self.engine.discard(entry);
     }
 }
 
 /// A controller that is to take over.
-struct Made {
-    fresh: Fresh,
+struct Successor {
+    controller: DiscardOnDrop,
     /// What it has restored.
     state: Option<State>,
-    with_own: bool,
+    has_own_state: bool,
     note: Option<String>,
 }
 
 /// What a successor is made from.
-struct Make {
+struct SuccessorSpec {
     engine: Arc<Engine>,
-    known: Known,
+    known: KnownFactory,
     instance: u64,
     config: Vec<u8>,
     /// The controller that it replaces.
     old: u64,
 }
 
-impl Make {
-    async fn one(&self, state: Option<State>) -> Result<Fresh, Unmade> {
+impl SuccessorSpec {
+    async fn construct(&self, state: Option<State>) -> Result<DiscardOnDrop, ConstructFailure> {
         let made = self.engine.make(&self.known, self.instance, self.config.clone(), state).await;
-        let entry = made.map_err(|Unmade { error, after }| {
+        let entry = made.map_err(|ConstructFailure { error, after }| {
             let what = format!("constructing {}", self.known.info.id);
             let said = error.message().starts_with("restoring") || error.message().starts_with(&what);
-            Unmade { error: told(if said { error } else { error.context(what) }), after }
+            ConstructFailure { error: with_advice(if said { error } else { error.context(what) }), after }
         })?;
-        entry.handover.replaces.store(self.old, Ordering::Relaxed);
-        Ok(Fresh { engine: Arc::clone(&self.engine), entry: Some(Arc::new(entry.staged())), claim: None })
+        entry.handover.set_replaces(self.old);
+        Ok(DiscardOnDrop { engine: Arc::clone(&self.engine), entry: Some(Arc::new(entry.staged())), claim: None })
     }
 
     /// One of an older generation that comes back: what the one before it has saved, or not, is no obstacle.
-    async fn back(&self, saved: Result<Option<State>>, last: Option<State>) -> Result<Made, Unmade> {
+    async fn construct_back(
+        &self,
+        saved: Result<Option<State>>,
+        last: Option<State>,
+    ) -> Result<Successor, ConstructFailure> {
         let error = match saved {
-            Ok(Some(state)) => match self.one(Some(state.clone())).await {
-                Ok(fresh) => return Ok(Made { fresh, state: Some(state), with_own: false, note: None }),
-                Err(unmade) if unmade.after.is_some() => return Err(unmade),
-                Err(unmade) => Some(unmade.error),
+            Ok(Some(state)) => match self.construct(Some(state.clone())).await {
+                Ok(fresh) => {
+                    return Ok(Successor { controller: fresh, state: Some(state), has_own_state: false, note: None });
+                }
+                Err(failure) if failure.after.is_some() => return Err(failure),
+                Err(failure) => Some(failure.error),
             },
             Ok(None) => None,
             Err(error) => Some(error),
         };
         let begins = if last.is_some() { "it begins with its own last state" } else { "it begins without a state" };
-        let fresh = self.one(last.clone()).await?;
-        Ok(Made { fresh, state: last, with_own: true, note: error.map(|error| format!("{error}; {begins}")) })
+        let fresh = self.construct(last.clone()).await?;
+        Ok(Successor {
+            controller: fresh,
+            state: last,
+            has_own_state: true,
+            note: error.map(|error| format!("{error}; {begins}")),
+        })
     }
 }
 
 /// The controller that takes over from an old one, with its state. Where an older generation comes back, it begins with its
 /// own `last` state if that of the old one is nothing to it.
-async fn successor(make: Make, old: Arc<ControllerEntry>, last: Option<Option<State>>) -> Result<Made> {
+async fn make_successor(
+    spec: SuccessorSpec,
+    old: Arc<ControllerEntry>,
+    last: Option<Option<State>>,
+) -> Result<Successor> {
     let made = match last {
         None => {
             // Before it is given the state it is there: what can fail by itself does so first.
-            let fresh = make.one(None).await.map_err(|unmade| unmade.error)?;
-            let state = save(&make.engine, &old).await?;
+            let fresh = spec.construct(None).await.map_err(|failure| failure.error)?;
+            let state = save(&spec.engine, &old).await?;
             if let (Some(state), Some(entry)) = (state.clone(), &fresh.entry) {
-                restore(&make.engine, Arc::clone(&entry.controller), &entry.info.id, state).await?;
+                restore(&spec.engine, Arc::clone(&entry.controller), &entry.info.id, state).await?;
             }
-            Ok(Made { fresh, state, with_own: false, note: None })
+            Ok(Successor { controller: fresh, state, has_own_state: false, note: None })
         }
         Some(last) => {
-            let saved = save(&make.engine, &old).await;
-            make.back(saved, last).await
+            let saved = save(&spec.engine, &old).await;
+            spec.construct_back(saved, last).await
         }
     };
-    made.map_err(|unmade| unmade.error)
+    made.map_err(|failure| failure.error)
 }
 
 /// The same where the old one has ended, and left its state.
-async fn after_stop(
-    make: Make,
+async fn make_after_stop(
+    spec: SuccessorSpec,
     state: Option<State>,
     last: Option<Option<State>>,
     claim: Claim,
-    ended: Ended,
-) -> Result<Made> {
+    replacements: Replacements,
+) -> Result<Successor> {
     let made = match last {
         None => {
-            let made = make.one(state.clone()).await;
-            made.map(|fresh| Made { fresh, state, with_own: false, note: None })
+            let made = spec.construct(state.clone()).await;
+            made.map(|fresh| Successor { controller: fresh, state, has_own_state: false, note: None })
         }
-        Some(last) => make.back(Ok(state), last).await,
+        Some(last) => spec.construct_back(Ok(state), last).await,
     };
     match made {
         Ok(mut made) => {
-            made.fresh.claim = Some(claim);
+            made.controller.claim = Some(claim);
             Ok(made)
         }
-        Err(Unmade { error, after }) => {
+        Err(ConstructFailure { error, after }) => {
             if let Some(after) = after {
-                note(&ended, make.old, after);
+                note_replacement(&replacements, spec.old, after);
             }
             Err(error)
         }

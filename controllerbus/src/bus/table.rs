@@ -8,9 +8,9 @@ use hashbrown::HashTable;
 use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::watch;
 
-use super::entry::Seats;
-use super::kept::Kept;
-use super::lane::{Apart, Common, Lanes};
+use super::entry::Route;
+use super::kept::KeptDirectives;
+use super::lane::{CachePadded, Lanes, PerLane};
 use super::standing::{Effects, Standing};
 use crate::directive::AnyDirective;
 
@@ -24,13 +24,13 @@ thread_local! {
 /// The standing directives of some keys.
 #[derive(Default)]
 pub(super) struct Shard {
-    all: HashTable<Found>,
+    all: HashTable<Hashed>,
     /// The table was taken out: look for the one that is there now.
     pub(super) ended: bool,
 }
 
 /// With its hash, so that looking for one and making room touch no other directive.
-struct Found {
+struct Hashed {
     hash: u64,
     standing: Arc<Standing>,
 }
@@ -38,12 +38,12 @@ struct Found {
 impl Shard {
     /// The directive equivalent to one with this hash.
     pub(super) fn find(&self, hash: u64, directive: &dyn AnyDirective) -> Option<&Arc<Standing>> {
-        let same = |found: &Found| found.hash == hash && found.standing.directive.same_key(directive);
+        let same = |found: &Hashed| found.hash == hash && found.standing.directive.same_key(directive);
         self.all.find(hash, same).map(|found| &found.standing)
     }
 
     pub(super) fn insert(&mut self, standing: &Arc<Standing>) {
-        let found = Found { hash: standing.hash, standing: Arc::clone(standing) };
+        let found = Hashed { hash: standing.hash, standing: Arc::clone(standing) };
         self.all.insert_unique(found.hash, found, |found| found.hash);
     }
 
@@ -55,21 +55,21 @@ impl Shard {
 }
 
 pub(super) struct TypeTable {
-    pub(super) routes: ArcSwap<Vec<Arc<Seats>>>,
-    shards: [Apart<Mutex<Shard>>; SHARDS],
+    pub(super) routes: ArcSwap<Vec<Arc<Route>>>,
+    shards: [CachePadded<Mutex<Shard>>; SHARDS],
     /// The runtime that the bus was made in.
     pub(super) runtime: Option<Handle>,
     /// Told of changes of directives, if anybody listens.
     changed: watch::Sender<u64>,
     /// What is kept on this bus without references.
-    kept: Arc<Kept>,
+    kept: Arc<KeptDirectives>,
 }
 
 /// A table, with a reference of its own for each lane.
 pub(super) struct TypeLanes {
     pub(super) id: String,
     pub(super) table: Arc<TypeTable>,
-    lanes: Lanes<Arc<Common<TypeTable>>>,
+    lanes: Lanes<Arc<PerLane<TypeTable>>>,
 }
 
 impl TypeLanes {
@@ -78,8 +78,8 @@ impl TypeLanes {
     }
 
     /// The reference of this thread's lane.
-    pub(super) fn get(&self) -> Arc<Common<TypeTable>> {
-        Arc::clone(self.lanes.get(|_| Common::of(&self.table)))
+    pub(super) fn get(&self) -> Arc<PerLane<TypeTable>> {
+        Arc::clone(self.lanes.get(|_| PerLane::new(&self.table)))
     }
 }
 
@@ -98,10 +98,10 @@ impl TypeTable {
     pub(super) fn new(
         runtime: Option<Handle>,
         changed: watch::Sender<u64>,
-        kept: Arc<Kept>,
-        routes: Vec<Arc<Seats>>,
+        kept: Arc<KeptDirectives>,
+        routes: Vec<Arc<Route>>,
     ) -> Self {
-        let shards = std::array::from_fn(|_| Apart::default());
+        let shards = std::array::from_fn(|_| CachePadded::default());
         Self { routes: ArcSwap::from_pointee(routes), shards, runtime, changed, kept }
     }
 
@@ -145,7 +145,7 @@ impl TypeTable {
         all
     }
 
-    pub(super) fn touch(&self) {
+    pub(super) fn notify_changed(&self) {
         if self.changed.receiver_count() > 0 {
             self.changed.send_modify(|version| *version += 1);
         }
@@ -202,7 +202,7 @@ impl TypeTable {
             }
         }
         effects.apply(standing);
-        self.touch();
+        self.notify_changed();
         if let Some(epoch) = keep {
             self.keep(standing, epoch);
         }
@@ -211,7 +211,9 @@ impl TypeTable {
     /// Has a directive that nobody refers to end when its time is over, or when there are too many of them.
     fn keep(self: &Arc<Self>, standing: &Arc<Standing>, epoch: u64) {
         let Some(runtime) = self.runtime() else { return };
-        let (table, kept, keep_for) = (Arc::clone(self), Arc::clone(standing), standing.options.keep_for);
+        let table = Arc::clone(self);
+        let kept = Arc::clone(standing);
+        let keep_for = standing.options.keep_for;
         let timer = runtime.spawn(async move {
             tokio::time::sleep(keep_for).await;
             table.release(&kept, Release::KeepTimeOver(epoch));

@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::counts::ResolverCounts;
-use super::entry::{ControllerEntry, Seat, Seats};
-use super::kept::Kept;
-use super::lane::Common;
+use super::entry::{ControllerEntry, LaneRef, Route};
+use super::kept::KeptDirectives;
+use super::lane::PerLane;
 use super::standing::Standing;
 use super::table::{TypeLanes, TypeTable};
 use crate::directive::{ANY_DIRECTIVE, AnyDirective};
@@ -29,38 +29,38 @@ const FEW: usize = 64;
 pub(super) struct Types {
     hasher: RandomState,
     shards: [ArcSwap<HashTable<Arc<TypeLanes>>>; SHARDS],
-    turn: Mutex<Turn>,
+    routing: Mutex<Routing>,
     /// The runtime that the bus was made in.
     runtime: Option<Handle>,
     changed: watch::Sender<u64>,
-    kept: Arc<Kept>,
+    kept: Arc<KeptDirectives>,
 }
 
 /// Held by whoever makes or takes out tables, or changes routes.
-struct Turn {
+struct Routing {
     /// The controllers that every id is routed to.
-    everywhere: Vec<Arc<Seats>>,
+    everywhere: Vec<Arc<Route>>,
     /// The bus as the controller of the directives that it resolves itself.
-    own: Arc<Seats>,
+    own: Arc<Route>,
     tables: usize,
     look_at: usize,
 }
 
 impl Types {
     pub(super) fn new(own: Arc<ControllerEntry>, runtime: Option<Handle>, changed: watch::Sender<u64>) -> Self {
-        let own = Arc::new(Seats::new(own));
+        let own = Arc::new(Route::new(own));
         Self {
             hasher: RandomState::new(),
             shards: std::array::from_fn(|_| ArcSwap::default()),
-            turn: Mutex::new(Turn { everywhere: Vec::new(), own, tables: 0, look_at: FEW }),
+            routing: Mutex::new(Routing { everywhere: Vec::new(), own, tables: 0, look_at: FEW }),
             runtime,
             changed,
             kept: Arc::default(),
         }
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn routing(&self) -> MutexGuard<'_, Routing> {
+        self.routing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shard(&self, hash: u64) -> &ArcSwap<HashTable<Arc<TypeLanes>>> {
@@ -79,22 +79,22 @@ impl Types {
     }
 
     /// The table of an id; made when it is first asked for.
-    pub(super) fn table(&self, id: &str) -> Arc<Common<TypeTable>> {
+    pub(super) fn table(&self, id: &str) -> Arc<PerLane<TypeTable>> {
         let hash = self.hasher.hash_one(id);
         if let Some(lanes) = self.shard(hash).load().find(hash, |lanes| lanes.id == id) {
             return lanes.get();
         }
-        let mut turn = self.turn();
-        self.find(id, hash).unwrap_or_else(|| self.make(id, hash, &mut turn)).get()
+        let mut routing = self.routing();
+        self.find(id, hash).unwrap_or_else(|| self.make(id, hash, &mut routing)).get()
     }
 
-    fn make(&self, id: &str, hash: u64, turn: &mut Turn) -> Arc<TypeLanes> {
-        if turn.tables >= turn.look_at {
-            self.take_out_unused(turn);
+    fn make(&self, id: &str, hash: u64, routing: &mut Routing) -> Arc<TypeLanes> {
+        if routing.tables >= routing.look_at {
+            self.take_out_unused(routing);
         }
-        let mut routes = turn.everywhere.clone();
-        if turn.own.entry.resolves.iter().any(|own| own == id) {
-            routes.push(Arc::clone(&turn.own));
+        let mut routes = routing.everywhere.clone();
+        if routing.own.entry.resolves.iter().any(|own| own == id) {
+            routes.push(Arc::clone(&routing.own));
         }
         let table = TypeTable::new(self.runtime.clone(), self.changed.clone(), Arc::clone(&self.kept), routes);
         let lanes = Arc::new(TypeLanes::new(id.to_owned(), Arc::new(table)));
@@ -102,18 +102,18 @@ impl Types {
         let mut tables = HashTable::clone(&shard.load());
         tables.insert_unique(hash, Arc::clone(&lanes), |lanes| self.hasher.hash_one(&lanes.id));
         shard.store(Arc::new(tables));
-        turn.tables += 1;
+        routing.tables += 1;
         lanes
     }
 
     /// Takes out the tables in which nothing stands, of ids that no controller asked to be routed.
-    fn take_out_unused(&self, turn: &mut Turn) {
+    fn take_out_unused(&self, routing: &mut Routing) {
         for shard in &self.shards {
             let tables = shard.load();
             let is_unused = |lanes: &Arc<TypeLanes>| {
                 let routes = lanes.table.routes.load();
-                let everywhere = &turn.everywhere;
-                let only_everywhere = routes.iter().all(|seats| everywhere.iter().any(|all| Arc::ptr_eq(all, seats)));
+                let everywhere = &routing.everywhere;
+                let only_everywhere = routes.iter().all(|route| everywhere.iter().any(|all| Arc::ptr_eq(all, route)));
                 only_everywhere && lanes.table.end_if_empty()
             };
             let unused: Vec<_> = tables.iter().filter(|lanes| is_unused(lanes)).cloned().collect();
@@ -123,9 +123,9 @@ impl Types {
             let mut left = HashTable::clone(&tables);
             left.retain(|lanes| !unused.iter().any(|unused| Arc::ptr_eq(unused, lanes)));
             shard.store(Arc::new(left));
-            turn.tables -= unused.len();
+            routing.tables -= unused.len();
         }
-        turn.look_at = (turn.tables * 2).max(FEW);
+        routing.look_at = (routing.tables * 2).max(FEW);
     }
 
     fn all(&self) -> Vec<Arc<TypeLanes>> {
@@ -136,13 +136,13 @@ impl Types {
     /// of a user's is dropped here.
     pub(super) fn route(&self, added: &[Arc<ControllerEntry>], removed: &[Arc<ControllerEntry>]) {
         let is_everywhere = |entry: &ControllerEntry| entry.resolves.iter().any(|id| id == ANY_DIRECTIVE);
-        let is_removed = |seats: &Arc<Seats>| removed.iter().any(|entry| entry.id == seats.entry.id);
+        let is_removed = |route: &Arc<Route>| removed.iter().any(|entry| entry.id == route.entry.id);
         let everywhere: Vec<_> = added
             .iter()
             .filter(|entry| is_everywhere(entry))
-            .map(|entry| Arc::new(Seats::new(Arc::clone(entry))))
+            .map(|entry| Arc::new(Route::new(Arc::clone(entry))))
             .collect();
-        let mut turn = self.turn();
+        let mut routing = self.routing();
         let affected: Vec<Arc<TypeLanes>> = {
             let entries = added.iter();
             let ids = entries.clone().filter(|entry| !is_everywhere(entry)).flat_map(|entry| &entry.resolves);
@@ -150,7 +150,7 @@ impl Types {
             let mut lanes: Vec<_> = ids
                 .map(|id| {
                     let hash = self.hasher.hash_one(id);
-                    self.find(id, hash).unwrap_or_else(|| self.make(id, hash, &mut turn))
+                    self.find(id, hash).unwrap_or_else(|| self.make(id, hash, &mut routing))
                 })
                 .collect();
             if entries.chain(removed).any(|entry| is_everywhere(entry)) {
@@ -161,23 +161,23 @@ impl Types {
             }
             lanes
         };
-        turn.everywhere.retain(|seats| !is_removed(seats));
-        turn.everywhere.extend(everywhere.iter().cloned());
+        routing.everywhere.retain(|route| !is_removed(route));
+        routing.everywhere.extend(everywhere.iter().cloned());
         for lanes in affected {
             let routes = lanes.table.routes.load();
-            let mut changed: Vec<_> = routes.iter().filter(|seats| !is_removed(seats)).cloned().collect();
-            let is_known = |changed: &[Arc<Seats>], entry: &ControllerEntry| {
-                changed.iter().any(|seats| seats.entry.id == entry.id)
+            let mut changed: Vec<_> = routes.iter().filter(|route| !is_removed(route)).cloned().collect();
+            let is_known = |changed: &[Arc<Route>], entry: &ControllerEntry| {
+                changed.iter().any(|route| route.entry.id == entry.id)
             };
             for entry in added {
                 let resolves = !is_everywhere(entry) && entry.resolves.contains(&lanes.id);
                 if resolves && !is_known(&changed, entry) {
-                    changed.push(Arc::new(Seats::new(Arc::clone(entry))));
+                    changed.push(Arc::new(Route::new(Arc::clone(entry))));
                 }
             }
-            for seats in &everywhere {
-                if !is_known(&changed, &seats.entry) {
-                    changed.push(Arc::clone(seats));
+            for route in &everywhere {
+                if !is_known(&changed, &route.entry) {
+                    changed.push(Arc::clone(route));
                 }
             }
             lanes.table.routes.store(Arc::new(changed));
@@ -185,40 +185,40 @@ impl Types {
         added.iter().for_each(|entry| entry.is_routed.store(true, std::sync::atomic::Ordering::Release));
     }
 
-    /// What stands of the ids that a routed controller resolves, with the seat by which it is routed there.
-    pub(super) fn standing_for(&self, entry: &ControllerEntry) -> Vec<(Arc<Standing>, Arc<Seat>)> {
-        self.seats_of(entry)
+    /// What stands of the ids that a routed controller resolves, with the lane_ref by which it is routed there.
+    pub(super) fn standing_for(&self, entry: &ControllerEntry) -> Vec<(Arc<Standing>, Arc<LaneRef>)> {
+        self.routes_of(entry)
             .into_iter()
-            .flat_map(|(lanes, seats)| {
-                let seat = Arc::clone(seats.get());
-                lanes.table.all().into_iter().map(move |standing| (standing, Arc::clone(&seat)))
+            .flat_map(|(lanes, route)| {
+                let lane_ref = Arc::clone(route.get());
+                lanes.table.all().into_iter().map(move |standing| (standing, Arc::clone(&lane_ref)))
             })
             .collect()
     }
 
-    /// The tables to which a controller is routed, and its seats there.
-    fn seats_of(&self, entry: &ControllerEntry) -> Vec<(Arc<TypeLanes>, Arc<Seats>)> {
+    /// The tables to which a controller is routed, and its route there.
+    fn routes_of(&self, entry: &ControllerEntry) -> Vec<(Arc<TypeLanes>, Arc<Route>)> {
         let lanes = if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
             self.all()
         } else {
             entry.resolves.iter().filter_map(|id| self.find(id, self.hasher.hash_one(id))).collect()
         };
-        let seats = |lanes: &TypeLanes| {
+        let route = |lanes: &TypeLanes| {
             let routes = lanes.table.routes.load();
-            routes.iter().find(|seats| seats.entry.id == entry.id).cloned()
+            routes.iter().find(|route| route.entry.id == entry.id).cloned()
         };
-        lanes.into_iter().filter_map(|lanes| seats(&lanes).map(|seats| (lanes, seats))).collect()
+        lanes.into_iter().filter_map(|lanes| route(&lanes).map(|route| (lanes, route))).collect()
     }
 
     /// What a routed controller did, by directive id.
     pub(super) fn counts_of(&self, entry: &ControllerEntry) -> Vec<(String, ResolverCounts)> {
-        let mut seats = self.seats_of(entry);
+        let mut routes = self.routes_of(entry);
         if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
             // It has the same everywhere.
-            seats.truncate(1);
-            return seats.iter().map(|(_, seats)| (ANY_DIRECTIVE.to_owned(), seats.counts())).collect();
+            routes.truncate(1);
+            return routes.iter().map(|(_, route)| (ANY_DIRECTIVE.to_owned(), route.counts())).collect();
         }
-        seats.iter().map(|(lanes, seats)| (lanes.id.clone(), seats.counts())).collect()
+        routes.iter().map(|(lanes, route)| (lanes.id.clone(), route.counts())).collect()
     }
 
     /// Everything that stands.
@@ -230,7 +230,7 @@ impl Types {
     /// sees that.
     pub(super) fn drain(&self, close: impl FnOnce()) -> Vec<Arc<Standing>> {
         let all = {
-            let _turn = self.turn();
+            let _turn = self.routing();
             close();
             self.all()
         };
