@@ -34,7 +34,7 @@
 //   of a directive wakes, calls or drops is collected in `Effects`, and `Standing::change` applies that when the lock is given
 //   back; what a change of configs entails is collected in `Changes`, and `Engine::carry_out` does it. Exceptions, all of
 //   them: `AnyDirective::same_key` (a directive's `Eq`) and `id` run under a shard or a directive's lock; a requester's waker
-//   is cloned under a directive's lock; `Handover::watchers` and `life` are held while the bus's own tasks are notified (and,
+//   is cloned under a directive's lock; `Handover::watchers` is held while the bus's own tasks are notified (and,
 //   for `watchers`, the task that awaits `Bus::stage` or `Staged::commit`).
 // * The last reference to a controller is never dropped under a lock. Whoever takes one off has a reference of his own, and puts
 //   it among `Life::leaving` until it is closed; so routes and answers never hold the last one.
@@ -448,14 +448,16 @@ impl Bus {
     /// limits. Those that have not ended then; they end in the background, or with the process.
     pub async fn close(&self) -> Vec<ControllerSnapshot> {
         self.0.close();
-        let leaving = {
+        let (unused, leaving) = {
             let mut life = self.0.life();
             let unused = std::mem::take(&mut life.configs);
-            unused.instances.values().for_each(|instance| instance.nudge.notify_one());
             let all: Vec<_> = life.controllers.values().cloned().collect();
             life.leave(&all);
-            life.leaving.values().cloned().collect::<Vec<_>>()
+            (unused, life.leaving.values().cloned().collect::<Vec<_>>())
         };
+        unused.instances.values().for_each(|instance| instance.nudge.notify_one());
+        // It may have the last reference to a controller that has ended.
+        drop(unused);
         self.0.dismiss(&leaving);
         let left = self.0.wait_closed(leaving).await;
         #[cfg(unix)]
