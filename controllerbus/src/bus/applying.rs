@@ -3,14 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::configs::{Changes, ConfigState, Earlier, Owner, Pending, RunState};
+use super::config_state::{ConfigState, RunState};
+use super::configs::{Changes, Earlier, Owner};
 use super::engine::{Engine, Life};
-use super::entry::{ControllerEntry, Execution};
-use super::factories::KnownFactory;
-use super::{Bus, ControllerSnapshot, Source};
-use crate::config::origin::Place;
-use crate::config::{ConfigSet, nearest};
-use crate::directive::wire;
+use super::entry::ControllerEntry;
+use super::{Bus, ControllerSnapshot};
+use crate::config::ConfigSet;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -188,117 +186,5 @@ impl Engine {
 
     pub(super) async fn remove_config(self: &Arc<Self>, key: &str) -> bool {
         self.withdraw(|of, _, _| of == key).await
-    }
-
-    /// Makes factories known; what waits for them is constructed in the background.
-    pub(super) fn add_factories(self: &Arc<Self>, known: Vec<KnownFactory>) {
-        let changes = {
-            let mut life = self.life();
-            let Life { factories, configs, .. } = &mut *life;
-            factories.add(known);
-            let mut changes = Changes::default();
-            configs.factories_changed(factories, &mut changes);
-            changes
-        };
-        self.carry_out(changes);
-    }
-
-    /// Takes a source's factories and controllers off, and waits until these have ended, or their limits are over; those
-    /// that have not then.
-    pub(super) async fn remove_source(self: &Arc<Self>, source: Source) -> Vec<Arc<ControllerEntry>> {
-        let (gone, leaving, changes) = {
-            let mut life = self.life();
-            let leaving: Vec<_> = life.controllers.values().filter(|entry| entry.source == source).cloned().collect();
-            life.leave(&leaving);
-            let Life { factories, configs, .. } = &mut *life;
-            let gone = factories.remove(source);
-            let mut changes = Changes::default();
-            configs.source_gone(source, factories, &mut changes);
-            (gone, leaving, changes)
-        };
-        drop(gone);
-        self.dismiss(&leaving);
-        self.carry_out(changes);
-        self.wait_closed(leaving).await
-    }
-
-    /// A key's state, as tools see it.
-    pub(super) fn config_state(&self, key: &str) -> Option<ConfigState> {
-        let life = self.life();
-        let applied = life.configs.by_key.get(key)?;
-        let wanted = life.configs.instances.get(&applied.wanted)?;
-        let place = applied.place.as_ref();
-        let mut state = ConfigState {
-            key: key.to_owned(),
-            config_id: applied.config.id.clone(),
-            version: applied.config.version.clone(),
-            revision: applied.config.revision,
-            candidates: applied.others(),
-            state: wanted.shown(),
-            since: wanted.since(),
-            pending: None,
-            location: place.and_then(Place::id),
-            problem: None,
-            wanted: applied.wanted,
-        };
-        if let RunState::Failed { error, .. } = &mut state.state {
-            *error = placed(error.clone(), place);
-        }
-        state.problem = match &state.state {
-            RunState::Failed { error, .. } => Some(error.clone()),
-            RunState::Queued => {
-                let error = life.no_factory(&state.config_id, state.version.as_ref());
-                Some(match state.location.clone() {
-                    Some(location) => error.at(location),
-                    None => error.context(format!("config `{key}`")),
-                })
-            }
-            RunState::Constructing | RunState::Running(_) => None,
-        };
-        let mut running = wanted.running.as_ref();
-        if let Some(serving) = applied.serving
-            && let Some(before) = life.configs.instances.get(&serving.instance)
-            && before.running.is_some()
-        {
-            running = before.running.as_ref();
-            let pending = Pending { state: state.state, since: state.since, running_revision: serving.revision };
-            state.pending = Some(pending);
-            state.state = before.state().clone();
-            state.since = before.since();
-        }
-        if let Some((Execution::Failed { error, retry_in }, since)) = running.map(|entry| entry.execution()) {
-            state.problem.get_or_insert_with(|| error.clone());
-            state.state = RunState::Failed { error, retry_in: Some(retry_in) };
-            state.since = since;
-        }
-        Some(state)
-    }
-}
-
-/// An error about a config with the place in the text that it is about.
-fn placed(error: Error, place: Option<&Place>) -> Error {
-    match place.and_then(|place| place.config(wire::path_of(&error).unwrap_or_default())) {
-        Some(location) => error.at(location),
-        None => error,
-    }
-}
-
-impl Life {
-    /// Why there is no factory for a config.
-    fn no_factory(&self, config_id: &str, version: Option<&semver::VersionReq>) -> Error {
-        let versions = self.factories.versions(config_id);
-        let text = match version {
-            Some(range) if !versions.is_empty() => {
-                let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                format!("no factory of `{config_id}` has a version that fits `{range}`; there are {versions}")
-            }
-            _ => {
-                let ids = self.factories.config_ids();
-                let meant = nearest(config_id, ids.iter().map(String::as_str));
-                let meant = meant.map(|id| format!("; did you mean `{id}`?")).unwrap_or_default();
-                format!("no factory makes `{config_id}`{meant}")
-            }
-        };
-        Error::new(ErrorKind::NotFound, text)
     }
 }

@@ -5,90 +5,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use tokio::sync::Notify;
 
+use super::Source;
+use super::config_state::RunState;
 use super::entry::ControllerEntry;
 use super::factories::Factories;
 use super::instance::Instance;
 use super::stop_first::After;
-use super::{ControllerId, Source};
-use crate::Error;
 use crate::config::Entry as ConfigEntry;
 use crate::config::origin::Place;
 use crate::controller::SwapMode;
-use crate::error::Location;
-
-/// What a config's controller is doing.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "is", rename_all = "lowercase")]
-pub enum RunState {
-    /// No factory makes its config ID yet, or none of the versions that it asks for.
-    Queued,
-    /// It is being constructed.
-    Constructing,
-    /// It runs.
-    Running(ControllerId),
-    /// It could not be constructed, or its execution failed.
-    Failed {
-        /// Why.
-        error: Error,
-        /// When it is tried again, from the failure on; `None` if only another config or factory can mend it.
-        #[serde(rename = "retry_in_ms", serialize_with = "optional_millis")]
-        retry_in: Option<Duration>,
-    },
-}
-
-pub(super) fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(duration.as_millis() as u64)
-}
-
-fn optional_millis<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_millis() as u64).serialize(serializer)
-}
-
-/// One key of the applied config sets.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct ConfigState {
-    /// The key.
-    pub key: String,
-    /// The config ID.
-    pub config_id: String,
-    /// The versions that it asks for.
-    pub version: Option<semver::VersionReq>,
-    /// The revision that was elected: the highest one.
-    pub revision: u64,
-    /// Lower revisions that would run if this one were withdrawn, the highest first.
-    pub candidates: Vec<u64>,
-    /// What its controller is doing: the one of the elected config or, as long as that does not run, the one that runs.
-    pub state: RunState,
-    /// Since when.
-    pub since: SystemTime,
-    /// While the controller of an earlier config runs on: what keeps that of the elected one from taking over.
-    pub pending: Option<Pending>,
-    /// Where it stands, where it was read from a text.
-    pub location: Option<Location>,
-    /// What keeps the elected config from running, with the place, and what to do about it.
-    pub problem: Option<Error>,
-    /// Another number whenever the key asks for another config.
-    #[serde(skip)]
-    pub wanted: u64,
-}
-
-/// An elected config that does not run yet, while the one before runs on.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Pending {
-    /// What its controller is doing.
-    pub state: RunState,
-    /// Since when.
-    pub since: SystemTime,
-    /// The revision of the config that runs meanwhile.
-    pub running_revision: u64,
-}
 
 /// Who applied a config.
 pub(super) type Owner = u64;

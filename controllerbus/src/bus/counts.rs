@@ -59,7 +59,7 @@ pub struct ResolverCounts {
     /// How many runs did not answer at once, but did later. Answering is the first value, or having nothing (more) to add.
     pub waited: u64,
     /// From the begin of those to their answers, in sum.
-    #[serde(rename = "waited_for_ms", serialize_with = "super::configs::millis")]
+    #[serde(rename = "waited_for_ms", serialize_with = "super::config_state::millis")]
     pub waited_for: Duration,
 }
 

@@ -228,7 +228,7 @@ pub enum Execution {
         /// Why.
         error: Error,
         /// When, from the failure on.
-        #[serde(rename = "retry_in_ms", serialize_with = "super::configs::millis")]
+        #[serde(rename = "retry_in_ms", serialize_with = "super::config_state::millis")]
         retry_in: Duration,
     },
     /// It ended without an error; the controller goes on answering directives.

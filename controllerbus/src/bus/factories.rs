@@ -5,6 +5,9 @@ use std::sync::Arc;
 use semver::{Version, VersionReq};
 
 use super::Source;
+use super::configs::Changes;
+use super::engine::{Engine, Life};
+use super::entry::ControllerEntry;
 use crate::controller::factory::Factory;
 use crate::controller::{Info, SwapMode};
 
@@ -79,5 +82,39 @@ impl Factories {
         ids.sort();
         ids.dedup();
         ids
+    }
+}
+
+impl Engine {
+    /// Makes factories known; what waits for them is constructed in the background.
+    pub(super) fn add_factories(self: &Arc<Self>, known: Vec<KnownFactory>) {
+        let changes = {
+            let mut life = self.life();
+            let Life { factories, configs, .. } = &mut *life;
+            factories.add(known);
+            let mut changes = Changes::default();
+            configs.factories_changed(factories, &mut changes);
+            changes
+        };
+        self.carry_out(changes);
+    }
+
+    /// Takes a source's factories and controllers off, and waits until these have ended, or their limits are over; those
+    /// that have not then.
+    pub(super) async fn remove_source(self: &Arc<Self>, source: Source) -> Vec<Arc<ControllerEntry>> {
+        let (gone, leaving, changes) = {
+            let mut life = self.life();
+            let leaving: Vec<_> = life.controllers.values().filter(|entry| entry.source == source).cloned().collect();
+            life.leave(&leaving);
+            let Life { factories, configs, .. } = &mut *life;
+            let gone = factories.remove(source);
+            let mut changes = Changes::default();
+            configs.source_gone(source, factories, &mut changes);
+            (gone, leaving, changes)
+        };
+        drop(gone);
+        self.dismiss(&leaving);
+        self.carry_out(changes);
+        self.wait_closed(leaving).await
     }
 }

@@ -164,6 +164,7 @@
 
 mod applying;
 mod bridge;
+mod config_state;
 mod configs;
 mod counts;
 mod engine;
@@ -188,14 +189,13 @@ mod stop_first;
 mod swap;
 mod table;
 mod types;
-mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use applying::{ApplyReport, ConfigOwner};
 pub use bridge::{Across, Bridge};
-pub use configs::{ConfigState, Pending, RunState};
+pub use config_state::{ConfigState, Pending, RunState};
 pub use counts::{CountsSnapshot, ResolverCounts};
 pub use entry::Execution;
 pub(crate) use entry::contained;

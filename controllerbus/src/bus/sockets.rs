@@ -12,7 +12,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::sync::{OnceCell, watch};
 
-use super::configs::{Configs, RunState};
+use super::config_state::RunState;
+use super::configs::Configs;
 use super::engine::Engine;
 use super::{Bus, ControllerId};
 use crate::controller::BoxFuture;

@@ -1,0 +1,165 @@
+//! What tools see of one key of the config sets.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::ControllerId;
+use super::engine::{Engine, Life};
+use super::entry::Execution;
+use crate::Error;
+use crate::config::nearest;
+use crate::config::origin::Place;
+use crate::directive::wire;
+use crate::error::{ErrorKind, Location};
+
+/// What a config's controller is doing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum RunState {
+    /// No factory makes its config ID yet, or none of the versions that it asks for.
+    Queued,
+    /// It is being constructed.
+    Constructing,
+    /// It runs.
+    Running(ControllerId),
+    /// It could not be constructed, or its execution failed.
+    Failed {
+        /// Why.
+        error: Error,
+        /// When it is tried again, from the failure on; `None` if only another config or factory can mend it.
+        #[serde(rename = "retry_in_ms", serialize_with = "optional_millis")]
+        retry_in: Option<Duration>,
+    },
+}
+
+pub(super) fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(duration.as_millis() as u64)
+}
+
+fn optional_millis<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_millis() as u64).serialize(serializer)
+}
+
+/// One key of the applied config sets.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ConfigState {
+    /// The key.
+    pub key: String,
+    /// The config ID.
+    pub config_id: String,
+    /// The versions that it asks for.
+    pub version: Option<semver::VersionReq>,
+    /// The revision that was elected: the highest one.
+    pub revision: u64,
+    /// Lower revisions that would run if this one were withdrawn, the highest first.
+    pub candidates: Vec<u64>,
+    /// What its controller is doing: the one of the elected config or, as long as that does not run, the one that runs.
+    pub state: RunState,
+    /// Since when.
+    pub since: SystemTime,
+    /// While the controller of an earlier config runs on: what keeps that of the elected one from taking over.
+    pub pending: Option<Pending>,
+    /// Where it stands, where it was read from a text.
+    pub location: Option<Location>,
+    /// What keeps the elected config from running, with the place, and what to do about it.
+    pub problem: Option<Error>,
+    /// Another number whenever the key asks for another config.
+    #[serde(skip)]
+    pub wanted: u64,
+}
+
+/// An elected config that does not run yet, while the one before runs on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Pending {
+    /// What its controller is doing.
+    pub state: RunState,
+    /// Since when.
+    pub since: SystemTime,
+    /// The revision of the config that runs meanwhile.
+    pub running_revision: u64,
+}
+
+impl Engine {
+    /// A key's state, as tools see it.
+    pub(super) fn config_state(&self, key: &str) -> Option<ConfigState> {
+        let life = self.life();
+        let applied = life.configs.by_key.get(key)?;
+        let wanted = life.configs.instances.get(&applied.wanted)?;
+        let place = applied.place.as_ref();
+        let mut state = ConfigState {
+            key: key.to_owned(),
+            config_id: applied.config.id.clone(),
+            version: applied.config.version.clone(),
+            revision: applied.config.revision,
+            candidates: applied.others(),
+            state: wanted.shown(),
+            since: wanted.since(),
+            pending: None,
+            location: place.and_then(Place::id),
+            problem: None,
+            wanted: applied.wanted,
+        };
+        if let RunState::Failed { error, .. } = &mut state.state {
+            *error = placed(error.clone(), place);
+        }
+        state.problem = match &state.state {
+            RunState::Failed { error, .. } => Some(error.clone()),
+            RunState::Queued => {
+                let error = life.no_factory(&state.config_id, state.version.as_ref());
+                Some(match state.location.clone() {
+                    Some(location) => error.at(location),
+                    None => error.context(format!("config `{key}`")),
+                })
+            }
+            RunState::Constructing | RunState::Running(_) => None,
+        };
+        let mut running = wanted.running.as_ref();
+        if let Some(serving) = applied.serving
+            && let Some(before) = life.configs.instances.get(&serving.instance)
+            && before.running.is_some()
+        {
+            running = before.running.as_ref();
+            let pending = Pending { state: state.state, since: state.since, running_revision: serving.revision };
+            state.pending = Some(pending);
+            state.state = before.state().clone();
+            state.since = before.since();
+        }
+        if let Some((Execution::Failed { error, retry_in }, since)) = running.map(|entry| entry.execution()) {
+            state.problem.get_or_insert_with(|| error.clone());
+            state.state = RunState::Failed { error, retry_in: Some(retry_in) };
+            state.since = since;
+        }
+        Some(state)
+    }
+}
+
+/// An error about a config with the place in the text that it is about.
+fn placed(error: Error, place: Option<&Place>) -> Error {
+    match place.and_then(|place| place.config(wire::path_of(&error).unwrap_or_default())) {
+        Some(location) => error.at(location),
+        None => error,
+    }
+}
+
+impl Life {
+    /// Why there is no factory for a config.
+    fn no_factory(&self, config_id: &str, version: Option<&semver::VersionReq>) -> Error {
+        let versions = self.factories.versions(config_id);
+        let text = match version {
+            Some(range) if !versions.is_empty() => {
+                let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                format!("no factory of `{config_id}` has a version that fits `{range}`; there are {versions}")
+            }
+            _ => {
+                let ids = self.factories.config_ids();
+                let meant = nearest(config_id, ids.iter().map(String::as_str));
+                let meant = meant.map(|id| format!("; did you mean `{id}`?")).unwrap_or_default();
+                format!("no factory makes `{config_id}`{meant}")
+            }
+        };
+        Error::new(ErrorKind::NotFound, text)
+    }
+}

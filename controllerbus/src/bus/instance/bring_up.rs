@@ -1,0 +1,224 @@
+//! Makes an instance's controller, once what it comes in place of has ended; and what becomes of it.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{ConstructFailure, Predecessor};
+use crate::Result;
+use crate::bus::Source;
+use crate::bus::configs::Changes;
+use crate::bus::engine::{Engine, Life};
+use crate::bus::entry::ControllerEntry;
+use crate::bus::factories::KnownFactory;
+use crate::bus::life::save;
+use crate::bus::stop_first::{After, Claim, Legacy};
+use crate::config::Entry as ConfigEntry;
+use crate::directive::wire;
+use crate::listen::Service;
+
+/// A controller that is to be made.
+pub(super) struct Construct {
+    pub(super) known: KnownFactory,
+    pub(super) config: ConfigEntry,
+    /// Where no other may be there, or be made, meanwhile.
+    pub(super) claim: Option<Claim>,
+    /// What has been left for it.
+    pub(super) legacy: Option<Legacy>,
+    /// Those that end before.
+    pub(super) predecessors: Vec<Predecessor>,
+}
+
+impl Construct {
+    /// The controllers whose values stand, and whose calls are held, for it.
+    fn old(&self) -> Vec<Arc<ControllerEntry>> {
+        let left = self.predecessors.iter().filter_map(|predecessor| predecessor.legacy.as_ref()).chain(&self.legacy);
+        left.filter_map(|legacy| legacy.old.clone()).collect()
+    }
+}
+
+impl Life {
+    /// Notes a controller that was made; gives it back if it is not wanted any more, or its factory has gone. Those in whose
+    /// place it comes go with it.
+    fn install(&mut self, id: u64, made: &Arc<ControllerEntry>, predecessors: &[Predecessor]) -> Option<Changes> {
+        let known = self.factories.has(made.source);
+        let instance = self.configs.instances.get_mut(&id).filter(|instance| instance.users > 0 && known)?;
+        instance.run(made);
+        self.controllers.insert(made.id, Arc::clone(made));
+        let mut changes = Changes::default();
+        for predecessor in predecessors {
+            let Some(instance) = self.configs.instances.get_mut(&predecessor.instance) else { continue };
+            instance.give_up();
+            self.configs.unclaim(predecessor.instance, &mut changes);
+        }
+        self.configs.unclaim(id, &mut changes);
+        self.configs.runs(id, &mut changes);
+        Some(changes)
+    }
+
+    /// Whether a controller that is being made is still wanted, from a factory of that source.
+    fn is_wanted(&self, id: u64, source: Source) -> bool {
+        self.is_used(id) && self.factories.has(source)
+    }
+}
+
+impl Engine {
+    /// Makes what an instance is to run, once what it comes in place of has ended.
+    pub(super) async fn bring_up(self: &Arc<Self>, id: u64, mut what: Construct, nudge: &Notify) {
+        self.notify_changed();
+        let is_alone = what.claim.is_some();
+        let source = what.known.source;
+        let making = async {
+            self.end_predecessors(&mut what.predecessors).await?;
+            let mut left: Vec<_> =
+                what.predecessors.iter_mut().filter_map(|predecessor| predecessor.legacy.as_mut()).collect();
+            left.extend(what.legacy.as_mut());
+            let state = match &mut left[..] {
+                [only] => only.state_for(&what.config.id),
+                // Of several there is none that is it.
+                _ => None,
+            };
+            let config = wire::encode(&what.config.config)?;
+            self.make(&what.known, id, config, state).await
+        };
+        let unwanted = async {
+            loop {
+                nudge.notified().await;
+                // Where there cannot be two, one that is being made is made to its end, so that it is known when it is over.
+                if !is_alone && !self.life().is_wanted(id, source) {
+                    return;
+                }
+            }
+        };
+        let made = tokio::select! {
+            biased;
+            made = making => Some(made),
+            () = unwanted => None,
+        };
+        match made {
+            Some(Ok(made)) => self.constructed(id, Arc::new(made), what).await,
+            Some(Err(failure)) => self.construct_failed(id, failure, what).await,
+            None => self.construct_unwanted(id, None, what),
+        }
+    }
+
+    /// Ends the controllers in whose place another one comes. Until all of them have been saved nothing happens to any.
+    async fn end_predecessors(self: &Arc<Self>, predecessors: &mut [Predecessor]) -> Result<()> {
+        for predecessor in &mut *predecessors {
+            if let Some(running) = &predecessor.running {
+                predecessor.before = save(self, running).await?;
+            }
+        }
+        let running = predecessors
+            .iter()
+            .filter_map(|predecessor| Some((predecessor.running.clone()?, Arc::clone(&predecessor.fate))));
+        self.stop_all(&running.collect::<Vec<_>>()).await?;
+        for predecessor in predecessors {
+            if let Some(running) = &predecessor.running {
+                predecessor.legacy = Some(Legacy::of(running, predecessor.before.take()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn constructed(self: &Arc<Self>, id: u64, made: Arc<ControllerEntry>, what: Construct) {
+        let old = what.old();
+        let installed = {
+            let mut life = self.life();
+            let installed = life.install(id, &made, &what.predecessors);
+            life.leave(installed.iter().flat_map(|changes| changes.released.iter().chain(&old)));
+            installed
+        };
+        let Some(changes) = installed else {
+            let after = if what.claim.is_some() {
+                self.end_made(made).await
+            } else {
+                self.discard(made);
+                None
+            };
+            return self.construct_unwanted(id, after, what);
+        };
+        // It answers before the one in whose place it comes is taken off, and executes after that has ended.
+        let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
+        if let [replaced] = &[&changes.released[..], &old[..]].concat()[..] {
+            made.handover.set_replaces(replaced.id);
+        }
+        changes.released.iter().for_each(|entry| entry.set_service(Service::Replaced));
+        self.attach(&made, before);
+        let pairs: Vec<_> = old.into_iter().map(|old| (old, Some(Arc::clone(&made)))).collect();
+        self.take_over(&pairs);
+        self.carry_out(changes);
+    }
+
+    /// There is no controller. Those that have ended for it come back first.
+    async fn construct_failed(self: &Arc<Self>, id: u64, failure: ConstructFailure, what: Construct) {
+        let ConstructFailure { mut error, after } = failure;
+        let Construct { predecessors, mut legacy, claim, .. } = what;
+        let replaced: Vec<u64> = predecessors.iter().map(|predecessor| predecessor.instance).collect();
+        let has_ended = predecessors.iter().any(|predecessor| predecessor.fate.is_sealed());
+        let mut comes_back = false;
+        if !predecessors.is_empty() {
+            self.give_back(predecessors, after.clone());
+            let back = self.come_back(&replaced).await;
+            comes_back = back.is_ok();
+            error = match back {
+                _ if !has_ended => error,
+                Ok(()) => error.and("the config before runs again, with the state that it had"),
+                Err(other) => error.and(format_args!(
+                    "the config before cannot run again either ({other}), and its state is kept for what comes next"
+                )),
+            };
+        }
+        let old = legacy.as_mut().and_then(|legacy| legacy.old.take());
+        if let Some(legacy) = &mut legacy {
+            legacy.wait_for(after.clone());
+            if legacy.is_estate() {
+                error = error.and("the state of the one before is kept for what comes next");
+            }
+        }
+        let mut changes = Changes::default();
+        let keys = {
+            let mut life = self.life();
+            life.leave(&old);
+            let keys = life.configs.keys_of(id);
+            life.configs.unclaim(id, &mut changes);
+            life.configs.instances.get_mut(&id).and_then(|instance| {
+                legacy.into_iter().for_each(|legacy| instance.inherit(legacy));
+                let is_news = instance.fail(&error);
+                if comes_back {
+                    instance.stop_retrying();
+                }
+                is_news.then_some(keys)
+            })
+        };
+        changes.ended.extend(old);
+        if let Some(keys) = keys {
+            tracing::warn!(key = keys.join(", "), %error, "a controller could not be constructed");
+        }
+        self.carry_out(changes);
+        if let Some(claim) = claim {
+            self.release_after(claim, after.into_iter().collect());
+        }
+    }
+
+    /// A controller is not wanted any more, or its factory has gone: it is as before.
+    fn construct_unwanted(self: &Arc<Self>, id: u64, after: Option<After>, what: Construct) {
+        self.give_back(what.predecessors, after.clone());
+        let mut changes = Changes::default();
+        {
+            let mut life = self.life();
+            life.configs.unclaim(id, &mut changes);
+            if let Some(instance) = life.configs.instances.get_mut(&id) {
+                instance.reset_tries();
+                if let Some(mut legacy) = what.legacy {
+                    legacy.wait_for(after.clone());
+                    instance.inherit(legacy);
+                }
+            }
+        }
+        self.carry_out(changes);
+        if let Some(claim) = what.claim {
+            self.release_after(claim, after.into_iter().collect());
+        }
+    }
+}

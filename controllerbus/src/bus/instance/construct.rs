@@ -1,0 +1,75 @@
+//! Constructs one controller, within the limits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::timeout;
+
+use super::ConstructFailure;
+use crate::Result;
+use crate::bus::engine::Engine;
+use crate::bus::entry::{ControllerEntry, Ties};
+use crate::bus::factories::KnownFactory;
+use crate::bus::life::{limited, restore};
+use crate::bus::stop_first::After;
+use crate::controller::exclusive::Exclusive;
+use crate::controller::{AnyController, State, SwapMode};
+
+impl Engine {
+    /// Makes a controller, within the limit; it neither runs nor is it routed to yet.
+    async fn construct(
+        self: &Arc<Self>,
+        known: &KnownFactory,
+        instance: u64,
+        config: Vec<u8>,
+    ) -> Result<ControllerEntry> {
+        let ties = Ties::new(self.next_id());
+        let context = self.context(&ties, Arc::new(known.info.clone()), Some(instance));
+        let factory = Arc::clone(&known.factory);
+        let what = format!("constructing {}", known.info.id);
+        let known = known.clone();
+        let guard = ties.cancel.clone().drop_guard();
+        let bytes = config.clone();
+        let source = known.source;
+        let swap = known.swap;
+        let entry = move |controller: Arc<dyn AnyController>| {
+            let controller = match swap {
+                SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
+                SwapMode::Beside => controller,
+            };
+            ControllerEntry::new(ties, known.info, source, controller).configured(instance, bytes, swap)
+        };
+        let engine = Arc::clone(self);
+        let late = move |made: ControllerEntry| engine.discard(Arc::new(made));
+        let work = async move { factory.construct(config, context).await.map(entry) };
+        let made = limited(self, self.limits.construct, &what, work, late).await?;
+        guard.disarm();
+        Ok(made)
+    }
+
+    /// Makes a controller and gives it a state. One that does not take it is ended.
+    pub(in crate::bus) async fn make(
+        self: &Arc<Self>,
+        known: &KnownFactory,
+        instance: u64,
+        config: Vec<u8>,
+        state: Option<State>,
+    ) -> Result<ControllerEntry, ConstructFailure> {
+        let made = self.construct(known, instance, config).await?;
+        let Some(state) = state else { return Ok(made) };
+        match restore(self, Arc::clone(&made.controller), &known.info.id, state).await {
+            Ok(()) => Ok(made),
+            Err(error) => Err(ConstructFailure { error, after: self.end_made(Arc::new(made)).await }),
+        }
+    }
+
+    /// Ends a controller that is not wanted, and waits until it is over. If it is not within its limits, that is for others to
+    /// wait for.
+    pub(super) async fn end_made(self: &Arc<Self>, made: Arc<ControllerEntry>) -> Option<After> {
+        let after = After::of(&made);
+        made.is_waited_for.store(true, Ordering::Release);
+        let closed = made.closed.clone();
+        self.discard(made);
+        timeout(self.limits.part(), closed.cancelled()).await.is_err().then_some(after)
+    }
+}

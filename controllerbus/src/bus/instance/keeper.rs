@@ -1,0 +1,120 @@
+//! An instance's keeper: the task that takes each of its steps.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::bring_up::Construct;
+use super::{Instance, Predecessor};
+use crate::bus::config_state::RunState;
+use crate::bus::configs::Changes;
+use crate::bus::engine::{Engine, Life};
+use crate::bus::entry::ControllerEntry;
+use crate::bus::stop_first::Claim;
+use crate::controller::SwapMode;
+
+/// What a keeper does next.
+enum Step {
+    Construct(Box<Construct>),
+    /// Until somebody nudges, or the time has come.
+    Wait(Option<Instant>),
+    /// Nobody wants it any more.
+    End(Vec<Arc<ControllerEntry>>),
+}
+
+impl Life {
+    fn step(&mut self, engine: &Arc<Engine>, id: u64) -> Step {
+        if let Some(unused) = self.configs.remove_unused(id) {
+            let left = unused.legacy.and_then(|legacy| legacy.old);
+            let ending: Vec<_> = unused.running.into_iter().chain(left).collect();
+            self.leave(&ending);
+            return Step::End(ending);
+        }
+        let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
+        let tried = instance.tried;
+        let Some(known) = instance.look(&self.factories) else { return Step::Wait(instance.retry_at) };
+        let predecessors = self.configs.predecessors_of(id, known.swap);
+        let any = |is: fn(&Instance) -> bool| {
+            predecessors.iter().filter_map(|predecessor| self.configs.instances.get(predecessor)).any(is)
+        };
+        if any(Instance::is_claimed) {
+            return Step::Wait(None);
+        }
+        if tried == Some(known.source) && any(|predecessor| predecessor.running.is_some()) {
+            self.configs.instances.get_mut(&id).into_iter().for_each(Instance::stop_retrying);
+            return Step::Wait(None);
+        }
+        let claim = |predecessor: u64| {
+            let instance = self.configs.instances.get_mut(&predecessor)?;
+            let claim = Claim::new(engine);
+            instance.claim(&claim);
+            let running = instance.running.clone();
+            let legacy = instance.legacy.take();
+            Some(Predecessor { instance: predecessor, claim, fate: Arc::default(), running, before: None, legacy })
+        };
+        let predecessors: Vec<_> = predecessors.into_iter().filter_map(claim).collect();
+        let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
+        instance.tried = Some(known.source);
+        instance.set_state(RunState::Constructing);
+        let legacy = instance.legacy.take();
+        let is_alone = known.swap == SwapMode::StopFirst || legacy.is_some() || !predecessors.is_empty();
+        let claim = is_alone.then(|| Claim::new(engine));
+        claim.iter().for_each(|claim| instance.claim(claim));
+        Step::Construct(Box::new(Construct { known, config: instance.config.clone(), claim, legacy, predecessors }))
+    }
+
+    /// Whether some key wants an instance, or is served by it.
+    pub(in crate::bus) fn is_used(&self, id: u64) -> bool {
+        self.configs.instances.get(&id).is_some_and(|instance| instance.users > 0)
+    }
+}
+
+impl Engine {
+    /// Does what a change of configs or factories entails.
+    pub(in crate::bus) fn carry_out(self: &Arc<Self>, changes: Changes) {
+        for id in changes.born {
+            let nudge = self.life().configs.instances.get(&id).map(|instance| Arc::clone(&instance.nudge));
+            if let Some(nudge) = nudge {
+                self.spawn(keep(Arc::downgrade(self), id, nudge));
+            }
+        }
+        changes.nudged.iter().for_each(|nudge| nudge.notify_one());
+        if !changes.ended.is_empty() {
+            self.dismiss(&changes.ended);
+        }
+        #[cfg(unix)]
+        for key in &changes.keys_gone {
+            let gone = self.sockets().key_gone(key);
+            drop(gone);
+        }
+        self.notify_changed();
+    }
+}
+
+/// Keeps an instance until nobody wants it, or the bus is gone.
+async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
+    loop {
+        let step = {
+            let Some(engine) = engine.upgrade() else { return };
+            engine.life().step(&engine, id)
+        };
+        match step {
+            Step::End(ending) => {
+                if let Some(engine) = engine.upgrade().filter(|_| !ending.is_empty()) {
+                    engine.dismiss(&ending);
+                }
+                return;
+            }
+            Step::Wait(None) => nudge.notified().await,
+            Step::Wait(Some(due)) => tokio::select! {
+                () = nudge.notified() => {}
+                () = tokio::time::sleep_until(due) => {}
+            },
+            Step::Construct(what) => {
+                let Some(engine) = engine.upgrade() else { return };
+                engine.bring_up(id, *what, &nudge).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A directive as tools see it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::Standing;
+use super::resolvers::Resolver;
+use crate::Error;
+use crate::bus::ControllerId;
+use crate::bus::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
+use crate::directive::{AnyValue, ValueId};
+
+impl Standing {
+    /// The directive as tools see it.
+    pub(in crate::bus) fn snapshot(self: &Arc<Self>) -> DirectiveSnapshot {
+        // User code (names, encoders) runs without the lock.
+        let (mut snapshot, values) = {
+            let state = self.lock();
+            let visible = state.values.iter().filter(|value| !value.staged);
+            let values: Vec<_> = visible.map(|found| (found.id, found.resolver, found.value.clone())).collect();
+            let resolver = |resolver: &Resolver| ResolverSnapshot {
+                controller: ControllerId(resolver.lane_ref.id),
+                state: match &resolver.error {
+                    _ if resolver.lane_ref.is_staged() || resolver.successor.is_some() => ResolverState::Held,
+                    Some(error) => ResolverState::Failed { error: error.clone() },
+                    None if resolver.idle => ResolverState::Idle,
+                    None => ResolverState::Working,
+                },
+            };
+            let snapshot = DirectiveSnapshot {
+                id: String::new(),
+                name: String::new(),
+                debug: Vec::new(),
+                options: self.options.clone(),
+                references: state.references,
+                weak_references: state.subscribers.len() - state.references,
+                idle: state.idle,
+                values: Vec::new(),
+                resolvers: state.resolvers.iter().map(resolver).collect(),
+            };
+            (snapshot, values)
+        };
+        let shown = |text: &dyn Fn() -> String| {
+            catch_unwind(AssertUnwindSafe(text)).unwrap_or_else(|payload| Error::from_panic(payload).to_string())
+        };
+        snapshot.id = self.directive.id().to_owned();
+        snapshot.name = shown(&|| self.directive.name());
+        let debug = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values()));
+        snapshot.debug = debug.map_err(Error::from_panic).unwrap_or_default();
+        let value = |(id, controller, value): (ValueId, u64, AnyValue)| ValueSnapshot {
+            id,
+            controller: ControllerId(controller),
+            value: catch_unwind(AssertUnwindSafe(move || value.to_json()))
+                .unwrap_or_else(|payload| Error::from_panic(payload).to_string().into()),
+        };
+        snapshot.values = values.into_iter().map(value).collect();
+        snapshot
+    }
+}

@@ -1,0 +1,85 @@
+//! What a swap does on one directive: a controller's answer takes the place of its predecessor's.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::effects::Effects;
+use super::{Standing, StandingState};
+use crate::directive::RawEvent;
+
+impl StandingState {
+    /// The controller that has a resolver here, too, and is to replace this one.
+    pub(super) fn successor_of(&self, controller: u64) -> Option<u64> {
+        let mut lane_refs = self.resolvers.iter().map(|resolver| &resolver.lane_ref);
+        lane_refs.find(|lane_ref| lane_ref.handover.replaces() == Some(controller)).map(|lane_ref| lane_ref.id)
+    }
+
+    /// The one step of a swap on this directive: the new values become visible, then the old ones go,
+    /// unless the new controller has nothing yet; then the old answer stays until it has.
+    pub(in crate::bus) fn replace(&mut self, old: u64, new: u64, effects: &mut Effects) {
+        let mut shown: SmallVec<[RawEvent; 1]> = SmallVec::new();
+        for value in self.values.iter_mut().filter(|value| value.resolver == new && value.staged) {
+            value.staged = false;
+            shown.push(RawEvent::Added(value.id, value.value.clone()));
+        }
+        for event in &shown {
+            self.emit(event, effects);
+        }
+        if let Some(resolver) = self.resolver(old) {
+            resolver.successor = Some(new);
+            self.retiring = true;
+        }
+        self.finish_retired(effects);
+    }
+
+    pub(super) fn finish_retired(&mut self, effects: &mut Effects) {
+        while self.retiring {
+            let done = self.resolvers.iter().find_map(|resolver| {
+                let successor = resolver.successor?;
+                self.is_ready(successor).then_some(resolver.lane_ref.id)
+            });
+            let Some(old) = done else { break };
+            let Some(at) = self.resolvers.iter().position(|resolver| resolver.lane_ref.id == old) else { return };
+            effects.resolvers.push(self.resolvers.remove(at));
+            self.remove_values_of(old, effects);
+        }
+        self.retiring = self.resolvers.iter().any(|resolver| resolver.successor.is_some());
+    }
+
+    /// Whether the controller's answer is ready to replace another's: a value, or nothing more to come.
+    pub(in crate::bus) fn is_ready(&self, entry: u64) -> bool {
+        // While offers are being made, the one to this controller may be among them.
+        self.resolver_of(entry).map_or(self.offers == 0, |resolver| resolver.idle) || self.has_values(entry)
+    }
+
+    /// Whether the controller has a resolver that has neither answered nor nothing to do.
+    pub(in crate::bus) fn is_at_work(&self, entry: u64) -> bool {
+        self.resolver_of(entry).is_some_and(|resolver| !resolver.idle) && !self.has_values(entry)
+    }
+
+    /// Has a controller whose runs are held now do again what it has done already.
+    pub(in crate::bus) fn do_again(&mut self, standing: &Arc<Standing>, controller: u64, effects: &mut Effects) {
+        let Some(resolver) = self.resolver(controller) else { return };
+        if resolver.lane_ref.handover.is_held(standing) || !resolver.lane_ref.handover.is_holding() {
+            return;
+        }
+        let run = resolver.run_again(effects);
+        resolver.lane_ref.handover.pass(standing, &resolver.lane_ref, run);
+        self.remove_values_of(controller, effects);
+    }
+
+    /// Ends the run of a resolver whose controller goes before the next one is made. Its values stand on until that one has
+    /// some; if it has not answered, it is at work until then.
+    pub(in crate::bus) fn suspend(&mut self, standing: &Standing, controller: u64, effects: &mut Effects) {
+        let Some(resolver) = self.resolver(controller) else { return };
+        if resolver.parked || resolver.lane_ref.handover.is_held(standing) {
+            return;
+        }
+        resolver.stop(effects);
+        resolver.suspended = true;
+        // What was to be told of their end belongs to the controller.
+        let values = self.values.iter_mut().filter(|value| value.resolver == controller);
+        effects.callbacks.extend(values.filter_map(|value| value.removed.take()));
+    }
+}

@@ -1,0 +1,128 @@
+//! A directive's values, and how many there may be.
+
+use super::StandingState;
+use super::effects::Effects;
+use super::resolvers::Resolver;
+use crate::bus::entry::LaneRef;
+use crate::directive::{AnyValue, Callback, Options, RawEvent, ValueId};
+
+pub(super) struct StandingValue {
+    pub(super) id: ValueId,
+    pub(super) resolver: u64,
+    pub(super) value: AnyValue,
+    /// Told when it is gone.
+    pub(super) removed: Option<Callback>,
+    pub(super) staged: bool,
+}
+
+impl StandingState {
+    /// Whether there are values enough, for a controller.
+    pub(super) fn is_full(&self, lane_ref: &LaneRef, options: &Options) -> bool {
+        options.max_values.is_some_and(|max| self.count_beside(lane_ref) >= max)
+    }
+
+    /// The values beside which those of a controller count towards the cap. Those of the controller that it replaces
+    /// do not: they go when it has one, so that there is always one.
+    fn count_beside(&self, lane_ref: &LaneRef) -> usize {
+        let staged = lane_ref.is_staged();
+        let replaced = lane_ref.handover.replaces();
+        self.values.iter().filter(|value| value.staged == staged && Some(value.resolver) != replaced).count()
+    }
+
+    fn count(&self, staged: bool) -> usize {
+        self.values.iter().filter(|value| value.staged == staged).count()
+    }
+
+    pub(in crate::bus) fn visible_values(&self) -> usize {
+        self.count(false)
+    }
+
+    pub(in crate::bus) fn has_values(&self, entry: u64) -> bool {
+        self.values.iter().any(|value| value.resolver == entry)
+    }
+
+    pub(in crate::bus) fn add_value(
+        &mut self,
+        (lane_ref, run): (&LaneRef, u32),
+        value: AnyValue,
+        removed: Option<Callback>,
+        options: &Options,
+        effects: &mut Effects,
+    ) -> Option<ValueId> {
+        // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
+        let staged = lane_ref.is_staged();
+        let full = options.hard_cap && self.is_full(lane_ref, options);
+        let ended = self.ended;
+        let resolver = self.resolver_in(lane_ref.id, run).filter(|_| !ended && !full);
+        let wanted = resolver.is_some();
+        resolver.into_iter().for_each(Resolver::answered);
+        if !wanted {
+            effects.values.push(StandingValue { id: ValueId(0), resolver: lane_ref.id, value, removed: None, staged });
+            effects.refused = removed;
+            return None;
+        }
+        let id = ValueId(self.next);
+        self.next += 1;
+        if !staged {
+            self.emit(&RawEvent::Added(id, value.clone()), effects);
+        }
+        self.values.push(StandingValue { id, resolver: lane_ref.id, value, removed, staged });
+        self.finish_retired(effects);
+        Some(id)
+    }
+
+    /// Puts a value in the place of another one of the same run, for which there is always room: it is added, then the
+    /// other one removed. Where that is gone already, it is just added.
+    pub(in crate::bus) fn replace_value(
+        &mut self,
+        (lane_ref, run): (&LaneRef, u32),
+        old: ValueId,
+        value: AnyValue,
+        options: &Options,
+        effects: &mut Effects,
+    ) -> Option<ValueId> {
+        let own = self.values.iter().any(|known| known.id == old && known.resolver == lane_ref.id);
+        let has_room = own && self.resolver_in(lane_ref.id, run).is_some();
+        let free =
+            Options { hard_cap: options.hard_cap && !has_room, max_values: options.max_values, ..Options::default() };
+        let id = self.add_value((lane_ref, run), value, None, &free, effects);
+        if own {
+            self.remove_value(lane_ref.id, old, effects);
+        }
+        id
+    }
+
+    pub(in crate::bus) fn remove_value(&mut self, controller: u64, id: ValueId, effects: &mut Effects) -> bool {
+        let Ok(at) = self.values.binary_search_by_key(&id, |value| value.id) else { return false };
+        let is_suspended = self.resolver_of(controller).is_some_and(|resolver| resolver.suspended);
+        if self.values[at].resolver != controller || is_suspended {
+            return false;
+        }
+        let value = self.values.remove(at);
+        if !value.staged {
+            self.emit(&RawEvent::Removed(id), effects);
+            self.notice_empty(effects);
+        }
+        effects.values.push(value);
+        true
+    }
+
+    pub(super) fn remove_values_of(&mut self, controller: u64, effects: &mut Effects) {
+        if !self.has_values(controller) {
+            return;
+        }
+        let (gone, stay) = self.values.drain(..).partition::<Vec<_>, _>(|value| value.resolver == controller);
+        self.values.extend(stay);
+        for value in &gone {
+            if !value.staged {
+                self.emit(&RawEvent::Removed(value.id), effects);
+            }
+        }
+        effects.values.extend(gone);
+        self.notice_empty(effects);
+    }
+
+    fn notice_empty(&self, effects: &mut Effects) {
+        effects.empty |= self.references == 0 && !self.ended && self.visible_values() == 0;
+    }
+}

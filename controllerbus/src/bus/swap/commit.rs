@@ -1,0 +1,206 @@
+//! The commit of a swap: the last hand-over of the states, and the one step.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::ready::StagedConfig;
+use super::{Committed, LastStates, Pair, Staged, Stop};
+use crate::bus::Source;
+use crate::bus::configs::Changes;
+use crate::bus::engine::Life;
+use crate::bus::factories::KnownFactory;
+use crate::bus::life::{restore, save};
+use crate::bus::stop_first::{After, is_at_work};
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+impl Staged {
+    /// Hands over the states as they are now, and makes the new generation the one that serves. Where there is a
+    /// state, calls that are at work without an answer get `patience` to end, for which calls that begin wait. A
+    /// controller whose config has changed since is made ready again before. One that cannot run beside its successor is
+    /// ended, and its successor made ready, here.
+    ///
+    /// # Errors
+    /// Why a state could not be saved or restored, or what was not ready in time. The running generation goes on then: a
+    /// controller of it that has ended already is made again with the state that it had; the error says whether that went
+    /// well.
+    pub async fn commit(mut self, patience: Duration) -> Result<Committed> {
+        let limit = self.engine.limits.hand_over + patience;
+        loop {
+            let handing_over = async {
+                self.one_at_a_time().await?;
+                timeout(limit, self.hand_over(patience)).await.unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::TimedOut, format!("the state was not handed over within {limit:?}")))
+                })
+            };
+            if let Err(error) = handing_over.await {
+                return Err(self.taken_back(error).await);
+            }
+            self = match self.switch() {
+                Ok(committed) => return Ok(committed),
+                Err(staged) => *staged,
+            };
+            if let Err(error) = self.make_ready().await {
+                return Err(self.taken_back(error).await);
+            }
+        }
+    }
+
+    /// Hands over what has changed in the states since they were restored. From here to the commit, or to the drop,
+    /// no call begins on a controller with a state.
+    async fn hand_over(&mut self, patience: Duration) -> Result<()> {
+        let with_state: Vec<_> = self
+            .pairs
+            .iter_mut()
+            .filter(|pair| pair.is_beside() && pair.restored.is_some() && !pair.has_own_state)
+            .collect();
+        // The new one first: so what the old one does not do any more, the new one does after it is restored.
+        let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
+        held.iter().for_each(|entry| entry.handover.hold());
+        let at_rest = async {
+            for entry in &held {
+                while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
+                    self.activity.notified().await;
+                }
+            }
+        };
+        // Whoever takes longer is not waited for: see `Controller::save`.
+        let _ = tokio::time::timeout(patience, at_rest).await;
+        for pair in with_state {
+            let Some(new) = &pair.new else { continue };
+            let state = match save(&self.engine, &pair.old).await {
+                // What is taken back need not be well.
+                Err(error) if self.last_states.is_some() => {
+                    self.notes.push(error.to_string());
+                    continue;
+                }
+                saved => saved?,
+            };
+            if let Some(state) = state.filter(|state| pair.restored.as_ref() != Some(state)) {
+                // What the new one alone has done, since the old one was not asked, is not in that state.
+                for standing in new.answers() {
+                    standing.change(|state, effects| {
+                        if state.resolver_of(pair.old.id).is_none() {
+                            state.do_again(&standing, new.id, effects);
+                        }
+                    });
+                }
+                match restore(&self.engine, Arc::clone(&new.controller), &new.info.id, state.clone()).await {
+                    Err(error) if self.last_states.is_some() => self.notes.push(error.to_string()),
+                    restored => restored?,
+                }
+                pair.restored = Some(state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rolls back, and says in the error what became of those that have ended.
+    async fn taken_back(mut self, error: Error) -> Error {
+        let has_ended = |pair: &&Pair| matches!(&pair.stop, Stop::Begun(stopping) if stopping.fate.is_sealed());
+        let ended: Vec<_> = self.pairs.iter().filter(has_ended).map(|pair| Arc::clone(&pair.old)).collect();
+        self.roll_back();
+        if ended.is_empty() {
+            return error;
+        }
+        let names = ended.iter().map(|old| old.info.id.as_str()).collect::<Vec<_>>().join(", ");
+        let instances: Vec<_> = ended.iter().filter_map(|old| old.instance()).collect();
+        match self.engine.come_back(&instances).await {
+            Ok(()) => error.and(format_args!("{names} was made again of the code before, with the state that it had")),
+            Err(other) => error.and(format_args!(
+                "{names} could not be made again of the code before either ({other}), and its state is kept for what comes next"
+            )),
+        }
+    }
+
+    /// The one step. Gives the generation back if configs have brought controllers that have no successor yet.
+    fn switch(mut self) -> Result<Committed, Box<Self>> {
+        let engine = Arc::clone(&self.engine);
+        let (gone, changes) = {
+            let mut life = engine.life();
+            let serving: HashSet<u64> = life.serving(self.from).iter().map(|entry| entry.id).collect();
+            let is_whole =
+                self.pairs.len() == serving.len() && self.pairs.iter().all(|pair| serving.contains(&pair.old.id));
+            let is_whole = is_whole && !self.pairs.iter().any(|pair| matches!(pair.stop, Stop::Due));
+            let is_whole = is_whole && self.pairs.iter().all(|pair| life.is_asked_for(pair));
+            if !is_whole {
+                drop(life);
+                self.open_gates();
+                return Err(Box::new(self));
+            }
+            let gone = life.switch(self.from, std::mem::take(&mut self.factories), &self.pairs);
+            // From here on the new values are visible as they come, and new directives go to the new ones only.
+            self.pairs.iter().filter_map(|pair| pair.new.as_ref()).for_each(|new| new.go_live());
+            gone
+        };
+        drop(gone);
+        let mut pairs = std::mem::take(&mut self.pairs);
+        for Pair { new, stop, .. } in &mut pairs {
+            // Whoever waits for the claim, because the config is gone, waits for what has come in its place.
+            if let (Some(new), Stop::Begun(stopping)) = (new, std::mem::replace(stop, Stop::Beside)) {
+                let is_used = new.instance().is_some_and(|instance| engine.life().is_used(instance));
+                if !is_used {
+                    new.is_waited_for.store(true, Ordering::Release);
+                    engine.release_after(stopping.claim, vec![After::of(new)]);
+                }
+            }
+        }
+        for entry in pairs.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])) {
+            entry.handover.unwatch(&self.activity);
+        }
+        let switched: Vec<_> = pairs.iter().map(|pair| (Arc::clone(&pair.old), pair.new.clone())).collect();
+        engine.take_over(&switched);
+        // Factories that are new with this generation may be what other configs wait for.
+        engine.carry_out(changes);
+        let mut states = LastStates::default();
+        let mut old = Vec::new();
+        for pair in pairs {
+            let instance = pair.new.as_ref().and_then(|new| new.instance()).or_else(|| pair.old.instance());
+            if let (Some(instance), Some(state)) = (instance, pair.restored) {
+                states.0.insert(instance, state);
+            }
+            old.push(pair.old);
+        }
+        Ok(Committed { engine, old, states, notes: std::mem::take(&mut self.notes) })
+    }
+
+    /// Lets calls begin on the old controllers again.
+    fn open_gates(&self) {
+        // What is held for one that was made after another stays so: there is nobody else.
+        for pair in self.pairs.iter().filter(|pair| !matches!(pair.stop, Stop::Begun(_))) {
+            pair.new.iter().chain([&pair.old]).for_each(|entry| entry.open_gate());
+        }
+    }
+}
+
+impl Life {
+    /// Exchanges factories and controllers of one generation for those of the next.
+    fn switch(&mut self, from: Source, to: Vec<KnownFactory>, pairs: &[Pair]) -> (Vec<KnownFactory>, Changes) {
+        self.factories.add(to);
+        let gone = self.factories.remove(from);
+        self.leave(pairs.iter().map(|pair| &pair.old));
+        let mut changes = Changes::default();
+        for pair in pairs {
+            let Some(id) = pair.old.instance() else { continue };
+            let Some(instance) = self.configs.instances.get_mut(&id) else { continue };
+            // One that nobody uses any more is ended by its keeper, whichever it is.
+            match &pair.new {
+                Some(new) if new.instance() == Some(id) => instance.run(new),
+                _ => instance.stop(),
+            }
+            if let (Some(StagedConfig { instance: wanted, .. }), Some(new)) = (&pair.instead, &pair.new) {
+                self.configs.instances.get_mut(wanted).into_iter().for_each(|instance| instance.run(new));
+                self.configs.runs(*wanted, &mut changes);
+            }
+            if !pair.is_beside() {
+                self.configs.unclaim(id, &mut changes);
+            }
+        }
+        self.configs.factories_changed(&self.factories, &mut changes);
+        (gone, changes)
+    }
+}

@@ -1,0 +1,132 @@
+//! The part of a commit for controllers that cannot run beside their successors: see [`crate::bus::stop_first`].
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout};
+
+use super::successor::{SuccessorSpec, make_after_stop, note_replacement};
+use super::{Pair, Staged, Stop, Stopping};
+use crate::bus::life::save;
+use crate::bus::stop_first::{Claim, Legacy};
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+impl Staged {
+    /// Ends what cannot run beside its successor, and makes that ready with its state. Its values stand on, and calls that
+    /// begin wait.
+    pub(super) async fn one_at_a_time(&mut self) -> Result<()> {
+        let due = loop {
+            let due: Vec<_> = (0..self.pairs.len()).filter(|at| matches!(self.pairs[*at].stop, Stop::Due)).collect();
+            if due.is_empty() {
+                return Ok(());
+            }
+            match self.claim(&due).await? {
+                true => break due,
+                // Configs have brought others.
+                false => self.make_ready().await?,
+            }
+        };
+        // Until all of them are saved nothing happens to any of them.
+        for at in &due {
+            let saved = match save(&self.engine, &self.pairs[*at].old).await {
+                Err(error) if self.last_states.is_some() => {
+                    self.notes.push(error.to_string());
+                    None
+                }
+                saved => saved?,
+            };
+            if let Stop::Begun(stopping) = &mut self.pairs[*at].stop {
+                stopping.before = saved;
+            }
+        }
+        let old = due.iter().filter_map(|at| match &self.pairs[*at] {
+            Pair { old, stop: Stop::Begun(stopping), .. } => Some((Arc::clone(old), Arc::clone(&stopping.fate))),
+            _ => None,
+        });
+        let old: Vec<_> = old.collect();
+        self.engine.stop_all(&old).await?;
+        self.deadline = Instant::now() + self.grace;
+        let mut making = Vec::new();
+        for at in &due {
+            let Pair { old, stop, .. } = &mut self.pairs[*at];
+            let Stop::Begun(stopping) = stop else { continue };
+            let mut legacy = Legacy::of(old, stopping.before.clone());
+            let old = Arc::clone(old);
+            let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
+                continue;
+            };
+            let state = legacy.state_for(&known.info.config_id);
+            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            let replacements = Arc::clone(&self.replacements);
+            let last = self.last_of(&old);
+            let claim = Claim::new(&self.engine);
+            note_replacement(&replacements, old.id, claim.after());
+            // Not ended with this future: so it is known when it is over.
+            making.push((*at, self.engine.runtime()?.spawn(make_after_stop(spec, state, last, claim, replacements))));
+        }
+        let mut all = Ok(());
+        for (at, made) in making {
+            // Each is waited for, whatever became of the others: so it is known of all what has to end.
+            match made.await.unwrap_or_else(|error| Err(Error::msg(error))) {
+                Ok(made) => {
+                    self.notes.extend(made.note);
+                    let pair = &mut self.pairs[at];
+                    pair.restored = made.state;
+                    pair.has_own_state = made.has_own_state;
+                    pair.new = Some(made.controller.keep());
+                }
+                Err(error) => all = all.and(Err(error)),
+            }
+        }
+        all?;
+        self.start(&due);
+        self.make_ready().await
+    }
+
+    /// Claims the instances of these pairs, so that no config replaces their controllers meanwhile; waits for one that does.
+    /// False if one of the controllers has been replaced.
+    async fn claim(&mut self, pairs: &[usize]) -> Result<bool> {
+        let engine = Arc::clone(&self.engine);
+        let mut changed = engine.changed.subscribe();
+        let claiming = async {
+            loop {
+                changed.borrow_and_update();
+                {
+                    let mut life = engine.life();
+                    let mut is_free = true;
+                    for Pair { old, .. } in pairs.iter().map(|at| &self.pairs[*at]) {
+                        let instance = old.instance().and_then(|instance| life.configs.instances.get(&instance));
+                        let Some(instance) = instance else { return false };
+                        // One that nobody uses any more is about to be taken off.
+                        is_free &= !instance.is_claimed() && instance.users > 0;
+                        if !instance.is_claimed()
+                            && instance.running.as_ref().is_none_or(|running| running.id != old.id)
+                        {
+                            return false;
+                        }
+                    }
+                    if is_free {
+                        for at in pairs {
+                            let claim = Claim::new(&engine);
+                            let instance = self.pairs[*at].old.instance();
+                            let instance = instance.and_then(|instance| life.configs.instances.get_mut(&instance));
+                            instance.into_iter().for_each(|instance| instance.claim(&claim));
+                            let stopping = Stopping { claim, fate: Arc::default(), before: None };
+                            self.pairs[*at].stop = Stop::Begun(stopping);
+                        }
+                        return true;
+                    }
+                }
+                if changed.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        timeout(self.grace, claiming).await.map_err(|_| {
+            Error::new(
+                ErrorKind::TimedOut,
+                "another controller is still being made in the place of one of this generation",
+            )
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! Makes successors ready beside the controllers that serve: constructed, given a state, executing, and with an answer to what
+//! stands.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::timeout_at;
+
+use super::roll_back::roll_back;
+use super::successor::{AbortOnDrop, Successor, SuccessorSpec, make_successor};
+use super::{Pair, Staged, Stop};
+use crate::bus::Source;
+use crate::bus::config_state::RunState;
+use crate::bus::configs::Changes;
+use crate::bus::engine::{Engine, Life};
+use crate::bus::entry::ControllerEntry;
+use crate::bus::factories::KnownFactory;
+use crate::bus::owning::with_advice;
+use crate::bus::standing::Standing;
+use crate::config::Entry as ConfigEntry;
+use crate::controller::{State, SwapMode};
+use crate::directive::wire;
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+/// A config that the old generation cannot use, and of which a controller of the new one is made. Nobody else makes one
+/// meanwhile. Not to be dropped under the bus's lock.
+pub(super) struct StagedConfig {
+    engine: Arc<Engine>,
+    pub(super) instance: u64,
+}
+
+impl Drop for StagedConfig {
+    fn drop(&mut self) {
+        let mut changes = Changes::default();
+        if let Some(instance) = self.engine.life().configs.instances.get_mut(&self.instance) {
+            instance.is_staged = false;
+            changes.nudged.push(Arc::clone(&instance.nudge));
+        }
+        self.engine.carry_out(changes);
+    }
+}
+
+impl Life {
+    /// The controllers of a source that serve.
+    pub(super) fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
+        self.controllers.values().filter(|entry| entry.source == source).cloned().collect()
+    }
+
+    /// Takes the config that is asked for instead of an old one's, if that has failed and this factory is for it.
+    fn stage_config_instead(
+        &mut self,
+        engine: &Arc<Engine>,
+        old: &ControllerEntry,
+        known: &KnownFactory,
+    ) -> Option<(StagedConfig, ConfigEntry)> {
+        let id = self.configs.wanted_instead_of(old.instance()?)?;
+        let instance = self.configs.instances.get_mut(&id)?;
+        let config = instance.config.clone();
+        let fits = config.id == known.info.config_id
+            && config.version.as_ref().is_none_or(|range| range.matches(&known.info.version))
+            && matches!(instance.state(), RunState::Failed { .. })
+            && !instance.is_claimed()
+            && !std::mem::replace(&mut instance.is_staged, true);
+        fits.then(|| (StagedConfig { engine: Arc::clone(engine), instance: id }, config))
+    }
+
+    /// Whether what a pair's new one is made of is what is asked for still.
+    pub(super) fn is_asked_for(&self, pair: &Pair) -> bool {
+        pair.instead.as_ref().is_none_or(|instead| {
+            pair.old.instance().and_then(|old| self.configs.wanted_instead_of(old)) == Some(instead.instance)
+        })
+    }
+}
+
+impl Staged {
+    pub(super) async fn make_ready(&mut self) -> Result<()> {
+        let deadline = self.deadline;
+        let grace = self.grace;
+        timeout_at(deadline, self.prepare()).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::TimedOut, format!("the new generation was not ready within {grace:?}")))
+        })
+    }
+
+    /// Makes a successor for each old controller that has none yet, and waits until all are ready. Configs may change
+    /// meanwhile, which takes old controllers away and brings others.
+    async fn prepare(&mut self) -> Result<()> {
+        loop {
+            let (serving, gone) = {
+                let life = self.engine.life();
+                let serving = life.serving(self.from);
+                let (kept, gone) = std::mem::take(&mut self.pairs)
+                    .into_iter()
+                    .partition(|pair| serving.iter().any(|entry| entry.id == pair.old.id) && life.is_asked_for(pair));
+                self.pairs = kept;
+                (serving, gone)
+            };
+            roll_back(&self.engine, gone, &self.replacements, &self.activity);
+            let known: HashSet<u64> = self.pairs.iter().map(|pair| pair.old.id).collect();
+            let missing: Vec<_> = serving.into_iter().filter(|entry| !known.contains(&entry.id)).collect();
+            if missing.is_empty() {
+                return self.until_ready().await;
+            }
+            let begun = self.pairs.len();
+            self.construct(missing).await?;
+            self.start(&(begun..self.pairs.len()).collect::<Vec<_>>());
+            self.until_ready().await?;
+        }
+    }
+
+    /// The factory of an old one's successor.
+    pub(super) fn factory_of(&self, old: &ControllerEntry) -> Option<&KnownFactory> {
+        self.factories.iter().find(|known| known.info.config_id == old.info.config_id)
+    }
+
+    /// Where an older generation comes back: what an old one's successor had last.
+    pub(super) fn last_of(&self, old: &ControllerEntry) -> Option<Option<State>> {
+        self.last_states.as_ref().map(|last| old.instance().and_then(|instance| last.0.get(&instance).cloned()))
+    }
+
+    /// Constructs successors side by side, and gives them the states of those that they are to replace; but for those that
+    /// are made when these have ended.
+    async fn construct(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
+        let mut making = Vec::new();
+        for old in old {
+            let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
+                self.pairs.push(Pair::new(old, None, Stop::Beside));
+                continue;
+            };
+            if [known.swap, old.swap].contains(&SwapMode::StopFirst) {
+                self.pairs.push(Pair::new(old, None, Stop::Due));
+                continue;
+            }
+            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            let making_one = make_successor(spec, Arc::clone(&old), self.last_of(&old));
+            making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
+        }
+        for (old, mut made) in making {
+            let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)));
+            let (made, instead) = match made {
+                Err(error) if self.last_states.is_none() => self.make_instead(&old, error).await?,
+                made => (made?, None),
+            };
+            self.notes.extend(made.note);
+            let pair = Pair::new(old, Some(made.controller.keep()), Stop::Beside);
+            self.pairs.push(Pair { restored: made.state, has_own_state: made.has_own_state, instead, ..pair });
+        }
+        Ok(())
+    }
+
+    /// Makes an old one's successor of the config that is asked for instead of the old one's: a config and the code that needs
+    /// it may change in either order.
+    async fn make_instead(
+        &self,
+        old: &Arc<ControllerEntry>,
+        error: Error,
+    ) -> Result<(Successor, Option<StagedConfig>)> {
+        let known = self.factory_of(old).cloned();
+        let claimed = known.and_then(|known| {
+            let (instead, wanted) = self.engine.life().stage_config_instead(&self.engine, old, &known)?;
+            Some((known, instead, wanted))
+        });
+        let Some((known, instead, wanted)) = claimed else { return Err(error) };
+        let engine = Arc::clone(&self.engine);
+        let config = wire::encode(&wanted.config)?;
+        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, old: old.id };
+        let mut made = AbortOnDrop(self.engine.runtime()?.spawn(make_successor(spec, Arc::clone(old), None)));
+        match (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error))) {
+            Ok(made) => Ok((made, Some(instead))),
+            Err(other) => Err(error.and(format_args!("nor could it with the config that waits: {other}"))),
+        }
+    }
+
+    /// Has the successors of these pairs execute, and offers them what stands, with their values held back.
+    pub(super) fn start(&self, pairs: &[usize]) {
+        for pair in pairs.iter().map(|at| &self.pairs[*at]).filter(|pair| pair.new.is_some()) {
+            pair.old.handover.watch(&self.activity);
+            pair.new.iter().for_each(|new| new.handover.watch(&self.activity));
+        }
+        // Routes first, then what stands: so each directive is offered to them, whenever it came.
+        let new: Vec<_> = pairs.iter().filter_map(|at| self.pairs[*at].new.clone()).collect();
+        {
+            let mut life = self.engine.life();
+            life.controllers.extend(new.iter().map(|entry| (entry.id, Arc::clone(entry))));
+        }
+        for entry in &new {
+            self.engine.start_life(entry, Vec::new());
+        }
+        self.engine.types.route(&new, &[]);
+        for entry in &new {
+            self.engine.offer_standing(entry);
+        }
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
+        while !self.is_ready()? {
+            self.activity.notified().await;
+        }
+        Ok(())
+    }
+
+    fn is_ready(&mut self) -> Result<bool> {
+        for pair in &mut self.pairs {
+            let Some(new) = &pair.new else { continue };
+            if let Some(error) = new.failure() {
+                return Err(with_advice(error.context(format!("executing {}", new.info.id))));
+            }
+            if !new.handover.has_begun.load(Ordering::Acquire) {
+                return Ok(false);
+            }
+            if new.resolver_failed.swap(false, Ordering::AcqRel) {
+                // Where the old one fails too, the new one does no worse.
+                for standing in new.answers() {
+                    let state = standing.lock();
+                    if let Some(error) = state.error_of(new.id).filter(|_| state.error_of(pair.old.id).is_none()) {
+                        let what = format!("resolving {} with {}", standing.directive.id(), new.info.id);
+                        return Err(error.clone().context(what));
+                    }
+                }
+            }
+            let is_ready = |standing: &Arc<Standing>| {
+                let state = standing.lock();
+                !state.has_values(pair.old.id) || state.is_ready(new.id)
+            };
+            // One after the other: each change costs a look at one of them, however many stand.
+            let unready = pair.unready.get_or_insert_with(|| new.answers());
+            while unready.last().is_some_and(is_ready) {
+                unready.pop();
+            }
+            if !unready.is_empty() {
+                return Ok(false);
+            }
+            // What came or changed meanwhile.
+            unready.extend(new.answers().into_iter().filter(|standing| !is_ready(standing)));
+            if !unready.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,169 @@
+//! One controller that is to take over from another: constructed, and given that one's state.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::Result;
+use crate::bus::engine::Engine;
+use crate::bus::entry::ControllerEntry;
+use crate::bus::factories::KnownFactory;
+use crate::bus::instance::ConstructFailure;
+use crate::bus::life::{restore, save};
+use crate::bus::owning::with_advice;
+use crate::bus::stop_first::{After, Claim};
+use crate::controller::State;
+
+/// Controllers that are being made in the place of others, or were and are not over yet, by whose place that is.
+pub(super) type Replacements = Arc<Mutex<HashMap<u64, After>>>;
+
+pub(super) fn note_replacement(replacements: &Replacements, old: u64, after: After) {
+    replacements.lock().unwrap_or_else(PoisonError::into_inner).insert(old, after);
+}
+
+/// A successor that is closed unless it is kept.
+pub(super) struct DiscardOnDrop {
+    engine: Arc<Engine>,
+    entry: Option<Arc<ControllerEntry>>,
+    /// Where it is made in the place of one that has ended.
+    claim: Option<Claim>,
+}
+
+impl DiscardOnDrop {
+    pub(super) fn keep(mut self) -> Arc<ControllerEntry> {
+        self.entry.take().expect("it is kept once")
+    }
+}
+
+impl Drop for DiscardOnDrop {
+    fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        if let Some(claim) = self.claim.take() {
+            entry.is_waited_for.store(true, Ordering::Release);
+            self.engine.release_after(claim, vec![After::of(&entry)]);
+        }
+        self.engine.discard(entry);
+    }
+}
+
+/// A controller that is to take over.
+pub(super) struct Successor {
+    pub(super) controller: DiscardOnDrop,
+    /// What it has restored.
+    pub(super) state: Option<State>,
+    pub(super) has_own_state: bool,
+    pub(super) note: Option<String>,
+}
+
+/// What a successor is made from.
+pub(super) struct SuccessorSpec {
+    pub(super) engine: Arc<Engine>,
+    pub(super) known: KnownFactory,
+    pub(super) instance: u64,
+    pub(super) config: Vec<u8>,
+    /// The controller that it replaces.
+    pub(super) old: u64,
+}
+
+impl SuccessorSpec {
+    async fn construct(&self, state: Option<State>) -> Result<DiscardOnDrop, ConstructFailure> {
+        let made = self.engine.make(&self.known, self.instance, self.config.clone(), state).await;
+        let entry = made.map_err(|ConstructFailure { error, after }| {
+            let what = format!("constructing {}", self.known.info.id);
+            let said = error.message().starts_with("restoring") || error.message().starts_with(&what);
+            ConstructFailure { error: with_advice(if said { error } else { error.context(what) }), after }
+        })?;
+        entry.handover.set_replaces(self.old);
+        Ok(DiscardOnDrop { engine: Arc::clone(&self.engine), entry: Some(Arc::new(entry.staged())), claim: None })
+    }
+
+    /// One of an older generation that comes back: what the one before it has saved, or not, is no obstacle.
+    async fn construct_back(
+        &self,
+        saved: Result<Option<State>>,
+        last: Option<State>,
+    ) -> Result<Successor, ConstructFailure> {
+        let error = match saved {
+            Ok(Some(state)) => match self.construct(Some(state.clone())).await {
+                Ok(fresh) => {
+                    return Ok(Successor { controller: fresh, state: Some(state), has_own_state: false, note: None });
+                }
+                Err(failure) if failure.after.is_some() => return Err(failure),
+                Err(failure) => Some(failure.error),
+            },
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let begins = if last.is_some() { "it begins with its own last state" } else { "it begins without a state" };
+        let fresh = self.construct(last.clone()).await?;
+        Ok(Successor {
+            controller: fresh,
+            state: last,
+            has_own_state: true,
+            note: error.map(|error| format!("{error}; {begins}")),
+        })
+    }
+}
+
+/// The controller that takes over from an old one, with its state. Where an older generation comes back, it begins with its
+/// own `last` state if that of the old one is nothing to it.
+pub(super) async fn make_successor(
+    spec: SuccessorSpec,
+    old: Arc<ControllerEntry>,
+    last: Option<Option<State>>,
+) -> Result<Successor> {
+    let made = match last {
+        None => {
+            // Before it is given the state it is there: what can fail by itself does so first.
+            let fresh = spec.construct(None).await.map_err(|failure| failure.error)?;
+            let state = save(&spec.engine, &old).await?;
+            if let (Some(state), Some(entry)) = (state.clone(), &fresh.entry) {
+                restore(&spec.engine, Arc::clone(&entry.controller), &entry.info.id, state).await?;
+            }
+            Ok(Successor { controller: fresh, state, has_own_state: false, note: None })
+        }
+        Some(last) => {
+            let saved = save(&spec.engine, &old).await;
+            spec.construct_back(saved, last).await
+        }
+    };
+    made.map_err(|failure| failure.error)
+}
+
+/// The same where the old one has ended, and left its state.
+pub(super) async fn make_after_stop(
+    spec: SuccessorSpec,
+    state: Option<State>,
+    last: Option<Option<State>>,
+    claim: Claim,
+    replacements: Replacements,
+) -> Result<Successor> {
+    let made = match last {
+        None => {
+            let made = spec.construct(state.clone()).await;
+            made.map(|fresh| Successor { controller: fresh, state, has_own_state: false, note: None })
+        }
+        Some(last) => spec.construct_back(Ok(state), last).await,
+    };
+    match made {
+        Ok(mut made) => {
+            made.controller.claim = Some(claim);
+            Ok(made)
+        }
+        Err(ConstructFailure { error, after }) => {
+            if let Some(after) = after {
+                note_replacement(&replacements, spec.old, after);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Ends a task that nobody waits for any more.
+pub(super) struct AbortOnDrop<T>(pub(super) tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
