@@ -252,7 +252,7 @@ async fn one_at_a_time(isolation: Isolation) {
     }
     let error = host.load_that(12, "vault-error").await.expect_err("it fails").to_string();
     assert!(error.contains("constructing probe/vault: the vault was told to fail"), "{error}");
-    assert!(error.contains("probe/vault was made again of the code before, with the state that it had"), "{error}");
+    assert!(error.contains("probe/vault was restarted with the previous code and its state"), "{error}");
     stop.store(true, Ordering::Relaxed);
     let mut entered = 1;
     for client in clients {

@@ -102,7 +102,7 @@ impl Bus {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let looking = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.0, &to.0) || to.0.leads_to(&self.0, &across) {
-            let what = "a bridge would lead directives in a circle; let each direction have types of its own";
+            let what = "a bridge would create a cycle; use different directive types for each direction";
             return Err(Error::new(ErrorKind::Invalid, what));
         }
         let across = Arc::new(across);
@@ -158,7 +158,7 @@ impl AnyController for Crossing {
                     Some(RawEvent::Busy) => sink.set_idle(false),
                     Some(RawEvent::Failed(error)) if here.is_empty() => return Err(error),
                     Some(RawEvent::Failed(error)) => {
-                        tracing::debug!(id, %error, "a resolver beyond a bridge failed");
+                        tracing::debug!(id, %error, "a resolver on the other side of a bridge failed");
                     }
                     // The other bus closed or superseded it: asked again, with backoff.
                     None => return Err(superseded(&id)),

@@ -151,7 +151,7 @@ impl Life {
         let text = match version {
             Some(range) if !versions.is_empty() => {
                 let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                format!("no factory of `{config_id}` has a version that fits `{range}`; there are {versions}")
+                format!("no factory of `{config_id}` has a version that matches `{range}`; available: {versions}")
             }
             _ => {
                 let ids = self.factories.config_ids();

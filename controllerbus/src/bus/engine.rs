@@ -113,7 +113,10 @@ impl Engine {
     /// [`ErrorKind::Closed`] outside both.
     pub(super) fn runtime(&self) -> Result<Handle> {
         self.runtime.clone().or_else(|| Handle::try_current().ok()).ok_or_else(|| {
-            Error::new(ErrorKind::Closed, "the bus was made, and is used, outside a tokio runtime: make it inside one")
+            Error::new(
+                ErrorKind::Closed,
+                "the bus was created and is used outside a tokio runtime; create it inside one",
+            )
         })
     }
 

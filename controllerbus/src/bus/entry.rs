@@ -123,7 +123,7 @@ pub(super) struct Contained(Option<Arc<dyn AnyController>>);
 impl Deref for Contained {
     type Target = Arc<dyn AnyController>;
     fn deref(&self) -> &Self::Target {
-        self.0.as_ref().expect("it is taken when it is dropped")
+        self.0.as_ref().expect("taken only when dropped")
     }
 }
 
@@ -132,7 +132,7 @@ impl Drop for Contained {
         let controller = self.0.take();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(controller))) {
             let error = Error::from_panic(payload);
-            tracing::error!(%error, "the destructor of a controller");
+            tracing::error!(%error, "a controller's destructor panicked");
         }
     }
 }

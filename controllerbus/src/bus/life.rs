@@ -99,7 +99,7 @@ impl Engine {
             let engine = Arc::clone(self);
             asking.spawn(async move {
                 let controller = Arc::clone(&entry.controller);
-                let what = format!("asking {} how it is", entry.info.id);
+                let what = format!("checking the health of {}", entry.info.id);
                 let work = async move { controller.health().await };
                 (ControllerId(entry.id), limited(&engine, within, &what, work, drop).await)
             });
@@ -187,7 +187,7 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
             _ => return,
         };
         let id = &entry.info.id;
-        tracing::error!(controller = id, %error, "it is closed, and cannot be dropped; what it owns is not free");
+        tracing::error!(controller = id, %error, "it is closed but cannot be dropped; what it owns is still in use");
         entry.set_execution(Execution::Stuck { what: "drop" }, &engine.changed);
         report_held(engine, entry, Some(error.context(format!("{id} cannot be dropped"))));
         within = STILL;
@@ -232,14 +232,18 @@ async fn end_task(
         return;
     }
     let id = &entry.info.id;
-    tracing::warn!(controller = id, "`{what}` did not end within {limit:?} and is dropped");
+    tracing::warn!(controller = id, "`{what}` did not end within {limit:?}; dropping it");
     task.abort();
     if timeout(GRACE, &mut task).await.is_ok() {
         return;
     }
-    tracing::error!(controller = id, "`{what}` blocks its thread and cannot be ended; nobody waits for it");
+    tracing::error!(controller = id, "`{what}` is blocking its thread and cannot be stopped; no longer waiting for it");
     entry.set_execution(Execution::Stuck { what }, changed);
-    report_held(engine, entry, Some(Error::new(ErrorKind::TimedOut, format!("`{what}` of {id} blocks its thread"))));
+    report_held(
+        engine,
+        entry,
+        Some(Error::new(ErrorKind::TimedOut, format!("`{what}` of {id} is blocking its thread"))),
+    );
     let _ = task.await;
     report_held(engine, entry, None);
 }
@@ -260,7 +264,7 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
         if entry.cancel.is_cancelled() {
             return;
         }
-        tracing::warn!(controller = entry.info.id, %error, "execute failed; it is tried again");
+        tracing::warn!(controller = entry.info.id, %error, "execute failed; retrying");
         entry.note_failure(&error);
         if begun.elapsed() >= HEALTHY {
             backoff.reset();

@@ -155,7 +155,7 @@ impl Controller for Loading {
     type Config = NoConfig;
 
     async fn construct(_: NoConfig, _: &Context) -> Result<Self> {
-        Err(Error::msg("the bus makes it by hand"))
+        Err(Error::msg("the bus constructs this controller itself"))
     }
 
     fn routes(routes: &mut Routes<Self>) {
@@ -239,7 +239,7 @@ impl Loading {
 
     async fn load(&self, request: LoadControllerWithConfig, values: Values<LoadedController>) -> Result<()> {
         let config = serde_json::from_str(&request.config).map_err(|error| {
-            Error::new(ErrorKind::Invalid, format!("the config of {} is no JSON: {error}", request.config_id))
+            Error::new(ErrorKind::Invalid, format!("the config of {} is not valid JSON: {error}", request.config_id))
         })?;
         let engine = self.engine()?;
         let owner = engine.next_id();

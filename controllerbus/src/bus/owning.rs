@@ -21,14 +21,14 @@ pub(super) fn with_advice(error: Error) -> Error {
     let text = error.message().to_lowercase();
     if TAKEN.iter().any(|taken| text.contains(taken)) {
         return error.and(
-            "the generation that serves holds that address until it ends, or another program does. Let the host keep the \
-             socket (`context.listen(..)`), or have the old one end before the new one is made \
+            "the running generation, or another program, is still using that address. Let the host keep the socket \
+             (`context.listen(..)`), or end the old controller before the new one is constructed \
              (`#[hot_plugin(.., swap = \"stop-first\")]`)",
         );
     }
     if LOCKED.iter().any(|locked| text.contains(locked)) {
         return error.and(
-            "if the generation that serves holds it, have that end before the new one is made \
+            "if the running generation is using it, end the old controller before the new one is constructed \
              (`#[hot_plugin(.., swap = \"stop-first\")]`)",
         );
     }

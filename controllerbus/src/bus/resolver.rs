@@ -126,7 +126,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         }
     }
     let Some(runtime) = standing.table.runtime() else {
-        let error = Error::msg("the bus was made, and is used, outside a tokio runtime");
+        let error = Error::msg("the bus was created and is used outside a tokio runtime; create it inside one");
         return standing.change(|state, effects| state.fail(lane_ref, run, error, effects));
     };
     // Noted before it can fail: so whoever begins the next run knows the task that is in its backoff.

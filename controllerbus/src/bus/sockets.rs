@@ -117,8 +117,9 @@ impl Sockets for ControllerSockets {
         let service = self.service.clone();
         let engine = self.engine.upgrade();
         Box::pin(async move {
-            let gone =
-                || Error::new(ErrorKind::Closed, format!("cannot listen at {address}: the controller is to end"));
+            let gone = || {
+                Error::new(ErrorKind::Closed, format!("cannot listen at {address}: the controller is shutting down"))
+            };
             let Some(engine) = engine.filter(|_| !service.borrow().has_ended()) else { return Err(gone()) };
             let grant = {
                 let life = engine.life();
@@ -164,12 +165,12 @@ impl SocketTable {
             None => BTreeSet::from([by_hand(controller)]),
         };
         if keys.is_empty() {
-            let what = format!("cannot listen at {asked}: the controller's config is gone");
+            let what = format!("cannot listen at {asked}: the controller's config was removed");
             return Err(Error::new(ErrorKind::Closed, what));
         }
         let taken = |by: &BTreeSet<String>| {
             let by: Vec<_> = by.iter().map(|key| format!("`{key}`")).collect();
-            Error::msg(format!("cannot listen at {asked}: the controller of {} does", by.join(", ")))
+            Error::msg(format!("cannot listen at {asked}: the controller of {} already does", by.join(", ")))
         };
         if let Some(socket) =
             self.sockets.iter_mut().find(|socket| socket.asked == *asked && !socket.keys.is_disjoint(&keys))
@@ -296,7 +297,7 @@ impl Engine {
                         engine.sockets().look(&life.configs, number)
                     };
                     if let Some(socket) = unused {
-                        tracing::info!(address = %socket.asked, "nobody has listened for {UNUSED:?}; the socket is closed");
+                        tracing::info!(address = %socket.asked, "no controller has used the socket for {UNUSED:?}; closing it");
                     }
                     if !goes_on {
                         return;
@@ -321,11 +322,11 @@ impl Bus {
     /// [`ErrorKind::Invalid`] for what does not listen, or what is neither TCP nor a Unix socket.
     pub fn adopt_listener(&self, name: &str, listener: impl Into<OwnedFd>) -> Result<()> {
         let invalid = |error: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::Invalid, format!("the socket `{name}` cannot be listened at: {error}"))
+            Error::new(ErrorKind::Invalid, format!("the socket `{name}` cannot be used: {error}"))
         };
         let descriptor = listener.into();
         if !SockRef::from(&descriptor).is_listener().map_err(|error| invalid(&error))? {
-            return Err(invalid(&"nothing has called `listen` for it"));
+            return Err(invalid(&"it is not listening"));
         }
         SockRef::from(&descriptor).set_nonblocking(true).map_err(|error| invalid(&error))?;
         let socket = StdListener::of(descriptor).map_err(|error| invalid(&error))?;

@@ -146,7 +146,7 @@ impl Legacy {
                 self.last = None;
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "what it had saved before it was told to end is used");
+                tracing::warn!(%error, "the last state could not be saved; using the one from before the controller was told to end");
                 self.last = None;
             }
             None => {}
@@ -214,13 +214,13 @@ impl Engine {
         let in_time = timeout(self.limits.finish, at_rest).await.is_ok();
         drop(watching);
         if !fate.seal() {
-            return Err(Error::new(ErrorKind::Closed, "it is not wanted any more"));
+            return Err(Error::new(ErrorKind::Closed, "no longer wanted"));
         }
         if !in_time {
             let limit = self.limits.finish;
             tracing::warn!(
                 controller = entry.info.id,
-                "calls at work did not end within {limit:?}; the next one does them"
+                "requests in progress did not finish within {limit:?}; the next controller starts them over"
             );
         }
         self.cut_short(entry);

@@ -96,7 +96,7 @@ async fn an_unknown_config_id_is_pointed_at_with_the_nearest_known_one() {
 #[tokio::test]
 async fn a_version_that_nobody_has_is_told_with_those_there_are() {
     let error = problem("door:\n  id: test/door\n  version: ^2\n  config: { width: 1 }\n").await;
-    assert!(error.to_string().contains("there are 1.0.0"), "{error}");
+    assert!(error.to_string().contains("available: 1.0.0"), "{error}");
 }
 
 #[tokio::test]

@@ -208,7 +208,7 @@ async fn an_address_is_one_keys_alone_and_who_has_it_is_named() {
     let other = format!("other: {{ id: test/door, config: {{ at: '{address}' }} }}");
     bus.apply(ConfigSet::from_yaml(&other).unwrap()).await.unwrap();
     let error = problem(&bus, "other").await;
-    assert!(error.contains(&format!("cannot listen at {address}: the controller of `door` does")), "{error}");
+    assert!(error.contains(&format!("cannot listen at {address}: the controller of `door` already does")), "{error}");
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = elsewhere.local_addr().unwrap();
     let third = format!("third: {{ id: test/door, config: {{ at: '{taken}' }} }}");
@@ -264,7 +264,7 @@ async fn a_socket_that_the_host_was_given_is_used_by_its_address_and_by_its_name
     assert!(error.contains("the host was given no socket of that name"), "{error}");
     let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let error = bus.adopt_listener("x", datagrams).expect_err("it does not listen");
-    assert!(error.to_string().contains("nothing has called `listen` for it"), "{error}");
+    assert!(error.to_string().contains("it is not listening"), "{error}");
 }
 
 /// Says in what order it is told what.

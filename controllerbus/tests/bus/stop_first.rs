@@ -299,7 +299,7 @@ async fn if_the_new_one_cannot_be_made_the_code_before_is_made_again_with_the_sa
     resource.refuses.lock().unwrap().push(3);
     let error = swap(&bus, 2, 3, &resource).await.expect_err("it is refused").to_string();
     assert!(error.contains("constructing test/store: 3 with 0 is refused"), "{error}");
-    assert!(error.contains("test/store was made again of the code before, with the state that it had"), "{error}");
+    assert!(error.contains("test/store was restarted with the previous code and its state"), "{error}");
     let log = resource.take_log().join(", ");
     let wanted = "2 saved, 2 cancelled, 2 closed, 2 saved, 2 dropped, 3 refused, 2 constructed, 2 restored [100, 200]";
     assert_eq!(log, wanted);
@@ -318,10 +318,10 @@ async fn if_neither_can_be_made_the_state_is_kept_for_the_next_generation_and_th
     *resource.refuses.lock().unwrap() = vec![1, 2];
     let error = swap(&bus, 1, 2, &resource).await.expect_err("it is refused").to_string();
     assert!(error.contains("2 with 0 is refused"), "{error}");
-    assert!(error.contains("could not be made again of the code before either (1 with 0 is refused"), "{error}");
-    assert!(error.contains("its state is kept for what comes next"), "{error}");
+    assert!(error.contains("could not be restarted with the previous code either (1 with 0 is refused"), "{error}");
+    assert!(error.contains("its state is kept for the next controller"), "{error}");
     let state = bus.config("store").unwrap();
-    assert!(state.problem.expect("a problem").to_string().contains("state of the one before is kept"));
+    assert!(state.problem.expect("a problem").to_string().contains("the previous controller's state is kept"));
     // What is asked meanwhile is no answer of anybody, and nobody hangs.
     assert!(soon(bus.try_resolve(Enter(5))).await.unwrap().is_none());
     resource.take_log();
@@ -371,7 +371,7 @@ async fn a_config_that_is_refused_is_shown_so_and_the_one_before_is_made_again_w
     assert!(matches!(pending.state, RunState::Failed { retry_in: None, .. }), "{pending:?}");
     let problem = state.problem.as_ref().expect("a problem").to_string();
     assert!(
-        problem.contains("1 with 7 is refused; the config before runs again, with the state that it had"),
+        problem.contains("1 with 7 is refused; the previous config runs again, with its state"),
         "{problem}"
     );
     let log = resource.take_log().join(", ");
@@ -393,8 +393,8 @@ async fn if_neither_config_can_run_the_next_one_gets_the_state() {
     *resource.refuses.lock().unwrap() = vec![7, 1];
     let report = soon(bus.apply(config(7))).await.unwrap();
     let problem = report.configs[0].problem.as_ref().expect("a problem").to_string();
-    assert!(problem.contains("the config before cannot run again either"), "{problem}");
-    assert!(problem.contains("its state is kept for what comes next"), "{problem}");
+    assert!(problem.contains("the previous config cannot run again either"), "{problem}");
+    assert!(problem.contains("its state is kept for the next controller"), "{problem}");
     resource.refuses.lock().unwrap().clear();
     resource.take_log();
     soon(bus.apply(config(8))).await.unwrap();

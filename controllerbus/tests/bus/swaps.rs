@@ -382,7 +382,7 @@ async fn a_generation_that_comes_back_takes_the_state_or_begins_with_its_own_las
     let back = bus.stage_back(Source(3), Source(4), factories(4, older), PATIENCE, last.clone());
     let committed = soon(soon(back).await.expect("it is ready").commit(PATIENCE)).await.expect("it is back");
     assert!(
-        committed.notes()[0].contains("that state is too new; it begins with its own last state"),
+        committed.notes()[0].contains("that state is too new; it starts with its own last state"),
         "{:?}",
         committed.notes()
     );

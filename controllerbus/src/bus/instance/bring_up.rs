@@ -163,9 +163,9 @@ impl Engine {
             comes_back = back.is_ok();
             error = match back {
                 _ if !has_ended => error,
-                Ok(()) => error.and("the config before runs again, with the state that it had"),
+                Ok(()) => error.and("the previous config runs again, with its state"),
                 Err(other) => error.and(format_args!(
-                    "the config before cannot run again either ({other}), and its state is kept for what comes next"
+                    "the previous config cannot run again either ({other}); its state is kept for the next controller"
                 )),
             };
         }
@@ -173,7 +173,7 @@ impl Engine {
         if let Some(legacy) = &mut legacy {
             legacy.wait_for(after.clone());
             if legacy.is_estate() {
-                error = error.and("the state of the one before is kept for what comes next");
+                error = error.and("the previous controller's state is kept for the next one");
             }
         }
         let mut changes = Changes::default();

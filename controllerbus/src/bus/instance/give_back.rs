@@ -82,6 +82,6 @@ impl Engine {
         let limit = self.limits.part() + self.limits.construct + self.limits.restore;
         timeout(limit, all)
             .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, format!("not within {limit:?}"))))
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, format!("timed out after {limit:?}"))))
     }
 }

@@ -221,7 +221,7 @@ impl Instance {
             None | Some(Ok(true)) => wanted,
             Some(Ok(false)) => None,
             Some(Err(error)) => {
-                let error = error.context("waiting for the one before to end");
+                let error = error.context("waiting for the previous controller to end");
                 self.set_state(RunState::Failed { error, retry_in: None });
                 None
             }

@@ -50,7 +50,7 @@ impl Effects {
         self.again.reverse();
         while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.apply_rest(standing))) {
             let error = Error::from_panic(payload);
-            tracing::error!(%error, "a removal callback, or a destructor, panicked");
+            tracing::error!(%error, "a removal callback or a destructor panicked");
         }
     }
 

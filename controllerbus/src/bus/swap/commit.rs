@@ -110,9 +110,9 @@ impl Staged {
         let names = ended.iter().map(|old| old.info.id.as_str()).collect::<Vec<_>>().join(", ");
         let instances: Vec<_> = ended.iter().filter_map(|old| old.instance()).collect();
         match self.engine.come_back(&instances).await {
-            Ok(()) => error.and(format_args!("{names} was made again of the code before, with the state that it had")),
+            Ok(()) => error.and(format_args!("{names} was restarted with the previous code and its state")),
             Err(other) => error.and(format_args!(
-                "{names} could not be made again of the code before either ({other}), and its state is kept for what comes next"
+                "{names} could not be restarted with the previous code either ({other}); its state is kept for the next controller"
             )),
         }
     }

@@ -122,11 +122,8 @@ impl Staged {
                 }
             }
         };
-        timeout(self.grace, claiming).await.map_err(|_| {
-            Error::new(
-                ErrorKind::TimedOut,
-                "another controller is still being made in the place of one of this generation",
-            )
-        })
+        timeout(self.grace, claiming)
+            .await
+            .map_err(|_| Error::new(ErrorKind::TimedOut, "a controller of this generation is still being replaced"))
     }
 }

@@ -168,7 +168,7 @@ impl Staged {
         let mut made = AbortOnDrop(self.engine.runtime()?.spawn(make_successor(spec, Arc::clone(old), None)));
         match (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error))) {
             Ok(made) => Ok((made, Some(instead))),
-            Err(other) => Err(error.and(format_args!("nor could it with the config that waits: {other}"))),
+            Err(other) => Err(error.and(format_args!("constructing it with the pending config failed, too: {other}"))),
         }
     }
 

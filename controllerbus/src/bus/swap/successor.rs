@@ -31,7 +31,7 @@ pub(super) struct DiscardOnDrop {
 
 impl DiscardOnDrop {
     pub(super) fn keep(mut self) -> Arc<ControllerEntry> {
-        self.entry.take().expect("it is kept once")
+        self.entry.take().expect("kept at most once")
     }
 }
 
@@ -94,7 +94,7 @@ impl SuccessorSpec {
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        let begins = if last.is_some() { "it begins with its own last state" } else { "it begins without a state" };
+        let begins = if last.is_some() { "it starts with its own last state" } else { "it starts without a state" };
         let fresh = self.construct(last.clone()).await?;
         Ok(Successor {
             controller: fresh,
