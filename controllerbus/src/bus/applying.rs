@@ -1,4 +1,4 @@
-//! Applies config sets and takes them back, and says what became of each key.
+//! Applies and withdraws config sets, and reports on each key.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use crate::config::ConfigSet;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// What came of applying a config set.
+/// The outcome of applying a config set.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct ApplyReport {
-    /// The set's keys, in their order: each runs, has failed once, or waits for a factory.
+    /// The set's keys, in their order: each is running, has failed once, or is waiting for a factory.
     pub configs: Vec<ConfigState>,
-    /// Controllers that made room and have not ended within their limits: they end in the background.
+    /// Controllers that were replaced and have not ended within their limits; they end in the background.
     pub leaving: Vec<ControllerSnapshot>,
 }
 
 impl ApplyReport {
-    /// The keys whose elected config does not run, each with a `problem`.
+    /// The keys whose elected config is not running, each with a `problem`.
     pub fn problems(&self) -> impl Iterator<Item = &ConfigState> {
         self.configs.iter().filter(|config| config.problem.is_some())
     }
 }
 
-/// Someone who applies configs and may take them back, such as a file that is followed, or a client that is attached.
+/// The owner of some configs, such as a file that is watched or a client that is connected.
 ///
-/// Each set that it applies takes the place of its last one. What others have applied for the same keys stays a candidate,
-/// and takes over when this owner lets go of them. Dropping it takes its configs back, in the background.
+/// Each set that it applies replaces its previous one. Configs that other owners have applied for the same keys remain
+/// candidates, and take over when this owner withdraws its own. Dropping it withdraws its configs in the background.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -48,7 +48,7 @@ impl ApplyReport {
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "dropping it takes its configs back"]
+#[must_use = "dropping it withdraws its configs"]
 #[derive(Debug)]
 pub struct ConfigOwner {
     bus: Bus,
@@ -56,7 +56,7 @@ pub struct ConfigOwner {
 }
 
 impl ConfigOwner {
-    /// Applies a set in place of this owner's last one, and waits as [`Bus::apply`] does.
+    /// Applies a set in place of this owner's previous one, and waits as [`Bus::apply`] does.
     ///
     /// # Errors
     /// As [`Bus::apply`].
@@ -64,8 +64,8 @@ impl ConfigOwner {
         self.bus.0.apply(self.owner, set, Earlier::Replace).await
     }
 
-    /// Takes back all that this owner has applied, and waits until the controllers that nobody else wants have ended, or
-    /// their limits are over.
+    /// Withdraws everything that this owner has applied. Returns when the controllers that no other owner wants have ended
+    /// or their limits have passed.
     pub async fn withdraw(self) {
         self.bus.0.withdraw_owner(self.owner).await;
     }
@@ -78,15 +78,15 @@ impl Drop for ConfigOwner {
 }
 
 impl Bus {
-    /// Someone new who applies configs.
+    /// A new owner of configs.
     pub fn config_owner(&self) -> ConfigOwner {
         ConfigOwner { bus: self.clone(), owner: self.0.next_id() }
     }
 }
 
 impl Engine {
-    /// Applies a set and waits until each of its keys runs, has failed once, or waits for a factory. Dropping the future
-    /// leaves nothing undone.
+    /// Applies a set and waits until each of its keys is running, has failed once, or is waiting for a factory. If the future
+    /// is dropped, the set is applied all the same.
     pub(super) async fn apply(self: &Arc<Self>, owner: Owner, set: ConfigSet, earlier: Earlier) -> Result<ApplyReport> {
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
         let before = self.add_candidates(owner, set, earlier)?;
@@ -101,7 +101,7 @@ impl Engine {
         Ok(ApplyReport { configs, leaving })
     }
 
-    /// Makes a set's entries candidates for their keys. Returns the controllers that run for these keys now.
+    /// Makes a set's entries candidates for their keys. Returns the controllers that have been running for these keys.
     pub(super) fn add_candidates(
         self: &Arc<Self>,
         owner: Owner,
@@ -119,7 +119,7 @@ impl Engine {
             let before =
                 configs.running(|key, of| set.get(key).is_some() || earlier == Earlier::Replace && of == owner);
             let kept: HashSet<_> = set.iter().map(|(key, entry)| (key.to_owned(), entry.revision)).collect();
-            // Added before the old ones go, so that what stays the same runs on.
+            // Added before the old ones are withdrawn, so that an unchanged config keeps its controller.
             for (key, entry, place) in set.into_entries() {
                 configs.add(owner, &key, (entry, place), factories, &mut changes);
             }
@@ -133,13 +133,13 @@ impl Engine {
         Ok(before)
     }
 
-    /// Takes back what an owner has applied, and waits for nothing.
+    /// Withdraws what an owner has applied, without waiting.
     pub(super) fn release_owner(self: &Arc<Self>, owner: Owner) {
         let (_, changes) = self.take_back(|_, of, _| of == owner);
         self.carry_out(changes);
     }
 
-    /// Waits until none of the keys' controllers is being constructed: constructors have a limit.
+    /// Waits until none of the keys' controllers is being constructed. Constructing has a limit.
     async fn settled(self: &Arc<Self>, keys: &[String]) {
         let mut changed = self.changed.subscribe();
         loop {
@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Takes candidates back of which `gone` says so (told the key, the owner and the revision); whether there was one.
+    /// Withdraws the candidates for which `gone` returns true; it is given key, owner and revision. False if there is none.
     fn take_back(&self, gone: impl Fn(&str, Owner, u64) -> bool) -> (bool, Changes) {
         let mut life = self.life();
         let Life { factories, configs, .. } = &mut *life;

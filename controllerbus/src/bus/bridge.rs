@@ -1,4 +1,4 @@
-//! A bridge: directives of one bus that match a filter are asked on another bus of the process, and values come back.
+//! A bridge: directives of one bus that match a filter are resolved on another bus of the process.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 
 type Predicate = Box<dyn Fn(&dyn AnyDirective) -> bool + Send + Sync>;
 
-/// Which directives go across a bridge.
+/// Which directives cross a bridge.
 pub struct Across(Which);
 
 enum Which {
@@ -22,12 +22,12 @@ enum Which {
 }
 
 impl Across {
-    /// Those of some types.
+    /// The directives with these ids.
     pub fn types<I: Into<String>>(ids: impl IntoIterator<Item = I>) -> Self {
         Self(Which::Ids(ids.into_iter().map(Into::into).collect()))
     }
 
-    /// Those for which a function says so. It is asked once for each directive that comes to stand.
+    /// The directives for which a function returns true. It is called once for each directive that is added.
     pub fn when(wanted: impl Fn(&dyn AnyDirective) -> bool + Send + Sync + 'static) -> Self {
         Self(Which::When(Box::new(wanted)))
     }
@@ -41,14 +41,14 @@ impl Across {
     }
 }
 
-/// A bridge from one bus to another, as the one that it begins at knows it.
+/// A bridge to another bus, as the bus that it begins at knows it.
 pub(super) struct BridgeTo {
     to: Weak<Engine>,
     across: Weak<Across>,
 }
 
 impl Engine {
-    /// Whether a directive that goes across here might come to a bus.
+    /// Whether a directive that crosses to this bus might reach another one.
     fn leads_to(self: &Arc<Self>, goal: &Arc<Engine>, across: &Across) -> bool {
         let mut seen = vec![Arc::clone(self)];
         let mut at = 0;
@@ -67,15 +67,15 @@ impl Engine {
     }
 }
 
-/// A bridge between two buses. Dropping it takes its values back.
-#[must_use = "dropping it takes the bridge away"]
+/// A bridge between two buses. Dropping it withdraws its values.
+#[must_use = "dropping it removes the bridge"]
 pub struct Bridge {
     from: Bus,
     id: ControllerId,
 }
 
 impl Bridge {
-    /// Takes it away, and waits until its values are gone.
+    /// Removes the bridge, and waits until its values are withdrawn.
     pub async fn close(self) {
         self.from.remove_controller(self.id).await;
     }
@@ -92,13 +92,13 @@ impl Drop for Bridge {
 }
 
 impl Bus {
-    /// Asks directives of this bus on another one too, in this process: their values there become values here. This
-    /// bus holds the directive there for as long as it stands here.
+    /// Resolves directives of this bus on another bus of this process, too: their values there become values here. A
+    /// directive is active there as long as it is here.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when directives might come back to this bus in a circle.
+    /// [`ErrorKind::Invalid`] if directives might come back to this bus.
     pub fn bridge(&self, to: &Bus, across: Across) -> Result<Bridge> {
-        // Two bridges that are made at once must not make a circle together, whichever buses they begin at.
+        // Two bridges that are created at the same time must not form a cycle together, whichever buses they begin at.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let looking = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.0, &to.0) || to.0.leads_to(&self.0, &across) {
@@ -160,7 +160,7 @@ impl AnyController for Crossing {
                     Some(RawEvent::Failed(error)) => {
                         tracing::debug!(id, %error, "a resolver on the other side of a bridge failed");
                     }
-                    // The other bus closed or superseded it: asked again, with backoff.
+                    // The other bus has closed or superseded it: retried with backoff.
                     None => return Err(superseded(&id)),
                 }
             }

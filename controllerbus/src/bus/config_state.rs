@@ -1,4 +1,4 @@
-//! What tools see of one key of the config sets.
+//! The state of one key of the applied config sets, as tools see it.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,17 +17,17 @@ use crate::error::{ErrorKind, Location};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum RunState {
-    /// No factory makes its config ID yet, or none of the versions that it asks for.
+    /// There is no factory for its config ID yet, or none of a version that it accepts.
     Queued,
     /// It is being constructed.
     Constructing,
-    /// It runs.
+    /// It is running.
     Running(ControllerId),
     /// It could not be constructed, or its execution failed.
     Failed {
         /// Why.
         error: Error,
-        /// When it is tried again, from the failure on; `None` if only another config or factory can mend it.
+        /// When it is retried, counted from the failure; `None` if only another config or factory can help.
         #[serde(rename = "retry_in_ms", serialize_with = "optional_millis")]
         retry_in: Option<Duration>,
     },
@@ -49,28 +49,28 @@ pub struct ConfigState {
     pub key: String,
     /// The config ID.
     pub config_id: String,
-    /// The versions that it asks for.
+    /// The versions that it accepts.
     pub version: Option<semver::VersionReq>,
-    /// The revision that was elected: the highest one.
+    /// The elected revision: the highest one.
     pub revision: u64,
-    /// Lower revisions that would run if this one were withdrawn, the highest first.
+    /// Lower revisions that take over, highest first, when this one is withdrawn.
     pub candidates: Vec<u64>,
-    /// What its controller is doing: the one of the elected config or, as long as that does not run, the one that runs.
+    /// What its controller is doing: that of the elected config or, until that is running, the one that still is.
     pub state: RunState,
     /// Since when.
     pub since: SystemTime,
-    /// While the controller of an earlier config runs on: what keeps that of the elected one from taking over.
+    /// While the controller of an earlier config keeps running: why that of the elected one has not taken over.
     pub pending: Option<Pending>,
-    /// Where it stands, where it was read from a text.
+    /// Where it is in the text that it was read from, if it was.
     pub location: Option<Location>,
-    /// What keeps the elected config from running, with the place, and what to do about it.
+    /// Why the elected config is not running, with its location and what to do about it.
     pub problem: Option<Error>,
-    /// Another number whenever the key asks for another config.
+    /// Changes whenever the key asks for another config.
     #[serde(skip)]
     pub wanted: u64,
 }
 
-/// An elected config that does not run yet, while the one before runs on.
+/// An elected config that is not running yet, while the previous one is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Pending {
@@ -78,12 +78,12 @@ pub struct Pending {
     pub state: RunState,
     /// Since when.
     pub since: SystemTime,
-    /// The revision of the config that runs meanwhile.
+    /// The revision that is running meanwhile.
     pub running_revision: u64,
 }
 
 impl Engine {
-    /// A key's state, as tools see it.
+    /// The state of a key.
     pub(super) fn config_state(&self, key: &str) -> Option<ConfigState> {
         let life = self.life();
         let applied = life.configs.by_key.get(key)?;
@@ -136,7 +136,7 @@ impl Engine {
     }
 }
 
-/// An error about a config with the place in the text that it is about.
+/// Adds the location in the config's text to an error about it.
 fn placed(error: Error, place: Option<&Place>) -> Error {
     match place.and_then(|place| place.config(wire::path_of(&error).unwrap_or_default())) {
         Some(location) => error.at(location),
@@ -145,7 +145,7 @@ fn placed(error: Error, place: Option<&Place>) -> Error {
 }
 
 impl Life {
-    /// Why there is no factory for a config.
+    /// The error for a config without a factory.
     fn no_factory(&self, config_id: &str, version: Option<&semver::VersionReq>) -> Error {
         let versions = self.factories.versions(config_id);
         let text = match version {

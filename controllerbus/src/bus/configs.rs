@@ -1,7 +1,7 @@
 //! Which config each key asks for: its candidates, the elected one, and what runs until that does.
 //!
-//! Data only, under the bus's lock: nothing here waits, and nothing of a user's runs. [`super::instance`] makes the
-//! controllers.
+//! Only data, under the lock of [`super::engine::Life`]: nothing here waits or runs user code. [`super::instance`] constructs
+//! the controllers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,44 +18,44 @@ use crate::config::Entry as ConfigEntry;
 use crate::config::origin::Place;
 use crate::controller::SwapMode;
 
-/// Who applied a config.
+/// The number of an owner: whoever applied a config.
 pub(super) type Owner = u64;
 
-/// Whoever calls [`super::Bus::apply`].
+/// The owner of what [`super::Bus::apply`] applies.
 pub(super) const CALLERS: Owner = 0;
 
-/// What a set does to the configs that its owner has applied before.
+/// What a new set does to the configs that its owner has applied before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Earlier {
-    /// It adds to them.
+    /// They stay.
     Keep,
-    /// It replaces them: keys that it does not name are taken back.
+    /// They are withdrawn, unless the set has them, too.
     Replace,
 }
 
-/// How many revisions of a key one owner may have: the highest are kept.
+/// How many revisions of a key one owner may have; the highest are kept.
 const CANDIDATES: usize = 16;
 
 struct Candidate {
     owner: Owner,
-    /// Of equal revisions the one that came last wins.
+    /// Of equal revisions, the one that was added last wins.
     order: u64,
     config: ConfigEntry,
     place: Option<Place>,
 }
 
-/// One key. Its `wanted` instance is that of the elected candidate; `serving` is another one, which ran before and does
-/// so until the wanted one runs. It counts as a user of both.
+/// One key. `wanted` is the instance of the elected candidate; `serving` is another one that ran before and keeps running
+/// until the wanted one does. The key counts as a user of both.
 pub(super) struct Applied {
     pub(super) config: ConfigEntry,
     pub(super) place: Option<Place>,
-    /// All that was applied for the key, the elected one first.
+    /// Everything that was applied for the key, the elected one first.
     candidates: Vec<Candidate>,
     pub(super) wanted: u64,
     pub(super) serving: Option<Serving>,
 }
 
-/// What runs for a key until the wanted instance does.
+/// What keeps running for a key until the wanted instance does.
 #[derive(Clone, Copy)]
 pub(super) struct Serving {
     pub(super) instance: u64,
@@ -75,29 +75,29 @@ pub(super) struct Configs {
     pub(super) by_key: BTreeMap<String, Applied>,
     pub(super) instances: BTreeMap<u64, Instance>,
     by_identity: HashMap<String, u64>,
-    /// What has to be over before a controller is made for a key that was taken back, and comes again.
+    /// For keys that were removed: what has to be over before a controller is constructed for the same key again.
     departed: HashMap<String, Vec<After>>,
     next: u64,
 }
 
-/// What is to be done once the lock is given back.
+/// What is to be done once the lock is released: see [`Engine::carry_out`](super::engine::Engine::carry_out).
 #[derive(Default)]
 #[must_use]
 pub(super) struct Changes {
-    /// Instances that need somebody to keep them.
+    /// New instances, which need a keeper.
     pub(super) born: Vec<u64>,
-    /// Whoever keeps these has to look at them.
+    /// Keepers that have to look at their instances.
     pub(super) nudged: Vec<Arc<Notify>>,
-    /// Controllers that nobody wants any more.
+    /// Controllers that no key wants any more.
     pub(super) released: Vec<Arc<ControllerEntry>>,
-    /// Controllers that have ended, and whose values nobody will replace any more.
+    /// Controllers that have ended, and whose values no successor will replace.
     pub(super) ended: Vec<Arc<ControllerEntry>>,
-    /// Keys that are gone for good.
+    /// Keys that were removed.
     pub(super) keys_gone: Vec<String>,
 }
 
 impl Configs {
-    /// Adds a candidate; one of the same owner and revision goes.
+    /// Adds a candidate, in place of one of the same owner and revision.
     pub(super) fn add(
         &mut self,
         owner: Owner,
@@ -130,7 +130,7 @@ impl Configs {
         self.by_key.insert(key.to_owned(), applied);
     }
 
-    /// Takes candidates back of which `gone` says so (told the key, the owner and the revision). False if there is none.
+    /// Withdraws the candidates for which `gone` returns true; it is given key, owner and revision. False if there is none.
     pub(super) fn take_back(
         &mut self,
         gone: impl Fn(&str, Owner, u64) -> bool,
@@ -168,7 +168,7 @@ impl Configs {
         let config = best.config.clone();
         let place = best.place.clone();
         let revision = applied.config.revision;
-        // Taken before the others are let go of, so that one that stays is not let go of in between.
+        // Used before the others are released, so that an instance that stays is not released in between.
         let wanted = self.use_instance(&config, factories, changes);
         let is_running = |id: u64| self.instances.get(&id).is_some_and(|instance| instance.running.is_some());
         let holds = |id: u64| self.instances.get(&id).is_some_and(Instance::is_at_stake);
@@ -186,7 +186,7 @@ impl Configs {
         let mut after = self.release(before, changes);
         after.extend(serving.into_iter().flat_map(|serving| self.release(serving.instance, changes)));
         self.wait_for(wanted, after);
-        // Applying it again is a way to say: try now.
+        // Applying a failed config again means: retry now.
         if before == wanted
             && let Some(instance) = self.instances.get_mut(&wanted)
             && matches!(instance.state(), RunState::Failed { .. })
@@ -197,7 +197,7 @@ impl Configs {
         }
     }
 
-    /// The instance of a config, with one user more; made if there is none.
+    /// The instance of a config, with one more user; created if there is none.
     fn use_instance(&mut self, config: &ConfigEntry, factories: &Factories, changes: &mut Changes) -> u64 {
         let identity = identity(config);
         if let Some(id) = self.by_identity.get(&identity)
@@ -216,8 +216,8 @@ impl Configs {
         id
     }
 
-    /// One user less. Returns what has to be over before another controller is made in the place of this one's, if nobody
-    /// uses it any more.
+    /// One user less. If that was the last one, returns what has to be over before another controller is constructed in
+    /// place of the instance's.
     fn release(&mut self, id: u64, changes: &mut Changes) -> Vec<After> {
         let Some(instance) = self.instances.get_mut(&id) else { return Vec::new() };
         instance.users -= 1;
@@ -229,25 +229,25 @@ impl Configs {
         instance.after()
     }
 
-    /// The next controller of an instance is made after these are over.
+    /// The next controller of an instance is constructed after these are over.
     fn wait_for(&mut self, id: u64, after: Vec<After>) {
         if let Some(instance) = self.instances.get_mut(&id).filter(|_| !after.is_empty()) {
             instance.wait_for(after);
         }
     }
 
-    /// An instance runs: what ran for its keys until now is let go of.
+    /// An instance runs: what has been serving its keys is released.
     pub(super) fn runs(&mut self, id: u64, changes: &mut Changes) {
         let keys = self.by_key.values_mut().filter(|applied| applied.wanted == id);
         let served: Vec<_> = keys.filter_map(|applied| applied.serving.take()).collect();
         for serving in served {
-            // It runs: nothing is made any more that could wait.
+            // The wanted one runs already, and so waits for nothing.
             drop(self.release(serving.instance, changes));
         }
     }
 
-    /// The instances that end when this one runs, where they have to end before its controller is made: one of the two
-    /// cannot run beside another, or there is something left of one that could not.
+    /// The instances that have to end before this one's controller is constructed: they end when it runs, and one of the two
+    /// cannot run beside another, or something is left of one that could not.
     pub(super) fn predecessors_of(&self, id: u64, swap: SwapMode) -> Vec<u64> {
         let mut keys = BTreeMap::<u64, usize>::new();
         for applied in self.by_key.values().filter(|applied| applied.wanted == id) {
@@ -266,7 +266,7 @@ impl Configs {
         keys.into_iter().filter(ends).map(|(other, _)| other).collect()
     }
 
-    /// What all keys of an instance ask for instead of it, if that is one config, and does not run.
+    /// What all keys of an instance ask for instead of it, if that is a single config that does not run.
     pub(super) fn wanted_instead_of(&self, id: u64) -> Option<u64> {
         let serves = |applied: &&Applied| applied.serving.is_some_and(|serving| serving.instance == id);
         let mut keys = self.by_key.values().filter(|applied| applied.wanted == id || serves(applied));
@@ -276,7 +276,7 @@ impl Configs {
         Some(wanted).filter(|_| is_one).filter(is_waiting)
     }
 
-    /// Lets others replace an instance's controller again.
+    /// Allows others to replace an instance's controller again.
     pub(super) fn unclaim(&mut self, id: u64, changes: &mut Changes) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
         instance.unclaim();
@@ -286,20 +286,20 @@ impl Configs {
         changes.nudged.extend(waiting.map(|waiting| Arc::clone(&waiting.nudge)));
     }
 
-    /// Whoever keeps an instance that waits for the end of a controller.
+    /// The nudges of instances that wait for the end of a controller or claim.
     pub(super) fn waiting_for(&self, controller: u64) -> Vec<Arc<Notify>> {
         let waits = |instance: &&Instance| instance.waits_for(controller);
         self.instances.values().filter(waits).map(|instance| Arc::clone(&instance.nudge)).collect()
     }
 
-    /// Takes an instance out that nobody uses.
+    /// Removes an instance that no key uses.
     pub(super) fn remove_unused(&mut self, id: u64) -> Option<Instance> {
         self.instances.get(&id).filter(|instance| instance.users == 0)?;
         self.by_identity.retain(|_, known| *known != id);
         self.instances.remove(&id)
     }
 
-    /// The controllers that run for keys of which `of` says so (told the key and the owner of a candidate).
+    /// The controllers that run for the keys for which `of` returns true; it is given the key and the owner of a candidate.
     pub(super) fn running(&self, of: impl Fn(&str, Owner) -> bool) -> Vec<Arc<ControllerEntry>> {
         let is_of = |key: &String, applied: &Applied| applied.candidates.iter().any(|found| of(key, found.owner));
         let keys = self.by_key.iter().filter(|(key, applied)| is_of(key, applied));
@@ -309,13 +309,13 @@ impl Configs {
         instances.filter_map(|id| self.instances.get(&id)?.running.clone()).collect()
     }
 
-    /// Whether some key wants a controller, or is served by it.
+    /// Whether a key wants a controller or is served by it.
     pub(super) fn uses(&self, entry: &ControllerEntry) -> bool {
         let instance = entry.configured.as_ref().and_then(|(instance, _)| self.instances.get(instance));
         instance.is_some_and(|found| found.users > 0 && found.running.as_ref().is_some_and(|own| own.id == entry.id))
     }
 
-    /// The keys that an instance runs for, or will.
+    /// The keys that an instance runs for, or is to run for.
     pub(super) fn keys_of(&self, instance: u64) -> Vec<String> {
         let uses = |applied: &Applied| {
             applied.wanted == instance || applied.serving.is_some_and(|serving| serving.instance == instance)
@@ -323,7 +323,7 @@ impl Configs {
         self.by_key.iter().filter(|(_, applied)| uses(applied)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Factories came or went: whoever keeps an instance that does not run has to look again.
+    /// Factories were added or removed: the keepers of instances that do not run have to look again.
     pub(super) fn factories_changed(&mut self, factories: &Factories, changes: &mut Changes) {
         for instance in self.instances.values_mut().filter(|instance| instance.running.is_none()) {
             instance.look(factories);
@@ -331,13 +331,13 @@ impl Configs {
         }
     }
 
-    /// The controllers of a source go: their configs wait, or use another factory.
+    /// The controllers of a source are removed: their configs wait, or use another factory.
     pub(super) fn source_gone(&mut self, source: Source, factories: &Factories, changes: &mut Changes) {
         for instance in self.instances.values_mut() {
             if instance.running.as_ref().is_some_and(|running| running.source == source) {
                 instance.stop();
             }
-            // What has ended and waits for a successor does so no longer: its code is to go.
+            // A controller that has ended and waits for a successor must not keep its code loaded.
             let old = instance.legacy().and_then(|left| left.old.take_if(|old| old.source == source));
             changes.ended.extend(old);
         }
@@ -349,7 +349,7 @@ fn sort(candidates: &mut [Candidate]) {
     candidates.sort_by_key(|found| std::cmp::Reverse((found.config.revision, found.order)));
 }
 
-/// What makes two configs the same: config ID, versions, and the config as a value, whatever the order of its fields.
+/// What makes two configs equal: config ID, versions, and the config as a value, whatever the order of its fields.
 fn identity(config: &ConfigEntry) -> String {
     fn write(value: &serde_json::Value, out: &mut String) {
         match value {

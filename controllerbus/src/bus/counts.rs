@@ -1,4 +1,4 @@
-//! What controllers did for directives: counted by lane, where it is done.
+//! What controllers did for directives, counted by lane.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::ControllerId;
 use crate::Error;
 use crate::error::ErrorKind;
 
-/// Of one lane.
+/// The counts of one lane.
 #[derive(Default)]
 pub(super) struct Counts {
     runs: AtomicU64,
@@ -31,7 +31,7 @@ impl Counts {
         }
     }
 
-    /// One that did not answer at once has answered.
+    /// A run that did not answer at once has answered.
     pub(super) fn answered(&self, after: Duration) {
         self.waited.fetch_add(1, Ordering::Relaxed);
         self.waited_ns.fetch_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -46,19 +46,19 @@ impl Counts {
     }
 }
 
-/// What a controller did for the directives of one id since it came to the bus.
+/// What a controller did for the directives of one id since it was added to the bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ResolverCounts {
-    /// How often its resolver was run: for each directive that came to stand, and again after failures.
+    /// How often its resolver was run: once for each directive, and again after failures.
     pub runs: u64,
     /// How many of these runs ended with an error or a panic.
     pub failures: u64,
-    /// How many of these were panics.
+    /// How many of these failures were panics.
     pub panics: u64,
-    /// How many runs did not answer at once, but did later. Answering is the first value, or having nothing (more) to add.
+    /// How many runs answered, but not at once. A run has answered when it adds its first value or becomes idle.
     pub waited: u64,
-    /// From the begin of those to their answers, in sum.
+    /// The total time that these took to answer.
     #[serde(rename = "waited_for_ms", serialize_with = "super::config_state::millis")]
     pub waited_for: Duration,
 }

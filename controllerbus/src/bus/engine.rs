@@ -1,4 +1,4 @@
-//! The engine: adds references to directives, and knows the controllers.
+//! The engine behind every handle of a bus: adds references to directives, and has the controllers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,12 +25,12 @@ use crate::directive::{AnyDirective, RawRequest};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// Which controllers there are, and which there are to be. Under one lock, so that electing, installing and switching see
-/// each other's results; under it nothing waits, and nothing of a user's runs, is called or is dropped.
+/// Which controllers there are, and which there are to be: under one lock, so that electing a config, installing a controller
+/// and switching generations see each other's results.
 #[derive(Default)]
 pub(super) struct Life {
     pub(super) controllers: BTreeMap<u64, Arc<ControllerEntry>>,
-    /// Told to end, and not closed yet.
+    /// Taken off the bus, and not closed yet.
     pub(super) leaving: BTreeMap<u64, Arc<ControllerEntry>>,
     pub(super) factories: Factories,
     pub(super) configs: Configs,
@@ -78,7 +78,7 @@ impl Engine {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Tells those who watch the bus that something changed.
+    /// Notifies those who watch the bus's controllers and configs.
     pub(super) fn notify_changed(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
@@ -92,7 +92,7 @@ impl Engine {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A controller's surroundings.
+    /// The context of a controller.
     pub(super) fn context(self: &Arc<Self>, ties: &Ties, info: Arc<Info>, instance: Option<u64>) -> Context {
         let context = Context::new(self.handle(), ties.cancel.clone(), info);
         #[cfg(unix)]
@@ -107,10 +107,10 @@ impl Engine {
         context
     }
 
-    /// Where the bus's work is done: the runtime that it was made in, or else that of the caller.
+    /// Where the bus's work is done: the runtime that it was created in, or else that of the caller.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] outside both.
+    /// [`ErrorKind::Closed`] if there is neither.
     pub(super) fn runtime(&self) -> Result<Handle> {
         self.runtime.clone().or_else(|| Handle::try_current().ok()).ok_or_else(|| {
             Error::new(
@@ -131,7 +131,7 @@ impl Engine {
         BusHandle::new(Arc::clone(self) as Arc<dyn Backend>)
     }
 
-    /// Offers what stands to a controller whose routes are published.
+    /// Offers the standing directives to a controller that is routed to.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
         for (standing, lane_ref) in self.types.standing_for(entry) {
             offer(&standing, &lane_ref);
@@ -161,7 +161,7 @@ impl Engine {
             let table = self.types.table(directive.id());
             let mut shard = table.shard(hash);
             if shard.ended {
-                // Taken out just now. Whoever does that needs no lock of ours.
+                // The table is being removed, for which that thread needs no lock of ours.
                 drop(shard);
                 std::thread::yield_now();
                 continue;
@@ -209,7 +209,7 @@ impl Engine {
     }
 }
 
-/// Who a controller is that is part of the bus.
+/// The info of a controller that is part of the bus.
 pub(super) fn own_info(id: &str, description: &str) -> Info {
     let version = semver::Version::parse(env!("CARGO_PKG_VERSION")).expect("cargo has checked it");
     Info { id: id.to_owned(), version, description: description.to_owned(), config_id: id.to_owned() }

@@ -1,4 +1,4 @@
-//! One controller on the bus: who it is, where it stands in a swap, and which directives it answers.
+//! One controller on the bus: its identity, its phase, how far its life has got, and the directives that it answers.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -20,15 +20,15 @@ use crate::controller::{AnyController, Info, State, SwapMode};
 use crate::listen::Service;
 use crate::{Error, Result};
 
-/// Where a controller stands between being constructed and being taken off the bus.
+/// Where a controller is between its construction and its removal from the bus.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
-    /// It is made ready beside the controller that it is to replace: its values are held back.
+    /// It is being prepared beside the controller that it will replace; its values are held back.
     Staged,
     /// Requesters see its values.
     Live,
-    /// It was taken off, and answers nothing any more.
+    /// It was taken off, and answers no directive any more.
     Removed,
 }
 
@@ -47,7 +47,7 @@ impl AtomicPhase {
         self.0.store(phase as u8, Ordering::Release);
     }
 
-    /// From one phase to another; nothing happens in a third one.
+    /// Moves from one phase to another; does nothing in a third one.
     fn advance(&self, from: Phase, to: Phase) {
         let _ = self.0.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
     }
@@ -61,24 +61,24 @@ pub(super) struct ControllerEntry {
     pub(super) controller: Contained,
     /// The ids of the directives that it resolves.
     pub(super) resolves: Vec<String>,
-    /// The instance that it is of, and the config in the boundary's encoding, where configs asked for it.
+    /// Its instance, and the config in the boundary's encoding, if a config asked for it.
     pub(super) configured: Option<(u64, Vec<u8>)>,
     pub(super) cancel: CancellationToken,
-    /// Told to its contexts.
+    /// Whether it serves, for its contexts.
     pub(super) service: Arc<watch::Sender<Service>>,
     /// How far its end has got.
     pub(super) end: watch::Sender<End>,
-    /// Whether somebody wants the state that it has when it is closed.
+    /// Whether its state is saved once it has been closed.
     pub(super) is_inherited: AtomicBool,
-    /// Whether somebody waits for it to be dropped.
+    /// Whether anybody waits for its destructor.
     pub(super) is_waited_for: AtomicBool,
-    /// Cancelled, that is, done, when `close` has returned and what was to be dropped is.
+    /// Cancelled when its life is over: `close` has returned, and the controller was dropped if anybody waits for that.
     pub(super) closed: CancellationToken,
-    /// The same, as the bus's lock has it: it is among those that leave no more.
+    /// The same under the lock of `Life`: it was removed from `leaving`.
     pub(super) is_over: AtomicBool,
     /// Whether new directives are offered to it.
     pub(super) is_routed: AtomicBool,
-    /// The first error of `execute`, which ends the staging of a new generation.
+    /// The first error of `execute`; fails the swap if the controller is staged.
     failed: Mutex<Option<Error>>,
     /// How often `execute` has failed.
     pub(super) failures: AtomicU64,
@@ -87,11 +87,11 @@ pub(super) struct ControllerEntry {
     execution: Mutex<(Execution, SystemTime)>,
     pub(super) handover: Handover,
     phase: AtomicPhase,
-    /// What it answers, by the lane in which it was offered that.
+    /// What it answers, by the lane in which it was offered.
     answers: [CachePadded<Mutex<Answers>>; LANES],
 }
 
-/// What a controller's contexts share with the bus, from before it is constructed.
+/// What a controller's contexts share with the bus. It exists before the controller is constructed.
 #[derive(Clone)]
 pub(super) struct Ties {
     pub(super) id: u64,
@@ -109,15 +109,15 @@ impl Ties {
 /// How far the end of a controller has got.
 #[derive(Clone, Default)]
 pub(super) struct End {
-    /// What it had to hand over when it was closed, where somebody wanted that; or why that could not be saved.
+    /// The state that it had when it was closed, if that was asked for; or why that could not be saved.
     pub(super) left: Option<Result<Option<State>>>,
-    /// What keeps it from ending, while something does: who blocks, or still uses it.
+    /// Why it does not end: what is blocking a thread, or still using it.
     pub(super) held: Option<Error>,
-    /// It has ended: what only one can own is free.
+    /// It has ended, and has released what only one controller can own.
     pub(super) over: bool,
 }
 
-/// A reference to a controller. If it is the last one, a panic of the destructor that it runs ends here, whoever lets go.
+/// A reference to a controller. If it is the last one, a panic of the controller's destructor goes no further than here.
 pub(super) struct Contained(Option<Arc<dyn AnyController>>);
 
 impl Deref for Contained {
@@ -147,7 +147,7 @@ struct Answers {
 /// A reference to a controller for the threads of one lane.
 pub(super) struct LaneRef {
     entry: Arc<ControllerEntry>,
-    /// The controller by a reference of its own.
+    /// The controller, through an `Arc` of this lane's own.
     pub(super) controller: Contained,
     /// What the controller did for the directives that it was offered through this reference.
     pub(super) counts: Counts,
@@ -221,21 +221,21 @@ impl Route {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum Execution {
-    /// It executes.
+    /// It is executing.
     Running,
-    /// It failed, and is executed again after a time.
+    /// It failed, and will be executed again.
     Failed {
         /// Why.
         error: Error,
-        /// When, from the failure on.
+        /// When, counted from the failure.
         #[serde(rename = "retry_in_ms", serialize_with = "super::config_state::millis")]
         retry_in: Duration,
     },
-    /// It ended without an error; the controller goes on answering directives.
+    /// It ended without an error; the controller keeps answering directives.
     Ended,
     /// It was told to end, and is being closed.
     Closing,
-    /// It was told to end and blocks its thread, or is used by what does: it can neither be waited for nor dropped.
+    /// It was told to end, but blocks its thread or is used by something that does, so that it cannot be dropped.
     Stuck {
         /// `execute`, `close`, `save` or `drop`.
         what: &'static str,
@@ -243,7 +243,7 @@ pub enum Execution {
 }
 
 impl ControllerEntry {
-    /// One that goes live as soon as it is on the bus, unless [`ControllerEntry::staged`] says otherwise.
+    /// A controller that is live as soon as it is on the bus, unless it is [`ControllerEntry::staged`].
     pub(super) fn new(ties: Ties, info: Info, source: Source, controller: Arc<dyn AnyController>) -> Self {
         Self {
             id: ties.id,
@@ -271,12 +271,12 @@ impl ControllerEntry {
         }
     }
 
-    /// Made of a config by a factory that says so of its swaps.
+    /// Constructed from a config, by a factory with this swap mode.
     pub(super) fn configured(self, instance: u64, config: Vec<u8>, swap: SwapMode) -> Self {
         Self { configured: Some((instance, config)), swap, ..self }
     }
 
-    /// Made ready beside the controller that it is to replace.
+    /// Prepared beside the controller that it will replace.
     pub(super) fn staged(self) -> Self {
         Self { phase: AtomicPhase::new(Phase::Staged), ..self }
     }
@@ -298,19 +298,19 @@ impl ControllerEntry {
         Ties { id: self.id, cancel: self.cancel.clone(), service: Arc::clone(&self.service) }
     }
 
-    /// Lets calls begin again, and begins those that were held; not if it ends, for they are the next one's then.
+    /// Opens its gate and starts the runs that waited there; unless it is ending, in which case its successor gets them.
     pub(super) fn open_gate(&self) {
         if !self.is_inherited.load(Ordering::Acquire) {
             self.handover.release().iter().for_each(|(standing, lane_ref, run)| start_run(standing, lane_ref, *run));
         }
     }
 
-    /// The instance that it is of.
+    /// Its instance.
     pub(super) fn instance(&self) -> Option<u64> {
         self.configured.as_ref().map(|(instance, _)| *instance)
     }
 
-    /// Tells its contexts whether it serves; without a lock, for it wakes who waits. Once that has ended, it has.
+    /// Tells its contexts whether it serves. Final once it has been replaced or removed. Not under a lock: it wakes tasks.
     pub(super) fn set_service(&self, service: Service) {
         self.service.send_if_modified(|now| {
             let changes = *now != service && !now.has_ended();
@@ -330,12 +330,12 @@ impl ControllerEntry {
         (0..LANES).flat_map(|lane| self.lane(lane).slots.iter().flatten().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// How many those are.
+    /// How many directives it answers now.
     pub(super) fn answer_count(&self) -> usize {
         (0..LANES).map(|lane| self.lane(lane).slots.iter().flatten().count()).sum()
     }
 
-    /// Takes its answers off the bus: proportional to how many there are.
+    /// Withdraws its answers; takes time in proportion to their number.
     pub(super) fn withdraw(&self) {
         self.phase.set(Phase::Removed);
         for standing in self.answers() {
@@ -366,7 +366,7 @@ impl ControllerEntry {
     }
 }
 
-/// Runs user code to its end; a panic of it becomes an error.
+/// Runs user code and turns a panic into an error.
 pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(move |cx| {

@@ -1,4 +1,4 @@
-//! Which factories are there for a config ID: static ones and those of loaded plugins.
+//! The factories that the bus knows: those of this binary and those of loaded plugins.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) struct Factories {
     known: Vec<KnownFactory>,
 }
 
-/// A factory, and what it says of itself: asked once, and without a lock.
+/// A factory with its answers about itself, for which it is asked once and outside of locks.
 #[derive(Clone)]
 pub(super) struct KnownFactory {
     pub(super) source: Source,
@@ -27,7 +27,7 @@ pub(super) struct KnownFactory {
 }
 
 impl KnownFactory {
-    /// Asks factories who their controllers will be.
+    /// Asks factories about their controllers.
     pub(super) fn of(source: Source, factories: Vec<Arc<dyn Factory>>) -> Vec<Self> {
         let asked = |factory: Arc<dyn Factory>| {
             let info = factory.info();
@@ -43,7 +43,7 @@ impl Factories {
         self.known.extend(factories);
     }
 
-    /// Takes a source's factories; the caller drops them without the lock.
+    /// Removes a source's factories, which the caller drops after the lock.
     pub(super) fn remove(&mut self, source: Source) -> Vec<KnownFactory> {
         let (gone, stay) = self.known.drain(..).partition(|known| known.source == source);
         self.known = stay;
@@ -55,7 +55,7 @@ impl Factories {
         self.known.iter().any(|known| known.source == source)
     }
 
-    /// The factory of a config ID: the highest version in the range, and of equal ones the one added last.
+    /// The factory of a config ID: the highest version in the range, and of equal versions the one added last.
     pub(super) fn find(&self, config_id: &str, version: Option<&VersionReq>) -> Option<&KnownFactory> {
         let candidates = self.known.iter().filter(|known| {
             known.info.config_id == config_id && version.is_none_or(|range| range.matches(&known.info.version))
@@ -72,7 +72,7 @@ impl Factories {
         versions
     }
 
-    /// Every factory, with where it comes from.
+    /// Every factory.
     pub(super) fn all(&self) -> impl Iterator<Item = &KnownFactory> {
         self.known.iter()
     }
@@ -86,7 +86,7 @@ impl Factories {
 }
 
 impl Engine {
-    /// Makes factories known; what waits for them is constructed in the background.
+    /// Adds factories; controllers that wait for them are constructed in the background.
     pub(super) fn add_factories(self: &Arc<Self>, known: Vec<KnownFactory>) {
         let changes = {
             let mut life = self.life();
@@ -99,8 +99,8 @@ impl Engine {
         self.carry_out(changes);
     }
 
-    /// Takes a source's factories and controllers off, and waits until these have ended, or their limits are over; those
-    /// that have not then.
+    /// Removes a source's factories and controllers. Returns when the controllers have ended or their limits have passed,
+    /// with those that have not ended.
     pub(super) async fn remove_source(self: &Arc<Self>, source: Source) -> Vec<Arc<ControllerEntry>> {
         let (gone, leaving, changes) = {
             let mut life = self.life();

@@ -1,16 +1,16 @@
-//! The bus as controllers see it: directives in, values out; the same in the process and in a plugin.
+//! The bus as controllers see it: directives go in, values come out; the same in the host and in a plugin.
 
 use std::sync::Arc;
 
 use crate::Result;
 use crate::directive::{AnyDirective, Directive, RawRequest, Request};
 
-/// What adds directives: the engine of this process, or the boundary's way to the host's.
+/// What adds directives: the engine in this process, or the connection to the host's across the plugin boundary.
 pub trait Backend: Send + Sync {
-    /// Adds a reference to a directive, merging equal ones.
+    /// Adds a reference to a directive; equal directives are merged.
     ///
     /// # Errors
-    /// An invalid directive, or a bus that is closed.
+    /// The directive is invalid, or the bus is closed.
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>>;
 }
 
@@ -19,16 +19,16 @@ pub trait Backend: Send + Sync {
 pub struct BusHandle(Arc<dyn Backend>);
 
 impl BusHandle {
-    /// A handle over something that adds directives.
+    /// A handle on top of a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self(backend)
     }
 
-    /// Adds a directive and returns a reference to it; it stands until the last reference is dropped.
+    /// Adds a directive and returns a reference to it. It stays active until the last reference is dropped.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Invalid`] when the directive refuses itself,
-    /// [`crate::error::ErrorKind::Closed`] when the bus is closed.
+    /// [`crate::error::ErrorKind::Invalid`] if the directive refuses itself,
+    /// [`crate::error::ErrorKind::Closed`] if the bus is closed.
     pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>> {
         self.0.add(Arc::new(directive)).map(Request::new)
     }
@@ -41,23 +41,23 @@ impl BusHandle {
         self.0.add(directive)
     }
 
-    /// The first value of a directive, waiting for a controller that gives one. Cancel-safe.
+    /// The first value of a directive; waits until a controller provides one. Cancel-safe.
     ///
     /// # Errors
-    /// As [`BusHandle::request`], or a resolver's error when no resolver is at work on a value.
+    /// As [`BusHandle::request`], or a resolver's error when no other resolver is still working on a value.
     pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
         self.request(directive)?.value().await
     }
 
-    /// The values that stand when every resolver has nothing more to add. Cancel-safe.
+    /// All values, once no resolver has more to add. Cancel-safe.
     ///
     /// # Errors
-    /// As [`BusHandle::request`], or a resolver's error when there is no value.
+    /// As [`BusHandle::request`], or a resolver's error if there is no value.
     pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>> {
         self.request(directive)?.values().await
     }
 
-    /// The first value, or `None` when every resolver, if there is any, has nothing to add. Cancel-safe.
+    /// The first value, or `None` once no resolver has anything to add. Cancel-safe.
     ///
     /// # Errors
     /// As [`BusHandle::resolve_all`].

@@ -1,5 +1,5 @@
-//! What a swap needs of a controller: to hear that something about it changed, and to keep calls from beginning on it
-//! for the moment in which its state is handed over.
+//! What a swap needs from a controller: to be notified of changes, and to hold back runs of its resolvers while its state is
+//! handed over.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,33 +9,33 @@ use tokio::sync::Notify;
 use super::entry::LaneRef;
 use super::standing::Standing;
 
-/// One controller's part in a swap. Outside of one it costs a look at two flags.
+/// One controller's part in a swap. Outside of swaps it costs two loads.
 #[derive(Default)]
 pub(super) struct Handover {
     watched: AtomicBool,
     watchers: Mutex<Vec<Arc<Notify>>>,
-    /// Whether its execution has got to its first wait, or its end.
+    /// Whether its execution has reached its first `.await` that is pending, or its end.
     pub(super) has_begun: AtomicBool,
     /// The controller that it replaces.
     replaces: OnceLock<u64>,
-    /// Whether the gate is anything but open.
+    /// False only if the gate is open: spares the lock.
     guarded: AtomicBool,
     held: Mutex<HeldRuns>,
 }
 
-/// What becomes of a run of a resolver that is about to start.
+/// What happens to a run of a resolver that is about to start.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub(super) enum Gate {
     /// It starts.
     #[default]
     Open,
-    /// It is kept for [`Handover::release`].
+    /// It waits for [`Handover::release`].
     Holding,
-    /// It never starts: another controller has taken over.
+    /// It never starts, because another controller has taken over.
     Shut,
 }
 
-/// A run of a resolver that is kept from starting.
+/// A run of a resolver that waits at the gate.
 pub(super) type HeldRun = (Arc<Standing>, Arc<LaneRef>, u32);
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Handover {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on each change about the controller wakes this watcher, too.
+    /// Notifies this watcher of each change of the controller from now on.
     pub(super) fn watch(&self, watcher: &Arc<Notify>) {
         self.watchers().push(Arc::clone(watcher));
         self.watched.store(true, Ordering::SeqCst);
@@ -61,7 +61,7 @@ impl Handover {
         self.watched.store(!watchers.is_empty(), Ordering::SeqCst);
     }
 
-    /// Something changed that a swap may wait for.
+    /// Something changed that a swap may be waiting for.
     pub(super) fn notify(&self) {
         if !self.watched.load(Ordering::SeqCst) {
             return;
@@ -79,7 +79,7 @@ impl Handover {
         self.replaces.get().copied()
     }
 
-    /// Notes that its execution has got to its first wait, or its end.
+    /// Notes that its execution has begun.
     pub(super) fn set_begun(&self) {
         self.has_begun.store(true, Ordering::Release);
         self.notify();
@@ -89,13 +89,13 @@ impl Handover {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on runs are held that would start.
+    /// Holds back the runs that are about to start from now on.
     pub(super) fn hold(&self) {
         self.held().gate = Gate::Holding;
         self.guarded.store(true, Ordering::SeqCst);
     }
 
-    /// Asks to start a run; where the gate is holding, it is kept. Asked under the directive's lock.
+    /// Asks for a run to start; if the gate is holding, the run waits there. Called under the directive's lock.
     pub(super) fn pass(&self, standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) -> Gate {
         if !self.guarded.load(Ordering::SeqCst) {
             return Gate::Open;
@@ -107,22 +107,22 @@ impl Handover {
         held.gate
     }
 
-    /// Whether runs are held that would start.
+    /// Whether runs are held back.
     pub(super) fn is_holding(&self) -> bool {
         self.guarded.load(Ordering::SeqCst) && self.held().gate == Gate::Holding
     }
 
-    /// Whether a run on a directive is among those that are held.
+    /// Whether a run on this directive waits at the gate.
     pub(super) fn is_held(&self, standing: &Standing) -> bool {
         self.held().runs.iter().any(|(held, ..)| std::ptr::eq(&raw const **held, standing))
     }
 
-    /// Opens the gate, and hands out what was held.
+    /// Opens the gate, and returns the runs that waited.
     pub(super) fn release(&self) -> Vec<HeldRun> {
         self.end_holding(Gate::Open)
     }
 
-    /// Shuts the gate for good, and hands out what was held.
+    /// Shuts the gate for good, and returns the runs that waited.
     pub(super) fn shut(&self) -> Vec<HeldRun> {
         self.end_holding(Gate::Shut)
     }

@@ -1,4 +1,4 @@
-//! What tools see of a bus: controllers, directives, values, resolvers, factories; and word of every change.
+//! What tools see of a bus: controllers, directives, values, resolvers and factories, and notice of every change.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,11 +24,11 @@ pub struct ControllerSnapshot {
     pub info: Info,
     /// Where it comes from.
     pub source: Source,
-    /// The config set's keys that it runs for; none if no config asked for it.
+    /// The keys of the config sets that it runs for; none if no config asked for it.
     pub keys: Vec<String>,
     /// The ids of the directives that it resolves.
     pub resolves: Vec<String>,
-    /// Whether it is being made ready beside the controller that it shall replace.
+    /// Whether it is being prepared beside the controller that it will replace.
     pub staged: bool,
     /// What its execution is doing.
     pub execution: Execution,
@@ -36,28 +36,28 @@ pub struct ControllerSnapshot {
     pub since: SystemTime,
     /// How often its execution has failed.
     pub failures: u64,
-    /// How many standing directives it answers.
+    /// How many active directives it answers.
     pub answers: usize,
 }
 
-/// A standing directive as tools see it.
+/// An active directive as tools see it.
 #[derive(Clone, Debug, Serialize)]
 pub struct DirectiveSnapshot {
     /// [`crate::Directive::ID`].
     pub id: String,
-    /// What it is called: [`crate::Directive::name`].
+    /// Its name for people: [`crate::Directive::name`].
     pub name: String,
-    /// What tells it from others of its type: [`crate::Directive::debug_values`].
+    /// What distinguishes it from others of its type: [`crate::Directive::debug_values`].
     pub debug: Vec<(String, String)>,
-    /// How the bus keeps it.
+    /// Its options.
     pub options: Options,
-    /// How many strong references keep it.
+    /// The number of strong references, which keep it active.
     pub references: usize,
-    /// How many weak references read its events without keeping it.
+    /// The number of weak references, which only read its events.
     pub weak_references: usize,
-    /// Whether every resolver has nothing more to add.
+    /// Whether no resolver has more to add.
     pub idle: bool,
-    /// Its values that requesters see.
+    /// Its values, as far as requesters see them.
     pub values: Vec<ValueSnapshot>,
     /// The controllers that answer it.
     pub resolvers: Vec<ResolverSnapshot>,
@@ -66,9 +66,9 @@ pub struct DirectiveSnapshot {
 /// A value as tools see it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ValueSnapshot {
-    /// Identifies it among those of its directive.
+    /// Its id among the values of its directive.
     pub id: ValueId,
-    /// Who gave it.
+    /// The controller that added it.
     pub controller: ControllerId,
     /// Its content.
     pub value: serde_json::Value,
@@ -89,14 +89,14 @@ pub struct ResolverSnapshot {
 pub enum ResolverState {
     /// It may add values.
     Working,
-    /// It has, for now, nothing more to add.
+    /// It has nothing more to add for now.
     Idle,
-    /// It failed, and is tried again with backoff.
+    /// It failed, and is retried with backoff.
     Failed {
         /// Why.
         error: Error,
     },
-    /// Its generation is not the one that serves: it is made ready, or it stays until its successor has a value.
+    /// Its generation does not serve: it is being prepared, or it stays until its successor has a value.
     Held,
 }
 
@@ -111,14 +111,14 @@ pub struct FactorySnapshot {
     pub schema: serde_json::Value,
 }
 
-/// All of it, taken one after the other: what changes meanwhile may show in one part and not yet in another.
+/// Everything, taken one part after the other: a change in between may be visible in one part and not in another.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     /// The controllers.
     pub controllers: Vec<ControllerSnapshot>,
-    /// Those that were taken off and have not ended yet.
+    /// The controllers that were removed and have not ended yet.
     pub leaving: Vec<ControllerSnapshot>,
-    /// The standing directives.
+    /// The active directives.
     pub directives: Vec<DirectiveSnapshot>,
     /// The applied configs.
     pub configs: Vec<ConfigState>,
@@ -147,7 +147,7 @@ impl Engine {
 }
 
 impl Bus {
-    /// Everything that tools want to show.
+    /// Everything at once.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             controllers: self.controllers(),
@@ -158,19 +158,19 @@ impl Bus {
         }
     }
 
-    /// The controllers on the bus, in the order in which they came.
+    /// The controllers on the bus, in the order in which they were added.
     pub fn controllers(&self) -> Vec<ControllerSnapshot> {
         let entries: Vec<_> = self.0.life().controllers.values().cloned().collect();
         entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()
     }
 
-    /// The controllers that were taken off the bus and have not ended yet: closing, or stuck.
+    /// The controllers that were removed and have not ended yet, because they are closing or stuck.
     pub fn leaving(&self) -> Vec<ControllerSnapshot> {
         let entries: Vec<_> = self.0.life().leaving.values().cloned().collect();
         entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()
     }
 
-    /// What each controller on the bus did for directives, by controller and directive id.
+    /// What the controllers on the bus did for directives, by controller and directive id.
     pub fn counts(&self) -> Vec<CountsSnapshot> {
         let entries: Vec<_> = self.0.life().controllers.values().cloned().collect();
         let counts = entries.iter().flat_map(|entry| {
@@ -180,7 +180,7 @@ impl Bus {
         counts.collect()
     }
 
-    /// The directives that stand, by id and name.
+    /// The active directives, sorted by id and name.
     pub fn directives(&self) -> Vec<DirectiveSnapshot> {
         let mut all: Vec<_> = self.0.types.standing().iter().map(Standing::snapshot).collect();
         all.sort_by(|a, b| (&a.id, &a.name, &a.debug).cmp(&(&b.id, &b.name, &b.debug)));
@@ -198,24 +198,24 @@ impl Bus {
         known.iter().map(snapshot).collect()
     }
 
-    /// Marked changed whenever configs, controllers, their executions, factories or generations change.
+    /// Marked as changed whenever configs, controllers, their executions, factories or generations change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 
-    /// Marked changed whenever directives, their references, values or resolvers change. Adding and releasing a
-    /// directive costs more while somebody listens.
+    /// Marked as changed whenever directives, their references, values or resolvers change. Adding and releasing a directive
+    /// costs more while such a receiver exists.
     pub fn directive_changes(&self) -> watch::Receiver<u64> {
         self.0.directives_changed.subscribe()
     }
 
-    /// The state of one key of the config sets, now and whenever it changes.
+    /// Watches the state of one key of the config sets.
     pub fn watch_config(&self, key: impl Into<String>) -> ConfigWatch {
         ConfigWatch { bus: self.clone(), changed: self.changes(), key: key.into(), last: None }
     }
 }
 
-/// Reads the states of one config. See [`Bus::watch_config`].
+/// Watches the state of one config: see [`Bus::watch_config`].
 pub struct ConfigWatch {
     bus: Bus,
     changed: watch::Receiver<u64>,
@@ -224,8 +224,8 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// The state, the first time at once and then whenever it has changed; `None` while the key is not applied.
-    /// States that pass quickly may be left out. Cancel-safe.
+    /// The state: immediately on the first call, and then whenever it has changed; `None` while there is no such key.
+    /// Short-lived states may be skipped. Cancel-safe.
     pub async fn next(&mut self) -> Option<ConfigState> {
         loop {
             self.changed.borrow_and_update();
@@ -234,15 +234,15 @@ impl ConfigWatch {
                 self.last = Some(state.clone());
                 return state;
             }
-            // The bus is held here, so the sender is there.
+            // We hold the bus, and so the sender exists.
             let _ = self.changed.changed().await;
         }
     }
 
-    /// Waits until the controller runs.
+    /// Waits until the controller is running.
     ///
     /// # Errors
-    /// Its first error, where it fails before that.
+    /// Its first error, if it fails before that.
     pub async fn running(&mut self) -> Result<ControllerId> {
         loop {
             match self.next().await.map(|state| state.state) {

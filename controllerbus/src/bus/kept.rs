@@ -1,5 +1,5 @@
-//! The directives that nobody refers to and that stand on for their time: counted for the whole bus, so that they do not
-//! grow without bound, whoever says how long that time is.
+//! The directives without references that stay for their keep time. They are counted for the whole bus and limited, however
+//! long that time is.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 
 use super::standing::Standing;
 
-/// How many a bus keeps; of more the oldest end at once.
+/// How many a bus keeps. If there are more, the oldest end at once.
 pub(super) const MOST: usize = 10_000;
 
 type Queue = VecDeque<(Weak<Standing>, u64)>;
@@ -18,14 +18,14 @@ type Queue = VecDeque<(Weak<Standing>, u64)>;
 pub(super) struct KeptDirectives {
     /// How many are kept now.
     count: AtomicUsize,
-    /// In the order in which they were let go of; what was referred to again since is in it still.
+    /// In the order in which they lost their last reference. Those that got a new one since are still in it.
     queue: Mutex<Queue>,
 }
 
-/// Counts one while it is kept; dropped when it is referred to again, or ends.
+/// Counts a directive as kept; dropped when it gets a reference again, or ends.
 pub(super) struct KeepGuard {
     kept: Arc<KeptDirectives>,
-    /// Ends it when its time is over.
+    /// Ends the directive when its time is over.
     pub(super) timer: Option<AbortHandle>,
 }
 
@@ -43,20 +43,20 @@ impl KeptDirectives {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more is kept.
+    /// Counts one more.
     pub(super) fn count(self: &Arc<Self>) -> KeepGuard {
         self.count.fetch_add(1, Ordering::Relaxed);
         KeepGuard { kept: Arc::clone(self), timer: None }
     }
 
-    /// Notes that it is kept from this epoch of it on.
+    /// Notes a directive that is kept, with its epoch.
     pub(super) fn note(&self, standing: &Arc<Standing>, epoch: u64) {
         let crowded = {
             let mut queue = self.queue();
             queue.push_back((Arc::downgrade(standing), epoch));
             if queue.len() > 2 * MOST { std::mem::take(&mut *queue) } else { return }
         };
-        // Without the lock: whoever lets go of a directive last drops it.
+        // Without the lock, because this may drop the last reference to a directive.
         let is_kept = |(kept, epoch): &(Weak<Standing>, u64)| {
             kept.upgrade().is_some_and(|kept| kept.lock().is_kept_since(*epoch))
         };
@@ -66,7 +66,7 @@ impl KeptDirectives {
         *queue = left;
     }
 
-    /// The oldest, if there are too many. It need not be kept any more.
+    /// The oldest one, if there are too many. It may have got a reference meanwhile.
     pub(super) fn excess(&self) -> Option<(Weak<Standing>, u64)> {
         if self.count.load(Ordering::Relaxed) > MOST { self.queue().pop_front() } else { None }
     }

@@ -1,15 +1,15 @@
-//! Lanes: threads that work at the same time count their references on different cache lines.
+//! Lanes: reference counts that are striped, so that threads count on different cache lines.
 //!
-//! An `Arc` that every operation clones and drops is one memory word that all threads change; the time that it takes
-//! from one core to the other is more than all the rest of an operation. So what is shared that much has a copy of its
-//! `Arc` for each lane, and a thread uses that of its own lane.
+//! An `Arc` that every operation clones and drops is one word that all threads write. Moving it from core to core takes more
+//! time than the rest of the operation. So whatever is shared that much has an `Arc` of its own for each lane, and a thread
+//! uses the one of its lane.
 
 use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// How many lanes there are. More threads than that share them, which costs time and nothing else.
+/// The number of lanes. More threads than that share them, which only costs time.
 pub(super) const LANES: usize = 16;
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
 /// The calling thread's lane.
 pub(super) fn lane() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // At a thread's end its locals may be gone; any lane will do.
+    // When a thread ends, its thread-locals may be gone; any lane will do then.
     LANE.try_with(|lane| {
         if lane.get() == usize::MAX {
             lane.set(NEXT.fetch_add(1, Ordering::Relaxed) % LANES);
@@ -29,7 +29,7 @@ pub(super) fn lane() -> usize {
     .unwrap_or(0)
 }
 
-/// One `T` for each lane, made when a thread first wants it.
+/// One `T` for each lane, created when a thread first needs it.
 pub(super) struct Lanes<T>([OnceLock<T>; LANES]);
 
 impl<T> Lanes<T> {
@@ -44,13 +44,13 @@ impl<T> Lanes<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Those that there are.
+    /// Those that have been created.
     pub(super) fn made(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter_map(OnceLock::get)
     }
 }
 
-/// What is shared by all lanes; an `Arc` of this is counted in one lane only.
+/// One lane's way to what all lanes share: an `Arc` of this is counted by the threads of one lane only.
 pub(super) struct PerLane<T>(Arc<T>);
 
 impl<T> PerLane<T> {

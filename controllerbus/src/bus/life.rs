@@ -1,18 +1,18 @@
-//! How a controller lives and ends: it executes, is cancelled, and is closed, each within its limit.
+//! How a controller lives and ends: it is executed, cancelled and closed, each within its limit.
 //!
 //! ```text
-//! go ─> (waits for the one before to end) ─> executing <─> failed, waits ─> ended
-//!                      │                        │ cancelled        │           │
-//!                      v                        v                  v           v
+//! attach ─> (the previous one ends) ─> executing <─> failed, waits ─> ended
+//!                      │                   │ cancelled     │            │
+//!                      v                   v               v            v
 //!                   closing: `execute` ends or is dropped ─> `close` ends or is dropped ─> parted from ─> closed
-//!                      │ does not let itself be dropped: it blocks its thread
+//!                      │ it blocks its thread, and so cannot be dropped
 //!                      v
 //!                   stuck, until it ends after all
 //! ```
 //!
-//! Each has a task that takes these steps. From its cancellation on, it is not on the bus any more; it is kept among those
-//! that leave until it is closed, so that tools see what is still about. User code runs on tasks of its own: what blocks a
-//! thread costs that thread and nothing else.
+//! A task takes these steps for each controller. A controller that was taken off the bus is kept in `Life::leaving` until it is
+//! closed, so that tools can show it. User code runs on further tasks: what blocks its thread costs that thread and nothing
+//! else.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,17 +31,17 @@ use crate::error::ErrorKind;
 use crate::listen::Service;
 use crate::{Backoff, Error, Result};
 
-/// How long a future that is dropped may take for it: longer than that, it blocks its thread.
+/// How long dropping a future may take. If it takes longer, it is blocking its thread.
 pub(super) const GRACE: Duration = Duration::from_millis(200);
 
-/// How often one that cannot be dropped is looked at again.
+/// How often a controller that cannot be dropped is tried again.
 const STILL: Duration = Duration::from_secs(60);
 
-/// An execution that went well for so long begins with the shortest wait when it fails.
+/// An execution that has lasted this long begins with the shortest backoff when it fails.
 const HEALTHY: Duration = Duration::from_secs(10);
 
 impl Life {
-    /// Takes a controller off; it is among those that leave until it is closed.
+    /// Takes controllers off; they are in `leaving` until they are closed.
     pub(super) fn leave<'a>(&mut self, entries: impl IntoIterator<Item = &'a Arc<ControllerEntry>>) {
         for entry in entries {
             self.controllers.remove(&entry.id);
@@ -53,8 +53,8 @@ impl Life {
 }
 
 impl Engine {
-    /// Puts a constructed controller on the bus, which knows it already: it is routed to, is offered what stands, and
-    /// executes, once what it comes in place of has ended.
+    /// Attaches a controller that is in `Life::controllers`: directives are routed to it, the standing ones are offered to it,
+    /// and it is executed once those before it have ended.
     pub(super) fn attach(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
         entry.set_service(Service::Serving);
         self.types.route(std::slice::from_ref(entry), &[]);
@@ -63,12 +63,12 @@ impl Engine {
         self.notify_changed();
     }
 
-    /// Starts a controller's life.
+    /// Starts the task of a controller's life.
     pub(super) fn start_life(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
         self.spawn(live(Arc::clone(self), Arc::clone(entry), before));
     }
 
-    /// Takes controllers off the bus that are among those that leave already: their values go, and they are told to end.
+    /// Ends controllers that are in `Life::leaving`: stops routing to them, withdraws their values, and cancels them.
     pub(super) fn dismiss(&self, entries: &[Arc<ControllerEntry>]) {
         self.types.route(&[], entries);
         for entry in entries {
@@ -79,7 +79,7 @@ impl Engine {
         self.notify_changed();
     }
 
-    /// Closes a controller that was made and is not wanted; it never executes.
+    /// Closes a controller that was constructed but is not wanted. It is never executed.
     pub(super) fn discard(self: &Arc<Self>, entry: Arc<ControllerEntry>) {
         self.life().leave([&entry]);
         entry.withdraw();
@@ -88,7 +88,7 @@ impl Engine {
         self.start_life(&entry, Vec::new());
     }
 
-    /// Asks the controllers of a source how they are, side by side.
+    /// Checks the health of a source's controllers, concurrently.
     pub(super) async fn health(self: &Arc<Self>, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
         let asked: Vec<_> = {
             let life = self.life();
@@ -107,7 +107,8 @@ impl Engine {
         asking.join_all().await
     }
 
-    /// Waits until controllers that were told to end are closed, as long as that may take; those that are not then.
+    /// Waits until controllers that were told to end are closed or their limits have passed. Returns those that are not
+    /// closed.
     pub(super) async fn wait_closed(&self, entries: Vec<Arc<ControllerEntry>>) -> Vec<Arc<ControllerEntry>> {
         let all = async {
             for entry in &entries {
@@ -167,14 +168,14 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
     engine.notify_changed();
 }
 
-/// Says what keeps a controller from ending, to those who wait for that.
+/// Reports why a controller does not end to those who wait for its end.
 fn report_held(engine: &Engine, entry: &ControllerEntry, by: Option<Error>) {
     entry.end.send_modify(|end| end.held = by);
     let waiting = engine.life().configs.waiting_for(entry.id);
     waiting.iter().for_each(|nudge| nudge.notify_one());
 }
 
-/// Lets go of the controller itself. Where another one waits for what it owns, that takes as long as it takes.
+/// Drops the controller itself. If anybody waits for what it owns, this takes as long as it takes.
 async fn part_from(engine: &Engine, entry: &ControllerEntry) {
     let asked = entry.is_inherited.load(Ordering::Acquire) || entry.is_waited_for.load(Ordering::Acquire);
     let is_waited_for = asked || entry.swap == SwapMode::StopFirst;
@@ -183,7 +184,7 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
         let parting = Arc::clone(&entry.controller).part(within);
         let error = match contained(parting).await {
             Err(error) if error.kind() == ErrorKind::TimedOut && is_waited_for => error,
-            // Whoever cannot be asked any more has gone already.
+            // Other errors mean that it is gone already.
             _ => return,
         };
         let id = &entry.info.id;
@@ -194,7 +195,7 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
     }
 }
 
-/// Asks a controller for its state, within the limit.
+/// Has a controller save its state, within the limit.
 pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Result<Option<State>> {
     let running = Arc::clone(&entry.controller);
     let what = format!("saving the state of {}", entry.info.id);
@@ -202,7 +203,7 @@ pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Resul
     saved.map_err(|error| named(error, &what))
 }
 
-/// Gives a controller a state, within the limit.
+/// Has a controller restore a state, within the limit.
 pub(super) async fn restore(
     engine: &Engine,
     controller: Arc<dyn AnyController>,
@@ -215,12 +216,12 @@ pub(super) async fn restore(
     restored.map_err(|error| named(error, &what))
 }
 
-/// An error with what was being done, where it does not say that itself.
+/// Adds what was being done to an error that does not say so itself.
 fn named(error: Error, what: &str) -> Error {
     if error.message().starts_with(what) { error } else { error.context(what) }
 }
 
-/// Waits for the end of user code, drops it past its limit, and says so if it does not let itself be dropped.
+/// Waits until user code ends, drops it when its limit has passed, and reports it if it cannot be dropped.
 async fn end_task(
     engine: &Engine,
     entry: &ControllerEntry,
@@ -248,7 +249,7 @@ async fn end_task(
     report_held(engine, entry, None);
 }
 
-/// Executes a controller until it is cancelled, again with backoff after an error or a panic.
+/// Executes a controller until it is cancelled; again, with backoff, after an error or a panic.
 async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::Sender<u64>) {
     let mut backoff = Backoff::default();
     while !entry.cancel.is_cancelled() {
@@ -289,8 +290,7 @@ async fn close(entry: Arc<ControllerEntry>) {
     }
 }
 
-/// Waits for the result of user code. Dropped before that, it ends the task; a result that has come all the same goes to
-/// `late`.
+/// Waits for the result of user code. Dropping it aborts the task; a result that has come all the same goes to `late`.
 struct Waiting<T, F: Fn(T)> {
     task: AbortHandle,
     result: oneshot::Receiver<Result<T>>,
@@ -307,8 +307,8 @@ impl<T, F: Fn(T)> Drop for Waiting<T, F> {
     }
 }
 
-/// Runs user code on a task of its own until it ends, its limit is over, or the returned future is dropped. A result
-/// that comes when nobody waits for it any more goes to `late`.
+/// Runs user code on a task of its own until it ends, its limit has passed, or the returned future is dropped. A result
+/// that comes too late goes to `late`.
 pub(super) async fn limited<T: Send + 'static>(
     engine: &Engine,
     limit: Duration,
@@ -320,7 +320,7 @@ pub(super) async fn limited<T: Send + 'static>(
     let late = Arc::new(late);
     let unheard = Arc::clone(&late);
     let task = engine.runtime()?.spawn(async move {
-        // Between the two nothing is awaited, so that an abort cannot come in between and lose the result.
+        // No `.await` comes between the two, so that an abort cannot lose the result.
         if let Err(Ok(result)) = done.send(contained(work).await) {
             unheard(result);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How long each step of a controller's life may take.
 ///
-/// What takes longer is given up: the future is dropped, the controller's state says so, and nobody else waits for it.
+/// When a limit has passed, the future is dropped, the controller's state says so, and nothing else waits for it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -18,20 +18,20 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// `construct`, until it counts as failed; 30 s unless set.
+    /// `construct`, before it counts as failed. The default is 30 s.
     pub construct: Duration,
-    /// From the cancellation to the end of `execute`, until its future is dropped; 5 s unless set.
+    /// `execute` after its cancellation, before its future is dropped. The default is 5 s.
     pub cancel: Duration,
-    /// `close`, until its future is dropped, and then the controller's destructor; 5 s unless set.
+    /// `close`, before its future is dropped; and then the controller's destructor. The default is 5 s.
     pub close: Duration,
-    /// With `swap = "stop-first"`: calls that are at work without an answer when their controller is to end, until they are
-    /// dropped, and done by the next one; 5 s unless set.
+    /// With `swap = "stop-first"`: requests in progress when their controller is about to end, before they are dropped and
+    /// started over by the next one. The default is 5 s.
     pub finish: Duration,
-    /// `save`, until the swap is rolled back; 5 s unless set.
+    /// `save`, before the swap is rolled back. The default is 5 s.
     pub save: Duration,
-    /// `restore`, until the swap is rolled back; 10 s unless set.
+    /// `restore`, before the swap is rolled back. The default is 10 s.
     pub restore: Duration,
-    /// The last `save` and `restore` together, for which calls wait, until the swap is rolled back; 1 s unless set.
+    /// The last `save` and `restore` together, during which new requests wait, before the swap is rolled back. The default is 1 s.
     pub hand_over: Duration,
 }
 
@@ -71,7 +71,8 @@ impl Limits {
         self
     }
 
-    /// Sets how long calls may take to end before a controller that has to end for its successor to be made.
+    /// Sets how long requests in progress may take to finish when their controller has to end before its successor is
+    /// constructed.
     #[must_use]
     pub fn finish(mut self, limit: Duration) -> Self {
         self.finish = limit;
@@ -99,12 +100,12 @@ impl Limits {
         self
     }
 
-    /// From the cancellation of a controller until it is closed, or has been given up.
+    /// From a controller's cancellation until it is closed or has been given up.
     pub(super) fn end(&self) -> Duration {
         self.cancel + self.close + super::life::GRACE * 3
     }
 
-    /// The same for one whose state is wanted, and which is to be dropped.
+    /// The same for one whose state is saved, and which is dropped, before it is closed.
     pub(super) fn part(&self) -> Duration {
         self.end() + self.save + self.close + super::life::GRACE
     }

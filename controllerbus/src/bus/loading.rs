@@ -1,4 +1,4 @@
-//! Directives that the bus itself resolves, so that controllers can ask for controllers: [`LoadFactory`],
+//! Directives that the bus itself resolves, by which controllers ask for controllers: [`LoadFactory`],
 //! [`LoadConfig`], [`LoadControllerWithConfig`], [`ExecController`] and [`ApplyConfigSet`].
 
 // The entries of the derives in their slice are statics in a link section.
@@ -19,7 +19,7 @@ use crate::directive::Values;
 use crate::error::ErrorKind;
 use crate::{Error, Event, Result};
 
-/// Asks for the factory of a config ID: the highest version in the range. Its value changes when a better one comes.
+/// Asks for the factory of a config ID: the highest version in the range. The value changes when a better one is added.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/load-factory", value = LoadedFactory)]
 pub struct LoadFactory {
@@ -38,7 +38,7 @@ pub struct LoadedFactory {
     pub source: Source,
 }
 
-/// Asks what is known of the configs of an ID.
+/// Asks what is known about the configs of an ID.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/load-config", value = LoadedConfig)]
 pub struct LoadConfig {
@@ -46,7 +46,7 @@ pub struct LoadConfig {
     pub config_id: String,
 }
 
-/// What is known of the configs of an ID.
+/// What is known about the configs of an ID.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadedConfig {
     /// The JSON schema, of the highest version.
@@ -55,7 +55,7 @@ pub struct LoadedConfig {
     pub versions: Vec<Version>,
 }
 
-/// Asks for a running controller of a config: it runs for as long as the directive stands.
+/// Asks for a running controller of a config. It runs as long as the directive is active.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/load-controller", value = LoadedController)]
 pub struct LoadControllerWithConfig {
@@ -68,10 +68,10 @@ pub struct LoadControllerWithConfig {
 }
 
 impl LoadControllerWithConfig {
-    /// For a config of a known type.
+    /// Asks for a controller of a config of a known type.
     ///
     /// # Errors
-    /// [`ErrorKind::Encoding`] when it does not serialize.
+    /// [`ErrorKind::Encoding`] if it does not serialize.
     pub fn of<C: Config>(config: &C) -> Result<Self> {
         let config = serde_json::to_string(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
@@ -88,7 +88,7 @@ pub struct LoadedController {
     pub info: Info,
 }
 
-/// Asks for the same as [`LoadControllerWithConfig`], and to be told how it does: one state at a time.
+/// Like [`LoadControllerWithConfig`], but its value is the controller's current state.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/exec-controller", value = ExecState)]
 pub struct ExecController {
@@ -96,18 +96,18 @@ pub struct ExecController {
     pub load: LoadControllerWithConfig,
 }
 
-/// How a controller that was asked for does.
+/// The state of a controller that was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ExecState {
-    /// It waits for a factory, or is constructed.
+    /// It waits for a factory, or is being constructed.
     Waiting,
-    /// It runs.
+    /// It is running.
     Running(LoadedController),
-    /// It failed, and is tried again.
+    /// It failed, and is retried.
     Failed(Error),
 }
 
-/// Applies a config set for as long as the directive stands; its value says how each key does.
+/// Applies a config set as long as the directive is active. There is a value for each key, with its state.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/apply-config-set", value = AppliedConfig, validate = ApplyConfigSet::check)]
 pub struct ApplyConfigSet {
@@ -115,8 +115,8 @@ pub struct ApplyConfigSet {
     pub set: String,
 }
 
-/// Reads a config set, where there is a bus. In a plugin there is none: the host's checks the plugin's directives, and
-/// the plugin is half as large without a YAML parser, which every one of its reloads would link.
+/// Reads a config set. Set when a bus is created, and so not in plugins: the host's bus checks their directives, and without
+/// a YAML parser, which each reload would link, a plugin is half as large.
 static READER: OnceLock<fn(&str) -> Result<ConfigSet>> = OnceLock::new();
 
 impl ApplyConfigSet {
@@ -125,27 +125,27 @@ impl ApplyConfigSet {
     }
 }
 
-/// How one key of an applied config set does.
+/// The state of one key of an applied config set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AppliedConfig {
     /// The key.
     pub key: String,
-    /// The revision that runs, which may be another set's.
+    /// The elected revision, which may be from another set.
     pub revision: u64,
-    /// The controller, if it runs.
+    /// The controller, if it is running.
     pub controller: Option<ControllerId>,
-    /// What keeps it from running.
+    /// Why it is not running.
     pub problem: Option<Error>,
 }
 
-/// The bus as a controller of itself.
+/// The bus as one of its own controllers.
 pub(super) struct Loading(pub(super) Weak<Engine>);
 
 #[derive(crate::Config, Serialize, Deserialize, PartialEq)]
 #[config(id = "controllerbus/loading")]
 pub(super) struct NoConfig {}
 
-/// The bus's own controller; it is on no list.
+/// The bus's own controller. No list of controllers has it.
 pub(super) fn controller(engine: Weak<Engine>) -> Arc<dyn crate::controller::AnyController> {
     READER.get_or_init(|| ConfigSet::from_yaml);
     erase(Loading(engine))
@@ -192,7 +192,7 @@ impl Controller for Loading {
     }
 }
 
-/// Takes back what a directive has applied.
+/// Withdraws what a directive has applied.
 struct WithdrawOnDrop {
     engine: Weak<Engine>,
     owner: u64,
@@ -211,7 +211,7 @@ impl Loading {
         self.0.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "the bus is gone"))
     }
 
-    /// Shows what the engine has, whenever it changes.
+    /// Keeps a value up to date with something that the engine has.
     async fn follow<V: Serialize + PartialEq + Clone + Send + Sync + 'static>(
         &self,
         values: Values<V>,
@@ -260,7 +260,7 @@ impl Loading {
                     let entry = engine.life().controllers.get(&id.0).cloned();
                     entry.map(|entry| LoadedController { id, info: Info::clone(&entry.info) })
                 }
-                // Told, and tried again, as any resolver's failure is.
+                // Reported and retried like the failure of any resolver.
                 Some(RunState::Failed { error, .. }) => return Err(error.transient()),
                 Some(RunState::Queued) => {
                     values.idle();

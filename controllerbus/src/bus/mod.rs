@@ -1,166 +1,176 @@
 //! The bus: keeps running controllers and standing directives, and routes one to the other.
 
-// This folder is one state machine with two halves, which meet only in a controller's `ControllerEntry`:
+// This folder is one state machine with two halves, which meet only in `ControllerEntry`:
 //
-//   lives        which controllers there are, and which configs ask for: `Life` (engine.rs), configs.rs, instance.rs, life.rs,
-//                stop_first.rs, swap.rs
-//   directives   what is asked and answered: types.rs, table.rs, standing.rs, resolver.rs, reference.rs, kept.rs
+//   lives        which controllers there are, and which ones the configs ask for: `Life` (engine.rs), configs.rs,
+//                instance/, life.rs, stop_first.rs, swap/
+//   directives   what is asked and what is answered: types.rs, table.rs, standing/, resolver.rs, reference.rs, kept.rs
 //
-// This head is what a change in here has to keep to. Where a file's own head says more, it is named.
+// Below are the rules that a change in this folder has to keep.
 //
 //
 // # Locks
 //
-// All are `std::sync::Mutex`es that are held for a few statements, never over an `.await`. An arrow: the right one may be
-// taken while the left one is held. What has no arrow between it is never held together.
+// All of them are `std::sync::Mutex`es, held for a few statements and never over an `.await`. `A ──> B` means that B may
+// be taken while A is held. Locks without a path of arrows between them are never held together.
 //
-//   Engine::life ──> Engine::sockets              (life first: a socket is kept for the keys that an instance has)
+//   Engine::life ──> Engine::sockets              (a socket is kept for the keys of an instance)
 //             └────> ControllerEntry::execution
 //
 //   Types::routing ──> TypeTable::shards[i] ──> Standing::state ──> Handover::held
-//                   (one shard at a time,     (one directive
-//                   in one table)             at a time)
+//                      (one shard at a time)    (one at a time)
 //
-//   ONE_AT_A_TIME (bridge.rs) ──> Engine::bridges (of one bus after the other)
+//   ONE_AT_A_TIME (bridge.rs) ──> Engine::bridges (of one bus at a time)
 //
-//   alone: ControllerEntry::answers[lane], ControllerEntry::failed, Handover::watchers, Kept::queue, Staged::ended
+//   alone: ControllerEntry::answers[lane], ControllerEntry::failed, Handover::watchers, KeptDirectives::queue,
+//          Staged::replacements
 //
-// * `life` and the chain that begins at `routing` are never held together. Whoever needs both takes what he needs from one, lets
-//   go, and takes the other: so each step that spans them (attaching a controller, taking it off, switching a generation) says
-//   in which order its two parts are done, and what is seen in between.
-// * The watch channels (`Engine::changed`, `directives_changed`, `ControllerEntry::end`, `service`) have locks of their own,
-//   inside of which nothing is taken. `end` is read under `life`; all are written with no lock held, because a write wakes.
-// * No user code runs under a lock: no controller, factory, callback or destructor, and no waker of a requester. What a change
-//   of a directive wakes, calls or drops is collected in `Effects`, and `Standing::change` applies that when the lock is given
-//   back; what a change of configs entails is collected in `Changes`, and `Engine::carry_out` does it. Exceptions, all of
-//   them: `AnyDirective::same_key` (a directive's `Eq`) and `id` run under a shard or a directive's lock; a requester's waker
-//   is cloned under a directive's lock; `Handover::watchers` is held while the bus's own tasks are notified (and,
-//   for `watchers`, the task that awaits `Bus::stage` or `Staged::commit`).
-// * The last reference to a controller is never dropped under a lock. Whoever takes one off has a reference of his own, and puts
-//   it among `Life::leaving` until it is closed; so routes and answers never hold the last one.
-// * `Claim`, `StagedConfig` and `DiscardOnDrop` take `life` when they are dropped. So none of them is dropped under it.
+// * `life` is never held together with any lock of the second chain. A step that spans both (attaching a controller,
+//   taking it off, switching generations) does one part, releases the lock, and does the other; its comments say in
+//   which order and why.
+// * The watch channels (`Engine::changed`, `directives_changed`, `ControllerEntry::end`, `service`) have internal
+//   locks, inside of which nothing else is taken. `end` is read under `life`. All are written without a lock, because
+//   writing wakes tasks.
+// * User code does not run under a lock: no controller, factory, callback, destructor or requester's waker. What a
+//   change of a directive wakes, calls or drops is collected in `Effects`, which `Standing::change` applies after the
+//   lock is released; what a change of configs entails is collected in `Changes`, which `Engine::carry_out` does. The
+//   exceptions are: `AnyDirective::same_key` (the directive's `Eq`) and `AnyDirective::id` run under a shard's or
+//   directive's lock; a requester's waker is cloned under the directive's lock; and the task that awaits `Bus::stage`
+//   or `Staged::commit` is woken under `Handover::watchers`.
+// * The last reference to a controller is never dropped under a lock. The code that takes a controller off has a
+//   reference of its own, and `Life::leaving` has one until the controller is closed; so routes and answers never hold
+//   the last one.
+// * Dropping a `Claim`, `StagedConfig` or `DiscardOnDrop` takes `life`, so none of them may be dropped under it.
 //
 //
-// # Fields that are shared, and who may touch them when
+// # Shared fields, and who may touch them when
 //
 // `Engine`
 //
-//  * `life: Mutex<Life>`. `controllers` are those on the bus: routed to, or about to be. `leaving` are those that were taken
-//    off and are not closed; `Life::leave` moves one over, and does so before its routes go. `factories` and `configs` are
-//    plain data. Electing, installing, switching and closing each happen within one hold of this lock.
-//  * `closed` is set under `Types::routing`, and stays. It is read under a shard where a directive is inserted, and under `life`
-//    where a controller or a config is: `Types::drain` and `Bus::close` take these locks after they have set it, so what was
-//    inserted before, they find, and what comes after sees the flag. A keeper or a swap that is at work then need not look:
-//    its instance, or the controllers that it would replace, are gone.
-//  * `next` is the one counter for controllers, claims and owners of configs. 0 is the bus itself: as a controller, and as
-//    the owner for `Bus::apply`.
-//  * `changed`, `directives_changed` count changes. Sent after the change, so that whoever marks the channel as seen and then
-//    looks misses nothing.
+//  * `life`: `controllers` are those on the bus: routed to, or about to be. `leaving` are those that were taken off and
+//    are not closed yet; `Life::leave` moves a controller over before its routes are removed. `factories` and `configs`
+//    are plain data. Electing a config, installing a controller, switching generations and closing each happen within
+//    one hold of this lock.
+//  * `closed` is set under `Types::routing` and never reset. It is read under the shard in which a directive is
+//    inserted, and under `life` where a controller or config is. `Types::drain` and `Bus::close` take these locks after
+//    setting it: they find what was inserted before, and whatever comes later sees the flag. Keepers and swaps need not
+//    look at it, because their instances, or the controllers that they would replace, are gone then.
+//  * `next` numbers controllers, claims and owners of configs. 0 is the bus itself as a controller, and whoever calls
+//    `Bus::apply` as an owner.
+//  * `changed` and `directives_changed` are incremented after a change; a reader marks the channel as seen first and
+//    looks at the bus second, and so misses nothing.
 //
-// `Instance` (one for each distinct config; under `life`)
+// `Instance`: one for each distinct config; all of it under `life`
 //
-//  * Its keeper, a task, takes every step that constructs or ends something. All others change fields under `life` and call
-//    `nudge`. `running` is there if and only if `state` is `Running`; only `Instance::set_state` writes `state` and `since`.
-//  * `users` counts the keys that want it or are served by it. At 0 its keeper removes it.
-//  * `claim`: while it is there, only whoever holds the `Claim` may replace its controller or make one.
-//    `is_staged`: the same, while a generation that is made ready constructs its controller.
-//  * `legacy`, `at_stake`: see stop_first.rs.
+//  * Its keeper, a task, constructs its controller, ends those that this one replaces, and ends it when no key uses it.
+//    Swaps do the same for generations. Everybody else changes fields and calls `nudge`.
+//  * `running` is `Some` only while `state` is `Running`. `stop` takes it, and the next `look` sets the state. `set_state`
+//    writes `state` and `since`.
+//  * `users` counts the keys that want the instance or are served by it. At 0 the keeper removes it.
+//  * While `claim` is `Some`, only the holder of that `Claim` may replace the instance's controller or construct one.
+//    While `is_staged` is set, only the swap that has set it may.
+//  * `legacy` and `at_stake`: see stop_first.rs.
 //
 // `ControllerEntry`
 //
-//  * `phase` is `Staged` or `Live` from the start. `Staged` becomes `Live` under `life`, in `Staged::switch`, and after that every
-//    directive that it answers is locked once (`StandingState::replace`): so whoever reads it under a directive's lock and
-//    sees `Staged` is put right by that. `Removed` is stored by `withdraw`, which then takes each lane of `answers`: who
-//    remembers an answer reads the phase under that lock, so that none is left behind.
-//  * `answers[lane]` is written by `LaneRef::remember` and `forget` of that lane, and read by whoever wants to know what the
-//    controller answers. An answer is remembered before its resolver begins, and forgotten after that is gone.
-//  * `is_routed` is set under `Types::routing` when its routes are stored; it never goes back.
-//  * `execution`, `failures`, `failed` are written by its own life (life.rs) only.
-//  * `end` is written by its own life only: `left`, then `held` as often as that changes, then `over`, once, at the very end.
-//    `closed` is cancelled after that, and `is_over` set before it, under `life`, with its removal from `leaving`.
-//  * `is_inherited` is set before `cancel` is cancelled, and read by its life after that. `is_waited_for` is set by whoever is
-//    going to wait until it is dropped, and read by its life when it has been closed.
-//  * `handover.replaces` is set once, before it is routed to; read under the directives' locks.
-//  * `handover.has_begun` is set once, by its execution. `handover.held` is the gate, and the runs that wait at it: a run asks with
-//    its directive's lock held; it is opened and shut with none. While `guarded` is false the gate is taken for open without
-//    that lock. A gate that is shut stays so.
-//  * `resolver_failed` is set under a directive's lock, and taken back by the swap that looks at it.
+//  * `phase` is `Staged` or `Live` at first. `Staged` becomes `Live` under `life`, in `Staged::switch`. After that each
+//    directive that the controller answers is locked once, for `StandingState::replace`: it shows the values of anybody
+//    who has read `Staged` under that lock. `Removed` is set by `withdraw`, which then takes each lane of `answers`.
+//    `LaneRef::remember` reads the phase under that lock, so that no answer is left behind. It is final.
+//  * `answers[lane]` is written by `LaneRef::remember` and `LaneRef::forget`. An answer is remembered before its
+//    resolver begins, and forgotten after that is gone.
+//  * `is_routed` is set under `Types::routing` when the controller's routes have been stored, and never reset.
+//  * `execution`, `failures`, `failed` and `end` are written by the controller's own life (life.rs) only. In `end`,
+//    `left` comes first, then `held` as often as it changes, and `over` once, at the very end. `is_over` is set before
+//    that, under `life`, together with the removal from `leaving`; `closed` is cancelled after it.
+//  * `is_inherited` is set before `cancel` is cancelled, and read by its life after that. `is_waited_for` is set by
+//    anybody who will wait until the controller is dropped, and read by its life once it has been closed.
+//  * `handover.replaces` is set once, before the controller is routed to.
+//  * `handover.held` is the gate and the runs that wait at it. A run asks for admission under its directive's lock; the
+//    gate is opened and shut without one. As long as `guarded` is false, the gate counts as open without a look at the
+//    lock. A gate that was shut stays shut.
+//  * `resolver_failed` is set under a directive's lock, and reset by the swap that looks at it.
 //
-// `TypeTable` and `Types`
+// `Types` and `TypeTable`
 //
-//  * `routes` and the tables themselves are read without a lock (`ArcSwap`); written under `Types::routing`. A controller that
-//    comes is on the list before it is offered what stands, and a directive is in its shard before the list is read: so each
-//    meets each at least once, and `StandingState::begin` takes the first offer only.
-//  * `Shard::ended` is set under `Types::routing` and the shard. A directive that finds it set looks for the new table.
+//  * The tables and their `routes` are read without a lock (`ArcSwap`), and written under `Types::routing`. A
+//    controller is put on the list before it is offered the standing directives, and a directive is put in its shard
+//    before the list is read: so they meet at least once, and `StandingState::begin` refuses every offer but the first.
+//  * `Shard::ended` is written under `Types::routing` and the shard's lock. Whoever finds it set looks for the new
+//    table.
 //
 // `Standing`
 //
-//  * All but `state` never changes. `state` is under its own lock; inserting the directive, ending it and letting go of a
-//    reference hold its shard, too, so that what is in a shard has not ended.
-//  * `references` counts strong subscribers. `epoch` is raised with each, so that a keep timer of before does not end it.
-//    `offers` is 1 until the controllers that were on the list when it came have been offered it; before, it is not idle, and
-//    a controller that has no resolver here is not taken for one that has nothing to say.
-//  * `Resolver::run` is raised whenever a run ends, or fails. Whatever a handle of an earlier run says is refused.
+//  * Everything but `state` is immutable. Inserting the directive, ending it and releasing a reference hold its shard's
+//    lock, too, so that no directive in a shard has ended.
+//  * `references` counts the strong subscribers. `epoch` is incremented with each new one, which invalidates keep
+//    timers.
+//  * `offers` is 1 until the directive has been offered to every controller that was on the list when it was added.
+//    Before that it is not idle, and a controller without a resolver does not count as one that has nothing to say.
+//  * `Resolver::run` is incremented when a run ends or fails. What a handle of an earlier run says is ignored.
 //
 //
-// # A directive
+// # The life of a directive
 //
-//    add_reference               last strong reference goes, and
-//         │                      `keep_for` is 0, or it is empty and `drop_if_empty`
-//         v                                  ┌──────────────────────────────────┐
-//    ┌─ stands ──────────────────────────────┘                                  v
-//    │    │  ^                                                                ended: out of its shard, resolvers and
-//    │    │  │ a strong reference comes: epoch + 1                              ^  values are let go of, references
-//    │    v  │                                                                  │  read an end
-//    │   kept ──────────────────────────────────────────────────────────────────┤
-//    │        time over, or too many are kept on this bus, or it is empty       │
-//    └──────────────────────────────────────────────────────────────────────────┘
-//             another one supersedes it, or the bus closes
+//    add_reference            the last strong reference is dropped, and `keep_for`
+//          │                  is 0, or there is no value and `drop_if_empty` is set
+//          v                  ┌─────────────────────────────────────────────────┐
+//      standing ──────────────┘                                                 v
+//        │  ^ │                                                               ended: taken out of its shard; resolvers
+//        │  │ └──────────────────────────────────────────────────────────────>  and values are dropped, and references
+//        │  │    another one supersedes it, or the bus is closed                read an end
+//        │  │                                                                   ^
+//        │  │ a strong reference comes: epoch + 1                               │
+//        v  │                                                                   │
+//        kept ──────────────────────────────────────────────────────────────────┘
+//         its time is over, the bus keeps too many, its last value is gone and `drop_if_empty` is set, or as above
 //
-// One resolver of it, that is, one controller's answer:
+// One of its resolvers, that is, one controller's answer to it:
 //
-//                     gate holding                  gate opens
-//    offer ──> begin ──────────────> held at the gate ─────────┐
-//                │ gate open                                   │
-//                v                                             v
-//             working <─────────────────────────────────── run n: polled in place first, spawned if it is not done
-//              │  ^                                            ^
-//       idle() │  │ busy(), as long as it has not returned     │ after its backoff, unless the error is permanent
-//              v  │                                            │
-//             idle    returns Ok ──> done: its values stand    │
-//                     returns Err ─> failed: its values go, run n + 1 ─────┘
+//                      gate holding                gate opens
+//    offer ──> begin ───────────────> held there ─────────────┐
+//                │ gate open                                  │
+//                └────────────────────────────────────────────┴─> run n: polled in place, spawned if it is not done
+//                                                                  │                    ^
+//         idle() <──> busy(), until it returns <── working <───────┤                    │ after its backoff, unless
+//                                                                  │                    │ the error is permanent
+//         returns Ok:  done, its values stay  <────────────────────┤                    │
+//         returns Err: failed, its values go, n + 1 <──────────────┴────────────────────┘
 //
-//    parked      as many values as wanted without it: its run is ended, and begins again when there is room
-//    suspended   its controller ended before its successor is made (stop_first.rs): its run is ended, its values stand
-//    retiring    its successor serves: it goes, with its values, when that one has a value or is idle (OUTLAST at most)
-//    gone        its controller is taken off, it has no resolver for it after all, or the directive has ended
+//    parked      there are as many values as wanted without it: its run is over, and it begins again when there is room
+//    suspended   its controller ends before its successor is constructed (stop_first.rs): its run is over, its values
+//                stay
+//    retiring    its successor serves: it goes, with its values, once that has a value or is idle; after OUTLAST at the
+//                latest
+//    gone        its controller was taken off, it turned out to have no resolver for it, or the directive has ended
 //
 //
-// # A key and its instance
+// # The life of a key and its instance
 //
-//    key "a" ──wanted──> instance 7 (config X)       Queued, Constructing, Running or Failed: see instance.rs
-//        └───serving──> instance 3 (config W)       what ran before, until the wanted one runs
-//    key "b" ──wanted──> instance 7                  equal configs are one instance
+//    key "a" ─┬─ wanted ──> instance 7 (config X): Queued, Constructing, Running or Failed; see instance/mod.rs
+//             └─ serving ─> instance 3 (config W): what ran before, until instance 7 runs
+//    key "b" ─── wanted ──> instance 7: equal configs share an instance
 //
-//    apply      another candidate wins: its instance is wanted, and what ran becomes `serving`
-//    runs       the wanted one runs: `serving` is let go of, and its controller leaves if no key uses it any more
-//    withdraw   the next candidate wins; without one the key goes, and what has to be over before it may come again is
-//               noted in `Configs::departed`
+//    apply       another candidate wins: its instance becomes `wanted`, and what has been running `serving`
+//    runs        the wanted instance runs: `serving` is released, and its controller leaves if no other key uses it
+//    withdraw    the next candidate wins. Without one the key is removed; `Configs::departed` notes what has to be over
+//                before a controller is constructed for the same key again
 //
-// A controller: constructed ──> (Staged ──>) Live ──> leaving ──> closed. Its life from there is drawn in life.rs; the order in
-// which one takes another's place is drawn in stop_first.rs.
+// A controller: constructed ──> (Staged ──>) Live ──> leaving ──> closed. life.rs draws the second half of that, and
+// stop_first.rs how one takes another's place.
 //
 //
 // # A swap
 //
-//    stage     successors are constructed beside those that serve, routed to, and offered what stands, with their values
-//              held back; wait until all are ready                                                  (drop: rolled back)
-//    commit    what cannot run beside its successor is saved, ended and made again (stop_first.rs)  (error: made again)
-//              where there is a state, the gates of both hold, and it is handed over once more       (error: gates open)
-//              switch, under `life`: factories, instances, phases. From here on there is no way back
-//              take_over: the old ones are routed to no more and their gates shut; on each directive new values show and
-//              old ones go; the new ones' gates open
-//    drained   the old ones answer nothing any more, or OUTLAST is over; closed
+//    stage     successors are constructed beside the controllers that serve, executed, routed to, and offered the standing
+//              directives, with their values held back, until all of them are ready. Dropping `Staged` rolls back
+//    commit  1 a controller that cannot run beside its successor is saved and ended, and its successor constructed; on an
+//              error, the old one is constructed again
+//            2 where there is a state, the gates of both are held, and it is handed over again; on an error, they open
+//            3 `switch`, under `life`: factories, instances, phases. There is no way back from here
+//            4 `take_over`: the old ones lose their routes, and their gates are shut; on each directive the new values
+//              become visible, and the old ones go; the gates of the new ones open
+//    drained   the old ones answer nothing any more, or OUTLAST is over; they are closed
 
 mod applying;
 mod bridge;
@@ -255,13 +265,15 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// A bus that knows the factories linked into this binary. Best made inside the tokio runtime that it shall use: its
-    /// work is done there, whoever asks. One that is made outside uses the runtime of whoever calls it.
+    /// A bus that knows the factories linked into this binary.
+    ///
+    /// Create it inside a tokio runtime: all its work is done there, whichever thread calls it. A bus that is created
+    /// outside of one uses the runtime of each caller.
     pub fn new() -> Self {
         Self::with_limits(Limits::default())
     }
 
-    /// [`Bus::new`] with other limits for the steps of controllers' lives.
+    /// A bus with its own limits for the steps of a controller's life; otherwise like [`Bus::new`].
     pub fn with_limits(limits: Limits) -> Self {
         let engine = Engine::new(limits);
         let factories = FACTORIES.iter().map(super::controller::factory::FactoryEntry::factory).collect();
@@ -270,7 +282,7 @@ impl Bus {
         Self(engine)
     }
 
-    /// The limits for the steps of controllers' lives.
+    /// The limits for the steps of a controller's life.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
     }
@@ -280,39 +292,40 @@ impl Bus {
         self.0.handle()
     }
 
-    /// See [`BusHandle::request`].
+    /// Adds a directive and returns a reference to it: [`BusHandle::request`] on this bus.
     ///
     /// # Errors
-    /// As there.
+    /// [`crate::error::ErrorKind::Invalid`] if the directive refuses itself, [`crate::error::ErrorKind::Closed`] if the bus is
+    /// closed.
     pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>> {
         self.0.add(Arc::new(directive)).map(Request::new)
     }
 
-    /// See [`BusHandle::resolve`].
+    /// The first value of a directive: [`BusHandle::resolve`] on this bus. Cancel-safe.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Bus::request`], or a resolver's error when no other resolver is still working on a value.
     pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
         self.request(directive)?.value().await
     }
 
-    /// See [`BusHandle::resolve_all`].
+    /// All values of a directive, once no resolver has more to add: [`BusHandle::resolve_all`] on this bus. Cancel-safe.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Bus::request`], or a resolver's error if there is no value.
     pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>> {
         self.request(directive)?.values().await
     }
 
-    /// See [`BusHandle::try_resolve`].
+    /// The first value of a directive, or `None` if nobody has one: [`BusHandle::try_resolve`] on this bus. Cancel-safe.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Bus::resolve_all`].
     pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>> {
         self.request(directive)?.value_unless_idle().await
     }
 
-    /// Puts a controller on the bus: it is executed, and offered the directives that stand.
+    /// Adds a controller to the bus, which executes it and offers it the active directives.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
         let id = self.0.next_id();
         let entry = Arc::new(ControllerEntry::new(Ties::new(id), info, Source::STATIC, controller));
@@ -329,8 +342,8 @@ impl Bus {
         ControllerId(id)
     }
 
-    /// Takes a controller off the bus: its values go, it is cancelled and closed. Returns when it is, or its limits are
-    /// over; until it has ended after all, [`Bus::leaving`] shows it. False if it is not there.
+    /// Removes a controller: its values are withdrawn, and it is cancelled and closed. Returns when that is done or its
+    /// limits have passed; [`Bus::leaving`] lists it until it has ended. False if there is no such controller.
     pub async fn remove_controller(&self, id: ControllerId) -> bool {
         let entry = {
             let mut life = self.0.life();
@@ -344,33 +357,34 @@ impl Bus {
         true
     }
 
-    /// Makes factories known and constructs the configs that wait for them, in the background.
+    /// Adds factories. Controllers whose configs were waiting for them are constructed in the background.
     pub fn add_factories(&self, source: Source, factories: Vec<Arc<dyn Factory>>) {
         self.0.add_factories(KnownFactory::of(source, factories));
     }
 
-    /// Takes a source's factories and controllers off the bus; configs that ran on it use another factory, or wait.
-    /// Returns when its controllers have ended, or their limits are over; those that have not then.
+    /// Removes a source's factories and controllers. Its configs use another factory, or wait for one.
+    ///
+    /// Returns when the controllers have ended or their limits have passed, with those that have not ended.
     pub async fn remove_source(&self, source: Source) -> Vec<ControllerSnapshot> {
         let left = self.0.remove_source(source).await;
         left.iter().map(|entry| self.0.snapshot_of(entry)).collect()
     }
 
-    /// Applies a config set: of each key the highest revision wins, and an equal config is left running. Keys with equal
-    /// configs share a controller.
+    /// Applies a config set. The highest revision of each key wins, and a controller whose config is unchanged keeps
+    /// running. Keys with equal configs share a controller.
     ///
-    /// Returns when each of its keys runs, has failed once, or waits for a factory; each step has its limit. A config that
-    /// cannot be used leaves the one before running, and is shown as pending. Cancel-safe: what was applied stays so.
+    /// Returns when each key is running, has failed once, or is waiting for a factory; every step has a limit. If a config
+    /// cannot be used, the previous one keeps running and the new one is reported as pending. Cancel-safe: what was applied
+    /// stays applied.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Closed`] when the bus is closed or there is no tokio runtime. What is wrong with one key is
-    /// in the report, and does not keep the others.
+    /// [`crate::error::ErrorKind::Closed`] if the bus is closed or there is no tokio runtime. Problems of single keys are in the
+    /// report and do not affect the other keys.
     pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport> {
         self.0.apply(CALLERS, set, Earlier::Keep).await
     }
 
-    /// Applies a config set as all there is of those that [`Bus::apply`] has applied: keys that it does not name are
-    /// removed.
+    /// Applies a config set in place of everything that [`Bus::apply`] has applied: keys that it does not name are removed.
     ///
     /// # Errors
     /// As [`Bus::apply`].
@@ -378,13 +392,13 @@ impl Bus {
         self.0.apply(CALLERS, set, Earlier::Replace).await
     }
 
-    /// Forgets a config, all its revisions, and takes its controller off the bus. False if the key is not there.
+    /// Removes all revisions of a config, and its controller. False if there is no such key.
     pub async fn remove_config(&self, key: &str) -> bool {
         self.0.remove_config(key).await
     }
 
-    /// Takes one revision of a config back: if it is the one that runs, the next lower one takes over. False if it is
-    /// not there.
+    /// Withdraws one revision of a config. If it is the one that is running, the next lower one takes over. False if there
+    /// is no such revision.
     pub async fn withdraw_config(&self, key: &str, revision: u64) -> bool {
         self.0.withdraw_revision(key, revision).await
     }
@@ -400,17 +414,17 @@ impl Bus {
         keys.iter().filter_map(|key| self.0.config_state(key)).collect()
     }
 
-    /// The config IDs that some factory makes controllers of.
+    /// The config IDs for which there is a factory.
     pub fn config_ids(&self) -> Vec<String> {
         self.0.life().factories.config_ids()
     }
 
-    /// Makes a new generation of controllers ready beside the one that runs: constructs each with the new
-    /// factory, hands its state over, executes it, and offers it what stands, with its values held back.
+    /// Prepares a new generation of controllers beside the running one: constructs each with the new factory, hands over its
+    /// state, executes it, and offers it the active directives, while its values are held back.
     ///
     /// # Errors
-    /// What kept a controller from being constructed, restored, executed or ready within `grace`.
-    /// The running generation is untouched then.
+    /// Why a controller could not be constructed, restored, executed or ready within `grace`. The running generation is
+    /// not affected.
     pub async fn stage(
         &self,
         from: Source,
@@ -421,9 +435,9 @@ impl Bus {
         self.0.stage(from, to, factories, grace, None).await
     }
 
-    /// [`Bus::stage`] of an older generation that comes back because the one that runs is not well: what that cannot save,
-    /// or the older code's `restore` refuses, is no obstacle; the older one begins with its own last state then, which
-    /// [`Committed::notes`] says.
+    /// [`Bus::stage`] for an older generation that comes back because the running one is unhealthy. If the running one cannot
+    /// save a state, or the older code's `restore` refuses it, the older one starts with its own last state instead, as
+    /// [`Committed::notes`] reports.
     ///
     /// # Errors
     /// As [`Bus::stage`].
@@ -438,14 +452,14 @@ impl Bus {
         self.0.stage(from, to, factories, grace, Some(last)).await
     }
 
-    /// Asks the controllers of a source how they are: what [`crate::Controller::health`] says of each, and of one that does
-    /// not answer within a time, that.
+    /// Checks the health of a source's controllers: the result of [`crate::Controller::health`] for each, or an error for one
+    /// that does not answer in time.
     pub async fn health(&self, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
         self.0.health(source, within).await
     }
 
-    /// Ends every directive and refuses new ones, then takes every controller off: all are told at once, and each has its
-    /// limits. Those that have not ended then; they end in the background, or with the process.
+    /// Ends every directive, refuses new ones, and then removes every controller, all at the same time and each within its
+    /// limits. Returns those that have not ended by then; they end in the background, or with the process.
     pub async fn close(&self) -> Vec<ControllerSnapshot> {
         self.0.close();
         let (unused, leaving) = {

@@ -1,9 +1,9 @@
-//! What a controller owns that only one can own, and how to say so when that is what keeps a new one from being made.
+//! Recognizes errors that come from something that only one controller can own, and adds what to do about it.
 
 use crate::Error;
 
-/// How systems say that an address is taken, wherever in an error's text. A controller's error is text: it may have come from
-/// another library, or another process.
+/// How systems say that an address is in use, anywhere in an error's text. The text is all there is: the error may come from
+/// another library or process.
 const TAKEN: [&str; 5] = [
     "address already in use",
     "address in use",
@@ -12,11 +12,11 @@ const TAKEN: [&str; 5] = [
     "only one usage of each socket address",
 ];
 
-/// How stores and locks say that somebody else has what they want.
+/// How databases and locks say that something is in use.
 const LOCKED: [&str; 5] =
     ["already open", "database is locked", "acquire lock", "would block", "resource temporarily unavailable"];
 
-/// An error of a new generation with what to do about it, where it is that the one that serves may hold what it wants.
+/// Adds advice to an error of a new generation, if it looks as though the running one still owns what is needed.
 pub(super) fn with_advice(error: Error) -> Error {
     let text = error.message().to_lowercase();
     if TAKEN.iter().any(|taken| text.contains(taken)) {

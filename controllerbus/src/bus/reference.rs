@@ -1,4 +1,4 @@
-//! One reference to a standing directive, as the bus hands it out.
+//! One reference to a standing directive, as requesters get it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,7 +25,7 @@ impl Reference {
 
 impl RawRequest for Reference {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
-        // The waker that is replaced may be the last of a task: it is dropped without the lock.
+        // The replaced waker may be the last reference to a task, so it is dropped after the lock.
         let next = self.standing.lock().next_event(self.subscriber, cx.waker());
         match next {
             Ok(event) => Poll::Ready(event),

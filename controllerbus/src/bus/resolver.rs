@@ -1,4 +1,4 @@
-//! Runs a controller's resolver on one standing directive: polled once in place, then as a task, again after errors.
+//! Runs a controller's resolver for one directive: polls it once in place, then as a task, and again after errors.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,18 +12,18 @@ use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
 use crate::{Backoff, Error, Result};
 
-/// How deep resolvers that are polled in place may nest before one goes to a task.
+/// How deep resolvers that are polled in place may nest before one is spawned instead.
 const DEPTH: u32 = 16;
 
 thread_local! {
     static NESTED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Where one resolver puts its values.
+/// Where one run of a resolver puts its values.
 struct ResolverSink {
     standing: Arc<Standing>,
     lane_ref: Arc<LaneRef>,
-    /// The run of the resolver that it belongs to.
+    /// The number of the run.
     run: u32,
 }
 
@@ -79,26 +79,26 @@ impl ValueSink for ResolverSink {
     }
 }
 
-/// Offers a directive to a controller, once.
+/// Offers a directive to a controller. Only the first offer counts.
 pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
-    // Remembered first, begun then: who takes the controller off in between keeps it from beginning.
+    // Remembered before it begins: if the controller is taken off in between, it does not begin.
     let Some(slot) = lane_ref.remember(standing) else { return };
     match standing.change(|state, effects| state.begin(standing, lane_ref, slot, effects)) {
         Gate::Open => start_run(standing, lane_ref, 0),
         Gate::Holding => {}
-        // Another offer was first, the directive has ended, or another controller has taken over.
+        // There was another offer, the directive has ended, or another controller has taken over.
         Gate::Shut => lane_ref.forget(slot),
     }
 }
 
-/// Starts another run of a resolver, unless it is held.
+/// Starts another run of a resolver, unless it is held back.
 pub(super) fn restart(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) {
     if standing.change(|state, effects| state.pass(standing, lane_ref, run, effects)) == Gate::Open {
         start_run(standing, lane_ref, run);
     }
 }
 
-/// Starts the resolver that has begun.
+/// Starts a run that was admitted.
 pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) {
     let mut work = match call_resolver(standing, lane_ref, run) {
         Ok(Some(work)) => work,
@@ -129,7 +129,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         let error = Error::msg("the bus was created and is used outside a tokio runtime; create it inside one");
         return standing.change(|state, effects| state.fail(lane_ref, run, error, effects));
     };
-    // Noted before it can fail: so whoever begins the next run knows the task that is in its backoff.
+    // Noted before the task exists, so that the next run, which may begin while this task waits in its backoff, can end it.
     let task = Arc::new(ResolverTask::default());
     let is_over = !standing.change(|state, _| state.set_task(lane_ref.id, run, &task));
     if is_over {
@@ -138,7 +138,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
     task.began(runtime.spawn(drive(Arc::clone(standing), Arc::clone(lane_ref), run, work)).abort_handle());
 }
 
-/// Drops a future that has ended; a panic of its destructor is no better than one of its body.
+/// Drops a future. A panic of its destructor is contained.
 fn discard(work: BoxFuture<'static, Result<()>>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
         let error = Error::from_panic(payload);

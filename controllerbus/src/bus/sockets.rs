@@ -1,7 +1,7 @@
-//! The sockets that the bus keeps for controllers: each for the keys of the config sets by which it was asked for.
+//! The sockets that the bus keeps for controllers: each for the config set's keys whose controllers asked for it.
 //!
-//! A socket is there from when a controller first asks for it until the last of its keys goes, or until nobody has used it
-//! for a while: generations and configs come and go meanwhile, each with a descriptor of its own.
+//! A socket exists from when a controller first asks for it until the last of its keys is removed, or until no controller has
+//! used it for a while. Generations and configs come and go meanwhile, each with a descriptor of its own.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -21,28 +21,28 @@ use crate::error::ErrorKind;
 use crate::listen::{Address, HostSocket, Kept, Service, Sockets, StdListener, bind};
 use crate::{Error, Result};
 
-/// How long a socket stays when the last controller that had it has ended: a new one may take a while until it asks.
+/// How long a socket stays after its last user has ended. A new one may take a while until it asks.
 const UNUSED: Duration = Duration::from_secs(30);
 
-/// The sockets that are kept. Its lock is taken after the bus's, never before.
+/// The sockets that are kept. Its lock is taken after that of `Life`, never before.
 #[derive(Default)]
 pub(super) struct SocketTable {
     sockets: Vec<Socket>,
-    /// What the host was given when it was started.
+    /// The sockets that the host was started with.
     inherited: Vec<Inherited>,
     next: u64,
 }
 
 pub(super) struct Socket {
     number: u64,
-    /// As it was asked for.
+    /// The address that was asked for.
     asked: Address,
     /// The keys that it is kept for.
     keys: BTreeSet<String>,
-    /// The controllers that have it, each with its instance.
+    /// The controllers that use it, each with its instance.
     users: Vec<(u64, Option<u64>)>,
     bound: Arc<OnceCell<BoundSocket>>,
-    /// Whether a task looks after it because nobody uses it.
+    /// Whether a task is going to close it unless it is used again.
     looked_after: bool,
 }
 
@@ -56,7 +56,7 @@ struct Inherited {
 struct BoundSocket {
     descriptor: OwnedFd,
     address: Address,
-    /// Device and number of its file, where it has one that is ours to remove.
+    /// Device and inode of its file, if it has one that is ours to remove.
     file: Option<(u64, u64)>,
     inherited: bool,
 }
@@ -78,7 +78,7 @@ impl Drop for BoundSocket {
         if self.inherited {
             return;
         }
-        // A generation that does not end has a descriptor of it still.
+        // A generation that does not end still has a descriptor of it.
         let _ = SockRef::from(&self.descriptor).shutdown(std::net::Shutdown::Both);
         if let Address::Unix(path) = &self.address
             && std::fs::metadata(path).is_ok_and(|found| Some((found.dev(), found.ino())) == self.file)
@@ -92,17 +92,17 @@ impl Drop for BoundSocket {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct SocketSnapshot {
-    /// As it was asked for.
+    /// The address that was asked for.
     pub asked: Address,
-    /// Where it listens: with the port that was found, where port 0 was asked for.
+    /// Where it listens; with the actual port if port 0 was asked for.
     pub address: Address,
-    /// The config set's keys that it is kept for.
+    /// The keys of the config sets that it is kept for.
     pub keys: Vec<String>,
-    /// The controllers that have it.
+    /// The controllers that use it.
     pub controllers: Vec<ControllerId>,
 }
 
-/// Who asks for sockets: one controller.
+/// One controller's access to sockets.
 pub(super) struct ControllerSockets {
     pub(super) engine: Weak<Engine>,
     pub(super) controller: u64,
@@ -132,7 +132,7 @@ impl Sockets for ControllerSockets {
                 }
                 None => {
                     let address = address.clone();
-                    // A name may have to be looked up.
+                    // Looking up a name may block.
                     let binding = engine.runtime()?.spawn_blocking(move || BoundSocket::bind(&address));
                     binding.await.unwrap_or_else(|error| Err(Error::msg(error)))
                 }
@@ -149,11 +149,11 @@ impl Sockets for ControllerSockets {
     }
 }
 
-/// What somebody who asked for a socket may have.
+/// A socket that a controller may have.
 struct Grant {
     number: u64,
     bound: Arc<OnceCell<BoundSocket>>,
-    /// What it is made of, where the host was given it.
+    /// What to make it of, if the host was started with it.
     inherited: Option<(Address, Arc<OwnedFd>)>,
 }
 
@@ -175,7 +175,7 @@ impl SocketTable {
         if let Some(socket) =
             self.sockets.iter_mut().find(|socket| socket.asked == *asked && !socket.keys.is_disjoint(&keys))
         {
-            // Whoever has it has to be somebody in whose place this one comes, or who comes in its place.
+            // Only the controller that this one replaces, or that replaces it, may have it at the same time.
             let other = socket.users.iter().filter_map(|(_, other)| *other).find_map(|other| {
                 let others = configs.keys_of(other).into_iter().collect::<BTreeSet<_>>();
                 (Some(other) != instance && !others.is_subset(&keys)).then_some(others)
@@ -218,7 +218,7 @@ impl SocketTable {
         Ok(Grant { number, bound, inherited })
     }
 
-    /// What the host was given under this name, or for this address.
+    /// The socket that the host was started with under this name, or for this address.
     fn given(&self, asked: &Address) -> Option<(Address, Arc<OwnedFd>)> {
         let is_meant = |given: &&Inherited| match asked {
             Address::Inherited(name) => given.name == *name,
@@ -232,7 +232,7 @@ impl SocketTable {
         self.sockets.retain(|socket| socket.number != number || socket.bound.initialized());
     }
 
-    /// A key is gone for good. What is kept for no other is returned, to be dropped without the lock.
+    /// A key was removed. Returns the sockets that are kept for no other key, to be dropped after the lock.
     #[must_use]
     pub(super) fn key_gone(&mut self, key: &str) -> Vec<Socket> {
         let is_gone = |socket: &mut Socket| {
@@ -242,7 +242,7 @@ impl SocketTable {
         self.sockets.extract_if(.., is_gone).collect()
     }
 
-    /// A controller has ended. Returns the sockets that nobody uses now, to be looked after.
+    /// A controller has ended. Returns the sockets without users, for which a task is to be started.
     fn left(&mut self, controller: u64) -> Vec<u64> {
         let mut unused = Vec::new();
         for socket in &mut self.sockets {
@@ -256,7 +256,7 @@ impl SocketTable {
         unused
     }
 
-    /// Whether a socket has to be looked after on; taken out where nobody will ask for it.
+    /// Whether the task has to look at a socket again; removes the socket if no controller is going to ask for it.
     fn look(&mut self, configs: &Configs, number: u64) -> (bool, Option<Socket>) {
         let Some(at) = self.sockets.iter().position(|socket| socket.number == number) else { return (false, None) };
         let socket = &mut self.sockets[at];
@@ -264,7 +264,7 @@ impl SocketTable {
             socket.looked_after = false;
             return (false, None);
         }
-        // One that does not run may ask when it does.
+        // A controller that does not run yet may ask when it does.
         let runs = |key: &String| {
             let instance = configs.by_key.get(key).and_then(|applied| configs.instances.get(&applied.wanted));
             instance.is_none_or(|instance| matches!(instance.state(), RunState::Running(_)))
@@ -273,13 +273,13 @@ impl SocketTable {
     }
 }
 
-/// What stands for the key of a controller that no config asked for.
+/// The key for a controller that no config asked for.
 fn by_hand(controller: u64) -> String {
     format!("controller {controller}")
 }
 
 impl Engine {
-    /// A controller has ended: the sockets that nobody uses any more are closed after a while.
+    /// A controller has ended: the sockets that it was the last to use are closed after a while.
     pub(super) fn sockets_left(self: &Arc<Self>, controller: u64, instance: Option<u64>) {
         if instance.is_none() {
             let gone = self.sockets().key_gone(&by_hand(controller));
@@ -315,11 +315,11 @@ impl Engine {
 }
 
 impl Bus {
-    /// Gives the bus a socket that listens, such as one that a service manager has made, for controllers that
-    /// [listen](crate::Context::listen) at its address or at `systemd:NAME`. It stays open as long as the bus is there.
+    /// Gives the bus a listening socket, such as one from a service manager, for controllers that
+    /// [listen](crate::Context::listen) at its address or at `systemd:NAME`. It stays open as long as the bus exists.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for what does not listen, or what is neither TCP nor a Unix socket.
+    /// [`ErrorKind::Invalid`] if the socket does not listen, or is neither a TCP nor a Unix socket.
     pub fn adopt_listener(&self, name: &str, listener: impl Into<OwnedFd>) -> Result<()> {
         let invalid = |error: &dyn std::fmt::Display| {
             Error::new(ErrorKind::Invalid, format!("the socket `{name}` cannot be used: {error}"))
@@ -336,7 +336,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The sockets that are kept for controllers.
+    /// The sockets that the bus keeps for controllers.
     pub fn sockets(&self) -> Vec<SocketSnapshot> {
         let table = self.0.sockets();
         let listening = table.sockets.iter().filter_map(|socket| {

@@ -1,16 +1,16 @@
-//! One at a time: a controller that has ended before the one that comes in its place is made, and what it leaves for that.
+//! One at a time: controllers that end before their successors are constructed, and what they leave to these.
 //!
 //! ```text
-//! serving ─> held: calls wait, those at work end ─> cancelled ─> closed ─> saved ─> dropped ─┐
-//!    ^                                                                                       v
-//!    └── in one step, with what was held <── made ready <── restored <── constructed (the next)
-//!                                                           │ fails
-//!                                                           v
-//!                                       constructed (the one before, with the same state)
+//! serving ─> held: new runs wait, others finish ─> cancelled ─> closed ─> saved ─> dropped ─┐
+//!    ^                                                                                      v
+//!    └── in one step, with the runs that wait <── ready <── restored <── constructed (the successor)
+//!                                                            │ fails
+//!                                                            v
+//!                                              constructed (the previous one again, with the same state)
 //! ```
 //!
-//! Its values stand on meanwhile. Nobody makes a controller of an instance that somebody else has claimed, and nobody makes
-//! one before whatever owned the same has been dropped. So at no time are there two.
+//! The old controller's values stay meanwhile. No controller is constructed for an instance that somebody else has claimed, or
+//! before everything that owned the same has been dropped. So there are never two.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -26,7 +26,7 @@ use crate::error::ErrorKind;
 use crate::listen::Service;
 use crate::{Error, Result};
 
-/// Whether a controller that is about to be ended is: one says so, and that holds.
+/// Whether a controller that is about to end does. The first decision is final.
 #[derive(Default)]
 pub(super) struct Fate(OnceLock<Verdict>);
 
@@ -37,38 +37,38 @@ enum Verdict {
 }
 
 impl Fate {
-    /// It ends; false if it was spared.
+    /// Decides that it ends; false if it was spared before.
     fn seal(&self) -> bool {
         self.0.set(Verdict::Ends).is_ok()
     }
 
-    /// It goes on as before; false if it has ended already.
+    /// Decides that it serves on; false if it ends.
     pub(super) fn spare(&self) -> bool {
         *self.0.get_or_init(|| Verdict::Spared) == Verdict::Spared
     }
 
-    /// Whether it ends.
+    /// Whether it was decided that it ends.
     pub(super) fn is_sealed(&self) -> bool {
         self.0.get() == Some(&Verdict::Ends)
     }
 }
 
-/// What a controller has left for the one that comes in its place.
+/// What a controller leaves to its successor.
 #[derive(Default)]
 pub(super) struct Legacy {
-    /// What its config is one of.
+    /// The id of its config.
     config_id: String,
-    /// The controller, while its values stand and calls are held for the next one.
+    /// The controller, while its values and the runs that wait at its gate are kept for the successor.
     pub(super) old: Option<Arc<ControllerEntry>>,
-    /// Its state, from before it was told to end, or as it was restored.
+    /// Its state, as it was saved before the controller was told to end.
     state: Option<State>,
-    /// Its end, which has its last state.
+    /// Where its last state comes from.
     last: Option<watch::Receiver<End>>,
-    /// What has to be over before another one is made.
+    /// What has to be over before the successor is constructed.
     after: Vec<After>,
 }
 
-/// A controller that has to be over.
+/// A controller, or a claim, that has to be over.
 #[derive(Clone)]
 pub(super) struct After {
     controller: u64,
@@ -81,13 +81,13 @@ impl After {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        // Whoever could say so may be gone altogether.
+        // Without a sender it is gone altogether.
         self.end.borrow().over || self.end.has_changed().is_err()
     }
 }
 
-/// A claim to an instance: whoever has it replaces its controller, or makes one that cannot run beside another. Until it is
-/// dropped nobody else makes one in that place. Not to be dropped under the bus's lock.
+/// A claim to an instance: its holder replaces the instance's controller, or constructs one that cannot run beside another.
+/// Until it is dropped nobody else does. Must not be dropped under the lock of `Life`.
 pub(super) struct Claim {
     engine: Weak<Engine>,
     id: u64,
@@ -99,7 +99,7 @@ impl Claim {
         Self { engine: Arc::downgrade(engine), id: engine.next_id(), end: watch::Sender::new(End::default()) }
     }
 
-    /// Its end.
+    /// The end of the claim.
     pub(super) fn after(&self) -> After {
         After { controller: self.id, end: self.end.subscribe() }
     }
@@ -116,24 +116,24 @@ impl Drop for Claim {
 }
 
 impl Legacy {
-    /// What a controller leaves that was told to end; `before` is what it has saved before.
+    /// What a controller leaves that was told to end; `before` is the state that it had saved before that.
     pub(super) fn of(old: &Arc<ControllerEntry>, before: Option<State>) -> Self {
         let last = Some(old.end.subscribe());
         let config_id = old.info.config_id.clone();
         Self { config_id, old: Some(Arc::clone(old)), state: before, last, after: vec![After::of(old)] }
     }
 
-    /// Nothing but that a controller has to be over.
+    /// Only that a controller has to be over.
     pub(super) fn after(entry: &ControllerEntry) -> Self {
         Self { after: vec![After::of(entry)], ..Self::default() }
     }
 
-    /// Another one has to be over, too.
+    /// Others have to be over, too.
     pub(super) fn wait_for(&mut self, after: impl IntoIterator<Item = After>) {
         self.after.extend(after);
     }
 
-    /// The state that the next one is given, if that is one of these configs.
+    /// The state for the successor, if that has the same config ID.
     pub(super) fn state_for(&mut self, config_id: &str) -> Option<State> {
         self.state().filter(|_| self.config_id == config_id)
     }
@@ -154,7 +154,7 @@ impl Legacy {
         self.state.clone()
     }
 
-    /// Whether the next one may be made. An error says what keeps it from that for longer than it should.
+    /// Whether the successor may be constructed. An error says what is delaying it beyond the limits.
     pub(super) fn is_free(&mut self) -> Result<bool> {
         self.after.retain(|after| !after.is_over());
         match self.after.iter().find_map(|after| after.end.borrow().held.clone()) {
@@ -163,7 +163,7 @@ impl Legacy {
         }
     }
 
-    /// Whether there is more to it than that something has to be over.
+    /// Whether there is more than something that has to be over.
     pub(super) fn is_estate(&self) -> bool {
         self.old.is_some() || self.state.is_some() || self.last.is_some()
     }
@@ -173,24 +173,26 @@ impl Legacy {
         self.after.iter().cloned()
     }
 
-    /// Whether it waits for a controller.
+    /// Whether it waits for a controller or claim.
     pub(super) fn waits_for(&self, controller: u64) -> bool {
         self.after.iter().any(|after| after.controller == controller)
     }
 }
 
 impl Engine {
-    /// Ends controllers, side by side, in whose places others come: calls that begin are held for those, calls at work get
-    /// their time, and values stand on. Returns once all are dropped. Dropping the future leaves each to its fate: sealed, it
-    /// ends all the same, and [`Legacy::of`] has what it leaves; if not, whoever spares it opens its gate again.
+    /// Ends controllers, concurrently, for their successors: new runs wait for these, runs at work get time to finish, and
+    /// values stay. Returns when all controllers have been dropped.
+    ///
+    /// If the future is dropped, a controller whose fate is sealed ends all the same, and [`Legacy::of`] has what it leaves;
+    /// whoever spares another one opens its gate again.
     ///
     /// # Errors
-    /// What keeps the first one that does not end. It ends when that does.
+    /// Why the first one that does not end does not. It ends when that is over.
     pub(super) async fn stop_all(self: &Arc<Self>, all: &[(Arc<ControllerEntry>, Arc<Fate>)]) -> Result<()> {
         let runtime = self.runtime()?;
         let mut stopping = tokio::task::JoinSet::new();
         for (entry, fate) in all {
-            // Here and now: what a task does that nobody waits for any more could come too late.
+            // Here and not in the task, which might do it after the caller has given up and opened the gate again.
             entry.handover.hold();
             let watching = Watching::of(entry);
             let engine = Arc::clone(self);
@@ -235,21 +237,21 @@ impl Engine {
         }
     }
 
-    /// Lets go of a claim once these are over.
+    /// Drops a claim once these are over.
     pub(super) fn release_after(self: &Arc<Self>, claim: Claim, after: Vec<After>) {
         if after.iter().all(After::is_over) {
             return;
         }
         self.spawn(async move {
             for mut after in after {
-                // It is over, too, when nobody is there any more who could say so.
+                // An error means that the sender is gone, and so it is over.
                 let _ = after.end.wait_for(|end| end.over).await;
             }
             drop(claim);
         });
     }
 
-    /// Cancels a controller and what of its calls still goes on; its values stand on.
+    /// Cancels a controller and the runs that are still at work. Its values stay.
     fn cut_short(self: &Arc<Self>, entry: &Arc<ControllerEntry>) {
         entry.is_inherited.store(true, Ordering::Release);
         for standing in entry.answers() {
@@ -260,8 +262,8 @@ impl Engine {
         self.notify_changed();
     }
 
-    /// The new controllers have taken over from the old ones: what stands is theirs, and what was held for them begins. An old
-    /// one whose successor has no answer yet stays until that has, or for a while.
+    /// Lets new controllers take over from old ones: directives and the runs that wait become theirs. An old controller whose
+    /// successor has no answer yet stays until that has one, or for a while.
     pub(super) fn take_over(self: &Arc<Self>, pairs: &[(Arc<ControllerEntry>, Option<Arc<ControllerEntry>>)]) {
         let old: Vec<_> = pairs.iter().map(|(old, _)| Arc::clone(old)).collect();
         for (old, new) in pairs {
@@ -269,12 +271,12 @@ impl Engine {
         }
         self.types.route(&[], &old);
         for (old, new) in pairs {
-            // What was held is the new one's to do, and so is what is offered to the old one from here on.
+            // The runs that waited here, and whatever is offered to the old one from now on, are the new one's.
             for (standing, ..) in old.handover.shut() {
                 standing.change(|state, effects| state.remove_resolver(old.id, effects));
             }
             if let Some(new) = new {
-                // Who adds a directive right now may have offered it to one of the two only.
+                // A directive that is being added may have been offered to only one of the two.
                 for standing in new.answers().into_iter().chain(old.answers()) {
                     standing.change(|state, effects| state.replace(old.id, new.id, effects));
                 }
@@ -302,7 +304,7 @@ impl Engine {
     }
 }
 
-/// Hears of each change about a controller, until it is dropped.
+/// Is notified of each change of a controller until it is dropped.
 struct Watching {
     entry: Arc<ControllerEntry>,
     activity: Arc<Notify>,
@@ -322,7 +324,7 @@ impl Drop for Watching {
     }
 }
 
-/// Whether a controller's resolver of a directive has been started and has neither answered nor nothing to do.
+/// Whether a controller's resolver of a directive was started, and has not answered yet.
 pub(super) fn is_at_work(standing: &Arc<Standing>, entry: &Arc<ControllerEntry>) -> bool {
     let at_work = standing.lock().is_at_work(entry.id);
     at_work && !entry.handover.is_held(standing)

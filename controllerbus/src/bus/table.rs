@@ -1,4 +1,4 @@
-//! All standing directives of one type, in shards by key, and the controllers that resolve them.
+//! All standing directives of one id, in shards by key, and the controllers that resolve them.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,26 +17,26 @@ use crate::directive::AnyDirective;
 const SHARDS: usize = 32;
 
 thread_local! {
-    /// The last task on this thread that was found to run in a bus's runtime, and which that is.
+    /// The last task on this thread that was found to run in a bus's runtime, with the id of that runtime.
     static HOME: Cell<Option<(tokio::task::Id, tokio::runtime::Id)>> = const { Cell::new(None) };
 }
 
-/// The standing directives of some keys.
+/// The standing directives whose hashes belong to this shard.
 #[derive(Default)]
 pub(super) struct Shard {
     all: HashTable<Hashed>,
-    /// The table was taken out: look for the one that is there now.
+    /// The table was removed: look for the one that has replaced it.
     pub(super) ended: bool,
 }
 
-/// With its hash, so that looking for one and making room touch no other directive.
+/// A directive with its hash, so that neither a search nor a resize touches other directives.
 struct Hashed {
     hash: u64,
     standing: Arc<Standing>,
 }
 
 impl Shard {
-    /// The directive equivalent to one with this hash.
+    /// The directive that is equivalent to this one, which has this hash.
     pub(super) fn find(&self, hash: u64, directive: &dyn AnyDirective) -> Option<&Arc<Standing>> {
         let same = |found: &Hashed| found.hash == hash && found.standing.directive.same_key(directive);
         self.all.find(hash, same).map(|found| &found.standing)
@@ -57,15 +57,15 @@ impl Shard {
 pub(super) struct TypeTable {
     pub(super) routes: ArcSwap<Vec<Arc<Route>>>,
     shards: [CachePadded<Mutex<Shard>>; SHARDS],
-    /// The runtime that the bus was made in.
+    /// The runtime that the bus was created in.
     pub(super) runtime: Option<Handle>,
-    /// Told of changes of directives, if anybody listens.
+    /// Notified of changes of directives, if anybody listens.
     changed: watch::Sender<u64>,
-    /// What is kept on this bus without references.
+    /// The directives of this bus that are kept without references.
     kept: Arc<KeptDirectives>,
 }
 
-/// A table, with a reference of its own for each lane.
+/// A table, with a reference for each lane.
 pub(super) struct TypeLanes {
     pub(super) id: String,
     pub(super) table: Arc<TypeTable>,
@@ -83,14 +83,14 @@ impl TypeLanes {
     }
 }
 
-/// Why a directive may have to go.
+/// Why a directive may have to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Release {
-    /// A reference of this number is given back.
+    /// The reference with this number is dropped.
     Reference(u64),
-    /// It was kept for its time, counted from this epoch on.
+    /// Its keep time, which began in this epoch, is over.
     KeepTimeOver(u64),
-    /// It is kept without references and has lost its last value.
+    /// It has no references, and has lost its last value.
     Empty,
 }
 
@@ -109,7 +109,7 @@ impl TypeTable {
         self.shards.iter().map(|shard| shard.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends the table, if nothing stands in it; whoever comes with a directive then looks for another one.
+    /// Ends the table if it has no directives. Whoever is about to insert one looks for another table then.
     pub(super) fn end_if_empty(&self) -> bool {
         if self.shards().any(|shard| !shard.all.is_empty()) {
             return false;
@@ -136,7 +136,7 @@ impl TypeTable {
         all
     }
 
-    /// Takes every directive out.
+    /// Removes every directive.
     pub(super) fn drain(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
         for mut shard in self.shards() {
@@ -151,15 +151,15 @@ impl TypeTable {
         }
     }
 
-    /// Where tasks of the bus run: in the runtime that it was made in, or else that of the caller.
+    /// Where the bus's tasks run: the runtime that it was created in, or else that of the caller.
     pub(super) fn runtime(&self) -> Option<Handle> {
         self.runtime.clone().or_else(|| Handle::try_current().ok())
     }
 
-    /// Puts the calling thread into that runtime, if it is not in it already.
+    /// Enters that runtime, unless the calling thread is in it already.
     pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
         let own = self.runtime.as_ref()?;
-        // To ask for the current runtime counts a reference that all threads share. A task never changes its runtime.
+        // Asking for the current runtime counts a reference that all threads share. A task never changes its runtime.
         let task = tokio::task::try_id();
         if task.is_some() && HOME.get() == task.map(|task| (task, own.id())) {
             return None;
@@ -195,7 +195,7 @@ impl TypeTable {
                     state.end(&mut effects);
                     shard.remove(standing);
                 } else if strong {
-                    // A weak reference that goes while the time runs changes nothing of it.
+                    // Dropping a weak reference does not restart the keep time.
                     keep = Some(state.epoch);
                     state.kept = Some(self.kept.count());
                 }
@@ -208,7 +208,7 @@ impl TypeTable {
         }
     }
 
-    /// Has a directive that nobody refers to end when its time is over, or when there are too many of them.
+    /// Ends a directive without references when its keep time is over, or when there are too many of these.
     fn keep(self: &Arc<Self>, standing: &Arc<Standing>, epoch: u64) {
         let Some(runtime) = self.runtime() else { return };
         let table = Arc::clone(self);

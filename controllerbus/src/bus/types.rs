@@ -1,8 +1,8 @@
-//! The table of each directive id, and which controllers each is routed to.
+//! The table of each directive id, and the controllers that it is routed to.
 //!
-//! Finding a table takes no lock. A table of an id that no controller resolves lives as long as its directives: when there
-//! are twice as many tables as after the last look, those that nobody needs are taken out, so that short-lived ids cost
-//! nothing that stays.
+//! Finding a table takes no lock. The table of an id that no controller resolves is needed only as long as it has directives:
+//! whenever there are twice as many tables as after the last clean-up, the unneeded ones are removed, so that short-lived
+//! ids leave nothing behind.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,25 +20,25 @@ use super::standing::Standing;
 use super::table::{TypeLanes, TypeTable};
 use crate::directive::{ANY_DIRECTIVE, AnyDirective};
 
-/// A new id copies one of these.
+/// Adding an id copies one of these.
 const SHARDS: usize = 64;
 
-/// How many tables there are at least before those that nobody needs are looked for.
+/// The number of tables below which there is no clean-up.
 const FEW: usize = 64;
 
 pub(super) struct Types {
     hasher: RandomState,
     shards: [ArcSwap<HashTable<Arc<TypeLanes>>>; SHARDS],
     routing: Mutex<Routing>,
-    /// The runtime that the bus was made in.
+    /// The runtime that the bus was created in.
     runtime: Option<Handle>,
     changed: watch::Sender<u64>,
     kept: Arc<KeptDirectives>,
 }
 
-/// Held by whoever makes or takes out tables, or changes routes.
+/// Locked to add or remove tables, and to change routes.
 struct Routing {
-    /// The controllers that every id is routed to.
+    /// The controllers that resolve every directive.
     everywhere: Vec<Arc<Route>>,
     /// The bus as the controller of the directives that it resolves itself.
     own: Arc<Route>,
@@ -78,7 +78,7 @@ impl Types {
         self.shard(hash).load().find(hash, |lanes| lanes.id == id).cloned()
     }
 
-    /// The table of an id; made when it is first asked for.
+    /// The table of an id, which is added if there is none.
     pub(super) fn table(&self, id: &str) -> Arc<PerLane<TypeTable>> {
         let hash = self.hasher.hash_one(id);
         if let Some(lanes) = self.shard(hash).load().find(hash, |lanes| lanes.id == id) {
@@ -106,7 +106,7 @@ impl Types {
         lanes
     }
 
-    /// Takes out the tables in which nothing stands, of ids that no controller asked to be routed.
+    /// Removes the tables that have no directives and whose ids no controller has named.
     fn take_out_unused(&self, routing: &mut Routing) {
         for shard in &self.shards {
             let tables = shard.load();
@@ -132,8 +132,8 @@ impl Types {
         self.shards.iter().flat_map(|shard| shard.load().iter().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Routes directives to controllers, and no more to others. These are kept by whoever takes them off, so that nothing
-    /// of a user's is dropped here.
+    /// Starts routing directives to some controllers, and stops routing them to others. The caller has a reference to these, so
+    /// that no controller is dropped here.
     pub(super) fn route(&self, added: &[Arc<ControllerEntry>], removed: &[Arc<ControllerEntry>]) {
         let is_everywhere = |entry: &ControllerEntry| entry.resolves.iter().any(|id| id == ANY_DIRECTIVE);
         let is_removed = |route: &Arc<Route>| removed.iter().any(|entry| entry.id == route.entry.id);
@@ -146,7 +146,7 @@ impl Types {
         let affected: Vec<Arc<TypeLanes>> = {
             let entries = added.iter();
             let ids = entries.clone().filter(|entry| !is_everywhere(entry)).flat_map(|entry| &entry.resolves);
-            // A table that is made here is one that a controller asks to be routed.
+            // These ids are named by a controller, and so their tables stay.
             let mut lanes: Vec<_> = ids
                 .map(|id| {
                     let hash = self.hasher.hash_one(id);
@@ -185,7 +185,7 @@ impl Types {
         added.iter().for_each(|entry| entry.is_routed.store(true, std::sync::atomic::Ordering::Release));
     }
 
-    /// What stands of the ids that a routed controller resolves, with the lane_ref by which it is routed there.
+    /// The standing directives of the ids that a controller resolves, with its reference on their routes.
     pub(super) fn standing_for(&self, entry: &ControllerEntry) -> Vec<(Arc<Standing>, Arc<LaneRef>)> {
         self.routes_of(entry)
             .into_iter()
@@ -196,7 +196,7 @@ impl Types {
             .collect()
     }
 
-    /// The tables to which a controller is routed, and its route there.
+    /// The tables whose directives are routed to a controller, with its route there.
     fn routes_of(&self, entry: &ControllerEntry) -> Vec<(Arc<TypeLanes>, Arc<Route>)> {
         let lanes = if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
             self.all()
@@ -210,24 +210,23 @@ impl Types {
         lanes.into_iter().filter_map(|lanes| route(&lanes).map(|route| (lanes, route))).collect()
     }
 
-    /// What a routed controller did, by directive id.
+    /// What a controller did, by directive id.
     pub(super) fn counts_of(&self, entry: &ControllerEntry) -> Vec<(String, ResolverCounts)> {
         let mut routes = self.routes_of(entry);
         if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
-            // It has the same everywhere.
+            // It has one route for all of them.
             routes.truncate(1);
             return routes.iter().map(|(_, route)| (ANY_DIRECTIVE.to_owned(), route.counts())).collect();
         }
         routes.iter().map(|(lanes, route)| (lanes.id.clone(), route.counts())).collect()
     }
 
-    /// Everything that stands.
+    /// All standing directives.
     pub(super) fn standing(&self) -> Vec<Arc<Standing>> {
         self.all().iter().flat_map(|lanes| lanes.table.all()).collect()
     }
 
-    /// Takes everything out that stands, once `close` has been called: a table that is made later is made by somebody who
-    /// sees that.
+    /// Calls `close`, and then removes all standing directives. Whoever adds a table later sees what `close` has done.
     pub(super) fn drain(&self, close: impl FnOnce()) -> Vec<Arc<Standing>> {
         let all = {
             let _turn = self.routing();

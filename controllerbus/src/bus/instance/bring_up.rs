@@ -1,4 +1,4 @@
-//! Makes an instance's controller, once what it comes in place of has ended; and what becomes of it.
+//! Constructs an instance's controller, once its predecessors have ended, and installs it.
 
 use std::sync::Arc;
 
@@ -17,20 +17,20 @@ use crate::config::Entry as ConfigEntry;
 use crate::directive::wire;
 use crate::listen::Service;
 
-/// A controller that is to be made.
+/// A controller that is to be constructed.
 pub(super) struct Construct {
     pub(super) known: KnownFactory,
     pub(super) config: ConfigEntry,
-    /// Where no other may be there, or be made, meanwhile.
+    /// Set if no other may exist, or be constructed, meanwhile.
     pub(super) claim: Option<Claim>,
-    /// What has been left for it.
+    /// What was left to it.
     pub(super) legacy: Option<Legacy>,
-    /// Those that end before.
+    /// The instances whose controllers end before.
     pub(super) predecessors: Vec<Predecessor>,
 }
 
 impl Construct {
-    /// The controllers whose values stand, and whose calls are held, for it.
+    /// The controllers whose values and waiting runs are kept for it.
     fn old(&self) -> Vec<Arc<ControllerEntry>> {
         let left = self.predecessors.iter().filter_map(|predecessor| predecessor.legacy.as_ref()).chain(&self.legacy);
         left.filter_map(|legacy| legacy.old.clone()).collect()
@@ -38,8 +38,7 @@ impl Construct {
 }
 
 impl Life {
-    /// Notes a controller that was made; gives it back if it is not wanted any more, or its factory has gone. Those in whose
-    /// place it comes go with it.
+    /// Installs a controller, unless no key wants it any more or its factory is gone. Its predecessors are replaced by it.
     fn install(&mut self, id: u64, made: &Arc<ControllerEntry>, predecessors: &[Predecessor]) -> Option<Changes> {
         let known = self.factories.has(made.source);
         let instance = self.configs.instances.get_mut(&id).filter(|instance| instance.users > 0 && known)?;
@@ -56,14 +55,14 @@ impl Life {
         Some(changes)
     }
 
-    /// Whether a controller that is being made is still wanted, from a factory of that source.
+    /// Whether a controller under construction is still wanted, from a factory of this source.
     fn is_wanted(&self, id: u64, source: Source) -> bool {
         self.is_used(id) && self.factories.has(source)
     }
 }
 
 impl Engine {
-    /// Makes what an instance is to run, once what it comes in place of has ended.
+    /// Constructs an instance's controller, once its predecessors have ended.
     pub(super) async fn bring_up(self: &Arc<Self>, id: u64, mut what: Construct, nudge: &Notify) {
         self.notify_changed();
         let is_alone = what.claim.is_some();
@@ -75,7 +74,7 @@ impl Engine {
             left.extend(what.legacy.as_mut());
             let state = match &mut left[..] {
                 [only] => only.state_for(&what.config.id),
-                // Of several there is none that is it.
+                // Of several states none is the one.
                 _ => None,
             };
             let config = wire::encode(&what.config.config)?;
@@ -84,7 +83,7 @@ impl Engine {
         let unwanted = async {
             loop {
                 nudge.notified().await;
-                // Where there cannot be two, one that is being made is made to its end, so that it is known when it is over.
+                // If there cannot be two, construction is not interrupted, so that its end is known.
                 if !is_alone && !self.life().is_wanted(id, source) {
                     return;
                 }
@@ -102,7 +101,7 @@ impl Engine {
         }
     }
 
-    /// Ends the controllers in whose place another one comes. Until all of them have been saved nothing happens to any.
+    /// Ends the controllers of the predecessors. Nothing happens to any of them before the states of all have been saved.
     async fn end_predecessors(self: &Arc<Self>, predecessors: &mut [Predecessor]) -> Result<()> {
         for predecessor in &mut *predecessors {
             if let Some(running) = &predecessor.running {
@@ -138,7 +137,7 @@ impl Engine {
             };
             return self.construct_unwanted(id, after, what);
         };
-        // It answers before the one in whose place it comes is taken off, and executes after that has ended.
+        // It answers before the controller that it replaces is taken off, and is executed after that has ended.
         let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
         if let [replaced] = &[&changes.released[..], &old[..]].concat()[..] {
             made.handover.set_replaces(replaced.id);
@@ -150,7 +149,7 @@ impl Engine {
         self.carry_out(changes);
     }
 
-    /// There is no controller. Those that have ended for it come back first.
+    /// It could not be constructed. The predecessors that have ended for it are constructed again first.
     async fn construct_failed(self: &Arc<Self>, id: u64, failure: ConstructFailure, what: Construct) {
         let ConstructFailure { mut error, after } = failure;
         let Construct { predecessors, mut legacy, claim, .. } = what;
@@ -201,7 +200,7 @@ impl Engine {
         }
     }
 
-    /// A controller is not wanted any more, or its factory has gone: it is as before.
+    /// It is not wanted any more, or its factory is gone: everything is as before.
     fn construct_unwanted(self: &Arc<Self>, id: u64, after: Option<After>, what: Construct) {
         self.give_back(what.predecessors, after.clone());
         let mut changes = Changes::default();

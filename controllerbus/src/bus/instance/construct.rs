@@ -16,7 +16,7 @@ use crate::controller::exclusive::Exclusive;
 use crate::controller::{AnyController, State, SwapMode};
 
 impl Engine {
-    /// Makes a controller, within the limit; it neither runs nor is it routed to yet.
+    /// Constructs a controller, within the limit. It is neither executed nor routed to yet.
     async fn construct(
         self: &Arc<Self>,
         known: &KnownFactory,
@@ -47,7 +47,7 @@ impl Engine {
         Ok(made)
     }
 
-    /// Makes a controller and gives it a state. One that does not take it is ended.
+    /// Constructs a controller and restores its state. If it refuses the state, it is ended.
     pub(in crate::bus) async fn make(
         self: &Arc<Self>,
         known: &KnownFactory,
@@ -63,7 +63,7 @@ impl Engine {
         }
     }
 
-    /// Ends a controller that is not wanted, and waits until it is over. If it is not within its limits, that is for others to
+    /// Ends a controller that is not wanted, and waits until it is over. If its limits pass before, returns what others have to
     /// wait for.
     pub(super) async fn end_made(self: &Arc<Self>, made: Arc<ControllerEntry>) -> Option<After> {
         let after = After::of(&made);

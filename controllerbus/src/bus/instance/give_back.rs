@@ -1,4 +1,4 @@
-//! The controllers that have ended for one that could not be made are made again.
+//! Brings back controllers that have ended for one that could not be constructed.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::error::ErrorKind;
 use crate::{Error, Result};
 
 impl Engine {
-    /// The controllers of these instances are made again, with what they have left, where they have ended for another one;
-    /// once that, where it was made, is over.
+    /// Brings back the controllers of these instances: one that has ended is constructed again, with what it has left, once
+    /// `after` is over.
     pub(in crate::bus) fn give_back(self: &Arc<Self>, predecessors: Vec<Predecessor>, after: Option<After>) {
         let mut changes = Changes::default();
         let mut untouched = Vec::new();
@@ -37,7 +37,7 @@ impl Engine {
                 if legacy.is_free().is_err() || found.is_none() {
                     changes.ended.extend(legacy.old.take());
                 }
-                // Who waits for the claim waits for what is left to wait for.
+                // Whoever waits for the claim goes on to wait for these.
                 claims.push((claim, legacy.after_all().collect()));
                 if let Some(found) = found {
                     found.stop();
@@ -56,7 +56,10 @@ impl Engine {
         }
     }
 
-    /// Waits until these instances run again; why one of them does not.
+    /// Waits until these instances run again.
+    ///
+    /// # Errors
+    /// Why one of them does not.
     pub(in crate::bus) async fn come_back(self: &Arc<Self>, instances: &[u64]) -> Result<()> {
         let mut changed = self.changed.subscribe();
         let all = async {

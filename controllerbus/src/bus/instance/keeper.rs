@@ -1,4 +1,4 @@
-//! An instance's keeper: the task that takes each of its steps.
+//! An instance's keeper: the task that takes all of its steps.
 
 use std::sync::{Arc, Weak};
 
@@ -17,9 +17,9 @@ use crate::controller::SwapMode;
 /// What a keeper does next.
 enum Step {
     Construct(Box<Construct>),
-    /// Until somebody nudges, or the time has come.
+    /// Wait for a nudge, or until this time.
     Wait(Option<Instant>),
-    /// Nobody wants it any more.
+    /// No key wants it any more.
     End(Vec<Arc<ControllerEntry>>),
 }
 
@@ -64,7 +64,7 @@ impl Life {
         Step::Construct(Box::new(Construct { known, config: instance.config.clone(), claim, legacy, predecessors }))
     }
 
-    /// Whether some key wants an instance, or is served by it.
+    /// Whether a key wants an instance or is served by it.
     pub(in crate::bus) fn is_used(&self, id: u64) -> bool {
         self.configs.instances.get(&id).is_some_and(|instance| instance.users > 0)
     }
@@ -92,7 +92,7 @@ impl Engine {
     }
 }
 
-/// Keeps an instance until nobody wants it, or the bus is gone.
+/// Keeps an instance until no key wants it, or the bus is gone.
 async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
     loop {
         let step = {

@@ -1,21 +1,22 @@
-//! One controller that configs ask for, however many keys do: made as soon as there is a factory for it, made again when
-//! it could not be, and ended when the last key lets it go.
+//! One controller that configs ask for, whatever the number of keys: constructed as soon as there is a factory, retried on
+//! failure, and ended when the last key releases it.
 //!
 //! ```text
-//!            no factory                    made
-//! Queued <------------- Constructing ---------------> Running
-//!    |    factory came      |    ^                       | its source goes
-//!    +--------------------->|    | time, or "try again"  v
-//!                           v    |                    Queued / Constructing
+//!          no factory                    constructed
+//! Queued <------------- Constructing ----------------> Running
+//!    |   factory added      |    ^                        | its source is removed
+//!    +--------------------->|    | after its backoff, or  v
+//!                           v    | applied again       Queued / Constructing
 //!                           Failed (error, retry_in)
 //! ```
 //!
-//! One that cannot run beside another is made when that has ended, and is given what it has left: see
-//! [`super::stop_first`]. If it could not be made, the one before is made again; then it is not tried by itself any more, for
-//! that would end what runs.
+//! A controller that cannot run beside another one is constructed after that has ended, with what it has left: see
+//! [`super::stop_first`]. If that fails, the previous one is constructed again; after that there is no retry, because it would
+//! end what is running.
 //!
-//! Each has one keeper, a task that takes every step; all others change counts and states under the bus's lock and
-//! nudge it. So nobody waits for another's constructor, and whoever is dropped while waiting leaves nothing undone.
+//! Each instance has a keeper, a task that takes every step. Everybody else changes counts and states under the lock of `Life`
+//! and nudges the keeper. So nobody waits for the constructor of another key, and a caller that is dropped while it waits
+//! leaves nothing undone.
 
 mod bring_up;
 mod construct;
@@ -38,30 +39,30 @@ use crate::config::Entry as ConfigEntry;
 use crate::controller::{State, SwapMode};
 use crate::{Backoff, Error};
 
-/// What is known of one. Under the bus's lock.
+/// An instance, under the lock of `Life`.
 pub(super) struct Instance {
-    /// The config; its revision means nothing here.
+    /// The config. Its revision is meaningless here.
     pub(super) config: ConfigEntry,
-    /// How many keys want it, or are served by it.
+    /// The number of keys that want it or are served by it.
     pub(super) users: usize,
     /// Written by `set_state` only.
     state: RunState,
     since: SystemTime,
-    /// Its controller. There is one if and only if the state is `Running`.
+    /// Its controller. `Some` only while the state is `Running`; see `stop`.
     pub(super) running: Option<Arc<ControllerEntry>>,
-    /// Somebody replaces its controller, or makes one that cannot run beside another: nobody else may until that is done.
+    /// Somebody is replacing its controller, or constructing one that cannot run beside another. Nobody else may meanwhile.
     claim: Option<After>,
-    /// A generation that is made ready makes its controller.
+    /// A generation that is being prepared constructs its controller.
     pub(super) is_staged: bool,
-    /// What is left for its next controller.
+    /// What is left to its next controller.
     legacy: Option<Legacy>,
-    /// Whether its next controller, which may be in the making, is given what one before has left.
+    /// Whether its next controller, which may be under construction, inherits something.
     at_stake: bool,
-    /// Whose factory the last try was made with; `None` means that the next look makes one.
+    /// The source whose factory was tried last; `None` if the next look is to try.
     tried: Option<Source>,
     retry_at: Option<Instant>,
     backoff: Backoff,
-    /// What the last try said, so that the same is not logged again.
+    /// The error of the last try, so that it is logged once.
     last_error: Option<Error>,
     /// Wakes its keeper.
     pub(super) nudge: Arc<Notify>,
@@ -102,7 +103,7 @@ impl Instance {
         self.since = SystemTime::now();
     }
 
-    /// Forgets the tries so far.
+    /// Forgets previous tries.
     pub(super) fn reset_tries(&mut self) {
         self.tried = None;
         self.retry_at = None;
@@ -110,7 +111,7 @@ impl Instance {
         self.backoff = Backoff::default();
     }
 
-    /// The next look makes another try, whenever it was due.
+    /// Makes the next look try again, whenever that was due.
     pub(super) fn retry_now(&mut self) {
         self.tried = None;
         self.retry_at = None;
@@ -126,43 +127,43 @@ impl Instance {
         self.set_state(RunState::Running(ControllerId(entry.id)));
     }
 
-    /// Notes that its controller has gone. The next one waits for its end, where there cannot be two.
+    /// Notes that its controller is gone. The next one waits for its end if there cannot be two.
     pub(super) fn stop(&mut self) {
         self.reset_tries();
         let gone = self.running.take().filter(|gone| gone.swap == SwapMode::StopFirst);
         self.legacy = gone.map(|gone| Legacy::after(&gone));
     }
 
-    /// Its next controller is given what one before has left.
+    /// Leaves something to its next controller.
     pub(super) fn inherit(&mut self, legacy: Legacy) {
         self.at_stake = legacy.is_estate();
         self.legacy = Some(legacy);
     }
 
-    /// What is left for its next controller, to be changed.
+    /// What is left to its next controller, to be changed.
     pub(super) fn legacy(&mut self) -> Option<&mut Legacy> {
         self.legacy.as_mut()
     }
 
-    /// Another one has come in the place of its controller.
+    /// Notes that another instance's controller has replaced its own.
     fn give_up(&mut self) {
         self.stop();
         self.legacy = None;
         self.at_stake = false;
     }
 
-    /// Whether what a controller has left is here, or in the hands of a keeper.
+    /// Whether what a controller has left is here or with the keeper.
     pub(super) fn is_at_stake(&self) -> bool {
         self.at_stake
     }
 
-    /// What others are told of it: one that runs is shown as such once it is offered what is asked.
+    /// The state for others: a controller counts as running once directives are routed to it.
     pub(super) fn shown(&self) -> RunState {
         let is_unrouted = |running: &Arc<ControllerEntry>| !running.is_routed.load(Ordering::Acquire);
         if self.running.as_ref().is_some_and(is_unrouted) { RunState::Constructing } else { self.state.clone() }
     }
 
-    /// From now on it is somebody's.
+    /// Notes that it is claimed.
     pub(super) fn claim(&mut self, claim: &Claim) {
         self.claim = Some(claim.after());
     }
@@ -175,14 +176,14 @@ impl Instance {
         self.claim.is_some()
     }
 
-    /// What has to be over before another controller is made in the place of its own, where there cannot be two.
+    /// What has to be over before another controller is constructed in place of its own, if there cannot be two.
     pub(super) fn after(&self) -> Vec<After> {
         let running = self.running.iter().filter(|running| running.swap == SwapMode::StopFirst);
         let waits = self.legacy.iter().flat_map(Legacy::after_all);
         running.map(|running| After::of(running)).chain(self.claim.clone()).chain(waits).collect()
     }
 
-    /// Its next controller is made after these are over.
+    /// Makes its next controller wait until these are over.
     pub(super) fn wait_for(&mut self, after: Vec<After>) {
         self.legacy.get_or_insert_default().wait_for(after);
     }
@@ -191,7 +192,8 @@ impl Instance {
         self.legacy.as_ref().is_some_and(|legacy| legacy.waits_for(controller))
     }
 
-    /// What there is to do now. Looking sets the state, so that nobody reads `Queued` of what has a factory.
+    /// The factory to construct its controller with now, if it should be. Sets the state, so that it is never `Queued` while
+    /// there is a factory.
     pub(super) fn look(&mut self, factories: &Factories) -> Option<KnownFactory> {
         if self.running.is_some() || self.is_claimed() || self.is_staged {
             return None;
@@ -216,7 +218,7 @@ impl Instance {
                 Some(known.clone())
             }
         };
-        // While what it comes in place of is not over, it is not made.
+        // Not before what it replaces is over.
         match wanted.as_ref().and(self.legacy.as_mut()).map(Legacy::is_free) {
             None | Some(Ok(true)) => wanted,
             Some(Ok(false)) => None,
@@ -228,7 +230,7 @@ impl Instance {
         }
     }
 
-    /// Notes a failure; false if it is that of the last try again.
+    /// Notes a failure; false if it is the same as that of the last try.
     fn fail(&mut self, error: &Error) -> bool {
         let retry_in = (!error.is_permanent()).then(|| self.backoff.next());
         self.retry_at = retry_in.map(|wait| Instant::now() + wait);
@@ -236,32 +238,32 @@ impl Instance {
         self.last_error.replace(error.clone()).as_ref() != Some(error)
     }
 
-    /// It is not tried again by itself: that would end what runs.
+    /// Does not retry, because that would end what is running.
     fn stop_retrying(&mut self) {
         self.retry_at = None;
         if let RunState::Failed { retry_in, .. } = &mut self.state {
-            // The same failure, and so of the same time.
+            // Not `set_state`: it is still the same failure, with the same time.
             *retry_in = None;
         }
     }
 }
 
-/// An instance whose controller ends, or has ended, because another one is made in its place.
+/// An instance whose controller ends, or has ended, because another one is constructed in its place.
 pub(super) struct Predecessor {
     pub(super) instance: u64,
     pub(super) claim: Claim,
     pub(super) fate: Arc<Fate>,
     pub(super) running: Option<Arc<ControllerEntry>>,
-    /// What that has saved before it was told to end.
+    /// The state that it had saved before it was told to end.
     pub(super) before: Option<State>,
     /// What it has left, once it has ended.
     pub(super) legacy: Option<Legacy>,
 }
 
-/// Why there is no controller.
+/// Why a controller could not be constructed.
 pub(super) struct ConstructFailure {
     pub(super) error: Error,
-    /// One that was made, and is not over yet.
+    /// A controller that was constructed, failed to restore its state, and is not over yet.
     pub(super) after: Option<After>,
 }
 

@@ -1,4 +1,4 @@
-//! What a change of a directive entails, once its lock is given back.
+//! What a change of a directive entails, once its lock has been released.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::bus::resolver::restart;
 use crate::bus::table::Release;
 use crate::directive::Callback;
 
-/// What is to be done once the lock is given back: user code (wakers, destructors) never runs under it.
+/// What is to be done once the lock has been released: user code (wakers, callbacks, destructors) does not run under it.
 #[derive(Default)]
 #[must_use]
 pub(in crate::bus) struct Effects {
@@ -25,21 +25,21 @@ pub(in crate::bus) struct Effects {
     pub(super) resolvers: SmallVec<[Resolver; 1]>,
     pub(super) subscribers: SmallVec<[Subscriber; 1]>,
     pub(super) callbacks: Vec<Callback>,
-    /// Callbacks that are dropped without being called.
+    /// A callback that is dropped without being called.
     pub(super) refused: Option<Callback>,
-    /// Resolvers that have room for their values again.
+    /// Resolvers that begin again, because there is room for their values.
     pub(super) again: Vec<(Arc<LaneRef>, u32)>,
     /// Runs that are over.
     pub(super) tasks: Vec<Arc<ResolverTask>>,
-    /// The last value of a directive that nobody refers to is gone.
+    /// The directive has no references, and has lost its last value.
     pub(super) empty: bool,
 }
 
 impl Effects {
-    /// Wakes, aborts, calls and drops what was collected; tells each resolver's controller that it is done with. What
-    /// panics there costs nothing else.
+    /// Wakes, aborts, calls and drops what was collected, and frees the removed resolvers' slots. A panic in one of these does
+    /// not prevent the others.
     pub(in crate::bus) fn apply(&mut self, standing: &Arc<Standing>) {
-        // Taken from their ends: so the first comes first.
+        // They are taken from the back, the first one first.
         if self.values.len() > 1 {
             self.values.reverse();
         }
@@ -54,7 +54,7 @@ impl Effects {
         }
     }
 
-    /// Does what is left to do, one after the other.
+    /// Applies what is left, item by item.
     fn apply_rest(&mut self, standing: &Arc<Standing>) {
         while let Some(waker) = self.wakers.pop() {
             waker.wake();
@@ -81,7 +81,7 @@ impl Effects {
         }
         drop(self.refused.take());
         while let Some(subscriber) = self.subscribers.last_mut() {
-            // One by one: a destructor that panics while another one's panic unwinds ends the process.
+            // One by one: if a destructor panics while another panic is unwinding, the process aborts.
             subscriber.unread.clear();
             self.subscribers.truncate(self.subscribers.len() - 1);
         }

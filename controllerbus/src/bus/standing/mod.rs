@@ -1,4 +1,4 @@
-//! One standing directive: its references, resolvers, values, and the events that each reference has not read.
+//! One standing directive: its references, its resolvers and its values.
 
 mod effects;
 mod resolvers;
@@ -23,33 +23,34 @@ use super::lane::PerLane;
 use super::table::TypeTable;
 use crate::directive::{AnyDirective, Options, RawEvent};
 
-/// A directive that at least one reference, or its keep time, keeps standing.
+/// A directive on the bus. It is kept by its references, and then by its keep time.
 pub(super) struct Standing {
     pub(super) directive: Arc<dyn AnyDirective>,
     pub(super) hash: u64,
     pub(super) options: Options,
-    /// Through an `Arc` of the lane in which it was added.
+    /// Through the lane in which it was added.
     pub(super) table: Arc<PerLane<TypeTable>>,
     state: Mutex<StandingState>,
 }
 
+/// What changes of a directive, under its lock.
 pub(super) struct StandingState {
-    /// Strong ones.
+    /// The number of strong references.
     pub(super) references: usize,
-    /// Offers that are being made; the directive is not idle before they are.
+    /// 1 until the directive has been offered to the controllers; it is not idle before.
     offers: usize,
-    /// Raised whenever a strong reference comes, so that a keep timer of before does not end it.
+    /// Incremented with each new strong reference, so that earlier keep timers do not end the directive.
     pub(super) epoch: u64,
     pub(super) ended: bool,
-    /// While nobody refers to it and its time runs.
+    /// Set while it has no references and its keep time is running.
     pub(super) kept: Option<KeepGuard>,
-    /// In the order of their ids.
+    /// Sorted by id.
     values: SmallVec<[StandingValue; 1]>,
     resolvers: SmallVec<[Resolver; 1]>,
     subscribers: SmallVec<[Subscriber; 1]>,
     next: u64,
     idle: bool,
-    /// Whether a resolver waits for its successor.
+    /// Whether a resolver waits for its successor's answer.
     retiring: bool,
 }
 
@@ -80,7 +81,7 @@ impl Standing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and then, without the lock, does what that entails.
+    /// Changes the state, and applies the effects after the lock has been released.
     pub(super) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut StandingState, &mut Effects) -> T) -> T {
         let mut effects = Effects::default();
         let result = {
@@ -95,20 +96,20 @@ impl Standing {
         result
     }
 
-    /// Tells those who watch the bus's directives that something changed.
+    /// Notifies those who watch the bus's directives.
     pub(super) fn notify_changed(&self) {
         self.table.notify_changed();
     }
 }
 
 impl StandingState {
-    /// One who made offers has made them.
+    /// Notes that the directive has been offered to the controllers.
     pub(super) fn offered(&mut self, effects: &mut Effects) {
         self.offers -= 1;
         self.finish_retired(effects);
     }
 
-    /// Tells references when the directive became idle or busy.
+    /// Tells references if the directive has become idle or busy.
     fn update_idle(&mut self, options: &Options, effects: &mut Effects) {
         let has_enough = options.max_values.is_some_and(|max| self.visible_values() >= max);
         let is_idle = |resolver: &Resolver| resolver.idle || has_enough || resolver.lane_ref.is_staged();
@@ -119,7 +120,7 @@ impl StandingState {
         }
     }
 
-    /// Ends the directive: its resolvers and values are handed out, its references read an end.
+    /// Ends the directive: its resolvers and values go, and its references read an end.
     pub(super) fn end(&mut self, effects: &mut Effects) {
         self.ended = true;
         self.kept = None;
@@ -130,7 +131,7 @@ impl StandingState {
         }
     }
 
-    /// Whether it is kept without references since an epoch.
+    /// Whether it has been kept without references since this epoch.
     pub(super) fn is_kept_since(&self, epoch: u64) -> bool {
         self.kept.is_some() && self.epoch == epoch
     }

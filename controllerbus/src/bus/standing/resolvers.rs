@@ -16,29 +16,29 @@ use crate::directive::{Callback, Options, RawEvent};
 /// One controller's answer to this directive.
 pub(in crate::bus) struct Resolver {
     pub(super) lane_ref: Arc<LaneRef>,
-    /// Where its controller remembers the directive.
+    /// The slot in which its controller remembers the directive.
     pub(super) slot: usize,
-    /// Which run of its function it is; handles of an earlier one, which failed, say nothing any more.
+    /// The number of its current run. What a handle of an earlier run says is ignored.
     pub(super) run: u32,
     pub(super) idle: bool,
     /// Its function has returned.
     pub(super) done: bool,
-    /// There are values enough without it: it does not run, and begins again when there is room.
+    /// There are enough values without it: it does not run, and begins again when there is room.
     pub(super) parked: bool,
     pub(super) error: Option<Error>,
-    /// Its controller has ended, and its values stand on: whatever is left of it takes none back.
+    /// Its controller has ended, and its values stay: what is left of the controller cannot remove them.
     pub(super) suspended: bool,
     pub(super) task: Option<Arc<ResolverTask>>,
-    /// Since when it has been at work without an answer, where it did not answer at once.
+    /// Since when it has been working, if it has not answered at once.
     pub(super) works_since: Option<Instant>,
-    /// Told when its values are gone: it failed, or it is taken away.
+    /// Called when its values are gone, because it has failed or was removed.
     pub(in crate::bus) gone: Vec<Callback>,
-    /// Set when its generation was replaced before its successor had anything: it goes when that has.
+    /// Set when its controller was replaced by this one, which has no answer yet; it goes when that has one.
     pub(super) successor: Option<u64>,
 }
 
 impl Resolver {
-    /// Makes it one that is about to run again, and says which run that is.
+    /// Ends the current run and prepares the next one. Returns its number.
     pub(super) fn run_again(&mut self, effects: &mut Effects) -> u32 {
         self.stop(effects);
         self.parked = false;
@@ -48,14 +48,14 @@ impl Resolver {
         self.run
     }
 
-    /// Counts how long it took to answer, where it did not do so at once.
+    /// Counts the time that it took to answer, if it has not answered at once.
     pub(super) fn answered(&mut self) {
         if let Some(since) = self.works_since.take() {
             self.lane_ref.counts.answered(since.elapsed());
         }
     }
 
-    /// Ends its run; what handles of it say from now on is not heard.
+    /// Ends the current run. What its handles say from now on is ignored.
     pub(super) fn stop(&mut self, effects: &mut Effects) {
         self.run += 1;
         self.works_since = None;
@@ -64,7 +64,7 @@ impl Resolver {
     }
 }
 
-/// The task that a resolver goes on in. It is noted before there is one, so that nobody has to look for it afterwards.
+/// The task of a run that was not done when it was first polled. It is noted before it exists, so that it can always be ended.
 #[derive(Default)]
 pub(in crate::bus) struct ResolverTask {
     task: OnceLock<AbortHandle>,
@@ -72,7 +72,7 @@ pub(in crate::bus) struct ResolverTask {
 }
 
 impl ResolverTask {
-    /// Notes the task, which ends at once if the run is over already.
+    /// Notes the task, and aborts it if the run is over already.
     pub(in crate::bus) fn began(&self, task: AbortHandle) {
         let _ = self.task.set(task);
         if self.ended.load(Ordering::SeqCst) {
@@ -97,13 +97,13 @@ impl StandingState {
         self.resolvers.iter().find(|resolver| resolver.lane_ref.id == controller)
     }
 
-    /// A controller's resolver, if it is still in this run.
+    /// A controller's resolver, if this is still its current run.
     pub(in crate::bus) fn resolver_in(&mut self, controller: u64, run: u32) -> Option<&mut Resolver> {
         self.resolver(controller).filter(|resolver| resolver.run == run)
     }
 
-    /// Adds a resolver that is at work, and says whether it may start; [`Gate::Shut`] if there is one of this
-    /// controller, or none may come any more.
+    /// Adds a resolver, and returns whether its first run may start; [`Gate::Shut`] if the controller has one already, or
+    /// none may be added any more.
     pub(in crate::bus) fn begin(
         &mut self,
         standing: &Arc<Standing>,
@@ -136,8 +136,8 @@ impl StandingState {
         gate
     }
 
-    /// Whether a run of a resolver may start. Where it is held because its controller's state is being handed over,
-    /// the controller that is given the state has to do it after that, too; one that has the state already does it once.
+    /// Whether a run may start. If it is held back because the state of its controller is being handed over, the successor, which
+    /// gets the state, has to do it again afterwards, too.
     pub(in crate::bus) fn pass(
         &mut self,
         standing: &Arc<Standing>,
@@ -154,7 +154,7 @@ impl StandingState {
         gate
     }
 
-    /// Notes the task in which a run of a resolver goes on; false if it is over already.
+    /// Notes the task of a run; false if the run is over already.
     pub(in crate::bus) fn set_task(&mut self, controller: u64, run: u32, task: &Arc<ResolverTask>) -> bool {
         let has_values = self.has_values(controller);
         let Some(resolver) = self.resolver_in(controller, run) else { return false };
@@ -165,7 +165,7 @@ impl StandingState {
 
     pub(in crate::bus) fn set_idle(&mut self, controller: u64, run: u32, idle: bool, effects: &mut Effects) {
         if let Some(resolver) = self.resolver_in(controller, run) {
-            // A handle that outlives its resolver's function says nothing any more.
+            // Once the function has returned, its handles cannot make it busy again.
             if resolver.done && !idle {
                 return;
             }
@@ -177,7 +177,7 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
-    /// A resolver's function has returned: its values stay.
+    /// A resolver's function has returned; its values stay.
     pub(in crate::bus) fn finish(&mut self, controller: u64, run: u32, effects: &mut Effects) {
         if let Some(resolver) = self.resolver_in(controller, run) {
             resolver.answered();
@@ -187,7 +187,7 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
-    /// A resolver failed: its values go, its error is told, and until it is tried again it counts as idle.
+    /// A resolver has failed: its values go, references read the error, and it counts as idle until it is retried.
     pub(in crate::bus) fn fail(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
         let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
         resolver.idle = true;
@@ -204,7 +204,7 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
-    /// Begins another run after a failure, and says which; `None` if there is nothing to run for.
+    /// Begins another run after a failure, and returns its number; `None` if it is not needed or has to wait.
     pub(in crate::bus) fn retry(
         &mut self,
         standing: &Arc<Standing>,
@@ -220,7 +220,7 @@ impl StandingState {
         (self.pass(standing, lane_ref, run, effects) == Gate::Open).then_some(run)
     }
 
-    /// Takes a resolver away with its values.
+    /// Removes a resolver with its values.
     pub(in crate::bus) fn remove_resolver(&mut self, controller: u64, effects: &mut Effects) {
         let Some(at) = self.resolvers.iter().position(|resolver| resolver.lane_ref.id == controller) else { return };
         effects.resolvers.push(self.resolvers.remove(at));
@@ -228,8 +228,7 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
-    /// Stops resolvers that have no value while there are values enough without theirs, and starts them again once there
-    /// is room.
+    /// Stops resolvers without values while there are enough values, and starts them again when there is room.
     pub(super) fn balance(&mut self, options: &Options, effects: &mut Effects) {
         if options.max_values.is_none() || self.ended {
             return;
@@ -254,7 +253,7 @@ impl StandingState {
         }
     }
 
-    /// Whether a controller's resolver should stop: it is gone, or there are values enough.
+    /// Whether a run should stop: its resolver is gone, or there are enough values.
     pub(in crate::bus) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
         let resolver = self.resolver_of(controller).filter(|resolver| resolver.run == run && !self.ended);
         let Some(resolver) = resolver else { return true };

@@ -13,7 +13,7 @@ use crate::directive::{AnyValue, ValueId};
 impl Standing {
     /// The directive as tools see it.
     pub(in crate::bus) fn snapshot(self: &Arc<Self>) -> DirectiveSnapshot {
-        // User code (names, encoders) runs without the lock.
+        // User code (names, encoders) runs after the lock has been released.
         let (mut snapshot, values) = {
             let state = self.lock();
             let visible = state.values.iter().filter(|value| !value.staged);

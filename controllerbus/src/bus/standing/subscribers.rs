@@ -1,4 +1,4 @@
-//! The references to a directive, and the events that each has not read.
+//! The references to a directive, and the events that each has not read yet.
 
 use std::task::Waker;
 
@@ -15,7 +15,7 @@ pub(super) struct Subscriber {
 }
 
 impl StandingState {
-    /// A new reference's subscription: it is told of what stands.
+    /// Adds the subscription of a new reference, which reads the current values, errors and idleness first.
     pub(in crate::bus) fn subscribe(&mut self, strong: bool) -> u64 {
         if strong {
             self.references += 1;
@@ -40,7 +40,7 @@ impl StandingState {
         id
     }
 
-    /// Ends a subscription; returns whether it was a strong one.
+    /// Removes a subscription; returns whether it was a strong one.
     pub(in crate::bus) fn unsubscribe(&mut self, id: u64, effects: &mut Effects) -> bool {
         let Some(at) = self.subscribers.iter().position(|subscriber| subscriber.id == id) else { return false };
         let subscriber = self.subscribers.swap_remove(at);
@@ -50,7 +50,7 @@ impl StandingState {
         strong
     }
 
-    /// The next event of a subscriber; `Err` keeps the waker for when there is one.
+    /// The next event of a subscriber. `Err` means that there is none yet and the waker was stored; it has the previous waker.
     pub(in crate::bus) fn next_event(&mut self, id: u64, waker: &Waker) -> Result<Option<RawEvent>, Option<Waker>> {
         let ended = self.ended;
         let Some(subscriber) = self.subscribers.iter_mut().find(|subscriber| subscriber.id == id) else {

@@ -1,4 +1,4 @@
-//! What a swap does on one directive: a controller's answer takes the place of its predecessor's.
+//! What a swap does on one directive: a controller's answer replaces its predecessor's.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use super::{Standing, StandingState};
 use crate::directive::RawEvent;
 
 impl StandingState {
-    /// The controller that has a resolver here, too, and is to replace this one.
+    /// The controller that replaces this one, if it has a resolver here, too.
     pub(super) fn successor_of(&self, controller: u64) -> Option<u64> {
         let mut lane_refs = self.resolvers.iter().map(|resolver| &resolver.lane_ref);
         lane_refs.find(|lane_ref| lane_ref.handover.replaces() == Some(controller)).map(|lane_ref| lane_ref.id)
     }
 
-    /// The one step of a swap on this directive: the new values become visible, then the old ones go,
-    /// unless the new controller has nothing yet; then the old answer stays until it has.
+    /// The one step of a swap on this directive: the new values become visible, and then the old ones go. If the new controller
+    /// has no answer yet, the old one stays until it has.
     pub(in crate::bus) fn replace(&mut self, old: u64, new: u64, effects: &mut Effects) {
         let mut shown: SmallVec<[RawEvent; 1]> = SmallVec::new();
         for value in self.values.iter_mut().filter(|value| value.resolver == new && value.staged) {
@@ -47,18 +47,18 @@ impl StandingState {
         self.retiring = self.resolvers.iter().any(|resolver| resolver.successor.is_some());
     }
 
-    /// Whether the controller's answer is ready to replace another's: a value, or nothing more to come.
+    /// Whether a controller's answer can replace another's: it has a value, or nothing to add.
     pub(in crate::bus) fn is_ready(&self, entry: u64) -> bool {
-        // While offers are being made, the one to this controller may be among them.
+        // While the directive is being offered, the offer to this controller may be still to come.
         self.resolver_of(entry).map_or(self.offers == 0, |resolver| resolver.idle) || self.has_values(entry)
     }
 
-    /// Whether the controller has a resolver that has neither answered nor nothing to do.
+    /// Whether a controller has a resolver that has not answered yet.
     pub(in crate::bus) fn is_at_work(&self, entry: u64) -> bool {
         self.resolver_of(entry).is_some_and(|resolver| !resolver.idle) && !self.has_values(entry)
     }
 
-    /// Has a controller whose runs are held now do again what it has done already.
+    /// Makes a controller whose runs are held back do again what it has done already.
     pub(in crate::bus) fn do_again(&mut self, standing: &Arc<Standing>, controller: u64, effects: &mut Effects) {
         let Some(resolver) = self.resolver(controller) else { return };
         if resolver.lane_ref.handover.is_held(standing) || !resolver.lane_ref.handover.is_holding() {
@@ -69,8 +69,8 @@ impl StandingState {
         self.remove_values_of(controller, effects);
     }
 
-    /// Ends the run of a resolver whose controller goes before the next one is made. Its values stand on until that one has
-    /// some; if it has not answered, it is at work until then.
+    /// Ends the run of a resolver whose controller ends before its successor is constructed. Its values stay until that has
+    /// some; if it has not answered yet, it counts as working until then.
     pub(in crate::bus) fn suspend(&mut self, standing: &Standing, controller: u64, effects: &mut Effects) {
         let Some(resolver) = self.resolver(controller) else { return };
         if resolver.parked || resolver.lane_ref.handover.is_held(standing) {
@@ -78,7 +78,7 @@ impl StandingState {
         }
         resolver.stop(effects);
         resolver.suspended = true;
-        // What was to be told of their end belongs to the controller.
+        // The removal callbacks belong to the controller, and so are called now.
         let values = self.values.iter_mut().filter(|value| value.resolver == controller);
         effects.callbacks.extend(values.filter_map(|value| value.removed.take()));
     }

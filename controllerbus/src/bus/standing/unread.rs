@@ -1,13 +1,13 @@
-//! The events that one reference has not read yet, bounded by what stands.
+//! The events that one reference has not read yet, bounded by the number of values.
 
 use std::collections::VecDeque;
 
 use crate::directive::RawEvent;
 
-/// How many unread failures a reference keeps.
+/// The number of unread failures that a reference keeps.
 const FAILURES: usize = 8;
 
-/// A queue whose first two events cost no allocation: most references read a value and are dropped.
+/// A queue that does not allocate for its first two events: most references read one value and are dropped.
 #[derive(Default)]
 pub(super) struct Unread {
     first: Option<RawEvent>,
@@ -16,7 +16,7 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Queues an event; what it takes back is dropped instead, so that the queue stays bounded by what stands.
+    /// Queues an event. If it cancels one that is queued, both are dropped, so that the queue stays bounded.
     pub(super) fn push(&mut self, event: RawEvent) {
         match &event {
             RawEvent::Removed(id) => {
@@ -24,7 +24,7 @@ impl Unread {
                     return;
                 }
             }
-            // Only the last state is worth telling.
+            // The two alternate, so that they cancel each other.
             RawEvent::Busy | RawEvent::Idle => {
                 let last = self.last();
                 if matches!(last, Some(RawEvent::Idle | RawEvent::Busy)) {
@@ -49,7 +49,7 @@ impl Unread {
         }
     }
 
-    /// The oldest one.
+    /// The oldest event.
     pub(super) fn pop(&mut self) -> Option<RawEvent> {
         let event = self.first.take()?;
         self.first = self.second.take();
@@ -57,7 +57,7 @@ impl Unread {
         Some(event)
     }
 
-    /// Drops what is queued, one by one: where a destructor panics, the next call goes on.
+    /// Drops the events one by one. If a destructor panics, the next call drops the rest.
     pub(super) fn clear(&mut self) {
         self.first = None;
         self.second = None;
@@ -80,7 +80,7 @@ impl Unread {
         }
     }
 
-    /// Takes the first of a kind out; false if there is none.
+    /// Removes the first event that matches; false if there is none.
     fn take(&mut self, which: impl Fn(&RawEvent) -> bool) -> bool {
         if self.first.as_ref().is_some_and(&which) {
             self.pop();

@@ -1,4 +1,4 @@
-//! A directive's values, and how many there may be.
+//! A directive's values, and the limit of their number.
 
 use super::StandingState;
 use super::effects::Effects;
@@ -10,19 +10,19 @@ pub(super) struct StandingValue {
     pub(super) id: ValueId,
     pub(super) resolver: u64,
     pub(super) value: AnyValue,
-    /// Told when it is gone.
+    /// Called when it is gone.
     pub(super) removed: Option<Callback>,
     pub(super) staged: bool,
 }
 
 impl StandingState {
-    /// Whether there are values enough, for a controller.
+    /// Whether there are enough values, as far as a controller is concerned.
     pub(super) fn is_full(&self, lane_ref: &LaneRef, options: &Options) -> bool {
         options.max_values.is_some_and(|max| self.count_beside(lane_ref) >= max)
     }
 
-    /// The values beside which those of a controller count towards the cap. Those of the controller that it replaces
-    /// do not: they go when it has one, so that there is always one.
+    /// The number of values that count towards the cap for a controller. Those of the controller that it replaces do not
+    /// count: they go when it has one, so that there is always one.
     fn count_beside(&self, lane_ref: &LaneRef) -> usize {
         let staged = lane_ref.is_staged();
         let replaced = lane_ref.handover.replaces();
@@ -49,7 +49,7 @@ impl StandingState {
         options: &Options,
         effects: &mut Effects,
     ) -> Option<ValueId> {
-        // Read under the lock: the commit of a swap flips the phase first and then takes this lock.
+        // Read under the lock: a swap changes the phase first, and takes this lock for each directive then.
         let staged = lane_ref.is_staged();
         let full = options.hard_cap && self.is_full(lane_ref, options);
         let ended = self.ended;
@@ -71,8 +71,8 @@ impl StandingState {
         Some(id)
     }
 
-    /// Puts a value in the place of another one of the same run, for which there is always room: it is added, then the
-    /// other one removed. Where that is gone already, it is just added.
+    /// Replaces a value of the same controller, for which there is always room: adds the new value, and then removes the old
+    /// one. If the old one is gone already, the new one is only added.
     pub(in crate::bus) fn replace_value(
         &mut self,
         (lane_ref, run): (&LaneRef, u32),

@@ -1,4 +1,4 @@
-//! The commit of a swap: the last hand-over of the states, and the one step.
+//! The commit of a swap: hands over the states once more, and switches in one step.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::error::ErrorKind;
 use crate::{Error, Result};
 
 impl Staged {
-    /// Hands over the states as they are now, and makes the new generation the one that serves. Where there is a
-    /// state, calls that are at work without an answer get `patience` to end, for which calls that begin wait. A
-    /// controller whose config has changed since is made ready again before. One that cannot run beside its successor is
-    /// ended, and its successor made ready, here.
+    /// Hands over the states as they are now, and makes the new generation the one that serves.
+    ///
+    /// Where there is a state, requests in progress get `patience` to finish, during which new ones wait. Successors of
+    /// controllers whose configs have changed since [`Bus::stage`](crate::bus::Bus::stage) are prepared first. A controller that
+    /// cannot run beside its successor is ended here, and its successor is prepared after that.
     ///
     /// # Errors
-    /// Why a state could not be saved or restored, or what was not ready in time. The running generation goes on then: a
-    /// controller of it that has ended already is made again with the state that it had; the error says whether that went
-    /// well.
+    /// Why a state could not be saved or restored, or what was not ready in time. The running generation keeps serving then; a
+    /// controller of it that has ended already is restarted with its state, and the error says whether that has worked.
     pub async fn commit(mut self, patience: Duration) -> Result<Committed> {
         let limit = self.engine.limits.hand_over + patience;
         loop {
@@ -50,15 +50,15 @@ impl Staged {
         }
     }
 
-    /// Hands over what has changed in the states since they were restored. From here to the commit, or to the drop,
-    /// no call begins on a controller with a state.
+    /// Hands over the states that have changed since they were restored. From here to the switch, or the roll-back, no run
+    /// begins on a controller with a state.
     async fn hand_over(&mut self, patience: Duration) -> Result<()> {
         let with_state: Vec<_> = self
             .pairs
             .iter_mut()
             .filter(|pair| pair.is_beside() && pair.restored.is_some() && !pair.has_own_state)
             .collect();
-        // The new one first: so what the old one does not do any more, the new one does after it is restored.
+        // The new one first: what the old one does not do any more, the new one does after its state is restored.
         let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
         held.iter().for_each(|entry| entry.handover.hold());
         let at_rest = async {
@@ -68,12 +68,12 @@ impl Staged {
                 }
             }
         };
-        // Whoever takes longer is not waited for: see `Controller::save`.
+        // Runs that take longer are not waited for: see `Controller::save`.
         let _ = tokio::time::timeout(patience, at_rest).await;
         for pair in with_state {
             let Some(new) = &pair.new else { continue };
             let state = match save(&self.engine, &pair.old).await {
-                // What is taken back need not be well.
+                // The generation that is taken back may be unhealthy.
                 Err(error) if self.last_states.is_some() => {
                     self.notes.push(error.to_string());
                     continue;
@@ -81,7 +81,7 @@ impl Staged {
                 saved => saved?,
             };
             if let Some(state) = state.filter(|state| pair.restored.as_ref() != Some(state)) {
-                // What the new one alone has done, since the old one was not asked, is not in that state.
+                // This state does not have what was offered to the new one only.
                 for standing in new.answers() {
                     standing.change(|state, effects| {
                         if state.resolver_of(pair.old.id).is_none() {
@@ -99,7 +99,7 @@ impl Staged {
         Ok(())
     }
 
-    /// Rolls back, and says in the error what became of those that have ended.
+    /// Rolls back, and adds to the error what became of the controllers that have ended.
     async fn taken_back(mut self, error: Error) -> Error {
         let has_ended = |pair: &&Pair| matches!(&pair.stop, Stop::Begun(stopping) if stopping.fate.is_sealed());
         let ended: Vec<_> = self.pairs.iter().filter(has_ended).map(|pair| Arc::clone(&pair.old)).collect();
@@ -117,7 +117,7 @@ impl Staged {
         }
     }
 
-    /// The one step. Gives the generation back if configs have brought controllers that have no successor yet.
+    /// The one step. Gives the generation back if there are new controllers, which have no successors yet.
     fn switch(mut self) -> Result<Committed, Box<Self>> {
         let engine = Arc::clone(&self.engine);
         let (gone, changes) = {
@@ -133,14 +133,14 @@ impl Staged {
                 return Err(Box::new(self));
             }
             let gone = life.switch(self.from, std::mem::take(&mut self.factories), &self.pairs);
-            // From here on the new values are visible as they come, and new directives go to the new ones only.
+            // From here on new values are visible immediately.
             self.pairs.iter().filter_map(|pair| pair.new.as_ref()).for_each(|new| new.go_live());
             gone
         };
         drop(gone);
         let mut pairs = std::mem::take(&mut self.pairs);
         for Pair { new, stop, .. } in &mut pairs {
-            // Whoever waits for the claim, because the config is gone, waits for what has come in its place.
+            // If the config was removed meanwhile, whoever waits for the claim goes on to wait for the new controller.
             if let (Some(new), Stop::Begun(stopping)) = (new, std::mem::replace(stop, Stop::Beside)) {
                 let is_used = new.instance().is_some_and(|instance| engine.life().is_used(instance));
                 if !is_used {
@@ -154,7 +154,7 @@ impl Staged {
         }
         let switched: Vec<_> = pairs.iter().map(|pair| (Arc::clone(&pair.old), pair.new.clone())).collect();
         engine.take_over(&switched);
-        // Factories that are new with this generation may be what other configs wait for.
+        // Other configs may have waited for the factories of this generation.
         engine.carry_out(changes);
         let mut states = LastStates::default();
         let mut old = Vec::new();
@@ -168,9 +168,9 @@ impl Staged {
         Ok(Committed { engine, old, states, notes: std::mem::take(&mut self.notes) })
     }
 
-    /// Lets calls begin on the old controllers again.
+    /// Opens the gates of both generations again.
     fn open_gates(&self) {
-        // What is held for one that was made after another stays so: there is nobody else.
+        // Not where the old one has ended: its runs have to wait for the new one.
         for pair in self.pairs.iter().filter(|pair| !matches!(pair.stop, Stop::Begun(_))) {
             pair.new.iter().chain([&pair.old]).for_each(|entry| entry.open_gate());
         }
@@ -178,7 +178,7 @@ impl Staged {
 }
 
 impl Life {
-    /// Exchanges factories and controllers of one generation for those of the next.
+    /// Replaces the factories and controllers of one generation by those of the next.
     fn switch(&mut self, from: Source, to: Vec<KnownFactory>, pairs: &[Pair]) -> (Vec<KnownFactory>, Changes) {
         self.factories.add(to);
         let gone = self.factories.remove(from);
@@ -187,7 +187,7 @@ impl Life {
         for pair in pairs {
             let Some(id) = pair.old.instance() else { continue };
             let Some(instance) = self.configs.instances.get_mut(&id) else { continue };
-            // One that nobody uses any more is ended by its keeper, whichever it is.
+            // If no key uses the instance any more, its keeper ends whichever controller it has.
             match &pair.new {
                 Some(new) if new.instance() == Some(id) => instance.run(new),
                 _ => instance.stop(),

@@ -1,4 +1,4 @@
-//! A generation of controllers takes over from another: made ready beside it, then switched in one step.
+//! A generation of controllers takes over from another: it is prepared beside that, and then they are switched in one step.
 
 mod commit;
 mod one_at_a_time;
@@ -26,48 +26,48 @@ use crate::Result;
 use crate::controller::State;
 use crate::controller::factory::Factory;
 
-/// How long an old answer may outlast a swap when its successor has nothing.
+/// How long an old answer may outlast a swap if its successor has none.
 pub(super) const OUTLAST: Duration = Duration::from_secs(5);
 
-/// A new generation that is ready beside the old one. Dropping it rolls back.
+/// A new generation that is ready beside the running one. Dropping it rolls the swap back.
 #[must_use = "dropping it rolls the new generation back"]
 pub struct Staged {
     engine: Arc<Engine>,
     from: Source,
     factories: Vec<KnownFactory>,
     pairs: Vec<Pair>,
-    /// Woken when something changes about a controller of either generation.
+    /// Notified of changes of the controllers of both generations.
     activity: Arc<Notify>,
-    /// Until when all must be ready.
+    /// When everything must be ready.
     deadline: Instant,
     grace: Duration,
-    /// Where the new generation is an older one that comes back: the states that it had last.
+    /// The last states of the new generation, if it is an older one that comes back.
     last_states: Option<LastStates>,
-    /// What was done otherwise than asked for, for whoever asked.
+    /// What was done differently than usual.
     notes: Vec<String>,
     replacements: Replacements,
 }
 
-/// The last states of a generation that was replaced, for when it has to come back: see [`super::Bus::stage_back`].
+/// The last states of a generation that was replaced, in case it has to come back: see [`super::Bus::stage_back`].
 #[derive(Clone, Debug, Default)]
 pub struct LastStates(HashMap<u64, State>);
 
-/// An old controller and the one that takes over, `None` where the new generation has no factory for it.
+/// An old controller and its successor; `None` if the new generation has no factory for it, or it is not constructed yet.
 struct Pair {
     old: Arc<ControllerEntry>,
     new: Option<Arc<ControllerEntry>>,
-    /// What the new one has restored so far.
+    /// The state that the new one has restored.
     restored: Option<State>,
-    /// It comes back and has begun with its own last state: that of the old one is nothing to it.
+    /// The new one comes back, and has started with its own last state instead of the old one's.
     has_own_state: bool,
     stop: Stop,
-    /// It is made of another config than the old one: of that which its keys ask for, and which the old one's code cannot use.
+    /// Set if the new one is constructed from the pending config of its keys, which the old one's code cannot use.
     instead: Option<StagedConfig>,
-    /// What the new one has to answer before it is ready, the next one last; `None` before it was looked for.
+    /// The directives that the new one still has to answer, the next one last; `None` before the first look.
     unready: Option<Vec<Arc<Standing>>>,
 }
 
-/// Whether the old one of a pair ends before the new one is made.
+/// Whether the old one of a pair ends before the new one is constructed.
 enum Stop {
     /// It does not.
     Beside,
@@ -81,7 +81,7 @@ enum Stop {
 struct Stopping {
     claim: Claim,
     fate: Arc<Fate>,
-    /// What it has saved before.
+    /// The state that it had saved before that.
     before: Option<State>,
 }
 
@@ -90,13 +90,13 @@ impl Pair {
         Self { old, new, restored: None, has_own_state: false, stop, instead: None, unready: None }
     }
 
-    /// Whether the new one is made beside the old one.
+    /// Whether the new one is constructed beside the old one.
     fn is_beside(&self) -> bool {
         matches!(self.stop, Stop::Beside)
     }
 }
 
-/// A swap that has happened; the old controllers are on their way out.
+/// A swap that has happened. The old controllers are on their way out.
 pub struct Committed {
     engine: Arc<Engine>,
     old: Vec<Arc<ControllerEntry>>,
@@ -110,12 +110,12 @@ impl Committed {
         self.states.clone()
     }
 
-    /// What was done otherwise than usual, such as a state that was refused and another one that was used instead.
+    /// What was done differently than usual, such as a state that was refused and replaced by another one.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Ends when the old controllers are closed and answer nothing any more, or their limits are over.
+    /// Waits until the old controllers do not answer anything any more and are closed, or their limits have passed.
     pub async fn drained(self) {
         let Self { engine, old, .. } = self;
         let gone = async {
@@ -149,7 +149,7 @@ impl Engine {
             notes: Vec::new(),
             replacements: Replacements::default(),
         };
-        // An error drops `staged`, which takes back what was done.
+        // On an error `staged` is dropped, which rolls back.
         staged.make_ready().await?;
         Ok(staged)
     }

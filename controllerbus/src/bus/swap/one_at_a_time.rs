@@ -12,8 +12,8 @@ use crate::error::ErrorKind;
 use crate::{Error, Result};
 
 impl Staged {
-    /// Ends what cannot run beside its successor, and makes that ready with its state. Its values stand on, and calls that
-    /// begin wait.
+    /// Ends the controllers that cannot run beside their successors, and prepares these with their states. Meanwhile values
+    /// stay, and new runs wait.
     pub(super) async fn one_at_a_time(&mut self) -> Result<()> {
         let due = loop {
             let due: Vec<_> = (0..self.pairs.len()).filter(|at| matches!(self.pairs[*at].stop, Stop::Due)).collect();
@@ -22,11 +22,11 @@ impl Staged {
             }
             match self.claim(&due).await? {
                 true => break due,
-                // Configs have brought others.
+                // The configs ask for other controllers now.
                 false => self.make_ready().await?,
             }
         };
-        // Until all of them are saved nothing happens to any of them.
+        // Nothing happens to any of them before the states of all have been saved.
         for at in &due {
             let saved = match save(&self.engine, &self.pairs[*at].old).await {
                 Err(error) if self.last_states.is_some() => {
@@ -61,12 +61,12 @@ impl Staged {
             let last = self.last_of(&old);
             let claim = Claim::new(&self.engine);
             note_replacement(&replacements, old.id, claim.after());
-            // Not ended with this future: so it is known when it is over.
+            // Not aborted with this future, so that its end is known.
             making.push((*at, self.engine.runtime()?.spawn(make_after_stop(spec, state, last, claim, replacements))));
         }
         let mut all = Ok(());
         for (at, made) in making {
-            // Each is waited for, whatever became of the others: so it is known of all what has to end.
+            // All are waited for, even after an error, so that the end of each is known.
             match made.await.unwrap_or_else(|error| Err(Error::msg(error))) {
                 Ok(made) => {
                     self.notes.extend(made.note);
@@ -83,7 +83,7 @@ impl Staged {
         self.make_ready().await
     }
 
-    /// Claims the instances of these pairs, so that no config replaces their controllers meanwhile; waits for one that does.
+    /// Claims the instances of these pairs, so that no config replaces their controllers meanwhile; waits if one is doing so.
     /// False if one of the controllers has been replaced.
     async fn claim(&mut self, pairs: &[usize]) -> Result<bool> {
         let engine = Arc::clone(&self.engine);
@@ -97,7 +97,7 @@ impl Staged {
                     for Pair { old, .. } in pairs.iter().map(|at| &self.pairs[*at]) {
                         let instance = old.instance().and_then(|instance| life.configs.instances.get(&instance));
                         let Some(instance) = instance else { return false };
-                        // One that nobody uses any more is about to be taken off.
+                        // An instance without users is about to be removed.
                         is_free &= !instance.is_claimed() && instance.users > 0;
                         if !instance.is_claimed()
                             && instance.running.as_ref().is_none_or(|running| running.id != old.id)

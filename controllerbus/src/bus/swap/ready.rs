@@ -1,5 +1,5 @@
-//! Makes successors ready beside the controllers that serve: constructed, given a state, executing, and with an answer to what
-//! stands.
+//! Prepares successors beside the controllers that serve: constructs them, restores their states, executes them, and waits until
+//! they have answered the standing directives.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::directive::wire;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// A config that the old generation cannot use, and of which a controller of the new one is made. Nobody else makes one
-/// meanwhile. Not to be dropped under the bus's lock.
+/// A pending config, which the old generation cannot use, and from which the new one constructs a controller. Until this is
+/// dropped nobody else does. Must not be dropped under the lock of `Life`.
 pub(super) struct StagedConfig {
     engine: Arc<Engine>,
     pub(super) instance: u64,
@@ -43,12 +43,12 @@ impl Drop for StagedConfig {
 }
 
 impl Life {
-    /// The controllers of a source that serve.
+    /// The controllers of a source.
     pub(super) fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
         self.controllers.values().filter(|entry| entry.source == source).cloned().collect()
     }
 
-    /// Takes the config that is asked for instead of an old one's, if that has failed and this factory is for it.
+    /// Stages the pending config of an old controller's keys, if constructing it has failed and this factory is for it.
     fn stage_config_instead(
         &mut self,
         engine: &Arc<Engine>,
@@ -66,7 +66,7 @@ impl Life {
         fits.then(|| (StagedConfig { engine: Arc::clone(engine), instance: id }, config))
     }
 
-    /// Whether what a pair's new one is made of is what is asked for still.
+    /// Whether the pending config that a pair's new controller was constructed from is still asked for.
     pub(super) fn is_asked_for(&self, pair: &Pair) -> bool {
         pair.instead.as_ref().is_none_or(|instead| {
             pair.old.instance().and_then(|old| self.configs.wanted_instead_of(old)) == Some(instead.instance)
@@ -83,8 +83,8 @@ impl Staged {
         })
     }
 
-    /// Makes a successor for each old controller that has none yet, and waits until all are ready. Configs may change
-    /// meanwhile, which takes old controllers away and brings others.
+    /// Constructs a successor for each old controller that has none yet, and waits until all are ready. Configs may change
+    /// meanwhile, which removes old controllers and adds others.
     async fn prepare(&mut self) -> Result<()> {
         loop {
             let (serving, gone) = {
@@ -114,13 +114,13 @@ impl Staged {
         self.factories.iter().find(|known| known.info.config_id == old.info.config_id)
     }
 
-    /// Where an older generation comes back: what an old one's successor had last.
+    /// If an older generation comes back: the last state of an old controller's successor.
     pub(super) fn last_of(&self, old: &ControllerEntry) -> Option<Option<State>> {
         self.last_states.as_ref().map(|last| old.instance().and_then(|instance| last.0.get(&instance).cloned()))
     }
 
-    /// Constructs successors side by side, and gives them the states of those that they are to replace; but for those that
-    /// are made when these have ended.
+    /// Constructs successors concurrently, with the states of the controllers that they will replace; except for those that are
+    /// constructed after these have ended.
     async fn construct(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
         let mut making = Vec::new();
         for old in old {
@@ -149,8 +149,8 @@ impl Staged {
         Ok(())
     }
 
-    /// Makes an old one's successor of the config that is asked for instead of the old one's: a config and the code that needs
-    /// it may change in either order.
+    /// Constructs an old controller's successor from the pending config of its keys: a config and the code that needs it may
+    /// change in either order.
     async fn make_instead(
         &self,
         old: &Arc<ControllerEntry>,
@@ -172,13 +172,13 @@ impl Staged {
         }
     }
 
-    /// Has the successors of these pairs execute, and offers them what stands, with their values held back.
+    /// Executes the successors of these pairs, and offers them the standing directives, with their values held back.
     pub(super) fn start(&self, pairs: &[usize]) {
         for pair in pairs.iter().map(|at| &self.pairs[*at]).filter(|pair| pair.new.is_some()) {
             pair.old.handover.watch(&self.activity);
             pair.new.iter().for_each(|new| new.handover.watch(&self.activity));
         }
-        // Routes first, then what stands: so each directive is offered to them, whenever it came.
+        // Routes first, standing directives second, so that every directive is offered to them.
         let new: Vec<_> = pairs.iter().filter_map(|at| self.pairs[*at].new.clone()).collect();
         {
             let mut life = self.engine.life();
@@ -210,7 +210,7 @@ impl Staged {
                 return Ok(false);
             }
             if new.resolver_failed.swap(false, Ordering::AcqRel) {
-                // Where the old one fails too, the new one does no worse.
+                // It does not count if the old one fails, too.
                 for standing in new.answers() {
                     let state = standing.lock();
                     if let Some(error) = state.error_of(new.id).filter(|_| state.error_of(pair.old.id).is_none()) {
@@ -223,7 +223,7 @@ impl Staged {
                 let state = standing.lock();
                 !state.has_values(pair.old.id) || state.is_ready(new.id)
             };
-            // One after the other: each change costs a look at one of them, however many stand.
+            // One after the other, so that a notification costs one look, however many there are.
             let unready = pair.unready.get_or_insert_with(|| new.answers());
             while unready.last().is_some_and(is_ready) {
                 unready.pop();
@@ -231,7 +231,7 @@ impl Staged {
             if !unready.is_empty() {
                 return Ok(false);
             }
-            // What came or changed meanwhile.
+            // Those that were added or have changed meanwhile.
             unready.extend(new.answers().into_iter().filter(|standing| !is_ready(standing)));
             if !unready.is_empty() {
                 return Ok(false);

@@ -1,4 +1,4 @@
-//! A swap that does not happen: the new controllers end, and the old ones serve on.
+//! A swap that is rolled back: the new controllers end, and the old ones keep serving.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -17,8 +17,8 @@ impl Staged {
     }
 }
 
-/// The old controllers go on as if nothing had happened, and the new ones end. An old one that has ended is made again, when
-/// whatever was made in its place is over.
+/// Ends the new controllers and lets the old ones go on. An old one that has ended is constructed again, once whatever was
+/// constructed in its place is over.
 pub(super) fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, replacements: &Replacements, activity: &Arc<Notify>) {
     let mut predecessors = Vec::new();
     let mut new = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, replacements: &R
         entry.handover.unwatch(activity);
         drop(entry.handover.shut());
     }
-    // One that does not execute yet is closed all the same.
+    // A controller that is not executing yet has no life that would close it.
     let unborn: Vec<_> = {
         let mut life = engine.life();
         let unborn = new.iter().filter(|entry| !life.controllers.contains_key(&entry.id)).cloned().collect();

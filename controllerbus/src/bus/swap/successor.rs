@@ -1,4 +1,4 @@
-//! One controller that is to take over from another: constructed, and given that one's state.
+//! One controller that is to take over from another: constructed, with the state of that one.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,18 +14,18 @@ use crate::bus::owning::with_advice;
 use crate::bus::stop_first::{After, Claim};
 use crate::controller::State;
 
-/// Controllers that are being made in the place of others, or were and are not over yet, by whose place that is.
+/// What was, or is being, constructed in place of a controller that has ended, and is not over yet; by that controller.
 pub(super) type Replacements = Arc<Mutex<HashMap<u64, After>>>;
 
 pub(super) fn note_replacement(replacements: &Replacements, old: u64, after: After) {
     replacements.lock().unwrap_or_else(PoisonError::into_inner).insert(old, after);
 }
 
-/// A successor that is closed unless it is kept.
+/// A successor that is closed when this is dropped, unless it is kept.
 pub(super) struct DiscardOnDrop {
     engine: Arc<Engine>,
     entry: Option<Arc<ControllerEntry>>,
-    /// Where it is made in the place of one that has ended.
+    /// Set if it was constructed in place of a controller that has ended.
     claim: Option<Claim>,
 }
 
@@ -46,16 +46,16 @@ impl Drop for DiscardOnDrop {
     }
 }
 
-/// A controller that is to take over.
+/// A controller that is ready to take over.
 pub(super) struct Successor {
     pub(super) controller: DiscardOnDrop,
-    /// What it has restored.
+    /// The state that it has restored.
     pub(super) state: Option<State>,
     pub(super) has_own_state: bool,
     pub(super) note: Option<String>,
 }
 
-/// What a successor is made from.
+/// What a successor is constructed from.
 pub(super) struct SuccessorSpec {
     pub(super) engine: Arc<Engine>,
     pub(super) known: KnownFactory,
@@ -77,7 +77,7 @@ impl SuccessorSpec {
         Ok(DiscardOnDrop { engine: Arc::clone(&self.engine), entry: Some(Arc::new(entry.staged())), claim: None })
     }
 
-    /// One of an older generation that comes back: what the one before it has saved, or not, is no obstacle.
+    /// Constructs a controller of an older generation that comes back, with its `last` state if it cannot have the saved one.
     async fn construct_back(
         &self,
         saved: Result<Option<State>>,
@@ -105,8 +105,8 @@ impl SuccessorSpec {
     }
 }
 
-/// The controller that takes over from an old one, with its state. Where an older generation comes back, it begins with its
-/// own `last` state if that of the old one is nothing to it.
+/// Constructs the successor of a controller that serves, and restores that one's state. `last` is set if an older generation
+/// comes back.
 pub(super) async fn make_successor(
     spec: SuccessorSpec,
     old: Arc<ControllerEntry>,
@@ -114,7 +114,7 @@ pub(super) async fn make_successor(
 ) -> Result<Successor> {
     let made = match last {
         None => {
-            // Before it is given the state it is there: what can fail by itself does so first.
+            // Constructed first, so that what can fail without the state fails before the old one is asked for it.
             let fresh = spec.construct(None).await.map_err(|failure| failure.error)?;
             let state = save(&spec.engine, &old).await?;
             if let (Some(state), Some(entry)) = (state.clone(), &fresh.entry) {
@@ -130,7 +130,7 @@ pub(super) async fn make_successor(
     made.map_err(|failure| failure.error)
 }
 
-/// The same where the old one has ended, and left its state.
+/// Constructs the successor of a controller that has ended, and restores the state that it has left.
 pub(super) async fn make_after_stop(
     spec: SuccessorSpec,
     state: Option<State>,
@@ -159,7 +159,7 @@ pub(super) async fn make_after_stop(
     }
 }
 
-/// Ends a task that nobody waits for any more.
+/// Aborts the task when it is dropped.
 pub(super) struct AbortOnDrop<T>(pub(super) tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
