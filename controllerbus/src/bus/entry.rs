@@ -1,8 +1,6 @@
 //! One controller on the bus: its identity, its phase, how far its life has got, and the directives that it answers.
 
-use std::future::Future;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -11,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
+use super::contain::contain;
 use super::counts::{Counts, ResolverCounts};
 use super::handover::Handover;
 use super::lane::{CachePadded, LANES, Lanes, lane};
@@ -58,7 +57,7 @@ pub(super) struct ControllerEntry {
     pub(super) info: Arc<Info>,
     pub(super) source: Source,
     pub(super) swap: SwapMode,
-    pub(super) controller: Contained,
+    pub(super) controller: ContainedController,
     /// The ids of the directives that it resolves.
     pub(super) resolves: Vec<String>,
     /// Its instance, and the config in the boundary's encoding, if a config asked for it.
@@ -118,22 +117,19 @@ pub(super) struct End {
 }
 
 /// A reference to a controller. If it is the last one, a panic of the controller's destructor goes no further than here.
-pub(super) struct Contained(Option<Arc<dyn AnyController>>);
+pub(super) struct ContainedController(Option<Arc<dyn AnyController>>);
 
-impl Deref for Contained {
+impl Deref for ContainedController {
     type Target = Arc<dyn AnyController>;
     fn deref(&self) -> &Self::Target {
         self.0.as_ref().expect("taken only when dropped")
     }
 }
 
-impl Drop for Contained {
+impl Drop for ContainedController {
     fn drop(&mut self) {
         let controller = self.0.take();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(controller))) {
-            let error = Error::from_panic(payload);
-            tracing::error!(%error, "a controller's destructor panicked");
-        }
+        contain("a controller's destructor", || drop(controller));
     }
 }
 
@@ -148,7 +144,7 @@ struct Answers {
 pub(super) struct LaneRef {
     entry: Arc<ControllerEntry>,
     /// The controller, through an `Arc` of this lane's own.
-    pub(super) controller: Contained,
+    pub(super) controller: ContainedController,
     /// What the controller did for the directives that it was offered through this reference.
     pub(super) counts: Counts,
     lane: usize,
@@ -164,7 +160,7 @@ impl Deref for LaneRef {
 impl LaneRef {
     pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
         let controller = entry.controller.apart().unwrap_or_else(|| Arc::clone(&entry.controller));
-        Self { entry, controller: Contained(Some(controller)), counts: Counts::default(), lane: lane() }
+        Self { entry, controller: ContainedController(Some(controller)), counts: Counts::default(), lane: lane() }
     }
 
     /// Remembers that the controller answers a directive, and returns the slot; `None` once it is removed.
@@ -251,7 +247,7 @@ impl ControllerEntry {
             source,
             swap: SwapMode::Beside,
             resolves: controller.resolves(),
-            controller: Contained(Some(controller)),
+            controller: ContainedController(Some(controller)),
             configured: None,
             cancel: ties.cancel,
             service: ties.service,
@@ -364,14 +360,4 @@ impl ControllerEntry {
     pub(super) fn failure(&self) -> Option<Error> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// Runs user code and turns a panic into an error.
-pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut work = std::pin::pin!(work);
-    std::future::poll_fn(move |cx| {
-        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
-            .unwrap_or_else(|payload| std::task::Poll::Ready(Err(Error::from_panic(payload))))
-    })
-    .await
 }

@@ -23,8 +23,9 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::contain::contained;
 use super::engine::{Engine, Life};
-use super::entry::{ControllerEntry, Execution, contained};
+use super::entry::{ControllerEntry, Execution};
 use super::{ControllerId, Source};
 use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::error::ErrorKind;

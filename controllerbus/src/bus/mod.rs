@@ -176,6 +176,7 @@ mod applying;
 mod bridge;
 mod config_state;
 mod configs;
+mod contain;
 mod counts;
 mod engine;
 mod entry;
@@ -206,9 +207,9 @@ use std::time::Duration;
 pub use applying::{ApplyReport, ConfigOwner};
 pub use bridge::{Across, Bridge};
 pub use config_state::{ConfigState, Pending, RunState};
+pub(crate) use contain::contained;
 pub use counts::{CountsSnapshot, ResolverCounts};
 pub use entry::Execution;
-pub(crate) use entry::contained;
 pub use handle::{Backend, BusHandle};
 pub use introspect::{
     ConfigWatch, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, ResolverSnapshot, ResolverState, Snapshot,

@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::entry::{LaneRef, contained};
+use super::contain::{contain, contained};
+use super::entry::LaneRef;
 use super::handover::Gate;
 use super::standing::{ResolverTask, Standing, StandingState};
 use crate::controller::BoxFuture;
@@ -140,10 +141,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
 
 /// Drops a future. A panic of its destructor is contained.
 fn discard(work: BoxFuture<'static, Result<()>>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
-        let error = Error::from_panic(payload);
-        tracing::error!(%error, "a resolver panicked when it was dropped");
-    }
+    contain("a resolver's destructor", || drop(work));
 }
 
 fn call_resolver(
