@@ -110,7 +110,9 @@ impl Host {
 
     async fn unloaded(&mut self, generation: u64) -> bool {
         wait_for(&mut self.told, |event| match event {
-            RuntimeEvent::Unloaded { generation: found, unmapped, .. } if *found == generation => Some(*unmapped),
+            RuntimeEvent::Unloaded { generation: found, unmapped, .. } if *found == generation => {
+                Some(*unmapped == Some(true))
+            }
             _ => None,
         })
         .await

@@ -203,7 +203,7 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
 
     assert_eq!(host.act("pid").await, pid.to_string(), "it is still the same process");
     let report = host.runtime.unload("hazard").await.expect("unloading");
-    assert!(report.unmapped);
+    assert_eq!(report.unmapped, Some(true));
     assert!(!runs(pid));
     host.runtime.shutdown().await;
 }

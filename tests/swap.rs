@@ -64,13 +64,15 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
         all.find(|found| found.generation == generation).expect("it is in the registry")
     };
     let old = info(doubler);
-    assert_eq!((old.state, old.holders.interfaces, old.mapped), (GenerationState::Draining, 1, true));
+    assert_eq!((old.state, old.holders.interfaces, old.mapped), (GenerationState::Draining, 1, Some(true)));
     assert!(old.since.elapsed().expect("a time that has passed").as_secs() < 60);
 
     ask_caller(&bus, "drop-kept").await;
     let unloaded = |wanted| {
         move |event: &RuntimeEvent| match event {
-            RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == wanted => Some(*unmapped),
+            RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == wanted => {
+                Some(*unmapped == Some(true))
+            }
             _ => None,
         }
     };
@@ -78,7 +80,7 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
 
     // What a method gave is good without the library of who made it, which is unmapped.
     assert_eq!(ask_caller(&bus, "keep-title").await, "");
-    assert!(runtime.unload("doubler").await.expect("unloading").unmapped);
+    assert_eq!(runtime.unload("doubler").await.expect("unloading").unmapped, Some(true));
     assert_eq!(ask_caller(&bus, "take-title").await, "a title of 3");
     runtime.rebuild("doubler").await.expect("it comes back");
     until(&bus, "call", "times 3: 63").await;
@@ -90,9 +92,9 @@ async fn an_interface_value_of_another_plugin_is_called_directly_and_outlives_it
     assert_eq!(second, caller);
     wait_for(&mut told, swapped).await;
     until(&bus, "call", "times 4: 84").await;
-    assert!(runtime.unload("caller").await.expect("unloading").unmapped);
+    assert_eq!(runtime.unload("caller").await.expect("unloading").unmapped, Some(true));
     let middle = wait_for(&mut told, |event| match event {
-        RuntimeEvent::Unloaded { plugin, unmapped, .. } if plugin == "doubler" => Some(*unmapped),
+        RuntimeEvent::Unloaded { plugin, unmapped, .. } if plugin == "doubler" => Some(*unmapped == Some(true)),
         _ => None,
     });
     assert!(middle.await);
@@ -289,12 +291,14 @@ async fn a_generation_that_blocks_a_thread_stays_until_it_ends_and_the_next_one_
     };
     let old = state(blocked_one);
     assert!(matches!(old.state, GenerationState::Draining | GenerationState::Stuck), "{old:?}");
-    assert!(old.mapped && old.reason.is_some(), "{old:?}");
+    assert!(old.mapped == Some(true) && old.reason.is_some(), "{old:?}");
     assert_eq!(state(next).state, GenerationState::Serving);
     assert_eq!(ask(&bus, "sentence").await.expect("the next one serves"), "first");
     std::fs::write(&file, "").expect("writing");
     let unloaded = wait_for(&mut told, |event| match event {
-        RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == blocked_one => Some(*unmapped),
+        RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == blocked_one => {
+            Some(*unmapped == Some(true))
+        }
         _ => None,
     });
     assert!(unloaded.await);
@@ -448,7 +452,7 @@ async fn a_plugin_that_blocks_a_thread_is_unloaded_as_far_as_it_goes_and_keeps_n
     within("the call has begun", begun).await;
 
     let report = within("unloading returns", runtime.unload("probe")).await.expect("it is off the bus");
-    assert!(!report.unmapped);
+    assert_eq!(report.unmapped, Some(false));
     let left = report.left.expect("something keeps it");
     assert!(left.contains("held by") || left.contains("threads"), "{left}");
     // Its next generation need not wait for that, and neither need what is in the folder.

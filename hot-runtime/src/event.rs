@@ -52,8 +52,8 @@ pub struct UnloadReport {
     pub generation: u64,
     /// From its withdrawal to the closed library, in milliseconds.
     pub unload_ms: f64,
-    /// Whether the process's maps confirm that it is gone.
-    pub unmapped: bool,
+    /// Whether the process's maps confirm that it is gone; `None` where the system does not say.
+    pub unmapped: Option<bool>,
     /// Thread-local values of it that were left behind on the host's threads.
     pub leaked_thread_locals: u64,
     /// What keeps it loaded still, where that has not ended within the limits. It is off the bus, and unloaded in the
@@ -224,7 +224,7 @@ pub enum RuntimeEvent {
         /// How many hold it.
         leases: usize,
     },
-    /// Some code of a replaced generation does not end; it stays loaded.
+    /// Some code of a replaced generation does not end, or the system cannot tell whether it has: it stays loaded.
     Stuck {
         /// The plugin's id.
         plugin: String,
@@ -232,7 +232,7 @@ pub enum RuntimeEvent {
         generation: u64,
         /// How many threads of it do not end.
         threads: usize,
-        /// What does not end: the threads' names, or a signal handler.
+        /// What does not end: the threads' names, or a signal handler. Or why the library is never closed.
         reason: String,
     },
     /// A generation is closed.
@@ -243,7 +243,7 @@ pub enum RuntimeEvent {
         generation: u64,
         /// From its withdrawal to the closed library.
         unload_ms: f64,
-        /// Whether the process's maps confirm it.
-        unmapped: bool,
+        /// Whether the process's maps confirm it; `None` where the system does not say.
+        unmapped: Option<bool>,
     },
 }

@@ -108,7 +108,7 @@ async fn after_an_edit_a_panic_anywhere_in_a_plugin_is_an_error_and_the_host_goe
 
     // Destructors that run because the library goes.
     put_on(&bus, "drop").await;
-    assert!(runtime.unload("brittle").await.expect("unloading").unmapped);
+    assert_eq!(runtime.unload("brittle").await.expect("unloading").unmapped, Some(true));
     runtime.shutdown().await;
     assert_eq!(mapped_below(&work), 0);
 }
@@ -137,7 +137,7 @@ async fn a_save_that_blocks_is_given_up_within_the_swaps_limit_and_the_old_gener
     assert_eq!(ask(&bus, "sentence").await, "first");
 
     std::fs::write(&until, "").expect("letting it end");
-    assert!(runtime.unload("brittle").await.expect("unloading").unmapped);
+    assert_eq!(runtime.unload("brittle").await.expect("unloading").unmapped, Some(true));
     runtime.shutdown().await;
     assert_eq!(mapped_below(&work), 0);
 }

@@ -81,7 +81,7 @@ async fn unloading_waits_for_a_threads_last_destructor_whatever_kind_it_is_of() 
     let host = Host::new("ties-key", &[]).await;
     let ended = host.scratch.folder().join("ended");
     ask(&host.bus, &format!("key {}", ended.display())).await;
-    assert!(host.runtime.unload("ties-key").await.expect("unloading").unmapped);
+    assert_eq!(host.runtime.unload("ties-key").await.expect("unloading").unmapped, Some(true));
     assert!(ended.exists(), "the destructor ran to its end before the library went");
     host.end().await;
 }
@@ -95,9 +95,10 @@ async fn a_thread_that_does_not_end_keeps_its_library_and_is_named() {
     wait_for(&mut host.told, |event| matches!(event, RuntimeEvent::Stuck { threads: 1, .. }).then_some(())).await;
     let mut generations = host.runtime.generations().into_iter();
     let stuck = generations.find(|found| found.state == GenerationState::Stuck).expect("it is in the registry");
-    assert_eq!((stuck.reason.as_deref(), stuck.mapped), (Some("its thread `stays` does not end"), true));
+    assert_eq!((stuck.reason.as_deref(), stuck.mapped), (Some("its thread `stays` does not end"), Some(true)));
     std::fs::write(&until, "").expect("letting it end");
-    let unloaded = |event: &RuntimeEvent| matches!(event, RuntimeEvent::Unloaded { unmapped: true, .. }).then_some(());
+    let unloaded =
+        |event: &RuntimeEvent| matches!(event, RuntimeEvent::Unloaded { unmapped: Some(true), .. }).then_some(());
     wait_for(&mut host.told, unloaded).await;
     host.end().await;
 }
@@ -123,7 +124,7 @@ async fn a_signal_handler_is_not_called_once_its_library_is_gone_and_the_hosts_o
     raise(others);
     until(&first.bus, "signals", "2").await;
 
-    assert!(first.runtime.unload("ties-signal").await.expect("unloading").unmapped);
+    assert_eq!(first.runtime.unload("ties-signal").await.expect("unloading").unmapped, Some(true));
     assert_eq!((disposition(others), disposition(ignored)), ((false, false), (false, false)), "as it was");
     raise(own);
     hosts.recv().await.expect("the host's handler is called");
@@ -151,11 +152,12 @@ async fn ctrl_c_after_an_edit_of_a_plugin_that_listens_for_it_ends_well() {
     wait_for(&mut told, swapped).await;
     scratch.edit("brittle", "\"first\"", "\"second\"");
     assert_eq!(built(&mut told).await, BuiltBy::Rustc);
-    wait_for(&mut told, |event| matches!(event, RuntimeEvent::Unloaded { unmapped: true, .. }).then_some(())).await;
+    wait_for(&mut told, |event| matches!(event, RuntimeEvent::Unloaded { unmapped: Some(true), .. }).then_some(()))
+        .await;
     raise(Signal::INT);
     hosts.recv().await.expect("the host's handler is called");
     until(&bus, "signals", "1").await;
-    assert!(runtime.unload("brittle").await.expect("unloading").unmapped);
+    assert_eq!(runtime.unload("brittle").await.expect("unloading").unmapped, Some(true));
     raise(Signal::INT);
     hosts.recv().await.expect("the host's handler is called");
     runtime.shutdown().await;
@@ -170,7 +172,7 @@ fn what_an_initialiser_of_a_plugin_leaves_behind_is_not_called_once_its_library_
         let host = Host::new("ties-early", &["early"]).await;
         raise(Signal::USR2);
         until(&host.bus, "signals", "1").await;
-        assert!(host.runtime.unload("ties-early").await.expect("unloading").unmapped);
+        assert_eq!(host.runtime.unload("ties-early").await.expect("unloading").unmapped, Some(true));
         host.end().await;
     });
     assert_eq!(disposition(Signal::USR2), (false, false));
@@ -201,7 +203,7 @@ async fn a_library_that_is_marked_never_to_be_unmapped_is_unmapped_all_the_same(
     let linked = target_dir().join("debug/libcbus_overlay_nodelete.so");
     assert!(marked(&linked), "the flag is there");
     let unloaded = |event: &RuntimeEvent| match event {
-        RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped),
+        RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped == Some(true)),
         _ => None,
     };
     wait_for(&mut told, swapped).await;
@@ -291,7 +293,7 @@ async fn a_plugin_may_have_an_allocator_of_its_own() {
             .await
             .expect("starting");
         let unloaded = |event: &RuntimeEvent| match event {
-            RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped),
+            RuntimeEvent::Unloaded { unmapped, .. } => Some(*unmapped == Some(true)),
             RuntimeEvent::RolledBack { reason, .. } => panic!("{reason}"),
             _ => None,
         };

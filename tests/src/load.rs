@@ -260,7 +260,8 @@ pub async fn run(plan: Plan) -> Report {
         shared.serving.store(swaps + 1, Ordering::Release);
         let draining = |state| matches!(state, GenerationState::Draining | GenerationState::Unloaded);
         let generations = runtime.generations();
-        mapped = mapped.max(generations.iter().filter(|found| found.mapped && !draining(found.state)).count());
+        mapped =
+            mapped.max(generations.iter().filter(|found| found.mapped == Some(true) && !draining(found.state)).count());
         if is_past(swaps, 0.5) {
             if !is_past(swaps, 0.6) || is_past(swaps, 0.9) {
                 // What is compared is one generation's memory: a second one that happens to be there is more than the limit.

@@ -245,7 +245,7 @@ pub async fn unload(args: &OnePlugin) -> Result<()> {
     if args.json {
         print_json(&unloaded, false);
     } else {
-        let seen = if unloaded.unmapped { ", and the library is unmapped" } else { "" };
+        let seen = if unloaded.unmapped == Some(true) { ", and the library is unmapped" } else { "" };
         let took = duration(unloaded.unload_ms);
         let number = unloaded.generation;
         print_line(&match unloaded.left.as_str() {

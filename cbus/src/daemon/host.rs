@@ -130,7 +130,8 @@ impl Host {
         };
         tokio::time::timeout(END, ending).await.unwrap_or_else(|_| {
             let leaving = self.bus.leaving().into_iter().map(|found| format!("controller {}", found.info.id));
-            let loaded = self.generations().into_iter().filter(|found| found.mapped).map(|found| found.plugin);
+            let loaded =
+                self.generations().into_iter().filter(|found| found.mapped == Some(true)).map(|found| found.plugin);
             leaving.chain(loaded).collect()
         })
     }

@@ -210,7 +210,7 @@ impl Inner {
                 about(&mut told, "stuck", plugin, *generation, text);
             }
             RuntimeEvent::Unloaded { plugin, generation, unload_ms, unmapped } => {
-                let seen = if *unmapped { "and unmapped " } else { "" };
+                let seen = if *unmapped == Some(true) { "and unmapped " } else { "" };
                 let text = format!("generation {generation} unloaded {seen}in {}", crate::text::duration(*unload_ms));
                 about(&mut told, "unloaded", plugin, *generation, text);
             }

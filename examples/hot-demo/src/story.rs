@@ -110,7 +110,7 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     show.part("The plugin is removed");
     let counts = load.stop().await;
     let report = runtime.unload("demo").await?;
-    let left = |found: &&GenerationInfo| found.mapped || found.pid.is_some();
+    let left = |found: &&GenerationInfo| found.mapped == Some(true) || found.pid.is_some();
     let mapped = runtime.generations().iter().filter(left).count();
     let unmapped = runtime.generations().iter().filter(|found| found.state == GenerationState::Unloaded).count();
     show.say(&format!(
@@ -172,7 +172,7 @@ impl Demo<'_> {
                 _ => None,
             })
             .await?;
-        if !unmapped {
+        if unmapped == Some(false) {
             return Err(Error::msg(format!("generation {old} is closed, but still mapped")));
         }
         swap.unload_ms = (unload_ms * 1000.0).round() / 1000.0;

@@ -94,7 +94,9 @@ impl Host {
 
     async fn unloaded(&mut self, number: u64) {
         let gone = |event: &RuntimeEvent| match event {
-            RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == number => Some(*unmapped),
+            RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == number => {
+                Some(*unmapped == Some(true))
+            }
             _ => None,
         };
         assert!(wait_for(&mut self.told, gone).await, "it is unmapped");

@@ -23,7 +23,7 @@ pub enum GenerationState {
     Serving,
     /// Replaced; kept until nobody holds it.
     Draining,
-    /// Replaced, but some of its code does not end; it stays loaded.
+    /// Replaced, but some of its code does not end, or the system cannot tell whether it has: it stays loaded.
     Stuck,
     /// Closed.
     Unloaded,
@@ -54,8 +54,8 @@ pub struct GenerationInfo {
     pub holders: Holders,
     /// The private copy that was opened.
     pub path: PathBuf,
-    /// Whether the process's maps still name that copy.
-    pub mapped: bool,
+    /// Whether the process's maps still name that copy; `None` where the system does not say.
+    pub mapped: Option<bool>,
     /// Where it runs.
     pub isolation: Isolation,
     /// Its process, if it has one of its own that runs.
@@ -144,7 +144,7 @@ impl Registry {
                 info.holders = leases.holders();
                 info.leases = info.holders.to_drain() + info.holders.wakers;
             }
-            info.mapped = maps.contain(&info.path);
+            info.mapped = maps.as_ref().map(|maps| maps.contain(&info.path));
             info
         };
         self.lock().values().map(snapshot).collect()

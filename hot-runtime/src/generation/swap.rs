@@ -16,7 +16,7 @@ use crate::generation::registry::{GenerationInfo, GenerationState};
 use crate::host::capability::{guarded, guarded_factories};
 use crate::host::library::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::host::placement::Placement;
-use crate::host::{Hosted, Isolation, Opening};
+use crate::host::{Hosted, Opening};
 use crate::util::{blocking, millis};
 
 /// A generation that serves.
@@ -99,7 +99,7 @@ pub(crate) async fn replace(
             leases: 0,
             holders: controllerbus::plugin::Holders::default(),
             path: artifact.path.clone(),
-            mapped: false,
+            mapped: None,
             isolation: placement.isolation,
             pid: None,
             layers: Vec::new(),
@@ -171,7 +171,7 @@ async fn bring_up(
             leases: 0,
             holders: controllerbus::plugin::Holders::default(),
             path: copy.path().to_owned(),
-            mapped: placement.isolation == Isolation::None,
+            mapped: None,
             isolation: placement.isolation,
             pid: hosted.pid(),
             layers: hosted.layers(placement.capabilities.is_some()),
@@ -259,14 +259,14 @@ pub(crate) async fn retire(
             // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
             Err(error) => {
                 state(GenerationState::Stuck, Some(error.to_string()));
-                return report(&plugin, number, begun, false, 0);
+                return report(&plugin, number, begun, Some(false), 0);
             }
         };
         hosted = back;
         match outcome {
             Unload::Closed { unmapped, leaked_thread_locals } => {
                 let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
-                state(GenerationState::Unloaded, (!unmapped).then(|| STAYS_MAPPED.to_owned()));
+                state(GenerationState::Unloaded, (unmapped == Some(false)).then(|| STAYS_MAPPED.to_owned()));
                 shared.emit(RuntimeEvent::Unloaded {
                     plugin,
                     generation: number,
@@ -285,6 +285,14 @@ pub(crate) async fn retire(
                 wait = Duration::ZERO;
             }
             Unload::Held => {}
+            Unload::NeverClosed { reason, leaked_thread_locals } => {
+                let left = Some(reason.to_owned());
+                state(GenerationState::Stuck, left.clone());
+                let (event, reason) = (plugin.clone(), reason.to_owned());
+                shared.emit(RuntimeEvent::Stuck { plugin: event, generation: number, threads: 0, reason });
+                let report = report(&plugin, number, begun, Some(false), leaked_thread_locals);
+                return UnloadReport { left, ..report };
+            }
         }
         // Not a wait for a state that could be watched: a thread's end is only seen by asking again.
         tokio::time::sleep(if told.is_some() { STUCK } else { HELD }).await;
@@ -297,7 +305,13 @@ const STUCK: Duration = Duration::from_millis(500);
 /// How long until one is that somebody has come to hold while it was unloaded.
 const HELD: Duration = Duration::from_millis(50);
 
-fn report(plugin: &str, generation: u64, begun: Instant, unmapped: bool, leaked_thread_locals: u64) -> UnloadReport {
+fn report(
+    plugin: &str,
+    generation: u64,
+    begun: Instant,
+    unmapped: Option<bool>,
+    leaked_thread_locals: u64,
+) -> UnloadReport {
     let unload_ms = millis(begun);
     UnloadReport { plugin: plugin.to_owned(), generation, unload_ms, unmapped, leaked_thread_locals, left: None }
 }

@@ -12,6 +12,7 @@ use controllerbus::plugin::{Connection, HostOptions, Leases};
 
 use crate::artifact::PrivateCopy;
 use crate::error::{Error, Result};
+use crate::sys::library::never_closed;
 use crate::sys::maps::is_mapped;
 use crate::util::give_way;
 
@@ -39,10 +40,10 @@ pub struct LoadOptions {
 /// How an unload ended.
 #[derive(Debug, Clone)]
 pub enum Unload {
-    /// The library is closed. `unmapped` says whether the process's maps confirm it.
+    /// The library is closed.
     Closed {
-        /// Whether no mapping of the file is left.
-        unmapped: bool,
+        /// Whether no mapping of the file is left; `None` where the system does not say.
+        unmapped: Option<bool>,
         /// Thread-local values left behind on the host's threads.
         leaked_thread_locals: u64,
     },
@@ -55,6 +56,13 @@ pub enum Unload {
     },
     /// Something of it is still held, so it stays loaded; another try may succeed.
     Held,
+    /// Its guest has ended, but libraries are never closed on this system: it stays mapped, and no other try helps.
+    NeverClosed {
+        /// Why.
+        reason: &'static str,
+        /// Thread-local values left behind on the host's threads.
+        leaked_thread_locals: u64,
+    },
 }
 
 /// Why a library that is closed may still be mapped, as far as that can be known.
@@ -138,7 +146,7 @@ impl Loaded {
             return Unload::Held;
         }
         let Some(connection) = &self.connection else {
-            return Unload::Closed { unmapped: !is_mapped(&self.path), leaked_thread_locals: 0 };
+            return Unload::Closed { unmapped: self.is_unmapped(), leaked_thread_locals: 0 };
         };
         let shutdown = connection.shutdown(timeout);
         give_way();
@@ -151,6 +159,11 @@ impl Loaded {
         if self.leases.holders() != controllerbus::plugin::Holders::default() {
             return Unload::Held;
         }
+        let leaked_thread_locals = shutdown.leaked_thread_locals;
+        if let Some(reason) = never_closed() {
+            self.remove_copy();
+            return Unload::NeverClosed { reason, leaked_thread_locals };
+        }
         if let Some(connection) = self.connection.take() {
             let keys = connection.end();
             tracing::debug!(path = %self.path.display(), keys, "the keys of a plugin's thread-local data are given back");
@@ -161,11 +174,19 @@ impl Loaded {
             tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
         }
         give_way();
-        let unmapped = !is_mapped(&self.path);
+        let unmapped = self.is_unmapped();
+        self.remove_copy();
+        Unload::Closed { unmapped, leaked_thread_locals }
+    }
+
+    fn is_unmapped(&self) -> Option<bool> {
+        is_mapped(&self.path).map(|mapped| !mapped)
+    }
+
+    fn remove_copy(&self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "removing a plugin's private copy");
         }
-        Unload::Closed { unmapped, leaked_thread_locals: shutdown.leaked_thread_locals }
     }
 }
 

@@ -151,7 +151,7 @@ impl HotRuntime {
             plugin: plugin.to_owned(),
             generation: info.generation,
             unload_ms: millis(begun),
-            unmapped: false,
+            unmapped: Some(false),
             leaked_thread_locals: 0,
             left: Some(info.keeps()),
         })

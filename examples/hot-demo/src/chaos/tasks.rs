@@ -286,7 +286,7 @@ impl Chaos {
         let mut ours = generations.iter().filter(|found| found.plugin.starts_with("trouble-"));
         ours.any(|found| {
             let stays = found.reason.as_ref().is_some_and(|reason| reason.contains(NAME_FOR_GOOD));
-            (found.mapped || found.pid.is_some()) && !stays
+            (found.mapped == Some(true) || found.pid.is_some()) && !stays
         })
     }
 }

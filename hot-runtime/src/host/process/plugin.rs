@@ -154,7 +154,7 @@ impl ProcessPlugin {
         }
         self.stop.cancel();
         let _ = (&mut self.keeping).await;
-        Unload::Closed { unmapped: true, leaked_thread_locals: 0 }
+        Unload::Closed { unmapped: Some(true), leaked_thread_locals: 0 }
     }
 }
 
