@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::refused;
 use crate::error::{Error, Result};
+use crate::sys::files::open_nonblocking;
 use crate::util::give_way;
 
 /// How many bytes are read, hashed or written before others are given way: less than half a millisecond's work.
@@ -42,14 +43,7 @@ pub(super) fn write_in_steps(to: &mut impl Write, bytes: &[u8]) -> std::io::Resu
 
 /// Opens a regular file of at most so many bytes. A pipe or a device is not waited for.
 pub(super) fn open_bounded(path: &Path, limit: u64, what: &str) -> Result<(std::fs::File, std::fs::Metadata)> {
-    let mut options = std::fs::OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-    }
-    let file = options.open(path).map_err(Error::io(what, path))?;
+    let file = open_nonblocking(path).map_err(Error::io(what, path))?;
     // Of the open file, not of the path, which may be another by now.
     let found = file.metadata().map_err(Error::io(what, path))?;
     if !found.is_file() {
@@ -68,15 +62,4 @@ pub(super) fn read_bounded(path: &Path, limit: u64, what: &str) -> Result<Vec<u8
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).map_err(Error::io(what, path))?;
     Ok(bytes)
-}
-
-/// Lets everybody read a file that was made for its owner only, and nobody run it.
-pub(crate) fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    }
-    let _ = file;
-    Ok(())
 }

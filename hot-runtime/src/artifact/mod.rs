@@ -32,7 +32,6 @@ use std::path::Path;
 
 use crate::error::Error;
 
-pub(crate) use io::make_readable;
 pub use manifest::{BundleRecord, FactoryRecord};
 pub use private::PrivateCopy;
 pub use read::{Inspected, Read, inspect};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Verified;
 use super::io::write_in_steps;
 use crate::error::{Error, Result};
+use crate::sys::files::{create_private_dir, is_open_to_others, is_own};
 use crate::util::slug;
 
 /// The private copy of a verified artifact: the only thing that is ever opened.
@@ -94,33 +95,22 @@ impl Verified {
     }
 }
 
-#[cfg(unix)]
 fn private_folder(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
     let refuse = |reason: &str| Error::Artifact {
         path: dir.to_owned(),
         reason: reason.to_owned(),
         help: "remove it, or choose another work folder".to_owned(),
     };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(Error::io("creating the folder for private copies", dir))?;
+    create_private_dir(dir).map_err(Error::io("creating the folder for private copies", dir))?;
     let found = std::fs::symlink_metadata(dir).map_err(Error::io("checking the folder for private copies", dir))?;
     if !found.is_dir() {
         return Err(refuse("the place for private copies is not a folder"));
     }
-    if found.uid() != rustix::process::geteuid().as_raw() {
+    if !is_own(&found) {
         return Err(refuse("the folder for private copies belongs to another user"));
     }
-    if found.permissions().mode() & 0o077 != 0 {
+    if is_open_to_others(&found) {
         return Err(refuse("others may enter the folder for private copies"));
     }
     Ok(())
-}
-
-#[cfg(not(unix))]
-fn private_folder(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(Error::io("creating the folder for private copies", dir))
 }

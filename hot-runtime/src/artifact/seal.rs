@@ -3,13 +3,14 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::io::{make_readable, read_in_steps, room_for, write_in_steps};
+use super::io::{read_in_steps, room_for, write_in_steps};
 use super::read::{Inspected, Read};
 use super::refused;
 use super::trailer::{TRAILER, trailer};
 use crate::artifact::unmap::{self, Patch};
 use crate::artifact::unwind::Tables;
 use crate::error::{Error, Result};
+use crate::sys::files::{make_readable, replace};
 
 /// A sealed artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,20 +109,4 @@ fn make_sealed(library: &Path, bytes: &[u8], patches: &[Patch], out: &Path) -> s
     file.write_all(&bytes[bytes.len() - TRAILER..])?;
     make_readable(&file)?;
     replace(library, out)
-}
-
-/// Gives a file the name of another, which goes. Readers of the name see the one or the other; if the power fails soon
-/// after, the file may not be whole, which its hash shows.
-fn replace(file: &Path, name: &Path) -> std::io::Result<()> {
-    // Ext4 writes a file to the disk when it takes another's name, which takes longer than to hash and open it; not
-    // when the two change names.
-    #[cfg(target_os = "linux")]
-    if std::fs::symlink_metadata(name).is_ok_and(|found| !found.is_dir()) {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        if renameat_with(CWD, file, CWD, name, RenameFlags::EXCHANGE).is_ok() {
-            let _ = std::fs::remove_file(file);
-            return Ok(());
-        }
-    }
-    std::fs::rename(file, name)
 }

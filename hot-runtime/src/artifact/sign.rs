@@ -17,11 +17,13 @@
 //! # }
 //! ```
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::artifact;
 use crate::error::{Error, Result};
+use crate::sys::files::{create_private, make_readable};
 
 /// The file beside an artifact that holds its signature: its name with `.minisig` at the end.
 pub fn signature_path(artifact: &Path) -> PathBuf {
@@ -142,15 +144,10 @@ pub fn generate(secret: &Path, public: &Path, password: Option<&str>) -> Result<
 }
 
 fn write_new(path: &Path, text: &str, private: bool) -> Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    if private {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    let _ = private;
-    let write = || options.open(path)?.write_all(text.as_bytes());
+    let write = || {
+        let mut file = if private { create_private(path)? } else { File::create_new(path)? };
+        file.write_all(text.as_bytes())
+    };
     write().map_err(Error::io("writing a key (an existing file is never overwritten)", path))
 }
 
@@ -173,7 +170,7 @@ pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
     let written = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(signed.to_string().as_bytes())?;
-        crate::artifact::make_readable(file.as_file())?;
+        make_readable(file.as_file())?;
         file.persist(&path).map_err(|error| error.error)?;
         Ok(())
     };

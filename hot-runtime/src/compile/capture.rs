@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 use crate::source::environment::callers_environment;
+use crate::sys::files::{create_private_dir, is_open_to_others, os_string};
 
 const SHIM: &str = include_str!("shim/main.rs");
 
@@ -72,17 +73,10 @@ impl Capture {
 /// A folder that only its owner enters. One of an earlier version, whose records held the whole environment and could be
 /// read by all, is emptied: cargo makes the next build then.
 fn private_folder(folder: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        let open = |folder: &Path| std::fs::metadata(folder).is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
-        if open(folder) {
-            std::fs::remove_dir_all(folder)?;
-        }
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    if std::fs::metadata(folder).is_ok_and(|found| is_open_to_others(&found)) {
+        std::fs::remove_dir_all(folder)?;
     }
-    #[cfg(not(unix))]
-    std::fs::create_dir_all(folder)
+    create_private_dir(folder)
 }
 
 /// What the recorder is told of the environment that cargo is started with: what is as it was there, cargo has not set.
@@ -117,17 +111,15 @@ impl Call {
         Self::parse(&std::fs::read(path).ok()?, recorded)
     }
 
-    #[cfg(unix)]
+    /// `None` where text cannot be taken back from its bytes: then cargo makes every build.
     fn parse(text: &[u8], recorded: SystemTime) -> Option<Self> {
-        use std::os::unix::ffi::OsStringExt;
-        let mut parts = text.split(|byte| *byte == 0).map(|part| OsString::from_vec(part.to_vec()));
-        let (folder, rustc) = (parts.next()?.into(), parts.next()?.into());
-        let count: usize = parts.next()?.to_str()?.parse().ok()?;
-        let arguments: Vec<_> = parts.by_ref().take(count).collect();
-        let pair = |part: OsString| {
-            let part = part.into_vec();
+        let mut parts = text.split(|byte| *byte == 0);
+        let (folder, rustc) = (os_string(parts.next()?)?.into(), os_string(parts.next()?)?.into());
+        let count: usize = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+        let arguments: Vec<_> = parts.by_ref().take(count).filter_map(os_string).collect();
+        let pair = |part: &[u8]| {
             let at = part.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
-            Some((OsString::from_vec(part[..at].to_vec()), OsString::from_vec(part[at + 1..].to_vec())))
+            Some((os_string(&part[..at])?, os_string(&part[at + 1..])?))
         };
         (arguments.len() == count).then(|| Self {
             folder,
@@ -136,12 +128,6 @@ impl Call {
             environment: parts.filter_map(pair).collect(),
             recorded,
         })
-    }
-
-    /// Elsewhere cargo makes every build.
-    #[cfg(not(unix))]
-    fn parse(_: &[u8], _: SystemTime) -> Option<Self> {
-        None
     }
 
     /// What follows an argument.

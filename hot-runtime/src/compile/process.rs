@@ -5,6 +5,8 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::sys::process::{kill_group, own_group};
+
 /// Why a process was not waited for to its end.
 pub(crate) enum Ended<T> {
     /// It ended.
@@ -16,8 +18,7 @@ pub(crate) enum Ended<T> {
 /// Gives a command pipes and a process group of its own.
 pub(crate) fn prepare(command: &mut Command) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    #[cfg(unix)]
-    command.process_group(0);
+    own_group(command);
 }
 
 /// Which of a process's outputs comes in lines that are read as they come.
@@ -74,9 +75,8 @@ async fn keep(from: Option<impl tokio::io::AsyncRead + Unpin>, kept: &mut Vec<u8
 
 /// Kills a process with its whole group, linkers included, and waits for its end.
 async fn kill(child: &mut Child) {
-    #[cfg(unix)]
-    if let Some(group) = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?))
-        && let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
+    if let Some(leader) = child.id()
+        && let Err(error) = kill_group(leader)
     {
         tracing::warn!(%error, "the compiler's process group could not be killed; the compiler alone is");
     }

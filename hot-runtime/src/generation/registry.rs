@@ -121,7 +121,6 @@ impl Registry {
     }
 
     /// Notes what became of a generation's process: the one that runs now, or why there is none.
-    #[cfg(unix)]
     pub(crate) fn process(&self, generation: u64, pid: Option<u32>, reason: Option<&str>) {
         if let Some(record) = self.lock().get_mut(&generation) {
             record.info.pid = pid;

@@ -1,7 +1,7 @@
-//! Opens a verified artifact, starts its guest, and closes it again: the only unsafe code of this crate.
+//! Opens a verified artifact, starts its guest, and closes it again: with `sys/library.rs`, the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use controllerbus::plugin::{Connection, HostOptions, Leases};
 
 use crate::artifact::PrivateCopy;
 use crate::error::{Error, Result};
-use crate::sys::library::never_closed;
+use crate::sys::library::{self, Library, never_closed};
 use crate::sys::maps::is_mapped;
 use crate::util::give_way;
 
@@ -69,11 +69,6 @@ pub enum Unload {
 pub(crate) const STAYS_MAPPED: &str = "it is closed, but the system keeps its code mapped: a thread-local of C++ code in it \
                                        waits for the end of its thread, or another library uses it";
 
-#[cfg(unix)]
-type Library = libloading::os::unix::Library;
-#[cfg(windows)]
-type Library = libloading::os::windows::Library;
-
 impl Loaded {
     /// Opens the private copy of a verified artifact and starts its guest. Must be called inside a tokio runtime.
     ///
@@ -83,7 +78,9 @@ impl Loaded {
     pub fn open(copy: &PrivateCopy, options: LoadOptions) -> Result<Self> {
         let (path, entry) = (copy.path(), copy.entry());
         let refuse = |reason: String| Error::Load { path: copy.shown().to_owned(), reason };
-        let library = open_library(path).map_err(|error| refuse(said_by_loader(&error)))?;
+        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: a plugin that was built for this target and that the host
+        // trusts, in a folder that only this user can write to.
+        let library = unsafe { library::open(path) }.map_err(|error| refuse(said_by_loader(&error)))?;
         give_way();
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its entry and
         // whose ABI fingerprint is ours, so the symbol is an `Entry`.
@@ -226,18 +223,4 @@ fn said_by_loader(error: &libloading::Error) -> String {
         );
     }
     text
-}
-
-#[cfg(unix)]
-fn open_library(path: &Path) -> std::result::Result<Library, libloading::Error> {
-    use libloading::os::unix::{RTLD_LOCAL, RTLD_NOW};
-    // SAFETY: opening runs the library's initialisers. The file was verified to be a plugin built by us for this
-    // target, and it lies in a folder that only this user can write. RTLD_LOCAL keeps its symbols to itself.
-    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
-}
-
-#[cfg(windows)]
-fn open_library(path: &Path) -> std::result::Result<Library, libloading::Error> {
-    // SAFETY: as on Unix.
-    unsafe { Library::new(path) }
 }

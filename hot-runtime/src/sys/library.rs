@@ -1,4 +1,33 @@
-//! Whether a plugin's library can be closed safely on this system.
+//! Opening a plugin's library, and whether it can be closed safely.
+#![allow(unsafe_code)]
+
+use std::path::Path;
+
+#[cfg(unix)]
+pub(crate) type Library = libloading::os::unix::Library;
+#[cfg(windows)]
+pub(crate) type Library = libloading::os::windows::Library;
+
+/// Opens a library, with its symbols kept to itself and all that it needs looked up at once, where the system has it so.
+///
+/// # Errors
+/// What the loader said.
+///
+/// # Safety
+/// The library's initialisers run: it has to be one whose code may run in this process.
+pub(crate) unsafe fn open(path: &Path) -> Result<Library, libloading::Error> {
+    #[cfg(unix)]
+    {
+        use libloading::os::unix::{RTLD_LOCAL, RTLD_NOW};
+        // SAFETY: the caller's promise, passed on.
+        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+    }
+    #[cfg(windows)]
+    {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { Library::new(path) }
+    }
+}
 
 /// Why a plugin's library is never closed here; `None` where it is.
 ///

@@ -4,6 +4,8 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::files::{create_private_dir, is_open_to_others};
+
 /// Whether this process has a lock now, or would have it where there are locks. Some file systems have none, network mounts
 /// and sandboxes among them: there a folder has a name of its own all the same, and what was left behind stays.
 fn is_locked(file: &File, parent: &Path) -> io::Result<bool> {
@@ -87,17 +89,11 @@ impl Drop for OwnFolder {
 }
 
 /// Whether a folder in this one can be closed to others.
-#[cfg(unix)]
 fn can_be_private(parent: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    let for_owner = std::fs::Permissions::from_mode(0o700);
-    let tried = tempfile::Builder::new().prefix(".private-").permissions(for_owner).tempdir_in(parent)?;
-    Ok(std::fs::metadata(tried.path())?.permissions().mode() & 0o077 == 0)
-}
-
-#[cfg(not(unix))]
-fn can_be_private(_: &Path) -> io::Result<bool> {
-    Ok(true)
+    let tried = tempfile::Builder::new().prefix(".private-").tempdir_in(parent)?;
+    let inside = tried.path().join("inside");
+    create_private_dir(&inside)?;
+    Ok(!is_open_to_others(&std::fs::metadata(&inside)?))
 }
 
 fn remove_abandoned(parent: &Path, prefix: &str) {

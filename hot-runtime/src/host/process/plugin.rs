@@ -290,7 +290,7 @@ impl Keeper {
         if let Some(group) = &self.cgroup {
             group.kill();
         }
-        end_group(pid);
+        let _ = crate::sys::process::kill_group(pid);
         let _ = child.wait().await;
     }
 
@@ -450,13 +450,5 @@ impl Keeper {
             () = self.kill.cancelled() => {}
         }
         self.kill_group(child, link.pid).await;
-    }
-}
-
-/// Ends a process group: while its leader has not been waited for, or right after, when no other has its number yet.
-fn end_group(leader: u32) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    if let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
     }
 }

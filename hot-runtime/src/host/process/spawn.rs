@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::MARKER;
+use crate::sys::process::own_group;
 
 /// What a plugin host is started with.
 #[derive(Clone)]
@@ -48,7 +49,8 @@ impl Launch {
         }
         command.stdin(Stdio::from(socket)).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: what the plugin starts can be ended with it, and a terminal's Ctrl-C is the host's to act on.
-        command.process_group(0).kill_on_drop(true);
+        command.kill_on_drop(true);
+        own_group(&mut command);
         command
     }
 }

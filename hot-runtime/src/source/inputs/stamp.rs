@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::sys::files::{identity, inode_changed};
+
 /// A file changed this shortly before it was read may change again without a new time stamp.
 const RACY: Duration = Duration::from_millis(100);
 
@@ -19,9 +21,9 @@ const LARGE: u64 = 16 << 20;
 pub(crate) struct Stamp {
     modified: SystemTime,
     size: u64,
-    /// Device, inode and time of the last change of the inode, where there are such things: a restored old file has
-    /// them new.
-    inode: (u64, u64, i64, i64),
+    /// A restored old file has these new, where there are such things.
+    identity: (u64, u64),
+    inode_changed: (i64, i64),
 }
 
 impl Stamp {
@@ -36,14 +38,8 @@ impl Stamp {
     }
 
     fn read(found: &std::fs::Metadata) -> Option<Self> {
-        #[cfg(unix)]
-        let inode = {
-            use std::os::unix::fs::MetadataExt;
-            (found.dev(), found.ino(), found.ctime(), found.ctime_nsec())
-        };
-        #[cfg(not(unix))]
-        let inode = (0, 0, 0, 0);
-        Some(Self { modified: found.modified().ok()?, size: found.len(), inode })
+        let (identity, inode_changed) = (identity(found), inode_changed(found));
+        Some(Self { modified: found.modified().ok()?, size: found.len(), identity, inode_changed })
     }
 
     /// The time that it claims to be of.
@@ -59,7 +55,7 @@ impl Stamp {
 
     /// The time at which it last became what it is, whatever it claims.
     pub(crate) fn newest(&self) -> SystemTime {
-        let (_, _, seconds, nanoseconds) = self.inode;
+        let (seconds, nanoseconds) = self.inode_changed;
         let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
         self.modified.max(SystemTime::UNIX_EPOCH + changed)
     }

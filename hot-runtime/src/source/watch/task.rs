@@ -10,6 +10,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::places::Names;
 use super::{Change, Watched};
+use crate::sys::files::identity;
 
 /// How often there is a look although events are expected.
 const NOW_AND_THEN: Duration = Duration::from_secs(10);
@@ -225,7 +226,7 @@ impl Task {
         let mut before = std::mem::take(&mut self.folders);
         self.refused.retain(|path| wanted.contains_key(path));
         for (path, mut folder) in wanted {
-            folder.identity = identity(&path);
+            folder.identity = identity_at(&path);
             let known = before.remove(&path).and_then(|known| known.identity);
             if folder.identity.is_some() && folder.identity != known {
                 if known.is_some() {
@@ -333,7 +334,7 @@ fn stamp(watched: &Watched) -> u64 {
     let mut add = |path: &Path| {
         let found = std::fs::metadata(path).ok();
         let size = found.as_ref().filter(|found| found.is_file()).map(|found| (found.modified().ok(), found.len()));
-        (path, found.as_ref().map(identity_of), size).hash(&mut hasher);
+        (path, found.as_ref().map(identity), size).hash(&mut hasher);
     };
     match watched {
         Watched::File(path) => add(path),
@@ -347,17 +348,6 @@ fn stamp(watched: &Watched) -> u64 {
 }
 
 /// Which folder is at a path.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir).as_ref().map(identity_of)
-}
-
-#[cfg(unix)]
-fn identity_of(found: &std::fs::Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-    (found.dev(), found.ino())
-}
-
-#[cfg(not(unix))]
-fn identity_of(_: &std::fs::Metadata) -> (u64, u64) {
-    (0, 0)
+fn identity_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir).as_ref().map(identity)
 }

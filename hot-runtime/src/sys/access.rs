@@ -1,0 +1,84 @@
+//! Who may change a file besides this user and the administrator.
+
+use std::fs::Metadata;
+
+/// Somebody else who may change a file.
+#[cfg_attr(not(unix), expect(dead_code, reason = "nobody is found where there are no mode bits"))]
+pub(crate) enum Writer {
+    Owner(u32),
+    Group(String),
+    Everybody,
+}
+
+/// The owner of a file, if it is neither this user nor the administrator.
+#[cfg(unix)]
+pub(crate) fn foreign_owner(found: &Metadata) -> Option<Writer> {
+    use std::os::unix::fs::MetadataExt;
+    let this = rustix::process::geteuid().as_raw();
+    (found.uid() != this && found.uid() != 0).then(|| Writer::Owner(found.uid()))
+}
+
+/// Who else may write to a file.
+#[cfg(unix)]
+pub(crate) fn foreign_writer(found: &Metadata) -> Option<Writer> {
+    use std::os::unix::fs::MetadataExt;
+    let mode = found.mode();
+    foreign_owner(found).or_else(|| {
+        if mode & 0o002 != 0 {
+            Some(Writer::Everybody)
+        } else if mode & 0o020 != 0 {
+            shared_group(found.uid(), found.gid()).map(Writer::Group)
+        } else {
+            None
+        }
+    })
+}
+
+/// Whether only the owner of an entry may rename or remove it in this folder, as in `/tmp`.
+#[cfg(unix)]
+pub(crate) fn is_sticky(found: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    found.mode() & 0o1000 != 0
+}
+
+/// The group, unless it is the owner's private one, which many systems make for each user and let write by default: it has
+/// the user's name, and nobody else is in it. A group that the system's files do not list is not private.
+#[cfg(unix)]
+fn shared_group(owner: u32, group: u32) -> Option<String> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let (users, groups) = (read("/etc/passwd"), read("/etc/group"));
+    let name_of = |text: &str, id: u32| -> Option<String> {
+        let line = text.lines().find(|line| line.split(':').nth(2).and_then(|it| it.parse().ok()) == Some(id))?;
+        line.split(':').next().map(str::to_owned)
+    };
+    let Some(name) = name_of(&groups, group) else { return Some(group.to_string()) };
+    let alone = name_of(&users, owner).as_deref() == Some(name.as_str())
+        && users.lines().all(|line| {
+            let mut fields = line.split(':').skip(2).map(|it| it.parse::<u32>().ok());
+            let (uid, gid) = (fields.next().flatten(), fields.next().flatten());
+            gid != Some(group) || uid == Some(owner)
+        })
+        && groups.lines().all(|line| {
+            let mut fields = line.split(':').skip(2);
+            let id = fields.next().and_then(|it| it.parse::<u32>().ok());
+            let mut members = fields.next().unwrap_or_default().split(',').filter(|it| !it.is_empty());
+            id != Some(group) || members.all(|member| member == name)
+        });
+    if alone { None } else { Some(name) }
+}
+
+/// Without mode bits nobody else is known to be able to write.
+#[cfg(not(unix))]
+pub(crate) fn foreign_owner(_: &Metadata) -> Option<Writer> {
+    None
+}
+
+#[cfg(not(unix))]
+pub(crate) fn foreign_writer(_: &Metadata) -> Option<Writer> {
+    None
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_sticky(_: &Metadata) -> bool {
+    false
+}
