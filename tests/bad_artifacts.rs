@@ -47,7 +47,7 @@ impl Host {
 
     /// The reason why a file is refused; what served before serves on.
     async fn refused(&self, path: &Path) -> String {
-        let error = self.runtime.load_file(path).await.expect_err("it is refused").to_string();
+        let error = self.runtime.load_file(path).await.expect_err("it is refused").with_causes().to_string();
         assert!(error.contains(&*path.to_string_lossy()), "the file is not named: {error}");
         self.serves().await;
         error
@@ -187,7 +187,7 @@ async fn a_file_that_is_written_over_or_a_link_that_moves_while_it_is_loaded_giv
             match host.runtime.load_file(path).await {
                 Ok(_) => loaded += 1,
                 Err(error) => {
-                    let error = error.to_string();
+                    let error = error.with_causes().to_string();
                     let known = ["trailer", "hash", "too few", "No such file"];
                     assert!(known.iter().any(|reason| error.contains(reason)), "{error}");
                     refused += 1;
@@ -399,8 +399,8 @@ async fn a_full_disk_is_an_error_that_says_so_and_what_serves_serves_on() {
         assert!(set.expect("prlimit").success());
     };
     limit("1000000");
-    let error = host.runtime.load_file(good().await).await.expect_err("the disk is full").to_string();
-    println!("{error}");
+    let error = host.runtime.load_file(good().await).await.expect_err("the disk is full");
+    println!("{}", error.with_causes());
     host.serves().await;
     let copies = std::fs::read_dir(&host.work).expect("the work folder").filter_map(std::result::Result::ok);
     let copies: usize = copies

@@ -81,7 +81,7 @@ pub fn explain(error: Error) -> Report {
             };
             report(format!("no plugin `{id}` is loaded"), help)
         }
-        other => report(other.to_string(), ""),
+        other => report(other.with_causes().to_string(), ""),
     }
 }
 

@@ -8,12 +8,27 @@ use crate::message::CompilerMessage;
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the runtime. Whatever it is, what served before goes on serving.
+/// An error of the runtime. Whatever it is, what served before keeps serving.
+///
+/// `Display` says what went wrong, and [`std::error::Error::source`] what caused it, where there is a cause beneath: neither
+/// repeats the other. [`Error::with_causes`] is both on one line.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::error::Error as _;
+///
+/// let error = hot_runtime::artifact::inspect("there-is-none.cbus.so".as_ref()).err().ok_or("it is there")?;
+/// assert_eq!(error.to_string(), "reading the plugin file: there-is-none.cbus.so");
+/// let cause = error.source().ok_or("it has a cause")?.to_string();
+/// assert_eq!(error.with_causes().to_string(), format!("{error}: {cause}"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused something.
-    #[error("{what}: {path}: {source}", path = path.display())]
+    #[error("{what}: {path}", path = path.display())]
     Io {
         /// What was being done.
         what: String,
@@ -154,6 +169,8 @@ pub enum Error {
         plugin: String,
         /// The generation that was rolled back.
         generation: u64,
+        /// What kind of error the bus gave.
+        kind: controllerbus::error::ErrorKind,
         /// Why.
         reason: String,
     },
@@ -184,6 +201,26 @@ impl Error {
         let (what, path) = (what.to_owned(), path.to_owned());
         move |source| Self::Io { what, path, source }
     }
+
+    /// The error and what caused it, each said once, on one line: for a log, an event, or anything else that is one text.
+    pub fn with_causes(&self) -> impl std::fmt::Display {
+        WithCauses(self)
+    }
+}
+
+/// An error and what caused it, on one line.
+pub(crate) struct WithCauses<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl std::fmt::Display for WithCauses<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
 }
 
 fn wanted(build: &Option<String>) -> String {
@@ -192,4 +229,38 @@ fn wanted(build: &Option<String>) -> String {
 
 fn list(known: &[String]) -> String {
     if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_cause_is_told_once_however_an_error_is_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let missing = folder.path().join("none/plugin.cbus.so");
+        let error = crate::artifact::inspect(&missing).err().expect("it is not there");
+        let told = |text: &str| text.matches("No such file").count();
+        assert_eq!(told(&error.to_string()), 0);
+
+        // As `anyhow` and `eyre` show it.
+        let mut chain = vec![error.to_string()];
+        let mut source = error.source();
+        while let Some(cause) = source {
+            chain.push(cause.to_string());
+            source = cause.source();
+        }
+        assert_eq!(told(&chain.join("\nCaused by: ")), 1);
+
+        let line = error.with_causes().to_string();
+        assert_eq!(told(&line), 1);
+        assert!(line.contains(&*missing.to_string_lossy()), "{line}");
+
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        assert_eq!(cause.map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
+        assert_eq!(controllerbus::Error::from(error).to_string(), line);
+    }
 }

@@ -130,7 +130,7 @@ fn status(error: hot_runtime::Error) -> Status {
     match &error {
         hot_runtime::Error::UnknownPlugin { .. } => Status::not_found(error.to_string()),
         hot_runtime::Error::Closed => Status::unavailable(error.to_string()),
-        _ => Status::failed_precondition(text::plain(&error.to_string())),
+        _ => Status::failed_precondition(text::plain(&error.with_causes().to_string())),
     }
 }
 

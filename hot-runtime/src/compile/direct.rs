@@ -300,7 +300,7 @@ impl Session {
             if let Some((_, ended)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
                 self.judge(at, ended, &edited, job, progress, &mut messages).await?;
             }
-            self.take(at, progress).map_err(|error| Failure::Cargo(error.to_string()))?;
+            self.take(at, progress).map_err(|error| Failure::Cargo(error.with_causes().to_string()))?;
             if last.is_none() {
                 self.note(at, inputs, began, job).await?;
             }

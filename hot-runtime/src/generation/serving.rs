@@ -125,7 +125,7 @@ impl Serving {
             Err(error) => Err(self.rolled_back(&state, error)),
         };
         if let Err(error) = tried {
-            tracing::debug!(plugin = self.id, %error, "with the new config it could not be swapped in either");
+            tracing::debug!(plugin = self.id, error = %error.with_causes(), "with the new config it could not be swapped in either");
         }
     }
 
@@ -174,7 +174,9 @@ impl Serving {
         let (number, build, copy) = (old.number, old.build_hash.clone(), old.copy.clone());
         match blocking(move || Past::of(number, build, &copy, states)).await {
             Ok(past) => state.history.add(past, self.shared.settings.keep),
-            Err(error) => tracing::warn!(plugin = self.id, %error, "the artifact of a generation is not kept"),
+            Err(error) => {
+                tracing::warn!(plugin = self.id, error = %error.with_causes(), "the artifact of a generation is not kept")
+            }
         }
     }
 
@@ -258,7 +260,7 @@ impl Serving {
     fn rolled_back(&self, state: &State, error: Error) -> Error {
         self.shared.emit(RuntimeEvent::RolledBack {
             plugin: self.id.clone(),
-            reason: error.to_string(),
+            reason: error.with_causes().to_string(),
             serving: state.current.as_ref().map(|current| current.number),
         });
         error
@@ -298,7 +300,7 @@ impl Serving {
         }
         tracing::warn!(plugin = self.id, generation, reason, "a new generation is not well and is taken back");
         if let Err(error) = self.go_back(&mut state, None, reason).await {
-            tracing::error!(plugin = self.id, generation, %error, "a generation that is not well could not be taken back");
+            tracing::error!(plugin = self.id, generation, error = %error.with_causes(), "a generation that is not well could not be taken back");
         }
     }
 }

@@ -126,7 +126,7 @@ pub(crate) async fn replace(
             Ok((generation, report, committed))
         }
         Err(error) => {
-            shared.registry.set(number, GenerationState::Failed, Some(error.to_string()));
+            shared.registry.set(number, GenerationState::Failed, Some(error.with_causes().to_string()));
             Err(error)
         }
     }
@@ -203,8 +203,8 @@ async fn bring_up(
             match committed {
                 Ok(committed) => Some(committed),
                 Err(error) => {
-                    let failed =
-                        Error::Swap { plugin: plugin.to_owned(), generation: number, reason: error.to_string() };
+                    let (kind, reason) = (error.kind(), error.to_string());
+                    let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, kind, reason };
                     // What was wrong otherwise no config mends.
                     if error.to_string().starts_with("constructing") {
                         *unfit = generation.unfit().await;

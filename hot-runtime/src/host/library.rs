@@ -11,7 +11,7 @@ use controllerbus::plugin::guest::Entry;
 use controllerbus::plugin::{Connection, HostOptions, Leases};
 
 use crate::artifact::PrivateCopy;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WithCauses};
 use crate::sys::library::{self, Library, never_closed};
 use crate::sys::maps::is_mapped;
 use crate::util::give_way;
@@ -209,12 +209,7 @@ fn do_not_end(threads: &[String]) -> String {
 
 /// An error of the loader with what the system said, and what to do where that is known.
 fn said_by_loader(error: &libloading::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let mut text = WithCauses(error).to_string();
     if text.contains("static TLS") {
         text.push_str(
             "; this process has no more room for thread-local data that is laid out when it starts: a C library in the \

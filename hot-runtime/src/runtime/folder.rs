@@ -255,8 +255,8 @@ fn signature_of(path: &Path) -> PathBuf {
 }
 
 fn tell(inner: &Inner, path: &Path, error: &Error) {
-    tracing::warn!(path = %path.display(), %error, "a plugin file was not loaded");
-    inner.shared.emit(RuntimeEvent::Refused { path: path.to_owned(), reason: error.to_string() });
+    tracing::warn!(path = %path.display(), error = %error.with_causes(), "a plugin file was not loaded");
+    inner.shared.emit(RuntimeEvent::Refused { path: path.to_owned(), reason: error.with_causes().to_string() });
 }
 
 fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -176,7 +176,7 @@ impl Plugin {
                 let (rendered, messages) = match &error {
                     Error::Cancelled { .. } => return Err(error),
                     Error::Build { rendered, messages, .. } => (rendered.clone(), messages.clone()),
-                    other => (other.to_string(), Vec::new()),
+                    other => (other.with_causes().to_string(), Vec::new()),
                 };
                 self.shared.emit(RuntimeEvent::BuildFailed { plugin: self.id.clone(), rendered, messages, serving });
                 return Err(error);

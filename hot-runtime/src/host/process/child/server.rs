@@ -57,7 +57,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
             workers: hello.workers,
         };
         let loaded = Loaded::open(&hello.library, options);
-        let factories = loaded.as_ref().map(Loaded::factories).map_err(|error| Error::msg(error.to_string()));
+        let factories = loaded.as_ref().map(Loaded::factories).map_err(|error| Error::msg(error.with_causes()));
         let offered = factories.as_ref().map(|found| {
             let offer = |factory: &Arc<dyn Factory>| Offered {
                 info: factory.info(),
