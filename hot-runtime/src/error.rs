@@ -187,7 +187,7 @@ pub enum Error {
     UnknownPlugin {
         /// The id that was asked for.
         id: String,
-        /// The nearest known one.
+        /// The known one that may be meant, if one is near.
         nearest: Option<String>,
     },
     /// The runtime is shutting down.

@@ -266,9 +266,26 @@ impl Inner {
 
     pub(crate) fn known(&self, plugin: &str) -> Result<Known> {
         let plugins = self.lock();
-        plugins.get(plugin).cloned().ok_or_else(|| {
-            let nearest = plugins.keys().min_by_key(|id| controllerbus::config::distance(id, plugin)).cloned();
-            Error::UnknownPlugin { id: plugin.to_owned(), nearest }
-        })
+        plugins.get(plugin).cloned().ok_or_else(|| unknown(plugin, plugins.keys().map(String::as_str)))
+    }
+}
+
+/// The error for a plugin that is not among the known ones, with the one that may be meant.
+fn unknown<'a>(plugin: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    let nearest = controllerbus::config::nearest(plugin, known).map(str::to_owned);
+    Error::UnknownPlugin { id: plugin.to_owned(), nearest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_that_is_near_is_suggested() {
+        let known = ["greeter", "clock"];
+        let said = |plugin| unknown(plugin, known).to_string();
+        assert_eq!(said("greter"), "no plugin `greter` is loaded; did you mean `greeter`?");
+        assert_eq!(said("database"), "no plugin `database` is loaded");
+        assert_eq!(unknown("greeter", []).to_string(), "no plugin `greeter` is loaded");
     }
 }
