@@ -76,7 +76,7 @@ async fn of_plugin(artifact: &std::path::Path, isolation: Isolation) -> Vec<Meas
     let bus = Bus::new();
     let folder = tempfile::tempdir().expect("a folder");
     let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
-    let options = hot_runtime::ProcessOptions { backoff_ms: 0, ..Default::default() };
+    let options = hot_runtime::ProcessOptions::default().backoff(std::time::Duration::ZERO);
     let hot = HotRuntime::builder(&bus)
         .trust(hot_runtime::Trust::anyone())
         .work_dir(folder.path())

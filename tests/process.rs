@@ -125,7 +125,7 @@ impl Host {
 
 /// Restarts soon, however often it crashes.
 fn quick() -> ProcessOptions {
-    ProcessOptions { backoff_ms: 20, ..ProcessOptions::default() }
+    ProcessOptions::default().backoff(Duration::from_millis(20))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,8 +268,8 @@ async fn a_swap_between_the_two_modes_keeps_state_and_loses_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_crash_is_told_with_its_reason_and_the_plugin_serves_again() {
-    let limits = hot_runtime::Limits { memory: Some(1 << 30), standing_values: 4 << 20, ..Default::default() };
-    let mut host = Host::new(ProcessOptions { limits, watchdog_ms: 2000, ..quick() }).await;
+    let limits = hot_runtime::Limits::default().memory(1 << 30).standing_values(4 << 20);
+    let mut host = Host::new(quick().limits(limits).watchdog(Duration::from_secs(2))).await;
     let cases = [
         ("segv", "SIGSEGV", "about to touch what is not there"),
         ("abort", "SIGABRT", ""),
@@ -343,14 +343,14 @@ async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
     isolated.runtime.shutdown().await;
 
     // A plugin host that cannot serve rolls a change of mode back.
-    let options = ProcessOptions { working_dir: Some("/nowhere/at/all".into()), ..quick() };
+    let options = quick().working_dir("/nowhere/at/all");
     let error = host.runtime.isolate("hazard", options).await.expect_err("refused");
     assert!(error.to_string().contains("cannot start"), "{error}");
 
     // So does an execution that ends with an error, or with the process, before its first wait.
     for (end, expected) in [("fail", "execute was told to fail"), ("abort", "SIGABRT")] {
-        let env = [("HAZARD_EXECUTE".to_owned(), end.to_owned())].into();
-        let error = host.runtime.isolate("hazard", ProcessOptions { env, ..quick() }).await.expect_err("rolled back");
+        let options = quick().env("HAZARD_EXECUTE", end);
+        let error = host.runtime.isolate("hazard", options).await.expect_err("rolled back");
         assert!(error.to_string().contains(expected), "{error}");
     }
     assert_eq!(host.act("pid").await, std::process::id().to_string());
@@ -361,8 +361,7 @@ async fn a_plugin_that_crashes_while_it_takes_over_is_rolled_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_whose_process_crashes_in_a_loop_is_mended_at_once_by_the_next_version() {
-    let env = [("HAZARD_EXECUTE".to_owned(), "abort".to_owned())].into();
-    let mut host = Host::new(ProcessOptions { env, ..ProcessOptions::default() }).await;
+    let mut host = Host::new(ProcessOptions::default().env("HAZARD_EXECUTE", "abort")).await;
     // Until the next start is not due soon, so that the state of what crashes cannot be asked for.
     wait_for(&mut host.told, |event| match event {
         RuntimeEvent::Crashed { restart_in_ms, .. } if *restart_in_ms > 2500.0 => Some(()),
@@ -378,15 +377,10 @@ async fn a_plugin_whose_process_crashes_in_a_loop_is_mended_at_once_by_the_next_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_gets_no_more_than_it_was_given() {
     let folder = tempfile::tempdir().expect("a folder");
-    let limits = hot_runtime::Limits { open_files: Some(64), requests: 8, cpu_seconds: Some(1), ..Default::default() };
-    let options = ProcessOptions {
-        limits,
-        env: [("GIVEN".to_owned(), "yes".to_owned())].into(),
-        working_dir: Some(folder.path().to_owned()),
-        // On a busy machine a second of processor time may take longer than the watchdog waits.
-        watchdog_ms: 600_000,
-        ..quick()
-    };
+    let limits = hot_runtime::Limits::default().open_files(64).requests(8).cpu_seconds(1);
+    // On a busy machine a second of processor time may take longer than the watchdog waits.
+    let options =
+        quick().limits(limits).env("GIVEN", "yes").working_dir(folder.path()).watchdog(Duration::from_secs(600));
     let host = Host::new(options).await;
     let own = ConfigSet::from_yaml("answers:\n  id: host/answers\n").expect("a config set");
     host.bus.apply(own).await.expect("applying");
@@ -432,9 +426,8 @@ async fn a_sandboxed_process_reaches_only_what_it_may_or_is_not_started_at_all()
     }
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
     let address = listener.local_addr().expect("its address");
-    let read = vec![open.clone(), "/usr/bin".into(), "/bin".into()];
-    let sandbox = hot_runtime::Sandbox { read, write: vec![own.clone()], ..hot_runtime::Sandbox::default() };
-    let host = Host::empty(Isolation::Process, ProcessOptions { sandbox: Some(sandbox), ..quick() }).await;
+    let sandbox = hot_runtime::Sandbox::default().read(&open).read("/usr/bin").read("/bin").write(&own);
+    let host = Host::empty(Isolation::Process, quick().sandbox(sandbox)).await;
     host.bus.apply(ConfigSet::from_yaml(CONFIG).expect("a config set")).await.expect("applying");
     let loaded = host.runtime.load_file(hazard().await).await;
     let enforced = landlock_of_this_kernel();
@@ -595,7 +588,7 @@ async fn a_sandboxed_plugin_that_tries_each_forbidden_thing_does_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("socket");
     let _listening = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
-    let options = |sandbox| ProcessOptions { sandbox: Some(sandbox), ..quick() };
+    let options = |sandbox| quick().sandbox(sandbox);
     let sandbox = hot_runtime::Sandbox::default();
     let host = Host::new(options(sandbox.clone())).await;
     let refused = [
@@ -643,7 +636,7 @@ async fn a_sandboxed_plugin_that_tries_each_forbidden_thing_does_none() {
     host.runtime.shutdown().await;
 
     // What it is allowed, it may.
-    let sandbox = hot_runtime::Sandbox { unix_sockets: true, network: true, read: vec!["/usr/bin".into()], ..sandbox };
+    let sandbox = sandbox.unix_sockets(true).network(true).read("/usr/bin");
     let host = Host::new(options(sandbox)).await;
     assert_eq!(host.act(&format!("unix {}", socket.display())).await, "connected");
     assert_eq!(host.act("udp 127.0.0.1:0").await, "bound");
@@ -777,7 +770,7 @@ fn open_files() -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_kills_under_load_leave_no_request_hanging_and_nothing_behind() {
-    let mut host = Host::alone(ProcessOptions { backoff_ms: 1, ..quick() }).await;
+    let mut host = Host::alone(quick().backoff(Duration::from_millis(1))).await;
     let (stop, counts) = (tokio_util::sync::CancellationToken::new(), Arc::new(Counts::default()));
     let kinds = [("sentence", "first"), ("many 20", "1"), ("sentence", "first"), ("large 3", "xxx")];
     let load: Vec<_> = (0..8)

@@ -203,6 +203,7 @@ impl Error {
     }
 
     /// The error and what caused it, each said once, on one line: for a log, an event, or anything else that is one text.
+    #[must_use]
     pub fn with_causes(&self) -> impl std::fmt::Display {
         WithCauses(self)
     }

@@ -7,6 +7,7 @@ use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
 
 /// How long each phase took, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Timeline {
     /// From the file event to the new code serving; `None` when nothing was edited.
     pub edit_to_live_ms: Option<f64>,
@@ -32,6 +33,7 @@ impl std::fmt::Display for Timeline {
 
 /// How a swap, or a first load, ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SwapReport {
     /// The plugin's id.
     pub plugin: String,
@@ -45,6 +47,7 @@ pub struct SwapReport {
 
 /// How an unload ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct UnloadReport {
     /// The plugin's id.
     pub plugin: String,
@@ -84,6 +87,7 @@ pub struct StillLoaded {
 /// What happens to plugins.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RuntimeEvent {
     /// A build began.
     BuildStarted {

@@ -16,6 +16,8 @@
 //! # }
 //! ```
 
+#![warn(missing_debug_implementations)]
+
 /// The README's program is compiled as a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

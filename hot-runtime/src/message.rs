@@ -8,6 +8,7 @@ use serde::Serialize;
 /// How grave a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum MessageLevel {
     /// The crate does not compile.
     Error,
@@ -19,6 +20,7 @@ pub enum MessageLevel {
 
 /// A place in a source file. Lines and columns count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MessageSpan {
     /// The file.
     pub file: PathBuf,
@@ -38,6 +40,7 @@ pub struct MessageSpan {
 
 /// One message of the compiler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct CompilerMessage {
     /// How grave it is.
     pub level: MessageLevel,
@@ -79,6 +82,7 @@ impl CompilerMessage {
     }
 
     /// `rendered` without colours.
+    #[must_use]
     pub fn plain(&self) -> String {
         without_colours(&self.rendered)
     }
@@ -97,6 +101,7 @@ fn span(span: DiagnosticSpan) -> MessageSpan {
 }
 
 /// A text without its terminal escape sequences (`ESC [ ... letter`, and `ESC ] ... ESC \` of hyperlinks).
+#[must_use]
 pub fn without_colours(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();

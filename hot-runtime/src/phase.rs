@@ -5,6 +5,7 @@ use serde::Serialize;
 /// A step of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BuildPhase {
     /// Waits for others that build in the same target folder.
     Waiting,
@@ -33,6 +34,7 @@ impl std::fmt::Display for BuildPhase {
 /// Who compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BuiltBy {
     /// Cargo, which also links.
     Cargo,
@@ -54,6 +56,7 @@ impl std::fmt::Display for BuiltBy {
 
 /// How long a step took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PhaseTime {
     /// The step.
     pub phase: BuildPhase,

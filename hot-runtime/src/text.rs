@@ -36,6 +36,7 @@ fn escape(c: char, out: &mut String) {
 /// assert_eq!(escaped("all is well"), "all is well");
 /// assert_eq!(escaped("well\u{1b}[2K\nERROR"), "well\\u{1b}[2K\\nERROR");
 /// ```
+#[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
@@ -48,17 +49,20 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
 }
 
 /// A text of several lines, each of which but the first begins with [`CONTINUED`]; everything else as in [`escaped`].
+#[must_use]
 pub fn escaped_lines(text: &str) -> String {
     lines(text, |line, out| out.push_str(&escaped(line)))
 }
 
 /// [`escaped_lines`] of what a compiler, or this program, has coloured. Colours are kept or dropped; what else an escape
 /// sequence could do is escaped.
+#[must_use]
 pub fn coloured_lines(text: &str, keep: bool) -> String {
     lines(text, |line, out| coloured(line, keep, out))
 }
 
 /// The same as it stands, for the compiler's messages, which nobody takes for anything else.
+#[must_use]
 pub fn coloured_text(text: &str, keep: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
@@ -131,6 +135,7 @@ fn is_colour(codes: &str) -> bool {
 }
 
 /// At most so many bytes of a text, with a word about the rest.
+#[must_use]
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);

@@ -95,7 +95,8 @@ impl Progress {
             BuildEvent::Compiled { package, elapsed_ms } => {
                 format!("compiling ({}): {package} done", text::duration(elapsed_ms))
             }
-            BuildEvent::Message { .. } => return,
+            // The compiler's messages come with the build's end.
+            _ => return,
         };
         eprint!("\r\x1b[2K  {}", hot_runtime::text::escaped(&text));
         let _ = std::io::stderr().flush();

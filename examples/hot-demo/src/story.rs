@@ -117,8 +117,8 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
         "unloaded in {:.1} ms; of {unmapped} generations {} {}",
         report.unload_ms,
         match isolation {
-            Isolation::None => "the process's maps name",
             Isolation::Process => "processes are left:",
+            _ => "the process's maps name",
         },
         if mapped == 0 { style("none".to_owned()).green() } else { style(mapped.to_string()).red() },
     ));

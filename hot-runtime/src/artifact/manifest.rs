@@ -22,6 +22,7 @@ const MOST: usize = 1000;
 
 /// What the overlay says of the whole plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 pub struct BundleRecord {
     /// The plugin's id.
     pub id: String,
@@ -50,6 +51,7 @@ pub struct BundleRecord {
 
 /// What one `#[hot_plugin]` says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 pub struct FactoryRecord {
     /// The id given to the attribute.
     pub plugin: String,

@@ -99,6 +99,13 @@ impl Read {
     }
 }
 
+impl std::fmt::Debug for Read {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { path, bytes, hash } = self;
+        f.debug_struct("Read").field("path", path).field("bytes", &bytes.len()).field("hash", hash).finish()
+    }
+}
+
 /// Reads a file and checks that it is whole and says what it is; whoever made it, and whatever it is for. Blocks.
 ///
 /// # Errors
@@ -108,6 +115,7 @@ pub fn inspect(path: &Path) -> Result<Inspected> {
 }
 
 /// A whole file that says what it is. That it can be looked at does not mean that it may be loaded.
+#[non_exhaustive]
 pub struct Inspected {
     /// Where it was read from.
     pub path: PathBuf,
@@ -118,6 +126,19 @@ pub struct Inspected {
     pub bundle: BundleRecord,
     /// What its factories say of themselves.
     pub factories: Vec<FactoryRecord>,
+}
+
+impl std::fmt::Debug for Inspected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { path, bytes, hash, bundle, factories } = self;
+        f.debug_struct("Inspected")
+            .field("path", path)
+            .field("bytes", &bytes.len())
+            .field("hash", hash)
+            .field("bundle", bundle)
+            .field("factories", factories)
+            .finish()
+    }
 }
 
 impl Inspected {

@@ -14,6 +14,7 @@ use crate::sys::files::{make_readable, replace};
 
 /// A sealed artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Sealed {
     /// The hash of its body, as hex.
     pub hash: String,

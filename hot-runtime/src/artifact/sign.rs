@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::sys::files::{create_private, make_readable};
 
 /// The file beside an artifact that holds its signature: its name with `.minisig` at the end.
+#[must_use]
 pub fn signature_path(artifact: &Path) -> PathBuf {
     let mut name = artifact.as_os_str().to_owned();
     name.push(".minisig");

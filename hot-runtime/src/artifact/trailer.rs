@@ -17,6 +17,7 @@ pub(super) fn trailer(hash: &blake3::Hash, length: usize) -> [u8; TRAILER] {
 }
 
 /// A library with its trailer.
+#[must_use]
 pub fn with_trailer(mut library: Vec<u8>) -> Vec<u8> {
     let trailer = trailer(&blake3::hash(&library), library.len());
     library.extend_from_slice(&trailer);

@@ -43,11 +43,13 @@ enum Unsigned {
 
 impl Trust {
     /// Accepts what one of these keys has signed, and nothing else. Without any key it accepts nothing.
+    #[must_use]
     pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
         Self { keys: keys.into_iter().collect(), unsigned: Unsigned::Refused }
     }
 
     /// Accepts every plugin that lies where only this user or the administrator may write, whoever made it.
+    #[must_use]
     pub fn anyone() -> Self {
         Self { keys: Vec::new(), unsigned: Unsigned::Accepted }
     }

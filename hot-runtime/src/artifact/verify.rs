@@ -19,6 +19,7 @@ pub struct Checks {
 impl Checks {
     /// Files of at most [`LARGEST`] bytes, that lie where only this user or the administrator may write, by those whom
     /// `trust` names.
+    #[must_use]
     pub fn new(trust: Trust) -> Self {
         Self { trust, largest: LARGEST, anywhere: false }
     }
@@ -89,6 +90,7 @@ impl Checks {
 }
 
 /// An artifact that this process may load. What was checked is what is in memory here, and what is loaded.
+#[derive(Debug)]
 pub struct Verified {
     inspected: Inspected,
     signed_by: Option<String>,

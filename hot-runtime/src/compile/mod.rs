@@ -64,6 +64,7 @@ use units::Units;
 
 /// Where and how long a plugin is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BuildOptions {
     /// Where overlays and artifacts go.
     pub work_dir: PathBuf,
@@ -82,6 +83,7 @@ pub struct BuildOptions {
 
 impl BuildOptions {
     /// Everything in the work folder, with a limit of 10 minutes; 256 MiB of artifacts are kept.
+    #[must_use]
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
         let work_dir = in_full(&work_dir.into());
         let target_dir = work_dir.join("target");
@@ -149,6 +151,7 @@ impl BuildOptions {
 
 /// How a build ended.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BuildReport {
     /// The artifact.
     pub artifact: PathBuf,
@@ -222,6 +225,7 @@ pub struct PluginBuilder {
 
 impl PluginBuilder {
     /// For a plugin. Nothing is read yet.
+    #[must_use]
     pub fn new(mut spec: PluginSpec, options: BuildOptions) -> Self {
         // Whatever folder this process changes to.
         spec.crates.iter_mut().for_each(|path| *path = in_full(path));
@@ -655,6 +659,17 @@ impl PluginBuilder {
             Ok(())
         })
         .await
+    }
+}
+
+impl std::fmt::Debug for PluginBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { spec, options, inputs, .. } = self;
+        f.debug_struct("PluginBuilder")
+            .field("spec", spec)
+            .field("options", options)
+            .field("inputs", inputs)
+            .finish_non_exhaustive()
     }
 }
 

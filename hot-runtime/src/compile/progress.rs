@@ -11,6 +11,7 @@ use crate::util::millis;
 /// What a build tells while it goes on.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "build", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BuildEvent {
     /// A step began.
     Phase {

@@ -30,6 +30,7 @@ impl Default for Probation {
 
 impl Probation {
     /// Of a length; zero is none.
+    #[must_use]
     pub fn lasting(time: Duration) -> Self {
         Self { time, ..Self::default() }
     }

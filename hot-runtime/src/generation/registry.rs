@@ -16,6 +16,7 @@ use crate::sys::maps::Maps;
 /// What a generation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum GenerationState {
     /// Being verified, opened or staged.
     Loading,
@@ -33,6 +34,7 @@ pub enum GenerationState {
 
 /// One generation as tools see it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct GenerationInfo {
     /// The plugin's id.
     pub plugin: String,
@@ -92,6 +94,12 @@ pub struct Registry {
     records: Mutex<BTreeMap<u64, Record>>,
     /// Changes with each crash of a process.
     crashed: watch::Sender<()>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("generations", &self.generations()).finish_non_exhaustive()
+    }
 }
 
 impl Registry {

@@ -33,6 +33,7 @@ use crate::host::placement::Placement;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The directives that it may ask, by id.
     pub ask: Vec<String>,
@@ -65,6 +66,48 @@ fn names_config(list: &[String], id: &str) -> bool {
 }
 
 impl Capabilities {
+    /// Allows asking a directive.
+    #[must_use]
+    pub fn ask(mut self, directive: impl Into<String>) -> Self {
+        self.ask.push(directive.into());
+        self
+    }
+
+    /// Allows answering a directive.
+    #[must_use]
+    pub fn answer(mut self, directive: impl Into<String>) -> Self {
+        self.answer.push(directive.into());
+        self
+    }
+
+    /// Allows starting controllers of a config ID.
+    #[must_use]
+    pub fn load_controllers(mut self, config_id: impl Into<String>) -> Self {
+        self.load_controllers.push(config_id.into());
+        self
+    }
+
+    /// Allows applying configs of a config ID.
+    #[must_use]
+    pub fn apply_configs(mut self, config_id: impl Into<String>) -> Self {
+        self.apply_configs.push(config_id.into());
+        self
+    }
+
+    /// Allows looking up others' factories and schemas and answering directives of every id, or not.
+    #[must_use]
+    pub fn see_others(mut self, allowed: bool) -> Self {
+        self.see_others = allowed;
+        self
+    }
+
+    /// Allows having the host listen at an address.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
+        self
+    }
+
     /// Why a plugin may not ask a directive; none if it may.
     fn refusal(&self, directive: &dyn AnyDirective) -> Result<Option<String>> {
         let loads = |load: &LoadControllerWithConfig| {

@@ -13,6 +13,7 @@ use crate::host::{Isolation, ProcessOptions};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Config)]
 #[config(id = "hot-runtime/plugin", validate = PluginConfig::check)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct PluginConfig {
     /// The plugin's id.
     pub plugin: String,
@@ -28,6 +29,33 @@ pub struct PluginConfig {
 }
 
 impl PluginConfig {
+    /// An entry that leaves a plugin as it is.
+    #[must_use]
+    pub fn new(plugin: impl Into<String>) -> Self {
+        Self { plugin: plugin.into(), isolation: None, process: None, capabilities: None }
+    }
+
+    /// Sets where it runs.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// Sets how it runs in a process of its own.
+    #[must_use]
+    pub fn process_options(mut self, options: ProcessOptions) -> Self {
+        self.process = Some(options);
+        self
+    }
+
+    /// Sets what it may do on the bus.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = Some(capabilities);
+        self
+    }
+
     fn check(&self) -> Result<()> {
         if self.plugin.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "`plugin` is empty; name the plugin that it is about"));

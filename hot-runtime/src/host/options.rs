@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Where a plugin runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Isolation {
     /// In the host's process: fast, and trusted like the host itself.
     #[default]
@@ -42,6 +43,7 @@ impl std::fmt::Display for Isolation {
 /// How a process-hosted plugin is run. The default limits what it can take from the host, not from the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ProcessOptions {
     /// What it may use.
     pub limits: Limits,
@@ -76,14 +78,68 @@ impl Default for ProcessOptions {
 }
 
 impl ProcessOptions {
-    pub(crate) fn watchdog(&self) -> Duration {
+    /// Sets what it may use.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Passes on a variable of the host's environment.
+    #[must_use]
+    pub fn pass_env(mut self, name: impl Into<String>) -> Self {
+        self.pass_env.push(name.into());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets its working directory.
+    #[must_use]
+    pub fn working_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.working_dir = Some(path.into());
+        self
+    }
+
+    /// Restricts which files and networks it can reach.
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
+    /// Sets how long a heartbeat may go unanswered before the process is killed and restarted, to the millisecond.
+    #[must_use]
+    pub fn watchdog(mut self, limit: Duration) -> Self {
+        self.watchdog_ms = whole_millis(limit);
+        self
+    }
+
+    /// Sets the longest time from a crash to the next start, to the millisecond.
+    #[must_use]
+    pub fn backoff(mut self, longest: Duration) -> Self {
+        self.backoff_ms = whole_millis(longest);
+        self
+    }
+
+    pub(crate) fn watchdog_time(&self) -> Duration {
         Duration::from_millis(self.watchdog_ms.max(10))
     }
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a plugin's process may use. `None` is no limit but the host's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Limits {
     /// Address space in bytes (`RLIMIT_AS`): an allocation above it fails, and the plugin with it. Threads reserve more
     /// of it than they use, so leave 512 MiB for those.
@@ -116,11 +172,63 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Limits the address space, in bytes.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Limits the number of open files.
+    #[must_use]
+    pub fn open_files(mut self, files: u64) -> Self {
+        self.open_files = Some(files);
+        self
+    }
+
+    /// Limits the processor time, in seconds from each start.
+    #[must_use]
+    pub fn cpu_seconds(mut self, seconds: u64) -> Self {
+        self.cpu_seconds = Some(seconds);
+        self
+    }
+
+    /// Limits the number of processes and threads, where a control group is delegated to the host.
+    #[must_use]
+    pub fn processes(mut self, processes: u64) -> Self {
+        self.processes = Some(processes);
+        self
+    }
+
+    /// Limits the bytes of the values on the host's bus.
+    #[must_use]
+    pub fn standing_values(mut self, bytes: u64) -> Self {
+        self.standing_values = bytes;
+        self
+    }
+
+    /// Limits the number of references to directives of the host's bus.
+    #[must_use]
+    pub fn requests(mut self, requests: u64) -> Self {
+        self.requests = requests;
+        self
+    }
+
+    /// Limits the bytes of one message.
+    #[must_use]
+    pub fn message(mut self, bytes: u64) -> Self {
+        self.message = bytes;
+        self
+    }
+}
+
 /// Which files and networks a plugin may reach. The system's libraries, time zones, certificates and what name resolution
 /// reads can always be read, and nothing else of `/etc` and `/usr`. From Linux 6.12 on it sends no signals to processes that
 /// it has not started, and reaches no abstract sockets of theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Sandbox {
     /// Files and folders that it may read and execute, such as `/usr/bin` for one that starts programs.
     pub read: Vec<PathBuf>,
@@ -131,4 +239,34 @@ pub struct Sandbox {
     /// Whether it may connect to and listen on Unix sockets. Those of the file system are beyond the rules for files: whatever
     /// listens there for this user can be asked, a session bus, a container engine, the daemon's own API.
     pub unix_sockets: bool,
+}
+
+impl Sandbox {
+    /// Lets it read and execute a file, or what is in a folder.
+    #[must_use]
+    pub fn read(mut self, path: impl Into<PathBuf>) -> Self {
+        self.read.push(path.into());
+        self
+    }
+
+    /// Lets it read, write, create and remove a file, or what is in a folder.
+    #[must_use]
+    pub fn write(mut self, path: impl Into<PathBuf>) -> Self {
+        self.write.push(path.into());
+        self
+    }
+
+    /// Lets it use TCP and UDP, or not.
+    #[must_use]
+    pub fn network(mut self, allowed: bool) -> Self {
+        self.network = allowed;
+        self
+    }
+
+    /// Lets it use Unix sockets, or not.
+    #[must_use]
+    pub fn unix_sockets(mut self, allowed: bool) -> Self {
+        self.unix_sockets = allowed;
+        self
+    }
 }

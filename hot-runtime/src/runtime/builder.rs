@@ -317,6 +317,20 @@ impl Builder {
     }
 }
 
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { plugins, watches, plugins_dir, work_dir, target_dir, build_timeout, .. } = self;
+        f.debug_struct("Builder")
+            .field("plugins", plugins)
+            .field("watches", watches)
+            .field("plugins_dir", plugins_dir)
+            .field("work_dir", work_dir)
+            .field("target_dir", target_dir)
+            .field("build_timeout", build_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Two plugins of one id would take turns at being the plugin.
 fn check_ids(specs: &[PluginSpec]) -> Result<()> {
     let crates =

@@ -63,16 +63,19 @@ pub(crate) struct Inner {
 
 impl HotRuntime {
     /// Starts to describe a runtime on a bus.
+    #[must_use]
     pub fn builder(bus: &Bus) -> Builder {
         Builder::new(bus)
     }
 
     /// The events from now on. A receiver that falls 256 events behind loses the oldest.
+    #[must_use]
     pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.shared.events.subscribe()
     }
 
     /// Every generation that is loaded, and the last ended ones.
+    #[must_use]
     pub fn generations(&self) -> Vec<GenerationInfo> {
         self.inner.shared.registry.generations()
     }
@@ -177,6 +180,13 @@ impl HotRuntime {
         }
         let _ = std::fs::remove_dir(shared.private_dir.path());
         ShutdownReport { left }
+    }
+}
+
+impl std::fmt::Debug for HotRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plugins: Vec<String> = self.inner.lock().keys().cloned().collect();
+        f.debug_struct("HotRuntime").field("plugins", &plugins).finish_non_exhaustive()
     }
 }
 

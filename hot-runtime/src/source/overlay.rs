@@ -12,6 +12,7 @@ use crate::source::workspace::{Toolchain, Workspace};
 
 /// A generated overlay crate.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Overlay {
     /// Its folder.
     pub dir: PathBuf,

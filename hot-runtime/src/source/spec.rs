@@ -9,6 +9,7 @@ use crate::util::slug;
 
 /// What a plugin is built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PluginSpec {
     /// The plugin's id, such as `demo`.
     pub id: String,
@@ -36,6 +37,7 @@ pub struct PluginSpec {
 
 impl PluginSpec {
     /// A watched plugin of version 0.1.0 without crates yet.
+    #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),

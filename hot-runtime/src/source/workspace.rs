@@ -14,6 +14,7 @@ use crate::util::in_full;
 
 /// One controller crate of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ControllerCrate {
     /// The package's name.
     pub name: String,
@@ -29,6 +30,7 @@ pub struct ControllerCrate {
 
 /// What a plugin's crates are built from.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Workspace {
     /// The controller crates, in the order that they were asked for.
     pub crates: Vec<ControllerCrate>,
@@ -65,6 +67,7 @@ pub(crate) struct Roots {
 
 /// The compiler that builds plugins.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Toolchain {
     /// The first line of `rustc -vV`.
     pub version: String,

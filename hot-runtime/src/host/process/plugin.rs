@@ -386,7 +386,7 @@ impl Keeper {
     /// Waits for a process's end, and ends it where it does not answer, floods, or is not wanted any more.
     async fn watch(&self, process: &mut Process) -> Ended {
         let Process { link, child, reading, .. } = process;
-        let watchdog = self.options.watchdog();
+        let watchdog = self.options.watchdog_time();
         let mut beat = tokio::time::interval(watchdog / BEATS);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut number, mut answered, mut alive) = (0, 0, Instant::now());

@@ -20,6 +20,7 @@ use task::{Message, Task};
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Watched {
     /// A file's content, or that it comes.
     File(PathBuf),
@@ -38,6 +39,7 @@ impl Watched {
 
 /// Something may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Change {
     /// The watched paths; none if events were lost, so that it may be any of them.
     pub paths: Vec<PathBuf>,
@@ -66,12 +68,14 @@ impl Default for Watcher {
 
 impl Watcher {
     /// Goes by the system's events. Where there are none to be had it looks once a second, and says why in the log.
+    #[must_use]
     pub fn new() -> Self {
         Self::start(None)
     }
 
     /// Goes by looks at the stamps of all that is watched, this often: for file systems that tell of no changes, such as
     /// network mounts and folders shared with a container or a virtual machine.
+    #[must_use]
     pub fn polling(every: Duration) -> Self {
         Self::start(Some(every))
     }
@@ -92,6 +96,7 @@ impl Watcher {
     }
 
     /// A follower, which watches nothing yet.
+    #[must_use]
     pub fn follow(&self) -> Following {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
