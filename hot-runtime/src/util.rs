@@ -15,7 +15,7 @@ pub(crate) fn millis(from: Instant) -> f64 {
 /// A thread that works for milliseconds is in the way of requests even if another core is free: where the kernel does not
 /// preempt, who wakes up on its core waits for the next tick, 4 ms if there are 250 in a second. So the steps of loading
 /// and unloading give way in between.
-pub(crate) fn give_way() {
+pub(crate) fn yield_core() {
     std::thread::yield_now();
 }
 

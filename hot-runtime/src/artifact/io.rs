@@ -6,14 +6,14 @@ use std::path::Path;
 use super::refused;
 use crate::error::{Error, Result};
 use crate::sys::files::open_nonblocking;
-use crate::util::give_way;
+use crate::util::yield_core;
 
 /// How many bytes are read, hashed or written before others are given way: less than half a millisecond's work.
 const STEP: usize = 512 << 10;
 
 /// Room for a file's bytes, which is given back to the system when it is dropped. Of smaller pieces glibc keeps twice the
 /// largest, in each of its arenas; those of more than 32 MiB it maps and unmaps. Room that is not used takes no memory.
-pub(super) fn room_for(length: usize) -> Vec<u8> {
+pub(super) fn buffer_for(length: usize) -> Vec<u8> {
     let small = length < STEP;
     Vec::with_capacity(if small { length } else { length.max(33 << 20) })
 }
@@ -30,13 +30,13 @@ pub(super) fn read_in_steps(
             return Ok(());
         }
         look(&bytes[before..]);
-        give_way();
+        yield_core();
     }
 }
 
 pub(super) fn write_in_steps(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
     bytes.chunks(STEP).try_for_each(|part| {
-        give_way();
+        yield_core();
         to.write_all(part)
     })
 }

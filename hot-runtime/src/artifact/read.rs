@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::io::{open_bounded, read_in_steps, room_for};
+use super::io::{buffer_for, open_bounded, read_in_steps};
 use super::manifest::{BundleRecord, FactoryRecord, compatible, described};
 use super::trailer::{self, TRAILER};
 use super::{LARGEST, PrivateCopy, refused};
@@ -37,7 +37,7 @@ impl Read {
         let path = copy.path();
         let failed = || Error::io("reading the private copy of a plugin", path);
         let (file, found) = open_bounded(path, u64::MAX, "reading the private copy of a plugin")?;
-        let mut bytes = room_for(found.len() as usize + TRAILER + 1);
+        let mut bytes = buffer_for(found.len() as usize + TRAILER + 1);
         let mut hasher = blake3::Hasher::new();
         read_in_steps(file, &mut bytes, |part| {
             hasher.update(part);
@@ -57,8 +57,9 @@ impl Read {
         mut look: impl FnMut(&[u8]),
     ) -> Result<Self> {
         use std::io::Read as _;
-        let mut bytes = room_for(length as usize + 1);
-        let (mut hasher, mut left) = (blake3::Hasher::new(), (length as usize).saturating_sub(TRAILER));
+        let mut bytes = buffer_for(length as usize + 1);
+        let mut hasher = blake3::Hasher::new();
+        let mut left = (length as usize).saturating_sub(TRAILER);
         let read = read_in_steps(file.take(length + 1), &mut bytes, |part| {
             let body = &part[..part.len().min(left)];
             hasher.update(body);

@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::io::{read_in_steps, room_for, write_in_steps};
+use super::io::{buffer_for, read_in_steps, write_in_steps};
 use super::read::{Inspected, Read};
 use super::refused;
 use super::trailer::{TRAILER, trailer};
@@ -68,7 +68,7 @@ fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     let failed = || Error::io("reading the built library", library);
     let file = std::fs::File::open(library).map_err(failed())?;
     let length = file.metadata().map_err(failed())?.len() as usize;
-    let mut bytes = room_for(length + TRAILER + 1);
+    let mut bytes = buffer_for(length + TRAILER + 1);
     let mut hasher = blake3::Hasher::new();
     read_in_steps(file, &mut bytes, |part| {
         hasher.update(part);

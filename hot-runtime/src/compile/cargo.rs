@@ -12,7 +12,7 @@ use crate::compile::BuildOptions;
 use crate::compile::capture::{Capture, outer_environment};
 use crate::compile::process::{self, Ended, Lines};
 use crate::compile::progress::Progress;
-use crate::compile::units::{Kind, Made, Script};
+use crate::compile::units::{CargoArtifact, Kind, Script};
 use crate::error::{Error, Result};
 use crate::message::{CompilerMessage, MessageLevel};
 use crate::phase::BuildPhase;
@@ -27,7 +27,7 @@ pub(crate) struct CargoBuilt {
     /// What the compiler said.
     pub(crate) messages: Vec<CompilerMessage>,
     /// Everything that was compiled, or was up to date.
-    pub(crate) made: Vec<Made>,
+    pub(crate) made: Vec<CargoArtifact>,
     /// The build scripts that were run, or were up to date.
     pub(crate) scripts: Vec<Script>,
     /// How rustc called the linker for the plugin, as `--print link-args` prints it.
@@ -86,8 +86,12 @@ pub(crate) async fn build(
     let child = command(overlay, spec, options, how)
         .spawn()
         .map_err(Error::io("running cargo (is Rust installed?)", &overlay.dir))?;
-    let (mut library, mut messages) = (None, Vec::new());
-    let (mut made, mut scripts, mut link_line, mut out_dirs) = (Vec::new(), Vec::new(), None, Vec::new());
+    let mut library = None;
+    let mut messages = Vec::new();
+    let mut made = Vec::new();
+    let mut scripts = Vec::new();
+    let mut link_line = None;
+    let mut out_dirs = Vec::new();
     let mut packages = std::collections::HashMap::new();
     let line = |line: &[u8]| match serde_json::from_slice(line) {
         Ok(Message::CompilerArtifact(artifact)) => {
@@ -101,7 +105,7 @@ pub(crate) async fn build(
             }
             let folder = artifact.manifest_path.parent().map(|folder| folder.as_std_path().to_owned());
             packages.insert(artifact.package_id.repr.clone(), folder.clone().unwrap_or_default());
-            made.push(Made {
+            made.push(CargoArtifact {
                 package: folder.unwrap_or_default(),
                 package_name: package_name(&artifact.package_id.repr, &artifact.target.name),
                 local: is_local(&artifact.package_id.repr),
@@ -142,7 +146,7 @@ pub(crate) async fn build(
 
 /// Makes cargo compile these packages again. It goes by times, and takes an older file that was put back for what it
 /// has built already. Blocks while another cargo builds there.
-pub(crate) fn forget(target_dir: &Path, packages: &BTreeSet<String>) {
+pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<String>) {
     if packages.is_empty() {
         return;
     }
@@ -232,7 +236,7 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
     command.env("CARGO_BUILD_BUILD_DIR", &options.target_dir);
     // What is built once is better without, and what is built again and again is three times faster with it.
     command.env("CARGO_INCREMENTAL", if how.incremental { "1" } else { "0" });
-    environment::without_the_callers_cargo(command.as_std_mut());
+    environment::scrub_cargo_env(command.as_std_mut());
     process::prepare(&mut command);
     command
 }

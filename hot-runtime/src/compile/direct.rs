@@ -32,7 +32,7 @@ use crate::source::inputs::{Content, InputSet, Inputs, Snapshot, Stamp};
 use crate::source::overlay::{Overlay, is_framework};
 use crate::source::spec::PluginSpec;
 use crate::source::workspace::Workspace;
-use crate::sys::scratch::OwnFolder;
+use crate::sys::scratch::ScratchDir;
 use crate::util::blocking;
 
 /// What has to be done after an edit.
@@ -64,7 +64,7 @@ impl From<Error> for Failure {
 pub(crate) struct Session {
     pub(crate) known: Units,
     /// Where what is compiled here goes, so that cargo's own files stay as cargo left them.
-    folder: OwnFolder,
+    folder: ScratchDir,
     linker: Arc<Linker>,
     /// The linker is called by the compiler driver.
     by_driver: bool,
@@ -109,6 +109,23 @@ pub(crate) struct DirectBuilt {
     pub(crate) messages: Vec<CompilerMessage>,
 }
 
+/// What was linked.
+struct Linked {
+    /// `None` if it would be what was linked before.
+    library: Option<PathBuf>,
+    /// The code of each unit that was compiled.
+    codes: Vec<(usize, Option<blake3::Hash>)>,
+}
+
+/// What was linked; `None` where another way of linking may do, or cargo.
+fn unless_cargo_is_needed(linked: Result<PathBuf, Failure>) -> Result<Option<PathBuf>, Failure> {
+    match linked {
+        Ok(library) => Ok(Some(library)),
+        Err(Failure::Cargo(_)) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
 /// What the hash of a build is over, once its inputs are known.
 pub(crate) type HashOf<'a> = &'a (dyn Fn(&Units, &Snapshot) -> Result<String> + Send + Sync);
 
@@ -129,7 +146,7 @@ impl Session {
             return None;
         };
         known.compiled_from(now);
-        let folder = OwnFolder::reserve(capture.folder.parent()?, "direct-").ok()?;
+        let folder = ScratchDir::reserve(capture.folder.parent()?, "direct-").ok()?;
         std::fs::create_dir(folder.path()).ok()?;
         let mut deciding = deciding.clone();
         deciding.extend(&known.of_tools());
@@ -270,7 +287,7 @@ impl Session {
 
     /// What is served is not what was linked here last: an artifact of before was taken. So what is compiled next has to
     /// be linked, whatever it is.
-    pub(crate) fn took_another(&mut self) {
+    pub(crate) fn invalidate_linked(&mut self) {
         self.known.units.iter_mut().for_each(|unit| unit.linked = None);
     }
 
@@ -293,12 +310,12 @@ impl Session {
         let mut last: Option<(usize, Compiler)> = None;
         for at in order.iter().copied() {
             if let Some((before, compiler)) = last.take() {
-                self.judge(before, compiler, &edited, job, progress, &mut messages).await?;
+                self.finish(before, compiler, &edited, job, progress, &mut messages).await?;
                 self.note(before, inputs, began, job).await?;
             }
             last = self.compile(at, job, progress).await.map(|compiler| (at, compiler));
             if let Some((_, ended)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
-                self.judge(at, ended, &edited, job, progress, &mut messages).await?;
+                self.finish(at, ended, &edited, job, progress, &mut messages).await?;
             }
             self.take(at, progress).map_err(|error| Failure::Cargo(error.with_causes().to_string()))?;
             if last.is_none() {
@@ -323,13 +340,15 @@ impl Session {
         };
         let (linked, ()) = tokio::join!(self.link_anew(&hash, job, progress), ending);
         if let Some((at, compiler)) = last {
-            self.judge(at, compiler, &edited, job, progress, &mut messages).await?;
+            self.finish(at, compiler, &edited, job, progress, &mut messages).await?;
             self.known.units[at].from = of_last;
         }
-        let (library, codes) = linked?.map_err(Failure::Cargo)?;
+        let Linked { library, codes } = linked?;
         // Not before: what was compiled by a rustc that failed then is neither linked nor what was compiled.
         for (at, code) in codes {
-            (self.known.units[at].fresh, self.known.units[at].linked) = (false, code);
+            let unit = &mut self.known.units[at];
+            unit.fresh = false;
+            unit.linked = code;
         }
         Ok(DirectBuilt { library, hash, now, messages })
     }
@@ -361,7 +380,7 @@ impl Session {
     }
 
     /// Waits for a compiler's end and says how that was.
-    async fn judge(
+    async fn finish(
         &mut self,
         at: usize,
         compiler: Compiler<'_>,
@@ -384,7 +403,7 @@ impl Session {
         let internal = heard.status.code() != Some(1);
         if internal && let Some(folder) = call.option("incremental") {
             // What it kept may be what it stumbles over.
-            forget_parts(Path::new(folder), &call.stem());
+            remove_incremental(Path::new(folder), &call.stem());
         }
         messages.extend(heard.messages);
         let failed = failed(job.spec, std::mem::take(messages), &String::from_utf8_lossy(&heard.other));
@@ -393,26 +412,22 @@ impl Session {
 
     /// Links what was compiled, and gives the code of each unit that is linked anew; no library if it would be what was
     /// linked before. Or says why only cargo can go on.
-    async fn link_anew(
-        &mut self,
-        hash: &str,
-        job: Job<'_>,
-        progress: &mut Progress<'_>,
-    ) -> Result<Result<(Option<PathBuf>, Vec<(usize, Option<blake3::Hash>)>), String>> {
-        let (mut shapes, mut needs) = (Vec::new(), BTreeSet::new());
+    async fn link_anew(&mut self, hash: &str, job: Job<'_>, progress: &mut Progress<'_>) -> Result<Linked, Failure> {
+        let mut codes = Vec::new();
+        let mut needs = BTreeSet::new();
         let mut differs = self.known.units.iter().all(|unit| !unit.fresh);
         for (at, unit) in self.known.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
             let shape = Shape::of(&unit.current);
             if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
-                return Ok(Err(format!("what the linker has to be told of {} has changed", unit.stem)));
+                return Err(Failure::Cargo(format!("what the linker has to be told of {} has changed", unit.stem)));
             }
             let code = shape.as_ref().map(|shape| shape.code);
             differs |= code.is_none() || code != unit.linked;
             needs.extend(shape.into_iter().flat_map(|shape| shape.needs));
-            shapes.push((at, code));
+            codes.push((at, code));
         }
         if !differs {
-            return Ok(Ok((None, shapes)));
+            return Ok(Linked { library: None, codes });
         }
         progress.phase(BuildPhase::Linking);
         let moved = self.known.units.iter().filter(|unit| unit.current != unit.archive);
@@ -420,15 +435,13 @@ impl Session {
         let linked = self.link_with_dependencies(hash, &exchanged, &needs, job).await?;
         let library = match linked {
             Some(library) => library,
-            None => match self.link(hash, &exchanged, How::InFull, job).await? {
-                Ok(library) => {
-                    self.tables = tables(&library).await?;
-                    library
-                }
-                Err(said) => return Ok(Err(said)),
-            },
+            None => {
+                let library = self.link(hash, &exchanged, How::InFull, job).await?;
+                self.tables = tables(&library).await?;
+                library
+            }
         };
-        Ok(Ok((Some(library), shapes)))
+        Ok(Linked { library: Some(library), codes })
     }
 
     /// Links with the object of the dependencies. `None` if there is none or it will not do; then it is made anew.
@@ -438,8 +451,8 @@ impl Session {
         exchanged: &BTreeMap<PathBuf, PathBuf>,
         needs: &BTreeSet<String>,
         job: Job<'_>,
-    ) -> Result<Option<PathBuf>> {
-        self.await_the_dependencies(job.spec).await;
+    ) -> Result<Option<PathBuf>, Failure> {
+        self.await_prelink(job.spec).await;
         let usable = |prelinked: &&Prelinked| exchanged.keys().all(|archive| !prelinked.archives.contains(archive));
         let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() else { return Ok(None) };
         let mut linked = None;
@@ -447,11 +460,11 @@ impl Session {
             tracing::debug!(plugin = job.spec.id, lacking, "the edit needs more of the dependencies than was linked");
         } else {
             let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
-            linked = self.link(hash, exchanged, how, job).await?.ok();
+            linked = unless_cargo_is_needed(self.link(hash, exchanged, how, job).await)?;
             if linked.is_none() && !self.by_driver {
                 // Was it that?
                 let how = How::Prelinked(&prelinked);
-                linked = self.link(hash, exchanged, how, job).await?.ok();
+                linked = unless_cargo_is_needed(self.link(hash, exchanged, how, job).await)?;
                 self.by_driver = linked.is_some();
             }
         }
@@ -467,7 +480,7 @@ impl Session {
     }
 
     /// Waits until the dependencies are linked, if they are being linked.
-    async fn await_the_dependencies(&mut self, spec: &PluginSpec) {
+    async fn await_prelink(&mut self, spec: &PluginSpec) {
         let Some(prelinking) = self.prelinking.take() else { return };
         match prelinking.await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(prelinked) => self.prelinked = Some(prelinked),
@@ -489,14 +502,17 @@ impl Session {
         self.why_full.as_deref()
     }
 
-    /// Links, or says why that failed.
+    /// Links.
+    ///
+    /// # Errors
+    /// [`Failure::Cargo`] when the linker fails, or does not link what was compiled.
     async fn link(
         &self,
         hash: &str,
         exchanged: &BTreeMap<PathBuf, PathBuf>,
         how: How<'_>,
         job: Job<'_>,
-    ) -> Result<Result<PathBuf, String>> {
+    ) -> Result<PathBuf, Failure> {
         let (linker, folder, wanted) = (Arc::clone(&self.linker), self.folder.path().to_owned(), hash.to_owned());
         let exchanged = exchanged.clone();
         let (prelinked, by_driver) = match how {
@@ -507,16 +523,16 @@ impl Session {
         let command = move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
         let linking = blocking(command).await?;
         let Some((command, library)) = linking else {
-            return Ok(Err("what was compiled is not among what was linked".to_owned()));
+            return Err(Failure::Cargo("what was compiled is not among what was linked".to_owned()));
         };
         let mut said = Vec::new();
         let ended = run(command, job, |line| said.extend_from_slice(line)).await?;
         if !ended.success() {
             let said = String::from_utf8_lossy(&said);
             tracing::debug!(plugin = job.spec.id, by_driver, %said, "linking again failed");
-            return Ok(Err(format!("linking again failed: {said}")));
+            return Err(Failure::Cargo(format!("linking again failed: {said}")));
         }
-        Ok(Ok(library))
+        Ok(library)
     }
 
     /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known
@@ -629,7 +645,7 @@ async fn run(mut command: Command, job: Job<'_>, line: impl FnMut(&[u8])) -> Res
 }
 
 /// Removes what the compiler has kept of former runs on a crate.
-fn forget_parts(folder: &Path, stem: &str) {
+fn remove_incremental(folder: &Path, stem: &str) {
     let name = stem.rsplit_once('-').map_or(stem, |(name, _)| name);
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(known, _)| known == name) {

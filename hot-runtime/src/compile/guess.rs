@@ -19,18 +19,18 @@ pub(crate) fn sources(root: &Path) -> BTreeSet<PathBuf> {
         }
         let Ok(text) = std::fs::read_to_string(&file) else { continue };
         let beside = file.parent().unwrap_or(&file);
-        for said in said(&text) {
-            match said {
-                Said::Module(name) => {
+        for reference in references(&text) {
+            match reference {
+                Reference::Module(name) => {
                     let one = modules.join(format!("{name}.rs"));
                     let path = if one.is_file() { one } else { modules.join(name).join("mod.rs") };
                     waiting.push((path, modules.join(name)));
                 }
-                Said::ModuleAt(path) => {
+                Reference::ModuleAt(path) => {
                     let path = beside.join(path);
                     waiting.push((path.clone(), path.parent().unwrap_or(&path).to_owned()));
                 }
-                Said::Includes(path) => drop(found.insert(beside.join(path))),
+                Reference::Includes(path) => drop(found.insert(beside.join(path))),
             }
         }
     }
@@ -39,16 +39,17 @@ pub(crate) fn sources(root: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-enum Said<'a> {
+enum Reference<'a> {
     Module(&'a str),
     ModuleAt(&'a str),
     Includes(&'a str),
 }
 
 /// What a source says of other files, one line at a time. What is for tests only is left out.
-fn said(text: &str) -> Vec<Said<'_>> {
+fn references(text: &str) -> Vec<Reference<'_>> {
     let mut all = Vec::new();
-    let (mut at, mut apart) = (None, false);
+    let mut at = None;
+    let mut apart = false;
     for line in text.lines() {
         let line = line.trim_start();
         if line.starts_with("//") {
@@ -62,16 +63,17 @@ fn said(text: &str) -> Vec<Said<'_>> {
         if let Some(name) = module(line)
             && !apart
         {
-            all.push(at.map_or(Said::Module(name), Said::ModuleAt));
+            all.push(at.map_or(Reference::Module(name), Reference::ModuleAt));
         }
         for (start, _) in line.match_indices("include") {
             let rest = &line[start..];
             let includes =
                 ["include!(", "include_str!(", "include_bytes!("].iter().find_map(|it| rest.strip_prefix(it));
             // Not what is put together.
-            all.extend(includes.filter(|rest| rest.starts_with('"')).and_then(quoted).map(Said::Includes));
+            all.extend(includes.filter(|rest| rest.starts_with('"')).and_then(quoted).map(Reference::Includes));
         }
-        (at, apart) = (None, false);
+        at = None;
+        apart = false;
     }
     all
 }

@@ -43,7 +43,7 @@ impl LinkCall {
 
     /// The call of the linker that the compiler driver would make of this one: the driver and what it starts take
     /// nearly a third of a link's time. `None` if it cannot be told, or is not lld. The files have to be there. Blocks.
-    fn behind_the_driver(&self) -> Option<Self> {
+    fn resolve_linker_call(&self) -> Option<Self> {
         let ask = |arguments: &mut dyn Iterator<Item = &str>| {
             let environment = self.environment.iter().map(|(name, value)| (name, value));
             let mut driver = std::process::Command::new(&self.program);
@@ -186,7 +186,7 @@ impl Linker {
                 templates.push(Template::read(path, "exports".to_owned(), hash)?);
             }
         }
-        let direct = call.behind_the_driver();
+        let direct = call.resolve_linker_call();
         let symbols = templates.iter().find(|template| template.original.ends_with("/symbols.o"))?;
         if let Some(folder) = Path::new(&symbols.original).parent() {
             let _ = std::fs::remove_dir_all(folder);
@@ -297,7 +297,8 @@ impl Shape {
     /// Of an archive or object. `None` if it cannot be read.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let bytes = std::fs::read(path).ok()?;
-        let (mut surface, mut needs) = (BTreeSet::new(), BTreeSet::new());
+        let mut surface = BTreeSet::new();
+        let mut needs = BTreeSet::new();
         let mut code = blake3::Hasher::new();
         for member in members(&bytes)? {
             let Ok(file) = object::File::parse(member) else {
@@ -395,7 +396,7 @@ mod tests {
         };
         let (driver, other) = (call(&path("one.so")), call(&path("two.so")));
         run("cc", &driver.arguments);
-        let direct = other.behind_the_driver().expect("the linker's call");
+        let direct = other.resolve_linker_call().expect("the linker's call");
         assert!(direct.program.ends_with("ld.lld"), "{}", direct.program);
         run(&direct.program, &direct.arguments);
         let read = |name: &str| std::fs::read(path(name)).expect("a library");

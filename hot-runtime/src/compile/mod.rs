@@ -13,19 +13,19 @@
 //! # }
 //! ```
 
+mod cache;
 mod capture;
 mod cargo;
 mod compiler;
 mod direct;
 mod guess;
-mod kept;
 mod learned;
 mod link;
+mod lock;
 mod needed;
 mod prelink;
 mod process;
 mod progress;
-mod turn;
 mod units;
 mod verdict;
 
@@ -53,13 +53,13 @@ use crate::source::watch::Watched;
 use crate::source::workspace::Workspace;
 use crate::source::{environment, inputs};
 use crate::util::{blocking, in_full};
+use cache::ArtifactCache;
 use capture::{Capture, DepInfo};
 use cargo::CargoBuilt;
 use direct::{Failure, Job, Plan, Session};
-use kept::Kept;
 use learned::Learned;
+use lock::BuildLock;
 use progress::Progress;
-use turn::Turn;
 use units::Units;
 
 /// Where and how long a plugin is built.
@@ -215,7 +215,7 @@ pub struct PluginBuilder {
     /// What builds read, as far as is known.
     learned: Option<Learned>,
     session: Option<Session>,
-    kept: Kept,
+    cache: ArtifactCache,
     /// The last artifact, with what it was made of.
     last: Option<(BuildReport, Snapshot, blake3::Hash)>,
     /// Crates are compiled in parts, so that what did not change in one is used again.
@@ -230,7 +230,7 @@ impl PluginBuilder {
         // Whatever folder this process changes to.
         spec.crates.iter_mut().for_each(|path| *path = in_full(path));
         let inputs = Inputs::new(&options.target_dir);
-        let kept = Kept::new(options.target_dir.join("cbus"), options.keep);
+        let cache = ArtifactCache::new(options.target_dir.join("cbus"), options.keep);
         let incremental = spec.watch;
         let (workspace, learned) = (Workspace::default(), None);
         Self {
@@ -240,7 +240,7 @@ impl PluginBuilder {
             inputs,
             learned,
             session: None,
-            kept,
+            cache,
             last: None,
             incremental,
             told_of_wrapper: false,
@@ -294,7 +294,8 @@ impl PluginBuilder {
             Ok((workspace, learned, overlay))
         })
         .await?;
-        (self.workspace, self.learned) = (workspace, Some(learned));
+        self.workspace = workspace;
+        self.learned = Some(learned);
         Ok(overlay)
     }
 
@@ -316,7 +317,7 @@ impl PluginBuilder {
         watch: impl Fn(Vec<Watched>),
     ) -> Result<(BuildReport, Option<Inspected>)> {
         let mut progress = Progress::new(observer);
-        let _turn = Turn::take(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
+        let _lock = BuildLock::acquire(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
         let mut round = 0;
         let (made, why_cargo) = loop {
             progress.phase(BuildPhase::Reading);
@@ -324,7 +325,7 @@ impl PluginBuilder {
             let made = match made {
                 Ok(made) => made,
                 Err(error) => {
-                    self.look_for_what_was_missing(&error).await?;
+                    self.learn_from_failure(&error).await?;
                     watch(self.inputs.watched());
                     return Err(error);
                 }
@@ -336,11 +337,11 @@ impl PluginBuilder {
             }
         };
         let (report, in_memory, inputs) = match made {
-            Made::Before(report, messages, inputs) => (BuildReport { messages, ..report }, None, inputs),
-            Made::Kept { artifact, build_hash, sealed, messages, inputs } => {
+            BuildOutput::Unchanged(report, messages, inputs) => (BuildReport { messages, ..report }, None, inputs),
+            BuildOutput::Cached { artifact, build_hash, sealed, messages, inputs } => {
                 (BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages), None, inputs)
             }
-            Made::Library { library, build_hash, by, messages, inputs } => {
+            BuildOutput::Library { library, build_hash, by, messages, inputs } => {
                 progress.phase(BuildPhase::Sealing);
                 // Should that fail, what is there is not what was linked last.
                 self.last = None;
@@ -349,7 +350,7 @@ impl PluginBuilder {
                 let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
                 let (sealed, in_memory) = blocking(move || artifact::seal_and_keep(&library, &out, ours)).await?;
                 if self.spec.watch && round < ROUNDS {
-                    self.kept.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
+                    self.cache.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
                 }
                 (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory, inputs)
             }
@@ -368,7 +369,7 @@ impl PluginBuilder {
         cancel: &CancellationToken,
         watch: &impl Fn(Vec<Watched>),
         round: usize,
-    ) -> Result<Option<(Made, Option<String>)>> {
+    ) -> Result<Option<(BuildOutput, Option<String>)>> {
         let why = match self.make_directly(progress, cancel, round).await {
             Ok(made) => return Ok(Some((made, None))),
             Err(Failure::Told(error)) => return Err(error),
@@ -386,7 +387,7 @@ impl PluginBuilder {
         progress: &mut Progress<'_>,
         cancel: &CancellationToken,
         round: usize,
-    ) -> Result<Made, Failure> {
+    ) -> Result<BuildOutput, Failure> {
         let known = self.learned.clone().filter(|_| self.session.is_some() || self.last.is_some());
         let Some(learned) = known else {
             return Err(Failure::Cargo("nothing is known from a build by cargo".to_owned()));
@@ -407,8 +408,8 @@ impl PluginBuilder {
             self.session.iter().flat_map(|session| &session.known.scripts).any(|script| script.lacks().is_some());
         // What a script makes that cargo runs each time, nobody knows.
         if !lacking && let Some(made) = self.made_before(&now).await? {
-            if let (Some(session), Made::Kept { .. }) = (&mut self.session, &made) {
-                session.took_another();
+            if let (Some(session), BuildOutput::Cached { .. }) = (&mut self.session, &made) {
+                session.invalidate_linked();
             }
             return Ok(made);
         }
@@ -434,10 +435,10 @@ impl PluginBuilder {
         let before = self.last.as_ref().filter(|(last, ..)| last.artifact.is_file());
         let made = match (built.library, before) {
             (Some(library), _) => {
-                Ok(Made::Library { library, build_hash: built.hash, by: BuiltBy::Rustc, messages, inputs })
+                Ok(BuildOutput::Library { library, build_hash: built.hash, by: BuiltBy::Rustc, messages, inputs })
             }
             (None, Some((before, ..))) => {
-                Ok(Made::Before(BuildReport { by: BuiltBy::Rustc, ..before.clone() }, messages, inputs))
+                Ok(BuildOutput::Unchanged(BuildReport { by: BuiltBy::Rustc, ..before.clone() }, messages, inputs))
             }
             (None, None) => Err(Failure::Cargo("the artifact of the build before has gone".to_owned())),
         };
@@ -446,26 +447,26 @@ impl PluginBuilder {
     }
 
     /// What was made of the same inputs before, if it is there.
-    async fn made_before(&mut self, now: &Snapshot) -> Result<Option<Made>> {
+    async fn made_before(&mut self, now: &Snapshot) -> Result<Option<BuildOutput>> {
         let environment = environment();
         if let Some((last, inputs, then)) = &self.last
             && *then == environment
             && last.artifact.is_file()
             && inputs.change_since(now).is_none()
         {
-            return Ok(Some(Made::Before(last.clone(), Vec::new(), inputs.clone())));
+            return Ok(Some(BuildOutput::Unchanged(last.clone(), Vec::new(), inputs.clone())));
         }
         let (inputs, spec, options) = (self.inputs.clone(), &self.spec, &self.options);
         let holds = move |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
-        let found = self.kept.find(holds, |hash| options.output_of(spec, hash));
+        let found = self.cache.find(holds, |hash| options.output_of(spec, hash));
         Ok(found.map(|found| {
-            let kept::Found { artifact, build_hash, sealed, messages, inputs } = found;
-            Made::Kept { artifact, build_hash, sealed, messages, inputs }
+            let cache::Found { artifact, build_hash, sealed, messages, inputs } = found;
+            BuildOutput::Cached { artifact, build_hash, sealed, messages, inputs }
         }))
     }
 
     /// A build failed: what it did not find, and any new name beside its sources, is worth another one.
-    async fn look_for_what_was_missing(&mut self, error: &Error) -> Result<()> {
+    async fn learn_from_failure(&mut self, error: &Error) -> Result<()> {
         let (said, messages) = match error {
             Error::Build { rendered, messages, .. } => (without_colours(rendered), messages.as_slice()),
             Error::Metadata { message, .. } => (message.clone(), [].as_slice()),
@@ -518,7 +519,7 @@ impl PluginBuilder {
         cancel: &CancellationToken,
         watch: &impl Fn(Vec<Watched>),
         round: usize,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Option<BuildOutput>> {
         let target_dir = self.options.target_dir.clone();
         // Also for what is built once: somebody else may build on with what is compiled here.
         let capture = blocking(move || Ok(Capture::prepare(&target_dir))).await?;
@@ -533,7 +534,7 @@ impl PluginBuilder {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { plugin: self.spec.id.clone() });
             }
-            self.forget_what_was_put_back(capture.clone()).await?;
+            self.invalidate_cargo_fingerprints(capture.clone()).await?;
             let built = self.run_cargo(&overlay, capture.as_ref(), progress, cancel).await?;
             let (library, messages) = (built.library.clone(), built.messages.clone());
             let (made, asked) = (built.made.clone(), library.clone());
@@ -546,7 +547,7 @@ impl PluginBuilder {
                     return Ok(None);
                 }
                 let (build_hash, inputs) = (overlay.build_hash, self.inputs.built());
-                return Ok(Some(Made::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs }));
+                return Ok(Some(BuildOutput::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs }));
             };
             if !salted && hash != overlay.build_hash {
                 // It was guessed what it reads, and now it is known.
@@ -558,7 +559,7 @@ impl PluginBuilder {
                 session.prelink();
             }
             let build_hash = overlay.build_hash;
-            return Ok(Some(Made::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs: now }));
+            return Ok(Some(BuildOutput::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs: now }));
         }
     }
 
@@ -616,7 +617,7 @@ impl PluginBuilder {
                  the workspace; what they need of it belongs to `build.rustc-wrapper`"
             );
         }
-        let _place = turn::place_at_cargo(&self.options.target_dir, &self.spec, progress, cancel).await?;
+        let _permit = lock::cargo_permit(&self.options.target_dir, &self.spec, progress, cancel).await?;
         loop {
             let incremental = self.incremental;
             let how = cargo::How { capture, local: &local, wrapper: wrapper.as_deref(), incremental };
@@ -639,7 +640,7 @@ impl PluginBuilder {
 
     /// Makes cargo make again what it would take for made because it goes by times, such as where a file was put back with
     /// an old one.
-    async fn forget_what_was_put_back(&self, capture: Option<Capture>) -> Result<()> {
+    async fn invalidate_cargo_fingerprints(&self, capture: Option<Capture>) -> Result<()> {
         let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
         let of_scripts = self.session.as_ref().map(|session| session.with_other_script(&self.inputs.built()));
         blocking(move || {
@@ -655,7 +656,7 @@ impl PluginBuilder {
                     forget.extend(call.variable("CARGO_PKG_NAME").map(|name| name.to_string_lossy().into_owned()));
                 }
             }
-            cargo::forget(&target_dir, &forget);
+            cargo::invalidate_fingerprints(&target_dir, &forget);
             Ok(())
         })
         .await
@@ -696,11 +697,11 @@ fn environment() -> blake3::Hash {
 }
 
 /// What a build comes to before it is sealed.
-enum Made {
+enum BuildOutput {
     /// What the build before made, for its code is the same; and what the compiler said this time.
-    Before(BuildReport, Vec<CompilerMessage>, Snapshot),
+    Unchanged(BuildReport, Vec<CompilerMessage>, Snapshot),
     /// What an earlier build made of the same inputs.
-    Kept {
+    Cached {
         artifact: PathBuf,
         build_hash: String,
         sealed: artifact::Sealed,

@@ -6,19 +6,21 @@ use object::Endianness;
 use object::elf::DT_NEEDED;
 use object::read::elf::ElfFile64;
 
-use crate::compile::units::{Kind, Made};
+use crate::compile::units::{CargoArtifact, Kind};
 
 /// Why a library could not be opened, if it needs one of Rust's; `made` is what it is made of. Blocks.
-pub(crate) fn of_rust(library: &Path, made: &[Made]) -> Option<String> {
+pub(crate) fn of_rust(library: &Path, made: &[CargoArtifact]) -> Option<String> {
     let cache = object::ReadCache::new(std::fs::File::open(library).ok()?);
     let file = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
     let table = file.elf_dynamic_table().ok()?;
     let needed = table.iter().filter(|entry| entry.tag == DT_NEEDED).filter_map(|entry| table.string(entry).ok());
     let mut needed = needed.map(|name| String::from_utf8_lossy(name).into_owned());
     let name = needed.find(|name| name.starts_with("libstd-"))?;
-    let has = |made: &Made, ending: &str| made.files.iter().any(|file| file.extension().is_some_and(|it| it == ending));
+    let has = |made: &CargoArtifact, ending: &str| {
+        made.files.iter().any(|file| file.extension().is_some_and(|it| it == ending))
+    };
     // The overlay is nobody's dependency.
-    let shared = |made: &&Made| made.kind == Kind::Library && has(made, "so") && !has(made, "rlib");
+    let shared = |made: &&CargoArtifact| made.kind == Kind::Library && has(made, "so") && !has(made, "rlib");
     let shared = made.iter().filter(shared).filter(|made| !made.package_name.starts_with("cbus-overlay-"));
     let crates: Vec<_> = shared.map(|made| format!("`{}`", made.package_name)).collect();
     let reason = if crates.is_empty() {

@@ -91,7 +91,8 @@ impl Prelinked {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("GNU ld (`ld.bfd`), which links the dependencies beforehand, failed: {}", said.trim()));
         }
-        let (mut taken, mut lacks) = (BTreeSet::new(), HashSet::new());
+        let mut taken = BTreeSet::new();
+        let mut lacks = HashSet::new();
         symbols(&read(&object)?, &mut BTreeSet::new(), &mut taken);
         for archive in &archives {
             let bytes = read(archive)?;

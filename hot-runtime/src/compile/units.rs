@@ -15,7 +15,7 @@ use crate::source::inputs::{Content, InputSet, Snapshot, Stamp, other_form};
 
 /// Something that cargo compiled.
 #[derive(Clone, Debug)]
-pub(crate) struct Made {
+pub(crate) struct CargoArtifact {
     /// The package's folder.
     pub(crate) package: PathBuf,
     /// The package's name.
@@ -70,7 +70,9 @@ impl Script {
         let beside = |name: &str| out_dir.parent().map(|folder| folder.join(name)).unwrap_or_default();
         let output = ["output", "run/stdout"].map(beside).into_iter().find(|path| path.is_file()).unwrap_or_default();
         let said = std::fs::read_to_string(&output).unwrap_or_default();
-        let (mut reads, mut variables, mut told) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let mut reads = BTreeSet::new();
+        let mut variables = Vec::new();
+        let mut told = Vec::new();
         for line in said.lines() {
             let Some((key, value)) = line.strip_prefix("cargo:").and_then(|line| {
                 let line = line.strip_prefix(':').unwrap_or(line);
@@ -173,7 +175,7 @@ impl Unit {
         self.inputs.files.iter().cloned().chain(others).collect()
     }
 
-    fn learn(made: &Made, capture: Option<&Capture>) -> Option<Self> {
+    fn learn(made: &CargoArtifact, capture: Option<&Capture>) -> Option<Self> {
         let file = made.files.iter().find(|file| file.extension().is_some_and(|ending| ending == "rlib"));
         let file = file.or_else(|| made.files.first())?.clone();
         let folder = file.parent()?;
@@ -248,8 +250,13 @@ pub(crate) struct Units {
 
 impl Units {
     /// Learns of a build by cargo, without its overlay. Blocks.
-    pub(crate) fn learn(made: &[Made], scripts: Vec<Script>, capture: Option<&Capture>, overlay: &Path) -> Self {
-        let of_overlay = |made: &&Made| made.package != overlay;
+    pub(crate) fn learn(
+        made: &[CargoArtifact],
+        scripts: Vec<Script>,
+        capture: Option<&Capture>,
+        overlay: &Path,
+    ) -> Self {
+        let of_overlay = |made: &&CargoArtifact| made.package != overlay;
         let mut units: Vec<_> = made.iter().filter(of_overlay).filter_map(|made| Unit::learn(made, capture)).collect();
         let at: HashMap<String, usize> = units.iter().enumerate().map(|(at, unit)| (unit.stem.clone(), at)).collect();
         for unit in &mut units {

@@ -14,9 +14,9 @@ use crate::event::RuntimeEvent;
 use crate::generation::history::Keep;
 use crate::generation::probation::Probation;
 use crate::generation::registry::Registry;
-use crate::host::placement::Placing;
+use crate::host::placement::PlacementRules;
 use crate::host::{ProcessEvent, Tell};
-use crate::sys::scratch::OwnFolder;
+use crate::sys::scratch::ScratchDir;
 
 /// Called with every event.
 pub(crate) type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
@@ -38,8 +38,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
     /// Where what is loaded is copied to.
-    pub(crate) private_dir: OwnFolder,
-    pub(crate) placing: Placing,
+    pub(crate) private_dir: ScratchDir,
+    pub(crate) placements: PlacementRules,
     pub(crate) events: broadcast::Sender<RuntimeEvent>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) retiring: TaskTracker,

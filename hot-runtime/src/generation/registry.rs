@@ -1,7 +1,7 @@
 //! Every generation, its state and its leases: the manifest of what is loaded.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -9,6 +9,7 @@ use controllerbus::plugin::{Holders, Leases};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::artifact::BundleRecord;
 use crate::event::StillLoaded;
 use crate::host::Isolation;
 use crate::sys::maps::Maps;
@@ -69,6 +70,33 @@ pub struct GenerationInfo {
 }
 
 impl GenerationInfo {
+    /// A generation that is being made ready.
+    pub(crate) fn loading(
+        plugin: &str,
+        generation: u64,
+        bundle: &BundleRecord,
+        path: &Path,
+        isolation: Isolation,
+    ) -> Self {
+        Self {
+            plugin: plugin.to_owned(),
+            generation,
+            version: bundle.version.clone(),
+            build_hash: bundle.build_hash.clone(),
+            state: GenerationState::Loading,
+            since: SystemTime::now(),
+            reason: None,
+            leases: 0,
+            holders: Holders::default(),
+            path: path.to_owned(),
+            mapped: None,
+            isolation,
+            pid: None,
+            layers: Vec::new(),
+            taken_back: None,
+        }
+    }
+
     /// What keeps it loaded.
     pub(crate) fn keeps(&self) -> String {
         match &self.reason {

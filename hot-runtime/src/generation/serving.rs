@@ -140,7 +140,8 @@ impl Serving {
         let (shared, is_back) = (&self.shared, back.is_some());
         let before = state.current.as_ref().map(|current| counts_of(&shared.bus, current.number));
         let ids: Vec<_> = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
-        let (configs, mut unfit) = (configs_of(&shared.bus, &ids), None);
+        let configs = configs_of(&shared.bus, &ids);
+        let mut unfit = None;
         let current = (state.current.as_ref(), back);
         let swapped = swap::replace(shared, &self.id, current, artifact, timeline, edited, &mut unfit).await;
         let (generation, report, committed) = match swapped {
@@ -184,7 +185,7 @@ impl Serving {
     pub(crate) async fn place(self: &Arc<Self>) -> Result<Option<SwapReport>> {
         let mut state = self.state.lock().await;
         let Some(current) = &state.current else { return Ok(None) };
-        let wanted = self.shared.placing.of(&self.id);
+        let wanted = self.shared.placements.resolve(&self.id);
         let same_place = wanted.isolation == current.placement.isolation;
         let same_place = same_place && wanted.capabilities == current.placement.capabilities;
         if wanted == current.placement || (same_place && wanted.isolation == Isolation::None) {
@@ -202,7 +203,8 @@ impl Serving {
     /// Takes it off the bus and unloads it, for which nobody has to wait: what does not end keeps nobody.
     pub(crate) async fn unload(&self, answer: Option<oneshot::Sender<Result<UnloadReport>>>) {
         let mut state = self.state.lock().await;
-        (state.probation, state.waiting) = (None, None);
+        state.probation = None;
+        state.waiting = None;
         match (state.current.take(), answer) {
             (Some(generation), answer) => swap::remove(&self.shared, &self.id, generation, answer),
             (None, Some(answer)) => {

@@ -1,7 +1,7 @@
 //! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use controllerbus::bus::{LastStates, Source};
 use controllerbus::controller::factory::Factory;
@@ -16,7 +16,7 @@ use crate::generation::registry::{GenerationInfo, GenerationState};
 use crate::host::capability::{guarded, guarded_factories};
 use crate::host::library::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::host::placement::Placement;
-use crate::host::{Hosted, Opening};
+use crate::host::{Instance, Opening};
 use crate::util::{blocking, millis};
 
 /// A generation that serves.
@@ -24,18 +24,18 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
     pub(crate) placement: Placement,
-    /// What it was opened from, if it is to be hosted elsewhere, or to come back.
+    /// What it was opened from, if it is to run elsewhere, or to come back.
     pub(crate) copy: PrivateCopy,
     plugin: String,
     /// The config ids of its factories, as its manifest tells them.
     manifest: Vec<String>,
-    hosted: Hosted,
+    instance: Instance,
 }
 
 impl Generation {
     /// Its factories, of which a process of its own cannot invent any; their controllers do what the plugin may.
     fn factories(&self) -> Vec<Arc<dyn Factory>> {
-        guarded_factories(self.hosted.factories(), &self.plugin, &self.placement, &self.manifest)
+        guarded_factories(self.instance.factories(), &self.plugin, &self.placement, &self.manifest)
     }
 
     /// Its artifact, kept for when another config has come.
@@ -86,27 +86,9 @@ pub(crate) async fn replace(
         generation: number,
         schemas: artifact.factories.iter().map(|factory| factory.schema.clone()).collect(),
     });
-    let placement = shared.placing.of(plugin);
-    shared.registry.add(
-        GenerationInfo {
-            plugin: plugin.to_owned(),
-            generation: number,
-            version: artifact.bundle.version.clone(),
-            build_hash: artifact.bundle.build_hash.clone(),
-            state: GenerationState::Loading,
-            since: SystemTime::now(),
-            reason: None,
-            leases: 0,
-            holders: controllerbus::plugin::Holders::default(),
-            path: artifact.path.clone(),
-            mapped: None,
-            isolation: placement.isolation,
-            pid: None,
-            layers: Vec::new(),
-            taken_back: None,
-        },
-        None,
-    );
+    let placement = shared.placements.resolve(plugin);
+    let info = GenerationInfo::loading(plugin, number, &artifact.bundle, &artifact.path, placement.isolation);
+    shared.registry.add(info, None);
     let result = bring_up(shared, plugin, (current, back), artifact, number, placement, (&mut timeline, unfit)).await;
     match result {
         Ok((generation, committed)) => {
@@ -142,8 +124,7 @@ async fn bring_up(
     (timeline, unfit): (&mut Timeline, &mut Option<Unfit>),
 ) -> Result<(Generation, Option<controllerbus::bus::Committed>)> {
     let begun = Instant::now();
-    let build_hash = artifact.bundle.build_hash.clone();
-    let version = artifact.bundle.version.clone();
+    let bundle = artifact.bundle.clone();
     let options = LoadOptions {
         bus: guarded(shared.bus.handle(), plugin, placement.capabilities.as_ref()),
         plugin: plugin.to_owned(),
@@ -155,35 +136,21 @@ async fn bring_up(
         placement: &placement,
         load: options,
         folder: shared.private_dir.path().to_owned(),
-        plugin_host: shared.placing.plugin_host().map(std::path::Path::to_owned),
+        plugin_host: shared.placements.plugin_host().map(std::path::Path::to_owned),
         tell: shared.tell_of(plugin, number),
     };
-    let (hosted, copy) = Hosted::open(artifact, opening).await?;
-    shared.registry.add(
-        GenerationInfo {
-            plugin: plugin.to_owned(),
-            generation: number,
-            version,
-            build_hash: build_hash.clone(),
-            state: GenerationState::Loading,
-            since: SystemTime::now(),
-            reason: None,
-            leases: 0,
-            holders: controllerbus::plugin::Holders::default(),
-            path: copy.path().to_owned(),
-            mapped: None,
-            isolation: placement.isolation,
-            pid: hosted.pid(),
-            layers: hosted.layers(placement.capabilities.is_some()),
-            taken_back: None,
-        },
-        Some(Arc::clone(hosted.leases())),
-    );
+    let (instance, copy) = Instance::open(artifact, opening).await?;
+    let info = GenerationInfo {
+        pid: instance.pid(),
+        layers: instance.layers(placement.capabilities.is_some()),
+        ..GenerationInfo::loading(plugin, number, &bundle, copy.path(), placement.isolation)
+    };
+    shared.registry.add(info, Some(Arc::clone(instance.leases())));
     timeline.load_ms = millis(begun);
 
     let begun = Instant::now();
-    let plugin_id = plugin.to_owned();
-    let generation = Generation { number, build_hash, placement, copy, plugin: plugin_id, manifest, hosted };
+    let (build_hash, plugin_id) = (bundle.build_hash, plugin.to_owned());
+    let generation = Generation { number, build_hash, placement, copy, plugin: plugin_id, manifest, instance };
     let committed = match current {
         None => {
             shared.bus.add_factories(Source(number), generation.factories());
@@ -232,7 +199,7 @@ pub(crate) async fn retire(
     served: bool,
 ) -> UnloadReport {
     let begun = Instant::now();
-    let Generation { number, mut hosted, .. } = generation;
+    let Generation { number, mut instance, .. } = generation;
     let state = |state, reason| {
         if served {
             shared.registry.set(number, state, reason);
@@ -240,10 +207,11 @@ pub(crate) async fn retire(
     };
     let drain = shared.settings.drain;
     if let Some(committed) = committed {
-        hosted.patiently(drain, committed.drained()).await;
+        instance.with_kill_after(drain, committed.drained()).await;
     }
-    let leases = Arc::clone(hosted.leases());
-    let (mut told, mut wait) = (None, drain);
+    let leases = Arc::clone(instance.leases());
+    let mut told = None;
+    let mut wait = drain;
     loop {
         if tokio::time::timeout(drain, leases.drained()).await.is_err() {
             let held = leases.holders();
@@ -251,10 +219,10 @@ pub(crate) async fn retire(
             let count = held.to_drain();
             shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
             // Connections last as long as whoever has made them likes; all else is in time, or ended with its process.
-            hosted.patiently(Duration::ZERO, leases.done_but_connections()).await;
+            instance.with_kill_after(Duration::ZERO, leases.done_but_connections()).await;
             leases.drained().await;
         }
-        let (outcome, back) = match hosted.unload(wait).await {
+        let (outcome, back) = match instance.unload(wait).await {
             Ok(done) => done,
             // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
             Err(error) => {
@@ -262,7 +230,7 @@ pub(crate) async fn retire(
                 return report(&plugin, number, begun, Some(false), 0);
             }
         };
-        hosted = back;
+        instance = back;
         match outcome {
             Unload::Closed { unmapped, leaked_thread_locals } => {
                 let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
@@ -329,7 +297,7 @@ pub(crate) fn remove(
     shared.retiring.spawn(async move {
         let bus = own.bus.clone();
         let removing = bus.remove_source(Source(generation.number));
-        generation.hosted.patiently(own.settings.drain, removing).await;
+        generation.instance.with_kill_after(own.settings.drain, removing).await;
         let report = retire(own, plugin, generation, None, true).await;
         if let Some(answer) = answer {
             let _ = answer.send(Ok(report));

@@ -14,7 +14,7 @@ use crate::artifact::PrivateCopy;
 use crate::error::{Error, Result, WithCauses};
 use crate::sys::library::{self, Library, never_closed};
 use crate::sys::maps::is_mapped;
-use crate::util::give_way;
+use crate::util::yield_core;
 
 /// A library in this process with its guest started. Dropping it leaves the library mapped: only
 /// [`Loaded::unload`] may take it away, because only that knows that nothing of it runs any more.
@@ -81,7 +81,7 @@ impl Loaded {
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: a plugin that was built for this target and that the host
         // trusts, in a folder that only this user can write to.
         let library = unsafe { library::open(path) }.map_err(|error| refuse(said_by_loader(&error)))?;
-        give_way();
+        yield_core();
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its entry and
         // whose ABI fingerprint is ours, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
@@ -146,7 +146,7 @@ impl Loaded {
             return Unload::Closed { unmapped: self.is_unmapped(), leaked_thread_locals: 0 };
         };
         let shutdown = connection.shutdown(timeout);
-        give_way();
+        yield_core();
         if shutdown.threads_left > 0 {
             return Unload::Stuck { threads: shutdown.threads_left, reason: do_not_end(&self.threads()) };
         }
@@ -170,7 +170,7 @@ impl Loaded {
         {
             tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
         }
-        give_way();
+        yield_core();
         let unmapped = self.is_unmapped();
         self.remove_copy();
         Unload::Closed { unmapped, leaked_thread_locals }

@@ -51,7 +51,7 @@ pub(crate) struct Opening<'a> {
 }
 
 /// A started generation.
-pub(crate) enum Hosted {
+pub(crate) enum Instance {
     /// A library of this process.
     InProcess(Loaded),
     /// A process of its own.
@@ -59,7 +59,7 @@ pub(crate) enum Hosted {
     Process(crate::host::process::plugin::ProcessPlugin),
 }
 
-impl Hosted {
+impl Instance {
     /// Writes the artifact's private copy and starts it. On an error the copy is gone again.
     pub(crate) async fn open(artifact: Verified, opening: Opening<'_>) -> Result<(Self, PrivateCopy)> {
         let Opening { placement, load, folder, plugin_host, tell } = opening;
@@ -92,7 +92,7 @@ impl Hosted {
                     library: private.clone(),
                 };
                 match crate::host::process::plugin::ProcessPlugin::open(start).await {
-                    Ok(hosted) => Ok((Self::Process(hosted), private)),
+                    Ok(instance) => Ok((Self::Process(instance), private)),
                     Err(reason) => {
                         let _ = std::fs::remove_file(private.path());
                         Err(Error::Load { path: private.shown().to_owned(), reason })
@@ -112,7 +112,7 @@ impl Hosted {
         match self {
             Self::InProcess(loaded) => loaded.factories(),
             #[cfg(unix)]
-            Self::Process(hosted) => hosted.factories(),
+            Self::Process(instance) => instance.factories(),
         }
     }
 
@@ -121,7 +121,7 @@ impl Hosted {
         match self {
             Self::InProcess(loaded) => loaded.leases(),
             #[cfg(unix)]
-            Self::Process(hosted) => hosted.leases(),
+            Self::Process(instance) => instance.leases(),
         }
     }
 
@@ -130,7 +130,7 @@ impl Hosted {
         match self {
             Self::InProcess(_) => None,
             #[cfg(unix)]
-            Self::Process(hosted) => hosted.pid(),
+            Self::Process(instance) => instance.pid(),
         }
     }
 
@@ -139,7 +139,7 @@ impl Hosted {
         let mut layers = match self {
             Self::InProcess(_) => Vec::new(),
             #[cfg(unix)]
-            Self::Process(hosted) => hosted.layers.clone(),
+            Self::Process(instance) => instance.layers.clone(),
         };
         if capabilities {
             layers.push("capabilities".to_owned());
@@ -149,15 +149,15 @@ impl Hosted {
 
     /// Waits for what needs the guest to end its work. A library cannot be hurried; a process that takes longer than
     /// `patience` is ended.
-    pub(crate) async fn patiently<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn with_kill_after<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         match self {
             Self::InProcess(_) => work.await,
             #[cfg(unix)]
-            Self::Process(hosted) => match tokio::time::timeout(patience, &mut work).await {
+            Self::Process(instance) => match tokio::time::timeout(patience, &mut work).await {
                 Ok(done) => done,
                 Err(_) => {
-                    hosted.kill();
+                    instance.kill();
                     work.await
                 }
             },
@@ -176,7 +176,7 @@ impl Hosted {
                 Ok((outcome, Self::InProcess(loaded)))
             }
             #[cfg(unix)]
-            Self::Process(mut hosted) => Ok((hosted.unload().await, Self::Process(hosted))),
+            Self::Process(mut instance) => Ok((instance.unload().await, Self::Process(instance))),
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Placement {
 
 /// What was said of one plugin.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct Override {
     pub(crate) isolation: Option<Isolation>,
     pub(crate) process: Option<ProcessOptions>,
     pub(crate) capabilities: Option<Capabilities>,
@@ -26,49 +26,49 @@ pub(crate) struct Said {
 
 /// What was said of where plugins run.
 #[derive(Default)]
-pub(crate) struct Placing {
+pub(crate) struct PlacementRules {
     /// Of every plugin of which nothing else was said.
     pub(crate) default: Placement,
     /// The executable of plugin hosts, where it was given.
     pub(crate) plugin_host: Option<PathBuf>,
-    specs: Mutex<HashMap<String, Said>>,
-    chosen: Mutex<HashMap<String, Said>>,
+    specs: Mutex<HashMap<String, Override>>,
+    overrides: Mutex<HashMap<String, Override>>,
 }
 
-impl Placing {
+impl PlacementRules {
     pub(crate) fn plugin_host(&self) -> Option<&Path> {
         self.plugin_host.as_deref()
     }
 
     /// What a plugin's spec says.
-    pub(crate) fn specify(&self, plugin: &str, said: Said) {
+    pub(crate) fn set_spec(&self, plugin: &str, said: Override) {
         let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
         specs.insert(plugin.to_owned(), said);
     }
 
     /// What was said while the runtime runs, by its config set or its program: it counts before everything else. What is
     /// not said now stays as it was said before.
-    pub(crate) fn choose(&self, plugin: &str, said: Said) {
-        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = chosen.remove(plugin).unwrap_or_default();
-        let said = Said {
+    pub(crate) fn set_override(&self, plugin: &str, said: Override) {
+        let mut overrides = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = overrides.remove(plugin).unwrap_or_default();
+        let said = Override {
             isolation: said.isolation.or(before.isolation),
             process: said.process.or(before.process),
             capabilities: said.capabilities.or(before.capabilities),
         };
-        chosen.insert(plugin.to_owned(), said);
+        overrides.insert(plugin.to_owned(), said);
     }
 
     /// Where a plugin is to run now.
-    pub(crate) fn of(&self, plugin: &str) -> Placement {
-        let said = |of: &Mutex<HashMap<String, Said>>| {
+    pub(crate) fn resolve(&self, plugin: &str) -> Placement {
+        let said = |of: &Mutex<HashMap<String, Override>>| {
             of.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned().unwrap_or_default()
         };
-        let (chosen, spec) = (said(&self.chosen), said(&self.specs));
+        let (overrides, spec) = (said(&self.overrides), said(&self.specs));
         Placement {
-            isolation: chosen.isolation.or(spec.isolation).unwrap_or(self.default.isolation),
-            process: chosen.process.or(spec.process).unwrap_or_else(|| self.default.process.clone()),
-            capabilities: chosen.capabilities.or(spec.capabilities).or_else(|| self.default.capabilities.clone()),
+            isolation: overrides.isolation.or(spec.isolation).unwrap_or(self.default.isolation),
+            process: overrides.process.or(spec.process).unwrap_or_else(|| self.default.process.clone()),
+            capabilities: overrides.capabilities.or(spec.capabilities).or_else(|| self.default.capabilities.clone()),
         }
     }
 }
@@ -80,15 +80,18 @@ mod tests {
     #[test]
     fn what_was_said_last_and_closest_counts() {
         let limited = ProcessOptions { watchdog_ms: 1, ..ProcessOptions::default() };
-        let placing = Placing { default: Placement { process: limited, ..Placement::default() }, ..Placing::default() };
-        assert_eq!(placing.of("one").isolation, Isolation::None);
-        placing.specify("one", Said { isolation: Some(Isolation::Process), ..Said::default() });
-        assert_eq!(placing.of("one").isolation, Isolation::Process);
-        assert_eq!(placing.of("one").process.watchdog_ms, 1);
+        let placements = PlacementRules {
+            default: Placement { process: limited, ..Placement::default() },
+            ..PlacementRules::default()
+        };
+        assert_eq!(placements.resolve("one").isolation, Isolation::None);
+        placements.set_spec("one", Override { isolation: Some(Isolation::Process), ..Override::default() });
+        assert_eq!(placements.resolve("one").isolation, Isolation::Process);
+        assert_eq!(placements.resolve("one").process.watchdog_ms, 1);
         let process = Some(ProcessOptions { watchdog_ms: 2, ..ProcessOptions::default() });
-        placing.choose("one", Said { isolation: Some(Isolation::None), process, ..Said::default() });
-        placing.choose("one", Said { isolation: Some(Isolation::Process), ..Said::default() });
-        assert_eq!(placing.of("one").process.watchdog_ms, 2);
-        assert_eq!(placing.of("two"), placing.default);
+        placements.set_override("one", Override { isolation: Some(Isolation::None), process, ..Override::default() });
+        placements.set_override("one", Override { isolation: Some(Isolation::Process), ..Override::default() });
+        assert_eq!(placements.resolve("one").process.watchdog_ms, 2);
+        assert_eq!(placements.resolve("two"), placements.default);
     }
 }

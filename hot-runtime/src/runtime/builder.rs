@@ -21,13 +21,13 @@ use crate::generation::history::Keep;
 use crate::generation::probation::Probation;
 use crate::generation::registry::Registry;
 use crate::host::capability::Capabilities;
-use crate::host::placement::Placing;
+use crate::host::placement::PlacementRules;
 use crate::host::{Isolation, ProcessOptions};
 use crate::source::inputs;
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
 use crate::source::workspace::Workspace;
-use crate::sys::scratch::OwnFolder;
+use crate::sys::scratch::ScratchDir;
 use crate::util::blocking;
 
 /// How many runtimes there have been in the process.
@@ -44,7 +44,7 @@ pub struct Builder {
     build_timeout: Duration,
     watcher: Option<Watcher>,
     listeners: Vec<Listener>,
-    placing: Placing,
+    placements: PlacementRules,
     settings: Settings,
 }
 
@@ -61,7 +61,7 @@ impl Builder {
             build_timeout: Duration::from_secs(600),
             watcher: None,
             listeners: Vec::new(),
-            placing: Placing::default(),
+            placements: PlacementRules::default(),
             settings: Settings {
                 workers: 2,
                 grace: Duration::from_secs(10),
@@ -205,21 +205,21 @@ impl Builder {
     /// Runs every plugin, of which nothing else is said, in the host's process or in one of its own.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
-        self.placing.default.isolation = isolation;
+        self.placements.default.isolation = isolation;
         self
     }
 
     /// What process-hosted plugins may use, and how they are watched, where nothing else is said of one.
     #[must_use]
     pub fn process_options(mut self, options: ProcessOptions) -> Self {
-        self.placing.default.process = options;
+        self.placements.default.process = options;
         self
     }
 
     /// What plugins may do on the bus, of which nothing else is said; everything unless set.
     #[must_use]
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
-        self.placing.default.capabilities = Some(capabilities);
+        self.placements.default.capabilities = Some(capabilities);
         self
     }
 
@@ -227,7 +227,7 @@ impl Builder {
     /// running executable if its `main` begins with [`crate::plugin_host`], or `cbus-plugin-host` beside it or in `PATH`.
     #[must_use]
     pub fn plugin_host(mut self, executable: impl Into<PathBuf>) -> Self {
-        self.placing.plugin_host = Some(executable.into());
+        self.placements.plugin_host = Some(executable.into());
         self
     }
 
@@ -268,14 +268,14 @@ impl Builder {
         if let Some(dir) = self.target_dir {
             build = build.target_dir(dir);
         }
-        let private_dir = OwnFolder::reserve_private(&build.work_dir, "loaded-")
+        let private_dir = ScratchDir::reserve_private(&build.work_dir, "loaded-")
             .map_err(Error::io("reserving a folder for private copies", &build.work_dir))?;
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),
             settings: self.settings,
             private_dir,
-            placing: self.placing,
+            placements: self.placements,
             events: broadcast::channel(256).0,
             listeners: self.listeners,
             retiring: TaskTracker::new(),

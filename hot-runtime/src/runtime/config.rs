@@ -15,7 +15,7 @@ use controllerbus::error::ErrorKind;
 use controllerbus::{Config, Error, Result};
 
 use crate::host::config::PluginConfig;
-use crate::host::placement::Said;
+use crate::host::placement::Override;
 use crate::runtime::Inner;
 
 /// Makes the controllers of [`PluginConfig`] entries.
@@ -51,8 +51,9 @@ impl Factory for PluginSettings {
             let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))?;
             // What is loaded from now on goes there; what is loaded follows in the background, because a swap needs the
             // turn on the bus that this construction has. How that went is told by the runtime's events.
-            let said = Said { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
-            runtime.shared.placing.choose(&config.plugin, said);
+            let said =
+                Override { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
+            runtime.shared.placements.set_override(&config.plugin, said);
             let plugin = config.plugin;
             drop(tokio::spawn(async move { runtime.bring(&plugin).await }));
             Ok(Arc::new(Noted) as Arc<dyn AnyController>)

@@ -22,7 +22,7 @@ use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeli
 use crate::generation::context::Shared;
 use crate::generation::registry::GenerationInfo;
 use crate::generation::serving::Serving;
-use crate::host::placement::Said;
+use crate::host::placement::Override;
 use crate::host::{Isolation, ProcessOptions};
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
@@ -209,7 +209,7 @@ impl Inner {
         process: Option<ProcessOptions>,
     ) -> Result<Option<SwapReport>> {
         let isolation = Some(isolation);
-        self.shared.placing.choose(plugin, Said { isolation, process, ..Said::default() });
+        self.shared.placements.set_override(plugin, Override { isolation, process, ..Override::default() });
         self.bring(plugin).await
     }
 
@@ -245,7 +245,7 @@ impl Inner {
     async fn add_source(&self, spec: PluginSpec) -> Result<oneshot::Receiver<Result<Option<SwapReport>>>> {
         let id = spec.id.clone();
         let (process, capabilities) = (spec.process.clone(), spec.capabilities.clone());
-        self.shared.placing.specify(&id, Said { isolation: spec.isolation, process, capabilities });
+        self.shared.placements.set_spec(&id, Override { isolation: spec.isolation, process, capabilities });
         let source = Source::new(spec, self.build.clone(), &self.watcher).await?;
         let known = self.spawn(&id, Some(source));
         self.lock().insert(id, known.clone());

@@ -154,7 +154,7 @@ impl Plugin {
             };
             let cancel = stop.child_token();
             self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
-            let observer = |event| self.shared.emit(told(&self.id, event));
+            let observer = |event| self.shared.emit(to_runtime_event(&self.id, event));
             let building = source.builder.build_watching(&observer, &cancel, source.changes.set());
             tokio::pin!(building);
             tokio::select! {
@@ -208,7 +208,7 @@ impl Plugin {
 }
 
 /// A build's event as one of the runtime's.
-fn told(plugin: &str, event: BuildEvent) -> RuntimeEvent {
+fn to_runtime_event(plugin: &str, event: BuildEvent) -> RuntimeEvent {
     let plugin = plugin.to_owned();
     match event {
         BuildEvent::Phase { phase, elapsed_ms } => {

@@ -58,7 +58,7 @@ pub(crate) fn callers_environment() -> Vec<(OsString, OsString)> {
 }
 
 /// Takes out of a command's environment what is about this process.
-pub(crate) fn without_the_callers_cargo(command: &mut std::process::Command) {
+pub(crate) fn scrub_cargo_env(command: &mut std::process::Command) {
     for (name, _) in std::env::vars_os() {
         if is_the_callers(&name.to_string_lossy()) {
             command.env_remove(&name);

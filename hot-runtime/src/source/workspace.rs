@@ -92,7 +92,7 @@ impl Toolchain {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let mut asked = Command::new(&rustc);
         asked.arg("-vV").current_dir(folder);
-        environment::without_the_callers_cargo(&mut asked);
+        environment::scrub_cargo_env(&mut asked);
         let output =
             asked.output().map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -230,7 +230,8 @@ impl Workspace {
         learn(metadata, &mut known);
         let of = |package: &Package| package.manifest_path.parent().map(|at| at.as_std_path().to_owned());
         let mut waiting: Vec<PathBuf> = of(first).into_iter().chain(patches.iter().cloned()).collect();
-        let (mut seen, mut bus) = (BTreeSet::new(), Vec::new());
+        let mut seen = BTreeSet::new();
+        let mut bus = Vec::new();
         while let Some(folder) = waiting.pop() {
             if !seen.insert(folder.clone()) {
                 continue;
@@ -337,7 +338,7 @@ fn resolver(manifest: &toml::Table) -> &str {
 fn ask(folder: &Path) -> Result<Metadata> {
     let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
     let mut command = MetadataCommand::new().manifest_path(folder.join("Cargo.toml")).no_deps().cargo_command();
-    environment::without_the_callers_cargo(&mut command);
+    environment::scrub_cargo_env(&mut command);
     let output =
         command.current_dir(folder).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
     if !output.status.success() {
@@ -409,7 +410,7 @@ fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
     if !file.is_file() {
         let mut cargo = Command::new("cargo");
         cargo.arg("generate-lockfile").current_dir(root);
-        environment::without_the_callers_cargo(&mut cargo);
+        environment::scrub_cargo_env(&mut cargo);
         // What is wrong with it, the build will say.
         let _ = cargo.output();
     }

@@ -34,14 +34,14 @@ pub(crate) fn has_no_locks(error: &io::Error) -> bool {
 
 /// A name for a folder that nobody else uses. The folder is removed on drop; if this process is killed, by the next one
 /// that asks for such a name there.
-pub(crate) struct OwnFolder {
+pub(crate) struct ScratchDir {
     path: PathBuf,
     lock: PathBuf,
     /// Locked for as long as this process lives.
     _file: File,
 }
 
-impl OwnFolder {
+impl ScratchDir {
     /// Reserves `parent/PREFIX...`; the folder itself is not made. Blocks.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl OwnFolder {
     }
 }
 
-impl Drop for OwnFolder {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
         let _ = std::fs::remove_file(&self.lock);
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() {
         let parent = tempfile::tempdir().expect("a folder");
-        let used = OwnFolder::reserve(parent.path(), "loaded-").expect("a folder");
+        let used = ScratchDir::reserve(parent.path(), "loaded-").expect("a folder");
         std::fs::create_dir(used.path()).expect("a folder");
         // As it is left by a process that was killed: the lock file is there, and nobody holds it.
         let (left, other) = (parent.path().join("loaded-left"), parent.path().join("other"));
@@ -128,7 +128,7 @@ mod tests {
         std::fs::write(left.join("copy"), "bytes").expect("writing");
         std::fs::create_dir(&other).expect("a folder");
 
-        let next = OwnFolder::reserve(parent.path(), "loaded-").expect("another folder");
+        let next = ScratchDir::reserve(parent.path(), "loaded-").expect("another folder");
         assert_ne!(next.path(), used.path());
         assert!(used.path().is_dir() && other.is_dir());
         assert!(!left.exists() && !left.with_extension("lock").exists());
@@ -147,13 +147,13 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             let file = File::create(parent.path().join("file")).expect("a file");
             assert!(matches!(file.try_lock(), Err(TryLockError::Error(_))), "locking fails");
-            let one = OwnFolder::reserve(parent.path(), "loaded-").expect("a folder");
-            let other = OwnFolder::reserve(parent.path(), "loaded-").expect("another folder");
+            let one = ScratchDir::reserve(parent.path(), "loaded-").expect("a folder");
+            let other = ScratchDir::reserve(parent.path(), "loaded-").expect("another folder");
             std::fs::create_dir(other.path()).expect("a folder");
             assert_ne!(one.path(), other.path());
             drop(one);
             // Nobody can say that it is not in use.
-            let third = OwnFolder::reserve(parent.path(), "loaded-").expect("another folder");
+            let third = ScratchDir::reserve(parent.path(), "loaded-").expect("another folder");
             assert!(other.path().is_dir() && third.path() != other.path());
             return;
         }

@@ -9,7 +9,7 @@ static OWN: AtomicBool = AtomicBool::new(false);
 /// The name of the ready-made plugin host.
 const NAME: &str = "cbus-plugin-host";
 
-pub(super) fn this_executable_may_serve() {
+pub(super) fn mark_self_as_plugin_host() {
     OWN.store(true, Ordering::Release);
 }
 

@@ -24,7 +24,7 @@ use crate::host::options::Limits;
 const MOST_RESOLVED: usize = 1000;
 
 /// What a call gave.
-pub(super) enum Given {
+pub(super) enum CallResult {
     Nothing,
     Constructed(Vec<String>),
     State(Option<State>),
@@ -52,7 +52,7 @@ pub(super) struct Link {
 }
 
 struct Entry {
-    done: Option<oneshot::Sender<Result<Given>>>,
+    done: Option<oneshot::Sender<Result<CallResult>>>,
     began: Option<Began>,
     sink: Option<Arc<Values>>,
 }
@@ -186,13 +186,15 @@ impl Link {
                 let done = self.calls().get_mut(&call).and_then(|entry| entry.done.take());
                 if let Some(done) = done {
                     let _ = done.send(result.map(|answer| match answer {
-                        Answer::Nothing => Given::Nothing,
+                        Answer::Nothing => CallResult::Nothing,
                         Answer::Constructed(mut resolves) => {
                             resolves.truncate(MOST_RESOLVED);
-                            Given::Constructed(resolves)
+                            CallResult::Constructed(resolves)
                         }
-                        Answer::NoState => Given::State(None),
-                        Answer::State { schema, bytes } => Given::State(Some(State { schema, bytes: bytes.to_vec() })),
+                        Answer::NoState => CallResult::State(None),
+                        Answer::State { schema, bytes } => {
+                            CallResult::State(Some(State { schema, bytes: bytes.to_vec() }))
+                        }
                     }));
                 }
             }
@@ -281,7 +283,7 @@ impl Link {
 pub(super) struct Call {
     link: Arc<Link>,
     pub(super) number: u64,
-    ended: Option<oneshot::Receiver<Result<Given>>>,
+    ended: Option<oneshot::Receiver<Result<CallResult>>>,
     values: bool,
 }
 
@@ -297,7 +299,7 @@ impl Call {
     ///
     /// # Errors
     /// The guest's error, or why the process has gone.
-    pub(super) async fn ended(&mut self) -> Result<Given> {
+    pub(super) async fn ended(&mut self) -> Result<CallResult> {
         let Some(ended) = &mut self.ended else { return Err(Error::msg("the call has ended before")) };
         let result = ended.await.unwrap_or_else(|_| Err(self.link.why()));
         self.ended = None;

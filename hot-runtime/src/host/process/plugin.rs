@@ -389,7 +389,9 @@ impl Keeper {
         let watchdog = self.options.watchdog_time();
         let mut beat = tokio::time::interval(watchdog / BEATS);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut number, mut answered, mut alive) = (0, 0, Instant::now());
+        let mut number = 0;
+        let mut answered = 0;
+        let mut alive = Instant::now();
         let reason = loop {
             tokio::select! {
                 status = child.wait() => match status {
@@ -410,7 +412,8 @@ impl Keeper {
                     // It cannot have answered what it was not asked.
                     let last = link.answered.load(Ordering::Relaxed).min(number);
                     if last > answered {
-                        (answered, alive) = (last, Instant::now());
+                        answered = last;
+                        alive = Instant::now();
                     }
                     if u64::saturating_sub(number, answered) >= u64::from(BEATS) && alive.elapsed() >= watchdog {
                         break format!(

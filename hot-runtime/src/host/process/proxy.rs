@@ -15,7 +15,7 @@ use controllerbus::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::current::Current;
-use super::link::{Began, Call, Given, Link};
+use super::link::{Began, Call, CallResult, Link};
 use super::protocol::{Offered, ToChild};
 
 /// A factory of a process-hosted plugin.
@@ -87,7 +87,7 @@ async fn construct(
     let mut call = link.begin(None, false);
     link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
     match call.ended().await? {
-        Given::Constructed(resolves) => Ok(resolves),
+        CallResult::Constructed(resolves) => Ok(resolves),
         _ => Err(Error::msg("the plugin's process gave no controller")),
     }
 }
@@ -138,7 +138,7 @@ impl ControllerProxy {
     }
 
     /// Makes a call and waits for its end.
-    async fn call(&self, link: &Arc<Link>, message: impl FnOnce(u64) -> ToChild<'static>) -> Result<Given> {
+    async fn call(&self, link: &Arc<Link>, message: impl FnOnce(u64) -> ToChild<'static>) -> Result<CallResult> {
         let mut call = link.begin(None, false);
         let message = message(call.number);
         link.send(&message).await?;
@@ -242,7 +242,7 @@ impl AnyController for ControllerProxy {
             // yet. What it had is lost already, and must not keep a mend of it from being swapped in.
             let Some(link) = self.standing() else { return Ok(None) };
             match self.call(&link, |call| ToChild::Save { call, controller: number }).await {
-                Ok(Given::State(state)) => Ok(state),
+                Ok(CallResult::State(state)) => Ok(state),
                 Err(error) if error.kind() != ErrorKind::Crashed => Err(error),
                 _ => Ok(None),
             }

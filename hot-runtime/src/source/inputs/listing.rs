@@ -68,7 +68,7 @@ fn rules(package: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
 fn list(package: &Path) -> Option<BTreeSet<PathBuf>> {
     let mut cargo = Command::new("cargo");
     cargo.args(["package", "--list", "--allow-dirty", "--offline", "--quiet"]).current_dir(package);
-    environment::without_the_callers_cargo(&mut cargo);
+    environment::scrub_cargo_env(&mut cargo);
     let output = cargo.stdin(Stdio::null()).output().ok()?;
     if !output.status.success() {
         tracing::debug!(said = %String::from_utf8_lossy(&output.stderr), "cargo does not list {}", package.display());

@@ -74,7 +74,7 @@ impl Snapshot {
         let new = || {
             self.names.iter().find_map(|(folder, names)| {
                 let then = before.names.get(folder)?;
-                let new = |name: &&OsString| !then.contains(*name) && !set::is_nobodys(name);
+                let new = |name: &&OsString| !then.contains(*name) && !set::is_tool_file(name);
                 names.iter().any(|name| new(&name)).then_some(folder)
             })
         };

@@ -83,7 +83,7 @@ pub(crate) fn each_folder(root: &Path, found: &mut dyn FnMut(&Path)) {
 }
 
 /// Whether a name is an editor's or a tool's own: not one that was missing in a build.
-pub(crate) fn is_nobodys(name: &OsStr) -> bool {
+pub(crate) fn is_tool_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name == "4913"
         || name.starts_with('.')

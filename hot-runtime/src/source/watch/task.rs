@@ -116,7 +116,9 @@ impl Task {
 
     /// Takes messages in; false at the end.
     fn take(&mut self, batch: Vec<Message>) -> bool {
-        let (mut changed, mut anew, mut lost) = (BTreeSet::new(), false, false);
+        let mut changed = BTreeSet::new();
+        let mut anew = false;
+        let mut lost = false;
         for message in batch {
             match message {
                 Message::Follow(id, changes) => {

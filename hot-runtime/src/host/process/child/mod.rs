@@ -41,7 +41,7 @@ const LONGEST_HELLO: u32 = 16 << 20;
 /// ```
 pub fn plugin_host() {
     if std::env::var_os(MARKER).is_none() {
-        super::find::this_executable_may_serve();
+        super::find::mark_self_as_plugin_host();
         return;
     }
     std::process::exit(serve());

@@ -118,7 +118,7 @@ struct Call {
 }
 
 /// What a call gave, before it is encoded.
-enum Given {
+enum CallResult {
     Nothing,
     Constructed(Vec<String>),
     State(Option<State>),
@@ -169,36 +169,36 @@ impl Server {
                     let context = Context::new(bus, token, found.info);
                     // On the guest's thread, before its execution can end: so it is told of before that is.
                     let began = Box::new(move || drop(line.say(&ToParent::Began { call })));
-                    found.object.execute_told(context, began).await.map(|()| Given::Nothing)
+                    found.object.execute_told(context, began).await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Close { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
                     found.object.close().await;
-                    Ok(Given::Nothing)
+                    Ok(CallResult::Nothing)
                 });
             }
             ToChild::Part { call, controller, within_ms } => {
                 let within = Duration::from_millis(within_ms);
                 self.with(call, controller, CancellationToken::new(), None, move |found| async move {
-                    found.object.part(within).await.map(|()| Given::Nothing)
+                    found.object.part(within).await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Serves { listener, service } => self.listeners.serves(listener, Service::of(service)),
             ToChild::Health { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
-                    found.object.health().await.map(|()| Given::Nothing)
+                    found.object.health().await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Save { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
-                    found.object.save_later().await.map(Given::State)
+                    found.object.save_later().await.map(CallResult::State)
                 });
             }
             ToChild::Restore { call, controller, schema, state } => {
                 let state = State { schema, bytes: state.to_vec() };
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
-                    found.object.restore(state).await.map(|()| Given::Nothing)
+                    found.object.restore(state).await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Resolve { call, controller, directive, bytes, answered } => {
@@ -208,7 +208,7 @@ impl Server {
                 let target = Arc::clone(&sink);
                 self.with(call, controller, CancellationToken::new(), Some(sink), move |found| async move {
                     match found.object.resolve(Arc::new(directive), target) {
-                        Some(work) => work.await.map(|()| Given::Nothing),
+                        Some(work) => work.await.map(|()| CallResult::Nothing),
                         None => Err(Error::new(ErrorKind::NotFound, format!("no resolver for {id}"))),
                     }
                 });
@@ -270,12 +270,12 @@ impl Server {
             let object = factory.construct(config, context).await?;
             let resolves = object.resolves();
             lock(&tables.controllers).insert(number, Controller { object, info });
-            Ok(Given::Constructed(resolves))
+            Ok(CallResult::Constructed(resolves))
         });
     }
 
     /// Starts a call of a controller.
-    fn with<F: Future<Output = Result<Given>> + Send + 'static>(
+    fn with<F: Future<Output = Result<CallResult>> + Send + 'static>(
         &self,
         call: u64,
         controller: u64,
@@ -298,7 +298,7 @@ impl Server {
         call: u64,
         cancel: CancellationToken,
         sink: Option<Arc<Sink>>,
-        work: impl Future<Output = Result<Given>> + Send + 'static,
+        work: impl Future<Output = Result<CallResult>> + Send + 'static,
     ) {
         let (outbox, tables) = (Arc::clone(&self.line.outbox), Arc::clone(&self.tables));
         let stands = sink.is_some();
@@ -312,10 +312,10 @@ impl Server {
                 }
             }
             let result = given.as_ref().map(|given| match given {
-                Given::Nothing => Answer::Nothing,
-                Given::Constructed(resolves) => Answer::Constructed(resolves.clone()),
-                Given::State(None) => Answer::NoState,
-                Given::State(Some(state)) => Answer::State { schema: state.schema, bytes: &state.bytes },
+                CallResult::Nothing => Answer::Nothing,
+                CallResult::Constructed(resolves) => Answer::Constructed(resolves.clone()),
+                CallResult::State(None) => Answer::NoState,
+                CallResult::State(Some(state)) => Answer::State { schema: state.schema, bytes: &state.bytes },
             });
             let told = outbox.push(&ToParent::Done { call, result: result.map_err(Clone::clone) });
             if let Err(error) = told {

@@ -20,7 +20,7 @@ const CARGOS: usize = 2;
 
 /// Waits for a place among those whose cargo builds in a target folder. In the lock of cargo's own the time of those that
 /// wait would run out, where there are many.
-pub(crate) async fn place_at_cargo(
+pub(crate) async fn cargo_permit(
     target_dir: &Path,
     spec: &PluginSpec,
     progress: &mut Progress<'_>,
@@ -42,13 +42,13 @@ pub(crate) async fn place_at_cargo(
 }
 
 /// The right to build one plugin in a target folder. Released on drop, and when the process ends.
-pub(crate) struct Turn {
+pub(crate) struct BuildLock {
     _file: std::fs::File,
 }
 
-impl Turn {
+impl BuildLock {
     /// Waits until nobody else builds this plugin there.
-    pub(crate) async fn take(
+    pub(crate) async fn acquire(
         target_dir: &Path,
         spec: &PluginSpec,
         progress: &mut Progress<'_>,

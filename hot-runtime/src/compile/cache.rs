@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use crate::artifact::Sealed;
 use crate::message::CompilerMessage;
 use crate::source::inputs::Snapshot;
-use crate::sys::scratch::OwnFolder;
+use crate::sys::scratch::ScratchDir;
 
 /// The artifacts, in a folder that goes with their builder.
-pub(crate) struct Kept {
+pub(crate) struct ArtifactCache {
     /// Where the folder is made when it is needed.
     parent: PathBuf,
-    folder: Option<OwnFolder>,
+    folder: Option<ScratchDir>,
     /// How many bytes they may have together.
     limit: u64,
-    artifacts: Vec<Artifact>,
+    artifacts: Vec<Entry>,
     /// Counts uses.
     used: u64,
 }
 
-struct Artifact {
+struct Entry {
     build_hash: String,
     sealed: Sealed,
     messages: Vec<CompilerMessage>,
@@ -39,14 +39,14 @@ pub(crate) struct Found {
     pub(crate) inputs: Snapshot,
 }
 
-impl Kept {
+impl ArtifactCache {
     pub(crate) fn new(parent: PathBuf, limit: u64) -> Self {
         Self { parent, folder: None, limit, artifacts: Vec::new(), used: 0 }
     }
 
     fn folder(&mut self) -> io::Result<PathBuf> {
         if self.folder.is_none() {
-            let folder = OwnFolder::reserve(&self.parent, "kept-")?;
+            let folder = ScratchDir::reserve(&self.parent, "kept-")?;
             std::fs::create_dir_all(folder.path())?;
             self.folder = Some(folder);
         }
@@ -76,7 +76,7 @@ impl Kept {
             }
         };
         self.used += 1;
-        self.artifacts.push(Artifact {
+        self.artifacts.push(Entry {
             build_hash: build_hash.to_owned(),
             sealed: sealed.clone(),
             messages: messages.to_vec(),
@@ -134,9 +134,9 @@ mod tests {
         let (artifact, source) = (folder.path().join("artifact"), folder.path().join("source"));
         let inputs = Inputs::new(&folder.path().join("target"));
         let set = InputSet { files: [source.clone(), folder.path().join("absent")].into(), ..InputSet::default() };
-        let mut kept = Kept::new(folder.path().to_owned(), 25);
+        let mut kept = ArtifactCache::new(folder.path().to_owned(), 25);
         let environment = blake3::hash(b"");
-        let put = |kept: &mut Kept, text: &str| {
+        let put = |kept: &mut ArtifactCache, text: &str| {
             std::fs::write(&source, text).expect("writing");
             let holds = |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
             kept.find(holds, |hash| folder.path().join("out").join(hash)).map(|found| found.sealed.hash)
@@ -172,7 +172,7 @@ mod tests {
         std::fs::write(at("artifact"), "bytes").expect("writing");
         let inputs = Inputs::new(&at("target"));
         let set = InputSet { trees: [at("assets"), at("later")].into(), ..InputSet::default() };
-        let mut kept = Kept::new(folder.path().to_owned(), 1000);
+        let mut kept = ArtifactCache::new(folder.path().to_owned(), 1000);
         let sealed = Sealed { hash: "bytes".to_owned(), size: 5 };
         kept.add("hash", &at("artifact"), &sealed, &[], (&inputs.begin(set), blake3::hash(b"")));
         let mut is_found = || kept.find(|snapshot, _| inputs.holds(snapshot), |hash| at("out").join(hash)).is_some();
