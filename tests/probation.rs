@@ -118,7 +118,7 @@ async fn a_version_whose_resolvers_panic_is_taken_back_and_not_swapped_in_again(
     let bad = watched.load(2, "late-panic").await.expect("it is well at first");
     let (from, _, reason) = watched.taken_back().await;
     assert_eq!(from, bad);
-    assert!(reason.contains("of its resolvers have failed") && reason.contains("by a panic"), "{reason}");
+    assert!(reason.contains("of its resolvers failed") && reason.contains("with a panic"), "{reason}");
     watched.serves(1).await;
     watched.is_well().await;
     let info = watched.runtime.generations().into_iter().find(|found| found.generation == bad).expect("it is known");
@@ -138,7 +138,7 @@ async fn a_version_whose_execution_fails_again_and_again_is_taken_back() {
     let bad = watched.load(2, "late-error").await.expect("it is well at first");
     let (from, _, reason) = watched.taken_back().await;
     assert_eq!(from, bad);
-    assert!(reason.contains("execute of probe has failed 3 times: execute was told to fail later"), "{reason}");
+    assert!(reason.contains("`execute` of probe failed 3 times: execute was told to fail later"), "{reason}");
     watched.serves(1).await;
     watched.is_well().await;
     watched.end().await;
@@ -150,7 +150,7 @@ async fn a_version_that_says_that_it_is_not_well_is_taken_back() {
         let mut watched = Watched::start("probation-health", isolation).await;
         watched.load(2, "unwell").await.expect("it is well at first");
         let (_, _, reason) = watched.taken_back().await;
-        assert_eq!(reason, "it is not well: health was told to be bad");
+        assert_eq!(reason, "its health check failed: health was told to be bad");
         watched.serves(1).await;
         watched.end().await;
     }
@@ -179,7 +179,7 @@ async fn a_version_that_crashes_is_taken_back_within_a_second() {
 async fn one_can_go_back_to_the_generation_before_or_to_any_that_is_kept() {
     let watched = Watched::start("probation-back", Isolation::None).await;
     let nothing = watched.runtime.roll_back("probe", None).await.expect_err("there is none");
-    assert!(nothing.to_string().contains("no generation before this one to go back to"), "{nothing}");
+    assert!(nothing.to_string().contains("no earlier generation to go back to"), "{nothing}");
     for number in 2..=5 {
         watched.load(number, "good").await.expect("a swap");
     }

@@ -59,7 +59,7 @@ pub fn explain(error: Error) -> Report {
             "mend its Cargo.toml; `cargo metadata` in that folder says the same",
         ),
         Error::NotAController { path, message } => report(
-            format!("the crate at {} is no controller crate: {message}", path.display()),
+            format!("the crate at {} is not a controller crate: {message}", path.display()),
             "`cbus new NAME` makes one",
         ),
         // The compiler's own words come first, as cargo prints them.

@@ -1,11 +1,11 @@
-//! What can go wrong between a source and a serving generation: what, where, and what to do.
+//! What can go wrong between a source and a serving generation: what, where, and what to do about it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::message::CompilerMessage;
 
-/// Shorthand for a result with [`Error`].
+/// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of the runtime. Whatever it is, what served before keeps serving.
@@ -27,44 +27,44 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused something.
+    /// The operating system refused an operation.
     #[error("{what}: {path}", path = path.display())]
     Io {
         /// What was being done.
         what: String,
-        /// With which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Cargo could not describe a crate.
+    /// Cargo could not read a crate.
     #[error("cargo cannot read the crate at {path}: {message}", path = path.display())]
     Metadata {
         /// The crate's folder.
         path: PathBuf,
-        /// What cargo said.
+        /// Cargo's message.
         message: String,
     },
     /// A crate cannot be part of a plugin.
-    #[error("the crate at {path} is no controller crate: {message}", path = path.display())]
+    #[error("the crate at {path} is not a controller crate: {message}", path = path.display())]
     NotAController {
         /// The crate's folder.
         path: PathBuf,
         /// What is missing and how to add it.
         message: String,
     },
-    /// No crate of the plugin has a feature of this name.
+    /// No crate of the plugin has this feature.
     #[error("no crate of {plugin} has the feature `{feature}`; known: {known}")]
     Feature {
         /// The plugin's id.
         plugin: String,
-        /// The feature that was asked for.
+        /// The requested feature.
         feature: String,
-        /// The features that there are.
+        /// The available features.
         known: String,
     },
-    /// A setting of the profile is not understood.
-    #[error("the profile setting `{key}` of {plugin} is not understood: {message}; write its value as in Cargo.toml")]
+    /// A profile setting is not valid.
+    #[error("the profile setting `{key}` of {plugin} is not valid: {message}; write its value as in Cargo.toml")]
     Profile {
         /// The plugin's id.
         plugin: String,
@@ -73,17 +73,17 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// The compiler refused the source.
+    /// The source does not compile.
     #[error("building {plugin} failed:\n{rendered}")]
     Build {
         /// The plugin's id.
         plugin: String,
-        /// The errors as cargo renders them, with colours, or what else cargo said.
+        /// The errors as cargo renders them, with colours, or else cargo's own output.
         rendered: String,
-        /// Everything that the compiler said, as data.
+        /// All of the compiler's messages, as data.
         messages: Vec<CompilerMessage>,
     },
-    /// A build did not end in time and was stopped.
+    /// A build took too long and was stopped.
     #[error("building {plugin} took longer than {after:?} and was stopped; raise the limit with `build_timeout`")]
     BuildTimedOut {
         /// The plugin's id.
@@ -91,13 +91,13 @@ pub enum Error {
         /// The limit.
         after: Duration,
     },
-    /// A build was stopped because its source is out of date, or the runtime ends.
+    /// A build was stopped because its source changed or the runtime is shutting down.
     #[error("building {plugin} was cancelled")]
     Cancelled {
         /// The plugin's id.
         plugin: String,
     },
-    /// A file is not an artifact that may be loaded. None of it was executed.
+    /// A file is not an artifact that may be loaded. None of its code ran.
     #[error("{path} was refused: {reason}; {help}", path = path.display())]
     Artifact {
         /// The file.
@@ -115,7 +115,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A folder is not fit to load plugins from.
+    /// A folder from which plugins cannot be loaded safely.
     #[error("{path} was refused: {reason}; {help}", path = path.display())]
     Folder {
         /// The folder.
@@ -125,10 +125,10 @@ pub enum Error {
         /// What to do.
         help: String,
     },
-    /// The runtime was asked for what cannot be.
-    #[error("the runtime's settings make no sense: {reason}")]
+    /// The runtime's settings are missing something or contradict each other.
+    #[error("the runtime's settings are not valid: {reason}")]
     Settings {
-        /// Which, and what to change.
+        /// Which of them, and what to change.
         reason: String,
     },
     /// A build was taken back, and is not swapped in again.
@@ -145,13 +145,13 @@ pub enum Error {
         reason: String,
     },
     /// There is no earlier generation to go back to.
-    #[error("{plugin} has no {} to go back to; kept are: {}", wanted(to), list(known))]
+    #[error("{plugin} has no {} to go back to; available: {}", wanted(to), list(known))]
     NothingToGoBackTo {
         /// The plugin's id.
         plugin: String,
-        /// The build that was asked for.
+        /// The requested build.
         to: Option<String>,
-        /// The builds that are kept, the latest first.
+        /// The available builds, latest first.
         known: Vec<String>,
     },
     /// A verified artifact could not be loaded.
@@ -159,7 +159,7 @@ pub enum Error {
     Load {
         /// The file.
         path: PathBuf,
-        /// What the loader or the plugin said.
+        /// The error of the loader or the plugin.
         reason: String,
     },
     /// A new generation did not become ready.
@@ -177,17 +177,17 @@ pub enum Error {
     /// A file watcher could not be set up.
     #[error("cannot watch {path}: {message}", path = path.display())]
     Watch {
-        /// What should be watched.
+        /// What was to be watched.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         message: String,
     },
-    /// No plugin of this id.
+    /// No plugin has this id.
     #[error("no plugin `{id}` is loaded{}", nearest.as_ref().map(|id| format!("; did you mean `{id}`?")).unwrap_or_default())]
     UnknownPlugin {
-        /// The id that was asked for.
+        /// The requested id.
         id: String,
-        /// The known one that may be meant, if one is near.
+        /// A known id that is close to it, if there is one.
         nearest: Option<String>,
     },
     /// The runtime is shutting down.
@@ -196,7 +196,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] for `map_err`.
+    /// Makes an [`Error::Io`], for `map_err`.
     pub(crate) fn io(what: &str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let (what, path) = (what.to_owned(), path.to_owned());
         move |source| Self::Io { what, path, source }
@@ -225,7 +225,7 @@ impl std::fmt::Display for WithCauses<'_> {
 }
 
 fn wanted(build: &Option<String>) -> String {
-    build.as_ref().map_or_else(|| "generation before this one".to_owned(), |build| format!("build {build}"))
+    build.as_ref().map_or_else(|| "earlier generation".to_owned(), |build| format!("build {build}"))
 }
 
 fn list(known: &[String]) -> String {

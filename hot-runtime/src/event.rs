@@ -1,4 +1,4 @@
-//! What the runtime tells those who watch it.
+//! What the runtime reports: events, and how swaps, unloads and its own end went.
 
 use serde::Serialize;
 
@@ -9,15 +9,15 @@ use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Timeline {
-    /// From the file event to the new code serving; `None` when nothing was edited.
+    /// From the file event until the new code serves; `None` if nothing was edited.
     pub edit_to_live_ms: Option<f64>,
     /// The build; 0 for a ready-made artifact.
     pub build_ms: f64,
     /// Reading, hashing and checking the artifact.
     pub verify_ms: f64,
-    /// The private copy, opening the library, and starting its guest.
+    /// Writing the private copy, opening the library and starting its guest.
     pub load_ms: f64,
-    /// From construction of the new controllers to the one step that made them serve.
+    /// From constructing the new controllers to the one step that makes them serve.
     pub swap_ms: f64,
 }
 
@@ -31,21 +31,21 @@ impl std::fmt::Display for Timeline {
     }
 }
 
-/// How a swap, or a first load, ended.
+/// The result of a swap or a first load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SwapReport {
     /// The plugin's id.
     pub plugin: String,
-    /// The generation that served before.
+    /// The generation that served before, if any.
     pub from: Option<u64>,
-    /// The one that serves now.
+    /// The generation that serves now.
     pub to: u64,
     /// How long each phase took.
     pub timeline: Timeline,
 }
 
-/// How an unload ended.
+/// The result of an unload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct UnloadReport {
@@ -53,22 +53,22 @@ pub struct UnloadReport {
     pub plugin: String,
     /// The generation that was unloaded.
     pub generation: u64,
-    /// From its withdrawal to the closed library, in milliseconds.
+    /// From taking it off the bus to closing its library, in milliseconds.
     pub unload_ms: f64,
-    /// Whether the process's maps confirm that it is gone; `None` where the system does not say.
+    /// Whether the process's maps confirm that it is unmapped; `None` where the system does not say.
     pub unmapped: Option<bool>,
-    /// Thread-local values of it that were left behind on the host's threads.
+    /// How many of its thread-local values were left behind on the host's threads.
     pub leaked_thread_locals: u64,
-    /// What keeps it loaded still, where that has not ended within the limits. It is off the bus, and unloaded in the
-    /// background once that ends.
+    /// What still keeps it loaded after the time limits. It is off the bus, and is unloaded in the background as soon as
+    /// that ends.
     pub left: Option<String>,
 }
 
-/// How the end of a runtime went.
+/// The result of a shutdown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// The generations that are still loaded, because something of them has not ended within the limits.
+    /// The generations that are still loaded because something in them did not end within the time limits.
     pub left: Vec<StillLoaded>,
 }
 
@@ -80,54 +80,54 @@ pub struct StillLoaded {
     pub plugin: String,
     /// The generation.
     pub generation: u64,
-    /// What keeps it.
+    /// What keeps it loaded.
     pub why: String,
 }
 
-/// What happens to plugins.
+/// Something that happened to a plugin.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RuntimeEvent {
-    /// A build began.
+    /// A build started.
     BuildStarted {
         /// The plugin's id.
         plugin: String,
     },
-    /// A build failed; what is loaded goes on.
+    /// A build failed; the loaded generation keeps serving.
     BuildFailed {
         /// The plugin's id.
         plugin: String,
-        /// The compiler's errors as cargo renders them, with colours, or what else kept the build from ending.
+        /// The compiler's errors as cargo renders them, with colours, or why else the build failed.
         rendered: String,
-        /// Everything that the compiler said, as data.
+        /// All of the compiler's messages, as data.
         messages: Vec<CompilerMessage>,
-        /// The last good generation, which goes on serving.
+        /// The generation that keeps serving, if any.
         serving: Option<u64>,
     },
-    /// A build has come to a step.
+    /// A build reached a step.
     BuildProgress {
         /// The plugin's id.
         plugin: String,
         /// The step.
         phase: BuildPhase,
-        /// The crate that has just been compiled.
+        /// The crate that was just compiled, if one was.
         compiled: Option<String>,
-        /// Since the build's begin, in milliseconds.
+        /// Since the start of the build, in milliseconds.
         elapsed_ms: f64,
     },
-    /// The compiler says something; told at once, while the build goes on.
+    /// The compiler emitted a message; sent at once, while the build continues.
     CompilerSays {
         /// The plugin's id.
         plugin: String,
-        /// What.
+        /// The message.
         message: CompilerMessage,
     },
-    /// A build ended well.
+    /// A build succeeded.
     Built {
         /// The plugin's id.
         plugin: String,
-        /// How long it took.
+        /// How long it took, in milliseconds.
         build_ms: f64,
         /// Who compiled.
         by: BuiltBy,
@@ -136,66 +136,66 @@ pub enum RuntimeEvent {
         /// How many warnings there were.
         warnings: usize,
     },
-    /// A build gave what is loaded already.
+    /// A build gave what is already loaded.
     Unchanged {
         /// The plugin's id.
         plugin: String,
-        /// The generation that goes on serving.
+        /// The generation that keeps serving, if any.
         serving: Option<u64>,
     },
     /// A verified artifact is about to be loaded.
     Loading {
         /// The plugin's id.
         plugin: String,
-        /// The generation that it becomes.
+        /// The generation that it will be.
         generation: u64,
         /// The JSON schemas of its factories' configs.
         schemas: Vec<serde_json::Value>,
     },
-    /// A new generation serves.
+    /// A new generation took over.
     Swapped {
         /// The plugin's id.
         plugin: String,
-        /// The generation before.
+        /// The generation that served before, if any.
         from: Option<u64>,
-        /// The one that serves now.
+        /// The generation that serves now.
         to: u64,
         /// How long each phase took.
         timeline: Timeline,
     },
-    /// A file of the plugins folder, or the folder itself, was refused. Nothing of it ran; what is loaded goes on.
+    /// A file in the plugins folder, or the folder itself, was refused. None of its code ran; loaded plugins keep serving.
     Refused {
         /// The file or folder.
         path: std::path::PathBuf,
         /// What is wrong and what to do.
         reason: String,
     },
-    /// A generation did not make it; the one before goes on.
+    /// A new generation did not become ready and was rolled back; the previous one keeps serving.
     RolledBack {
         /// The plugin's id.
         plugin: String,
         /// Why.
         reason: String,
-        /// The generation that goes on serving.
+        /// The generation that keeps serving, if any.
         serving: Option<u64>,
     },
-    /// A generation that had taken over was not well, or somebody asked for it: an earlier one serves again. Its build is not
+    /// An earlier generation serves again, because the one that had taken over was unhealthy or on request. Its build is not
     /// swapped in again until its content changes.
     TakenBack {
         /// The plugin's id.
         plugin: String,
         /// The generation that was taken back.
         from: u64,
-        /// The one that serves now, of the same build as `was`.
+        /// The generation that serves now, with the same build as `was`.
         to: u64,
-        /// The generation that has served before.
+        /// The earlier generation.
         was: u64,
         /// Why.
         reason: String,
-        /// What was done otherwise than usual, such as a state that the earlier code refused.
+        /// What went differently than usual, such as a state that the earlier code rejected.
         notes: Vec<String>,
     },
-    /// The process of a process-hosted plugin ended without being told to. Its values are withdrawn; it is started again.
+    /// The process of a process-hosted plugin ended unexpectedly. Its values are withdrawn, and it is restarted.
     Crashed {
         /// The plugin's id.
         plugin: String,
@@ -203,9 +203,9 @@ pub enum RuntimeEvent {
         generation: u64,
         /// How it ended: the signal, the exit code, or why it was killed.
         reason: String,
-        /// What it printed last.
+        /// The last lines that it printed.
         last_lines: Vec<String>,
-        /// When it is started again, in milliseconds from now.
+        /// Time until it is restarted, in milliseconds.
         restart_in_ms: f64,
     },
     /// A process-hosted plugin serves again after a crash.
@@ -214,38 +214,38 @@ pub enum RuntimeEvent {
         plugin: String,
         /// The generation.
         generation: u64,
-        /// The new process.
+        /// The new process's id.
         pid: u32,
-        /// How long it took to start.
+        /// How long it took to start, in milliseconds.
         start_ms: f64,
     },
-    /// A replaced generation is still held after the drain time.
+    /// A replaced generation is still in use after the drain time.
     Draining {
         /// The plugin's id.
         plugin: String,
         /// The generation.
         generation: u64,
-        /// How many hold it.
+        /// The number of leases on it.
         leases: usize,
     },
-    /// Some code of a replaced generation does not end, or the system cannot tell whether it has: it stays loaded.
+    /// Code of a replaced generation does not end, or it cannot be known whether it has: it stays loaded.
     Stuck {
         /// The plugin's id.
         plugin: String,
         /// The generation.
         generation: u64,
-        /// How many threads of it do not end.
+        /// The number of its threads that do not end.
         threads: usize,
-        /// What does not end: the threads' names, or a signal handler. Or why the library is never closed.
+        /// What does not end: the threads, by name, or a signal handler; or why the library is never closed.
         reason: String,
     },
-    /// A generation is closed.
+    /// A generation was unloaded.
     Unloaded {
         /// The plugin's id.
         plugin: String,
         /// The generation.
         generation: u64,
-        /// From its withdrawal to the closed library.
+        /// From taking it off the bus to closing its library, in milliseconds.
         unload_ms: f64,
         /// Whether the process's maps confirm it; `None` where the system does not say.
         unmapped: Option<bool>,

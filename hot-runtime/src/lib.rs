@@ -1,4 +1,5 @@
-//! Source to artifact to generation: builds controller crates, checks, loads and hot-swaps them, and unloads the old code.
+//! Hot-swaps controllers in a running process: builds controller crates, verifies and loads them, swaps the new code in without
+//! losing a request, and unloads the old.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

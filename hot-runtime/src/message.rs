@@ -1,18 +1,18 @@
-//! What the compiler says, as data and as it renders it.
+//! The compiler's messages, as data and as rendered by it.
 
 use std::path::PathBuf;
 
 use cargo_metadata::diagnostic::{Diagnostic, DiagnosticLevel, DiagnosticSpan};
 use serde::Serialize;
 
-/// How grave a message is.
+/// How severe a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MessageLevel {
     /// The crate does not compile.
     Error,
-    /// It does, but.
+    /// The crate compiles, but something is suspicious.
     Warning,
     /// Anything else.
     Note,
@@ -32,17 +32,17 @@ pub struct MessageSpan {
     pub end_line: usize,
     /// The column after the last one.
     pub end_column: usize,
-    /// What is said of this place.
+    /// What the compiler says about this place.
     pub label: Option<String>,
-    /// Whether the message is about this place, not merely refers to it.
+    /// Whether the message is about this place, rather than merely referring to it.
     pub primary: bool,
 }
 
-/// One message of the compiler.
+/// A message from the compiler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CompilerMessage {
-    /// How grave it is.
+    /// How severe it is.
     pub level: MessageLevel,
     /// Such as `E0308` or `unused_variables`.
     pub code: Option<String>,
@@ -55,7 +55,7 @@ pub struct CompilerMessage {
 }
 
 impl CompilerMessage {
-    /// Reads one; `None` for the compiler's summing-up ("aborting due to 1 previous error"), which cargo leaves out too.
+    /// Converts a diagnostic; `None` for the compiler's summary ("aborting due to 1 previous error"), which cargo omits too.
     pub(crate) fn of(diagnostic: Diagnostic) -> Option<Self> {
         let level = match diagnostic.level {
             DiagnosticLevel::Error | DiagnosticLevel::Ice => MessageLevel::Error,
@@ -81,7 +81,7 @@ impl CompilerMessage {
         })
     }
 
-    /// `rendered` without colours.
+    /// [`CompilerMessage::rendered`] without colours.
     #[must_use]
     pub fn plain(&self) -> String {
         without_colours(&self.rendered)

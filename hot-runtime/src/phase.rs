@@ -7,15 +7,15 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BuildPhase {
-    /// Waits for others that build in the same target folder.
+    /// Waiting for another build in the same target folder.
     Waiting,
-    /// Finds out what the plugin is made of and what has changed.
+    /// Finding out what the plugin is made of and what changed.
     Reading,
-    /// Compiles the crates.
+    /// Compiling the crates.
     Compiling,
-    /// Links them to a library.
+    /// Linking them into a library.
     Linking,
-    /// Hashes the library and writes the artifact.
+    /// Hashing the library and writing the artifact.
     Sealing,
 }
 
@@ -31,16 +31,16 @@ impl std::fmt::Display for BuildPhase {
     }
 }
 
-/// Who compiled.
+/// What compiled a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BuiltBy {
-    /// Cargo, which also links.
+    /// Cargo, which linked it too.
     Cargo,
-    /// The compiler, called as cargo called it before, for just what has changed.
+    /// Rustc, called as cargo called it before, for just what changed.
     Rustc,
-    /// Nobody: the sources are what an artifact was built from that was kept.
+    /// Nothing: an artifact of the same sources was still cached.
     Kept,
 }
 
@@ -60,6 +60,6 @@ impl std::fmt::Display for BuiltBy {
 pub struct PhaseTime {
     /// The step.
     pub phase: BuildPhase,
-    /// Its length in milliseconds.
+    /// How long it took, in milliseconds.
     pub ms: f64,
 }

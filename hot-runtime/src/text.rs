@@ -1,17 +1,17 @@
-//! Text that somebody else wrote, made fit to be shown: whatever it contains, a terminal prints it and does nothing else.
+//! Makes untrusted text safe to print: whatever it contains, a terminal only shows it.
 //!
 //! A plugin's name, its log lines, a file's name or an error may contain control characters. On a terminal those move
-//! the cursor, rewrite what was printed, or end a line and begin one that looks like another's. So what was not
-//! written here is escaped where it is printed, and a further line of one text is told apart from a line of its own.
+//! the cursor, overwrite what was printed, or start a line that looks like another's. So text from elsewhere is escaped
+//! where it is printed, and its continuation lines are marked as such.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// What stands before each further line of a text.
+/// The prefix of each continuation line of a text.
 pub const CONTINUED: &str = "    | ";
 
-/// Whether a character is not printed as what it is: control characters, line separators, and those that are invisible
-/// or turn the direction of writing. Joiners, which emoji and some scripts need, are harmless.
+/// Whether a character is not simply printed: control characters, line separators, invisible characters and those that change
+/// the direction of writing. Joiners, which emoji and some scripts need, are harmless.
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
@@ -48,20 +48,20 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A text of several lines, each of which but the first begins with [`CONTINUED`]; everything else as in [`escaped`].
+/// A text of several lines, each but the first prefixed with [`CONTINUED`], and otherwise as [`escaped`].
 #[must_use]
 pub fn escaped_lines(text: &str) -> String {
     lines(text, |line, out| out.push_str(&escaped(line)))
 }
 
-/// [`escaped_lines`] of what a compiler, or this program, has coloured. Colours are kept or dropped; what else an escape
-/// sequence could do is escaped.
+/// As [`escaped_lines`], for text that a compiler or this program has coloured: colours are kept or dropped, and any other
+/// escape sequence is escaped.
 #[must_use]
 pub fn coloured_lines(text: &str, keep: bool) -> String {
     lines(text, |line, out| coloured(line, keep, out))
 }
 
-/// The same as it stands, for the compiler's messages, which nobody takes for anything else.
+/// As [`coloured_lines`] without prefixes, for the compiler's messages, which cannot be mistaken for anything else.
 #[must_use]
 pub fn coloured_text(text: &str, keep: bool) -> String {
     let mut out = String::with_capacity(text.len());
@@ -126,7 +126,7 @@ fn tabbed(part: &str) -> Cow<'_, str> {
     Cow::Owned(part.split('\t').map(escaped).collect::<Vec<_>>().join("\t"))
 }
 
-/// Whether these codes only colour a text or make it bold, so that it stays readable.
+/// Whether these codes only colour text or make it bold, so that it stays readable.
 fn is_colour(codes: &str) -> bool {
     codes.split(';').all(|code| code.is_empty() || code.parse::<u16>().is_ok_and(|code| code <= 255))
         && !codes
@@ -134,7 +134,7 @@ fn is_colour(codes: &str) -> bool {
             .any(|code| matches!(code, "5" | "6" | "7" | "8" | "30" | "90") && !codes.starts_with("38;"))
 }
 
-/// At most so many bytes of a text, with a word about the rest.
+/// At most `most` bytes of a text, followed by how many more there are.
 #[must_use]
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {

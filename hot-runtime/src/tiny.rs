@@ -1,4 +1,4 @@
-//! Tests only: artifacts of a kilobyte, which say what a test wants them to say. They can be read, not run.
+//! For tests only: artifacts of a kilobyte with any manifest that a test needs. They can be read, not run.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
 use object::write::{Object, StandardSegment};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 
-/// What a tiny artifact says.
+/// The contents of a tiny artifact.
 pub(crate) struct Tiny {
     pub(crate) architecture: Architecture,
     pub(crate) target: &'static str,
@@ -35,7 +35,7 @@ impl Default for Tiny {
 }
 
 impl Tiny {
-    /// The library, not sealed.
+    /// The unsealed library.
     pub(crate) fn library(&self) -> Vec<u8> {
         let Self { architecture, target, boundary, abi, panic, min_runtime, factories } = self;
         let mut manifest = format!(
@@ -59,7 +59,7 @@ impl Tiny {
     }
 }
 
-/// A library with this manifest.
+/// Makes a library with this manifest.
 pub(crate) fn library(architecture: Architecture, manifest: &[u8]) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
     let segment = object.segment_name(StandardSegment::Data).to_vec();

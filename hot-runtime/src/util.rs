@@ -1,4 +1,4 @@
-//! What has no room of its own.
+//! Small helpers that several modules share.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
@@ -10,15 +10,15 @@ pub(crate) fn millis(from: Instant) -> f64 {
     from.elapsed().as_secs_f64() * 1000.0
 }
 
-/// Lets a thread that waits for this core run.
+/// Lets another thread run on this core.
 ///
-/// A thread that works for milliseconds is in the way of requests even if another core is free: where the kernel does not
-/// preempt, who wakes up on its core waits for the next tick, 4 ms if there are 250 in a second. So the steps of loading
-/// and unloading give way in between.
+/// A thread that works for milliseconds delays requests even if another core is free: where the kernel does not preempt, a
+/// thread that wakes up on its core waits for the next tick, 4 ms at 250 Hz. So loading and unloading yield between steps.
 pub(crate) fn yield_core() {
     std::thread::yield_now();
 }
 
+/// Runs blocking work on the runtime's pool of threads; a panic in it continues here.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
@@ -27,14 +27,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
-/// An id as a file name: no two ids have the same.
+/// An id as a file name; different ids give different names.
 pub(crate) fn slug(id: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let slug: String = id.chars().map(|c| if plain(c) { c } else { '-' }).collect();
     if slug == id { slug } else { format!("{slug}-{}", &blake3::hash(id.as_bytes()).to_hex()[..6]) }
 }
 
-/// A path as cargo sees it: absolute, and without `..`.
+/// A path as cargo names it: absolute, without `..`.
 pub(crate) fn in_full(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut plain = PathBuf::new();

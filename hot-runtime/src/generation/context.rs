@@ -1,4 +1,4 @@
-//! What every generation of a runtime shares.
+//! What all generations of a runtime share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::sys::scratch::ScratchDir;
 /// Called with every event.
 pub(crate) type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
 
-/// What holds for every plugin of a runtime.
+/// The settings for all plugins of a runtime.
 pub(crate) struct Settings {
     pub(crate) workers: u32,
     pub(crate) grace: Duration,
@@ -32,12 +32,12 @@ pub(crate) struct Settings {
     pub(crate) checks: Checks,
 }
 
-/// What the plugins' tasks share.
+/// What all plugins' tasks share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
-    /// Where what is loaded is copied to.
+    /// The folder of the private copies.
     pub(crate) private_dir: ScratchDir,
     pub(crate) placements: PlacementRules,
     pub(crate) events: broadcast::Sender<RuntimeEvent>,
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) retiring: TaskTracker,
 }
 
-/// Generations are numbered through the whole process, so that a `Source` means one of them on any bus.
+/// Generation numbers are unique in the process, so that a `Source` identifies one of them on any bus.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
 impl Shared {
@@ -53,7 +53,7 @@ impl Shared {
         GENERATIONS.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// How long the end of a generation may take before nobody waits for it any more.
+    /// How long to wait for a generation to end.
     pub(crate) fn end_limit(&self) -> Duration {
         let limits = self.bus.limits();
         limits.cancel + limits.close + self.settings.drain * 2
@@ -62,7 +62,7 @@ impl Shared {
     pub(crate) fn emit(&self, event: RuntimeEvent) {
         tracing::debug!(?event);
         for listener in &self.listeners {
-            // Its panic is its own: it costs the others, and what is being done, nothing.
+            // A panic of one listener must not affect the others, nor the caller.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&event))) {
                 let error = controllerbus::Error::from_panic(payload);
                 tracing::error!(?event, %error, "a listener of the runtime's events panicked");
@@ -71,8 +71,8 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
-    /// Tells the registry, and those who watch the runtime, what happens to a generation's process.
-    pub(super) fn tell_of(self: &Arc<Self>, plugin: &str, generation: u64) -> Tell {
+    /// Reports what happens to a generation's process to the registry and as events.
+    pub(super) fn process_listener(self: &Arc<Self>, plugin: &str, generation: u64) -> Tell {
         let (shared, plugin) = (Arc::downgrade(self), plugin.to_owned());
         Arc::new(move |event| {
             let Some(shared) = shared.upgrade() else { return };
@@ -80,13 +80,13 @@ impl Shared {
             let millis = |time: Duration| time.as_secs_f64() * 1000.0;
             match event {
                 ProcessEvent::Crashed { reason, last_lines, restart_in } => {
-                    tracing::error!(plugin, generation, reason, "the process of a plugin has crashed");
-                    shared.registry.process(generation, None, Some(&reason));
+                    tracing::error!(plugin, generation, reason, "a plugin's process crashed");
+                    shared.registry.set_process(generation, None, Some(&reason));
                     let restart_in_ms = millis(restart_in);
                     shared.emit(RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms });
                 }
                 ProcessEvent::Restarted { pid, took } => {
-                    shared.registry.process(generation, Some(pid), None);
+                    shared.registry.set_process(generation, Some(pid), None);
                     shared.emit(RuntimeEvent::Restarted { plugin, generation, pid, start_ms: millis(took) });
                 }
             }

@@ -1,4 +1,4 @@
-//! The artifacts of generations that have served, for going back to one of them.
+//! The artifacts of earlier generations, for going back to one of them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use controllerbus::bus::LastStates;
 use crate::artifact::PrivateCopy;
 use crate::error::Result;
 
-/// How much of the past is kept.
+/// How many earlier artifacts to keep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keep {
     pub(crate) generations: usize,
@@ -21,19 +21,19 @@ impl Default for Keep {
     }
 }
 
-/// A generation that has served.
+/// An earlier generation.
 pub(crate) struct Past {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
-    /// The verified bytes, under a name of their own.
+    /// The verified bytes, in a file of their own.
     pub(crate) copy: PrivateCopy,
     bytes: u64,
-    /// The states that it had last.
+    /// Its last states.
     pub(crate) states: LastStates,
 }
 
 impl Past {
-    /// Keeps the artifact of a generation that has just been replaced. Blocks.
+    /// Keeps the artifact of a generation that was just replaced. Blocks.
     pub(crate) fn of(number: u64, build_hash: String, copy: &PrivateCopy, states: LastStates) -> Result<Self> {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         let copy = copy.again_as(&format!("past-{}", SEQUENCE.fetch_add(1, Ordering::Relaxed)))?;
@@ -48,7 +48,7 @@ impl Drop for Past {
     }
 }
 
-/// What has served of a plugin, the latest first, each artifact once.
+/// A plugin's earlier generations, latest first, each artifact once.
 #[derive(Default)]
 pub(crate) struct History(VecDeque<Past>);
 
@@ -62,7 +62,7 @@ impl History {
         }
     }
 
-    /// The latest one that was not taken back; or one whose build's hash, or artifact's, begins so.
+    /// The generation whose build hash or artifact hash starts with `wanted`, or else the latest one that was not taken back.
     pub(crate) fn find(&self, is_taken_back: impl Fn(&str) -> bool, wanted: Option<&str>) -> Option<&Past> {
         self.0.iter().find(|past| match wanted {
             Some(wanted) => past.build_hash.starts_with(wanted) || past.copy.hash().starts_with(wanted),
@@ -70,7 +70,7 @@ impl History {
         })
     }
 
-    /// The builds that there are, the latest first.
+    /// The build hashes, latest first.
     pub(crate) fn builds(&self) -> Vec<String> {
         self.0.iter().map(|past| past.build_hash.clone()).collect()
     }

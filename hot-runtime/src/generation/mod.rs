@@ -1,4 +1,4 @@
-//! Generations: how one takes over from another, what has served before, and what is loaded.
+//! Generations: how one takes over from another, which ones served before, and which are loaded.
 
 pub(crate) mod context;
 pub(crate) mod history;

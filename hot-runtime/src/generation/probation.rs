@@ -1,24 +1,24 @@
-//! Whether a new generation is well enough to stay: what it did since it took over, against the one before.
+//! Whether a new generation is healthy enough to stay, judged against the previous one.
 
 use std::time::Duration;
 
 use controllerbus::Bus;
 use controllerbus::bus::{ResolverCounts, Source};
 
-/// For how long, and by what, a new generation is judged after it has taken over from another one.
+/// For how long, and by which limits, a new generation is judged after it has taken over from another one.
 ///
-/// One that is not well is taken back: the generation before serves again, by an ordinary swap, with the state handed over.
-/// A process that crashes is taken back at once.
+/// An unhealthy generation is taken back: the previous one serves again, by an ordinary swap that hands its state over. A
+/// generation whose process crashes is taken back at once.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Probation {
-    /// How long it lasts; zero is never.
+    /// How long it lasts; zero for no probation.
     pub time: Duration,
-    /// The share of failed runs of resolvers, from 0 to 1, above which it is not well, if the one before did better.
+    /// The share of failed resolver runs, from 0 to 1, above which a generation is unhealthy if the previous one did better.
     pub failure_share: f64,
-    /// How many runs have to fail before a share is one.
+    /// How many runs must have failed before their share counts.
     pub least_failures: u64,
-    /// How often `execute` of one controller may fail.
+    /// How often `execute` may fail for each controller.
     pub executions: u64,
 }
 
@@ -29,34 +29,34 @@ impl Default for Probation {
 }
 
 impl Probation {
-    /// Of a length; zero is none.
+    /// A probation of this length with the default limits; zero for none.
     #[must_use]
     pub fn lasting(time: Duration) -> Self {
         Self { time, ..Self::default() }
     }
 
-    /// Sets the share of failed runs of resolvers, from 0 to 1, above which a generation is taken back.
+    /// Sets the share of failed resolver runs, from 0 to 1, above which a generation is taken back.
     #[must_use]
     pub fn failure_share(mut self, share: f64) -> Self {
         self.failure_share = share;
         self
     }
 
-    /// Sets how many runs have to fail before their share counts.
+    /// Sets how many runs must have failed before their share counts.
     #[must_use]
     pub fn least_failures(mut self, failures: u64) -> Self {
         self.least_failures = failures;
         self
     }
 
-    /// Sets how often `execute` of one controller may fail.
+    /// Sets how often `execute` may fail for each controller.
     #[must_use]
     pub fn executions(mut self, failures: u64) -> Self {
         self.executions = failures;
         self
     }
 
-    /// Why a generation is not well, if it is not; `before` is what the one before did.
+    /// Why a generation is unhealthy, if it is; `before` is what the previous one did.
     pub(crate) fn judge(&self, bus: &Bus, generation: u64, before: ResolverCounts) -> Option<String> {
         let source = Source(generation);
         let own: Vec<_> = bus.controllers().into_iter().filter(|found| found.source == source).collect();
@@ -65,7 +65,7 @@ impl Probation {
                 controllerbus::bus::Execution::Failed { error, .. } => format!(": {error}"),
                 _ => String::new(),
             };
-            return Some(format!("execute of {} has failed {} times{why}", found.info.id, found.failures));
+            return Some(format!("`execute` of {} failed {} times{why}", found.info.id, found.failures));
         }
         let counts = counts_of(bus, generation);
         let share = |counts: &ResolverCounts| counts.failures as f64 / (counts.runs.max(1)) as f64;
@@ -73,14 +73,14 @@ impl Probation {
         (is_bad && share(&counts) > share(&before)).then(|| {
             let panics = match counts.panics {
                 0 => String::new(),
-                panics => format!(", {panics} of them by a panic"),
+                panics => format!(", {panics} of them with a panic"),
             };
-            format!("{} of {} runs of its resolvers have failed{panics}", counts.failures, counts.runs)
+            format!("{} of {} runs of its resolvers failed{panics}", counts.failures, counts.runs)
         })
     }
 }
 
-/// What the controllers of a generation did.
+/// The sum of the counts of a generation's controllers.
 pub(crate) fn counts_of(bus: &Bus, generation: u64) -> ResolverCounts {
     let source = Source(generation);
     let own: Vec<_> =

@@ -1,4 +1,4 @@
-//! Every generation, its state and its leases: the manifest of what is loaded.
+//! The registry of generations: which are loaded, their states and their leases.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,19 +21,19 @@ use crate::sys::maps::Maps;
 pub enum GenerationState {
     /// Being verified, opened or staged.
     Loading,
-    /// The one that new directives go to.
+    /// Serving: new directives go to it.
     Serving,
-    /// Replaced; kept until nobody holds it.
+    /// Replaced, and loaded until nothing uses it.
     Draining,
-    /// Replaced, but some of its code does not end, or the system cannot tell whether it has: it stays loaded.
+    /// Replaced, but its code does not end, or it cannot be known whether it has: it stays loaded.
     Stuck,
-    /// Closed.
+    /// Unloaded.
     Unloaded,
-    /// Never served: its swap was rolled back.
+    /// Its swap was rolled back before it served.
     Failed,
 }
 
-/// One generation as tools see it.
+/// A generation as shown to users.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct GenerationInfo {
@@ -45,32 +45,32 @@ pub struct GenerationInfo {
     pub version: semver::Version,
     /// The hash of the build's inputs.
     pub build_hash: String,
-    /// What it is doing.
+    /// Its state.
     pub state: GenerationState,
-    /// Since when.
+    /// Since when it is in that state.
     pub since: SystemTime,
-    /// Why, for a failed or stuck one.
+    /// Why, for a failed, draining or stuck one.
     pub reason: Option<String>,
-    /// How many factories, controllers, calls, interface values and wakers hold it.
+    /// How many factories, controllers, calls, interface values and wakers use it.
     pub leases: usize,
-    /// The same by kind.
+    /// The same, by kind.
     pub holders: Holders,
     /// The private copy that was opened.
     pub path: PathBuf,
-    /// Whether the process's maps still name that copy; `None` where the system does not say.
+    /// Whether its code is mapped in this process; `None` where the system does not say.
     pub mapped: Option<bool>,
     /// Where it runs.
     pub isolation: Isolation,
-    /// Its process, if it has one of its own that runs.
+    /// Its process's id, if it has a running one of its own.
     pub pid: Option<u32>,
-    /// What confines it, in words: limits, Landlock, seccomp, a control group, capabilities.
+    /// What confines it: limits, Landlock, seccomp, a control group, capabilities.
     pub layers: Vec<String>,
-    /// Why it was taken back, if it was: it served, and was not well.
+    /// Why it was taken back, if it was.
     pub taken_back: Option<String>,
 }
 
 impl GenerationInfo {
-    /// A generation that is being made ready.
+    /// A generation that is being loaded.
     pub(crate) fn loading(
         plugin: &str,
         generation: u64,
@@ -109,14 +109,14 @@ impl GenerationInfo {
 struct Record {
     info: GenerationInfo,
     leases: Option<Arc<Leases>>,
-    /// How its process ended that crashed last.
+    /// How its process crashed last.
     crash: Option<String>,
 }
 
-/// How many ended generations are remembered.
+/// How many ended generations to remember.
 const REMEMBERED: usize = 64;
 
-/// The manifest of what is loaded.
+/// The generations that are loaded, and the last ones that ended.
 #[derive(Default)]
 pub struct Registry {
     records: Mutex<BTreeMap<u64, Record>>,
@@ -156,8 +156,8 @@ impl Registry {
         }
     }
 
-    /// Notes what became of a generation's process: the one that runs now, or why there is none.
-    pub(crate) fn process(&self, generation: u64, pid: Option<u32>, reason: Option<&str>) {
+    /// Records a generation's new process, or why it has none.
+    pub(crate) fn set_process(&self, generation: u64, pid: Option<u32>, reason: Option<&str>) {
         if let Some(record) = self.lock().get_mut(&generation) {
             record.info.pid = pid;
             if let Some(reason) = reason {
@@ -170,7 +170,7 @@ impl Registry {
         }
     }
 
-    /// Every generation that is loaded, and the last ended ones, oldest first.
+    /// All loaded generations and the last ended ones, oldest first.
     pub fn generations(&self) -> Vec<GenerationInfo> {
         let maps = Maps::read();
         let snapshot = |record: &Record| {
@@ -190,38 +190,38 @@ impl Registry {
         self.crashed.subscribe()
     }
 
-    /// How a generation's process crashed last, if it did.
+    /// How a generation's process crashed, if it did.
     pub(crate) fn crash_of(&self, generation: u64) -> Option<String> {
         self.lock().get(&generation).and_then(|record| record.crash.clone()).map(|crash| format!("it crashed: {crash}"))
     }
 
-    /// Notes that a generation was taken back.
+    /// Records that a generation was taken back.
     pub(crate) fn taken_back(&self, generation: u64, reason: &str) {
         if let Some(record) = self.lock().get_mut(&generation) {
             record.info.taken_back = Some(reason.to_owned());
         }
     }
 
-    /// The generation of a plugin that serves.
+    /// The serving generation of a plugin.
     pub(crate) fn serving(&self, plugin: &str) -> Option<u64> {
         let records = self.lock();
         let mut found = records.values().map(|record| &record.info);
         found.find(|info| info.plugin == plugin && info.state == GenerationState::Serving).map(|info| info.generation)
     }
 
-    /// One generation as tools see it.
+    /// A generation by its number.
     pub(crate) fn generation(&self, generation: u64) -> Option<GenerationInfo> {
         self.generations().into_iter().find(|info| info.generation == generation)
     }
 
-    /// The generations that are loaded still, and what keeps them.
+    /// The generations that are still loaded, and what keeps them.
     pub(crate) fn still_loaded(&self) -> Vec<StillLoaded> {
         let ended = |info: &GenerationInfo| matches!(info.state, GenerationState::Unloaded | GenerationState::Failed);
         let left = self.generations().into_iter().filter(|info| !ended(info));
         left.map(|info| StillLoaded { why: info.keeps(), plugin: info.plugin, generation: info.generation }).collect()
     }
 
-    /// The build hash of the generation of a plugin that serves.
+    /// The build hash of the serving generation of a plugin.
     pub(crate) fn serving_build(&self, plugin: &str) -> Option<String> {
         let records = self.lock();
         let serves = |info: &&GenerationInfo| info.plugin == plugin && info.state == GenerationState::Serving;

@@ -1,4 +1,4 @@
-//! What of a plugin serves, what has served before, and how a generation that is not well is taken back.
+//! A plugin's serving generation, its history, and how an unhealthy generation is taken back.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -19,20 +19,20 @@ use crate::generation::swap::{self, Generation, Unfit};
 use crate::host::Isolation;
 use crate::util::{blocking, millis};
 
-/// How often a generation on probation is looked at.
+/// How often a generation on probation is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often its controllers are asked how they are, and how long they may take for it.
+/// How often its controllers are asked for their health, and how long they may take to answer.
 const ASK: Duration = Duration::from_secs(1);
 
-/// How many builds that were taken back are remembered.
+/// How many builds that were taken back to remember.
 const REFUSED: usize = 64;
 
 /// The serving side of one plugin.
 pub(crate) struct Serving {
     id: String,
     shared: Arc<Shared>,
-    /// Held during a swap, which nobody but this plugin waits for.
+    /// Held during a swap, which only this plugin waits for.
     state: Mutex<State>,
 }
 
@@ -40,32 +40,32 @@ pub(crate) struct Serving {
 struct State {
     current: Option<Generation>,
     history: History,
-    /// The artifacts that were taken back, by their hashes, with the reasons. They are not swapped in again.
+    /// The hashes of artifacts that were taken back, with the reasons. They are not swapped in again.
     refused: VecDeque<(String, String)>,
-    /// Ends the probation of what serves.
+    /// Ends the probation of the serving generation.
     probation: Option<DropGuard>,
-    /// What was rolled back last, for which another config may come.
+    /// The last generation that was rolled back, which a change of config may fix.
     waiting: Option<Waiting>,
 }
 
-/// A generation that was rolled back, and is tried again when a config of its controllers has changed.
+/// A generation that was rolled back, and is tried again when a config of its controllers changes.
 struct Waiting {
     past: Past,
     _watching: DropGuard,
 }
 
 impl Serving {
-    /// Of a plugin of which nothing is loaded yet.
+    /// For a plugin that is not loaded yet.
     pub(crate) fn new(id: &str, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self { id: id.to_owned(), shared, state: Mutex::default() })
     }
 
-    /// The generation that serves.
+    /// The number of the serving generation.
     pub(crate) async fn number(&self) -> Option<u64> {
         self.state.lock().await.current.as_ref().map(|current| current.number)
     }
 
-    /// Whether what serves is of this build.
+    /// Whether the serving generation is of this build.
     pub(crate) async fn is_build(&self, build_hash: &str) -> bool {
         self.state.lock().await.current.as_ref().is_some_and(|current| current.build_hash == build_hash)
     }
@@ -87,7 +87,7 @@ impl Serving {
         self.swap_now(&mut state, artifact, timeline, edited, None).await.map(|(report, _)| report)
     }
 
-    /// A build that was rolled back is not tried again.
+    /// Stops waiting to try a rolled-back build again.
     pub(crate) async fn forget(&self, build_hash: &str) {
         let mut state = self.state.lock().await;
         let waiting = state.waiting.take_if(|waiting| waiting.past.build_hash == build_hash);
@@ -95,7 +95,7 @@ impl Serving {
         drop(waiting);
     }
 
-    /// Tries what was rolled back once a config of its controllers is another one.
+    /// Tries a rolled-back generation again once a config of its controllers changes.
     fn wait_for_config(self: &Arc<Self>, unfit: Unfit, before: Vec<(String, u64)>) -> Waiting {
         let Unfit { past, config_ids } = unfit;
         let stop = CancellationToken::new();
@@ -125,7 +125,7 @@ impl Serving {
             Err(error) => Err(self.rolled_back(&state, error)),
         };
         if let Err(error) = tried {
-            tracing::debug!(plugin = self.id, error = %error.with_causes(), "with the new config it could not be swapped in either");
+            tracing::debug!(plugin = self.id, error = %error.with_causes(), "it could not be swapped in with the new config either");
         }
     }
 
@@ -176,12 +176,12 @@ impl Serving {
         match blocking(move || Past::of(number, build, &copy, states)).await {
             Ok(past) => state.history.add(past, self.shared.settings.keep),
             Err(error) => {
-                tracing::warn!(plugin = self.id, error = %error.with_causes(), "the artifact of a generation is not kept")
+                tracing::warn!(plugin = self.id, error = %error.with_causes(), "cannot keep the artifact of a replaced generation")
             }
         }
     }
 
-    /// Brings what serves to where it is to run now.
+    /// Moves the serving generation to where it is to run now.
     pub(crate) async fn place(self: &Arc<Self>) -> Result<Option<SwapReport>> {
         let mut state = self.state.lock().await;
         let Some(current) = &state.current else { return Ok(None) };
@@ -200,7 +200,7 @@ impl Serving {
         self.swap_now(&mut state, artifact, timeline, None, None).await.map(|(report, _)| Some(report))
     }
 
-    /// Takes it off the bus and unloads it, for which nobody has to wait: what does not end keeps nobody.
+    /// Takes it off the bus and unloads it in the background, so that nothing waits for code that does not end.
     pub(crate) async fn unload(&self, answer: Option<oneshot::Sender<Result<UnloadReport>>>) {
         let mut state = self.state.lock().await;
         state.probation = None;
@@ -214,11 +214,11 @@ impl Serving {
         }
     }
 
-    /// Goes back to the generation before, or to that of a build, and does not swap the one that serves in again.
+    /// Goes back to the previous generation, or to that of a build; the serving one is not swapped in again.
     pub(crate) async fn roll_back(self: &Arc<Self>, to: Option<&str>) -> Result<SwapReport> {
         let mut state = self.state.lock().await;
         state.waiting = None;
-        self.go_back(&mut state, to, "it was asked for").await
+        self.go_back(&mut state, to, "it was requested").await
     }
 
     async fn go_back(
@@ -251,14 +251,14 @@ impl Serving {
         let (report, notes) = self.swap_now(state, artifact, timeline, None, Some(states)).await?;
         self.shared.registry.taken_back(from, reason);
         for note in &notes {
-            tracing::warn!(plugin = self.id, note, "a generation came back otherwise than usual");
+            tracing::warn!(plugin = self.id, note, "going back to an earlier generation went differently than usual");
         }
         let (plugin, reason) = (self.id.clone(), reason.to_owned());
         self.shared.emit(RuntimeEvent::TakenBack { plugin, from, to: report.to, was, reason, notes });
         Ok(report)
     }
 
-    /// Tells why nothing was swapped.
+    /// Reports why nothing was swapped in.
     fn rolled_back(&self, state: &State, error: Error) -> Error {
         self.shared.emit(RuntimeEvent::RolledBack {
             plugin: self.id.clone(),
@@ -268,13 +268,13 @@ impl Serving {
         error
     }
 
-    /// The same, where it was not even tried.
+    /// As [`Serving::rolled_back`], for what was not even tried.
     pub(crate) async fn refused(&self, error: Error) -> Error {
         let state = self.state.lock().await;
         self.rolled_back(&state, error)
     }
 
-    /// Has a generation watched that has just taken over, until its probation is over or the guard is dropped.
+    /// Watches a generation that just took over, until its probation is over or the guard is dropped.
     fn watch(self: &Arc<Self>, generation: u64, before: ResolverCounts) -> Option<DropGuard> {
         if self.shared.settings.probation.time.is_zero() {
             return None;
@@ -283,7 +283,7 @@ impl Serving {
         let watching = on_probation(Arc::downgrade(self), Arc::clone(&self.shared), generation, before);
         let stopped = stop.clone();
         tokio::spawn(async move {
-            // What was found is carried out whatever is stopped meanwhile: that it serves no more ends the probation.
+            // A verdict is carried out even if the probation is stopped meanwhile: `take_back` checks what serves then.
             let found = tokio::select! {
                 found = watching => found,
                 () = stopped.cancelled() => None,
@@ -300,20 +300,20 @@ impl Serving {
         if state.current.as_ref().is_none_or(|current| current.number != generation) {
             return;
         }
-        tracing::warn!(plugin = self.id, generation, reason, "a new generation is not well and is taken back");
+        tracing::warn!(plugin = self.id, generation, reason, "a new generation is unhealthy and is taken back");
         if let Err(error) = self.go_back(&mut state, None, reason).await {
-            tracing::error!(plugin = self.id, generation, error = %error.with_causes(), "a generation that is not well could not be taken back");
+            tracing::error!(plugin = self.id, generation, error = %error.with_causes(), "an unhealthy generation could not be taken back");
         }
     }
 }
 
-/// What the keys of these config ids ask for.
+/// The requested versions of the configs with these ids, by key.
 fn configs_of(bus: &Bus, ids: &[String]) -> Vec<(String, u64)> {
     let all = bus.configs().into_iter().filter(|config| ids.contains(&config.config_id));
     all.map(|config| (config.key, config.wanted)).collect()
 }
 
-/// Waits until the keys of these config ids ask for something else than before, and that has been tried.
+/// Waits until a config with one of these ids has changed and the change has been tried.
 async fn another_config(bus: &Bus, ids: &[String], before: &[(String, u64)]) {
     let mut changes = bus.changes();
     loop {
@@ -334,7 +334,7 @@ async fn another_config(bus: &Bus, ids: &[String], before: &[(String, u64)]) {
     }
 }
 
-/// Looks at a generation until its probation is over; why it has to be taken back, if it has to.
+/// Checks a generation until its probation is over; returns why it must be taken back, if it must.
 async fn on_probation(
     serving: Weak<Serving>,
     shared: Arc<Shared>,
@@ -352,7 +352,7 @@ async fn on_probation(
             asked = Instant::now();
             let asking = shared.bus.health(Source(generation), ASK).await;
             let ill = asking.into_iter().find_map(|(_, health)| health.err());
-            reason = ill.map(|error| format!("it is not well: {error}"));
+            reason = ill.map(|error| format!("its health check failed: {error}"));
         }
         if let Some(reason) = reason {
             return serving.upgrade().map(|serving| (serving, reason));

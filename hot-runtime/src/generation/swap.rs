@@ -1,4 +1,4 @@
-//! The swap protocol: generation n+1 is made ready beside n, takes over in one step, and n is unloaded.
+//! The swap protocol: generation n+1 is prepared beside n, takes over in one step, and n is unloaded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,40 +19,40 @@ use crate::host::placement::Placement;
 use crate::host::{Instance, Opening};
 use crate::util::{blocking, millis};
 
-/// A generation that serves.
+/// A started generation.
 pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) build_hash: String,
     pub(crate) placement: Placement,
-    /// What it was opened from, if it is to run elsewhere, or to come back.
+    /// What it was opened from: to move it elsewhere, or to come back to it.
     pub(crate) copy: PrivateCopy,
     plugin: String,
-    /// The config ids of its factories, as its manifest tells them.
+    /// The config ids of its factories, from its manifest.
     manifest: Vec<String>,
     instance: Instance,
 }
 
 impl Generation {
-    /// Its factories, of which a process of its own cannot invent any; their controllers do what the plugin may.
+    /// Its factories, restricted to its manifest and to what the plugin may do.
     fn factories(&self) -> Vec<Arc<dyn Factory>> {
         guarded_factories(self.instance.factories(), &self.plugin, &self.placement, &self.manifest)
     }
 
-    /// Its artifact, kept for when another config has come.
+    /// Keeps its artifact for when a config changes.
     async fn unfit(&self) -> Option<Unfit> {
         let (number, build, copy) = (self.number, self.build_hash.clone(), self.copy.clone());
         let past = blocking(move || Past::of(number, build, &copy, LastStates::default())).await;
         past.ok().map(|past| Unfit { past, config_ids: self.manifest.clone() })
     }
 
-    /// Its artifact, read again from its private copy and verified against the hash that was verified before.
+    /// Reads its artifact from its private copy again, and checks it against the hash that was verified before.
     pub(crate) fn artifact(&self) -> impl FnOnce() -> Result<Verified> + Send + use<> {
         let copy = self.copy.clone();
         move || Verified::again(&copy)
     }
 }
 
-/// A generation that was rolled back, which another config may help.
+/// A generation that was rolled back, and that a change of config may fix.
 pub(crate) struct Unfit {
     pub(crate) past: Past,
     /// The config ids of its factories.
@@ -61,8 +61,8 @@ pub(crate) struct Unfit {
 
 /// Loads a verified artifact as the next generation of `plugin` and swaps it for `current`.
 ///
-/// On an error `current` is untouched and goes on serving; what could not be constructed is `unfit` then. What comes `back` begins
-/// with those states where it cannot take what `current` has.
+/// On an error `current` is untouched and keeps serving; `unfit` is then the new one, if its controllers could not be
+/// constructed. A generation that comes `back` starts from those states where it rejects those of `current`.
 pub(crate) async fn replace(
     shared: &Arc<Shared>,
     plugin: &str,
@@ -77,7 +77,7 @@ pub(crate) async fn replace(
         return Err(Error::Artifact {
             path: artifact.path.clone(),
             reason: format!("it is the plugin `{}`, not `{plugin}`", artifact.bundle.id),
-            help: "load it under its own id, or build it with the id that is wanted".to_owned(),
+            help: "load it under its own id, or build it with the other id".to_owned(),
         });
     }
     let number = shared.next_generation();
@@ -137,7 +137,7 @@ async fn bring_up(
         load: options,
         folder: shared.private_dir.path().to_owned(),
         plugin_host: shared.placements.plugin_host().map(std::path::Path::to_owned),
-        tell: shared.tell_of(plugin, number),
+        tell: shared.process_listener(plugin, number),
     };
     let (instance, copy) = Instance::open(artifact, opening).await?;
     let info = GenerationInfo {
@@ -172,7 +172,7 @@ async fn bring_up(
                 Err(error) => {
                     let (kind, reason) = (error.kind(), error.to_string());
                     let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, kind, reason };
-                    // What was wrong otherwise no config mends.
+                    // A config can fix nothing else.
                     if error.to_string().starts_with("constructing") {
                         *unfit = generation.unfit().await;
                     }
@@ -187,10 +187,10 @@ async fn bring_up(
     Ok((generation, committed))
 }
 
-/// Waits until nothing holds a replaced generation, joins its threads, and closes it.
+/// Waits until nothing uses a replaced generation, joins its threads, and closes it.
 ///
-/// It is tried for as long as it takes, in the background; what keeps it is shown in the registry and told as events.
-/// `served` is false for one that was rolled back, which keeps its `failed` state.
+/// This goes on in the background for as long as it takes; what keeps the generation is in the registry and reported as events.
+/// `served` is false for a generation that was rolled back, which keeps its `failed` state.
 pub(crate) async fn retire(
     shared: Arc<Shared>,
     plugin: String,
@@ -218,13 +218,13 @@ pub(crate) async fn retire(
             state(GenerationState::Draining, Some(format!("held by {held}")));
             let count = held.to_drain();
             shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
-            // Connections last as long as whoever has made them likes; all else is in time, or ended with its process.
+            // Connections may last as long as their peers like; all else ends in time, or with its process.
             instance.with_kill_after(Duration::ZERO, leases.done_but_connections()).await;
             leases.drained().await;
         }
         let (outcome, back) = match instance.unload(wait).await {
             Ok(done) => done,
-            // A panic while unloading: the library stays mapped, by `Loaded`'s drop.
+            // A panic while unloading: dropping `Loaded` leaves the library mapped.
             Err(error) => {
                 state(GenerationState::Stuck, Some(error.to_string()));
                 return report(&plugin, number, begun, Some(false), 0);
@@ -244,12 +244,12 @@ pub(crate) async fn retire(
                 return report;
             }
             Unload::Stuck { threads, reason } => {
-                // Told once, and again when it has changed.
+                // Reported once, and again when it changes.
                 if told.replace(threads) != Some(threads) {
                     state(GenerationState::Stuck, Some(reason.clone()));
                     shared.emit(RuntimeEvent::Stuck { plugin: plugin.clone(), generation: number, threads, reason });
                 }
-                // From now on it is only looked at.
+                // From now on it is only polled.
                 wait = Duration::ZERO;
             }
             Unload::Held => {}
@@ -262,15 +262,15 @@ pub(crate) async fn retire(
                 return UnloadReport { left, ..report };
             }
         }
-        // Not a wait for a state that could be watched: a thread's end is only seen by asking again.
+        // There is nothing to wait on: that a thread has ended is only known by asking again.
         tokio::time::sleep(if told.is_some() { STUCK } else { HELD }).await;
     }
 }
 
-/// How long until a generation is looked at again whose threads did not end.
+/// How often a generation is checked whose threads did not end.
 const STUCK: Duration = Duration::from_millis(500);
 
-/// How long until one is that somebody has come to hold while it was unloaded.
+/// How long until the next try where something began to use a generation while it was being unloaded.
 const HELD: Duration = Duration::from_millis(50);
 
 fn report(
@@ -284,8 +284,7 @@ fn report(
     UnloadReport { plugin: plugin.to_owned(), generation, unload_ms, unmapped, leaked_thread_locals, left: None }
 }
 
-/// Takes a plugin off the bus and unloads its serving generation, in the background: nobody has to wait for what does not
-/// end.
+/// Takes a plugin off the bus and unloads its serving generation in the background.
 pub(crate) fn remove(
     shared: &Arc<Shared>,
     plugin: &str,

@@ -1,8 +1,8 @@
-//! What a plugin may do on the bus: which directives it asks and answers, whose controllers it starts, which configs it
-//! applies, whether it sees what others are, and where it has the host listen.
+//! What a plugin may do on the bus: which directives it asks and answers, which controllers it starts, which configs it
+//! applies, whether it can look others up, and where the host listens for it.
 //!
-//! All of it is enforced on the host's side of the boundary. For a plugin in a process of its own that is a promise: it
-//! has no other way to the bus. For one in the host's process, which can reach any memory, it is a guard against mistakes.
+//! It is enforced on the host's side of the boundary. For a plugin in a process of its own that is a guarantee: it has no
+//! other way to the bus. For one in the host's process, which can access all memory, it is a guard against mistakes.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::host::Isolation;
 use crate::host::config::PluginConfig;
 use crate::host::placement::Placement;
 
-/// What a plugin may do on the bus. A plugin of which nothing is said may do everything; one that has these may do what
-/// they name, and nothing else. An id is named as it is, by a beginning and `*` (`example/*`), or by `*` alone.
+/// What a plugin may do on the bus. Without capabilities it may do everything; with them, only what they name. An id is named
+/// in full, by a prefix and `*` (`example/*`), or by `*` alone.
 ///
 /// ```yaml
 /// greeter:
@@ -39,19 +39,19 @@ pub struct Capabilities {
     pub ask: Vec<String>,
     /// The directives that it may answer, by id.
     pub answer: Vec<String>,
-    /// The config ids of the controllers that it may start. `*` does not name those that say what plugins may do, or who
-    /// may control the daemon: they have to be named themselves.
+    /// The config ids of the controllers that it may start. `*` does not include those that decide what plugins may do and
+    /// who may control the daemon: these must be named in full.
     pub load_controllers: Vec<String>,
-    /// The config ids that it may apply, as for `load_controllers`.
+    /// The config ids that it may apply; named as in `load_controllers`.
     pub apply_configs: Vec<String>,
-    /// Whether it may look up the factories and schemas of others, and answer directives of every id.
+    /// Whether it may look up the factories and schemas of others, and answer directives with any id.
     pub see_others: bool,
-    /// The addresses that it may have the host listen at (`context.listen`), as they are asked for: `127.0.0.1:8080`,
+    /// The addresses at which the host may listen for it (`context.listen`), as it requests them: `127.0.0.1:8080`,
     /// `unix:/run/web.sock`, `systemd:web`.
     pub listen: Vec<String>,
 }
 
-/// Config ids by which whoever may apply them could give themselves everything.
+/// Config ids with which a plugin could grant itself everything.
 const POWERFUL: [&str; 2] = [PluginConfig::ID, "controllerbus/bus/api"];
 
 fn names(list: &[String], id: &str) -> bool {
@@ -108,7 +108,7 @@ impl Capabilities {
         self
     }
 
-    /// Why a plugin may not ask a directive; none if it may.
+    /// Why a plugin may not ask a directive; `None` if it may.
     fn refusal(&self, directive: &dyn AnyDirective) -> Result<Option<String>> {
         let loads = |load: &LoadControllerWithConfig| {
             let allowed = names_config(&self.load_controllers, &load.config_id);
@@ -130,7 +130,7 @@ impl Capabilities {
         })
     }
 
-    /// Why a plugin's controller may not answer these directives; none if it may.
+    /// Why a plugin's controller may not answer these directives; `None` if it may.
     fn answers(&self, resolves: &[String]) -> Option<String> {
         resolves.iter().find_map(|id| match id.as_str() {
             ANY_DIRECTIVE if !self.see_others => Some("answer every directive (`see_others`)".to_owned()),
@@ -140,7 +140,7 @@ impl Capabilities {
     }
 }
 
-/// The bus as a plugin with these capabilities has it.
+/// The bus as a plugin with these capabilities sees it.
 pub(crate) fn guarded(bus: BusHandle, plugin: &str, capabilities: Option<&Capabilities>) -> BusHandle {
     match capabilities {
         None => bus,
@@ -176,8 +176,8 @@ impl Backend for Guarded {
     }
 }
 
-/// Why a plugin may not have the host listen at an address; none if it may. What a sandbox keeps a plugin from, the host does
-/// for it only where that is named.
+/// Why the host does not listen at an address for a plugin; `None` if it does. What a plugin's sandbox forbids, the host does
+/// for it only if its capabilities name it.
 fn listens(placement: &Placement, address: &Address) -> Option<String> {
     if let Some(capabilities) = &placement.capabilities {
         let named = names(&capabilities.listen, &address.to_string());
@@ -188,12 +188,13 @@ fn listens(placement: &Placement, address: &Address) -> Option<String> {
         Address::Unix(_) => (sandbox.unix_sockets, "Unix sockets (`unix_sockets`)"),
         _ => (sandbox.network, "a network (`network`)"),
     };
-    (!is_open)
-        .then(|| format!("listen at {address}: its sandbox has not {what}, and no capabilities name it (`listen`)"))
+    (!is_open).then(|| {
+        format!("listen at {address}: its sandbox does not allow {what}, and no capabilities name it (`listen`)")
+    })
 }
 
-/// A plugin's factories, whose controllers answer what they may, and listen where they may. Of one in a process of its own,
-/// those that its verified manifest tells of: what it offers besides is nobody's.
+/// A plugin's factories, whose controllers answer only what they may, and listen only where they may. A plugin in a process of
+/// its own offers only the factories in its verified manifest.
 pub(crate) fn guarded_factories(
     factories: Vec<Arc<dyn Factory>>,
     plugin: &str,
@@ -205,7 +206,7 @@ pub(crate) fn guarded_factories(
         let id = factory.info().config_id;
         let told = !is_apart || manifest.contains(&id);
         if !told {
-            tracing::warn!(plugin, "it offers controllers of `{id}`, of which its manifest says nothing");
+            tracing::warn!(plugin, "it offers controllers of `{id}`, which its manifest does not list");
         }
         told
     };
@@ -217,7 +218,7 @@ pub(crate) fn guarded_factories(
     kept.map(|factory| Arc::new(GuardedFactory { factory, may: Arc::clone(&may) }) as Arc<dyn Factory>).collect()
 }
 
-/// What the controllers of one plugin may.
+/// What the controllers of one plugin may do.
 struct May {
     plugin: String,
     placement: Placement,
@@ -228,7 +229,7 @@ struct GuardedFactory {
     may: Arc<May>,
 }
 
-/// A controller's sockets, where it may listen.
+/// A controller's sockets, limited to where it may listen.
 struct GuardedSockets {
     sockets: Arc<dyn Sockets>,
     may: Arc<May>,

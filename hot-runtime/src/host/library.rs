@@ -16,8 +16,8 @@ use crate::sys::library::{self, Library, never_closed};
 use crate::sys::maps::is_mapped;
 use crate::util::yield_core;
 
-/// A library in this process with its guest started. Dropping it leaves the library mapped: only
-/// [`Loaded::unload`] may take it away, because only that knows that nothing of it runs any more.
+/// A library in this process whose guest is started. Dropping it leaves the library mapped: only [`Loaded::unload`] may close
+/// it, because only that knows that none of its code runs any more.
 pub struct Loaded {
     connection: Option<Connection>,
     library: Option<Library>,
@@ -37,7 +37,7 @@ pub struct LoadOptions {
     pub workers: u32,
 }
 
-/// How an unload ended.
+/// The result of an unload.
 #[derive(Debug, Clone)]
 pub enum Unload {
     /// The library is closed.
@@ -47,16 +47,16 @@ pub enum Unload {
         /// Thread-local values left behind on the host's threads.
         leaked_thread_locals: u64,
     },
-    /// Some of its code still runs, so it stays loaded; another try may succeed.
+    /// Some of its code still runs, so it stays loaded; trying again may succeed.
     Stuck {
-        /// How many threads of it there are.
+        /// The number of its threads.
         threads: usize,
-        /// What does not end, with the names of the threads.
+        /// What does not end, with the threads' names.
         reason: String,
     },
-    /// Something of it is still held, so it stays loaded; another try may succeed.
+    /// Something still uses it, so it stays loaded; trying again may succeed.
     Held,
-    /// Its guest has ended, but libraries are never closed on this system: it stays mapped, and no other try helps.
+    /// Its guest has ended, but libraries are never closed on this system: it stays mapped, and trying again does not help.
     NeverClosed {
         /// Why.
         reason: &'static str,
@@ -65,16 +65,16 @@ pub enum Unload {
     },
 }
 
-/// Why a library that is closed may still be mapped, as far as that can be known.
-pub(crate) const STAYS_MAPPED: &str = "it is closed, but the system keeps its code mapped: a thread-local of C++ code in it \
+/// Why a closed library may still be mapped, as far as can be known.
+pub(crate) const STAYS_MAPPED: &str = "it is closed, but its code is still mapped: a thread-local of C++ code in it \
                                        waits for the end of its thread, or another library uses it";
 
 impl Loaded {
     /// Opens the private copy of a verified artifact and starts its guest. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Load`] with what the loader or the guest said. Nothing stays behind but, where the guest
-    /// was started and failed, the mapped library.
+    /// [`Error::Load`] with the error of the loader or the guest. If the guest was started and failed, the library stays
+    /// mapped; otherwise nothing is left behind.
     pub fn open(copy: &PrivateCopy, options: LoadOptions) -> Result<Self> {
         let (path, entry) = (copy.path(), copy.entry());
         let refuse = |reason: String| Error::Load { path: copy.shown().to_owned(), reason };
@@ -103,7 +103,7 @@ impl Loaded {
                 Ok(Self { connection: Some(connection), library: Some(library), path: path.to_owned(), leases })
             }
             Err(error) => {
-                // Some of its code may run: it stays.
+                // Some of its code may still run.
                 std::mem::forget(library);
                 Err(refuse(error.to_string()))
             }
@@ -118,7 +118,7 @@ impl Loaded {
     /// Ends once every worker of the guest's runtime has answered; see [`Connection::ping`].
     ///
     /// # Errors
-    /// One did not answer, or the guest is shut down.
+    /// A worker did not answer, or the guest is shut down.
     pub(crate) async fn ping(&self) -> controllerbus::Result<()> {
         match &self.connection {
             Some(connection) => connection.ping().await,
@@ -126,17 +126,17 @@ impl Loaded {
         }
     }
 
-    /// The names of the threads that the library made and that run now, as the system has them: the first 15 characters.
+    /// The names of the library's running threads, of which the system keeps the first 15 characters.
     pub fn threads(&self) -> Vec<String> {
         self.connection.as_ref().map(Connection::threads).unwrap_or_default()
     }
 
-    /// Who holds the library.
+    /// Who uses the library.
     pub fn leases(&self) -> &Arc<Leases> {
         &self.leases
     }
 
-    /// Joins the library's threads and closes it, provided that nothing holds it. Blocks for up to `timeout`.
+    /// Waits for the library's threads to end and closes it, provided that nothing uses it. Blocks for up to `timeout`.
     pub fn unload(&mut self, timeout: Duration) -> Unload {
         let held = self.leases.holders();
         if held.to_drain() > 0 {
@@ -163,12 +163,12 @@ impl Loaded {
         }
         if let Some(connection) = self.connection.take() {
             let keys = connection.end();
-            tracing::debug!(path = %self.path.display(), keys, "the keys of a plugin's thread-local data are given back");
+            tracing::debug!(path = %self.path.display(), keys, "deleted the keys of a plugin's thread-local data");
         }
         if let Some(library) = self.library.take()
             && let Err(error) = library.close()
         {
-            tracing::warn!(path = %self.path.display(), %error, "closing a plugin's library");
+            tracing::warn!(path = %self.path.display(), %error, "cannot close a plugin's library");
         }
         yield_core();
         let unmapped = self.is_unmapped();
@@ -182,7 +182,7 @@ impl Loaded {
 
     fn remove_copy(&self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "removing a plugin's private copy");
+            tracing::debug!(path = %self.path.display(), %error, "cannot remove a plugin's private copy");
         }
     }
 }
@@ -190,14 +190,14 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         if let Some(library) = self.library.take() {
-            // Something may still run or hold code of it; a mapping that stays is the safe side.
+            // Its code may still run or be used, so the library stays mapped.
             std::mem::forget(self.connection.take());
             std::mem::forget(library);
         }
     }
 }
 
-/// Which threads do not end, in a sentence.
+/// Describes the threads that do not end.
 fn do_not_end(threads: &[String]) -> String {
     let names: Vec<String> = threads.iter().map(|name| format!("`{name}`")).collect();
     match names.len() {
@@ -207,14 +207,14 @@ fn do_not_end(threads: &[String]) -> String {
     }
 }
 
-/// An error of the loader with what the system said, and what to do where that is known.
+/// The loader's error with its causes, and what to do where that is known.
 fn said_by_loader(error: &libloading::Error) -> String {
     let mut text = WithCauses(error).to_string();
     if text.contains("static TLS") {
         text.push_str(
-            "; this process has no more room for thread-local data that is laid out when it starts: a C library in the \
-             plugin, often an allocator, asks for it (`-ftls-model=initial-exec`). Build that otherwise, give the plugin a \
-             process of its own, or start the host with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=65536",
+            "; this process has run out of space for static thread-local data, which a C library in the plugin, often an \
+             allocator, requires (`-ftls-model=initial-exec`). Build that library without it, give the plugin a process of \
+             its own, or start the host with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=65536",
         );
     }
     text

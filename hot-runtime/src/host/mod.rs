@@ -1,4 +1,4 @@
-//! Where a generation runs, for the swap, to which it makes no difference.
+//! Where a generation runs: in this process or in one of its own. To the swap it makes no difference.
 
 pub(crate) mod capability;
 pub(crate) mod config;
@@ -23,36 +23,36 @@ use crate::util::blocking;
 
 pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
 
-/// What happens to the process of a generation.
+/// Something that happened to a generation's process.
 pub(crate) enum ProcessEvent {
-    /// It ended without being told to.
+    /// It ended unexpectedly.
     Crashed {
-        /// How, and what it printed last.
+        /// How, and the last lines that it printed.
         reason: String,
         last_lines: Vec<String>,
         restart_in: Duration,
     },
-    /// Another one serves in its place.
+    /// A new one serves in its place.
     Restarted { pid: u32, took: Duration },
 }
 
-/// Called with what happens to the process of a generation.
+/// Called with what happens to a generation's process.
 pub(crate) type Tell = Arc<dyn Fn(ProcessEvent) + Send + Sync>;
 
-/// What a generation is opened with.
+/// What a generation is started with.
 pub(crate) struct Opening<'a> {
     pub(crate) placement: &'a Placement,
     pub(crate) load: LoadOptions,
     /// Where its private copy is written.
     pub(crate) folder: PathBuf,
-    /// The executable of plugin hosts, where it was given.
+    /// The plugin host's executable, if one was set.
     pub(crate) plugin_host: Option<PathBuf>,
     pub(crate) tell: Tell,
 }
 
 /// A started generation.
 pub(crate) enum Instance {
-    /// A library of this process.
+    /// A library in this process.
     InProcess(Loaded),
     /// A process of its own.
     #[cfg(unix)]
@@ -60,7 +60,7 @@ pub(crate) enum Instance {
 }
 
 impl Instance {
-    /// Writes the artifact's private copy and starts it. On an error the copy is gone again.
+    /// Writes the artifact's private copy and starts it. The copy is removed on an error.
     pub(crate) async fn open(artifact: Verified, opening: Opening<'_>) -> Result<(Self, PrivateCopy)> {
         let Opening { placement, load, folder, plugin_host, tell } = opening;
         match placement.isolation {
@@ -101,7 +101,7 @@ impl Instance {
             }
             #[cfg(not(unix))]
             Isolation::Process => {
-                let reason = "there is no process isolation on this system yet; use `isolation: none`".to_owned();
+                let reason = "process isolation is not available on this system; use `isolation: none`".to_owned();
                 Err(Error::Load { path: artifact.path.clone(), reason })
             }
         }
@@ -116,7 +116,7 @@ impl Instance {
         }
     }
 
-    /// Who holds it.
+    /// Who uses it.
     pub(crate) fn leases(&self) -> &Arc<Leases> {
         match self {
             Self::InProcess(loaded) => loaded.leases(),
@@ -125,7 +125,7 @@ impl Instance {
         }
     }
 
-    /// Its process, if it has one that runs.
+    /// Its process's id, if it has one that runs.
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
             Self::InProcess(_) => None,
@@ -147,8 +147,7 @@ impl Instance {
         layers
     }
 
-    /// Waits for what needs the guest to end its work. A library cannot be hurried; a process that takes longer than
-    /// `patience` is ended.
+    /// Waits for work that depends on the guest. A process that takes longer than `patience` is killed; a library cannot be.
     pub(crate) async fn with_kill_after<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         match self {
@@ -164,10 +163,10 @@ impl Instance {
         }
     }
 
-    /// Ends it, provided that nothing holds it, within about `timeout`.
+    /// Unloads it within about `timeout`, provided that nothing uses it.
     ///
     /// # Errors
-    /// A panic while it was unloaded; the library stays mapped then.
+    /// A panic while unloading; the library then stays mapped.
     pub(crate) async fn unload(self, timeout: Duration) -> Result<(Unload, Self), tokio::task::JoinError> {
         match self {
             Self::InProcess(mut loaded) => {

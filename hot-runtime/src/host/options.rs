@@ -1,4 +1,4 @@
-//! What a process-hosted plugin may use, and how it is watched and restarted.
+//! Where a plugin runs, what a process-hosted one may use, and how it is monitored and restarted.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub enum Isolation {
     /// In the host's process: fast, and trusted like the host itself.
     #[default]
     None,
-    /// In a process of its own: its crash is an event, not the host's end.
+    /// In a process of its own: if it crashes, the host keeps running.
     Process,
 }
 
@@ -26,7 +26,7 @@ impl std::str::FromStr for Isolation {
         match text {
             "none" => Ok(Self::None),
             "process" => Ok(Self::Process),
-            other => Err(format!("`{other}` is no isolation; use `none` or `process`")),
+            other => Err(format!("`{other}` is not an isolation mode; use `none` or `process`")),
         }
     }
 }
@@ -40,26 +40,26 @@ impl std::fmt::Display for Isolation {
     }
 }
 
-/// How a process-hosted plugin is run. The default limits what it can take from the host, not from the machine.
+/// How a process-hosted plugin runs. The default limits what it can take from the host, not from the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProcessOptions {
     /// What it may use.
     pub limits: Limits,
-    /// Variables of the host's environment that it gets, besides `PATH`, `LD_LIBRARY_PATH`, `HOME`, `TMPDIR`, `TZ`,
-    /// `LANG`, `LC_*` and `RUST_BACKTRACE`. Everything else is kept from it.
+    /// Variables of the host's environment to pass on, besides `PATH`, `LD_LIBRARY_PATH`, `HOME`, `TMPDIR`, `TZ`, `LANG`,
+    /// `LC_*` and `RUST_BACKTRACE`. No others are passed on.
     pub pass_env: Vec<String>,
-    /// Variables of its own.
+    /// Additional environment variables.
     pub env: BTreeMap<String, String>,
-    /// Its working folder; the host's unless set.
+    /// Its working directory; the host's unless set.
     pub working_dir: Option<PathBuf>,
-    /// Which files and networks it may reach; all that the host may unless set. Linux only (Landlock).
+    /// Which files and networks it can reach; the same as the host unless set. Linux only (Landlock).
     pub sandbox: Option<Sandbox>,
-    /// How long its threads may leave a heartbeat unanswered before it is killed and restarted, in milliseconds.
+    /// How long a heartbeat may go unanswered before the process is killed and restarted, in milliseconds.
     pub watchdog_ms: u64,
-    /// The longest time from a crash to the next start, in milliseconds. The first start is at once; each further crash
-    /// within ten seconds doubles the time.
+    /// The longest delay before a restart, in milliseconds. The first restart is immediate; each further crash within ten
+    /// seconds doubles the delay.
     pub backoff_ms: u64,
 }
 
@@ -136,25 +136,25 @@ fn whole_millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What a plugin's process may use. `None` is no limit but the host's own.
+/// Limits of a plugin's process. `None` means the host's own limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Address space in bytes (`RLIMIT_AS`): an allocation above it fails, and the plugin with it. Threads reserve more
-    /// of it than they use, so leave 512 MiB for those.
+    /// Address space in bytes (`RLIMIT_AS`): an allocation beyond it fails, and the plugin with it. Threads reserve more than
+    /// they use, so allow 512 MiB for them.
     pub memory: Option<u64>,
     /// Open files (`RLIMIT_NOFILE`).
     pub open_files: Option<u64>,
-    /// Processor time in seconds (`RLIMIT_CPU`), from each start on.
+    /// Processor time in seconds (`RLIMIT_CPU`), counted from each start.
     pub cpu_seconds: Option<u64>,
-    /// Processes and threads at a time, where a control group is delegated to the host.
+    /// Processes and threads at any time, where a control group is delegated to the host.
     pub processes: Option<u64>,
-    /// Bytes of values that may stand on the host's bus at a time; a plugin that floods is killed and restarted.
+    /// Bytes of values on the host's bus at any time; a plugin that exceeds this is killed and restarted.
     pub standing_values: u64,
-    /// Directives of the host's bus that it may refer to at a time; further ones fail.
+    /// References to directives of the host's bus at any time; further requests fail.
     pub requests: u64,
-    /// Bytes of one message: a value, a directive, a config or a state.
+    /// Bytes of one message: a value, directive, config or state.
     pub message: u64,
 }
 
@@ -223,21 +223,21 @@ impl Limits {
     }
 }
 
-/// Which files and networks a plugin may reach. The system's libraries, time zones, certificates and what name resolution
-/// reads can always be read, and nothing else of `/etc` and `/usr`. From Linux 6.12 on it sends no signals to processes that
-/// it has not started, and reaches no abstract sockets of theirs.
+/// Which files and networks a plugin can reach. It can always read the system's libraries, time zones, certificates and name
+/// resolution files, but nothing else in `/etc` and `/usr`. From Linux 6.12, it cannot signal processes that it has not
+/// started, nor reach their abstract sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Sandbox {
-    /// Files and folders that it may read and execute, such as `/usr/bin` for one that starts programs.
+    /// Files and folders that it may read and execute, such as `/usr/bin` for a plugin that runs programs.
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read, write, create and remove.
     pub write: Vec<PathBuf>,
-    /// Whether it may connect and listen on TCP and UDP.
+    /// Whether it may use TCP and UDP.
     pub network: bool,
-    /// Whether it may connect to and listen on Unix sockets. Those of the file system are beyond the rules for files: whatever
-    /// listens there for this user can be asked, a session bus, a container engine, the daemon's own API.
+    /// Whether it may use Unix sockets. Those in the file system are not subject to the rules for files: it can then reach
+    /// everything that listens for this user, such as a session bus, a container engine or the daemon's own API.
     pub unix_sockets: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Where each plugin is to run: what the host said of all, what its spec says, and what was said since.
+//! Where each plugin is to run: the host's default, the plugin's spec, and overrides since then.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::host::capability::Capabilities;
 use crate::host::{Isolation, ProcessOptions};
 
-/// Where a plugin runs, and how if in a process of its own.
+/// Where and how a plugin runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Placement {
     pub(crate) isolation: Isolation,
@@ -16,7 +16,7 @@ pub(crate) struct Placement {
     pub(crate) capabilities: Option<Capabilities>,
 }
 
-/// What was said of one plugin.
+/// What is set for one plugin; the rest is inherited.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Override {
     pub(crate) isolation: Option<Isolation>,
@@ -24,12 +24,12 @@ pub(crate) struct Override {
     pub(crate) capabilities: Option<Capabilities>,
 }
 
-/// What was said of where plugins run.
+/// Where plugins run.
 #[derive(Default)]
 pub(crate) struct PlacementRules {
-    /// Of every plugin of which nothing else was said.
+    /// For every plugin with nothing more specific.
     pub(crate) default: Placement,
-    /// The executable of plugin hosts, where it was given.
+    /// The plugin host's executable, if one was set.
     pub(crate) plugin_host: Option<PathBuf>,
     specs: Mutex<HashMap<String, Override>>,
     overrides: Mutex<HashMap<String, Override>>,
@@ -40,14 +40,14 @@ impl PlacementRules {
         self.plugin_host.as_deref()
     }
 
-    /// What a plugin's spec says.
+    /// Sets what a plugin's spec says.
     pub(crate) fn set_spec(&self, plugin: &str, said: Override) {
         let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
         specs.insert(plugin.to_owned(), said);
     }
 
-    /// What was said while the runtime runs, by its config set or its program: it counts before everything else. What is
-    /// not said now stays as it was said before.
+    /// Overrides a plugin's spec at run time, from a config set or by the program. What this override leaves unset stays as
+    /// earlier overrides set it.
     pub(crate) fn set_override(&self, plugin: &str, said: Override) {
         let mut overrides = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);
         let before = overrides.remove(plugin).unwrap_or_default();
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_said_last_and_closest_counts() {
+    fn the_latest_and_most_specific_setting_counts() {
         let limited = ProcessOptions { watchdog_ms: 1, ..ProcessOptions::default() };
         let placements = PlacementRules {
             default: Placement { process: limited, ..Placement::default() },

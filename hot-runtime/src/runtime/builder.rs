@@ -1,4 +1,4 @@
-//! What a runtime starts with.
+//! Configures and starts a runtime.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,10 +30,10 @@ use crate::source::workspace::Workspace;
 use crate::sys::scratch::ScratchDir;
 use crate::util::blocking;
 
-/// How many runtimes there have been in the process.
+/// How many runtimes this process has started.
 static RUNTIMES: AtomicU64 = AtomicU64::new(0);
 
-/// Collects what a [`HotRuntime`] starts with.
+/// Configures a [`HotRuntime`].
 pub struct Builder {
     bus: Bus,
     plugins: Vec<PluginSpec>,
@@ -49,7 +49,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Of a runtime on a bus, with nothing but defaults.
+    /// A runtime on a bus with default settings.
     pub(super) fn new(bus: &Bus) -> Self {
         Self {
             bus: bus.clone(),
@@ -74,7 +74,7 @@ impl Builder {
         }
     }
 
-    /// Builds the controller crate at `path` into a plugin of its own and rebuilds it on each change.
+    /// Builds the controller crate at `path` as a plugin and rebuilds it on each change.
     #[must_use]
     pub fn watch(mut self, path: impl Into<PathBuf>) -> Self {
         self.watches.push(path.into());
@@ -88,150 +88,151 @@ impl Builder {
         self
     }
 
-    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) of a folder and follows the folder. [`Builder::trust`] says whose.
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a folder, and follows changes there. [`Builder::trust`] decides which are
+    /// accepted.
     ///
     /// # What a host takes on
-    /// As with [`HotRuntime::load_file`], for every file that ever comes to lie there.
+    /// The same as with [`HotRuntime::load_file`], for every file that is ever put there.
     #[must_use]
     pub fn plugins_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugins_dir = Some(path.into());
         self
     }
 
-    /// Where overlays, builds and artifacts go. The default is `target/controllerbus` below the current folder.
+    /// Sets the folder for overlays, builds and artifacts; `target/controllerbus` in the current directory unless set.
     #[must_use]
     pub fn work_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.work_dir = Some(path.into());
         self
     }
 
-    /// Where cargo compiles. The default is `target` in the work folder; runtimes that share one share the builds
-    /// of their plugins' dependencies.
+    /// Sets cargo's target folder; `target` in the work folder unless set. Runtimes with the same one share the builds of
+    /// their plugins' dependencies.
     #[must_use]
     pub fn target_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.target_dir = Some(path.into());
         self
     }
 
-    /// How long a new generation may take to become ready before it is rolled back; 10 s unless set.
+    /// Sets how long a new generation may take to become ready before it is rolled back; 10 s unless set.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self
     }
 
-    /// How long a replaced generation may take to end before it is shown as draining or stuck; 5 s unless set.
+    /// Sets how long a replaced generation may take to end before it is reported as draining or stuck; 5 s unless set.
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.settings.drain = drain;
         self
     }
 
-    /// How long calls that are at work without an answer may take to end before the state of their controller is handed
-    /// over without them; 5 ms unless set. Calls that begin meanwhile wait. Controllers without a state wait for nothing.
+    /// Sets how long a swap waits for running calls without an answer before the state of their controller is handed over
+    /// without them; 5 ms unless set. Calls that start meanwhile wait. Controllers without a state wait for nothing.
     #[must_use]
     pub fn hand_over(mut self, patience: Duration) -> Self {
         self.settings.hand_over = patience;
         self
     }
 
-    /// For how long, and by what, a new generation is judged after it has taken over; 10 s unless set. One that is not well
-    /// is taken back, and the one before serves again. `Probation::lasting(Duration::ZERO)` is none.
+    /// Sets for how long, and by which limits, a new generation is judged after it has taken over; 10 s unless set. An unhealthy
+    /// one is taken back, and the previous one serves again. `Probation::lasting(Duration::ZERO)` turns this off.
     #[must_use]
     pub fn probation(mut self, probation: Probation) -> Self {
         self.settings.probation = probation;
         self
     }
 
-    /// Of how many generations before the one that serves the artifacts are kept, for each plugin, and how many bytes they
-    /// may have together; 3 and 256 MiB unless set.
+    /// Sets how many earlier generations' artifacts to keep for each plugin, and how many bytes in total; 3 and 256 MiB unless
+    /// set.
     #[must_use]
     pub fn keep_generations(mut self, generations: usize, bytes: u64) -> Self {
         self.settings.keep = Keep { generations, bytes };
         self
     }
 
-    /// How long a build may take; 10 minutes unless set.
+    /// Sets how long a build may take; 10 minutes unless set.
     #[must_use]
     pub fn build_timeout(mut self, timeout: Duration) -> Self {
         self.build_timeout = timeout;
         self
     }
 
-    /// Looks at files this often, instead of waiting for the system to tell of changes: for file systems that do not tell,
-    /// such as network mounts and folders shared with a container or a virtual machine.
+    /// Polls files at this interval instead of relying on the system's events: for file systems without events, such as network
+    /// mounts and folders shared with a container or a virtual machine.
     #[must_use]
     pub fn poll(mut self, every: Duration) -> Self {
         self.watcher = Some(Watcher::polling(every));
         self
     }
 
-    /// Watches by this one, which the host may use for files of its own too.
+    /// Uses this watcher, which the host can use for its own files as well.
     #[must_use]
     pub fn watcher(mut self, watcher: Watcher) -> Self {
         self.watcher = Some(watcher);
         self
     }
 
-    /// Says whose plugin files this host loads. Without it none are: a plugin can do all that the host can. What this
-    /// runtime builds itself is not a file from elsewhere: who may change its sources may change what it runs.
+    /// Sets whose plugin files this host loads; none unless set, because a plugin can do whatever the host can. This does not
+    /// concern what the runtime builds itself: whoever can change its sources can change what it runs anyway.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.settings.checks = self.settings.checks.trust(trust);
         self
     }
 
-    /// Sets the size above which a plugin file is refused without being read, in bytes; 64 MiB unless set.
+    /// Sets the size in bytes above which a plugin file is refused without being read; 64 MiB unless set.
     #[must_use]
     pub fn largest_file(mut self, bytes: u64) -> Self {
         self.settings.checks = self.settings.checks.largest(bytes);
         self
     }
 
-    /// Loads plugin files, and follows a plugins folder, even where other users of the machine may write.
+    /// Loads plugin files, and follows a plugins folder, even where other users of the machine can write.
     #[must_use]
     pub fn allow_world_writable(mut self, allowed: bool) -> Self {
         self.settings.checks = self.settings.checks.allow_world_writable(allowed);
         self
     }
 
-    /// Worker threads of each plugin's own runtime; 2 unless set.
+    /// Sets the number of worker threads of each plugin's own runtime; 2 unless set.
     #[must_use]
     pub fn workers(mut self, workers: u32) -> Self {
         self.settings.workers = workers.max(1);
         self
     }
 
-    /// Runs every plugin, of which nothing else is said, in the host's process or in one of its own.
+    /// Sets where plugins run by default: in the host's process, or each in a process of its own.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.placements.default.isolation = isolation;
         self
     }
 
-    /// What process-hosted plugins may use, and how they are watched, where nothing else is said of one.
+    /// Sets how process-hosted plugins run by default.
     #[must_use]
     pub fn process_options(mut self, options: ProcessOptions) -> Self {
         self.placements.default.process = options;
         self
     }
 
-    /// What plugins may do on the bus, of which nothing else is said; everything unless set.
+    /// Sets what plugins may do on the bus by default; everything unless set.
     #[must_use]
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.placements.default.capabilities = Some(capabilities);
         self
     }
 
-    /// The executable that serves process-hosted plugins. Without one it is the variable `CBUS_PLUGIN_HOST`, or the
-    /// running executable if its `main` begins with [`crate::plugin_host`], or `cbus-plugin-host` beside it or in `PATH`.
+    /// Sets the executable that serves process-hosted plugins. Otherwise it is the one named by the variable `CBUS_PLUGIN_HOST`,
+    /// the running executable if its `main` starts with [`crate::plugin_host`], or `cbus-plugin-host` beside it or in `PATH`.
     #[must_use]
     pub fn plugin_host(mut self, executable: impl Into<PathBuf>) -> Self {
         self.placements.plugin_host = Some(executable.into());
         self
     }
 
-    /// Calls a function with every event, from the first on. It must return soon.
+    /// Calls a function with every event, starting with the first. It must return quickly.
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(&RuntimeEvent) + Send + Sync + 'static) -> Self {
         self.listeners.push(Arc::new(listener));
@@ -240,18 +241,18 @@ impl Builder {
 
     /// Starts the runtime and waits until each plugin has been built and loaded, or has failed once.
     ///
-    /// A plugin that does not build or load is told by events, not by an error: its next change mends it.
+    /// A plugin that does not build or load is reported by events, not by an error: it is tried again at its next change.
     ///
     /// # Errors
-    /// A crate that is not there or is no controller crate, or a folder that cannot be used.
+    /// A crate that does not exist or is not a controller crate, a folder that cannot be used, or contradictory settings.
     pub async fn start(self) -> Result<HotRuntime> {
         if self.settings.checks.accept_nothing() {
-            let reason = "signatures are required and there is no key to verify them with; give `Trust::keys` one";
+            let reason = "signatures are required but there is no key to verify them with; pass one to `Trust::keys`";
             return Err(Error::Settings { reason: reason.to_owned() });
         }
         if self.plugins_dir.is_some() && self.settings.checks.are_undecided() {
-            let reason = "there is a plugins folder, and nobody has said whose files are loaded from it; give the builder \
-                          `Trust::keys(..)`, or `Trust::anyone()` for what lies where nobody else may write";
+            let reason = "there is a plugins folder, but it is not set whose files are loaded from it; pass `Trust::keys(..)` to \
+                          `Builder::trust`, or `Trust::anyone()` to accept every file where nobody else can write";
             return Err(Error::Settings { reason: reason.to_owned() });
         }
         let work_dir = match self.work_dir {
@@ -280,7 +281,7 @@ impl Builder {
             listeners: self.listeners,
             retiring: TaskTracker::new(),
         });
-        // From the other end than generations, which are counted up.
+        // Counted down from the end, so that it is never a generation's number.
         let settings = bus::Source(u64::MAX - RUNTIMES.fetch_add(1, Ordering::Relaxed));
         let runtime = HotRuntime {
             inner: Arc::new(Inner {
@@ -331,15 +332,15 @@ impl std::fmt::Debug for Builder {
     }
 }
 
-/// Two plugins of one id would take turns at being the plugin.
+/// Refuses two plugins with the same id, which would keep replacing each other.
 fn check_ids(specs: &[PluginSpec]) -> Result<()> {
     let crates =
         |spec: &PluginSpec| spec.crates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     for (at, spec) in specs.iter().enumerate() {
         if let Some(other) = specs[..at].iter().find(|other| other.id == spec.id) {
             let reason = format!(
-                "two plugins have the id `{}`: of {} and of {}; a plugin of one crate has its name: rename one of the crates, \
-                 or give a plugin another id",
+                "two plugins have the id `{}`, built from {} and from {}; a plugin of one crate takes the crate's name, so \
+                 rename one of the crates or set another id",
                 spec.id,
                 crates(other),
                 crates(spec)

@@ -18,7 +18,7 @@ use crate::host::config::PluginConfig;
 use crate::host::placement::Override;
 use crate::runtime::Inner;
 
-/// Makes the controllers of [`PluginConfig`] entries.
+/// The factory of [`PluginConfig`] entries.
 pub(crate) struct PluginSettings {
     runtime: Weak<Inner>,
 }
@@ -49,8 +49,8 @@ impl Factory for PluginSettings {
             config.validate()?;
             let runtime = self.runtime.upgrade();
             let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))?;
-            // What is loaded from now on goes there; what is loaded follows in the background, because a swap needs the
-            // turn on the bus that this construction has. How that went is told by the runtime's events.
+            // Later loads follow the entry at once; what is already loaded is moved in the background, because a swap needs the
+            // bus's lock that this construction holds. The runtime's events report how that goes.
             let said =
                 Override { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
             runtime.shared.placements.set_override(&config.plugin, said);
@@ -61,7 +61,7 @@ impl Factory for PluginSettings {
     }
 }
 
-/// The controller of an entry: all that there was to do was done when it was made.
+/// The controller of an entry, which has nothing left to do.
 struct Noted;
 
 impl AnyController for Noted {

@@ -1,9 +1,9 @@
-//! Follows a plugins folder: loads what is in it, what comes, and what changes, and unloads what goes; survives that the
-//! folder itself goes.
+//! Follows a plugins folder: loads files that are there, appear or change, unloads those that are removed, and copes with the
+//! removal of the folder itself.
 //!
-//! A change of the folder is a hint. What is done follows from what is in it then: each file by its own state, so that
-//! the same bytes written again after an unload are loaded again, and a file that was refused because another one was
-//! that plugin is tried when that one goes.
+//! A change event is only a hint. What is done depends on the folder's contents, and on each file's own state: the same bytes
+//! written again after an unload are loaded again, and a file that was refused because another file was the same plugin is
+//! tried when that one is removed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,17 +21,17 @@ use crate::source::inputs::Stamp;
 use crate::source::watch::{Following, Watched};
 use crate::util::in_full;
 
-/// A copied file is many events in a row: how long no further one must come before it is read.
+/// Copying a file gives many events: how long there must be no further one before it is read.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// How long to wait for quiet at most. A file that is still being written then is refused, and read again later.
+/// The longest wait for that. A file that is still being written then is refused, and read again later.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// A file that went may be about to be replaced: how long nothing must change before its plugin is unloaded.
+/// A removed file may be about to be replaced: how long nothing must change before its plugin is unloaded.
 const GONE: Duration = Duration::from_millis(300);
 
-/// Loads what is in a folder, and then, in the background, each artifact that comes or changes there. A file that goes
-/// takes its plugin with it; a folder that goes leaves all as it is.
+/// Loads what is in a folder, and then, in the background, each artifact that appears or changes there. The plugin of a removed
+/// file is unloaded; if the folder itself is removed, everything stays loaded.
 pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
     let dir = in_full(&dir);
@@ -51,7 +51,7 @@ pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// The folder as it was seen last.
+/// The folder as last seen.
 struct Folder {
     dir: PathBuf,
     there: bool,
@@ -60,22 +60,22 @@ struct Folder {
 
 /// A plugin file.
 struct File {
-    /// How it and its signature looked.
+    /// The state of the file and of its signature.
     seen: Seen,
     state: State,
-    /// The plugin and the build that were rolled back, and may still be swapped in when another config comes.
+    /// The plugin and the build that were rolled back, and may still be swapped in after a change of config.
     waits: Option<(String, String)>,
 }
 
 type Seen = (Option<Stamp>, Option<Stamp>);
 
-/// What became of a file.
+/// What was done with a file.
 enum State {
     /// It was loaded.
     Loaded { id: String, hash: String, build_hash: String },
-    /// Another file is that plugin.
+    /// Another file is the same plugin.
     Waiting { id: String },
-    /// It is no plugin that can be loaded.
+    /// It cannot be loaded.
     Refused,
 }
 
@@ -99,26 +99,26 @@ impl Folder {
         }
     }
 
-    /// The folder, and where links in it lead.
+    /// The folder, and the files that links in it lead to.
     fn watched(&self) -> Vec<Watched> {
         let files = self.files.keys().map(|path| Watched::File(path.clone()));
         std::iter::once(Watched::Folder(self.dir.clone())).chain(files).collect()
     }
 
-    /// The files whose plugins were loaded, or may be, and that are not there any more.
+    /// The removed files whose plugins are loaded, or may be later.
     fn gone(&self) -> impl Iterator<Item = &PathBuf> {
         let loaded = self.files.iter().filter(|(_, file)| file.is_plugin());
         loaded.map(|(path, _)| path).filter(|path| self.there && !path.is_file())
     }
 
-    /// Loads what is new, or not as it was.
+    /// Loads new and changed files.
     async fn look(&mut self, inner: &Arc<Inner>) {
         let was_there = std::mem::replace(&mut self.there, self.dir.is_dir());
         if !self.there {
             if was_there {
-                let reason = "the plugins folder is gone; what is loaded goes on, and the folder is followed again \
+                let reason = "the plugins folder was removed; loaded plugins keep serving, and the folder is followed again \
                               when it is back";
-                let help = "make it again, or end the host";
+                let help = "create it again, or stop the host";
                 let path = self.dir.clone();
                 tell(inner, &self.dir, &Error::Folder { path, reason: reason.into(), help: help.into() });
             }
@@ -138,7 +138,7 @@ impl Folder {
                 self.load_or_tell(inner, path, seen).await;
             }
         }
-        // What waited for another file takes over from it without a gap.
+        // A file that waited for another one takes over from it without a gap.
         for path in there {
             let Some(File { state: State::Waiting { id }, seen, .. }) = self.files.get(&path) else { continue };
             let (id, seen) = (id.clone(), *seen);
@@ -148,7 +148,7 @@ impl Folder {
         }
     }
 
-    /// Whether a file that is there, other than this one, is the plugin.
+    /// Whether another existing file is this plugin.
     fn is_another_file(&self, id: &str, path: &Path) -> bool {
         self.other_file(id, path).is_some()
     }
@@ -164,12 +164,12 @@ impl Folder {
         let state = match self.load(inner, path, &mut waits).await {
             Ok(state) => state,
             Err(error) => {
-                // What the plugin's task rolled back, it has told of.
+                // The plugin's task has already reported what it rolled back.
                 if !matches!(error, Error::Swap { .. } | Error::Load { .. }) {
                     tell(inner, path, &error);
                 }
                 waits = waits.filter(|_| matches!(error, Error::Swap { .. }));
-                // What was loaded from it before goes on.
+                // What was loaded from it before keeps serving.
                 match self.files.remove(path) {
                     Some(File { state: state @ State::Loaded { .. }, .. }) => state,
                     _ => State::Refused,
@@ -177,13 +177,13 @@ impl Folder {
             }
         };
         if let State::Loaded { id, .. } = &state {
-            // What was loaded from a file that has gone is replaced by this.
+            // This replaces what was loaded from a removed file.
             self.files.retain(|_, file| !matches!(&file.state, State::Loaded { id: other, .. } if other == id));
         }
         self.files.insert(path.to_owned(), File { seen, state, waits });
     }
 
-    /// Loads a file; on an error `waits` is what it would have been.
+    /// Loads a file; on an error `waits` is the plugin and the build that were tried.
     async fn load(&self, inner: &Arc<Inner>, path: &Path, waits: &mut Option<(String, String)>) -> Result<State> {
         let (artifact, timeline) = inner.read(path).await?;
         let (id, hash, build_hash) =
@@ -191,8 +191,8 @@ impl Folder {
         if let Some(other) = self.other_file(&id, path) {
             let error = Error::Artifact {
                 path: path.to_owned(),
-                reason: format!("it is the plugin `{id}`, which {} is already", other.display()),
-                help: "remove one of them; to replace a plugin, write over its file".to_owned(),
+                reason: format!("it is the plugin `{id}`, as is {}", other.display()),
+                help: "remove one of them; to replace a plugin, overwrite its file".to_owned(),
             };
             tell(inner, path, &error);
             return Ok(State::Waiting { id });
@@ -207,7 +207,7 @@ impl Folder {
         Ok(State::Loaded { id, hash, build_hash })
     }
 
-    /// Unloads the plugins whose files have gone, where what serves is of that file.
+    /// Unloads the plugins whose files were removed, if what serves is from that file.
     async fn unload_what_went(&mut self, inner: &Arc<Inner>) {
         let gone: Vec<PathBuf> = self.gone().cloned().collect();
         for path in gone {
@@ -226,20 +226,20 @@ impl Folder {
 }
 
 impl File {
-    /// Whether something was loaded from it, or may be.
+    /// Whether something was loaded from it, or may be later.
     fn is_plugin(&self) -> bool {
         matches!(self.state, State::Loaded { .. }) || self.waits.is_some()
     }
 }
 
-/// Unloads a plugin whose file has gone, if what serves is of that file.
+/// Unloads a plugin whose file was removed, if what serves is from that file.
 async fn unload(inner: &Arc<Inner>, path: &Path, id: &str, build_hash: String) {
     if inner.shared.registry.serving_build(id) != Some(build_hash) {
         return;
     }
-    tracing::info!(plugin = id, path = %path.display(), "the plugin's file was removed: it is unloaded");
+    tracing::info!(plugin = id, path = %path.display(), "unloading a plugin because its file was removed");
     let (answer, answered) = oneshot::channel();
-    // It is done in its turn; what comes meanwhile is not kept waiting.
+    // Not awaited, so that other changes of the folder need not wait for it.
     if inner.send(id, Command::Unload(answer)).await.is_ok() {
         inner.tasks.spawn(async move {
             let _ = answered.await;
@@ -247,7 +247,7 @@ async fn unload(inner: &Arc<Inner>, path: &Path, id: &str, build_hash: String) {
     }
 }
 
-/// The file that has the signature of another.
+/// The file with the signature of a plugin file.
 fn signature_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".minisig");

@@ -1,4 +1,4 @@
-//! The runtime that a host embeds: one task for each plugin, which builds, swaps and unloads in turn.
+//! The runtime that a host embeds: one task per plugin, which builds, swaps and unloads one after the other.
 
 mod builder;
 pub(crate) mod config;
@@ -31,71 +31,72 @@ use task::{Command, Plugin, Source};
 
 pub use builder::Builder;
 
-/// Compiles controller crates, loads them onto a bus, swaps and unloads them while the process serves. Cheap to clone; every
-/// clone is the same runtime.
+/// Compiles controller crates, loads them onto a bus, and swaps and unloads them while the process serves. Cheap to clone; all
+/// clones are the same runtime.
 ///
-/// Dropping the last one stops the watching; [`HotRuntime::shutdown`] also unloads everything.
+/// Dropping the last clone stops watching; [`HotRuntime::shutdown`] also unloads everything.
 #[derive(Clone)]
 pub struct HotRuntime {
     inner: Arc<Inner>,
 }
 
-/// A plugin as the runtime reaches it.
+/// The handles to a plugin.
 #[derive(Clone)]
 pub(crate) struct Known {
     /// Its task.
     task: mpsc::Sender<Command>,
-    /// What of it serves, for what does not wait for its builds.
+    /// Its serving side, for requests that need not wait for its builds.
     pub(crate) serving: Arc<Serving>,
 }
 
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     build: BuildOptions,
-    /// One for all plugins.
+    /// Shared by all plugins.
     watcher: Watcher,
     plugins: Mutex<HashMap<String, Known>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    /// Where the factory of its config-set entries is from.
+    /// The source of the factory of its config-set entries.
     settings: bus::Source,
 }
 
 impl HotRuntime {
-    /// Starts to describe a runtime on a bus.
+    /// Configures a runtime on a bus.
     #[must_use]
     pub fn builder(bus: &Bus) -> Builder {
         Builder::new(bus)
     }
 
-    /// The events from now on. A receiver that falls 256 events behind loses the oldest.
+    /// Subscribes to events. A receiver that falls 256 events behind loses the oldest.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.shared.events.subscribe()
     }
 
-    /// Every generation that is loaded, and the last ended ones.
+    /// All loaded generations and the last ended ones.
     #[must_use]
     pub fn generations(&self) -> Vec<GenerationInfo> {
         self.inner.shared.registry.generations()
     }
 
-    /// Loads a built artifact, or swaps it for what is loaded of the same plugin. [`Builder::trust`] says whose.
+    /// Loads a built artifact, or swaps it for the loaded generation of the same plugin. [`Builder::trust`] decides whether it
+    /// is accepted.
     ///
     /// # What a host takes on
-    /// A plugin is native code. In the host's process it can do all that the host can, undefined behaviour included, and
-    /// what it says of its types in its manifest is believed: a file that lies about them corrupts memory. All that is
-    /// checked before is that it is whole, where it lies, and who has signed it. So load what you would link; give
-    /// everything else a process of its own, and a sandbox.
+    /// A plugin is native code. In the host's process it can do whatever the host can, undefined behaviour included, and what
+    /// its manifest says about its types is believed: a file that lies about them corrupts memory. All that is checked
+    /// beforehand is that the file is complete, where it is, and who signed it. So load only what you would link, and give
+    /// everything else a process of its own and a sandbox.
     ///
     /// # Errors
-    /// Why the file was refused or the swap rolled back; what served before goes on.
+    /// Why the file was refused or the swap rolled back; the previous generation keeps serving.
     pub async fn load_file(&self, path: impl AsRef<Path>) -> Result<SwapReport> {
         let (artifact, timeline) = self.inner.read(path.as_ref()).await?;
         self.inner.load(artifact, timeline).await
     }
 
-    /// Builds a plugin again now and swaps it in; `None` if the build gave what is loaded already.
+    /// Rebuilds a plugin now and swaps it in; `None` if the build gave what is already loaded.
     ///
     /// # Errors
     /// [`Error::UnknownPlugin`], the build's error, or why the swap was rolled back.
@@ -105,26 +106,26 @@ impl HotRuntime {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Runs a plugin in the host's process or in one of its own from now on: what serves is swapped for the same code
-    /// there, without a gap. `None` if nothing of it is loaded, or if it runs there already.
+    /// Moves a plugin to the host's process or to one of its own: the serving generation is swapped for the same code there,
+    /// without a gap. `None` if the plugin is not loaded, or already runs there.
     ///
     /// # Errors
-    /// Why the swap was rolled back; what served before goes on, and the next load tries again.
+    /// Why the swap was rolled back; the previous generation keeps serving, and the next load tries again.
     pub async fn set_isolation(&self, plugin: &str, isolation: Isolation) -> Result<Option<SwapReport>> {
         self.inner.place(plugin, isolation, None).await
     }
 
-    /// As [`HotRuntime::set_isolation`], in a process of its own with these options.
+    /// As [`HotRuntime::set_isolation`], to a process of its own with these options.
     ///
     /// # Errors
-    /// As there.
+    /// As [`HotRuntime::set_isolation`].
     pub async fn isolate(&self, plugin: &str, options: ProcessOptions) -> Result<Option<SwapReport>> {
         self.inner.place(plugin, Isolation::Process, Some(options)).await
     }
 
-    /// Goes back to the generation that served before the one that does, or to the one of a build whose hash begins with
-    /// `to`, by an ordinary swap: the state is handed over, and where the earlier code refuses it, it begins with its own
-    /// last one. The build that serves now is not swapped in again until its content changes.
+    /// Goes back to the generation before the serving one, or to that of a build whose hash starts with `to`, by an ordinary
+    /// swap: the state is handed over, and where the earlier code rejects it, it starts from its own last state. The build that
+    /// serves now is not swapped in again until its content changes.
     ///
     /// # Errors
     /// [`Error::UnknownPlugin`], [`Error::NothingToGoBackTo`], or why the swap was rolled back.
@@ -132,13 +133,13 @@ impl HotRuntime {
         self.inner.known(plugin)?.serving.roll_back(to).await
     }
 
-    /// Takes a plugin off the bus and unloads it. Its source is watched on: the next change loads it again.
+    /// Takes a plugin off the bus and unloads it. Its sources are still watched: the next change loads it again.
     ///
-    /// Returns when it is unloaded, or its limits are over; what keeps it then is in the report, and it is unloaded in the
-    /// background when that ends. The plugin's next generation need not wait for that.
+    /// Returns when it is unloaded, or when the time limits are over; the report then says what keeps it, and it is unloaded in
+    /// the background as soon as that ends. The plugin's next generation does not wait for that.
     ///
     /// # Errors
-    /// [`Error::UnknownPlugin`] when nothing of this id is loaded.
+    /// [`Error::UnknownPlugin`] if no plugin with this id is loaded.
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport> {
         let begun = Instant::now();
         let shared = &self.inner.shared;
@@ -160,15 +161,15 @@ impl HotRuntime {
         })
     }
 
-    /// Stops watching, unloads every plugin, and waits until replaced generations are gone too, or their limits are over:
-    /// what is still loaded then is in the report.
+    /// Stops watching, unloads every plugin, and waits until replaced generations are unloaded too, or the time limits are over:
+    /// the report lists what is still loaded then.
     pub async fn shutdown(self) -> ShutdownReport {
         let shared = &self.inner.shared;
         self.inner.stop.cancel();
         self.inner.tasks.close();
         let ending = async {
             shared.bus.remove_source(self.inner.settings).await;
-            // These put what serves among what retires.
+            // The tasks move what serves to what retires.
             self.inner.tasks.wait().await;
             shared.retiring.close();
             shared.retiring.wait().await;
@@ -176,7 +177,7 @@ impl HotRuntime {
         let _ = tokio::time::timeout(shared.end_limit(), ending).await;
         let left = shared.registry.still_loaded();
         for StillLoaded { plugin, generation, why } in &left {
-            tracing::warn!(plugin, generation, why, "still loaded when the runtime ends");
+            tracing::warn!(plugin, generation, why, "still loaded at the end of the runtime");
         }
         let _ = std::fs::remove_dir(shared.private_dir.path());
         ShutdownReport { left }
@@ -201,7 +202,7 @@ impl Inner {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes where a plugin is to run, and brings it there if it is loaded.
+    /// Sets where a plugin is to run, and moves it there if it is loaded.
     pub(crate) async fn place(
         &self,
         plugin: &str,
@@ -213,7 +214,7 @@ impl Inner {
         self.bring(plugin).await
     }
 
-    /// Brings a plugin to where it is to run, if it is loaded.
+    /// Moves a plugin to where it is to run, if it is loaded.
     pub(crate) async fn bring(&self, plugin: &str) -> Result<Option<SwapReport>> {
         let Some(known) = self.lock().get(plugin).cloned() else { return Ok(None) };
         let task = known.task;
@@ -222,7 +223,7 @@ impl Inner {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// The sender of a plugin's task, made without a source if there is none yet.
+    /// The sender of a plugin's task, which is started without a source if there is none yet.
     fn task_of(&self, plugin: &str) -> mpsc::Sender<Command> {
         let mut plugins = self.lock();
         if let Some(known) = plugins.get(plugin) {
@@ -254,7 +255,7 @@ impl Inner {
         Ok(answered)
     }
 
-    /// Reads and verifies a file. What is verified here is what is loaded, whatever becomes of the path.
+    /// Reads and verifies a file. The verified bytes are what is loaded, whatever happens to the file afterwards.
     pub(crate) async fn read(&self, path: &Path) -> Result<(Verified, Timeline)> {
         let begun = Instant::now();
         let (path, checks) = (path.to_owned(), self.shared.settings.checks.clone());
@@ -280,7 +281,7 @@ impl Inner {
     }
 }
 
-/// The error for a plugin that is not among the known ones, with the one that may be meant.
+/// The error for an unknown plugin, with a suggestion where a known id is close.
 fn unknown<'a>(plugin: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
     let nearest = controllerbus::config::nearest(plugin, known).map(str::to_owned);
     Error::UnknownPlugin { id: plugin.to_owned(), nearest }

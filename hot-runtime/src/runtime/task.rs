@@ -1,4 +1,4 @@
-//! One plugin's task: it builds, swaps and unloads in turn, and starts a build over that a newer change overtakes.
+//! One plugin's task: it builds, swaps and unloads one after the other, and restarts a build that a newer change overtakes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Build(Option<oneshot::Sender<Result<Option<SwapReport>>>>),
     /// Swap a built artifact in.
     Load(Box<Verified>, Timeline, oneshot::Sender<Result<SwapReport>>),
-    /// Bring what serves to where it is to run now.
+    /// Move the serving generation to where it is to run now.
     Place(oneshot::Sender<Result<Option<SwapReport>>>),
     /// Take it off the bus and unload it.
     Unload(oneshot::Sender<Result<UnloadReport>>),
@@ -35,7 +35,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Reads what the plugin is made of and starts to watch it, if its spec says so.
+    /// Reads what the plugin is made of and starts watching it, if its spec says so.
     pub(crate) async fn new(spec: PluginSpec, options: BuildOptions, watcher: &Watcher) -> Result<Self> {
         let following = spec.watch.then(|| watcher.follow());
         let mut builder = PluginBuilder::new(spec, options);
@@ -52,13 +52,12 @@ impl Source {
 struct Changes {
     inputs: Inputs,
     following: Option<Following>,
-    /// When something was told that has not been looked at yet.
+    /// When a change was reported that has not been looked at yet.
     hint: Option<Instant>,
 }
 
 impl Changes {
-    /// Waits until what is in an input is not what it was when the last build began; since when. Cancelling this loses
-    /// nothing.
+    /// Waits until an input's content is not what it was when the last build started; returns since when. Cancel-safe.
     async fn next(&mut self) -> Instant {
         let Some(following) = &mut self.following else { return std::future::pending().await };
         loop {
@@ -76,7 +75,7 @@ impl Changes {
         }
     }
 
-    /// Watches something else from now on.
+    /// A function that changes what is watched.
     fn set(&self) -> impl Fn(Vec<Watched>) + use<> {
         let setter = self.following.as_ref().map(Following::setter);
         move |watched| {
@@ -96,12 +95,12 @@ pub(crate) struct Plugin {
 }
 
 impl Plugin {
-    /// A plugin of which nothing is loaded yet.
+    /// A plugin that is not loaded yet.
     pub(crate) fn new(shared: Arc<Shared>, source: Option<Source>, serving: Arc<Serving>, id: &str) -> Self {
         Self { id: id.to_owned(), shared, source, serving }
     }
 
-    /// Does what it is asked to and follows its source, until it is told to stop or nobody can ask any more.
+    /// Serves commands and follows its source until it is stopped or its last handle is dropped.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         loop {
             let change = async {
@@ -131,7 +130,7 @@ impl Plugin {
                     None => break,
                 },
                 edited = change => {
-                    // Errors are told as events; there is nobody to answer.
+                    // Errors are reported as events; there is no caller to answer.
                     let _ = self.build_and_swap(Some(edited), &stop).await;
                 }
             }
@@ -139,7 +138,7 @@ impl Plugin {
         self.serving.unload(None).await;
     }
 
-    /// Builds until a build is not overtaken by a change, then swaps. Never two builds at once.
+    /// Builds until no change overtakes the build, then swaps. Never two builds at once.
     async fn build_and_swap(
         &mut self,
         edited: Option<Instant>,
@@ -159,9 +158,9 @@ impl Plugin {
             tokio::pin!(building);
             tokio::select! {
                 biased;
-                // What is always being written is built all the same.
+                // Sources that are written all the time are built all the same.
                 at = source.changes.next(), if overtaken < OVERTAKEN => {
-                    // What is being built is out of date: stop it, wait until it has stopped, start over.
+                    // The build is out of date: stop it, wait until it has stopped, start over.
                     cancel.cancel();
                     let _ = building.await;
                     overtaken += 1;
@@ -207,7 +206,7 @@ impl Plugin {
     }
 }
 
-/// A build's event as one of the runtime's.
+/// Converts a build's event to one of the runtime's.
 fn to_runtime_event(plugin: &str, event: BuildEvent) -> RuntimeEvent {
     let plugin = plugin.to_owned();
     match event {
@@ -222,11 +221,11 @@ fn to_runtime_event(plugin: &str, event: BuildEvent) -> RuntimeEvent {
     }
 }
 
-/// A save is several file events in a row: how long no further one must come.
+/// Saving a file gives several events: how long there must be no further one.
 const QUIET: Duration = Duration::from_millis(1);
 
-/// How long to wait for quiet at most.
+/// The longest wait for that.
 const SETTLED: Duration = Duration::from_millis(10);
 
-/// How often in a row a build is stopped because an input has changed.
+/// How often in a row a build is restarted because an input changed.
 const OVERTAKEN: usize = 5;

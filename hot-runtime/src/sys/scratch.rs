@@ -1,4 +1,4 @@
-//! Folders that are one process's own, beside those of others; what a process left behind that was killed is removed.
+//! Scratch folders, each of one process; those that a killed process left behind are removed.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::files::{create_private_dir, is_open_to_others};
 
-/// Whether this process has a lock now, or would have it where there are locks. Some file systems have none, network mounts
-/// and sandboxes among them: there a folder has a name of its own all the same, and what was left behind stays.
+/// Whether this process now holds a lock, or would if the file system had locks. Some, such as network mounts and sandboxes,
+/// have none: a scratch folder still has a unique name there, but what was left behind is not removed.
 fn is_locked(file: &File, parent: &Path) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -20,7 +20,7 @@ fn is_locked(file: &File, parent: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether that is what an error says.
+/// Whether an error means that the file system has no locks.
 pub(crate) fn has_no_locks(error: &io::Error) -> bool {
     #[cfg(unix)]
     let known = matches!(
@@ -32,17 +32,17 @@ pub(crate) fn has_no_locks(error: &io::Error) -> bool {
     known || error.kind() == io::ErrorKind::Unsupported
 }
 
-/// A name for a folder that nobody else uses. The folder is removed on drop; if this process is killed, by the next one
-/// that asks for such a name there.
+/// A unique name for a folder. The folder is removed on drop or, if this process is killed, by the next one that reserves
+/// a name there.
 pub(crate) struct ScratchDir {
     path: PathBuf,
     lock: PathBuf,
-    /// Locked for as long as this process lives.
+    /// Locked while this process lives.
     _file: File,
 }
 
 impl ScratchDir {
-    /// Reserves `parent/PREFIX...`; the folder itself is not made. Blocks.
+    /// Reserves `parent/PREFIX...` without creating the folder. Blocks.
     ///
     /// # Errors
     /// Why nothing can be written or locked in `parent`.
@@ -51,15 +51,15 @@ impl ScratchDir {
         loop {
             let file = tempfile::Builder::new().prefix(prefix).suffix(".lock").tempfile_in(parent)?;
             let (file, lock) = file.keep().map_err(|error| error.error)?;
-            // One that looks for abandoned ones may have been faster.
+            // A process that removes abandoned ones may have been faster.
             if is_locked(&file, parent)? && lock.is_file() {
                 return Ok(Self { path: lock.with_extension(""), lock, _file: file });
             }
         }
     }
 
-    /// The same for a folder that nobody else may enter. Where the file system does not know who may, such as on a medium
-    /// that was formatted for other systems, it is in the system's folder for temporary files. Blocks.
+    /// As [`ScratchDir::reserve`], for a folder that only this user can enter. Where the file system has no permissions, as on
+    /// media formatted for other systems, it is in the system's folder for temporary files instead. Blocks.
     ///
     /// # Errors
     /// Why nothing can be written or locked there.
@@ -69,7 +69,7 @@ impl ScratchDir {
         }
         let elsewhere = std::env::temp_dir();
         tracing::warn!(
-            "the file system of {} cannot keep others out; private copies of plugins are made in {} instead",
+            "the file system of {} has no permissions; private copies of plugins are written to {} instead",
             parent.display(),
             elsewhere.display()
         );
@@ -88,7 +88,7 @@ impl Drop for ScratchDir {
     }
 }
 
-/// Whether a folder in this one can be closed to others.
+/// Whether permissions work in this folder.
 fn can_be_private(parent: &Path) -> io::Result<bool> {
     let tried = tempfile::Builder::new().prefix(".private-").tempdir_in(parent)?;
     let inside = tried.path().join("inside");
@@ -104,7 +104,7 @@ fn remove_abandoned(parent: &Path, prefix: &str) {
         }
         let path = entry.path();
         let Ok(file) = File::options().write(true).open(&path) else { continue };
-        // Not where nobody can say that it is in use.
+        // Where there are no locks it may be in use.
         if file.try_lock().is_ok() {
             let _ = std::fs::remove_dir_all(path.with_extension(""));
             let _ = std::fs::remove_file(&path);
