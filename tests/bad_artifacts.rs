@@ -222,7 +222,7 @@ async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_b
     assert!(error.to_string().contains("Trust::anyone()"), "{error}");
     mode(&plugins, 0o777);
     let error = builder().start().await.err().expect("it is refused").to_string();
-    assert!(error.contains("everybody on this machine may write") && error.contains("allow_world_writable"), "{error}");
+    assert!(error.contains("everyone on this machine can write") && error.contains("allow_world_writable"), "{error}");
     let allowed = builder().allow_world_writable(true).start().await.expect("it is allowed");
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
     allowed.shutdown().await;
@@ -246,7 +246,7 @@ async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_b
     std::fs::copy(&file, plugins.join("open.part")).expect("copying");
     mode(&plugins.join("open.part"), 0o666);
     std::fs::rename(plugins.join("open.part"), &open).expect("renaming");
-    wait_for(&mut told, refused("everybody on this machine may write")).await;
+    wait_for(&mut told, refused("everyone on this machine can write")).await;
 
     std::fs::remove_dir_all(&plugins).expect("removing the folder");
     wait_for(&mut told, refused("the plugins folder was removed")).await;

@@ -1,4 +1,4 @@
-//! What a library says of itself, in a section of its own: read with every length bounded, and compared with this process.
+//! A library's manifest, in a section of its own: read with every length bounded, and compared with this process.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ const LONGEST_TEXT: usize = 4096;
 /// How many factories a plugin may have, and how many directives one of them may resolve.
 const MOST: usize = 1000;
 
-/// What the overlay says of the whole plugin.
+/// The overlay's record of the whole plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct BundleRecord {
@@ -28,7 +28,7 @@ pub struct BundleRecord {
     pub id: String,
     /// The plugin's version.
     pub version: semver::Version,
-    /// The hash of what it was built from.
+    /// The hash of the build's inputs.
     pub build_hash: String,
     /// The target triple.
     pub target: String,
@@ -40,29 +40,29 @@ pub struct BundleRecord {
     pub entry: String,
     /// The fingerprint of the types that cross the boundary.
     pub abi: String,
-    /// The version of the boundary's meaning.
+    /// The boundary's version.
     pub boundary: u32,
-    /// What a panic in it does: `unwind`, or it would end the host.
+    /// What a panic in it does: anything but `unwind` would abort the host.
     #[serde(default)]
     pub panic: String,
     /// The lowest runtime version that it works with.
     pub min_runtime: semver::Version,
 }
 
-/// What one `#[hot_plugin]` says of itself.
+/// The record of one `#[hot_plugin]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct FactoryRecord {
-    /// The id given to the attribute.
+    /// The attribute's `id`.
     pub plugin: String,
-    /// The version given to the attribute.
+    /// The attribute's `version`.
     pub version: semver::Version,
     /// The crate's name.
     #[serde(rename = "crate")]
     pub crate_name: String,
     /// The crate's version.
     pub crate_version: String,
-    /// One line about it.
+    /// A one-line description.
     pub description: String,
     /// The crate's own entry symbol.
     pub entry: String,
@@ -70,7 +70,7 @@ pub struct FactoryRecord {
     pub config: String,
     /// The ids of the directives that it resolves.
     pub resolves: Vec<String>,
-    /// How its controllers come in the place of others.
+    /// How its controllers replace others in a swap.
     #[serde(default)]
     pub swap: controllerbus::controller::SwapMode,
     /// The JSON schema of the config.
@@ -85,17 +85,17 @@ enum Record {
     Factory(FactoryRecord),
 }
 
-/// What a library says of itself, if it is a plugin.
+/// Reads a library's manifest.
 pub(super) fn described(body: &[u8]) -> Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
     let file = parse(body)?;
     if file.kind() != object::ObjectKind::Dynamic {
-        return Err((format!("it is not a dynamic library but {:?}", file.kind()), "build the plugin again"));
+        return Err((format!("it is not a dynamic library but {:?}", file.kind()), "rebuild the plugin"));
     }
     let (bundle, factories) = records(&file)?;
     let mut ids = HashSet::new();
     if let Some(twice) = factories.iter().find(|factory| !ids.insert(&factory.plugin)) {
         return Err((
-            format!("it has two factories of the id `{}`", twice.plugin),
+            format!("it has two factories with the id `{}`", twice.plugin),
             "give each #[hot_plugin] an id of its own",
         ));
     }
@@ -103,27 +103,28 @@ pub(super) fn described(body: &[u8]) -> Result<(BundleRecord, Vec<FactoryRecord>
 }
 
 fn parse(body: &[u8]) -> Result<object::File<'_>, Refusal> {
-    object::File::parse(body).map_err(|error| (format!("it is not a library: {error}"), "build the plugin again"))
+    object::File::parse(body).map_err(|error| (format!("it is not a library: {error}"), "rebuild the plugin"))
 }
 
+/// Checks that this process could load a library.
 pub(super) fn compatible(library: &[u8], bundle: &BundleRecord) -> Result<(), Refusal> {
-    const REBUILD: &str = "build it against this runtime's version of controllerbus";
+    const REBUILD: &str = "rebuild it with this runtime's version of controllerbus";
     check_machine(&parse(library)?)?;
     let here = env!("CBUS_TARGET");
     if bundle.target != here {
-        return Err((format!("it was built for {}, and this is {here}", bundle.target), "build it for this target"));
+        return Err((format!("it was built for {}, but this is {here}", bundle.target), "build it for this target"));
     }
     if bundle.boundary != BOUNDARY_VERSION {
-        let reason = format!("its boundary has version {}, and this runtime's has {BOUNDARY_VERSION}", bundle.boundary);
+        let reason = format!("its boundary has version {}, but this runtime's has {BOUNDARY_VERSION}", bundle.boundary);
         return Err((reason, REBUILD));
     }
     if bundle.abi != ABI_HEX {
         let reason =
-            format!("its boundary types have the fingerprint {}, and this runtime's have {ABI_HEX}", bundle.abi);
+            format!("its boundary types have the fingerprint {}, but this runtime's have {ABI_HEX}", bundle.abi);
         return Err((reason, REBUILD));
     }
     if bundle.panic != "unwind" {
-        return Err(("a panic in it would end the host".to_owned(), "build it with `panic = \"unwind\"`"));
+        return Err(("a panic in it would abort the host".to_owned(), "build it with `panic = \"unwind\"`"));
     }
     let runtime: Option<semver::Version> = env!("CARGO_PKG_VERSION").parse().ok();
     if runtime.is_some_and(|runtime| runtime < bundle.min_runtime) {
@@ -143,10 +144,10 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
         _ => file.architecture(),
     };
     if file.architecture() != wanted {
-        return Err((format!("it is for {:?}, and this machine is {wanted:?}", file.architecture()), HELP));
+        return Err((format!("it is for {:?}, but this machine is {wanted:?}", file.architecture()), HELP));
     }
     if file.is_little_endian() != cfg!(target_endian = "little") {
-        return Err(("its byte order is not this machine's".to_owned(), HELP));
+        return Err(("it has another byte order than this machine".to_owned(), HELP));
     }
     Ok(())
 }
@@ -163,21 +164,21 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
         .ok_or_else(|| ("it is a library but not a plugin: it has no manifest".to_owned(), HELP))?;
     let data = section.data().map_err(|error| (format!("its manifest cannot be read: {error}"), HELP))?;
     if data.len() > LONGEST {
-        return Err((format!("its manifest has {} bytes; at most {LONGEST} are read", data.len()), HELP));
+        return Err((format!("its manifest has {} bytes, and the limit is {LONGEST}", data.len()), HELP));
     }
     let mut bundle = None;
     let mut factories = Vec::new();
     for line in data.split(|byte| *byte == b'\n' || *byte == 0).filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line).map_err(|error| {
             let why = error.to_string();
-            (format!("its manifest is not understood: {}", crate::text::shortened(&why, 300)), HELP)
+            (format!("its manifest is not valid: {}", crate::text::shortened(&why, 300)), HELP)
         })? {
             Record::Bundle(record) if bundle.is_none() => bundle = Some(record),
             Record::Bundle(_) => return Err(("its manifest has two bundle records".to_owned(), HELP)),
             Record::Factory(record) => factories.push(record),
         }
         if factories.len() > MOST {
-            return Err((format!("it has more than {MOST} controllers"), "make several plugins of it"));
+            return Err((format!("it has more than {MOST} controllers"), "split it into several plugins"));
         }
     }
     let bundle: BundleRecord = bundle.ok_or_else(|| ("its manifest has no bundle record".to_owned(), HELP))?;
@@ -186,12 +187,13 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
     for FactoryRecord { plugin, crate_name, crate_version, entry, config, resolves, description, .. } in &factories {
         names.extend([plugin, crate_name, crate_version, entry, config].into_iter().chain(resolves));
         if description.len() > LONGEST_TEXT || resolves.len() > MOST {
-            let reason = format!("what it says of {} is too long", shortened(plugin));
-            return Err((reason, "shorten its doc comment, or the list of what it resolves"));
+            let reason = format!("its description of {} is too long", shortened(plugin));
+            return Err((reason, "shorten the doc comment, or the list of what it resolves"));
         }
     }
     if let Some(name) = names.into_iter().find(|name| name.len() > LONGEST_NAME) {
-        let reason = format!("it names {}, which has {} bytes of at most {LONGEST_NAME}", shortened(name), name.len());
+        let reason =
+            format!("it names {}, which has {} bytes; the limit is {LONGEST_NAME}", shortened(name), name.len());
         return Err((reason, "give it a shorter id"));
     }
     if factories.is_empty() {

@@ -1,4 +1,4 @@
-//! Private copies: the verified bytes, where only this user can write, under a name that was never used.
+//! Private copies: the verified bytes where only this user can write, under a name that was never used before.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,14 +13,14 @@ use crate::util::slug;
 
 /// The private copy of a verified artifact: the only thing that is ever opened.
 ///
-/// It can be told to a plugin host, which takes the word of the runtime that started it.
+/// It can be sent to a plugin host, which trusts the runtime that started it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PrivateCopy {
     /// The copy.
     path: PathBuf,
-    /// Where the artifact came from, for messages.
+    /// Where the artifact was read from, for messages.
     shown: PathBuf,
-    /// The entry symbol that its manifest names.
+    /// The entry symbol, from the manifest.
     entry: String,
     /// The hash that was verified, as hex.
     hash: String,
@@ -49,7 +49,7 @@ impl PrivateCopy {
 }
 
 impl PrivateCopy {
-    /// The same bytes under another name beside this one, which may be removed without that one. Blocks.
+    /// The same bytes under another name beside this one; either can be removed without the other. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] when neither a link nor a copy can be made.
@@ -63,14 +63,14 @@ impl PrivateCopy {
 }
 
 impl Verified {
-    /// Writes the verified bytes to a file of their own in a folder that only this user can enter.
+    /// Writes the verified bytes to a new file in a folder that only this user can enter.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written, [`Error::Artifact`] when the folder is not safe.
     pub fn write_private(&self, dir: &Path) -> Result<PrivateCopy> {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         private_folder(dir)?;
-        // As the system's list of mappings will name it.
+        // As `/proc/self/maps` will name it.
         let dir = dir.canonicalize().map_err(Error::io("finding the folder for private copies", dir))?;
         let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
         let name = format!(
@@ -80,7 +80,7 @@ impl Verified {
             std::env::consts::DLL_SUFFIX
         );
         let path = dir.join(name);
-        // Never a path that exists: the loader would hand out the old library for a known one.
+        // Never an existing path: for one that it knows, the loader would return the old library.
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -99,18 +99,18 @@ fn private_folder(dir: &Path) -> Result<()> {
     let refuse = |reason: &str| Error::Artifact {
         path: dir.to_owned(),
         reason: reason.to_owned(),
-        help: "remove it, or choose another work folder".to_owned(),
+        help: "remove it, or use another work folder".to_owned(),
     };
     create_private_dir(dir).map_err(Error::io("creating the folder for private copies", dir))?;
     let found = std::fs::symlink_metadata(dir).map_err(Error::io("checking the folder for private copies", dir))?;
     if !found.is_dir() {
-        return Err(refuse("the place for private copies is not a folder"));
+        return Err(refuse("the path for private copies is not a directory"));
     }
     if !is_own(&found) {
         return Err(refuse("the folder for private copies belongs to another user"));
     }
     if is_open_to_others(&found) {
-        return Err(refuse("others may enter the folder for private copies"));
+        return Err(refuse("other users can enter the folder for private copies"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! From bytes to what they say: read once, hashed as they come, then inspected.
+//! Reads files once, hashing them as they are read, and inspects them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::trailer::{self, TRAILER};
 use super::{LARGEST, PrivateCopy, refused};
 use crate::error::{Error, Result};
 
-/// The bytes of a file, and the hash of what would be the library in it. Nothing else is known of them.
+/// The bytes of a file, and the hash of what would be the library in it. Nothing else is known about them.
 pub struct Read {
     /// Where it was read from, for messages.
     pub(super) path: PathBuf,
@@ -20,19 +20,19 @@ impl Read {
     /// Reads a regular file of at most `largest` bytes in one pass. Blocks.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Artifact`] when it is too large, or nothing that has an end.
+    /// [`Error::Io`] if it cannot be read, [`Error::Artifact`] if it is too large or not a regular file.
     pub fn file(path: &Path, largest: u64) -> Result<Self> {
         let (file, found) = open_bounded(path, largest, "reading the plugin file")?;
         Self::open_file(path, file, found.len(), |_| {})
     }
 
-    /// Bytes that were read already; `path` is for messages.
+    /// Takes bytes that were read already; `path` is for messages.
     pub fn bytes(path: &Path, bytes: Vec<u8>) -> Self {
         let hash = blake3::hash(&bytes[..bytes.len().saturating_sub(TRAILER)]);
         Self { path: path.to_owned(), bytes, hash }
     }
 
-    /// The bytes of a private copy, which is the library alone, with the trailer that it would have.
+    /// Reads a private copy, which is the library alone, and adds its trailer.
     pub(super) fn private_copy(copy: &PrivateCopy) -> Result<Self> {
         let path = copy.path();
         let failed = || Error::io("reading the private copy of a plugin", path);
@@ -49,7 +49,7 @@ impl Read {
         Ok(Self { path: copy.shown().to_owned(), bytes, hash })
     }
 
-    /// Reads an open file, and shows each part to `look`.
+    /// Reads an open file, and passes each part to `look`.
     pub(super) fn open_file(
         path: &Path,
         file: std::fs::File,
@@ -68,8 +68,8 @@ impl Read {
         });
         read.map_err(Error::io("reading the plugin file", path))?;
         if bytes.len() as u64 != length {
-            let reason = "it changed while it was read, so its hash is not known".to_owned();
-            return Err(refused(path, (reason, "write it under another name and rename it when it is whole")));
+            let reason = "it changed while it was being read".to_owned();
+            return Err(refused(path, (reason, "write it under another name, and rename it when it is complete")));
         }
         Ok(Self { path: path.to_owned(), bytes, hash: hasher.finalize() })
     }
@@ -79,8 +79,8 @@ impl Read {
         &self.bytes
     }
 
-    /// Checks that the file is whole and says what it is: trailer, hash, format, manifest. It may be for another machine
-    /// or another version of the boundary. None of it is executed.
+    /// Checks that the file is complete and describes itself: trailer, hash, format, manifest. It may be for another machine or
+    /// another version of the boundary. None of its code runs.
     ///
     /// # Errors
     /// [`Error::Artifact`] with what is wrong and what to do.
@@ -107,7 +107,7 @@ impl std::fmt::Debug for Read {
     }
 }
 
-/// Reads a file and checks that it is whole and says what it is; whoever made it, and whatever it is for. Blocks.
+/// Reads a file and checks that it is complete and describes itself, whoever made it and whatever machine it is for. Blocks.
 ///
 /// # Errors
 /// As [`Read::file`] and [`Read::inspect`].
@@ -115,7 +115,7 @@ pub fn inspect(path: &Path) -> Result<Inspected> {
     Read::file(path, LARGEST)?.inspect()
 }
 
-/// A whole file that says what it is. That it can be looked at does not mean that it may be loaded.
+/// A complete artifact with a valid manifest. It can be looked at, but not loaded.
 #[non_exhaustive]
 pub struct Inspected {
     /// Where it was read from.
@@ -123,9 +123,9 @@ pub struct Inspected {
     bytes: Vec<u8>,
     /// The BLAKE3 hash of the library, as hex.
     pub hash: String,
-    /// What it says of itself.
+    /// The record of the whole plugin.
     pub bundle: BundleRecord,
-    /// What its factories say of themselves.
+    /// The records of its factories.
     pub factories: Vec<FactoryRecord>,
 }
 
@@ -146,7 +146,7 @@ impl Inspected {
     /// Checks that this process could load it: architecture, target, boundary, types, runtime version.
     ///
     /// # Errors
-    /// [`Error::Artifact`] with what does not fit and what to do.
+    /// [`Error::Artifact`] with what does not match and what to do.
     pub fn check_compatible(&self) -> Result<()> {
         compatible(self.library(), &self.bundle).map_err(|refusal| refused(&self.path, refusal))
     }

@@ -1,4 +1,4 @@
-//! Seals built libraries: a trailer with the hash, the length and a magic word makes one an artifact.
+//! Seals built libraries: a trailer with the hash, the length and a magic word makes an artifact of one.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::sys::files::{make_readable, replace};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sealed {
-    /// The hash of its body, as hex.
+    /// The hash of the library, as hex.
     pub hash: String,
     /// Its size in bytes, with the trailer.
     pub size: u64,
 }
 
-/// Copies a built library to `out`, with a trailer that holds its BLAKE3 hash. Readers see the old file or the whole new one.
+/// Copies a built library to `out` with a trailer that holds its BLAKE3 hash. Readers see the old file or the complete new one.
 ///
 /// # Errors
 /// [`Error::Io`] with the file that could not be read or written, [`Error::Artifact`] for a library without unwind tables.
@@ -33,12 +33,12 @@ pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
     Ok(told)
 }
 
-/// The same; and what was sealed, which so need not be read again. A library that is `ours` is made the artifact itself
-/// where that is possible. `None` if what was built is no plugin. Blocks.
+/// As [`seal`], and returns what was sealed, so that it need not be read again; `None` if it is not a plugin. A library that is
+/// `ours` becomes the artifact itself where possible. Blocks.
 pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Inspected>)> {
     let (mut sealed, told, patches) = sealed(library)?;
     if !ours {
-        // What was linked here was looked at already.
+        // What was linked here was checked already.
         check(library, sealed.as_bytes())?;
     }
     if !(ours && make_sealed(library, sealed.as_bytes(), &patches, out).is_ok()) {
@@ -48,22 +48,21 @@ pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(S
     Ok((told, sealed.inspect().ok()))
 }
 
-/// Refuses a library whose panics would end the host, or whose memory the host cannot free.
+/// Refuses a library whose panics would abort the host, or whose memory the host cannot free.
 fn check(library: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(reason) = Tables::of(bytes).and_then(|found| found.wrong()) {
-        return Err(refused(library, (reason, "build and link it so that it keeps `.eh_frame`")));
+        return Err(refused(library, (reason, "build and link it in a way that keeps `.eh_frame`")));
     }
     if unmap::has_malloc(bytes) {
-        let reason =
-            "it has a `malloc` of its own, and memory that it hands over is freed by the C library's".to_owned();
-        let help = "use its allocator as `#[global_allocator]` only, without the feature that replaces `malloc` (`override`, \
+        let reason = "it has its own `malloc`, but memory that it hands over is freed by the C library's".to_owned();
+        let help = "use the allocator only as `#[global_allocator]`, without the feature that replaces `malloc` (`override`, \
                     `unprefixed_malloc_on_supported_platforms`)";
         return Err(refused(library, (reason, help)));
     }
     Ok(())
 }
 
-/// A library with its trailer, and what was changed in it so that it can be unmapped.
+/// Reads a library and adds its trailer; returns also what was changed so that it can be unmapped.
 fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     let failed = || Error::io("reading the built library", library);
     let file = std::fs::File::open(library).map_err(failed())?;
@@ -76,7 +75,7 @@ fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     .map_err(failed())?;
     let patches = unmap::to_be_unmapped(&bytes);
     if !patches.is_empty() {
-        tracing::info!(library = %library.display(), "it is marked never to be unmapped; the artifact is not");
+        tracing::info!(library = %library.display(), "the library is marked as never to be unmapped; the artifact is not");
         patches.iter().for_each(|patch| bytes[patch.at] = patch.byte);
         hasher.reset().update(&bytes);
     }
@@ -98,7 +97,7 @@ fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the trailer to the library and moves it to `out`, which fails where that is on another disk.
+/// Adds the trailer to the library in place and moves it to `out`; fails if that is on another file system.
 fn make_sealed(library: &Path, bytes: &[u8], patches: &[Patch], out: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(out.parent().unwrap_or(Path::new(".")))?;
     let mut file = std::fs::OpenOptions::new().write(true).open(library)?;

@@ -1,7 +1,7 @@
-//! Who made an artifact: minisign keys, and signatures in a file beside it. [`crate::artifact::Trust`] says whose count.
+//! Signatures: minisign keys, and signatures in a file beside the artifact. [`crate::artifact::Trust`] decides which count.
 //!
-//! The signature of `greeter.cbus.so` is `greeter.cbus.so.minisig`, over the whole file, as the `minisign` tool writes
-//! and verifies it (`minisign -Vm greeter.cbus.so -p minisign.pub`).
+//! The signature of `greeter.cbus.so` is `greeter.cbus.so.minisig`. It covers the whole file, in the format of the `minisign`
+//! tool (`minisign -Vm greeter.cbus.so -p minisign.pub`).
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,7 +25,7 @@ use crate::artifact;
 use crate::error::{Error, Result};
 use crate::sys::files::{create_private, make_readable};
 
-/// The file beside an artifact that holds its signature: its name with `.minisig` at the end.
+/// The path of an artifact's signature: its own path with `.minisig` appended.
 #[must_use]
 pub fn signature_path(artifact: &Path) -> PathBuf {
     let mut name = artifact.as_os_str().to_owned();
@@ -33,7 +33,7 @@ pub fn signature_path(artifact: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A key that signatures are verified with.
+/// A key to verify signatures with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     pub(crate) key: minisign_verify::PublicKey,
@@ -41,7 +41,7 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// A key from its base64 text, or from the two lines of a `.pub` file.
+    /// Parses a key from its base64 text, or from the two lines of a `.pub` file.
     ///
     /// # Errors
     /// [`Error::Key`] when it is not a minisign public key.
@@ -49,7 +49,7 @@ impl PublicKey {
         Self::parse_from(text, Path::new("the given text"))
     }
 
-    /// A key from a `.pub` file.
+    /// Reads a key from a `.pub` file.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Key`] when it is not a minisign public key.
@@ -81,25 +81,25 @@ impl std::str::FromStr for PublicKey {
     }
 }
 
-/// A key that artifacts are signed with.
+/// A key to sign artifacts with.
 pub struct SecretKey {
     key: minisign::SecretKey,
 }
 
 impl SecretKey {
-    /// A key from a file, with the password that protects it, if one does. Deriving a key from a password is slow
-    /// on purpose: about a second.
+    /// Reads a key from a file, with the password if one protects it. Deriving a key from a password is deliberately slow:
+    /// about a second.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Key`] when it is no minisign secret key, or the password is
-    /// missing or wrong.
+    /// [`Error::Io`] if it cannot be read, [`Error::Key`] if it is not a minisign secret key, or the password is missing or
+    /// wrong.
     pub fn read(path: &Path, password: Option<&str>) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("reading a secret key", path))?;
         let refuse = |error: minisign::PError| Error::Key { path: path.to_owned(), reason: error.to_string() };
         let boxed = minisign::SecretKeyBox::from_string(&text).map_err(refuse)?;
         let key = match password {
             Some(password) => boxed.into_secret_key(Some(password.to_owned())),
-            // Never asks on the terminal.
+            // Never prompts on the terminal.
             None => boxed.into_unencrypted_secret_key(),
         };
         Ok(Self { key: key.map_err(refuse)? })
@@ -111,7 +111,7 @@ impl SecretKey {
     }
 }
 
-// The library's own would print the key.
+// The library's own implementation would print the key.
 impl std::fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SecretKey").field("id", &self.id()).finish_non_exhaustive()
@@ -122,8 +122,8 @@ fn id_text(keynum: &[u8]) -> String {
     keynum.iter().rev().map(|byte| format!("{byte:02X}")).collect()
 }
 
-/// Makes a pair of keys and writes it to two new files, the secret one readable by its owner only. With a password,
-/// the secret key is encrypted with it.
+/// Generates a key pair and writes it to two new files, the secret one readable only by its owner. A password encrypts the
+/// secret key.
 ///
 /// # Errors
 /// [`Error::Io`] when a file exists already or cannot be written.
@@ -152,13 +152,12 @@ fn write_new(path: &Path, text: &str, private: bool) -> Result<()> {
     write().map_err(Error::io("writing a key (an existing file is never overwritten)", path))
 }
 
-/// Signs an artifact: verifies that it is whole, and writes its signature beside it. Returns the signature's file.
-/// Blocks.
+/// Signs an artifact: checks that it is complete, and writes its signature beside it. Returns the signature's path. Blocks.
 ///
 /// # Errors
 /// As [`artifact::inspect`], and [`Error::Io`] when the signature cannot be written.
 pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
-    // Whoever signs it has it at hand: it may be as large as it is.
+    // A file of one's own may have any size.
     let read = artifact::Read::file(artifact, u64::MAX)?.inspect()?;
     let about = format!(
         "plugin:{} version:{} build:{} blake3:{}",
@@ -240,7 +239,7 @@ mod tests {
         // Whole and plausible, but not what was signed.
         Tiny { min_runtime: "0.0.9", ..Tiny::default() }.seal(&artifact);
         let error = check(&Trust::keys([key]).or_unsigned(), &artifact).expect_err("refused").to_string();
-        assert!(error.contains("does not fit"), "{error}");
+        assert!(error.contains("is not valid"), "{error}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn what_does_not_fit_this_process_can_be_inspected_but_is_refused_with_a_reason(
         (Tiny { target: "x86_64-unknown-other", ..Tiny::default() }, "built for x86_64-unknown-other"),
         (Tiny { boundary: BOUNDARY_VERSION - 1, ..Tiny::default() }, "its boundary has version"),
         (Tiny { abi: "0000000000000000".to_owned(), ..Tiny::default() }, "fingerprint"),
-        (Tiny { panic: "abort", ..Tiny::default() }, "a panic in it would end the host"),
+        (Tiny { panic: "abort", ..Tiny::default() }, "a panic in it would abort the host"),
         (Tiny { min_runtime: "99.0.0", ..Tiny::default() }, "needs hot-runtime 99.0.0"),
     ];
     for (tiny, reason) in cases {
@@ -89,7 +89,7 @@ fn what_does_not_fit_this_process_can_be_inspected_but_is_refused_with_a_reason(
 fn a_plugin_without_factories_or_with_two_of_one_id_is_refused() {
     assert!(refused(&sealed(&Tiny { factories: vec![], ..Tiny::default() })).contains("no controllers"));
     let twice = refused(&sealed(&Tiny { factories: vec!["one", "two", "one"], ..Tiny::default() }));
-    assert!(twice.contains("two factories of the id `one`"), "{twice}");
+    assert!(twice.contains("two factories with the id `one`"), "{twice}");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn whoever_has_not_said_whom_it_trusts_loads_no_file() {
     let path = folder.path().join("plugin.cbus.so");
     Tiny::default().seal(&path);
     let error = Checks::new(Trust::undecided()).verify(&path).err().expect("refused").to_string();
-    assert!(error.contains("has not said whose plugin files it loads"), "{error}");
+    assert!(error.contains("has not set whose plugin files it loads"), "{error}");
     assert!(Checks::new(Trust::keys([])).accept_nothing());
 }
 
@@ -148,7 +148,7 @@ fn every_length_in_a_manifest_is_bounded() {
     let long = "x".repeat(300);
     let many: Vec<&str> = (0..1001).map(|number| &*format!("f{number}").leak()).collect();
     let cases: [(Tiny, &str); 3] = [
-        (Tiny { abi: long, ..Tiny::default() }, "which has 300 bytes of at most 256"),
+        (Tiny { abi: long, ..Tiny::default() }, "which has 300 bytes; the limit is 256"),
         (Tiny { factories: many, ..Tiny::default() }, "more than 1000 controllers"),
         (Tiny { abi: "x".repeat(2 << 20), ..Tiny::default() }, "its manifest has"),
     ];
@@ -268,9 +268,9 @@ mod places {
 
     fn spoils() -> Vec<Spoilt> {
         let mut spoils = vec![
-            Spoilt { owner: None, mode: 0o777, said: "everybody on this machine may write" },
-            Spoilt { owner: None, mode: 0o757, said: "everybody on this machine may write" },
-            Spoilt { owner: None, mode: 0o702, said: "everybody on this machine may write" },
+            Spoilt { owner: None, mode: 0o777, said: "everyone on this machine can write" },
+            Spoilt { owner: None, mode: 0o757, said: "everyone on this machine can write" },
+            Spoilt { owner: None, mode: 0o702, said: "everyone on this machine can write" },
         ];
         // Only the administrator can give files away.
         if rustix::process::geteuid().is_root() {

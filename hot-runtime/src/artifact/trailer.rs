@@ -1,4 +1,4 @@
-//! The last bytes of every artifact: the BLAKE3 hash of what stands before them, its length, a magic word.
+//! The last bytes of every artifact: the BLAKE3 hash of what comes before them, its length, and a magic word.
 
 use super::Refusal;
 
@@ -16,7 +16,7 @@ pub(super) fn trailer(hash: &blake3::Hash, length: usize) -> [u8; TRAILER] {
     trailer
 }
 
-/// A library with its trailer.
+/// Adds the trailer to a library.
 #[must_use]
 pub fn with_trailer(mut library: Vec<u8>) -> Vec<u8> {
     let trailer = trailer(&blake3::hash(&library), library.len());
@@ -24,9 +24,9 @@ pub fn with_trailer(mut library: Vec<u8>) -> Vec<u8> {
     library
 }
 
-/// Checks the trailer of a file, of whose body `hash` is the hash.
+/// Checks the trailer of a file whose body has this hash.
 pub(super) fn check(file: &[u8], hash: &blake3::Hash) -> Result<(), Refusal> {
-    const REPLACE: &str = "copy or build it again; it is damaged or was not written to its end";
+    const REPLACE: &str = "copy or build it again; it is damaged or incomplete";
     let Some(length) = file.len().checked_sub(TRAILER) else {
         return Err((format!("it has {} bytes, too few for an artifact", file.len()), REPLACE));
     };
@@ -34,14 +34,14 @@ pub(super) fn check(file: &[u8], hash: &blake3::Hash) -> Result<(), Refusal> {
     if &trailer[40..] != MAGIC {
         return Err((
             "it has no artifact trailer".to_owned(),
-            "only files built by hot-runtime are loaded; build the plugin with it, or copy it again if it was",
+            "only files built by hot-runtime can be loaded; build the plugin with it, or copy the file again",
         ));
     }
     if trailer[32..40] != (length as u64).to_le_bytes() {
-        return Err(("its length is not the one in its trailer".to_owned(), REPLACE));
+        return Err(("its length differs from the one in its trailer".to_owned(), REPLACE));
     }
     if trailer[..32] != *hash.as_bytes() {
-        return Err(("its content does not have the hash in its trailer".to_owned(), REPLACE));
+        return Err(("its hash differs from the one in its trailer".to_owned(), REPLACE));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Whose artifacts a host loads: a value that it makes on purpose.
+//! Whose artifacts a host loads.
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ use crate::error::{Error, Result};
 /// Signatures have a few hundred bytes.
 const LARGEST_SIGNATURE: u64 = 64 * 1024;
 
-/// Whose artifacts a host loads. A plugin is native code with all that its host may do, so this is a host's to say.
+/// Whose artifacts a host loads. A plugin is native code that can do whatever its host can, so the host has to decide.
 ///
 /// ```no_run
 /// # fn example() -> hot_runtime::Result<()> {
 /// use hot_runtime::Trust;
 /// use hot_runtime::sign::PublicKey;
 ///
-/// // What one of these has signed, and nothing else:
+/// // Only what is signed with one of these keys:
 /// let signed = Trust::keys([PublicKey::read("minisign.pub".as_ref())?]);
-/// // Whatever lies where only this user, or the administrator, may write:
+/// // Every file to which only this user, or the administrator, can write:
 /// let mine = Trust::anyone();
 /// # Ok(())
 /// # }
@@ -32,36 +32,36 @@ pub struct Trust {
     unsigned: Unsigned,
 }
 
-/// What becomes of a file that no accepted key has signed.
+/// What to do with a file that no accepted key has signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsigned {
     Accepted,
     Refused,
-    /// Nobody has said whom to trust.
+    /// The host has not decided.
     Undecided,
 }
 
 impl Trust {
-    /// Accepts what one of these keys has signed, and nothing else. Without any key it accepts nothing.
+    /// Accepts only what is signed with one of these keys. Without keys it accepts nothing.
     #[must_use]
     pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
         Self { keys: keys.into_iter().collect(), unsigned: Unsigned::Refused }
     }
 
-    /// Accepts every plugin that lies where only this user or the administrator may write, whoever made it.
+    /// Accepts every plugin file to which only this user or the administrator can write, whoever made it.
     #[must_use]
     pub fn anyone() -> Self {
         Self { keys: Vec::new(), unsigned: Unsigned::Accepted }
     }
 
-    /// Accepts what is not signed by one of the keys too. A signature by one of them that does not fit is refused all the same.
+    /// Also accepts what is not signed with one of the keys. An invalid signature by one of them is still refused.
     #[must_use]
     pub fn or_unsigned(mut self) -> Self {
         self.unsigned = Unsigned::Accepted;
         self
     }
 
-    /// Trusts nobody until the host says whom: files are refused with that.
+    /// Refuses all files until the host decides.
     pub(crate) fn undecided() -> Self {
         Self { keys: Vec::new(), unsigned: Unsigned::Undecided }
     }
@@ -70,20 +70,20 @@ impl Trust {
         self.unsigned == Unsigned::Undecided
     }
 
-    /// Whether nothing at all could be accepted: a signature is required and there is no key.
+    /// Whether nothing can ever be accepted: a signature is required and there is no key.
     pub fn accepts_nothing(&self) -> bool {
         self.keys.is_empty() && self.unsigned == Unsigned::Refused
     }
 
-    /// What signature is claimed for an artifact. Nothing of the artifact has been read yet.
+    /// Reads the signature of an artifact, before anything of the artifact is read.
     ///
     /// # Errors
-    /// A signature is required and there is none, or none by a key that is accepted.
+    /// A signature is required, and there is none by an accepted key.
     pub(super) fn claim(&self, artifact: &Path) -> Result<Claim<'_>> {
         let refuse = |refusal: Refusal| refused(artifact, refusal);
         if self.unsigned == Unsigned::Undecided {
-            let reason = "the host has not said whose plugin files it loads".to_owned();
-            return Err(refuse((reason, "give its builder `Trust::keys(..)`, or `Trust::anyone()`")));
+            let reason = "the host has not set whose plugin files it loads".to_owned();
+            return Err(refuse((reason, "pass `Trust::keys(..)` or `Trust::anyone()` to its builder")));
         }
         let unsigned = Claim { key: None, signature: None };
         if self.keys.is_empty() && self.unsigned == Unsigned::Accepted {
@@ -96,7 +96,7 @@ impl Trust {
                 if self.unsigned == Unsigned::Accepted {
                     return Ok(unsigned);
                 }
-                let reason = format!("it is not signed: there is no {}", path.display());
+                let reason = format!("it is not signed: {} does not exist", path.display());
                 return Err(refuse((reason, "sign it with a key that this host accepts")));
             }
             Err(error) => return Err(error),
@@ -110,28 +110,28 @@ impl Trust {
         let key = self.keys.iter().find(made);
         if key.is_none() && self.unsigned == Unsigned::Refused {
             let known: Vec<_> = self.keys.iter().map(PublicKey::id).collect();
-            let reason = format!("it is signed, but by none of the accepted keys ({})", known.join(", "));
-            return Err(refuse((reason, "sign it with one of them, or let the host accept the key")));
+            let reason = format!("it is signed, but with none of the accepted keys ({})", known.join(", "));
+            return Err(refuse((reason, "sign it with one of them, or have the host accept the key")));
         }
         Ok(Claim { key, signature: Some(signature) })
     }
 }
 
-/// A signature by an accepted key that is yet to be verified, if there is one.
+/// A signature that is yet to be verified, if there is one by an accepted key.
 pub(super) struct Claim<'a> {
     key: Option<&'a PublicKey>,
     signature: Option<Signature>,
 }
 
 impl<'a> Claim<'a> {
-    /// What looks at the bytes as they are read; none if nothing is claimed.
+    /// Verifies the bytes as they are read; `None` if there is no signature.
     pub(super) fn verifier(&self, artifact: &Path) -> Result<Option<Verifier<'_>>> {
         let (Some(key), Some(signature)) = (self.key, &self.signature) else { return Ok(None) };
         let stream = key.key.verify_stream(signature).map_err(|error| unfit(artifact, key, &error))?;
         Ok(Some(Verifier { key, stream }))
     }
 
-    /// The key that it is said to be by.
+    /// The key that it claims.
     pub(super) fn key(&self) -> Option<&'a PublicKey> {
         self.key
     }
@@ -148,13 +148,13 @@ impl Verifier<'_> {
         self.stream.update(part);
     }
 
-    /// Whether it fits all that was shown.
+    /// Checks the signature against all that was read.
     pub(super) fn finish(mut self, artifact: &Path) -> Result<()> {
         self.stream.finalize().map_err(|error| unfit(artifact, self.key, &error))
     }
 }
 
 fn unfit(artifact: &Path, key: &PublicKey, error: &minisign_verify::Error) -> Error {
-    let reason = format!("its signature by key {} does not fit: {error}", key.id());
-    refused(artifact, (reason, "it was changed after it was signed; build and sign it again"))
+    let reason = format!("its signature by key {} is not valid: {error}", key.id());
+    refused(artifact, (reason, "it was changed after it was signed; rebuild and sign it again"))
 }

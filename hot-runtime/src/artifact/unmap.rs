@@ -1,16 +1,16 @@
-//! What of a library keeps it, or its memory, from being given back: cleared where it can be, and refused where not.
+//! What keeps a library from being unmapped, or its memory from being freed: removed where possible, refused where not.
 
 use object::elf::{DF_1_NODELETE, DF_STATIC_TLS, DT_FLAGS, DT_FLAGS_1, Dyn64, STB_GLOBAL, STB_GNU_UNIQUE, Sym64};
 use object::{Endianness, LittleEndian, Object, ObjectSection, pod};
 
-/// A byte of a library that is to be another.
+/// A change of one byte of a library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patch {
     pub(crate) at: usize,
     pub(crate) byte: u8,
 }
 
-/// A part of a library that is a table of entries, and where it is in the file.
+/// A section of a library that is a table, and its offset in the file.
 fn table<'data, T: pod::Pod>(library: &'data [u8], section: &str) -> Option<(usize, &'data [T])> {
     let file = object::File::parse(library).ok()?;
     if file.format() != object::BinaryFormat::Elf || !file.is_64() || file.endianness() != Endianness::Little {
@@ -23,9 +23,9 @@ fn table<'data, T: pod::Pod>(library: &'data [u8], section: &str) -> Option<(usi
     Some((usize::try_from(at).ok()?, entries))
 }
 
-/// What has to be changed in a library so that it is unmapped when it is closed: it may be marked never to be (by
-/// `-z nodelete`), and so does the loader mark it when it finds symbols in it of which a process shall have one only
-/// (`STB_GNU_UNIQUE`, of C++): here each generation has its own.
+/// What must be changed in a library so that it is unmapped when it is closed. It may be marked as never to be unmapped (with
+/// `-z nodelete`), and the loader marks it so if it has symbols that are to be unique in the process (`STB_GNU_UNIQUE`, of
+/// C++): here each generation has its own.
 pub(crate) fn to_be_unmapped(library: &[u8]) -> Vec<Patch> {
     let mut patches = Vec::new();
     if let Some((start, entries)) = table::<Dyn64<LittleEndian>>(library, ".dynamic") {
@@ -49,20 +49,20 @@ pub(crate) fn to_be_unmapped(library: &[u8]) -> Vec<Patch> {
     patches
 }
 
-/// Why a library cannot be loaded, closed and loaded again in one process, if so.
+/// Why a library cannot be loaded and closed over and over in one process, if so.
 pub(crate) fn wears_out_a_process(library: &[u8]) -> Option<&'static str> {
     let (_, entries) = table::<Dyn64<LittleEndian>>(library, ".dynamic")?;
     let set = |entry: &Dyn64<LittleEndian>| entry.d_val.get(LittleEndian) & DF_STATIC_TLS.0 != 0;
     let wants = entries.iter().any(|entry| entry.d_tag.get(LittleEndian) == DT_FLAGS && set(entry));
     wants.then_some(
-        "its thread-local data is to be laid out when a process starts (a C library in it is compiled with \
-         `-ftls-model=initial-exec`), and of the little room that a process has for more of that, each version would take \
-         some for good. Compile it otherwise (mimalloc has the feature `local_dynamic_tls` for it, tikv-jemallocator \
-         `disable_initial_exec_tls`), or give the plugin a process of its own",
+        "it needs static thread-local data (a C library in it is compiled with `-ftls-model=initial-exec`), and each version \
+         would permanently take some of the little space that a process has for it. Compile that library without it \
+         (mimalloc has the feature `local_dynamic_tls`, tikv-jemallocator `disable_initial_exec_tls`), or give the plugin a \
+         process of its own",
     )
 }
 
-/// Whether a library has a `malloc` of its own, which the host's is not.
+/// Whether a library has its own `malloc`, other than the host's.
 pub(crate) fn has_malloc(library: &[u8]) -> bool {
     let find = || {
         let (_, symbols) = table::<Sym64<LittleEndian>>(library, ".symtab")?;

@@ -1,7 +1,6 @@
-//! Which functions of a library a panic cannot unwind through: a panic that meets one ends the process.
+//! Finds the functions of a library that a panic cannot unwind through: a panic that reaches one aborts the process.
 //!
-//! Asked of the table by which the unwinder itself finds its way, `.eh_frame_hdr`. On systems where that is found in
-//! another manner nothing is said.
+//! It reads the table that the unwinder itself uses, `.eh_frame_hdr`. On systems with another mechanism it finds nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,17 +8,17 @@ use std::path::Path;
 use object::elf::{SHN_UNDEF, STT_FUNC, Sym64};
 use object::{Endianness, LittleEndian, Object, ObjectSection, ReadRef};
 
-/// The functions of a library, as far as it names them.
+/// The named functions of a library.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tables {
     /// How many there are.
     functions: usize,
-    /// Those without a table.
+    /// Those without an unwind table.
     bare: BTreeSet<String>,
 }
 
 impl Tables {
-    /// Of a library's file. Reads what it needs of it. Blocks.
+    /// Reads them from a file, as far as needed. Blocks.
     ///
     /// # Errors
     /// It cannot be read.
@@ -28,7 +27,7 @@ impl Tables {
         Ok(Self::of(&cache).unwrap_or_default())
     }
 
-    /// Of a library. `None` if it is not one whose tables are found so.
+    /// Reads them from a library; `None` for a kind of library whose tables are not found this way.
     pub(crate) fn of<'data>(library: impl ReadRef<'data>) -> Option<Self> {
         let file = object::File::parse(library).ok()?;
         if file.format() != object::BinaryFormat::Elf || !file.is_64() || file.endianness() != Endianness::Little {
@@ -50,7 +49,7 @@ impl Tables {
         for symbol in symbols {
             let (defined, size) = (symbol.st_shndx.get(LittleEndian) != SHN_UNDEF, symbol.st_size.get(LittleEndian));
             let name = names.get(symbol.st_name.get(LittleEndian) as usize..).unwrap_or_default();
-            // What is written in Rust. What is written in another language may do without, and does not panic.
+            // Only Rust code: code in other languages may have no tables, and does not panic.
             let rust = name.starts_with(b"_R") || name.starts_with(b"_ZN");
             if symbol.st_type() != STT_FUNC || !defined || size == 0 || !rust {
                 continue;
@@ -64,32 +63,32 @@ impl Tables {
         Some(found)
     }
 
-    /// A function that has no table here, though `before` does not say so of it.
+    /// A function that has no table here, but was not without one `before`.
     pub(crate) fn lost_since(&self, before: &Self) -> Option<&str> {
         self.bare.iter().find(|name| !before.bare.contains(*name)).map(String::as_str)
     }
 
-    /// What is wrong with a library of which more than half has no tables: less may be meant (`#[naked]`).
+    /// What is wrong if more than half of the functions have no tables; fewer may be intended (`#[naked]`).
     pub(crate) fn wrong(&self) -> Option<String> {
         let (bare, all) = (self.bare.len(), self.functions);
         let first = self.bare.first().filter(|_| bare * 2 > all)?;
         Some(format!(
-            "{bare} of its {all} functions have no unwind tables, such as `{first}`: a panic would end the host"
+            "{bare} of its {all} functions have no unwind tables, such as `{first}`: a panic would abort the host"
         ))
     }
 }
 
-/// Where the functions with tables begin, as `.eh_frame_hdr` lists them in order.
+/// The start addresses of the functions with tables, in the order of `.eh_frame_hdr`.
 struct Starts<'data> {
-    /// What the list counts from.
+    /// What the entries are relative to.
     address: u64,
     entries: &'data [[[u8; 4]; 2]],
 }
 
 impl<'data> Starts<'data> {
-    /// Of the section. `None` if it is not written as all linkers write it.
+    /// Reads the section; `None` if it is not in the form that all linkers write.
     fn of(address: u64, section: &'data [u8]) -> Option<Self> {
-        // Version 1; the frames' place in 4 bytes from here; how many in 4 bytes; places in 4 bytes from the section.
+        // Version 1; a 4-byte relative pointer to the frames; a 4-byte count; 4-byte addresses relative to the section.
         let ([1, 0x1b, 0x03, 0x3b, _, _, _, _], rest) = section.split_first_chunk::<8>()? else { return None };
         let (count, rest) = rest.split_first_chunk::<4>()?;
         let count = u32::from_le_bytes(*count) as usize;
