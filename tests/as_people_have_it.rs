@@ -174,7 +174,7 @@ async fn two_crates_or_plugins_of_one_name_are_told_apart_before_anything_is_bui
     let bus = controllerbus::Bus::new();
     let builder =
         HotRuntime::builder(&bus).work_dir(work_dir().join("same")).watch(one.path("crate")).watch(other.path("crate"));
-    let said = builder.start().await.err().expect("it is refused").to_string();
+    let said = builder.start().await.expect_err("it is refused").to_string();
     assert!(named(&said), "{said}");
 }
 

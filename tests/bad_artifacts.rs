@@ -218,10 +218,10 @@ async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_b
     };
 
     let error =
-        HotRuntime::builder(&bus).work_dir(&work).plugins_dir(&plugins).start().await.err().expect("it is refused");
+        HotRuntime::builder(&bus).work_dir(&work).plugins_dir(&plugins).start().await.expect_err("it is refused");
     assert!(error.to_string().contains("Trust::anyone()"), "{error}");
     mode(&plugins, 0o777);
-    let error = builder().start().await.err().expect("it is refused").to_string();
+    let error = builder().start().await.expect_err("it is refused").to_string();
     assert!(error.contains("everyone on this machine can write") && error.contains("allow_world_writable"), "{error}");
     let allowed = builder().allow_world_writable(true).start().await.expect("it is allowed");
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");

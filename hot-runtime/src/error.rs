@@ -232,18 +232,15 @@ fn list(known: &[String]) -> String {
     if known.is_empty() { "none".to_owned() } else { known.join(", ") }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::error::Error as _;
 
-    use super::*;
-
-    #[cfg(unix)]
     #[test]
     fn a_cause_is_told_once_however_an_error_is_shown() {
         let folder = tempfile::tempdir().expect("a folder");
         let missing = folder.path().join("none/plugin.cbus.so");
-        let error = crate::artifact::inspect(&missing).err().expect("it is not there");
+        let error = crate::artifact::inspect(&missing).expect_err("it is not there");
         let told = |text: &str| text.matches("No such file").count();
         assert_eq!(told(&error.to_string()), 0);
 

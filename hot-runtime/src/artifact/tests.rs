@@ -112,7 +112,7 @@ fn a_folder_a_device_and_a_pipe_are_refused_at_once() {
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
     assert!(made.success());
     for path in [folder.path(), Path::new("/dev/zero"), &pipe] {
-        let error = read(path).err().expect("refused").to_string();
+        let error = read(path).expect_err("refused").to_string();
         assert!(error.contains("not a regular file"), "{error}");
     }
 }
@@ -122,7 +122,7 @@ fn whoever_has_not_said_whom_it_trusts_loads_no_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("plugin.cbus.so");
     Tiny::default().seal(&path);
-    let error = Checks::new(Trust::undecided()).verify(&path).err().expect("refused").to_string();
+    let error = Checks::new(Trust::undecided()).verify(&path).expect_err("refused").to_string();
     assert!(error.contains("has not set whose plugin files it loads"), "{error}");
     assert!(Checks::new(Trust::keys([])).accept_nothing());
 }
@@ -134,13 +134,13 @@ fn a_file_above_the_limit_is_refused_before_it_is_read() {
     Tiny::default().seal(&path);
     let length = std::fs::metadata(&path).expect("its length").len();
     let checks = Checks::new(Trust::anyone());
-    let error = checks.clone().largest(length - 1).verify(&path).err().expect("refused").to_string();
+    let error = checks.clone().largest(length - 1).verify(&path).expect_err("refused").to_string();
     assert!(error.contains(&format!("it has {length} bytes")), "{error}");
     checks.largest(length).verify(&path).expect("no longer than it may be");
     // A file that says that it has a terabyte is not read to find out.
     let sparse = folder.path().join("sparse.cbus.so");
     std::fs::File::create(&sparse).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
-    assert!(read(&sparse).err().expect("refused").to_string().contains("raise the limit"));
+    assert!(read(&sparse).expect_err("refused").to_string().contains("raise the limit"));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn where_a_signature_is_required_it_is_asked_for_before_anything_is_parsed() {
     let path = folder.path().join("plugin.cbus.so");
     for bytes in [&b""[..], b"no library at all", &sealed_bytes(b"sealed, but no library")] {
         std::fs::write(&path, bytes).expect("writing");
-        let error = checks.verify(&path).err().expect("refused").to_string();
+        let error = checks.verify(&path).expect_err("refused").to_string();
         assert!(error.contains("it is not signed"), "{error}");
     }
 }
@@ -306,7 +306,7 @@ mod places {
                 let what = file.ancestors().nth(level).expect("a folder");
                 spoil(what, &spoilt, None);
                 // A sticky folder on the way is as good as /tmp.
-                let error = read(&shown).err().expect("refused").to_string();
+                let error = read(&shown).expect_err("refused").to_string();
                 assert!(error.contains(spoilt.said) && error.contains(&*shown.to_string_lossy()), "{error}");
                 assert!(error.contains("allow_world_writable"), "it says what to do: {error}");
                 let anywhere = Checks::new(Trust::anyone()).allow_world_writable(true);
@@ -335,7 +335,7 @@ mod places {
         read(&file).expect("nobody else is in it");
         for group in [12_345, 100] {
             chown(&file, None, Some(group)).expect("giving it to a group");
-            let error = read(&file).err().expect("refused").to_string();
+            let error = read(&file).expect_err("refused").to_string();
             assert!(error.contains("the group ") && error.contains("chmod g-w"), "{error}");
         }
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("its mode");

@@ -1,4 +1,4 @@
-//! Artifacts of earlier builds, by what they were built from: to go back to a source needs no compiler.
+//! Caches the artifacts of earlier builds by their inputs, so that returning to earlier sources needs no compiler.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ use crate::message::CompilerMessage;
 use crate::source::inputs::Snapshot;
 use crate::sys::scratch::ScratchDir;
 
-/// The artifacts, in a folder that goes with their builder.
+/// The cached artifacts, in a folder that is removed with the builder.
 pub(crate) struct ArtifactCache {
-    /// Where the folder is made when it is needed.
+    /// Where the folder is created when it is needed.
     parent: PathBuf,
     folder: Option<ScratchDir>,
-    /// How many bytes they may have together.
+    /// The limit for their total size in bytes.
     limit: u64,
     artifacts: Vec<Entry>,
-    /// Counts uses.
+    /// Counts uses, to find the least recently used one.
     used: u64,
 }
 
@@ -24,13 +24,13 @@ struct Entry {
     build_hash: String,
     sealed: Sealed,
     messages: Vec<CompilerMessage>,
-    /// What it was made of, with what was not there.
+    /// The inputs, including files that did not exist.
     inputs: Snapshot,
     environment: blake3::Hash,
     last_use: u64,
 }
 
-/// An artifact that was put where it is wanted.
+/// A cached artifact, put in the place of the output.
 pub(crate) struct Found {
     pub(crate) artifact: PathBuf,
     pub(crate) build_hash: String,
@@ -53,8 +53,7 @@ impl ArtifactCache {
         Ok(self.folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default())
     }
 
-    /// Keeps an artifact with what the compiler said of it and what it was made of; those that were not used for longest
-    /// go for it. Blocks.
+    /// Caches an artifact with its messages and inputs, and removes the least recently used ones for it if necessary. Blocks.
     pub(crate) fn add(
         &mut self,
         build_hash: &str,
@@ -66,12 +65,12 @@ impl ArtifactCache {
         if sealed.size > self.limit || self.artifacts.iter().any(|kept| kept.build_hash == build_hash) {
             return;
         }
-        // Without it a later build takes longer, and that is all.
+        // Without it a later build only takes longer.
         let made = self.folder().and_then(|folder| second_name(artifact, &folder.join(build_hash)).map(|()| folder));
         let folder = match made {
             Ok(folder) => folder,
             Err(error) => {
-                tracing::debug!(%error, path = %artifact.display(), "the artifact is not kept");
+                tracing::debug!(%error, path = %artifact.display(), "cannot cache the artifact");
                 return;
             }
         };
@@ -92,7 +91,7 @@ impl ArtifactCache {
         }
     }
 
-    /// Puts an artifact that was made of what is there now where that is wanted, if there is one. Blocks.
+    /// Puts the artifact of the current inputs in the place of the output, if there is one. Blocks.
     pub(crate) fn find(
         &mut self,
         holds: impl Fn(&Snapshot, &blake3::Hash) -> bool,
@@ -102,7 +101,7 @@ impl ArtifactCache {
         let kept = self.artifacts.iter_mut().find(|kept| holds(&kept.inputs, &kept.environment))?;
         let artifact = wanted(&kept.build_hash);
         if let Err(error) = second_name(&folder.join(&kept.build_hash), &artifact) {
-            tracing::debug!(%error, path = %artifact.display(), "a kept artifact cannot be used");
+            tracing::debug!(%error, path = %artifact.display(), "cannot use a cached artifact");
             return None;
         }
         self.used += 1;
@@ -112,8 +111,8 @@ impl ArtifactCache {
     }
 }
 
-/// Gives a file another name too, or copies it where that is not possible. Readers of the name see what was there or
-/// the whole new file.
+/// Links a file to a second name, or copies it where that is not possible. Readers of the name see the old file or the complete
+/// new one.
 fn second_name(file: &Path, name: &Path) -> io::Result<()> {
     let folder = name.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;

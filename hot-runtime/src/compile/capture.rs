@@ -1,4 +1,4 @@
-//! How cargo calls rustc: recorded by a small wrapper that is compiled on first use, and read back.
+//! Records how cargo calls rustc, with a small wrapper that is compiled on first use, and reads the records back.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,18 +12,18 @@ use crate::sys::files::{create_private_dir, is_open_to_others, os_string};
 
 const SHIM: &str = include_str!("shim/main.rs");
 
-/// The recording wrapper of a target folder, and where it records.
+/// The recording wrapper of a target folder, and its records.
 #[derive(Clone, Debug)]
 pub(crate) struct Capture {
     /// The wrapper.
     pub(crate) shim: PathBuf,
-    /// The records.
+    /// The folder of the records.
     pub(crate) folder: PathBuf,
 }
 
 impl Capture {
-    /// The wrapper for a target folder, compiled if it is not there yet; `None` where it cannot be compiled: then
-    /// cargo makes every build, and says itself what is wrong with the compiler. Blocks.
+    /// Prepares the wrapper for a target folder, and compiles it if necessary; `None` if that fails: then every build is cargo's,
+    /// which reports itself what is wrong with the compiler. Blocks.
     pub(crate) fn prepare(target_dir: &Path) -> Option<Self> {
         let folder = target_dir.join("cbus");
         std::fs::create_dir_all(&folder).ok()?;
@@ -39,7 +39,7 @@ impl Capture {
             command.args(["--edition=2021", "--crate-name=shim", "-Copt-level=1", "-Cpanic=abort", "-o"]);
             let output = command.arg(&made).arg(source.path()).stdin(Stdio::null()).output().ok()?;
             if !output.status.success() {
-                tracing::debug!(said = %String::from_utf8_lossy(&output.stderr), "the recording wrapper does not compile");
+                tracing::debug!(said = %String::from_utf8_lossy(&output.stderr), "cannot compile the recording wrapper");
                 return None;
             }
             std::fs::rename(made, &shim).ok()?;
@@ -47,12 +47,12 @@ impl Capture {
         Some(Self { shim, folder: folder.join("calls") })
     }
 
-    /// The last recorded call for a crate, by the stem of its outputs (`name-hash`).
+    /// The last call recorded for a crate, by the stem of its outputs (`name-hash`).
     pub(crate) fn call(&self, stem: &str) -> Option<Call> {
         Call::read(&self.folder.join(format!("{stem}.call")))
     }
 
-    /// The recorded call for the build script whose outputs are in a folder.
+    /// The call recorded for the build script with outputs in a folder.
     pub(crate) fn call_into(&self, folder: &Path) -> Option<Call> {
         let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let scripts = recorded.filter(|entry| entry.file_name().to_string_lossy().starts_with("build_script_"));
@@ -62,7 +62,7 @@ impl Capture {
             .max_by_key(|it| it.recorded)
     }
 
-    /// All recorded calls for crates in these packages.
+    /// All calls recorded for crates in these packages.
     pub(crate) fn calls_in(&self, packages: &BTreeSet<&Path>) -> Vec<Call> {
         let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let calls = recorded.filter_map(|entry| Call::read(&entry.path()));
@@ -70,8 +70,8 @@ impl Capture {
     }
 }
 
-/// A folder that only its owner enters. One of an earlier version, whose records held the whole environment and could be
-/// read by all, is emptied: cargo makes the next build then.
+/// Creates a folder that only its owner can enter. A folder of an earlier version, whose records held the whole environment and
+/// were readable by all, is emptied first: the next build is then cargo's.
 fn private_folder(folder: &Path) -> std::io::Result<()> {
     if std::fs::metadata(folder).is_ok_and(|found| is_open_to_others(&found)) {
         std::fs::remove_dir_all(folder)?;
@@ -79,10 +79,10 @@ fn private_folder(folder: &Path) -> std::io::Result<()> {
     create_private_dir(folder)
 }
 
-/// What the recorder is told of the environment that cargo is started with: what is as it was there, cargo has not set.
-/// `None` for an environment that is too large to be told of.
+/// Describes the environment that cargo is started with to the recorder, which can so tell what cargo has set. `None` if it is
+/// too large for that.
 pub(crate) fn outer_environment(environment: &[(OsString, OsString)]) -> Option<String> {
-    // FNV-1a, as in the recorder: it need not withstand anybody.
+    // FNV-1a, as in the recorder: it need not withstand an attacker.
     let fnv = |bytes: &[u8]| {
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
@@ -90,18 +90,18 @@ pub(crate) fn outer_environment(environment: &[(OsString, OsString)]) -> Option<
     let line = |(name, value): &(OsString, OsString)| {
         format!("{}={:016x}\n", name.to_string_lossy(), fnv(value.as_encoded_bytes()))
     };
-    // The system takes 128 KiB for one variable.
+    // The system limits a variable to 128 KiB.
     Some(environment.iter().map(line).collect::<String>()).filter(|lines| lines.len() < 120_000)
 }
 
-/// One recorded call of rustc.
+/// A recorded call of rustc.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) folder: PathBuf,
     pub(crate) rustc: PathBuf,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// When it was recorded, just before it was made.
+    /// When it was recorded, just before the call.
     pub(crate) recorded: SystemTime,
 }
 
@@ -111,7 +111,7 @@ impl Call {
         Self::parse(&std::fs::read(path).ok()?, recorded)
     }
 
-    /// `None` where text cannot be taken back from its bytes: then cargo makes every build.
+    /// `None` on systems where strings cannot be restored from their bytes: there every build is cargo's.
     fn parse(text: &[u8], recorded: SystemTime) -> Option<Self> {
         let mut parts = text.split(|byte| *byte == 0);
         let (folder, rustc) = (os_string(parts.next()?)?.into(), os_string(parts.next()?)?.into());
@@ -130,12 +130,12 @@ impl Call {
         })
     }
 
-    /// What follows an argument.
+    /// The argument after a flag.
     pub(crate) fn after(&self, flag: &str) -> Option<&OsString> {
         self.arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| &pair[1])
     }
 
-    /// What a `-C` option is set to.
+    /// The value of a `-C` option.
     pub(crate) fn option(&self, key: &str) -> Option<&str> {
         let set = self.arguments.iter().filter_map(|argument| argument.to_str()?.split_once('='));
         set.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
@@ -147,44 +147,44 @@ impl Call {
         format!("{name}{}", self.option("extra-filename").unwrap_or_default())
     }
 
-    /// Where rustc writes what the crate was made from.
+    /// Where rustc writes the crate's dep-info.
     pub(crate) fn dep_info(&self) -> Option<PathBuf> {
         Some(Path::new(self.after("--out-dir")?).join(self.stem() + ".d"))
     }
 
-    /// A variable that cargo set for it.
+    /// A variable that cargo set for the call.
     pub(crate) fn variable(&self, name: &str) -> Option<&OsString> {
         self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// The folder of the package that it compiles.
+    /// The folder of the compiled package.
     pub(crate) fn package(&self) -> Option<&Path> {
         self.variable("CARGO_MANIFEST_DIR").map(Path::new)
     }
 
-    /// The crates that it names, with their files.
+    /// The files of the `--extern` crates.
     pub(crate) fn externs(&self) -> impl Iterator<Item = &Path> {
         let named = self.arguments.windows(2).filter(|pair| pair[0] == "--extern");
         named.filter_map(|pair| pair[1].to_str()?.split_once('=').map(|(_, path)| Path::new(path)))
     }
 
-    /// The environment that cargo would give it now: what cargo set as recorded, everything else as it is.
+    /// The environment that cargo would give it now: cargo's own variables as recorded, all others as they are.
     pub(crate) fn environment_now(&self) -> Vec<(OsString, OsString)> {
         let mut environment = callers_environment();
         environment.retain(|(name, _)| !self.environment.iter().any(|(known, _)| known == name));
         environment.extend_from_slice(&self.environment);
-        // The recorded cargo's job server has gone.
+        // That cargo's job server is gone.
         environment.retain(|(name, _)| !matches!(name.to_str(), Some("MAKEFLAGS" | "CARGO_MAKEFLAGS" | "MFLAGS")));
         environment
     }
 }
 
-/// What rustc wrote down about a crate's inputs.
+/// A crate's inputs, as rustc wrote them down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DepInfo {
     /// The files that it read.
     pub(crate) files: Vec<PathBuf>,
-    /// The variables that the source asked for, with what it got.
+    /// The variables that the source reads, with their values.
     pub(crate) environment: Vec<(String, Option<String>)>,
 }
 
@@ -194,7 +194,7 @@ impl DepInfo {
     /// # Errors
     /// [`Error::Io`] when it cannot be read.
     pub(crate) fn read(path: &Path, folder: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("reading what a crate was built from", path))?;
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading a crate's dep-info", path))?;
         Ok(Self::parse(&text, folder))
     }
 
@@ -209,10 +209,10 @@ impl DepInfo {
                 };
                 found.environment.push((unescaped(name), value));
             } else if found.files.is_empty()
-                // The first line is about this file; where it is may have a colon in it, too.
+                // The first line is about this file, whose path may contain a colon as well.
                 && let Some((_, files)) = line.split_once(".d: ").or_else(|| line.split_once(": "))
             {
-                // Spaces in a name are escaped with a backslash, other blanks are not.
+                // Spaces in a name are escaped with a backslash, other whitespace is not.
                 let files = files.replace("\\ ", "\u{0}");
                 let files = files.split(' ').filter(|file| !file.is_empty());
                 found.files = files.map(|file| folder.join(file.replace('\u{0}', " "))).collect();

@@ -1,4 +1,4 @@
-//! Runs cargo on an overlay and finds the library that it made.
+//! Runs cargo on an overlay and finds the library that it built.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,15 +20,15 @@ use crate::source::environment;
 use crate::source::overlay::Overlay;
 use crate::source::spec::PluginSpec;
 
-/// What cargo made.
+/// The result of a build by cargo.
 pub(crate) struct CargoBuilt {
     /// The library.
     pub(crate) library: PathBuf,
-    /// What the compiler said.
+    /// The compiler's messages.
     pub(crate) messages: Vec<CompilerMessage>,
     /// Everything that was compiled, or was up to date.
     pub(crate) made: Vec<CargoArtifact>,
-    /// The build scripts that were run, or were up to date.
+    /// The build scripts that ran, or were up to date.
     pub(crate) scripts: Vec<Script>,
     /// How rustc called the linker for the plugin, as `--print link-args` prints it.
     pub(crate) link_line: Option<String>,
@@ -60,17 +60,17 @@ impl Stop {
 /// How cargo is run.
 #[derive(Clone, Copy)]
 pub(crate) struct How<'a> {
-    /// Records what it calls.
+    /// Records its calls of rustc.
     pub(crate) capture: Option<&'a Capture>,
-    /// Names for the folders of local crates, where those are not to be seen in what is made.
+    /// Names that replace the folders of local crates in the outputs.
     pub(crate) local: &'a [(PathBuf, String)],
-    /// The program that is to be put before the compiler.
+    /// The configured compiler wrapper.
     pub(crate) wrapper: Option<&'a OsStr>,
-    /// What was compiled before is used again, in parts of crates.
+    /// Whether to compile incrementally.
     pub(crate) incremental: bool,
 }
 
-/// Builds an overlay. Cancelling stops the compiler with all that it started.
+/// Builds an overlay. Cancelling stops the compiler and everything that it started.
 ///
 /// # Errors
 /// [`Error::Build`] with the messages, [`Error::BuildTimedOut`], [`Error::Cancelled`].
@@ -144,8 +144,8 @@ pub(crate) async fn build(
     }
 }
 
-/// Makes cargo compile these packages again. It goes by times, and takes an older file that was put back for what it
-/// has built already. Blocks while another cargo builds there.
+/// Makes cargo compile these packages again: it compares times only, and does not notice that an older file was put back.
+/// Blocks while another cargo builds there.
 pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<String>) {
     if packages.is_empty() {
         return;
@@ -155,7 +155,7 @@ pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<Str
     let below = folders(target_dir).flat_map(|dir| folders(&dir).collect::<Vec<_>>()).collect::<Vec<_>>();
     let known = |profile: &PathBuf| [".fingerprint", "build"].iter().any(|name| profile.join(name).is_dir());
     for profile in folders(target_dir).chain(below).filter(known) {
-        // A cargo that builds there holds this lock, and must not lose what it counts on.
+        // A cargo that builds there holds this lock, and relies on its fingerprints.
         let lock = std::fs::File::options().create(true).append(true).open(profile.join(".cargo-lock"));
         let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
         for known in folders(&profile.join(".fingerprint")) {
@@ -164,19 +164,19 @@ pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<Str
                 let _ = std::fs::remove_dir_all(&known);
             }
         }
-        // Cargo's layout to come.
+        // Cargo's future layout.
         for unit in packages.iter().flat_map(|package| folders(&profile.join("build").join(package))) {
             let _ = std::fs::remove_dir_all(unit.join("fingerprint"));
         }
     }
 }
 
-/// Whether a package is of a folder of the user's.
+/// Whether a package is in a local folder.
 fn is_local(id: &str) -> bool {
     id.starts_with("path+")
 }
 
-/// The error of a build: the compiler's own errors, or, without any, what else was said.
+/// The error of a failed build: the compiler's errors or, if there are none, the other output.
 pub(crate) fn failed(spec: &PluginSpec, messages: Vec<CompilerMessage>, said: &str) -> Error {
     let errors = messages.iter().filter(|message| message.level == MessageLevel::Error);
     let mut rendered: String = errors.map(|message| message.rendered.as_str()).collect();
@@ -186,8 +186,8 @@ pub(crate) fn failed(spec: &PluginSpec, messages: Vec<CompilerMessage>, said: &s
     Error::Build { plugin: spec.id.clone(), rendered, messages }
 }
 
-/// The package's name, by which cargo names what it keeps of it: the end of `registry+url#name@version`, or of
-/// `path+file:///folder/name#version` if the folder has the name.
+/// The package's name, which cargo uses for its fingerprints: the end of `registry+url#name@version`, or of
+/// `path+file:///folder/name#version` if the folder has the same name.
 fn package_name(id: &str, target: &str) -> String {
     let (url, end) = id.rsplit_once('#').unwrap_or((id, target));
     match end.split_once('@') {
@@ -196,7 +196,7 @@ fn package_name(id: &str, target: &str) -> String {
     }
 }
 
-/// `FROM=TO`, in lines.
+/// Lines of `FROM=TO`.
 fn lines(pairs: &[(PathBuf, String)]) -> String {
     pairs.iter().map(|(from, to)| format!("{}={to}\n", from.display())).collect()
 }
@@ -208,14 +208,14 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
     if spec.release {
         command.arg("--release");
     }
-    // Over what cargo's own settings and variables say, which come before the overlay's.
+    // Overrides cargo's own settings and variables, which take precedence over the overlay's.
     command.arg("--config").arg(format!("profile.{}.panic=\"unwind\"", spec.profile_name()));
     if cfg!(target_os = "linux") {
-        // The slices' boundaries stay this library's own, and no two builds share a name.
+        // Keeps the distributed slices' boundaries local to this library, and gives each build its own name.
         let name = format!("-Clink-arg=-Wl,-soname,{}-{}", spec.slug(), overlay.build_hash);
         command.args(["--", "-Clink-arg=-Wl,-z,start-stop-visibility=hidden", &name]);
         if how.capture.is_some() && spec.watch {
-            // To link it again without compiling it again.
+            // Needed to relink it without recompiling it.
             command.args(["-Csave-temps", "--print=link-args"]);
         }
     }
@@ -227,14 +227,14 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
         command.env("RUSTC_WRAPPER", &capture.shim);
         command.env("CBUS_REMAP", lines(&[(environment::cargo_home().join("registry/src"), "/registry".to_owned())]));
         if !spec.watch {
-            // Equal inputs give an equal artifact, whoever builds it and wherever.
+            // Equal inputs give an equal artifact, wherever it is built.
             command.env("CBUS_LOCAL", lines(how.local));
         }
     }
     command.current_dir(&overlay.root).env("CARGO_TARGET_DIR", &options.target_dir);
-    // What is made on the way is looked for there too.
+    // Intermediate files are expected there as well.
     command.env("CARGO_BUILD_BUILD_DIR", &options.target_dir);
-    // What is built once is better without, and what is built again and again is three times faster with it.
+    // Rebuilds are three times faster with it; a single build is better without.
     command.env("CARGO_INCREMENTAL", if how.incremental { "1" } else { "0" });
     environment::scrub_cargo_env(command.as_std_mut());
     process::prepare(&mut command);

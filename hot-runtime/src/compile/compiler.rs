@@ -1,4 +1,4 @@
-//! One run of rustc: what it says, as it says it, and when the library that it makes can be used.
+//! One run of rustc: its messages as they come, and when the library that it writes can be used.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,29 +12,29 @@ use crate::compile::progress::Progress;
 use crate::error::{Error, Result};
 use crate::message::CompilerMessage;
 
-/// What a compiler said, and how it ended.
+/// A compiler's messages, and how it ended.
 pub(crate) struct Heard {
     pub(crate) status: ExitStatus,
     pub(crate) messages: Vec<CompilerMessage>,
-    /// What is no message.
+    /// Output that is not a message.
     pub(crate) other: Vec<u8>,
 }
 
-/// A compiler at work.
+/// A running compiler.
 pub(crate) struct Compiler<'a> {
-    /// The file name of the library that is waited for.
+    /// The file name of the expected library.
     wanted: OsString,
     running: Pin<Box<dyn Future<Output = Result<ExitStatus>> + Send + 'a>>,
     lines: mpsc::UnboundedReceiver<Vec<u8>>,
     ended: Option<Result<ExitStatus>>,
     messages: Vec<CompilerMessage>,
-    /// Its last words, which are no messages.
+    /// Output that is not a message.
     other: Vec<u8>,
 }
 
 impl<'a> Compiler<'a> {
-    /// Of its run, which passes on each line that it says and lets go of the sender at its end. It may make several
-    /// libraries; `wanted` is the name of the one that matters.
+    /// Takes over a run that sends each line of output and drops the sender at its end. It may write several libraries; `wanted`
+    /// is the name of the one that matters.
     pub(crate) fn new(
         wanted: OsString,
         running: impl Future<Output = Result<ExitStatus>> + Send + 'a,
@@ -43,8 +43,8 @@ impl<'a> Compiler<'a> {
         Self { wanted, running: Box::pin(running), lines, ended: None, messages: Vec::new(), other: Vec::new() }
     }
 
-    /// Waits until the library is written, or the compiler has ended without that. From then to its end the compiler
-    /// gives back its memory, which takes a tenth of its time.
+    /// Waits until the library is written, or the compiler has ended without it. After that the compiler only frees its memory,
+    /// which takes a tenth of its time.
     pub(crate) async fn library(&mut self, progress: &mut Progress<'_>) {
         loop {
             tokio::select! {
@@ -72,10 +72,10 @@ impl<'a> Compiler<'a> {
         self.ended.is_some()
     }
 
-    /// Waits for its end; how that was, and what was said.
+    /// Waits for its end; returns its status and messages.
     ///
     /// # Errors
-    /// Those of its run.
+    /// The run's errors.
     pub(crate) async fn heard(mut self, progress: &mut Progress<'_>) -> Result<Heard> {
         self.end().await;
         while let Ok(said) = self.lines.try_recv() {
@@ -87,9 +87,9 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// Takes in a line; true if it says that the library is written.
+    /// Processes a line; true if it says that the library is written.
     fn hear(&mut self, line: &[u8], progress: &mut Progress<'_>) -> bool {
-        /// A notice of a finished file.
+        /// A notification that a file is written.
         #[derive(serde::Deserialize)]
         struct Notice {
             artifact: PathBuf,

@@ -1,7 +1,7 @@
-//! Builds without cargo: just what has changed, by calling rustc as cargo called it.
+//! Builds without cargo: only what changed, by calling rustc as cargo called it.
 //!
-//! A [`Session`] begins with a build by cargo, from which it learns how each local crate is compiled and from what.
-//! After an edit it says which crates have to be compiled again, or why cargo has to be asked; in doubt, cargo is.
+//! A [`Session`] starts from a build by cargo, from which it learns how each local crate is compiled and from what. After an
+//! edit it says which crates must be recompiled, or why cargo must build; if in doubt, cargo builds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -35,89 +35,89 @@ use crate::source::workspace::Workspace;
 use crate::sys::scratch::ScratchDir;
 use crate::util::blocking;
 
-/// What has to be done after an edit.
+/// What to do after an edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Cargo has to be asked, because of this.
+    /// Cargo must build, for this reason.
     Cargo(String),
-    /// These units are compiled again, each after those that it needs, then the plugin is linked.
+    /// Recompile these units, in the order of their dependencies, then link the plugin.
     Direct(Vec<usize>),
 }
 
-/// Why a build came to nothing here.
+/// Why a direct build did not succeed.
 pub(crate) enum Failure {
-    /// Cargo has to judge.
+    /// Cargo must build, for this reason.
     Cargo(String),
-    /// A file was written while it was read: it has to be built again.
+    /// A file was written while it was read: build again.
     Written,
-    /// So it is.
-    Told(Error),
+    /// The build failed.
+    Failed(Error),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Told(error)
+        Self::Failed(error)
     }
 }
 
-/// What cargo's last build taught, and what was compiled since.
+/// What is known from cargo's last build, and what was compiled since.
 pub(crate) struct Session {
     pub(crate) known: Units,
-    /// Where what is compiled here goes, so that cargo's own files stay as cargo left them.
+    /// The outputs of direct builds, so that cargo's own files stay as cargo left them.
     folder: ScratchDir,
     linker: Arc<Linker>,
     /// The linker is called by the compiler driver.
     by_driver: bool,
     prelinking: Option<JoinHandle<Result<Prelinked, String>>>,
     prelinked: Option<Prelinked>,
-    /// Why everything is linked in full each time, if it is.
+    /// Why each link is a full one, if it is.
     why_full: Option<String>,
-    /// The functions of a library that was linked in full, and which of them never had unwind tables.
+    /// The unwind tables of a fully linked library.
     tables: Tables,
-    /// How often it was made.
+    /// How many times dependencies were prelinked.
     prelinks: usize,
-    /// What was in the files that decide how cargo builds, and in what macros and scripts are made of.
+    /// The contents of the files that decide how cargo builds, and of the sources of macros and scripts.
     decided: Snapshot,
     pub(crate) deciding: InputSet,
     /// The variables that cargo reads.
     variables: BTreeMap<OsString, OsString>,
-    /// The program that is put before the compiler.
+    /// The compiler wrapper.
     wrapper: Option<OsString>,
-    /// The packages that take the place of others: not only what is local may be compiled against them.
+    /// The packages that patch others: non-local crates may be compiled against them.
     patches: BTreeSet<PathBuf>,
 }
 
 /// How the linker is called.
 #[derive(Clone, Copy)]
 enum How<'a> {
-    /// As rustc did it.
+    /// As rustc called it.
     InFull,
-    /// With the object of the dependencies.
+    /// With the prelinked dependencies.
     Prelinked(&'a Prelinked),
-    /// So, and not by the compiler driver.
+    /// With the prelinked dependencies, and without the compiler driver.
     Directly(&'a Prelinked),
 }
 
-/// What a direct build made.
+/// The result of a direct build.
 pub(crate) struct DirectBuilt {
-    /// The library; `None` if it would be what was linked before, in all but what debuggers read.
+    /// The library; `None` if it would equal the previous one in everything but debug information.
     pub(crate) library: Option<PathBuf>,
     /// Its build hash.
     pub(crate) hash: String,
-    /// What was in the inputs.
+    /// The contents of the inputs.
     pub(crate) now: Snapshot,
     pub(crate) messages: Vec<CompilerMessage>,
 }
 
-/// What was linked.
+/// The result of linking.
 struct Linked {
-    /// `None` if it would be what was linked before.
+    /// `None` if it would equal the previous one.
     library: Option<PathBuf>,
-    /// The code of each unit that was compiled.
+    /// The hash of each recompiled unit's code.
     codes: Vec<(usize, Option<blake3::Hash>)>,
 }
 
-/// What was linked; `None` where another way of linking may do, or cargo.
+/// The linked library; `None` if linking failed in a way that another way of linking, or cargo, may avoid.
 fn unless_cargo_is_needed(linked: Result<PathBuf, Failure>) -> Result<Option<PathBuf>, Failure> {
     match linked {
         Ok(library) => Ok(Some(library)),
@@ -126,12 +126,12 @@ fn unless_cargo_is_needed(linked: Result<PathBuf, Failure>) -> Result<Option<Pat
     }
 }
 
-/// What the hash of a build is over, once its inputs are known.
+/// Computes the build hash, once the build's inputs are known.
 pub(crate) type HashOf<'a> = &'a (dyn Fn(&Units, &Snapshot) -> Result<String> + Send + Sync);
 
 impl Session {
-    /// Learns from a build by cargo. `None`, with a reason in the log, if something is not understood: then cargo makes
-    /// the next build too. Blocks.
+    /// Learns from a build by cargo. `None`, with a reason in the log, if something is not understood: then the next build is
+    /// cargo's too. Blocks.
     pub(crate) fn new(
         built: &CargoBuilt,
         mut known: Units,
@@ -142,7 +142,7 @@ impl Session {
         workspace: &Workspace,
     ) -> Option<Self> {
         let Some(linker) = built.link_line.as_deref().and_then(|line| Linker::keep(line, &overlay.build_hash)) else {
-            tracing::debug!("the next build is cargo's too: how rustc called the linker is not known");
+            tracing::debug!("the next build is cargo's too: it is not known how rustc called the linker");
             return None;
         };
         known.compiled_from(now);
@@ -150,7 +150,7 @@ impl Session {
         std::fs::create_dir(folder.path()).ok()?;
         let mut deciding = deciding.clone();
         deciding.extend(&known.of_tools());
-        // Those that the workspace's manifest names, and those of cargo's settings: nothing else leads to them.
+        // Patches in the workspace's manifest, and those in cargo's settings: the local units outside the workspace.
         let mut patches = workspace.patches.clone();
         let others = known.units.iter().filter(|unit| unit.local && !workspace.packages.contains_key(&unit.package));
         patches.extend(others.map(|unit| unit.package.clone()));
@@ -173,8 +173,8 @@ impl Session {
         })
     }
 
-    /// The packages whose build scripts have read what is not so now. Cargo goes by times: it does not notice a file with
-    /// an old one, nor one that went.
+    /// The packages whose build scripts read something that has changed. Cargo compares times only: it does not notice a file with
+    /// an old one, nor a file that was removed.
     pub(crate) fn with_other_script(&self, now: &Snapshot) -> BTreeSet<String> {
         let differs = |package: &&PathBuf| {
             let of_it = self.known.scripts.iter().filter(|script| script.package == **package);
@@ -185,9 +185,9 @@ impl Session {
         units.map(|unit| unit.package_name.clone()).collect()
     }
 
-    /// Links what is not going to be edited, in the background.
+    /// Links the dependencies, in the background.
     pub(crate) fn prelink(&mut self) {
-        // The crates that are edited, in contrast to what they are written against, with those that use them.
+        // The user's own crates, but not the framework, and those that use them.
         let units = &self.known.units;
         let own = units.iter().map(|unit| unit.local && !is_framework(&unit.package_name)).collect();
         let edited =
@@ -198,13 +198,13 @@ impl Session {
         self.prelinked = None;
         self.prelinking = Some(tokio::task::spawn_blocking(move || {
             let linked: BTreeSet<_> = linker.archives().cloned().collect();
-            // A crate that is a tool's dependency only is not linked.
+            // A crate that only tools depend on is not linked.
             let (kept, current) = edited.into_iter().filter(|(archive, _)| linked.contains(archive)).unzip();
             Prelinked::make(&linker, &kept, &current, &folder, version)
         }));
     }
 
-    /// These units, and all that are compiled against them.
+    /// Marks all units that are compiled against marked ones.
     fn with_users(&self, mut marked: Vec<bool>) -> Vec<bool> {
         loop {
             let uses = |at: &usize| !marked[*at] && self.known.units[*at].needs.iter().any(|(need, _)| marked[*need]);
@@ -216,9 +216,9 @@ impl Session {
         }
     }
 
-    /// Says who has to build, now that this is in the inputs. Blocks.
+    /// Decides what to build and how, given the contents of the inputs. Blocks.
     pub(crate) fn plan(&self, now: &Snapshot) -> Plan {
-        if let Some(why) = self.asks_for_cargo(now) {
+        if let Some(why) = self.needs_cargo(now) {
             return Plan::Cargo(why);
         }
         let units = &self.known.units;
@@ -231,46 +231,46 @@ impl Session {
             && let Some(unit) =
                 units.iter().find(|unit| !unit.local && unit.kind == Kind::Library && unit.call.is_none())
         {
-            return Plan::Cargo(format!("what {} is compiled against is not known", unit.stem));
+            return Plan::Cargo(format!("it is not known what {} is compiled against", unit.stem));
         }
         let stale = self.with_users(stale);
         let waiting: Vec<usize> = (0..units.len()).filter(|at| stale[*at]).collect();
         if let Some(unit) = waiting.iter().map(|at| &units[*at]).find(|unit| unit.kind != Kind::Library) {
-            return Plan::Cargo(format!("{} runs while others are compiled, and has changed", unit.stem));
+            return Plan::Cargo(format!("{} changed, and runs while others are compiled", unit.stem));
         }
         if let Some(unit) = waiting.iter().map(|at| &units[*at]).find(|unit| unit.call.is_none()) {
-            return Plan::Cargo(format!("how {} is compiled is not known", unit.stem));
+            return Plan::Cargo(format!("it is not known how {} is compiled", unit.stem));
         }
         Plan::Direct(self.in_order(waiting))
     }
 
-    /// Why cargo has to be asked, whichever units are stale.
-    fn asks_for_cargo(&self, now: &Snapshot) -> Option<String> {
+    /// Why cargo must build, whichever units are stale.
+    fn needs_cargo(&self, now: &Snapshot) -> Option<String> {
         if let Some(path) = now.part(&self.deciding).change_since(&self.decided) {
-            return Some(format!("{} has changed", path.display()));
+            return Some(format!("{} changed", path.display()));
         }
         let variables = environment::variables();
         let mut names = self.variables.keys().chain(variables.keys());
         if let Some(name) = names.find(|name| self.variables.get(*name) != variables.get(*name)) {
-            return Some(format!("the variable {} has changed", name.to_string_lossy()));
+            return Some(format!("the variable {} changed", name.to_string_lossy()));
         }
         for script in &self.known.scripts {
             let package = script.package.display();
             if let Some(name) = script.changed_variable() {
-                return Some(format!("the build script of {package} reads the variable {name}, which has changed"));
+                return Some(format!("the build script of {package} reads the variable {name}, which changed"));
             }
             if let Some(path) = script.lacks() {
                 let path = path.display();
-                return Some(format!("the build script of {package} says that it reads {path}, which is not there"));
+                return Some(format!("the build script of {package} says that it reads {path}, which does not exist"));
             }
         }
-        // Another build may have been there, or somebody who tidied up.
+        // Another build may have replaced it, or someone may have cleaned up.
         let used = self.known.units.iter().filter(|unit| unit.current == unit.archive);
         let mut lost = used.filter(|unit| Stamp::of(&unit.archive) != unit.as_made);
-        lost.next().map(|unit| format!("{} is not what cargo made", unit.archive.display()))
+        lost.next().map(|unit| format!("{} is not what cargo built", unit.archive.display()))
     }
 
-    /// These units, each after those that it needs.
+    /// Orders units by their dependencies.
     fn in_order(&self, mut waiting: Vec<usize>) -> Vec<usize> {
         let mut order = Vec::new();
         while !waiting.is_empty() {
@@ -285,16 +285,15 @@ impl Session {
         order
     }
 
-    /// What is served is not what was linked here last: an artifact of before was taken. So what is compiled next has to
-    /// be linked, whatever it is.
+    /// Forgets what was linked last, because a cached artifact serves instead: whatever is compiled next must be linked.
     pub(crate) fn invalidate_linked(&mut self) {
         self.known.units.iter_mut().for_each(|unit| unit.linked = None);
     }
 
-    /// Compiles units, each after those that it needs, and links the plugin under the hash that `hash` gives of it.
+    /// Compiles units, in the order of their dependencies, and links the plugin under the hash that `hash` computes.
     ///
     /// # Errors
-    /// [`Failure::Cargo`] wherever only cargo can go on, or judge; else [`Error::Build`], [`Error::BuildTimedOut`],
+    /// [`Failure::Cargo`] if cargo must build; else [`Error::Build`], [`Error::BuildTimedOut`],
     /// [`Error::Cancelled`], [`Error::Io`].
     pub(crate) async fn build(
         &mut self,
@@ -332,7 +331,7 @@ impl Session {
         let (set, known) = (self.known.sources(), inputs.clone());
         let now = blocking(move || Ok(known.learn_more(set))).await?;
         let hash = hash(&self.known, &now)?;
-        // The last one tidies up while what it wrote is linked.
+        // The last compiler cleans up while its output is linked.
         let ending = async {
             if let Some((_, compiler)) = &mut last {
                 compiler.end().await;
@@ -344,7 +343,7 @@ impl Session {
             self.known.units[at].from = of_last;
         }
         let Linked { library, codes } = linked?;
-        // Not before: what was compiled by a rustc that failed then is neither linked nor what was compiled.
+        // Only now is it certain that all compilers succeeded.
         for (at, code) in codes {
             let unit = &mut self.known.units[at];
             unit.fresh = false;
@@ -353,14 +352,14 @@ impl Session {
         Ok(DirectBuilt { library, hash, now, messages })
     }
 
-    /// The files of the units whose own sources have changed.
+    /// The files of the units whose own sources changed.
     fn edited(&self, order: &[usize], inputs: &Inputs) -> BTreeSet<PathBuf> {
         let now = inputs.built();
         let units = order.iter().map(|at| &self.known.units[*at]).filter(|unit| unit.local && unit.is_stale(&now));
         units.flat_map(Unit::paths).collect()
     }
 
-    /// What was in the files that a unit was compiled from; `None` if one was written meanwhile.
+    /// The contents of a unit's files; `None` if one was written during the build.
     async fn read_by(
         &self,
         at: usize,
@@ -371,7 +370,7 @@ impl Session {
         Ok(blocking(move || Ok(inputs.read_since(paths, began))).await?)
     }
 
-    /// Takes that for what a unit is made of.
+    /// Records what a unit was compiled from.
     async fn note(&mut self, at: usize, inputs: &Inputs, began: SystemTime, job: Job<'_>) -> Result<(), Failure> {
         let from = self.read_by(at, inputs, began).await?;
         let trusted = from.is_some() || job.lenient;
@@ -379,7 +378,7 @@ impl Session {
         if trusted { Ok(()) } else { Err(Failure::Written) }
     }
 
-    /// Waits for a compiler's end and says how that was.
+    /// Waits for a compiler to end, and checks how it did.
     async fn finish(
         &mut self,
         at: usize,
@@ -395,23 +394,22 @@ impl Session {
             messages.extend(heard.messages);
             return Ok(());
         }
-        // A new file beside the edited ones was edited, too.
+        // A new file beside the edited ones counts as edited.
         let spans = heard.messages.iter().flat_map(|message| &message.spans).map(|span| call.folder.join(&span.file));
         let beside = spans.filter(|file| edited.iter().any(|known| known.parent() == file.parent()));
         let files = edited.iter().cloned().chain(beside).collect();
         let about = verdict::is_about(&files, &call.folder, heard.status, &heard.messages, &heard.other);
         let internal = heard.status.code() != Some(1);
         if internal && let Some(folder) = call.option("incremental") {
-            // What it kept may be what it stumbles over.
+            // Its incremental data may be the cause.
             remove_incremental(Path::new(folder), &call.stem());
         }
         messages.extend(heard.messages);
         let failed = failed(job.spec, std::mem::take(messages), &String::from_utf8_lossy(&heard.other));
-        Err(if about { Failure::Told(failed) } else { Failure::Cargo(format!("rustc failed: {failed}")) })
+        Err(if about { Failure::Failed(failed) } else { Failure::Cargo(format!("rustc failed: {failed}")) })
     }
 
-    /// Links what was compiled, and gives the code of each unit that is linked anew; no library if it would be what was
-    /// linked before. Or says why only cargo can go on.
+    /// Links what was compiled; no library if it would equal the previous one.
     async fn link_anew(&mut self, hash: &str, job: Job<'_>, progress: &mut Progress<'_>) -> Result<Linked, Failure> {
         let mut codes = Vec::new();
         let mut needs = BTreeSet::new();
@@ -419,7 +417,10 @@ impl Session {
         for (at, unit) in self.known.units.iter().enumerate().filter(|(_, unit)| unit.fresh) {
             let shape = Shape::of(&unit.current);
             if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
-                return Err(Failure::Cargo(format!("what the linker has to be told of {} has changed", unit.stem)));
+                return Err(Failure::Cargo(format!(
+                    "the symbols of {} that the linker is told about changed",
+                    unit.stem
+                )));
             }
             let code = shape.as_ref().map(|shape| shape.code);
             differs |= code.is_none() || code != unit.linked;
@@ -444,7 +445,7 @@ impl Session {
         Ok(Linked { library: Some(library), codes })
     }
 
-    /// Links with the object of the dependencies. `None` if there is none or it will not do; then it is made anew.
+    /// Links with the prelinked dependencies. `None` if there are none, or they do not suffice; then they are prelinked again.
     async fn link_with_dependencies(
         &mut self,
         hash: &str,
@@ -457,12 +458,16 @@ impl Session {
         let Some(prelinked) = self.prelinked.as_ref().filter(usable).cloned() else { return Ok(None) };
         let mut linked = None;
         if let Some(lacking) = prelinked.lacks(needs) {
-            tracing::debug!(plugin = job.spec.id, lacking, "the edit needs more of the dependencies than was linked");
+            tracing::debug!(
+                plugin = job.spec.id,
+                lacking,
+                "the edit needs more of the dependencies than was prelinked"
+            );
         } else {
             let how = if self.by_driver { How::Prelinked(&prelinked) } else { How::Directly(&prelinked) };
             linked = unless_cargo_is_needed(self.link(hash, exchanged, how, job).await)?;
             if linked.is_none() && !self.by_driver {
-                // Was it that?
+                // Perhaps because the driver was left out.
                 let how = How::Prelinked(&prelinked);
                 linked = unless_cargo_is_needed(self.link(hash, exchanged, how, job).await)?;
                 self.by_driver = linked.is_some();
@@ -473,13 +478,13 @@ impl Session {
             return Ok(None);
         };
         if let Some(lost) = tables(&library).await?.lost_since(&self.tables) {
-            self.link_in_full(job.spec, format!("linked beforehand, `{lost}` loses its unwind table"));
+            self.link_in_full(job.spec, format!("`{lost}` loses its unwind table when it is prelinked"));
             return Ok(None);
         }
         Ok(Some(library))
     }
 
-    /// Waits until the dependencies are linked, if they are being linked.
+    /// Waits for the dependencies to be prelinked, if they are being.
     async fn await_prelink(&mut self, spec: &PluginSpec) {
         let Some(prelinking) = self.prelinking.take() else { return };
         match prelinking.await.unwrap_or_else(|error| Err(error.to_string())) {
@@ -488,16 +493,16 @@ impl Session {
         }
     }
 
-    /// From now on everything is linked each time. Said once.
+    /// Links in full from now on. Logged once.
     fn link_in_full(&mut self, spec: &PluginSpec, why: String) {
         self.prelinked = None;
         if self.why_full.is_none() {
-            tracing::warn!(plugin = spec.id, why, "all of the plugin is linked after each edit, which takes longer");
+            tracing::warn!(plugin = spec.id, why, "the plugin is linked in full after each edit, which takes longer");
         }
         self.why_full = Some(why);
     }
 
-    /// Why everything is linked in full each time, if it is.
+    /// Why each link is a full one, if it is.
     pub(crate) fn why_full(&self) -> Option<&str> {
         self.why_full.as_deref()
     }
@@ -505,7 +510,7 @@ impl Session {
     /// Links.
     ///
     /// # Errors
-    /// [`Failure::Cargo`] when the linker fails, or does not link what was compiled.
+    /// [`Failure::Cargo`] if the linker fails, or does not link what was compiled.
     async fn link(
         &self,
         hash: &str,
@@ -523,27 +528,27 @@ impl Session {
         let command = move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
         let linking = blocking(command).await?;
         let Some((command, library)) = linking else {
-            return Err(Failure::Cargo("what was compiled is not among what was linked".to_owned()));
+            return Err(Failure::Cargo("a recompiled crate is not among those that are linked".to_owned()));
         };
         let mut said = Vec::new();
         let ended = run(command, job, |line| said.extend_from_slice(line)).await?;
         if !ended.success() {
             let said = String::from_utf8_lossy(&said);
-            tracing::debug!(plugin = job.spec.id, by_driver, %said, "linking again failed");
-            return Err(Failure::Cargo(format!("linking again failed: {said}")));
+            tracing::debug!(plugin = job.spec.id, by_driver, %said, "relinking failed");
+            return Err(Failure::Cargo(format!("relinking failed: {said}")));
         }
         Ok(library)
     }
 
-    /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known
-    /// how to compile it.
+    /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known how to
+    /// compile the unit.
     async fn compile<'a>(&mut self, at: usize, job: Job<'a>, progress: &mut Progress<'_>) -> Option<Compiler<'a>> {
         let versions: Vec<_> = self.known.units.iter().map(|unit| unit.version).collect();
         let unit = &mut self.known.units[at];
         if !unit.local && unit.first.is_none() {
             unit.first = Shape::of(&unit.archive);
         }
-        // From here on it is not what it was, until it is known what it is.
+        // Unknown until the compiler has succeeded.
         unit.from = None;
         unit.needs.iter_mut().for_each(|(need, version)| *version = versions[*need]);
         let wanted = unit.archive.file_name().unwrap_or_default().to_owned();
@@ -555,7 +560,7 @@ impl Session {
         Some(compiler)
     }
 
-    /// Takes what was compiled of a unit for what is current.
+    /// Makes the new output of a unit the current one.
     fn take(&mut self, at: usize, progress: &Progress<'_>) -> Result<()> {
         let folder = self.folder.path();
         let unit = &mut self.known.units[at];
@@ -570,7 +575,7 @@ impl Session {
         Ok(())
     }
 
-    /// The call that cargo would make, with its outputs in our folder and with our outputs as its inputs.
+    /// The call that cargo would make, with outputs in the session's folder and the session's outputs as inputs.
     fn command(&self, at: usize, call: &Call) -> Command {
         let folder = self.folder.path();
         let mut command = match &self.wrapper {
@@ -581,10 +586,9 @@ impl Session {
             }
             None => Command::new(&call.rustc),
         };
-        // Rustc's allocator takes its memory in large pages then, if nobody says otherwise: a tenth of the time of a
-        // small crate is page faults.
+        // Unless it is set already, this makes rustc's allocator use huge pages: page faults are a tenth of a small crate's time.
         command.current_dir(&call.folder).env_clear().env("MALLOC_CONF", "thp:always").envs(call.environment_now());
-        // For cargo alone to read; a wrapper may refuse to work where it is set.
+        // Meant for cargo only; a wrapper may refuse to work if it is set.
         command.env_remove("CARGO_INCREMENTAL");
         let mut before = "";
         for argument in &call.arguments {
@@ -606,7 +610,7 @@ impl Session {
         command
     }
 
-    /// `name=path` of a unit that was compiled here.
+    /// `name=path` of a recompiled unit.
     fn exchanged(&self, at: usize, text: &str) -> Option<OsString> {
         let (name, path) = text.split_once('=')?;
         let path = Path::new(path);
@@ -619,13 +623,13 @@ impl Session {
     }
 }
 
-/// What is built, and what ends that early.
+/// What is built, and how it is stopped.
 #[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
     pub(crate) spec: &'a PluginSpec,
     pub(crate) options: &'a BuildOptions,
     pub(crate) cancel: &'a CancellationToken,
-    /// That a file was written while it was read does not stop it: that was so too often.
+    /// Accept that a file was written while it was read, because that happened too often.
     pub(crate) lenient: bool,
 }
 
@@ -644,7 +648,7 @@ async fn run(mut command: Command, job: Job<'_>, line: impl FnMut(&[u8])) -> Res
     }
 }
 
-/// Removes what the compiler has kept of former runs on a crate.
+/// Removes a crate's incremental data.
 fn remove_incremental(folder: &Path, stem: &str) {
     let name = stem.rsplit_once('-').map_or(stem, |(name, _)| name);
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,15 +1,15 @@
-//! What a crate will probably read, before a compiler has told: it is watched while the first build runs, and the build
-//! hash is over it until more is known. Whether the guess was right is found out; nothing else depends on it.
+//! Guesses what a crate reads, before a compiler has reported it: these files are watched during the first build, and the build
+//! hash covers them until more is known. A wrong guess is corrected after the build.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::source::inputs::other_form;
 
-/// More are not looked for.
+/// The most files to look for.
 const MOST: usize = 10_000;
 
-/// The files that are reached from a crate's root by `mod` and `include`, as far as these are written plainly.
+/// The files that a crate's root reaches by `mod` and `include`, as far as these are written plainly.
 pub(crate) fn sources(root: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut waiting = vec![(root.to_owned(), root.parent().unwrap_or(root).to_owned())];
@@ -45,7 +45,7 @@ enum Reference<'a> {
     Includes(&'a str),
 }
 
-/// What a source says of other files, one line at a time. What is for tests only is left out.
+/// A source's references to other files, line by line, except those for tests only.
 fn references(text: &str) -> Vec<Reference<'_>> {
     let mut all = Vec::new();
     let mut at = None;
@@ -69,7 +69,7 @@ fn references(text: &str) -> Vec<Reference<'_>> {
             let rest = &line[start..];
             let includes =
                 ["include!(", "include_str!(", "include_bytes!("].iter().find_map(|it| rest.strip_prefix(it));
-            // Not what is put together.
+            // Only literal paths.
             all.extend(includes.filter(|rest| rest.starts_with('"')).and_then(quoted).map(Reference::Includes));
         }
         at = None;
@@ -92,7 +92,7 @@ fn module(line: &str) -> Option<&str> {
     name.chars().all(|c| c.is_alphanumeric() || c == '_').then_some(name)
 }
 
-/// The first text in quotes.
+/// The first quoted text.
 fn quoted(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once('"')?;
     rest.split_once('"').map(|(inside, _)| inside)

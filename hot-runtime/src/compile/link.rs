@@ -1,8 +1,8 @@
-//! Links a plugin again without its overlay being compiled: as rustc linked it, with another build hash.
+//! Relinks a plugin without recompiling its overlay: as rustc linked it, with another build hash.
 //!
-//! An overlay differs from build to build in nothing but the 16 digits of the build hash, in its record and in the
-//! names of its symbols. So its objects are kept, the digits in them are exchanged, and the linker is called as rustc
-//! called it, with what was compiled since in the place of what it replaces.
+//! Between builds an overlay differs only in the 16 digits of the build hash, in its record and in symbol names. So its objects
+//! are kept, the digits in them are replaced, and the linker is called as rustc called it, with recompiled crates in place of
+//! the old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,12 +24,12 @@ struct LinkCall {
 }
 
 impl LinkCall {
-    /// Reads what `--print link-args` printed.
+    /// Parses the output of `--print link-args`.
     fn parse(line: &str) -> Option<Self> {
         let mut words = words(line)?.into_iter().peekable();
         let mut environment = Vec::new();
         while let Some(word) = words.peek() {
-            // `K="v"` before the program; an argument may contain `=` too, but comes later.
+            // `K="v"` comes before the program; arguments, which may contain `=` too, come after it.
             match word.split_once('=') {
                 Some((name, value)) if !name.is_empty() && !name.contains('/') => {
                     environment.push((name.to_owned(), value.to_owned()));
@@ -41,8 +41,8 @@ impl LinkCall {
         Some(Self { program: words.next()?, arguments: words.collect(), environment })
     }
 
-    /// The call of the linker that the compiler driver would make of this one: the driver and what it starts take
-    /// nearly a third of a link's time. `None` if it cannot be told, or is not lld. The files have to be there. Blocks.
+    /// The call of the linker that the compiler driver would make: the driver and its helpers take nearly a third of a link's
+    /// time. `None` if it is not known, or is not lld. The files must exist. Blocks.
     fn resolve_linker_call(&self) -> Option<Self> {
         let ask = |arguments: &mut dyn Iterator<Item = &str>| {
             let environment = self.environment.iter().map(|(name, value)| (name, value));
@@ -59,7 +59,7 @@ impl LinkCall {
         let mut words = words(shown.lines().rfind(|line| line.starts_with(' '))?)?.into_iter();
         let mut program = words.next()?;
         if program.ends_with("/collect2") {
-            // Gcc's own, which looks for the linker and runs it.
+            // Gcc's wrapper, which finds the linker and runs it.
             let choice = given().filter(|argument| chooses_linker(argument));
             let found = ask(&mut choice.chain(["-print-prog-name=ld.lld"]))?.stdout;
             program = String::from_utf8(found).ok()?.trim().to_owned();
@@ -69,7 +69,7 @@ impl LinkCall {
         }
         let mut arguments = Vec::new();
         while let Some(argument) = words.next() {
-            // What is said to collect2, and the plugin for gcc's own objects, which lld cannot use.
+            // Arguments for collect2, and the plugin for gcc's LTO objects, which lld cannot use.
             let of_gcc = |option: &str| {
                 option.ends_with("/lto-wrapper")
                     || option.starts_with("-fresolution=")
@@ -86,12 +86,12 @@ impl LinkCall {
     }
 }
 
-/// Whether a compiler driver goes by this argument when it chooses its linker.
+/// Whether an argument affects which linker a compiler driver chooses.
 pub(crate) fn chooses_linker(argument: &str) -> bool {
     argument.starts_with("-B") || argument.starts_with("-fuse-ld") || argument.starts_with("-m")
 }
 
-/// Splits a command as Rust's `Debug` prints it.
+/// Splits a command as printed by Rust's `Debug`.
 fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -125,7 +125,7 @@ fn words(line: &str) -> Option<Vec<String>> {
     (!quoted).then_some(words)
 }
 
-/// A file of the overlay's, and where the build hash is in it.
+/// A file of the overlay, and the positions of the build hash in it.
 #[derive(Clone, Debug)]
 struct Template {
     /// The path that the linker was given.
@@ -152,21 +152,21 @@ impl Template {
     }
 }
 
-/// What is needed to link a plugin again.
+/// What is needed to relink a plugin.
 #[derive(Clone, Debug)]
 pub(crate) struct Linker {
     call: LinkCall,
-    /// The same without the driver, if that is known.
+    /// The call without the driver, if known.
     direct: Option<LinkCall>,
     hash: String,
     templates: Vec<Template>,
-    /// The archives that it links, as it was given them, with their paths in full.
+    /// The archives that are linked, as written in the call, with their full paths.
     archives: BTreeMap<String, PathBuf>,
     output: String,
 }
 
 impl Linker {
-    /// Keeps what rustc gave the linker, from the line that it printed, and clears away what it left for that.
+    /// Keeps the linker's inputs, from the line that rustc printed, and removes the temporary files that rustc left for that.
     /// `None` if the line is not understood. Blocks.
     pub(crate) fn keep(line: &str, hash: &str) -> Option<Self> {
         let call = LinkCall::parse(line)?;
@@ -194,27 +194,27 @@ impl Linker {
         Some(Self { call, direct, hash: hash.to_owned(), templates, archives, output: output? })
     }
 
-    /// Whether it is known how to call the linker without the compiler driver.
+    /// Whether the linker can be called without the compiler driver.
     pub(crate) fn knows_linker(&self) -> bool {
         self.direct.is_some()
     }
 
-    /// The compiler driver that calls the linker.
+    /// The compiler driver.
     pub(crate) fn program(&self) -> &str {
         &self.call.program
     }
 
-    /// The variables that it is given.
+    /// The driver's environment.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
         self.call.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What it is told.
+    /// The driver's arguments.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &String> {
         self.call.arguments.iter()
     }
 
-    /// The archives that it links.
+    /// The archives that are linked.
     pub(crate) fn archives(&self) -> impl Iterator<Item = &PathBuf> {
         self.archives.values()
     }
@@ -224,12 +224,11 @@ impl Linker {
         self.templates.iter().filter(|template| template.name.ends_with(".o")).map(|template| template.bytes.as_slice())
     }
 
-    /// The command that links with this build hash into a folder, with some archives exchanged; `None` if one of them
-    /// is not among those that are linked. The linker is called without the compiler driver, if that is known and not
-    /// forbidden. Blocks.
+    /// The command that links into a folder with this build hash and with some archives replaced; `None` if one of those is not
+    /// linked. It calls the linker without the compiler driver, if possible and not `by_driver`. Blocks.
     ///
     /// # Errors
-    /// [`Error::Io`] when the overlay's files cannot be written.
+    /// [`Error::Io`] if the overlay's files cannot be written.
     pub(crate) fn command(
         &self,
         hash: &str,
@@ -255,7 +254,7 @@ impl Linker {
         command.envs(call.environment.iter().map(|(name, value)| (name, value)));
         let mut object = prelinked.map(|prelinked| &prelinked.object);
         if prelinked.is_some() {
-            // What is missing in it shall be seen here, not when the library is opened.
+            // A missing symbol must be noticed now, not when the library is opened.
             command.arg(format!("{to_linker}--no-undefined"));
         }
         for argument in &call.arguments {
@@ -281,20 +280,20 @@ impl Linker {
     }
 }
 
-/// What of an archive matters to a plugin that links it.
+/// The properties of an archive that matter to a plugin that links it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// What a linker may be told of by name, and what it must not drop though nobody refers to it, with the sections.
-    /// Rustc works out what to tell the linker when it links; as long as this is the same, so is that.
+    /// The symbols that rustc may name to the linker, or that the linker must keep although nothing refers to them, with their
+    /// sections. As long as these are the same, rustc's arguments for the linker are too.
     pub(crate) surface: BTreeSet<(String, String)>,
-    /// The symbols that it needs of others.
+    /// The undefined symbols.
     pub(crate) needs: BTreeSet<String>,
-    /// Of everything but what debuggers read.
+    /// The hash of everything but debug information.
     pub(crate) code: blake3::Hash,
 }
 
 impl Shape {
-    /// Of an archive or object. `None` if it cannot be read.
+    /// Reads an archive or object; `None` if that fails.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let bytes = std::fs::read(path).ok()?;
         let mut surface = BTreeSet::new();
@@ -334,7 +333,7 @@ impl Shape {
     }
 }
 
-/// Whether only debuggers read a section, or what goes with it. A function may have the word in its name.
+/// Whether a section has debug information, or relocations of it. A function may also have the word in its name.
 fn is_for_debuggers(section: &str) -> bool {
     [".debug", ".zdebug", ".rela.debug", ".rel.debug"].iter().any(|start| section.starts_with(start))
 }

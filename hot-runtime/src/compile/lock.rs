@@ -1,4 +1,4 @@
-//! Whose turn it is to build a plugin in a target folder, which two processes may share.
+//! Locks for builds in a target folder, which processes may share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,11 @@ use crate::phase::BuildPhase;
 use crate::source::spec::PluginSpec;
 use crate::sys::scratch::has_no_locks;
 
-/// So many cargos are started at once for one target folder, in which one of them builds at a time: the next one has found
-/// out meanwhile what there is to do.
+/// How many cargos run at once in one target folder. Only one of them builds at a time, but the next one can find out meanwhile
+/// what there is to do.
 const CARGOS: usize = 2;
 
-/// Waits for a place among those whose cargo builds in a target folder. In the lock of cargo's own the time of those that
-/// wait would run out, where there are many.
+/// Waits for a permit to run cargo in a target folder. If many builds waited for cargo's own lock instead, they would time out.
 pub(crate) async fn cargo_permit(
     target_dir: &Path,
     spec: &PluginSpec,
@@ -41,13 +40,13 @@ pub(crate) async fn cargo_permit(
     }
 }
 
-/// The right to build one plugin in a target folder. Released on drop, and when the process ends.
+/// The exclusive right to build one plugin in a target folder. Released on drop, and when the process ends.
 pub(crate) struct BuildLock {
     _file: std::fs::File,
 }
 
 impl BuildLock {
-    /// Waits until nobody else builds this plugin there.
+    /// Waits until no other process builds this plugin there.
     pub(crate) async fn acquire(
         target_dir: &Path,
         spec: &PluginSpec,
@@ -63,14 +62,14 @@ impl BuildLock {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(std::fs::TryLockError::WouldBlock) => {}
-                // Nobody can take turns there; cargo, which locks too, goes on without as well.
+                // Without locks, builds cannot exclude each other; cargo, which locks too, goes on without them as well.
                 Err(std::fs::TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Self { _file: file }),
                 Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("locking the build", &path)(error)),
             }
             if !std::mem::replace(&mut told, true) {
                 progress.phase(BuildPhase::Waiting);
             }
-            // Another process's end cannot be awaited without a thread that could not be cancelled.
+            // A blocking lock would need a thread that cannot be cancelled.
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
                 () = cancel.cancelled() => return Err(Error::Cancelled { plugin: spec.id.clone() }),

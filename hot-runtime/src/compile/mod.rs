@@ -1,4 +1,4 @@
-//! Source to sealed artifact.
+//! Builds plugins: from sources to a sealed artifact.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), hot_runtime::Error> {
@@ -62,27 +62,27 @@ use lock::BuildLock;
 use progress::Progress;
 use units::Units;
 
-/// Where and how long a plugin is built.
+/// Where a plugin is built, and for how long at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildOptions {
-    /// Where overlays and artifacts go.
+    /// The folder for overlays and artifacts.
     pub work_dir: PathBuf,
-    /// Where cargo's outputs go; plugins that share one share their dependencies' builds.
+    /// Cargo's target folder; plugins with the same one share the builds of their dependencies.
     pub target_dir: PathBuf,
-    /// Where the overlay crate goes; a folder for each plugin in the work folder unless set.
+    /// The folder of the overlay crate; one for each plugin in the work folder unless set.
     pub overlay_dir: Option<PathBuf>,
-    /// The artifact's path, with `{buildHash}` where the build hash shall be; `artifacts/ID.cbus.so` in the work
-    /// folder unless set.
+    /// The artifact's path, in which `{buildHash}` stands for the build hash; `artifacts/ID.cbus.so` in the work folder unless
+    /// set.
     pub output: Option<PathBuf>,
-    /// When to give up.
+    /// How long a build may take.
     pub timeout: Duration,
-    /// How many bytes of artifacts to keep, so that to go back to a source needs no compiler.
+    /// How many bytes of artifacts to cache, so that returning to earlier sources needs no compiler.
     pub keep: u64,
 }
 
 impl BuildOptions {
-    /// Everything in the work folder, with a limit of 10 minutes; 256 MiB of artifacts are kept.
+    /// Options with everything in the work folder, a limit of 10 minutes, and 256 MiB of cached artifacts.
     #[must_use]
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
         let work_dir = in_full(&work_dir.into());
@@ -118,14 +118,14 @@ impl BuildOptions {
         self
     }
 
-    /// Sets the limit.
+    /// Sets how long a build may take.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how many bytes of artifacts to keep; 0 for none.
+    /// Sets how many bytes of artifacts to cache; 0 for none.
     #[must_use]
     pub fn keep(mut self, bytes: u64) -> Self {
         self.keep = bytes;
@@ -134,7 +134,7 @@ impl BuildOptions {
 
     fn overlay_of(&self, spec: &PluginSpec) -> PathBuf {
         let dir = self.overlay_dir.clone().unwrap_or_else(|| self.work_dir.join("overlays").join(spec.slug()));
-        // The compiler runs elsewhere.
+        // The compiler runs in another directory.
         in_full(&dir)
     }
 
@@ -149,36 +149,35 @@ impl BuildOptions {
     }
 }
 
-/// How a build ended.
+/// The result of a build.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BuildReport {
-    /// The artifact.
+    /// The artifact's path.
     pub artifact: PathBuf,
-    /// The hash of what it was built from, as 16 hex digits. After an edit that changes no code (a comment, a touch)
-    /// it is that of the build before, whose artifact is as good.
+    /// The hash of the build's inputs, as 16 hex digits. After an edit that changes no code (a comment, a touch) it is that of
+    /// the previous build, whose artifact is reused.
     pub build_hash: String,
-    /// The BLAKE3 hash of the library in it, as hex.
+    /// The BLAKE3 hash of the library, as hex.
     pub hash: String,
     /// The artifact's size in bytes.
     pub size: u64,
-    /// Who compiled.
+    /// What compiled it.
     pub by: BuiltBy,
-    /// Why cargo was asked, if rustc alone could have been.
+    /// Why cargo built it, if it did.
     pub why_cargo: Option<String>,
-    /// Why all of it was linked, if rustc compiled and the dependencies could not be linked beforehand: then the link of
-    /// each edit takes longer.
+    /// Why the plugin was linked in full, if its dependencies could not be prelinked: then each link takes longer.
     pub why_full_link: Option<String>,
     /// The warnings.
     pub messages: Vec<CompilerMessage>,
-    /// From the build's begin to the artifact, in milliseconds.
+    /// How long the build took, in milliseconds.
     pub build_ms: f64,
     /// How long each step took.
     pub phases: Vec<PhaseTime>,
 }
 
 impl BuildReport {
-    /// Of an artifact that is there; how the build went is filled in at its end.
+    /// For an existing artifact; the rest is filled in at the end of the build.
     fn new(
         artifact: PathBuf,
         build_hash: String,
@@ -202,32 +201,32 @@ impl BuildReport {
     }
 }
 
-/// How often a build begins anew because a file was written while it was read.
+/// How often a build is restarted because a file was written while it was read.
 const ROUNDS: usize = 3;
 
-/// Builds one plugin, again and again: the first time by cargo, then by rustc for just what has changed, wherever that
-/// gives the same.
+/// Builds one plugin over and over: first with cargo, then with rustc for just what changed, wherever that gives the same
+/// result.
 pub struct PluginBuilder {
     spec: PluginSpec,
     options: BuildOptions,
     workspace: Workspace,
     inputs: Inputs,
-    /// What builds read, as far as is known.
+    /// What builds read, as far as known.
     learned: Option<Learned>,
     session: Option<Session>,
     cache: ArtifactCache,
-    /// The last artifact, with what it was made of.
+    /// The last artifact, with its inputs and environment.
     last: Option<(BuildReport, Snapshot, blake3::Hash)>,
-    /// Crates are compiled in parts, so that what did not change in one is used again.
+    /// Whether cargo compiles incrementally.
     incremental: bool,
-    told_of_wrapper: bool,
+    warned_of_wrapper: bool,
 }
 
 impl PluginBuilder {
-    /// For a plugin. Nothing is read yet.
+    /// A builder for a plugin. Nothing is read yet.
     #[must_use]
     pub fn new(mut spec: PluginSpec, options: BuildOptions) -> Self {
-        // Whatever folder this process changes to.
+        // Whatever directory this process changes to.
         spec.crates.iter_mut().for_each(|path| *path = in_full(path));
         let inputs = Inputs::new(&options.target_dir);
         let cache = ArtifactCache::new(options.target_dir.join("cbus"), options.keep);
@@ -243,29 +242,29 @@ impl PluginBuilder {
             cache,
             last: None,
             incremental,
-            told_of_wrapper: false,
+            warned_of_wrapper: false,
         }
     }
 
-    /// What is built.
+    /// The plugin's spec.
     pub fn spec(&self) -> &PluginSpec {
         &self.spec
     }
 
-    /// What it is built from; nothing until it is read for the first time.
+    /// The inputs of its builds; empty before the first read.
     pub fn inputs(&self) -> Inputs {
         self.inputs.clone()
     }
 
-    /// Writes the overlay crate and stops. It builds by itself with plain cargo.
+    /// Writes the overlay crate, which plain cargo can build.
     ///
     /// # Errors
-    /// A crate that is not there or is no controller crate, or a file that cannot be written.
+    /// A crate that does not exist or is not a controller crate, or a file that cannot be written.
     pub async fn generate(&mut self) -> Result<Overlay> {
         self.write_overlay(None).await
     }
 
-    /// The same; with a salt the build hash is one that no other build has.
+    /// As [`PluginBuilder::generate`]; a salt makes the build hash unique.
     async fn write_overlay(&mut self, salt: Option<String>) -> Result<Overlay> {
         let (spec, dir, inputs) = (self.spec.clone(), self.options.overlay_of(&self.spec), self.inputs.clone());
         let (learned, before) = (self.learned.clone(), self.inputs.set());
@@ -274,7 +273,7 @@ impl PluginBuilder {
             let workspace = match Workspace::read(&spec.crates) {
                 Ok(workspace) => workspace,
                 Err(error) => {
-                    // What is wrong with it may be mended by a change of any of them.
+                    // A change of any of these may fix it.
                     let mut set = Workspace::default().deciding(&spec.crates);
                     set.extend(&before);
                     inputs.begin(set);
@@ -299,17 +298,17 @@ impl PluginBuilder {
         Ok(overlay)
     }
 
-    /// Builds it. Cancelling stops the compiler with all that it started.
+    /// Builds it. Cancelling stops the compiler and everything that it started.
     ///
     /// # Errors
-    /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], what
-    /// [`PluginBuilder::generate`] says, or an artifact that cannot be written.
+    /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], the errors of
+    /// [`PluginBuilder::generate`], or an artifact that cannot be written.
     pub async fn build(&mut self, observer: Observer<'_>, cancel: &CancellationToken) -> Result<BuildReport> {
         self.build_watching(observer, cancel, |_| ()).await.map(|(report, _)| report)
     }
 
-    /// The same; `watch` gets what is to be watched whenever more is known of that, before the compiler starts too. What
-    /// was just sealed comes with it, so that it need not be read again.
+    /// As [`PluginBuilder::build`]; `watch` is called with what to watch whenever more is known about that, also before the
+    /// compiler starts. Returns also what was just sealed, so that it need not be read again.
     pub(crate) async fn build_watching(
         &mut self,
         observer: Observer<'_>,
@@ -343,10 +342,10 @@ impl PluginBuilder {
             }
             BuildOutput::Library { library, build_hash, by, messages, inputs } => {
                 progress.phase(BuildPhase::Sealing);
-                // Should that fail, what is there is not what was linked last.
+                // If sealing fails, the artifact is not what was linked last.
                 self.last = None;
                 let artifact = self.options.output_of(&self.spec, &build_hash);
-                // What cargo linked is cargo's.
+                // What cargo linked belongs to cargo.
                 let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
                 let (sealed, in_memory) = blocking(move || artifact::seal_and_keep(&library, &out, ours)).await?;
                 if self.spec.watch && round < ROUNDS {
@@ -362,7 +361,7 @@ impl PluginBuilder {
         Ok((report, in_memory))
     }
 
-    /// Has made what is to be made, and says why by cargo if so; `None` if a file was written while it was read.
+    /// Builds directly or with cargo, and says why with cargo; `None` if a file was written while it was read.
     async fn make(
         &mut self,
         progress: &mut Progress<'_>,
@@ -372,7 +371,7 @@ impl PluginBuilder {
     ) -> Result<Option<(BuildOutput, Option<String>)>> {
         let why = match self.make_directly(progress, cancel, round).await {
             Ok(made) => return Ok(Some((made, None))),
-            Err(Failure::Told(error)) => return Err(error),
+            Err(Failure::Failed(error)) => return Err(error),
             Err(Failure::Written) => return Ok(None),
             Err(Failure::Cargo(why)) => why,
         };
@@ -381,7 +380,7 @@ impl PluginBuilder {
         Ok(made.map(|made| (made, Some(why))))
     }
 
-    /// Has just what has changed compiled, if it is known how; or takes what was built of the same before.
+    /// Compiles just what changed, if it is known how, or takes an earlier build of the same inputs.
     async fn make_directly(
         &mut self,
         progress: &mut Progress<'_>,
@@ -390,15 +389,15 @@ impl PluginBuilder {
     ) -> Result<BuildOutput, Failure> {
         let known = self.learned.clone().filter(|_| self.session.is_some() || self.last.is_some());
         let Some(learned) = known else {
-            return Err(Failure::Cargo("nothing is known from a build by cargo".to_owned()));
+            return Err(Failure::Cargo("there was no build by cargo yet".to_owned()));
         };
         let mut set = self.workspace.deciding(&self.spec.crates);
         set.extend(&learned.set);
         if let Some(session) = &self.session {
-            // What decided when it began may not be what would now.
+            // The files that decided at its start may differ from those that would now.
             set.extend(&session.deciding);
             if round > 0 {
-                // What the round before read first is known now, so that it can be told whether it is being written.
+                // The inputs that the previous round discovered, to detect whether they are being written.
                 set.extend(&session.known.sources());
             }
         }
@@ -406,7 +405,7 @@ impl PluginBuilder {
         let now = blocking(move || Ok(inputs.begin(set))).await?;
         let lacking =
             self.session.iter().flat_map(|session| &session.known.scripts).any(|script| script.lacks().is_some());
-        // What a script makes that cargo runs each time, nobody knows.
+        // The outputs of a script that cargo runs each time are not known.
         if !lacking && let Some(made) = self.made_before(&now).await? {
             if let (Some(session), BuildOutput::Cached { .. }) = (&mut self.session, &made) {
                 session.invalidate_linked();
@@ -414,7 +413,7 @@ impl PluginBuilder {
             return Ok(made);
         }
         let Some(session) = &mut self.session else {
-            return Err(Failure::Cargo("an input has changed".to_owned()));
+            return Err(Failure::Cargo("an input changed".to_owned()));
         };
         let order = match session.plan(&now) {
             Plan::Cargo(why) => return Err(Failure::Cargo(why)),
@@ -440,13 +439,13 @@ impl PluginBuilder {
             (None, Some((before, ..))) => {
                 Ok(BuildOutput::Unchanged(BuildReport { by: BuiltBy::Rustc, ..before.clone() }, messages, inputs))
             }
-            (None, None) => Err(Failure::Cargo("the artifact of the build before has gone".to_owned())),
+            (None, None) => Err(Failure::Cargo("the previous build's artifact is gone".to_owned())),
         };
         self.learned = Some(learned);
         made
     }
 
-    /// What was made of the same inputs before, if it is there.
+    /// An earlier build of the same inputs, if it still exists.
     async fn made_before(&mut self, now: &Snapshot) -> Result<Option<BuildOutput>> {
         let environment = environment();
         if let Some((last, inputs, then)) = &self.last
@@ -465,7 +464,7 @@ impl PluginBuilder {
         }))
     }
 
-    /// A build failed: what it did not find, and any new name beside its sources, is worth another one.
+    /// After a failed build, watches for the files that it did not find, and for new files beside its sources.
     async fn learn_from_failure(&mut self, error: &Error) -> Result<()> {
         let (said, messages) = match error {
             Error::Build { rendered, messages, .. } => (without_colours(rendered), messages.as_slice()),
@@ -492,8 +491,7 @@ impl PluginBuilder {
         .await
     }
 
-    /// The folders of local crates, and names for them that do not say where they are. The longest comes last, because
-    /// the compiler goes by the last that fits.
+    /// The folders of local crates, with names to replace them. The longest comes last, because the compiler uses the last match.
     fn local_names(&self, overlay: &Overlay) -> Vec<(PathBuf, String)> {
         let folders = self.workspace.packages.keys();
         let mut names: Vec<_> = folders
@@ -521,13 +519,13 @@ impl PluginBuilder {
         round: usize,
     ) -> Result<Option<BuildOutput>> {
         let target_dir = self.options.target_dir.clone();
-        // Also for what is built once: somebody else may build on with what is compiled here.
+        // Also for a single build: later builds may reuse what is compiled here.
         let capture = blocking(move || Ok(Capture::prepare(&target_dir))).await?;
         let mut attempt = 0;
         loop {
             progress.phase(BuildPhase::Reading);
             let began = SystemTime::now();
-            // What gives another hash each time it is built has none of its own.
+            // A build whose hash differs each time has no hash of its own.
             let salted = round >= ROUNDS || attempt >= ROUNDS;
             let overlay = self.write_overlay(salt(salted)).await?;
             watch(self.inputs.watched());
@@ -550,7 +548,7 @@ impl PluginBuilder {
                 return Ok(Some(BuildOutput::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs }));
             };
             if !salted && hash != overlay.build_hash {
-                // It was guessed what it reads, and now it is known.
+                // The inputs had been guessed, and now are known.
                 attempt += 1;
                 continue;
             }
@@ -563,7 +561,7 @@ impl PluginBuilder {
         }
     }
 
-    /// Learns from a build by cargo what it read. `None` if a file was written meanwhile.
+    /// Learns from a build by cargo what it read. `None` if a file was written during the build.
     async fn learn(
         &mut self,
         built: CargoBuilt,
@@ -598,7 +596,7 @@ impl PluginBuilder {
         Ok(found)
     }
 
-    /// Runs cargo; again without compiling in parts where something refuses that.
+    /// Runs cargo; again without incremental compilation if that fails.
     async fn run_cargo(
         &mut self,
         overlay: &Overlay,
@@ -609,12 +607,12 @@ impl PluginBuilder {
         let local = self.local_names(overlay);
         let wrapper = environment::wrapper(&overlay.root);
         if let Some(said) = environment::wrapper_of_members(&overlay.root)
-            && !std::mem::replace(&mut self.told_of_wrapper, true)
+            && !std::mem::replace(&mut self.warned_of_wrapper, true)
         {
             tracing::warn!(
                 plugin = self.spec.id,
-                "plugins are compiled without what {said} puts before the compiler, because they are bundled outside of \
-                 the workspace; what they need of it belongs to `build.rustc-wrapper`"
+                "plugins are compiled without the wrapper that {said} sets, because they are bundled outside of the \
+                 workspace; to apply it to them, set it as `build.rustc-wrapper`"
             );
         }
         let _permit = lock::cargo_permit(&self.options.target_dir, &self.spec, progress, cancel).await?;
@@ -633,13 +631,13 @@ impl PluginBuilder {
             let by = wrapper.as_ref().map_or_else(|| "the compiler".into(), |wrapper| wrapper.to_string_lossy());
             tracing::warn!(
                 plugin = self.spec.id,
-                "{by} fails when crates are compiled in parts; from now on they are compiled as a whole, which takes longer"
+                "{by} fails with incremental compilation; it is turned off from now on, which takes longer"
             );
         }
     }
 
-    /// Makes cargo make again what it would take for made because it goes by times, such as where a file was put back with
-    /// an old one.
+    /// Makes cargo rebuild what it would consider up to date because it compares times only, such as when a file was put back
+    /// with an old time.
     async fn invalidate_cargo_fingerprints(&self, capture: Option<Capture>) -> Result<()> {
         let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
         let of_scripts = self.session.as_ref().map(|session| session.with_other_script(&self.inputs.built()));
@@ -674,7 +672,7 @@ impl std::fmt::Debug for PluginBuilder {
     }
 }
 
-/// What folders are called in build hashes.
+/// The names of folders in build hashes.
 fn names(workspace: &Workspace, overlay: &Path, target_dir: &Path) -> Names {
     let mut folders: Vec<_> =
         workspace.packages.iter().map(|(folder, package)| (folder.clone(), package.name.clone())).collect();
@@ -684,23 +682,23 @@ fn names(workspace: &Workspace, overlay: &Path, target_dir: &Path) -> Names {
     Names { folders, root: workspace.root.clone(), apart: workspace.apart() }
 }
 
-/// Something that no other build has, if it is wanted.
+/// A text that makes a build hash unique, if wanted.
 fn salt(wanted: bool) -> Option<String> {
     wanted.then(|| format!("{:?}", SystemTime::now()))
 }
 
-/// The environment of this process, as one number.
+/// The hash of this process's environment.
 fn environment() -> blake3::Hash {
     let mut all = environment::callers_environment();
     all.sort();
     blake3::hash(format!("{all:?}").as_bytes())
 }
 
-/// What a build comes to before it is sealed.
+/// The output of a build, before it is sealed.
 enum BuildOutput {
-    /// What the build before made, for its code is the same; and what the compiler said this time.
+    /// The previous build's artifact, because the code is the same, with this build's messages.
     Unchanged(BuildReport, Vec<CompilerMessage>, Snapshot),
-    /// What an earlier build made of the same inputs.
+    /// A cached artifact of the same inputs.
     Cached {
         artifact: PathBuf,
         build_hash: String,
@@ -708,11 +706,6 @@ enum BuildOutput {
         messages: Vec<CompilerMessage>,
         inputs: Snapshot,
     },
-    Library {
-        library: PathBuf,
-        build_hash: String,
-        by: BuiltBy,
-        messages: Vec<CompilerMessage>,
-        inputs: Snapshot,
-    },
+    /// A new library.
+    Library { library: PathBuf, build_hash: String, by: BuiltBy, messages: Vec<CompilerMessage>, inputs: Snapshot },
 }

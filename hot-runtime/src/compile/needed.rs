@@ -1,4 +1,4 @@
-//! Which libraries a built plugin would look for when it is opened: none of Rust's, for these are nowhere to be found then.
+//! Checks that a built plugin does not need a shared library of Rust, which would not be found when the plugin is opened.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use object::read::elf::ElfFile64;
 
 use crate::compile::units::{CargoArtifact, Kind};
 
-/// Why a library could not be opened, if it needs one of Rust's; `made` is what it is made of. Blocks.
+/// Why a library could not be opened because it needs one of Rust's; `made` is what cargo built. Blocks.
 pub(crate) fn of_rust(library: &Path, made: &[CargoArtifact]) -> Option<String> {
     let cache = object::ReadCache::new(std::fs::File::open(library).ok()?);
     let file = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
@@ -19,17 +19,16 @@ pub(crate) fn of_rust(library: &Path, made: &[CargoArtifact]) -> Option<String> 
     let has = |made: &CargoArtifact, ending: &str| {
         made.files.iter().any(|file| file.extension().is_some_and(|it| it == ending))
     };
-    // The overlay is nobody's dependency.
+    // Nothing depends on the overlay.
     let shared = |made: &&CargoArtifact| made.kind == Kind::Library && has(made, "so") && !has(made, "rlib");
     let shared = made.iter().filter(shared).filter(|made| !made.package_name.starts_with("cbus-overlay-"));
     let crates: Vec<_> = shared.map(|made| format!("`{}`", made.package_name)).collect();
     let reason = if crates.is_empty() {
-        "take `-C prefer-dynamic` out of the flags that its crates are compiled with".to_owned()
+        "remove `-C prefer-dynamic` from the flags that its crates are compiled with".to_owned()
     } else {
-        format!("of the crate-type `dylib` is {}: make it `lib` or `rlib`", crates.join(", "))
+        format!("{} has the crate-type `dylib`: make it `lib` or `rlib`", crates.join(", "))
     };
     Some(format!(
-        "the plugin would need {name}, the standard library as a file of its own, which is not found when a plugin is opened; \
-         {reason}"
+        "the plugin would need {name}, the shared standard library, which is not found when a plugin is opened; {reason}"
     ))
 }

@@ -1,11 +1,11 @@
-//! Links what an edit leaves alone into one object, once, so that linking after an edit is a fraction of the work.
+//! Prelinks dependencies: links what edits do not change into one object, once, so that linking after an edit is fast.
 //!
-//! Of the dependencies' archives only what the plugin needs is taken, without debug information and the standard
-//! library's bitcode, which is more than all its code. An edit that needs more of them is linked in full once, and the
-//! object is made anew.
+//! Only what the plugin needs is taken from the dependencies' archives, without debug information and without the standard
+//! library's bitcode, which is larger than all its code. An edit that needs more is linked in full once, and the object is made
+//! again.
 //!
-//! The object is made by GNU ld, also where lld links the plugin: lld drops the unwind tables (`.eh_frame`) of all that
-//! it links so, or keeps all code with them. Without them a panic ends the process.
+//! GNU ld makes the object, even though lld links the plugin: lld either drops the unwind tables (`.eh_frame`) in such a link,
+//! or keeps all code with them. Without them a panic aborts the process.
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,7 +17,7 @@ use object::{Object, ObjectSymbol};
 
 use crate::compile::link::{Linker, chooses_linker, members};
 
-/// What is merged is neither searched nor placed section by section again.
+/// Merges sections, so that the final link need not process each of them.
 const SCRIPT: &str = "SECTIONS {
     /DISCARD/ : { *(.debug_*) *(.llvmbc) *(.llvmcmd) *(.comment) }
     .text : { *(.text .text.*) }
@@ -30,20 +30,20 @@ const SCRIPT: &str = "SECTIONS {
 }
 ";
 
-/// The object, and which archives it stands for.
+/// The prelinked object, and the archives that it replaces.
 #[derive(Clone, Debug)]
 pub(crate) struct Prelinked {
     pub(crate) object: PathBuf,
     pub(crate) archives: BTreeSet<PathBuf>,
-    /// The symbols that these archives define and the object has not, by their hashes.
+    /// The hashes of the symbols that these archives define and the object lacks.
     lacks: HashSet<u64>,
 }
 
 impl Prelinked {
-    /// Makes it in a folder; what is in `kept` stays out of it, and is needed in the form of `current`. Blocks.
+    /// Makes it in a folder from all archives but those in `kept`, whose `current` versions decide what is needed. Blocks.
     ///
     /// # Errors
-    /// Why everything is to be linked in full each time.
+    /// Why it cannot be made, so that each link is a full one.
     pub(crate) fn make(
         linker: &Linker,
         kept: &BTreeSet<PathBuf>,
@@ -52,7 +52,7 @@ impl Prelinked {
         version: usize,
     ) -> Result<Self, String> {
         if !linker.arguments().any(|argument| argument.as_str() == "-fuse-ld=lld") {
-            return Err("the plugin is not linked by lld".to_owned());
+            return Err("the plugin is not linked with lld".to_owned());
         }
         let archives: Vec<_> = linker.archives().filter(|archive| !kept.contains(*archive)).cloned().collect();
         let read = |path: &Path| std::fs::read(path).map_err(|error| format!("reading {}: {error}", path.display()));
@@ -72,7 +72,7 @@ impl Prelinked {
         };
         let script = folder.join("merge.ld");
         write(&script, SCRIPT)?;
-        // Nothing else can be passed on in a list of arguments.
+        // Other names cannot be passed in a response file.
         let plain = |name: &&String| !name.contains([' ', ',', '"', '\'', '\\', '\n']);
         let wanted =
             needed.difference(&defined).filter(plain).map(|name| format!("-Wl,-u,{name}\n")).collect::<String>();
@@ -89,7 +89,7 @@ impl Prelinked {
         let output = output.map_err(|error| format!("running {}: {error}", linker.program()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("GNU ld (`ld.bfd`), which links the dependencies beforehand, failed: {}", said.trim()));
+            return Err(format!("GNU ld (`ld.bfd`), which prelinks the dependencies, failed: {}", said.trim()));
         }
         let mut taken = BTreeSet::new();
         let mut lacks = HashSet::new();
@@ -108,13 +108,13 @@ impl Prelinked {
         Ok(Self { object, archives: archives.into_iter().collect(), lacks })
     }
 
-    /// The first of these symbols that the object should have and has not.
+    /// The first of these symbols that the object lacks.
     pub(crate) fn lacks<'a>(&self, needed: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
         needed.into_iter().find(|name| self.lacks.contains(&hashed(name.as_bytes())))
     }
 }
 
-/// Whether an argument by which a compiler driver chooses its linker makes it lld.
+/// Whether an argument makes a compiler driver choose lld.
 fn is_of_lld(argument: &str) -> bool {
     argument.starts_with("-fuse-ld") || argument.ends_with("/gcc-ld")
 }
@@ -125,11 +125,11 @@ fn hashed(name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Adds the symbols that an object needs, and those that it defines for others.
+/// Collects the symbols that an object needs, and those that it defines for others.
 fn symbols(bytes: &[u8], needed: &mut BTreeSet<String>, defined: &mut BTreeSet<String>) {
     let Ok(file) = object::File::parse(bytes) else { return };
     for symbol in file.symbols().filter(ObjectSymbol::is_global) {
-        // What has no name in UTF-8 is asked for by nobody by name.
+        // Rust's symbol names are UTF-8.
         let Ok(name) = symbol.name() else { continue };
         if !name.is_empty() {
             let which = if symbol.is_undefined() { &mut *needed } else { &mut *defined };

@@ -1,4 +1,4 @@
-//! Runs a compiler with all that it starts in a process group of its own, so that all of it can be stopped.
+//! Runs a compiler in a process group of its own, so that it can be stopped with everything that it started.
 
 use std::process::Stdio;
 
@@ -7,9 +7,9 @@ use tokio::process::{Child, Command};
 
 use crate::sys::process::{kill_group, own_group};
 
-/// Why a process was not waited for to its end.
+/// How a process ended.
 pub(crate) enum Ended<T> {
-    /// It ended.
+    /// By itself.
     Exited(std::process::ExitStatus),
     /// It was stopped, for this reason.
     Stopped(T),
@@ -21,17 +21,17 @@ pub(crate) fn prepare(command: &mut Command) {
     own_group(command);
 }
 
-/// Which of a process's outputs comes in lines that are read as they come.
+/// Which of a process's outputs is read line by line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lines {
-    /// Standard output; the other is kept.
+    /// Standard output; the other one is collected.
     Stdout,
-    /// Standard error; the other is kept.
+    /// Standard error; the other one is collected.
     Stderr,
 }
 
-/// Hands each line of one output to `line` as it comes, keeps the other output, and waits for the process's end.
-/// When `stop` is done first, the whole process group is killed and waited for.
+/// Passes each line of one output to `line` as it comes, collects the other output, and waits for the process to end. If `stop`
+/// completes first, the whole process group is killed.
 pub(crate) async fn run<T>(
     mut child: Child,
     lines: Lines,
@@ -68,17 +68,17 @@ async fn each_line(from: Option<impl tokio::io::AsyncRead + Unpin>, line: &mut i
 
 async fn keep(from: Option<impl tokio::io::AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     if let Some(mut from) = from {
-        // What cannot be read is missing from a message, no more.
+        // Unreadable output is only missing from a message.
         let _ = from.read_to_end(kept).await;
     }
 }
 
-/// Kills a process with its whole group, linkers included, and waits for its end.
+/// Kills a process and its whole group, linkers included, and waits for it to end.
 async fn kill(child: &mut Child) {
     if let Some(leader) = child.id()
         && let Err(error) = kill_group(leader)
     {
-        tracing::warn!(%error, "the compiler's process group could not be killed; the compiler alone is");
+        tracing::warn!(%error, "cannot kill the compiler's process group; killing only the compiler");
     }
     let _ = child.kill().await;
 }

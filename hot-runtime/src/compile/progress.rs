@@ -1,4 +1,4 @@
-//! How far a build is, and how long each step of it took.
+//! Reports and times the steps of a build.
 
 use std::time::Instant;
 
@@ -8,36 +8,36 @@ use crate::message::CompilerMessage;
 use crate::phase::{BuildPhase, PhaseTime};
 use crate::util::millis;
 
-/// What a build tells while it goes on.
+/// An event of a running build.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "build", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BuildEvent {
-    /// A step began.
+    /// A step started.
     Phase {
         /// The step.
         phase: BuildPhase,
-        /// Since the build's begin, in milliseconds.
+        /// Since the start of the build, in milliseconds.
         elapsed_ms: f64,
     },
-    /// A crate is compiled.
+    /// A crate was compiled.
     Compiled {
         /// Its package's name.
         package: String,
-        /// Since the build's begin, in milliseconds.
+        /// Since the start of the build, in milliseconds.
         elapsed_ms: f64,
     },
-    /// The compiler says something.
+    /// The compiler emitted a message.
     Message {
-        /// What.
+        /// The message.
         message: CompilerMessage,
     },
 }
 
-/// Called with what a build tells, as it happens. It must return soon.
+/// Called with each event of a build. It must return quickly.
 pub type Observer<'a> = &'a (dyn Fn(BuildEvent) + Send + Sync);
 
-/// Tells and times the steps of one build.
+/// Reports and times the steps of one build.
 pub(crate) struct Progress<'a> {
     observer: Observer<'a>,
     begun: Instant,
@@ -52,7 +52,7 @@ impl<'a> Progress<'a> {
         Self { observer, begun: now, since: now, current: None, done: Vec::new() }
     }
 
-    /// The step before has ended, this one begins.
+    /// Ends the current step and starts another one.
     pub(crate) fn phase(&mut self, phase: BuildPhase) {
         self.end_phase();
         self.current = Some(phase);
@@ -79,7 +79,7 @@ impl<'a> Progress<'a> {
         (self.observer)(BuildEvent::Message { message: message.clone() });
     }
 
-    /// The whole time so far, and that of each step.
+    /// The total time so far, and that of each step.
     pub(crate) fn end(&mut self) -> (f64, Vec<PhaseTime>) {
         self.end_phase();
         (millis(self.begun), std::mem::take(&mut self.done))

@@ -1,5 +1,4 @@
-//! What cargo's last build compiled, from what, and how: read from what it says, from what the recording wrapper has
-//! written down, and from rustc's dep-info.
+//! What cargo's last build compiled, from what, and how: from cargo's messages, the wrapper's records and rustc's dep-info.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -20,22 +19,22 @@ pub(crate) struct CargoArtifact {
     pub(crate) package: PathBuf,
     /// The package's name.
     pub(crate) package_name: String,
-    /// Its sources are in a folder of the user's, not cargo's own.
+    /// Whether its sources are in a local folder, not in cargo's own.
     pub(crate) local: bool,
-    /// What it is.
+    /// The kind of its target.
     pub(crate) kind: Kind,
-    /// The files.
+    /// The output files.
     pub(crate) files: Vec<PathBuf>,
 }
 
 /// What a crate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It is linked.
+    /// A library, which is linked.
     Library,
-    /// A procedural macro: it runs while others are compiled.
+    /// A procedural macro, which runs while others are compiled.
     Macro,
-    /// A build script: it runs before its package is compiled.
+    /// A build script, which runs before its package is compiled.
     Script,
 }
 
@@ -49,7 +48,7 @@ impl Kind {
     }
 }
 
-/// A build script that was run, and when it would be run again.
+/// A build script that ran, and when it would run again.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     /// Its package's folder.
@@ -57,16 +56,16 @@ pub(crate) struct Script {
     local: bool,
     /// The files and folders that it says it reads.
     pub(crate) reads: BTreeSet<PathBuf>,
-    /// The variables that it says it reads, with what they were.
+    /// The variables that it says it reads, with their values.
     variables: Vec<(String, Option<OsString>)>,
-    /// What it told cargo to do.
+    /// Its instructions for cargo.
     told: Vec<String>,
 }
 
 impl Script {
-    /// Reads what it told cargo, which cargo keeps beside its output folder.
+    /// Reads its output, which cargo keeps beside its output folder.
     pub(crate) fn read(package: &Path, local: bool, out_dir: &Path) -> Self {
-        // Cargo's layout of before, and the one to come.
+        // Cargo's current and future layout.
         let beside = |name: &str| out_dir.parent().map(|folder| folder.join(name)).unwrap_or_default();
         let output = ["output", "run/stdout"].map(beside).into_iter().find(|path| path.is_file()).unwrap_or_default();
         let said = std::fs::read_to_string(&output).unwrap_or_default();
@@ -84,14 +83,14 @@ impl Script {
                 "rerun-if-changed" => {
                     // As cargo reads it.
                     let path = package.join(value.trim_end());
-                    // What cargo has downloaded does not change.
+                    // Downloaded packages do not change.
                     if local || !path.starts_with(package) {
                         reads.insert(path);
                     }
                 }
                 "rerun-if-env-changed" => variables.push((value.to_owned(), std::env::var_os(value))),
                 "warning" | "error" | "rustc-check-cfg" => {}
-                // Of a downloaded one the lock file says what it does, but for what it finds on this machine.
+                // The lock file determines what a downloaded one does, except for what it finds on this machine.
                 _ if local || key.starts_with("rustc-link") => told.push(line.to_owned()),
                 _ => {}
             }
@@ -99,23 +98,23 @@ impl Script {
         Self { package: package.to_owned(), local, reads, variables, told }
     }
 
-    /// It says nothing of what it reads: that means all of its package. Cargo's own packages do not change.
+    /// Whether it does not say what it reads, which means its whole package. Downloaded packages do not change.
     pub(crate) fn is_silent(&self) -> bool {
         self.local && self.reads.is_empty() && self.variables.is_empty()
     }
 
-    /// What decides what it does.
+    /// Its inputs.
     pub(crate) fn inputs(&self) -> InputSet {
         let packages = self.is_silent().then(|| self.package.clone()).into_iter().collect();
         InputSet { trees: self.reads.clone(), packages, ..InputSet::default() }
     }
 
-    /// A path that it says it reads and that is not there: cargo runs it again each time then.
+    /// A path that it says it reads and that does not exist: then cargo runs it in every build.
     pub(crate) fn lacks(&self) -> Option<&Path> {
         self.reads.iter().find(|path| !path.exists()).map(PathBuf::as_path)
     }
 
-    /// A variable that it reads and that has changed since.
+    /// A variable that it reads and that changed since.
     pub(crate) fn changed_variable(&self) -> Option<&str> {
         let changed = self.variables.iter().find(|(name, then)| std::env::var_os(name) != *then);
         changed.map(|(name, _)| name.as_str())
@@ -131,27 +130,27 @@ pub(crate) struct Unit {
     /// The stem of its files: `name-hash`.
     pub(crate) stem: String,
     pub(crate) call: Option<Call>,
-    /// What it read, and what the values were; of local ones.
+    /// What it read, for local crates.
     pub(crate) inputs: DepInfo,
-    /// What was in it; `None` where that is not known, so that it has to be compiled again.
+    /// The contents of its inputs; `None` if unknown, so that it must be recompiled.
     pub(crate) from: Option<BTreeMap<PathBuf, Content>>,
-    /// The units that it is compiled against, and which builds of them these were.
+    /// The units that it was compiled against, with their versions.
     pub(crate) needs: Vec<(usize, u64)>,
-    /// How often it was compiled here.
+    /// How often it was recompiled.
     pub(crate) version: u64,
-    /// What cargo linked of it with its state then, and what is linked now.
+    /// The output that cargo linked, its state then, and the current output.
     pub(crate) archive: PathBuf,
     pub(crate) as_made: Option<Stamp>,
     pub(crate) current: PathBuf,
-    /// It was compiled since the plugin was linked.
+    /// Whether it was recompiled since the plugin was linked.
     pub(crate) fresh: bool,
-    /// What was linked of it by cargo, and what is linked now.
+    /// The shape that cargo linked, and the code that is linked now.
     pub(crate) first: Option<Shape>,
     pub(crate) linked: Option<blake3::Hash>,
 }
 
 impl Unit {
-    /// Whether it is not what its sources, and the values that it reads, give now.
+    /// Whether its sources, or the variables that it reads, have changed.
     pub(crate) fn is_stale(&self, now: &Snapshot) -> bool {
         let Some(from) = &self.from else { return true };
         from.iter().any(|(path, then)| now.of(path) != *then) || self.reads_other_values()
@@ -164,12 +163,12 @@ impl Unit {
         self.inputs.environment.iter().any(|(name, then)| value(name) != then.as_ref().map(OsString::from))
     }
 
-    /// The paths that decide how cargo compiles it, beside its sources.
+    /// The paths that decide how cargo compiles it, apart from its sources.
     fn of_package(&self) -> [PathBuf; 2] {
         ["Cargo.toml", "build.rs"].map(|name| self.package.join(name))
     }
 
-    /// The paths that decide what it is: what it read, and the other places at which a module would be looked for.
+    /// The paths that determine it: the files that it read, and the other paths where their modules would be looked for.
     pub(crate) fn paths(&self) -> BTreeSet<PathBuf> {
         let others = self.inputs.files.iter().filter_map(|file| other_form(file));
         self.inputs.files.iter().cloned().chain(others).collect()
@@ -181,7 +180,7 @@ impl Unit {
         let folder = file.parent()?;
         let (stem, call) = match made.kind {
             Kind::Library | Kind::Macro => (stem_of(&file), None),
-            // Cargo gives it another name than rustc does.
+            // Cargo names it differently than rustc.
             Kind::Script => {
                 let call = capture.and_then(|capture| capture.call_into(folder));
                 (call.as_ref().map_or_else(|| stem_of(&file), Call::stem), call)
@@ -195,7 +194,7 @@ impl Unit {
             false => DepInfo::default(),
         };
         let call = call.filter(|_| !made.local || !inputs.files.is_empty());
-        // As rustc names it to the linker.
+        // As rustc passes it to the linker.
         let archive = file.canonicalize().ok()?;
         Some(Self {
             package: made.package.clone(),
@@ -224,14 +223,14 @@ pub(crate) fn stem_of(path: &Path) -> String {
     stem.strip_prefix("lib").unwrap_or(&stem).to_owned()
 }
 
-/// When a cargo that did not have it recorded may have compiled a unit last; long ago if that is not known.
+/// When cargo last compiled a unit, perhaps without a record; the epoch if unknown.
 fn compiled_at(file: &Path, package: &str, stem: &str) -> SystemTime {
     let hash = stem.rsplit_once('-').map_or("", |(_, hash)| hash);
     let of = |folder: Option<&Path>, inside: &str| folder.map(|folder| folder.join(inside).join("invoked.timestamp"));
     let folder = file.parent();
     let above = folder.and_then(Path::parent);
     let candidates = [
-        // `deps/` beside `.fingerprint/`; a script's folder in `build/`; cargo's layout to come.
+        // `deps/` beside `.fingerprint/`; a script's folder in `build/`; cargo's future layout.
         of(above, &format!(".fingerprint/{package}-{hash}")),
         of(above.and_then(Path::parent), &format!(".fingerprint/{package}-{hash}")),
         of(above, "fingerprint"),
@@ -241,7 +240,7 @@ fn compiled_at(file: &Path, package: &str, stem: &str) -> SystemTime {
     times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// All that a build was made of.
+/// All units and scripts of a build.
 #[derive(Default)]
 pub(crate) struct Units {
     pub(crate) units: Vec<Unit>,
@@ -249,7 +248,7 @@ pub(crate) struct Units {
 }
 
 impl Units {
-    /// Learns of a build by cargo, without its overlay. Blocks.
+    /// Learns from a build by cargo, leaving out the overlay. Blocks.
     pub(crate) fn learn(
         made: &[CargoArtifact],
         scripts: Vec<Script>,
@@ -266,7 +265,7 @@ impl Units {
         Self { units, scripts }
     }
 
-    /// What decides what each unit is.
+    /// The inputs of all units.
     pub(crate) fn sources(&self) -> InputSet {
         let mut set = InputSet::default();
         for unit in self.units.iter().filter(|unit| unit.local) {
@@ -277,8 +276,7 @@ impl Units {
         set
     }
 
-    /// What decides what cargo makes of each package, and whether macros and scripts are what they were: when it changes,
-    /// cargo has to be asked.
+    /// The inputs that decide how cargo compiles each package, and those of macros and scripts: if they change, cargo must build.
     pub(crate) fn of_tools(&self) -> InputSet {
         let mut set = InputSet { files: BTreeSet::new(), ..self.sources() };
         for unit in self.units.iter().filter(|unit| unit.local) {
@@ -290,12 +288,12 @@ impl Units {
         set
     }
 
-    /// The programs that compiled them.
+    /// The compilers that were used.
     pub(crate) fn compilers(&self) -> impl Iterator<Item = PathBuf> {
         self.units.iter().filter_map(|unit| Some(unit.call.as_ref()?.rustc.clone()))
     }
 
-    /// Takes what is in the sources for what the units were compiled from.
+    /// Records the contents of the sources that the units were compiled from.
     pub(crate) fn compiled_from(&mut self, now: &Snapshot) {
         for unit in &mut self.units {
             unit.from = Some(unit.paths().into_iter().map(|path| (path.clone(), now.of(&path))).collect());
@@ -306,12 +304,12 @@ impl Units {
         }
     }
 
-    /// What of the build is no file: the values that sources read, and what scripts told cargo to do.
+    /// The inputs that are not files: the variables that sources read, and the scripts' instructions for cargo.
     pub(crate) fn texts(&self, names: &Names) -> Vec<String> {
         let mut texts = BTreeSet::new();
         for unit in self.units.iter().filter(|unit| unit.local) {
             for (name, value) in &unit.inputs.environment {
-                // The manifest says it.
+                // Determined by the manifest.
                 if !name.starts_with("CARGO_PKG_") && name != "CARGO_CRATE_NAME" && name != "OUT_DIR" {
                     let name_of = |value: &str| {
                         if name == "CARGO_MANIFEST_DIR" { value.to_owned() } else { names.in_text(value) }

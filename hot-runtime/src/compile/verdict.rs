@@ -1,4 +1,4 @@
-//! Whether a compiler's failure is about the code, or about how it was called: only the former is shown at once.
+//! Decides whether a compiler failed because of the code or because of how it was called: only the former is shown at once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::process::ExitStatus;
 use crate::message::{CompilerMessage, MessageLevel};
 use crate::source::inputs::InputSet;
 
-/// Errors about how crates are found and loaded: what another build left behind, not what was written.
+/// Errors about finding and loading crates: they come from what another build left behind, not from the code.
 const OF_LOADING: [&str; 14] = [
     "E0454", "E0455", "E0457", "E0458", "E0459", "E0460", "E0461", "E0462", "E0463", "E0464", "E0466", "E0514",
     "E0519", "E0786",
 ];
 
-/// Whether these are the compiler's own errors about files that were edited, every one of them: each with a place in one
-/// of these files, none about the loading of crates, and nothing else said.
+/// Whether all of these are errors about edited files: each has a span in one of them, none is about loading crates, and there
+/// is no other output.
 pub(crate) fn is_about(
     files: &BTreeSet<PathBuf>,
     folder: &Path,
@@ -28,21 +28,21 @@ pub(crate) fn is_about(
         let placed = |file: &PathBuf| files.contains(file) || files.contains(&folder.join(file));
         !loads && message.spans.iter().any(|span| span.primary && placed(&span.file))
     };
-    // 101 is a panic of the compiler's.
+    // A panic of the compiler gives 101.
     status.code() == Some(1) && other.is_empty() && !errors.is_empty() && errors.iter().all(of_code)
 }
 
-/// Whether a compiler has failed by a fault of its own, which what it has kept of former runs may be the cause of.
+/// Whether the compiler itself crashed, which its incremental data may cause.
 pub(crate) fn is_internal(said: &str) -> bool {
     said.contains("internal compiler error") || said.contains("the compiler unexpectedly panicked")
 }
 
-/// Whether somebody complained of compiling in parts, as programs do that remember what was compiled.
+/// Whether a program complained about incremental compilation, as compiler caches do.
 pub(crate) fn is_about_incremental(said: &str) -> bool {
     said.contains("incremental") || said.contains("increment compilation")
 }
 
-/// Paths that errors name: files that were not found among them.
+/// The paths that errors name, including those of files that were not found.
 pub(crate) fn paths_in(messages: &[CompilerMessage], folder: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for message in messages.iter().filter(|message| message.level == MessageLevel::Error) {
@@ -52,15 +52,15 @@ pub(crate) fn paths_in(messages: &[CompilerMessage], folder: &Path) -> BTreeSet<
     found
 }
 
-/// What a text has in quotes that may be a path.
+/// The quoted parts of a text that may be paths.
 pub(crate) fn paths_in_text(text: &str, folder: &Path) -> BTreeSet<PathBuf> {
     let quoted = ['`', '"'].into_iter().flat_map(|quote| text.split(quote).skip(1).step_by(2).take(100));
-    // Whatever else is quoted is a path to nothing, which does no harm.
+    // Other quoted text is taken for a path that does not exist, which does no harm.
     let path = |text: &&str| (text.contains('/') || text.contains('.')) && !text.contains('\n');
     quoted.filter(path).map(|text| folder.join(text)).collect()
 }
 
-/// What the build scripts that failed read, by what cargo says of them: what they said, or else all of their packages.
+/// The inputs of the build scripts that failed, from cargo's output: what they say they read, or else their whole packages.
 pub(crate) fn failed_scripts(said: &str) -> InputSet {
     let mut set = InputSet::default();
     for failed in said.split("failed to run custom build command for `").skip(1) {

@@ -176,7 +176,8 @@ impl Serving {
         match blocking(move || Past::of(number, build, &copy, states)).await {
             Ok(past) => state.history.add(past, self.shared.settings.keep),
             Err(error) => {
-                tracing::warn!(plugin = self.id, error = %error.with_causes(), "cannot keep the artifact of a replaced generation")
+                let error = error.with_causes();
+                tracing::warn!(plugin = self.id, %error, "cannot keep the artifact of a replaced generation");
             }
         }
     }

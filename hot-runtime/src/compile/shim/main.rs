@@ -1,11 +1,11 @@
-// Stands between cargo and rustc: writes down how rustc is called, then calls it. Compiled on first use by the very
-// compiler that builds plugins, so that any host program can record its builds without an extra program installed.
+// Stands between cargo and rustc: records how rustc is called, then calls it. Compiled on first use by the compiler that builds
+// plugins, so that any host program can record its builds without another program being installed.
 //
 // CBUS_CAPTURE  the folder to write to
-// CBUS_OUTER    lines NAME=HASH: the variables that cargo itself was started with, which are not cargo's to set
+// CBUS_OUTER    lines NAME=HASH: the variables that cargo itself was started with
 // CBUS_WRAPPER  the wrapper that would have been called instead of this one
-// CBUS_REMAP    lines FROM=TO: paths that are not to be seen in what is compiled
-// CBUS_LOCAL    lines FROM=TO for the plugin's own crates, if what is made of them must not depend on where they are
+// CBUS_REMAP    lines FROM=TO: paths to replace in the outputs
+// CBUS_LOCAL    lines FROM=TO for the plugin's own crates, if their outputs must not depend on where they are
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -18,13 +18,13 @@ fn main() {
     let mut arguments: Vec<OsString> = arguments.collect();
     hide_paths(&mut arguments);
     if let Some(folder) = std::env::var_os("CBUS_CAPTURE") {
-        // Without the record the next edit takes cargo's time; nothing else is lost.
+        // Without the record the next build is only slower.
         let _ = record(std::path::Path::new(&folder), &rustc, &arguments);
     }
     let mut command = match std::env::var_os("CBUS_WRAPPER").filter(|wrapper| !wrapper.is_empty()) {
         Some(wrapper) => {
             let mut command = Command::new(wrapper);
-            // For cargo alone to read; sccache refuses to work where it is set.
+            // Meant for cargo only; sccache refuses to work if it is set.
             command.arg(&rustc).env_remove("CARGO_INCREMENTAL");
             command
         }
@@ -37,12 +37,15 @@ fn main() {
     run(command)
 }
 
-/// Adds what keeps paths out of the outputs. Cargo's `-C metadata`, which goes into every symbol's name, is a hash over the
-/// path of a local crate; it is replaced by one over the same call with the paths exchanged.
+/// Adds arguments that keep paths out of the outputs. Cargo's `-C metadata`, which is part of every symbol's name, is a hash
+/// that covers the path of a local crate; it is replaced by a hash of the same call with the paths replaced.
 fn hide_paths(arguments: &mut Vec<OsString>) {
     let pairs = |name: &str| -> Vec<(String, String)> {
         let text = std::env::var(name).unwrap_or_default();
-        text.lines().filter_map(|line| line.rsplit_once('=')).map(|(from, to)| (from.to_owned(), to.to_owned())).collect()
+        text.lines()
+            .filter_map(|line| line.rsplit_once('='))
+            .map(|(from, to)| (from.to_owned(), to.to_owned()))
+            .collect()
     };
     let (everywhere, local) = (pairs("CBUS_REMAP"), pairs("CBUS_LOCAL"));
     if !arguments.iter().any(|argument| argument == "--out-dir") {
@@ -66,7 +69,9 @@ fn hide_paths(arguments: &mut Vec<OsString>) {
         }
         call.push_str(&std::env::var("CARGO_PKG_VERSION").unwrap_or_default());
         let hash = fnv(call.as_bytes());
-        if let Some(metadata) = arguments.iter_mut().find(|argument| argument.to_string_lossy().starts_with("metadata=")) {
+        if let Some(metadata) =
+            arguments.iter_mut().find(|argument| argument.to_string_lossy().starts_with("metadata="))
+        {
             *metadata = format!("metadata={hash:016x}").into();
         }
     }
@@ -81,10 +86,12 @@ fn fnv(bytes: &[u8]) -> u64 {
 }
 
 /// NUL-separated: the working folder, the compiler, the number of arguments, the arguments, then NAME=value of each
-/// variable that cargo has set. What else is in the environment, secrets included, is nobody's to keep.
+/// variable that cargo has set. The rest of the environment, which may include secrets, is not recorded.
 fn record(folder: &std::path::Path, rustc: &OsString, arguments: &[OsString]) -> std::io::Result<()> {
-    let after = |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
-    let extra = arguments.iter().find_map(|argument| argument.to_str()?.strip_prefix("extra-filename=")).unwrap_or_default();
+    let after =
+        |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
+    let extra =
+        arguments.iter().find_map(|argument| argument.to_str()?.strip_prefix("extra-filename=")).unwrap_or_default();
     let (Some(name), Some(_)) = (after("--crate-name").and_then(|name| name.to_str()), after("--out-dir")) else {
         return Ok(());
     };
@@ -116,7 +123,7 @@ fn record(folder: &std::path::Path, rustc: &OsString, arguments: &[OsString]) ->
     std::fs::rename(unfinished, folder.join(format!("{name}{extra}.call")))
 }
 
-/// A new file that only its owner reads: cargo may have been told secrets to set.
+/// Writes a new file that only its owner can read: cargo may have been configured to set secrets.
 fn write_private(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
