@@ -276,7 +276,7 @@ async fn each_way_to_crash_is_told_with_its_reason_and_the_plugin_serves_again()
         ("exit 3", "exited with code 3", ""),
         ("memory", "SIGABRT", "memory allocation of"),
         ("spin", "did not answer", ""),
-        ("flood", "it floods", ""),
+        ("flood", "its values would exceed the limit", ""),
     ];
     for (what, expected, line) in cases {
         let before = host.act("pid").await;
@@ -307,7 +307,7 @@ async fn each_way_to_crash_is_told_with_its_reason_and_the_plugin_serves_again()
         let again = loop {
             match kept.next().await.expect("it stands") {
                 Event::Added(_, value) => break value,
-                Event::Failed(error) => assert!(error.to_string().contains("is tried again"), "{error}"),
+                Event::Failed(error) => assert!(error.to_string().contains("are retried"), "{error}"),
                 _ => {}
             }
         };

@@ -10,8 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of the runtime. Whatever it is, what served before keeps serving.
 ///
-/// `Display` says what went wrong, and [`std::error::Error::source`] what caused it, where there is a cause beneath: neither
-/// repeats the other. [`Error::with_causes`] is both on one line.
+/// `Display` says what went wrong, and [`std::error::Error::source`] what caused it, where there is a cause beneath:
+/// neither repeats the other. [`Error::with_causes`] is both on one line.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -202,7 +202,8 @@ impl Error {
         move |source| Self::Io { what, path, source }
     }
 
-    /// The error and what caused it, each said once, on one line: for a log, an event, or anything else that is one text.
+    /// The error and what caused it, each said once, on one line: for a log, an event, or anything else that is one
+    /// text.
     #[must_use]
     pub fn with_causes(&self) -> impl std::fmt::Display {
         WithCauses(self)

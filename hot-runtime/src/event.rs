@@ -59,8 +59,8 @@ pub struct UnloadReport {
     pub unmapped: Option<bool>,
     /// How many of its thread-local values were left behind on the host's threads.
     pub leaked_thread_locals: u64,
-    /// What still keeps it loaded after the time limits. It is off the bus, and is unloaded in the background as soon as
-    /// that ends.
+    /// What still keeps it loaded after the time limits. It is off the bus, and is unloaded in the background as soon
+    /// as that ends.
     pub left: Option<String>,
 }
 
@@ -163,7 +163,8 @@ pub enum RuntimeEvent {
         /// How long each phase took.
         timeline: Timeline,
     },
-    /// A file in the plugins folder, or the folder itself, was refused. None of its code ran; loaded plugins keep serving.
+    /// A file in the plugins folder, or the folder itself, was refused. None of its code ran; loaded plugins keep
+    /// serving.
     Refused {
         /// The file or folder.
         path: std::path::PathBuf,
@@ -179,8 +180,8 @@ pub enum RuntimeEvent {
         /// The generation that keeps serving, if any.
         serving: Option<u64>,
     },
-    /// An earlier generation serves again, because the one that had taken over was unhealthy or on request. Its build is not
-    /// swapped in again until its content changes.
+    /// An earlier generation serves again, because the one that had taken over was unhealthy or on request. Its build
+    /// is not swapped in again until its content changes.
     TakenBack {
         /// The plugin's id.
         plugin: String,

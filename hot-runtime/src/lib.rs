@@ -1,5 +1,5 @@
-//! Hot-swaps controllers in a running process: builds controller crates, verifies and loads them, swaps the new code in without
-//! losing a request, and unloads the old.
+//! Hot-swaps controllers in a running process: builds controller crates, verifies and loads them, swaps the new code in
+//! without losing a request, and unloads the old.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

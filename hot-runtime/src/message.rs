@@ -55,7 +55,8 @@ pub struct CompilerMessage {
 }
 
 impl CompilerMessage {
-    /// Converts a diagnostic; `None` for the compiler's summary ("aborting due to 1 previous error"), which cargo omits too.
+    /// Converts a diagnostic; `None` for the compiler's summary ("aborting due to 1 previous error"), which cargo omits
+    /// too.
     pub(crate) fn of(diagnostic: Diagnostic) -> Option<Self> {
         let level = match diagnostic.level {
             DiagnosticLevel::Error | DiagnosticLevel::Ice => MessageLevel::Error,

@@ -10,8 +10,8 @@ use std::fmt::Write;
 /// The prefix of each continuation line of a text.
 pub const CONTINUED: &str = "    | ";
 
-/// Whether a character is not simply printed: control characters, line separators, invisible characters and those that change
-/// the direction of writing. Joiners, which emoji and some scripts need, are harmless.
+/// Whether a character is not simply printed: control characters, line separators, invisible characters and those that
+/// change the direction of writing. Joiners, which emoji and some scripts need, are harmless.
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
@@ -54,8 +54,8 @@ pub fn escaped_lines(text: &str) -> String {
     lines(text, |line, out| out.push_str(&escaped(line)))
 }
 
-/// As [`escaped_lines`], for text that a compiler or this program has coloured: colours are kept or dropped, and any other
-/// escape sequence is escaped.
+/// As [`escaped_lines`], for text that a compiler or this program has coloured: colours are kept or dropped, and any
+/// other escape sequence is escaped.
 #[must_use]
 pub fn coloured_lines(text: &str, keep: bool) -> String {
     lines(text, |line, out| coloured(line, keep, out))

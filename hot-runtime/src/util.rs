@@ -12,8 +12,9 @@ pub(crate) fn millis(from: Instant) -> f64 {
 
 /// Lets another thread run on this core.
 ///
-/// A thread that works for milliseconds delays requests even if another core is free: where the kernel does not preempt, a
-/// thread that wakes up on its core waits for the next tick, 4 ms at 250 Hz. So loading and unloading yield between steps.
+/// A thread that works for milliseconds delays requests even if another core is free: where the kernel does not
+/// preempt, a thread that wakes up on its core waits for the next tick, 4 ms at 250 Hz. So loading and unloading yield
+/// between steps.
 pub(crate) fn yield_core() {
     std::thread::yield_now();
 }

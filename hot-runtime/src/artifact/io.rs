@@ -11,8 +11,9 @@ use crate::util::yield_core;
 /// How many bytes are read, hashed or written in one step: less than half a millisecond's work.
 const STEP: usize = 512 << 10;
 
-/// A buffer for a file's bytes whose memory is returned to the system when it is dropped. Of smaller buffers glibc keeps twice
-/// the largest in each of its arenas; those of more than 32 MiB it maps and unmaps. Capacity that is not used takes no memory.
+/// A buffer for a file's bytes whose memory is returned to the system when it is dropped. Of smaller buffers glibc
+/// keeps twice the largest in each of its arenas; those of more than 32 MiB it maps and unmaps. Capacity that is not
+/// used takes no memory.
 pub(super) fn buffer_for(length: usize) -> Vec<u8> {
     let small = length < STEP;
     Vec::with_capacity(if small { length } else { length.max(33 << 20) })

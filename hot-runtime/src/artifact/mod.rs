@@ -1,5 +1,5 @@
-//! Artifacts: built libraries with a hash and a manifest, which are sealed, read, inspected and verified without running any
-//! of their code.
+//! Artifacts: built libraries with a hash and a manifest, which are sealed, read, inspected and verified without
+//! running any of their code.
 //!
 //! There is one way from bytes to code, and each step of it is a type:
 //!

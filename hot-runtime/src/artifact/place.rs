@@ -24,8 +24,8 @@ pub(crate) fn check_folder(path: &Path) -> Result<()> {
     check_folders(path, &real, false)
 }
 
-/// Whoever can rename a folder on the path can replace it. In a folder with the sticky bit, such as `/tmp`, only the owner of an
-/// entry can, so such a folder may be on the path, but it cannot be a plugins folder itself.
+/// Whoever can rename a folder on the path can replace it. In a folder with the sticky bit, such as `/tmp`, only the
+/// owner of an entry can, so such a folder may be on the path, but it cannot be a plugins folder itself.
 fn check_folders(shown: &Path, folder: &Path, sticky: bool) -> Result<()> {
     for (at, folder) in folder.ancestors().enumerate() {
         let found = std::fs::metadata(folder).map_err(Error::io("checking who may write to it", folder))?;

@@ -79,8 +79,8 @@ impl Read {
         &self.bytes
     }
 
-    /// Checks that the file is complete and describes itself: trailer, hash, format, manifest. It may be for another machine or
-    /// another version of the boundary. None of its code runs.
+    /// Checks that the file is complete and describes itself: trailer, hash, format, manifest. It may be for another
+    /// machine or another version of the boundary. None of its code runs.
     ///
     /// # Errors
     /// [`Error::Artifact`] with what is wrong and what to do.
@@ -107,7 +107,8 @@ impl std::fmt::Debug for Read {
     }
 }
 
-/// Reads a file and checks that it is complete and describes itself, whoever made it and whatever machine it is for. Blocks.
+/// Reads a file and checks that it is complete and describes itself, whoever made it and whatever machine it is for.
+/// Blocks.
 ///
 /// # Errors
 /// As [`Read::file`] and [`Read::inspect`].

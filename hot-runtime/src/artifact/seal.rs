@@ -22,10 +22,12 @@ pub struct Sealed {
     pub size: u64,
 }
 
-/// Copies a built library to `out` with a trailer that holds its BLAKE3 hash. Readers see the old file or the complete new one.
+/// Copies a built library to `out` with a trailer that holds its BLAKE3 hash. Readers see the old file or the complete
+/// new one.
 ///
 /// # Errors
-/// [`Error::Io`] with the file that could not be read or written, [`Error::Artifact`] for a library without unwind tables.
+/// [`Error::Io`] with the file that could not be read or written, [`Error::Artifact`] for a library without unwind
+/// tables.
 pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
     let (sealed, told, _) = sealed(library)?;
     check(library, sealed.as_bytes())?;
@@ -33,8 +35,8 @@ pub fn seal(library: &Path, out: &Path) -> Result<Sealed> {
     Ok(told)
 }
 
-/// As [`seal`], and returns what was sealed, so that it need not be read again; `None` if it is not a plugin. A library that is
-/// `ours` becomes the artifact itself where possible. Blocks.
+/// As [`seal`], and returns what was sealed, so that it need not be read again; `None` if it is not a plugin. A library
+/// that is `ours` becomes the artifact itself where possible. Blocks.
 pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(Sealed, Option<Inspected>)> {
     let (mut sealed, told, patches) = sealed(library)?;
     if !ours {

@@ -1,7 +1,8 @@
-//! Signatures: minisign keys, and signatures in a file beside the artifact. [`crate::artifact::Trust`] decides which count.
+//! Signatures: minisign keys, and signatures in a file beside the artifact. [`crate::artifact::Trust`] decides which
+//! count.
 //!
-//! The signature of `greeter.cbus.so` is `greeter.cbus.so.minisig`. It covers the whole file, in the format of the `minisign`
-//! tool (`minisign -Vm greeter.cbus.so -p minisign.pub`).
+//! The signature of `greeter.cbus.so` is `greeter.cbus.so.minisig`. It covers the whole file, in the format of the
+//! `minisign` tool (`minisign -Vm greeter.cbus.so -p minisign.pub`).
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -87,12 +88,12 @@ pub struct SecretKey {
 }
 
 impl SecretKey {
-    /// Reads a key from a file, with the password if one protects it. Deriving a key from a password is deliberately slow:
-    /// about a second.
+    /// Reads a key from a file, with the password if one protects it. Deriving a key from a password is deliberately
+    /// slow: about a second.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Key`] if it is not a minisign secret key, or the password is missing or
-    /// wrong.
+    /// [`Error::Io`] if it cannot be read, [`Error::Key`] if it is not a minisign secret key, or the password is
+    /// missing or wrong.
     pub fn read(path: &Path, password: Option<&str>) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("reading a secret key", path))?;
         let refuse = |error: minisign::PError| Error::Key { path: path.to_owned(), reason: error.to_string() };
@@ -122,8 +123,8 @@ fn id_text(keynum: &[u8]) -> String {
     keynum.iter().rev().map(|byte| format!("{byte:02X}")).collect()
 }
 
-/// Generates a key pair and writes it to two new files, the secret one readable only by its owner. A password encrypts the
-/// secret key.
+/// Generates a key pair and writes it to two new files, the secret one readable only by its owner. A password encrypts
+/// the secret key.
 ///
 /// # Errors
 /// [`Error::Io`] when a file exists already or cannot be written.
@@ -152,7 +153,8 @@ fn write_new(path: &Path, text: &str, private: bool) -> Result<()> {
     write().map_err(Error::io("writing a key (an existing file is never overwritten)", path))
 }
 
-/// Signs an artifact: checks that it is complete, and writes its signature beside it. Returns the signature's path. Blocks.
+/// Signs an artifact: checks that it is complete, and writes its signature beside it. Returns the signature's path.
+/// Blocks.
 ///
 /// # Errors
 /// As [`artifact::inspect`], and [`Error::Io`] when the signature cannot be written.

@@ -23,9 +23,9 @@ fn table<'data, T: pod::Pod>(library: &'data [u8], section: &str) -> Option<(usi
     Some((usize::try_from(at).ok()?, entries))
 }
 
-/// What must be changed in a library so that it is unmapped when it is closed. It may be marked as never to be unmapped (with
-/// `-z nodelete`), and the loader marks it so if it has symbols that are to be unique in the process (`STB_GNU_UNIQUE`, of
-/// C++): here each generation has its own.
+/// What must be changed in a library so that it is unmapped when it is closed. It may be marked as never to be unmapped
+/// (with `-z nodelete`), and the loader marks it so if it has symbols that are to be unique in the process
+/// (`STB_GNU_UNIQUE`, of C++): here each generation has its own.
 pub(crate) fn to_be_unmapped(library: &[u8]) -> Vec<Patch> {
     let mut patches = Vec::new();
     if let Some((start, entries)) = table::<Dyn64<LittleEndian>>(library, ".dynamic") {

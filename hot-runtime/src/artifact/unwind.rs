@@ -1,6 +1,7 @@
 //! Finds the functions of a library that a panic cannot unwind through: a panic that reaches one aborts the process.
 //!
-//! It reads the table that the unwinder itself uses, `.eh_frame_hdr`. On systems with another mechanism it finds nothing.
+//! It reads the table that the unwinder itself uses, `.eh_frame_hdr`. On systems with another mechanism it finds
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -17,8 +17,8 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Accepts files of at most [`LARGEST`] bytes to which only this user or the administrator can write, and that `trust`
-    /// accepts.
+    /// Accepts files of at most [`LARGEST`] bytes to which only this user or the administrator can write, and that
+    /// `trust` accepts.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
         Self { trust, largest: LARGEST, anywhere: false }
@@ -60,13 +60,13 @@ impl Checks {
         if self.anywhere { Ok(()) } else { place::check_folder(folder) }
     }
 
-    /// Reads a file and checks, in this order: its size; who can write to it and to the folders above it; its signature, if one
-    /// is required; its hash; its format and its manifest; that it fits this process. The bytes are read once, and none of its
-    /// code runs. Blocks.
+    /// Reads a file and checks, in this order: its size; who can write to it and to the folders above it; its
+    /// signature, if one is required; its hash; its format and its manifest; that it fits this process. The bytes are
+    /// read once, and none of its code runs. Blocks.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Artifact`] or [`crate::Error::Folder`] with what is wrong
-    /// and what to do.
+    /// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Artifact`] or [`crate::Error::Folder`] with what is
+    /// wrong and what to do.
     pub fn verify(&self, path: &Path) -> Result<Verified> {
         let (file, found) = open_bounded(path, self.largest, "reading the plugin file")?;
         if !self.anywhere {

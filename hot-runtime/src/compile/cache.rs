@@ -53,7 +53,8 @@ impl ArtifactCache {
         Ok(self.folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default())
     }
 
-    /// Caches an artifact with its messages and inputs, and removes the least recently used ones for it if necessary. Blocks.
+    /// Caches an artifact with its messages and inputs, and removes the least recently used ones for it if necessary.
+    /// Blocks.
     pub(crate) fn add(
         &mut self,
         build_hash: &str,
@@ -111,8 +112,8 @@ impl ArtifactCache {
     }
 }
 
-/// Links a file to a second name, or copies it where that is not possible. Readers of the name see the old file or the complete
-/// new one.
+/// Links a file to a second name, or copies it where that is not possible. Readers of the name see the old file or the
+/// complete new one.
 fn second_name(file: &Path, name: &Path) -> io::Result<()> {
     let folder = name.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;

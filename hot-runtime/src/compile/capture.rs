@@ -22,8 +22,8 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Prepares the wrapper for a target folder, and compiles it if necessary; `None` if that fails: then every build is cargo's,
-    /// which reports itself what is wrong with the compiler. Blocks.
+    /// Prepares the wrapper for a target folder, and compiles it if necessary; `None` if that fails: then every build
+    /// is cargo's, which reports itself what is wrong with the compiler. Blocks.
     pub(crate) fn prepare(target_dir: &Path) -> Option<Self> {
         let folder = target_dir.join("cbus");
         std::fs::create_dir_all(&folder).ok()?;
@@ -70,8 +70,8 @@ impl Capture {
     }
 }
 
-/// Creates a folder that only its owner can enter. A folder of an earlier version, whose records held the whole environment and
-/// were readable by all, is emptied first: the next build is then cargo's.
+/// Creates a folder that only its owner can enter. A folder of an earlier version, whose records held the whole
+/// environment and were readable by all, is emptied first: the next build is then cargo's.
 fn private_folder(folder: &Path) -> std::io::Result<()> {
     if std::fs::metadata(folder).is_ok_and(|found| is_open_to_others(&found)) {
         std::fs::remove_dir_all(folder)?;
@@ -79,8 +79,8 @@ fn private_folder(folder: &Path) -> std::io::Result<()> {
     create_private_dir(folder)
 }
 
-/// Describes the environment that cargo is started with to the recorder, which can so tell what cargo has set. `None` if it is
-/// too large for that.
+/// Describes the environment that cargo is started with to the recorder, which can so tell what cargo has set. `None`
+/// if it is too large for that.
 pub(crate) fn outer_environment(environment: &[(OsString, OsString)]) -> Option<String> {
     // FNV-1a, as in the recorder: it need not withstand an attacker.
     let fnv = |bytes: &[u8]| {

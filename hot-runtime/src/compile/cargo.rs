@@ -144,8 +144,8 @@ pub(crate) async fn build(
     }
 }
 
-/// Makes cargo compile these packages again: it compares times only, and does not notice that an older file was put back.
-/// Blocks while another cargo builds there.
+/// Makes cargo compile these packages again: it compares times only, and does not notice that an older file was put
+/// back. Blocks while another cargo builds there.
 pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<String>) {
     if packages.is_empty() {
         return;

@@ -33,8 +33,8 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    /// Takes over a run that sends each line of output and drops the sender at its end. It may write several libraries; `wanted`
-    /// is the name of the one that matters.
+    /// Takes over a run that sends each line of output and drops the sender at its end. It may write several libraries;
+    /// `wanted` is the name of the one that matters.
     pub(crate) fn new(
         wanted: OsString,
         running: impl Future<Output = Result<ExitStatus>> + Send + 'a,
@@ -43,8 +43,8 @@ impl<'a> Compiler<'a> {
         Self { wanted, running: Box::pin(running), lines, ended: None, messages: Vec::new(), other: Vec::new() }
     }
 
-    /// Waits until the library is written, or the compiler has ended without it. After that the compiler only frees its memory,
-    /// which takes a tenth of its time.
+    /// Waits until the library is written, or the compiler has ended without it. After that the compiler only frees its
+    /// memory, which takes a tenth of its time.
     pub(crate) async fn library(&mut self, progress: &mut Progress<'_>) {
         loop {
             tokio::select! {

@@ -1,7 +1,7 @@
 //! Builds without cargo: only what changed, by calling rustc as cargo called it.
 //!
-//! A [`Session`] starts from a build by cargo, from which it learns how each local crate is compiled and from what. After an
-//! edit it says which crates must be recompiled, or why cargo must build; if in doubt, cargo builds.
+//! A [`Session`] starts from a build by cargo, from which it learns how each local crate is compiled and from what.
+//! After an edit it says which crates must be recompiled, or why cargo must build; if in doubt, cargo builds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -130,8 +130,8 @@ fn unless_cargo_is_needed(linked: Result<PathBuf, Failure>) -> Result<Option<Pat
 pub(crate) type HashOf<'a> = &'a (dyn Fn(&Units, &Snapshot) -> Result<String> + Send + Sync);
 
 impl Session {
-    /// Learns from a build by cargo. `None`, with a reason in the log, if something is not understood: then the next build is
-    /// cargo's too. Blocks.
+    /// Learns from a build by cargo. `None`, with a reason in the log, if something is not understood: then the next
+    /// build is cargo's too. Blocks.
     pub(crate) fn new(
         built: &CargoBuilt,
         mut known: Units,
@@ -173,8 +173,8 @@ impl Session {
         })
     }
 
-    /// The packages whose build scripts read something that has changed. Cargo compares times only: it does not notice a file with
-    /// an old one, nor a file that was removed.
+    /// The packages whose build scripts read something that has changed. Cargo compares times only: it does not notice
+    /// a file with an old one, nor a file that was removed.
     pub(crate) fn with_other_script(&self, now: &Snapshot) -> BTreeSet<String> {
         let differs = |package: &&PathBuf| {
             let of_it = self.known.scripts.iter().filter(|script| script.package == **package);
@@ -285,7 +285,8 @@ impl Session {
         order
     }
 
-    /// Forgets what was linked last, because a cached artifact serves instead: whatever is compiled next must be linked.
+    /// Forgets what was linked last, because a cached artifact serves instead: whatever is compiled next must be
+    /// linked.
     pub(crate) fn invalidate_linked(&mut self) {
         self.known.units.iter_mut().for_each(|unit| unit.linked = None);
     }
@@ -445,7 +446,8 @@ impl Session {
         Ok(Linked { library: Some(library), codes })
     }
 
-    /// Links with the prelinked dependencies. `None` if there are none, or they do not suffice; then they are prelinked again.
+    /// Links with the prelinked dependencies. `None` if there are none, or they do not suffice; then they are prelinked
+    /// again.
     async fn link_with_dependencies(
         &mut self,
         hash: &str,
@@ -540,8 +542,8 @@ impl Session {
         Ok(library)
     }
 
-    /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not known how to
-    /// compile the unit.
+    /// Starts the compiler of a unit and waits until it has written the library, or has ended. `None` if it is not
+    /// known how to compile the unit.
     async fn compile<'a>(&mut self, at: usize, job: Job<'a>, progress: &mut Progress<'_>) -> Option<Compiler<'a>> {
         let versions: Vec<_> = self.known.units.iter().map(|unit| unit.version).collect();
         let unit = &mut self.known.units[at];
@@ -586,7 +588,8 @@ impl Session {
             }
             None => Command::new(&call.rustc),
         };
-        // Unless it is set already, this makes rustc's allocator use huge pages: page faults are a tenth of a small crate's time.
+        // Unless it is set already, this makes rustc's allocator use huge pages: page faults are a tenth of a small
+        // crate's time.
         command.current_dir(&call.folder).env_clear().env("MALLOC_CONF", "thp:always").envs(call.environment_now());
         // Meant for cargo only; a wrapper may refuse to work if it is set.
         command.env_remove("CARGO_INCREMENTAL");

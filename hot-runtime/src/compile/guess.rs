@@ -1,5 +1,5 @@
-//! Guesses what a crate reads, before a compiler has reported it: these files are watched during the first build, and the build
-//! hash covers them until more is known. A wrong guess is corrected after the build.
+//! Guesses what a crate reads, before a compiler has reported it: these files are watched during the first build, and
+//! the build hash covers them until more is known. A wrong guess is corrected after the build.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

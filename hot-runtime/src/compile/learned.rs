@@ -1,5 +1,5 @@
-//! What is known about a plugin's builds: the files that they read, and what else the build hash covers. It is saved beside the
-//! overlay, so that the first build of the next process has the right hash at once.
+//! What is known about a plugin's builds: the files that they read, and what else the build hash covers. It is saved
+//! beside the overlay, so that the first build of the next process has the right hash at once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

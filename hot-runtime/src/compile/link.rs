@@ -1,8 +1,8 @@
 //! Relinks a plugin without recompiling its overlay: as rustc linked it, with another build hash.
 //!
-//! Between builds an overlay differs only in the 16 digits of the build hash, in its record and in symbol names. So its objects
-//! are kept, the digits in them are replaced, and the linker is called as rustc called it, with recompiled crates in place of
-//! the old ones.
+//! Between builds an overlay differs only in the 16 digits of the build hash, in its record and in symbol names. So its
+//! objects are kept, the digits in them are replaced, and the linker is called as rustc called it, with recompiled
+//! crates in place of the old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -41,8 +41,8 @@ impl LinkCall {
         Some(Self { program: words.next()?, arguments: words.collect(), environment })
     }
 
-    /// The call of the linker that the compiler driver would make: the driver and its helpers take nearly a third of a link's
-    /// time. `None` if it is not known, or is not lld. The files must exist. Blocks.
+    /// The call of the linker that the compiler driver would make: the driver and its helpers take nearly a third of a
+    /// link's time. `None` if it is not known, or is not lld. The files must exist. Blocks.
     fn resolve_linker_call(&self) -> Option<Self> {
         let ask = |arguments: &mut dyn Iterator<Item = &str>| {
             let environment = self.environment.iter().map(|(name, value)| (name, value));
@@ -166,8 +166,8 @@ pub(crate) struct Linker {
 }
 
 impl Linker {
-    /// Keeps the linker's inputs, from the line that rustc printed, and removes the temporary files that rustc left for that.
-    /// `None` if the line is not understood. Blocks.
+    /// Keeps the linker's inputs, from the line that rustc printed, and removes the temporary files that rustc left for
+    /// that. `None` if the line is not understood. Blocks.
     pub(crate) fn keep(line: &str, hash: &str) -> Option<Self> {
         let call = LinkCall::parse(line)?;
         let mut templates = Vec::new();
@@ -224,8 +224,8 @@ impl Linker {
         self.templates.iter().filter(|template| template.name.ends_with(".o")).map(|template| template.bytes.as_slice())
     }
 
-    /// The command that links into a folder with this build hash and with some archives replaced; `None` if one of those is not
-    /// linked. It calls the linker without the compiler driver, if possible and not `by_driver`. Blocks.
+    /// The command that links into a folder with this build hash and with some archives replaced; `None` if one of
+    /// those is not linked. It calls the linker without the compiler driver, if possible and not `by_driver`. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] if the overlay's files cannot be written.
@@ -283,8 +283,8 @@ impl Linker {
 /// The properties of an archive that matter to a plugin that links it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// The symbols that rustc may name to the linker, or that the linker must keep although nothing refers to them, with their
-    /// sections. As long as these are the same, rustc's arguments for the linker are too.
+    /// The symbols that rustc may name to the linker, or that the linker must keep although nothing refers to them,
+    /// with their sections. As long as these are the same, rustc's arguments for the linker are too.
     pub(crate) surface: BTreeSet<(String, String)>,
     /// The undefined symbols.
     pub(crate) needs: BTreeSet<String>,

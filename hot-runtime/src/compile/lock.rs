@@ -14,11 +14,12 @@ use crate::phase::BuildPhase;
 use crate::source::spec::PluginSpec;
 use crate::sys::scratch::has_no_locks;
 
-/// How many cargos run at once in one target folder. Only one of them builds at a time, but the next one can find out meanwhile
-/// what there is to do.
+/// How many cargos run at once in one target folder. Only one of them builds at a time, but the next one can find out
+/// meanwhile what there is to do.
 const CARGOS: usize = 2;
 
-/// Waits for a permit to run cargo in a target folder. If many builds waited for cargo's own lock instead, they would time out.
+/// Waits for a permit to run cargo in a target folder. If many builds waited for cargo's own lock instead, they would
+/// time out.
 pub(crate) async fn cargo_permit(
     target_dir: &Path,
     spec: &PluginSpec,
@@ -62,7 +63,8 @@ impl BuildLock {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(std::fs::TryLockError::WouldBlock) => {}
-                // Without locks, builds cannot exclude each other; cargo, which locks too, goes on without them as well.
+                // Without locks, builds cannot exclude each other; cargo, which locks too, goes on without them as
+                // well.
                 Err(std::fs::TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Self { _file: file }),
                 Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("locking the build", &path)(error)),
             }

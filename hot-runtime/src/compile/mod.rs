@@ -72,8 +72,8 @@ pub struct BuildOptions {
     pub target_dir: PathBuf,
     /// The folder of the overlay crate; one for each plugin in the work folder unless set.
     pub overlay_dir: Option<PathBuf>,
-    /// The artifact's path, in which `{buildHash}` stands for the build hash; `artifacts/ID.cbus.so` in the work folder unless
-    /// set.
+    /// The artifact's path, in which `{buildHash}` stands for the build hash; `artifacts/ID.cbus.so` in the work folder
+    /// unless set.
     pub output: Option<PathBuf>,
     /// How long a build may take.
     pub timeout: Duration,
@@ -155,8 +155,8 @@ impl BuildOptions {
 pub struct BuildReport {
     /// The artifact's path.
     pub artifact: PathBuf,
-    /// The hash of the build's inputs, as 16 hex digits. After an edit that changes no code (a comment, a touch) it is that of
-    /// the previous build, whose artifact is reused.
+    /// The hash of the build's inputs, as 16 hex digits. After an edit that changes no code (a comment, a touch) it is
+    /// that of the previous build, whose artifact is reused.
     pub build_hash: String,
     /// The BLAKE3 hash of the library, as hex.
     pub hash: String,
@@ -204,8 +204,8 @@ impl BuildReport {
 /// How often a build is restarted because a file was written while it was read.
 const ROUNDS: usize = 3;
 
-/// Builds one plugin over and over: first with cargo, then with rustc for just what changed, wherever that gives the same
-/// result.
+/// Builds one plugin over and over: first with cargo, then with rustc for just what changed, wherever that gives the
+/// same result.
 pub struct PluginBuilder {
     spec: PluginSpec,
     options: BuildOptions,
@@ -307,8 +307,8 @@ impl PluginBuilder {
         self.build_watching(observer, cancel, |_| ()).await.map(|(report, _)| report)
     }
 
-    /// As [`PluginBuilder::build`]; `watch` is called with what to watch whenever more is known about that, also before the
-    /// compiler starts. Returns also what was just sealed, so that it need not be read again.
+    /// As [`PluginBuilder::build`]; `watch` is called with what to watch whenever more is known about that, also before
+    /// the compiler starts. Returns also what was just sealed, so that it need not be read again.
     pub(crate) async fn build_watching(
         &mut self,
         observer: Observer<'_>,
@@ -491,7 +491,8 @@ impl PluginBuilder {
         .await
     }
 
-    /// The folders of local crates, with names to replace them. The longest comes last, because the compiler uses the last match.
+    /// The folders of local crates, with names to replace them. The longest comes last, because the compiler uses the
+    /// last match.
     fn local_names(&self, overlay: &Overlay) -> Vec<(PathBuf, String)> {
         let folders = self.workspace.packages.keys();
         let mut names: Vec<_> = folders
@@ -636,8 +637,8 @@ impl PluginBuilder {
         }
     }
 
-    /// Makes cargo rebuild what it would consider up to date because it compares times only, such as when a file was put back
-    /// with an old time.
+    /// Makes cargo rebuild what it would consider up to date because it compares times only, such as when a file was
+    /// put back with an old time.
     async fn invalidate_cargo_fingerprints(&self, capture: Option<Capture>) -> Result<()> {
         let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
         let of_scripts = self.session.as_ref().map(|session| session.with_other_script(&self.inputs.built()));

@@ -1,4 +1,5 @@
-//! Checks that a built plugin does not need a shared library of Rust, which would not be found when the plugin is opened.
+//! Checks that a built plugin does not need a shared library of Rust, which would not be found when the plugin is
+//! opened.
 
 use std::path::Path;
 

@@ -1,11 +1,11 @@
 //! Prelinks dependencies: links what edits do not change into one object, once, so that linking after an edit is fast.
 //!
-//! Only what the plugin needs is taken from the dependencies' archives, without debug information and without the standard
-//! library's bitcode, which is larger than all its code. An edit that needs more is linked in full once, and the object is made
-//! again.
+//! Only what the plugin needs is taken from the dependencies' archives, without debug information and without the
+//! standard library's bitcode, which is larger than all its code. An edit that needs more is linked in full once, and
+//! the object is made again.
 //!
-//! GNU ld makes the object, even though lld links the plugin: lld either drops the unwind tables (`.eh_frame`) in such a link,
-//! or keeps all code with them. Without them a panic aborts the process.
+//! GNU ld makes the object, even though lld links the plugin: lld either drops the unwind tables (`.eh_frame`) in such
+//! a link, or keeps all code with them. Without them a panic aborts the process.
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -40,7 +40,8 @@ pub(crate) struct Prelinked {
 }
 
 impl Prelinked {
-    /// Makes it in a folder from all archives but those in `kept`, whose `current` versions decide what is needed. Blocks.
+    /// Makes it in a folder from all archives but those in `kept`, whose `current` versions decide what is needed.
+    /// Blocks.
     ///
     /// # Errors
     /// Why it cannot be made, so that each link is a full one.

@@ -30,8 +30,8 @@ pub(crate) enum Lines {
     Stderr,
 }
 
-/// Passes each line of one output to `line` as it comes, collects the other output, and waits for the process to end. If `stop`
-/// completes first, the whole process group is killed.
+/// Passes each line of one output to `line` as it comes, collects the other output, and waits for the process to end.
+/// If `stop` completes first, the whole process group is killed.
 pub(crate) async fn run<T>(
     mut child: Child,
     lines: Lines,

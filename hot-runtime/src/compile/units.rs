@@ -1,4 +1,5 @@
-//! What cargo's last build compiled, from what, and how: from cargo's messages, the wrapper's records and rustc's dep-info.
+//! What cargo's last build compiled, from what, and how: from cargo's messages, the wrapper's records and rustc's
+//! dep-info.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -168,7 +169,8 @@ impl Unit {
         ["Cargo.toml", "build.rs"].map(|name| self.package.join(name))
     }
 
-    /// The paths that determine it: the files that it read, and the other paths where their modules would be looked for.
+    /// The paths that determine it: the files that it read, and the other paths where their modules would be looked
+    /// for.
     pub(crate) fn paths(&self) -> BTreeSet<PathBuf> {
         let others = self.inputs.files.iter().filter_map(|file| other_form(file));
         self.inputs.files.iter().cloned().chain(others).collect()
@@ -276,7 +278,8 @@ impl Units {
         set
     }
 
-    /// The inputs that decide how cargo compiles each package, and those of macros and scripts: if they change, cargo must build.
+    /// The inputs that decide how cargo compiles each package, and those of macros and scripts: if they change, cargo
+    /// must build.
     pub(crate) fn of_tools(&self) -> InputSet {
         let mut set = InputSet { files: BTreeSet::new(), ..self.sources() };
         for unit in self.units.iter().filter(|unit| unit.local) {

@@ -1,4 +1,5 @@
-//! Decides whether a compiler failed because of the code or because of how it was called: only the former is shown at once.
+//! Decides whether a compiler failed because of the code or because of how it was called: only the former is shown at
+//! once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ const OF_LOADING: [&str; 14] = [
     "E0519", "E0786",
 ];
 
-/// Whether all of these are errors about edited files: each has a span in one of them, none is about loading crates, and there
-/// is no other output.
+/// Whether all of these are errors about edited files: each has a span in one of them, none is about loading crates,
+/// and there is no other output.
 pub(crate) fn is_about(
     files: &BTreeSet<PathBuf>,
     folder: &Path,
@@ -60,7 +61,8 @@ pub(crate) fn paths_in_text(text: &str, folder: &Path) -> BTreeSet<PathBuf> {
     quoted.filter(path).map(|text| folder.join(text)).collect()
 }
 
-/// The inputs of the build scripts that failed, from cargo's output: what they say they read, or else their whole packages.
+/// The inputs of the build scripts that failed, from cargo's output: what they say they read, or else their whole
+/// packages.
 pub(crate) fn failed_scripts(said: &str) -> InputSet {
     let mut set = InputSet::default();
     for failed in said.split("failed to run custom build command for `").skip(1) {

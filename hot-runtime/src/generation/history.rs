@@ -62,7 +62,8 @@ impl History {
         }
     }
 
-    /// The generation whose build hash or artifact hash starts with `wanted`, or else the latest one that was not taken back.
+    /// The generation whose build hash or artifact hash starts with `wanted`, or else the latest one that was not taken
+    /// back.
     pub(crate) fn find(&self, is_taken_back: impl Fn(&str) -> bool, wanted: Option<&str>) -> Option<&Past> {
         self.0.iter().find(|past| match wanted {
             Some(wanted) => past.build_hash.starts_with(wanted) || past.copy.hash().starts_with(wanted),

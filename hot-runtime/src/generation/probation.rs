@@ -7,14 +7,15 @@ use controllerbus::bus::{ResolverCounts, Source};
 
 /// For how long, and by which limits, a new generation is judged after it has taken over from another one.
 ///
-/// An unhealthy generation is taken back: the previous one serves again, by an ordinary swap that hands its state over. A
-/// generation whose process crashes is taken back at once.
+/// An unhealthy generation is taken back: the previous one serves again, by an ordinary swap that hands its state over.
+/// A generation whose process crashes is taken back at once.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Probation {
     /// How long it lasts; zero for no probation.
     pub time: Duration,
-    /// The share of failed resolver runs, from 0 to 1, above which a generation is unhealthy if the previous one did better.
+    /// The share of failed resolver runs, from 0 to 1, above which a generation is unhealthy if the previous one did
+    /// better.
     pub failure_share: f64,
     /// How many runs must have failed before their share counts.
     pub least_failures: u64,

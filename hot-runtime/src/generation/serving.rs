@@ -125,7 +125,8 @@ impl Serving {
             Err(error) => Err(self.rolled_back(&state, error)),
         };
         if let Err(error) = tried {
-            tracing::debug!(plugin = self.id, error = %error.with_causes(), "it could not be swapped in with the new config either");
+            let error = error.with_causes();
+            tracing::debug!(plugin = self.id, %error, "it could not be swapped in with the new config either");
         }
     }
 
@@ -303,7 +304,8 @@ impl Serving {
         }
         tracing::warn!(plugin = self.id, generation, reason, "a new generation is unhealthy and is taken back");
         if let Err(error) = self.go_back(&mut state, None, reason).await {
-            tracing::error!(plugin = self.id, generation, error = %error.with_causes(), "an unhealthy generation could not be taken back");
+            let error = error.with_causes();
+            tracing::error!(plugin = self.id, generation, %error, "an unhealthy generation could not be taken back");
         }
     }
 }

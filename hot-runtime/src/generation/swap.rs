@@ -189,8 +189,8 @@ async fn bring_up(
 
 /// Waits until nothing uses a replaced generation, joins its threads, and closes it.
 ///
-/// This goes on in the background for as long as it takes; what keeps the generation is in the registry and reported as events.
-/// `served` is false for a generation that was rolled back, which keeps its `failed` state.
+/// This goes on in the background for as long as it takes; what keeps the generation is in the registry and reported as
+/// events. `served` is false for a generation that was rolled back, which keeps its `failed` state.
 pub(crate) async fn retire(
     shared: Arc<Shared>,
     plugin: String,

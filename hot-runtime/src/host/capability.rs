@@ -1,8 +1,8 @@
 //! What a plugin may do on the bus: which directives it asks and answers, which controllers it starts, which configs it
 //! applies, whether it can look others up, and where the host listens for it.
 //!
-//! It is enforced on the host's side of the boundary. For a plugin in a process of its own that is a guarantee: it has no
-//! other way to the bus. For one in the host's process, which can access all memory, it is a guard against mistakes.
+//! It is enforced on the host's side of the boundary. For a plugin in a process of its own that is a guarantee: it has
+//! no other way to the bus. For one in the host's process, which can access all memory, it is a guard against mistakes.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::host::Isolation;
 use crate::host::config::PluginConfig;
 use crate::host::placement::Placement;
 
-/// What a plugin may do on the bus. Without capabilities it may do everything; with them, only what they name. An id is named
-/// in full, by a prefix and `*` (`example/*`), or by `*` alone.
+/// What a plugin may do on the bus. Without capabilities it may do everything; with them, only what they name. An id is
+/// named in full, by a prefix and `*` (`example/*`), or by `*` alone.
 ///
 /// ```yaml
 /// greeter:
@@ -39,8 +39,8 @@ pub struct Capabilities {
     pub ask: Vec<String>,
     /// The directives that it may answer, by id.
     pub answer: Vec<String>,
-    /// The config ids of the controllers that it may start. `*` does not include those that decide what plugins may do and
-    /// who may control the daemon: these must be named in full.
+    /// The config ids of the controllers that it may start. `*` does not include those that decide what plugins may do
+    /// and who may control the daemon: these must be named in full.
     pub load_controllers: Vec<String>,
     /// The config ids that it may apply; named as in `load_controllers`.
     pub apply_configs: Vec<String>,
@@ -176,8 +176,8 @@ impl Backend for Guarded {
     }
 }
 
-/// Why the host does not listen at an address for a plugin; `None` if it does. What a plugin's sandbox forbids, the host does
-/// for it only if its capabilities name it.
+/// Why the host does not listen at an address for a plugin; `None` if it does. What a plugin's sandbox forbids, the
+/// host does for it only if its capabilities name it.
 fn listens(placement: &Placement, address: &Address) -> Option<String> {
     if let Some(capabilities) = &placement.capabilities {
         let named = names(&capabilities.listen, &address.to_string());
@@ -193,8 +193,8 @@ fn listens(placement: &Placement, address: &Address) -> Option<String> {
     })
 }
 
-/// A plugin's factories, whose controllers answer only what they may, and listen only where they may. A plugin in a process of
-/// its own offers only the factories in its verified manifest.
+/// A plugin's factories, whose controllers answer only what they may, and listen only where they may. A plugin in a
+/// process of its own offers only the factories in its verified manifest.
 pub(crate) fn guarded_factories(
     factories: Vec<Arc<dyn Factory>>,
     plugin: &str,

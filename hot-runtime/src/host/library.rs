@@ -1,4 +1,5 @@
-//! Opens a verified artifact, starts its guest, and closes it again: with `sys/library.rs`, the only unsafe code of this crate.
+//! Opens a verified artifact, starts its guest, and closes it again: with `sys/library.rs`, the only unsafe code of
+//! this crate.
 #![allow(unsafe_code)]
 
 use std::path::PathBuf;
@@ -16,8 +17,8 @@ use crate::sys::library::{self, Library, never_closed};
 use crate::sys::maps::is_mapped;
 use crate::util::yield_core;
 
-/// A library in this process whose guest is started. Dropping it leaves the library mapped: only [`Loaded::unload`] may close
-/// it, because only that knows that none of its code runs any more.
+/// A library in this process whose guest is started. Dropping it leaves the library mapped: only [`Loaded::unload`] may
+/// close it, because only that knows that none of its code runs any more.
 pub struct Loaded {
     connection: Option<Connection>,
     library: Option<Library>,
@@ -56,7 +57,8 @@ pub enum Unload {
     },
     /// Something still uses it, so it stays loaded; trying again may succeed.
     Held,
-    /// Its guest has ended, but libraries are never closed on this system: it stays mapped, and trying again does not help.
+    /// Its guest has ended, but libraries are never closed on this system: it stays mapped, and trying again does not
+    /// help.
     NeverClosed {
         /// Why.
         reason: &'static str,
@@ -73,17 +75,17 @@ impl Loaded {
     /// Opens the private copy of a verified artifact and starts its guest. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Load`] with the error of the loader or the guest. If the guest was started and failed, the library stays
-    /// mapped; otherwise nothing is left behind.
+    /// [`Error::Load`] with the error of the loader or the guest. If the guest was started and failed, the library
+    /// stays mapped; otherwise nothing is left behind.
     pub fn open(copy: &PrivateCopy, options: LoadOptions) -> Result<Self> {
         let (path, entry) = (copy.path(), copy.entry());
         let refuse = |reason: String| Error::Load { path: copy.shown().to_owned(), reason };
-        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: a plugin that was built for this target and that the host
-        // trusts, in a folder that only this user can write to.
+        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: a plugin that was built for this target and that the
+        // host trusts, in a folder that only this user can write to.
         let library = unsafe { library::open(path) }.map_err(|error| refuse(said_by_loader(&error)))?;
         yield_core();
-        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its entry and
-        // whose ABI fingerprint is ours, so the symbol is an `Entry`.
+        // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its
+        // entry and whose ABI fingerprint is ours, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
             Ok(symbol) => *symbol,
             Err(error) => return Err(refuse(format!("no entry symbol {entry}: {}", said_by_loader(&error)))),

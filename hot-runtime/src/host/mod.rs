@@ -147,7 +147,8 @@ impl Instance {
         layers
     }
 
-    /// Waits for work that depends on the guest. A process that takes longer than `patience` is killed; a library cannot be.
+    /// Waits for work that depends on the guest. A process that takes longer than `patience` is killed; a library
+    /// cannot be.
     pub(crate) async fn with_kill_after<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         match self {

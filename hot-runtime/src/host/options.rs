@@ -47,8 +47,8 @@ impl std::fmt::Display for Isolation {
 pub struct ProcessOptions {
     /// What it may use.
     pub limits: Limits,
-    /// Variables of the host's environment to pass on, besides `PATH`, `LD_LIBRARY_PATH`, `HOME`, `TMPDIR`, `TZ`, `LANG`,
-    /// `LC_*` and `RUST_BACKTRACE`. No others are passed on.
+    /// Variables of the host's environment to pass on, besides `PATH`, `LD_LIBRARY_PATH`, `HOME`, `TMPDIR`, `TZ`,
+    /// `LANG`, `LC_*` and `RUST_BACKTRACE`. No others are passed on.
     pub pass_env: Vec<String>,
     /// Additional environment variables.
     pub env: BTreeMap<String, String>,
@@ -58,8 +58,8 @@ pub struct ProcessOptions {
     pub sandbox: Option<Sandbox>,
     /// How long a heartbeat may go unanswered before the process is killed and restarted, in milliseconds.
     pub watchdog_ms: u64,
-    /// The longest delay before a restart, in milliseconds. The first restart is immediate; each further crash within ten
-    /// seconds doubles the delay.
+    /// The longest delay before a restart, in milliseconds. The first restart is immediate; each further crash within
+    /// ten seconds doubles the delay.
     pub backoff_ms: u64,
 }
 
@@ -141,8 +141,8 @@ fn whole_millis(time: Duration) -> u64 {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Address space in bytes (`RLIMIT_AS`): an allocation beyond it fails, and the plugin with it. Threads reserve more than
-    /// they use, so allow 512 MiB for them.
+    /// Address space in bytes (`RLIMIT_AS`): an allocation beyond it fails, and the plugin with it. Threads reserve
+    /// more than they use, so allow 512 MiB for them.
     pub memory: Option<u64>,
     /// Open files (`RLIMIT_NOFILE`).
     pub open_files: Option<u64>,
@@ -223,9 +223,9 @@ impl Limits {
     }
 }
 
-/// Which files and networks a plugin can reach. It can always read the system's libraries, time zones, certificates and name
-/// resolution files, but nothing else in `/etc` and `/usr`. From Linux 6.12, it cannot signal processes that it has not
-/// started, nor reach their abstract sockets.
+/// Which files and networks a plugin can reach. It can always read the system's libraries, time zones, certificates and
+/// name resolution files, but nothing else in `/etc` and `/usr`. From Linux 6.12, it cannot signal processes that it
+/// has not started, nor reach their abstract sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -236,8 +236,8 @@ pub struct Sandbox {
     pub write: Vec<PathBuf>,
     /// Whether it may use TCP and UDP.
     pub network: bool,
-    /// Whether it may use Unix sockets. Those in the file system are not subject to the rules for files: it can then reach
-    /// everything that listens for this user, such as a session bus, a container engine or the daemon's own API.
+    /// Whether it may use Unix sockets. Those in the file system are not subject to the rules for files: it can then
+    /// reach everything that listens for this user, such as a session bus, a container engine or the daemon's own API.
     pub unix_sockets: bool,
 }
 

@@ -46,8 +46,8 @@ impl PlacementRules {
         specs.insert(plugin.to_owned(), said);
     }
 
-    /// Overrides a plugin's spec at run time, from a config set or by the program. What this override leaves unset stays as
-    /// earlier overrides set it.
+    /// Overrides a plugin's spec at run time, from a config set or by the program. What this override leaves unset
+    /// stays as earlier overrides set it.
     pub(crate) fn set_override(&self, plugin: &str, said: Override) {
         let mut overrides = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);
         let before = overrides.remove(plugin).unwrap_or_default();

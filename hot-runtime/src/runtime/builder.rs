@@ -88,8 +88,8 @@ impl Builder {
         self
     }
 
-    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a folder, and follows changes there. [`Builder::trust`] decides which are
-    /// accepted.
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a folder, and follows changes there. [`Builder::trust`] decides
+    /// which are accepted.
     ///
     /// # What a host takes on
     /// The same as with [`HotRuntime::load_file`], for every file that is ever put there.
@@ -106,8 +106,8 @@ impl Builder {
         self
     }
 
-    /// Sets cargo's target folder; `target` in the work folder unless set. Runtimes with the same one share the builds of
-    /// their plugins' dependencies.
+    /// Sets cargo's target folder; `target` in the work folder unless set. Runtimes with the same one share the builds
+    /// of their plugins' dependencies.
     #[must_use]
     pub fn target_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.target_dir = Some(path.into());
@@ -128,24 +128,26 @@ impl Builder {
         self
     }
 
-    /// Sets how long a swap waits for running calls without an answer before the state of their controller is handed over
-    /// without them; 5 ms unless set. Calls that start meanwhile wait. Controllers without a state wait for nothing.
+    /// Sets how long a swap waits for running calls without an answer before the state of their controller is handed
+    /// over without them; 5 ms unless set. Calls that start meanwhile wait. Controllers without a state wait for
+    /// nothing.
     #[must_use]
     pub fn hand_over(mut self, patience: Duration) -> Self {
         self.settings.hand_over = patience;
         self
     }
 
-    /// Sets for how long, and by which limits, a new generation is judged after it has taken over; 10 s unless set. An unhealthy
-    /// one is taken back, and the previous one serves again. `Probation::lasting(Duration::ZERO)` turns this off.
+    /// Sets for how long, and by which limits, a new generation is judged after it has taken over; 10 s unless set. An
+    /// unhealthy one is taken back, and the previous one serves again. `Probation::lasting(Duration::ZERO)` turns this
+    /// off.
     #[must_use]
     pub fn probation(mut self, probation: Probation) -> Self {
         self.settings.probation = probation;
         self
     }
 
-    /// Sets how many earlier generations' artifacts to keep for each plugin, and how many bytes in total; 3 and 256 MiB unless
-    /// set.
+    /// Sets how many earlier generations' artifacts to keep for each plugin, and how many bytes in total; 3 and 256 MiB
+    /// unless set.
     #[must_use]
     pub fn keep_generations(mut self, generations: usize, bytes: u64) -> Self {
         self.settings.keep = Keep { generations, bytes };
@@ -159,8 +161,8 @@ impl Builder {
         self
     }
 
-    /// Polls files at this interval instead of relying on the system's events: for file systems without events, such as network
-    /// mounts and folders shared with a container or a virtual machine.
+    /// Polls files at this interval instead of relying on the system's events: for file systems without events, such as
+    /// network mounts and folders shared with a container or a virtual machine.
     #[must_use]
     pub fn poll(mut self, every: Duration) -> Self {
         self.watcher = Some(Watcher::polling(every));
@@ -174,8 +176,8 @@ impl Builder {
         self
     }
 
-    /// Sets whose plugin files this host loads; none unless set, because a plugin can do whatever the host can. This does not
-    /// concern what the runtime builds itself: whoever can change its sources can change what it runs anyway.
+    /// Sets whose plugin files this host loads; none unless set, because a plugin can do whatever the host can. This
+    /// does not concern what the runtime builds itself: whoever can change its sources can change what it runs anyway.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.settings.checks = self.settings.checks.trust(trust);
@@ -224,8 +226,9 @@ impl Builder {
         self
     }
 
-    /// Sets the executable that serves process-hosted plugins. Otherwise it is the one named by the variable `CBUS_PLUGIN_HOST`,
-    /// the running executable if its `main` starts with [`crate::plugin_host`], or `cbus-plugin-host` beside it or in `PATH`.
+    /// Sets the executable that serves process-hosted plugins. Otherwise it is the one named by the variable
+    /// `CBUS_PLUGIN_HOST`, the running executable if its `main` starts with [`crate::plugin_host`], or
+    /// `cbus-plugin-host` beside it or in `PATH`.
     #[must_use]
     pub fn plugin_host(mut self, executable: impl Into<PathBuf>) -> Self {
         self.placements.plugin_host = Some(executable.into());
@@ -241,10 +244,12 @@ impl Builder {
 
     /// Starts the runtime and waits until each plugin has been built and loaded, or has failed once.
     ///
-    /// A plugin that does not build or load is reported by events, not by an error: it is tried again at its next change.
+    /// A plugin that does not build or load is reported by events, not by an error: it is tried again at its next
+    /// change.
     ///
     /// # Errors
-    /// A crate that does not exist or is not a controller crate, a folder that cannot be used, or contradictory settings.
+    /// A crate that does not exist or is not a controller crate, a folder that cannot be used, or contradictory
+    /// settings.
     pub async fn start(self) -> Result<HotRuntime> {
         if self.settings.checks.accept_nothing() {
             let reason = "signatures are required but there is no key to verify them with; pass one to `Trust::keys`";

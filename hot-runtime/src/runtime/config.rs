@@ -49,8 +49,8 @@ impl Factory for PluginSettings {
             config.validate()?;
             let runtime = self.runtime.upgrade();
             let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))?;
-            // Later loads follow the entry at once; what is already loaded is moved in the background, because a swap needs the
-            // bus's lock that this construction holds. The runtime's events report how that goes.
+            // Later loads follow the entry at once; what is already loaded is moved in the background, because a swap
+            // needs the bus's lock that this construction holds. The runtime's events report how that goes.
             let said =
                 Override { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
             runtime.shared.placements.set_override(&config.plugin, said);

@@ -1,9 +1,9 @@
-//! Follows a plugins folder: loads files that are there, appear or change, unloads those that are removed, and copes with the
-//! removal of the folder itself.
+//! Follows a plugins folder: loads files that are there, appear or change, unloads those that are removed, and copes
+//! with the removal of the folder itself.
 //!
-//! A change event is only a hint. What is done depends on the folder's contents, and on each file's own state: the same bytes
-//! written again after an unload are loaded again, and a file that was refused because another file was the same plugin is
-//! tried when that one is removed.
+//! A change event is only a hint. What is done depends on the folder's contents, and on each file's own state: the same
+//! bytes written again after an unload are loaded again, and a file that was refused because another file was the same
+//! plugin is tried when that one is removed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,8 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// A removed file may be about to be replaced: how long nothing must change before its plugin is unloaded.
 const GONE: Duration = Duration::from_millis(300);
 
-/// Loads what is in a folder, and then, in the background, each artifact that appears or changes there. The plugin of a removed
-/// file is unloaded; if the folder itself is removed, everything stays loaded.
+/// Loads what is in a folder, and then, in the background, each artifact that appears or changes there. The plugin of a
+/// removed file is unloaded; if the folder itself is removed, everything stays loaded.
 pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
     let dir = in_full(&dir);

@@ -31,8 +31,8 @@ use task::{Command, Plugin, Source};
 
 pub use builder::Builder;
 
-/// Compiles controller crates, loads them onto a bus, and swaps and unloads them while the process serves. Cheap to clone; all
-/// clones are the same runtime.
+/// Compiles controller crates, loads them onto a bus, and swaps and unloads them while the process serves. Cheap to
+/// clone; all clones are the same runtime.
 ///
 /// Dropping the last clone stops watching; [`HotRuntime::shutdown`] also unloads everything.
 #[derive(Clone)]
@@ -80,14 +80,14 @@ impl HotRuntime {
         self.inner.shared.registry.generations()
     }
 
-    /// Loads a built artifact, or swaps it for the loaded generation of the same plugin. [`Builder::trust`] decides whether it
-    /// is accepted.
+    /// Loads a built artifact, or swaps it for the loaded generation of the same plugin. [`Builder::trust`] decides
+    /// whether it is accepted.
     ///
     /// # What a host takes on
-    /// A plugin is native code. In the host's process it can do whatever the host can, undefined behaviour included, and what
-    /// its manifest says about its types is believed: a file that lies about them corrupts memory. All that is checked
-    /// beforehand is that the file is complete, where it is, and who signed it. So load only what you would link, and give
-    /// everything else a process of its own and a sandbox.
+    /// A plugin is native code. In the host's process it can do whatever the host can, undefined behaviour included,
+    /// and what its manifest says about its types is believed: a file that lies about them corrupts memory. All that is
+    /// checked beforehand is that the file is complete, where it is, and who signed it. So load only what you would
+    /// link, and give everything else a process of its own and a sandbox.
     ///
     /// # Errors
     /// Why the file was refused or the swap rolled back; the previous generation keeps serving.
@@ -106,8 +106,8 @@ impl HotRuntime {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Moves a plugin to the host's process or to one of its own: the serving generation is swapped for the same code there,
-    /// without a gap. `None` if the plugin is not loaded, or already runs there.
+    /// Moves a plugin to the host's process or to one of its own: the serving generation is swapped for the same code
+    /// there, without a gap. `None` if the plugin is not loaded, or already runs there.
     ///
     /// # Errors
     /// Why the swap was rolled back; the previous generation keeps serving, and the next load tries again.
@@ -123,9 +123,9 @@ impl HotRuntime {
         self.inner.place(plugin, Isolation::Process, Some(options)).await
     }
 
-    /// Goes back to the generation before the serving one, or to that of a build whose hash starts with `to`, by an ordinary
-    /// swap: the state is handed over, and where the earlier code rejects it, it starts from its own last state. The build that
-    /// serves now is not swapped in again until its content changes.
+    /// Goes back to the generation before the serving one, or to that of a build whose hash starts with `to`, by an
+    /// ordinary swap: the state is handed over, and where the earlier code rejects it, it starts from its own last
+    /// state. The build that serves now is not swapped in again until its content changes.
     ///
     /// # Errors
     /// [`Error::UnknownPlugin`], [`Error::NothingToGoBackTo`], or why the swap was rolled back.
@@ -135,8 +135,8 @@ impl HotRuntime {
 
     /// Takes a plugin off the bus and unloads it. Its sources are still watched: the next change loads it again.
     ///
-    /// Returns when it is unloaded, or when the time limits are over; the report then says what keeps it, and it is unloaded in
-    /// the background as soon as that ends. The plugin's next generation does not wait for that.
+    /// Returns when it is unloaded, or when the time limits are over; the report then says what keeps it, and it is
+    /// unloaded in the background as soon as that ends. The plugin's next generation does not wait for that.
     ///
     /// # Errors
     /// [`Error::UnknownPlugin`] if no plugin with this id is loaded.
@@ -161,8 +161,8 @@ impl HotRuntime {
         })
     }
 
-    /// Stops watching, unloads every plugin, and waits until replaced generations are unloaded too, or the time limits are over:
-    /// the report lists what is still loaded then.
+    /// Stops watching, unloads every plugin, and waits until replaced generations are unloaded too, or the time limits
+    /// are over: the report lists what is still loaded then.
     pub async fn shutdown(self) -> ShutdownReport {
         let shared = &self.inner.shared;
         self.inner.stop.cancel();

@@ -1,4 +1,5 @@
-//! One plugin's task: it builds, swaps and unloads one after the other, and restarts a build that a newer change overtakes.
+//! One plugin's task: it builds, swaps and unloads one after the other, and restarts a build that a newer change
+//! overtakes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

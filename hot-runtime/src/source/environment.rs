@@ -1,4 +1,4 @@
-//! What decides how cargo and rustup work, beside manifests and sources: files, and variables.
+//! The files and variables that decide how cargo and rustup work, apart from manifests and sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use crate::util::in_full;
 /// The files by which a folder pins its toolchain.
 pub(super) const PINS: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 
-/// What the cargo, clippy or rustup that runs this process says to this process, and not to those that it starts.
+/// Variables that the cargo, clippy or rustup that runs this process sets for it, and that must not be passed on.
 const CALLERS: [&str; 6] =
     ["RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CARGO", "CLIPPY_ARGS", "RUSTUP_TOOLCHAIN_SOURCE"];
 
@@ -20,12 +20,12 @@ fn is_the_callers(name: &str) -> bool {
         || (name == "RUSTUP_TOOLCHAIN" && !toolchain_was_asked_for())
 }
 
-/// Whether somebody set the variable that chooses a toolchain. Rustup sets it too, for what a cargo of its starts: then it
-/// says what that cargo was, and must not win over what a plugin's own folder pins.
+/// Whether the user set the variable that chooses a toolchain. Rustup sets it too, for the processes that its cargo
+/// starts: then it names that cargo's toolchain, and must not override the one that a plugin's folder pins.
 fn toolchain_was_asked_for() -> bool {
     match std::env::var("RUSTUP_TOOLCHAIN_SOURCE") {
         Ok(source) => source == "env",
-        // Rustup has said so since 1.29.
+        // Older than rustup 1.29.
         Err(_) => std::env::var_os("CARGO").is_none(),
     }
 }
@@ -40,7 +40,7 @@ pub(crate) fn variables() -> BTreeMap<OsString, OsString> {
     std::env::vars_os().filter(|(name, _)| decides(&name.to_string_lossy())).collect()
 }
 
-/// Those of them that decide what is made, not where or how it is come by.
+/// Those of them that affect the code, not just where outputs go or how packages are fetched.
 pub(crate) fn variables_in_code() -> Vec<String> {
     let matters = |name: &str| {
         name.starts_with("CARGO_PROFILE_")
@@ -52,12 +52,12 @@ pub(crate) fn variables_in_code() -> Vec<String> {
     variables().into_iter().filter(|(name, _)| matters(&name.to_string_lossy())).map(said).collect()
 }
 
-/// The environment of this process, but for what is about this process.
+/// The environment of this process, without the variables that are about this process.
 pub(crate) fn callers_environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| !is_the_callers(&name.to_string_lossy())).collect()
 }
 
-/// Takes out of a command's environment what is about this process.
+/// Removes the variables that are about this process from a command's environment.
 pub(crate) fn scrub_cargo_env(command: &mut std::process::Command) {
     for (name, _) in std::env::vars_os() {
         if is_the_callers(&name.to_string_lossy()) {
@@ -66,31 +66,31 @@ pub(crate) fn scrub_cargo_env(command: &mut std::process::Command) {
     }
 }
 
-/// A folder of a tool's in the user's home.
+/// A tool's folder in the user's home.
 fn home(variable: &str, default: &str) -> Option<PathBuf> {
     let set = std::env::var_os(variable).filter(|set| !set.is_empty()).map(PathBuf::from);
     set.or_else(|| Some(std::env::home_dir()?.join(default)))
 }
 
-/// Where cargo keeps what it has downloaded, and its settings for all projects.
+/// Cargo's home folder, with downloads and the user's settings.
 pub(crate) fn cargo_home() -> PathBuf {
     home("CARGO_HOME", ".cargo").unwrap_or_default()
 }
 
-/// The files by which cargo is set up for a folder, in all its parents and for the user, whether they are there or not,
-/// with the files that they name.
+/// Cargo's config files for a folder, in all its parents and for the user, whether they exist or not, and the programs
+/// that they name.
 pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
     let configs: Vec<_> = configs(root).into_iter().flat_map(|config| with_included(&config)).collect();
     let programs: Vec<_> = configs.iter().flat_map(|config| programs_in(config)).collect();
     configs.into_iter().chain(programs).collect()
 }
 
-/// The files by which a folder or a parent of it pins its toolchain, whether they are there or not.
+/// The files with which a folder or its parents pin a toolchain, whether they exist or not.
 pub(crate) fn pins(root: &Path) -> impl Iterator<Item = PathBuf> {
     root.ancestors().filter(|folder| folder.has_root()).flat_map(|folder| PINS.map(|name| folder.join(name)))
 }
 
-/// Files that count, and that are not worth a watch: too seldom changed, in folders where too much is going on.
+/// Files that count but are not watched: they rarely change, and their folders are busy.
 pub(crate) fn quiet() -> BTreeSet<PathBuf> {
     home("RUSTUP_HOME", ".rustup").map(|home| home.join("settings.toml")).into_iter().collect()
 }
@@ -109,7 +109,7 @@ fn read(config: &Path) -> Option<toml::Table> {
     toml::from_str(&std::fs::read_to_string(config).ok()?).ok()
 }
 
-/// A config, the configs that it includes, and those that these do; who includes comes before whom.
+/// A config and the configs that it includes, directly or not; each comes before those that it includes.
 fn with_included(config: &Path) -> Vec<PathBuf> {
     let mut all = vec![config.to_owned()];
     let mut at = 0;
@@ -132,7 +132,7 @@ fn included_in(config: &Path) -> Vec<PathBuf> {
     each.iter().filter_map(path).collect()
 }
 
-/// What a config's `[build]` says.
+/// A value in a config's `[build]` section.
 fn of_build(config: &Path, key: &str) -> Option<String> {
     Some(read(config)?.get("build")?.get(key)?.as_str()?.to_owned())
 }
@@ -143,13 +143,13 @@ fn programs_in(config: &Path) -> Vec<PathBuf> {
     named.filter_map(|program| program_at(&program, config)).collect()
 }
 
-/// A program that a config names: one with a slash is seen from the folder that has the config's folder.
+/// The path of a program that a config names with a slash, which is relative to the parent of the config's folder.
 fn program_at(program: &str, config: &Path) -> Option<PathBuf> {
     let from = config.parent()?.parent()?;
     program.contains('/').then(|| from.join(program))
 }
 
-/// The program that cargo would put before the compiler when it builds in a folder.
+/// The compiler wrapper that cargo would use in a folder.
 pub(crate) fn wrapper(root: &Path) -> Option<OsString> {
     for name in ["RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WRAPPER"] {
         if let Some(set) = std::env::var_os(name) {
@@ -162,7 +162,7 @@ pub(crate) fn wrapper(root: &Path) -> Option<OsString> {
     })
 }
 
-/// What puts a program before the compiler of just a workspace's members: plugins are bundled outside of workspaces.
+/// What sets a compiler wrapper for workspace members only, which does not apply to plugins: they are bundled outside.
 pub(crate) fn wrapper_of_members(root: &Path) -> Option<String> {
     let variable = "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER";
     if std::env::var_os(variable).is_some_and(|set| !set.is_empty()) {
@@ -173,7 +173,7 @@ pub(crate) fn wrapper_of_members(root: &Path) -> Option<String> {
     Some(format!("`build.rustc-workspace-wrapper` in {}", config.display()))
 }
 
-/// Whether a wrapper only remembers what it has compiled before: leaving it out changes nothing but the time.
+/// Whether a wrapper is just a compiler cache, so that leaving it out changes only the time.
 pub(crate) fn only_remembers(wrapper: &OsStr) -> bool {
     let name = Path::new(wrapper).file_stem().unwrap_or_default();
     ["sccache", "ccache", "cachepot"].iter().any(|known| name == *known)

@@ -1,23 +1,23 @@
-//! The build hash: over all that a build read. It does not depend on where the crates are.
+//! The build hash, over everything that a build read. It does not depend on where the crates are.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::source::inputs::Snapshot;
 
-/// What the folders are called in a hash.
+/// The names of folders in a build hash.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
-    /// Folders with their names; of those that fit, the longest counts.
+    /// Folders with their names; the longest match counts.
     pub(crate) folders: Vec<(PathBuf, String)>,
-    /// What other paths are seen from.
+    /// What other paths are relative to.
     pub(crate) root: PathBuf,
-    /// Files that are not in the hash.
+    /// Files that the hash does not cover.
     pub(crate) apart: BTreeSet<PathBuf>,
 }
 
 impl Names {
-    /// A path's name.
+    /// The name of a path.
     pub(crate) fn of(&self, path: &Path) -> String {
         let path = without_dots(path);
         let fits =
@@ -34,7 +34,7 @@ impl Names {
         up + &path.components().skip(shared).collect::<PathBuf>().to_string_lossy()
     }
 
-    /// A text with the names of folders in their places.
+    /// Replaces folders in a text by their names.
     pub(crate) fn in_text(&self, text: &str) -> String {
         let mut folders: Vec<_> = self.folders.iter().collect();
         folders.sort_by_key(|(folder, _)| std::cmp::Reverse(folder.as_os_str().len()));
@@ -45,7 +45,7 @@ impl Names {
     }
 }
 
-/// `name-0123456789abcdef`, as cargo calls a folder after where a crate is, without the digits.
+/// Removes the digits from `name-0123456789abcdef`, which cargo derives from where a crate is.
 fn without_hash(part: &str) -> String {
     let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match part.rsplit_once('-') {
@@ -55,7 +55,7 @@ fn without_hash(part: &str) -> String {
     }
 }
 
-/// `a/b/../c` as `a/c`: a name only, links are not looked at.
+/// `a/b/../c` as `a/c`, without following links.
 fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -68,7 +68,7 @@ fn without_dots(path: &Path) -> PathBuf {
     plain
 }
 
-/// Over the inputs that are there and some texts, as 16 hex digits.
+/// The hash of the existing inputs and some texts, as 16 hex digits.
 pub(crate) fn build_hash(texts: &[String], snapshot: &Snapshot, names: &Names) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
@@ -80,7 +80,7 @@ pub(crate) fn build_hash(texts: &[String], snapshot: &Snapshot, names: &Names) -
     }
     let present = snapshot.present().filter(|(path, _)| !names.apart.contains(*path));
     let mut present: Vec<_> = present.map(|(path, content)| (names.of(path), content)).collect();
-    // The order of the names, not of the folders.
+    // Sorted by name, so that the order does not depend on the folders.
     present.sort_by(|one, other| (&one.0, one.1.as_bytes()).cmp(&(&other.0, other.1.as_bytes())));
     for (name, content) in present {
         add(name.as_bytes());
@@ -88,7 +88,7 @@ pub(crate) fn build_hash(texts: &[String], snapshot: &Snapshot, names: &Names) -
     }
     let mut hash = hasher.finalize().to_hex()[..16].to_owned();
     if hash.bytes().all(|digit| digit.is_ascii_digit()) {
-        // A number with a leading zero would be no identifier of a semantic version.
+        // In a semantic version a number must not have a leading zero.
         hash.replace_range(..1, "a");
     }
     hash

@@ -1,4 +1,4 @@
-//! What a plugin is made of: its crates, the overlay that bundles them, the inputs that its builds read, and their changes.
+//! What a plugin is built from: its crates, the overlay that bundles them, the inputs of its builds, and their changes.
 
 pub(crate) mod environment;
 pub(crate) mod hash;

@@ -1,4 +1,4 @@
-//! What a plugin is built from, and where it runs, in a host's words.
+//! A host's description of a plugin: what it is built from, and where it runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use crate::host::capability::Capabilities;
 use crate::host::{Isolation, ProcessOptions};
 use crate::util::slug;
 
-/// What a plugin is built from.
+/// What a plugin is built from, and where it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PluginSpec {
@@ -17,26 +17,26 @@ pub struct PluginSpec {
     pub version: semver::Version,
     /// The folders of its controller crates.
     pub crates: Vec<PathBuf>,
-    /// Features of its crates: `name` for each crate that has it, or `crate/name`.
+    /// Features of its crates: `name` for every crate that has it, or `crate/name`.
     pub features: Vec<String>,
-    /// Whether its crates' default features are on.
+    /// Whether its crates' default features are enabled.
     pub default_features: bool,
-    /// Settings of the profile that it is built with, over those of its workspace, each as TOML: `opt-level` to `3`.
+    /// Profile settings that override those of its workspace, each with its value as TOML, such as `opt-level` and `3`.
     pub profile: BTreeMap<String, String>,
     /// Whether to build with the release profile.
     pub release: bool,
     /// Whether to rebuild on changes.
     pub watch: bool,
-    /// Where it runs; where the runtime says unless set.
+    /// Where it runs; the runtime's default unless set.
     pub isolation: Option<Isolation>,
-    /// How it runs in a process of its own; as the runtime says unless set.
+    /// How it runs in a process of its own; the runtime's default unless set.
     pub process: Option<ProcessOptions>,
-    /// What it may do on the bus; as the runtime says unless set.
+    /// What it may do on the bus; the runtime's default unless set.
     pub capabilities: Option<Capabilities>,
 }
 
 impl PluginSpec {
-    /// A watched plugin of version 0.1.0 without crates yet.
+    /// A watched plugin with version 0.1.0 and no crates yet.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
         Self {
@@ -71,27 +71,27 @@ impl PluginSpec {
     /// Sets a version in which `{buildHash}` stands for the build hash, such as `1.2.0+{buildHash}`.
     ///
     /// # Errors
-    /// What is wrong with it as a semantic version.
+    /// It is not a semantic version.
     pub fn version_text(self, text: &str) -> Result<Self, semver::Error> {
-        // Letters are allowed wherever a hash is.
+        // A placeholder that is valid wherever a hash is.
         Ok(self.version(text.replace(BUILD_HASH, HASH_IN_VERSION).parse()?))
     }
 
-    /// Turns a feature on: `name` in each crate that has it, or `crate/name`.
+    /// Enables a feature: `name` in every crate that has it, or `crate/name`.
     #[must_use]
     pub fn feature(mut self, feature: impl Into<String>) -> Self {
         self.features.push(feature.into());
         self
     }
 
-    /// Turns the crates' default features on, or off.
+    /// Enables the crates' default features, or not.
     #[must_use]
     pub fn default_features(mut self, on: bool) -> Self {
         self.default_features = on;
         self
     }
 
-    /// Sets a key of the profile that it is built with, the value as TOML: `("opt-level", "3")`.
+    /// Sets a profile setting, with its value as TOML: `("opt-level", "3")`.
     #[must_use]
     pub fn profile(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.profile.insert(key.into(), value.into());
@@ -112,26 +112,26 @@ impl PluginSpec {
         self
     }
 
-    /// The name of its profile's section in a manifest.
+    /// The name of its profile in a manifest.
     pub(crate) fn profile_name(&self) -> &'static str {
         if self.release { "release" } else { "dev" }
     }
 
-    /// Runs it in the host's process, or in one of its own.
+    /// Sets where it runs.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
         self
     }
 
-    /// What it may use in a process of its own, and how it is watched there.
+    /// Sets how it runs in a process of its own.
     #[must_use]
     pub fn process_options(mut self, options: ProcessOptions) -> Self {
         self.process = Some(options);
         self
     }
 
-    /// What it may do on the bus.
+    /// Sets what it may do on the bus.
     #[must_use]
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = Some(capabilities);
@@ -144,8 +144,8 @@ impl PluginSpec {
     }
 }
 
-/// What stands for the build hash in an output's name or a plugin's version.
+/// The placeholder for the build hash in an output's path or a plugin's version.
 pub const BUILD_HASH: &str = "{buildHash}";
 
-/// What stands for the build hash in a [`PluginSpec::version`], where braces are not allowed.
+/// The placeholder for the build hash in a [`PluginSpec::version`], where braces are not allowed.
 pub(super) const HASH_IN_VERSION: &str = "cbus-build-hash";

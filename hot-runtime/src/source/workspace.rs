@@ -1,4 +1,4 @@
-//! Which crates, files and patches a plugin is made of, by cargo's own account.
+//! The crates, files and patches of a plugin, as cargo reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use crate::source::environment::{self, PINS};
 use crate::source::inputs::{InputSet, Stamp};
 use crate::util::in_full;
 
-/// One controller crate of a plugin.
+/// A controller crate of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ControllerCrate {
     /// The package's name.
     pub name: String,
-    /// The library target's name, as `extern crate` wants it.
+    /// The library target's name, as in `extern crate`.
     pub library: String,
     /// The package's folder.
     pub dir: PathBuf,
@@ -32,36 +32,36 @@ pub struct ControllerCrate {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Workspace {
-    /// The controller crates, in the order that they were asked for.
+    /// The controller crates, in the requested order.
     pub crates: Vec<ControllerCrate>,
-    /// How the overlay depends on the very `controllerbus` that the crates use, as a TOML inline table.
+    /// The overlay's dependency on the same `controllerbus` that the crates use, as a TOML inline table.
     pub controllerbus: String,
     /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths, and `cargo-features`.
     pub settings: toml::Table,
-    /// The packages that are built from local folders: their names and those folders.
+    /// The names and folders of local packages.
     pub local: BTreeMap<String, PathBuf>,
-    /// The version of cargo's resolver in the crates' workspace: it says which features a dependency has.
+    /// The version of cargo's resolver in the crates' workspace, which affects the features of dependencies.
     pub resolver: String,
-    /// The root of the (first) crate's workspace: cargo is run there, so that its `.cargo/config.toml` and
-    /// `rust-toolchain.toml` count.
+    /// The root of the first crate's workspace: cargo runs there, so that its `.cargo/config.toml` and
+    /// `rust-toolchain.toml` apply.
     pub root: PathBuf,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
     /// The local packages' folders, with the roots of their sources.
     pub(crate) packages: BTreeMap<PathBuf, Roots>,
-    /// The folders of packages that take the place of others.
+    /// The folders of packages that patch others.
     pub(crate) patches: BTreeSet<PathBuf>,
-    /// The manifests of all members of the crates' workspaces, which cargo reads, too.
+    /// The manifests of all members of the crates' workspaces, which cargo reads as well.
     members: BTreeSet<PathBuf>,
-    /// The roots of the workspaces of all local packages: these may have something from there.
+    /// The roots of the workspaces of all local packages, which may inherit from them.
     roots: BTreeSet<PathBuf>,
 }
 
-/// Where the sources of a package begin.
+/// The root source files of a package.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Roots {
     pub(crate) name: String,
-    /// Of its library or macro, and of its build script.
+    /// Those of its library or macro, and of its build script.
     pub(crate) sources: Vec<PathBuf>,
 }
 
@@ -76,10 +76,10 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// The compiler that is used in a folder, which may pin one. It is asked once in a process for each folder.
+    /// The compiler that is used in a folder, which may pin one. It is run once per process for each folder.
     ///
     /// # Errors
-    /// [`Error::Io`] when there is no compiler.
+    /// [`Error::Io`] if there is no compiler.
     pub fn of(folder: &Path) -> Result<Self> {
         /// With the state of the files that pin it.
         type Known = BTreeMap<PathBuf, (Vec<Option<Stamp>>, Toolchain)>;
@@ -105,10 +105,10 @@ impl Toolchain {
 }
 
 impl Workspace {
-    /// Asks cargo about the crates in these folders. Blocks.
+    /// Reads the crates in these folders with cargo. Blocks.
     ///
     /// # Errors
-    /// [`Error::Metadata`] with what cargo said, or [`Error::NotAController`] with what the crate lacks.
+    /// [`Error::Metadata`] with cargo's message, or [`Error::NotAController`] with what the crate lacks.
     pub fn read(crates: &[PathBuf]) -> Result<Self> {
         let mut found = Self::default();
         for path in crates {
@@ -117,8 +117,8 @@ impl Workspace {
         Ok(found)
     }
 
-    /// The paths that decide how cargo builds the plugin, beside sources: manifests and lock files in all parents, cargo's
-    /// and rustup's settings, and what is or would be a build script.
+    /// The paths that decide how cargo builds the plugin, apart from sources: manifests and lock files in all parents,
+    /// cargo's and rustup's settings, and existing or possible build scripts.
     pub(crate) fn deciding(&self, asked: &[PathBuf]) -> InputSet {
         let mut files = self.manifests(asked);
         files.insert(self.root.join("Cargo.lock"));
@@ -128,8 +128,8 @@ impl Workspace {
         InputSet { files, quiet: environment::quiet(), ..InputSet::default() }
     }
 
-    /// What decides and is not in the build hash: which compiler it is stands there anyway, and which manifests of parents
-    /// are the plugin's.
+    /// Deciding files that the build hash does not cover: manifests of parents that are not the plugin's, and toolchain
+    /// pins, because the hash covers the compiler's version itself.
     pub(crate) fn apart(&self) -> BTreeSet<PathBuf> {
         let is_its =
             |path: &PathBuf| path.parent().is_some_and(|it| self.roots.contains(it) || self.packages.contains_key(it));
@@ -138,8 +138,7 @@ impl Workspace {
         apart
     }
 
-    /// The manifests of the packages, of all their parents and of all members of the workspaces, whether they are there or
-    /// not.
+    /// The manifests of the packages, all their parents and all members of the workspaces, whether they exist or not.
     fn manifests(&self, asked: &[PathBuf]) -> BTreeSet<PathBuf> {
         let folders = self.packages.keys().chain(asked).chain([&self.root]).chain(&self.roots);
         let above = folders.flat_map(|folder| folder.ancestors()).filter(|it| it.has_root());
@@ -151,7 +150,7 @@ impl Workspace {
             |message: &str| Error::NotAController { path: path.to_owned(), message: message.to_owned() };
         let manifest = path.join("Cargo.toml");
         if path.is_dir() && !manifest.exists() {
-            return Err(not_a_controller("it has no Cargo.toml; name the folder of a controller crate"));
+            return Err(not_a_controller("it has no Cargo.toml; give the folder of a controller crate"));
         }
         std::fs::metadata(&manifest).map_err(Error::io("finding the crate's manifest", &manifest))?;
         let metadata = ask(path)?;
@@ -165,8 +164,8 @@ impl Workspace {
         let library = package.targets.iter().find(linkable).ok_or_else(|| {
             not_a_controller(match kinds.iter().find(|kind| matches!(kind.as_str(), "cdylib" | "dylib" | "staticlib")) {
                 Some(_) => {
-                    "its library has a crate-type that others cannot link; add \"lib\" to `crate-type`, or take the line \
-                     away: the plugin file is made by the bundle that is generated around the crate"
+                    "its library has a crate-type that other crates cannot link; add \"lib\" to `crate-type`, or remove the \
+                     line: the plugin file is built from the overlay that is generated around the crate"
                 }
                 None => "it has no library target; add src/lib.rs",
             })
@@ -192,7 +191,7 @@ impl Workspace {
         if let Some(other) = self.crates.iter().find(|other| *other.name == *package.name) {
             let both = format!("{} and {}", other.dir.display(), path.display());
             return Err(not_a_controller(&format!(
-                "the plugin has two crates of the name `{}`, in {both}; rename one of them",
+                "the plugin has two crates with the name `{}`, in {both}; rename one of them",
                 package.name
             )));
         }
@@ -200,7 +199,7 @@ impl Workspace {
         if let Some(other) = self.crates.iter().find(|other| other.library == name) {
             let both = format!("{} and {}", other.dir.display(), path.display());
             return Err(not_a_controller(&format!(
-                "the plugin has two crates whose libraries are called `{name}`, in {both}; rename one of them"
+                "the plugin has two crates with the library name `{name}`, in {both}; rename one of them"
             )));
         }
         self.crates.push(ControllerCrate {
@@ -213,7 +212,8 @@ impl Workspace {
         Ok(())
     }
 
-    /// Goes through a package and all local ones that it, or a patch, leads to. Gives how they depend on `controllerbus`.
+    /// Visits a package and all local ones that it or a patch depends on. Returns their dependencies on
+    /// `controllerbus`.
     fn read_local(
         &mut self,
         metadata: &Metadata,
@@ -265,8 +265,8 @@ impl Workspace {
         self.packages.insert(folder.to_owned(), roots);
     }
 
-    /// A dependency on the very `controllerbus` that local crates depend on, in the very words, so that it is the same to
-    /// cargo. `None` if none of them does.
+    /// A dependency on the same `controllerbus` that local crates depend on, in the same form, so that cargo unifies
+    /// them. `None` if none of them does.
     fn framework(&self, wanted: &[cargo_metadata::Dependency]) -> Result<Option<String>> {
         let Some(one) = wanted.iter().find(|one| one.path.is_some()).or_else(|| wanted.first()) else {
             return Ok(None);
@@ -274,7 +274,7 @@ impl Workspace {
         if let Some(path) = &one.path {
             return Ok(Some(format!("{{ path = {} }}", quoted(path.as_str()))));
         }
-        // A patch is found by cargo for the overlay too: its settings have the same ones.
+        // Patches apply to the overlay as well, because its settings include them.
         let source = one.source.as_ref().map(|source| source.repr.as_str()).unwrap_or_default();
         Ok(Some(from_source(source, &one.req.to_string())))
     }
@@ -314,7 +314,7 @@ impl Workspace {
     }
 }
 
-/// The version of the resolver that a workspace's manifest says, or its edition.
+/// The resolver version that a workspace's manifest sets, or that its edition implies.
 fn resolver(manifest: &toml::Table) -> &str {
     let of = |path: &[&str]| {
         let (first, rest) = path.split_first()?;
@@ -334,7 +334,7 @@ fn resolver(manifest: &toml::Table) -> &str {
     })
 }
 
-/// What cargo says of the packages of a workspace, without what they depend on: that need not be there yet.
+/// Cargo's metadata for the packages of a workspace, without dependencies, which need not exist yet.
 fn ask(folder: &Path) -> Result<Metadata> {
     let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
     let mut command = MetadataCommand::new().manifest_path(folder.join("Cargo.toml")).no_deps().cargo_command();
@@ -353,7 +353,7 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// A dependency on a version from a source, by cargo's name for the source.
+/// A dependency on a version from a source, which is in cargo's notation.
 fn from_source(source: &str, version: &str) -> String {
     const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
     if let Some(git) = source.strip_prefix("git+") {
@@ -371,7 +371,7 @@ fn from_source(source: &str, version: &str) -> String {
     format!("{{ version = {}, registry-index = {} }}", quoted(version), quoted(index))
 }
 
-/// Takes the escapes out of a part of an URL.
+/// Decodes a part of a URL.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -391,7 +391,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A dependency on the `controllerbus` that a package has by way of others, from its workspace's lock file.
+/// A dependency on the `controllerbus` that a package depends on indirectly, from its workspace's lock file.
 fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
     #[derive(serde::Deserialize)]
     struct Lock {
@@ -411,13 +411,13 @@ fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
         let mut cargo = Command::new("cargo");
         cargo.arg("generate-lockfile").current_dir(root);
         environment::scrub_cargo_env(&mut cargo);
-        // What is wrong with it, the build will say.
+        // The build reports what is wrong.
         let _ = cargo.output();
     }
     let Ok(text) = std::fs::read_to_string(&file) else { return Ok(None) };
     let wrong = |error: toml::de::Error| Error::Metadata { path: file.clone(), message: error.to_string() };
     let lock: Lock = toml::from_str(&text).map_err(wrong)?;
-    // `name`, or `name version` where there are several.
+    // `name`, or `name version` if there are several versions.
     let find = |wanted: &str| {
         let (name, version) =
             wanted.split_once(' ').map_or((wanted, None), |(name, rest)| (name, rest.split(' ').next()));

@@ -41,8 +41,8 @@ pub(crate) fn is_sticky(found: &Metadata) -> bool {
     found.mode() & 0o1000 != 0
 }
 
-/// The group, unless it is the owner's private one, which many systems make for each user and let write by default: it has
-/// the user's name, and nobody else is in it. A group that the system's files do not list is not private.
+/// The group, unless it is the owner's private one, which many systems make for each user and let write by default: it
+/// has the user's name, and nobody else is in it. A group that the system's files do not list is not private.
 #[cfg(unix)]
 fn shared_group(owner: u32, group: u32) -> Option<String> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();

@@ -19,8 +19,8 @@ pub(crate) fn identity(found: &Metadata) -> (u64, u64) {
     }
 }
 
-/// When the inode was changed last, in seconds and nanoseconds: unlike the time of modification nobody can set it. Zeros
-/// where there is no such time.
+/// When the inode was changed last, in seconds and nanoseconds: unlike the time of modification nobody can set it.
+/// Zeros where there is no such time.
 pub(crate) fn inode_changed(found: &Metadata) -> (i64, i64) {
     #[cfg(unix)]
     {
@@ -52,8 +52,8 @@ pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Creates a folder, with its parents, that only its owner can enter, where the system knows owners. One that is there stays
-/// as it is.
+/// Creates a folder, with its parents, that only its owner can enter, where the system knows owners. One that is there
+/// stays as it is.
 pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
@@ -98,8 +98,8 @@ pub(crate) fn make_readable(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a file the name of another, which is removed. Readers of the name see the one or the other; if the power fails soon
-/// after, the file may not be whole, which its hash shows.
+/// Gives a file the name of another, which is removed. Readers of the name see the one or the other; if the power fails
+/// soon after, the file may not be whole, which its hash shows.
 pub(crate) fn replace(file: &Path, name: &Path) -> io::Result<()> {
     // Ext4 writes a file to the disk when it takes another's name, which takes longer than to hash and open it; not
     // when the two exchange names.

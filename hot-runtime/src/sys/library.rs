@@ -8,7 +8,8 @@ pub(crate) type Library = libloading::os::unix::Library;
 #[cfg(windows)]
 pub(crate) type Library = libloading::os::windows::Library;
 
-/// Opens a library, with its symbols kept to itself and all that it needs looked up at once, where the system has it so.
+/// Opens a library, with its symbols kept to itself and all that it needs looked up at once, where the system has it
+/// so.
 ///
 /// # Errors
 /// What the loader said.
@@ -31,9 +32,9 @@ pub(crate) unsafe fn open(path: &Path) -> Result<Library, libloading::Error> {
 
 /// Why a plugin's library is never closed here; `None` where it is.
 ///
-/// Code of a library may run until the last of its threads, and the last destructor of its thread-locals, has ended. Only
-/// where `controllerbus` hooks thread creation and these destructors (`controllerbus::plugin_bundle!`) is it known when that
-/// is; elsewhere closing a library could unmap code that runs.
+/// Code of a library may run until the last of its threads, and the last destructor of its thread-locals, has ended.
+/// Only where `controllerbus` hooks thread creation and these destructors (`controllerbus::plugin_bundle!`) is it known
+/// when that is; elsewhere closing a library could unmap code that runs.
 pub(crate) fn never_closed() -> Option<&'static str> {
     if cfg!(target_os = "linux") {
         None

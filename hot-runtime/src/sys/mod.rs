@@ -1,5 +1,6 @@
-//! What differs between systems: the one folder to edit for a port. Elsewhere a `cfg` is needed for process hosting only
-//! (`host/process`, which is for Unix), and by the recorder that stands between cargo and rustc, which is compiled alone.
+//! What differs between systems: the one folder to edit for a port. Elsewhere a `cfg` is needed for process hosting
+//! only (`host/process`, which is for Unix), and by the recorder that stands between cargo and rustc, which is compiled
+//! alone.
 //!
 //! | file | what a port says there |
 //! |---|---|

@@ -9,8 +9,8 @@ pub(crate) fn own_group(command: &mut Command) {
     let _ = command;
 }
 
-/// Kills all of a process group, by its leader's number: while the leader has not been waited for, or right after, before
-/// another process gets its number.
+/// Kills all of a process group, by its leader's number: while the leader has not been waited for, or right after,
+/// before another process gets its number.
 ///
 /// # Errors
 /// What the system said. Without process groups it does nothing.

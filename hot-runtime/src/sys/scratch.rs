@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::files::{create_private_dir, is_open_to_others};
 
-/// Whether this process now holds a lock, or would if the file system had locks. Some, such as network mounts and sandboxes,
-/// have none: a scratch folder still has a unique name there, but what was left behind is not removed.
+/// Whether this process now holds a lock, or would if the file system had locks. Some, such as network mounts and
+/// sandboxes, have none: a scratch folder still has a unique name there, but what was left behind is not removed.
 fn is_locked(file: &File, parent: &Path) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -32,8 +32,8 @@ pub(crate) fn has_no_locks(error: &io::Error) -> bool {
     known || error.kind() == io::ErrorKind::Unsupported
 }
 
-/// A unique name for a folder. The folder is removed on drop or, if this process is killed, by the next one that reserves
-/// a name there.
+/// A unique name for a folder. The folder is removed on drop or, if this process is killed, by the next one that
+/// reserves a name there.
 pub(crate) struct ScratchDir {
     path: PathBuf,
     lock: PathBuf,
@@ -58,8 +58,9 @@ impl ScratchDir {
         }
     }
 
-    /// As [`ScratchDir::reserve`], for a folder that only this user can enter. Where the file system has no permissions, as on
-    /// media formatted for other systems, it is in the system's folder for temporary files instead. Blocks.
+    /// As [`ScratchDir::reserve`], for a folder that only this user can enter. Where the file system has no
+    /// permissions, as on media formatted for other systems, it is in the system's folder for temporary files instead.
+    /// Blocks.
     ///
     /// # Errors
     /// Why nothing can be written or locked there.

@@ -1,5 +1,5 @@
-// Stands between cargo and rustc: records how rustc is called, then calls it. Compiled on first use by the compiler that builds
-// plugins, so that any host program can record its builds without another program being installed.
+// Stands between cargo and rustc: records how rustc is called, then calls it. Compiled on first use by the compiler
+// that builds plugins, so that any host program can record its builds without another program being installed.
 //
 // CBUS_CAPTURE  the folder to write to
 // CBUS_OUTER    lines NAME=HASH: the variables that cargo itself was started with
@@ -37,8 +37,8 @@ fn main() {
     run(command)
 }
 
-/// Adds arguments that keep paths out of the outputs. Cargo's `-C metadata`, which is part of every symbol's name, is a hash
-/// that covers the path of a local crate; it is replaced by a hash of the same call with the paths replaced.
+/// Adds arguments that keep paths out of the outputs. Cargo's `-C metadata`, which is part of every symbol's name, is a
+/// hash that covers the path of a local crate; it is replaced by a hash of the same call with the paths replaced.
 fn hide_paths(arguments: &mut Vec<OsString>) {
     let pairs = |name: &str| -> Vec<(String, String)> {
         let text = std::env::var(name).unwrap_or_default();

@@ -1,33 +1,34 @@
-//! A control group for each plugin's process, where one is delegated to the host: memory and processes are limited as a
-//! whole, and everything that the plugin has started ends with it, whatever process group or session it has moved to.
+//! A control group for each plugin's process, where one is delegated to the host: it limits memory and processes in
+//! total, and everything that the plugin has started ends with it, even in another process group or session.
 //!
-//! Delegated is what the variable `CBUS_CGROUP` names, or, under systemd with `Delegate=yes`, the unit's own group: with
-//! `DelegateSubgroup=` the one above that of this process, which has no processes of its own and so can set limits.
+//! The delegated group is the one that the variable `CBUS_CGROUP` names or, under systemd with `Delegate=yes`, the
+//! unit's own: with `DelegateSubgroup=` the parent of this process's group, which has no processes of its own and so
+//! can set limits.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::options::Limits;
 
-/// A plugin's group. Removed, with all that is in it, when it is dropped.
+/// A plugin's group. Dropping it kills everything in it and removes it.
 pub(super) struct Cgroup {
     dir: PathBuf,
-    /// What it limits.
+    /// The limits that are set.
     pub(super) limits: Vec<&'static str>,
 }
 
 impl Cgroup {
-    /// Makes a group for a plugin; `None` where none is delegated.
+    /// Creates a group for a plugin; `None` if no group is delegated.
     ///
     /// # Errors
-    /// What kept it from being made there.
+    /// Why it cannot be created.
     pub(super) fn make(name: &str, limits: &Limits) -> io::Result<Option<Self>> {
         let Some(parent) = delegated() else { return Ok(None) };
         remove_abandoned(&parent);
         let dir = parent.join(format!("cbus-{}-{}", std::process::id(), crate::util::slug(name)));
         std::fs::create_dir(&dir)?;
         let mut made = Self { dir, limits: Vec::new() };
-        // They can be had only where the group above has no processes of its own.
+        // This works only if the parent group has no processes of its own.
         let _ = std::fs::write(parent.join("cgroup.subtree_control"), "+memory +pids");
         if let Some(bytes) = limits.memory
             && made.set("memory.max", bytes)
@@ -47,12 +48,12 @@ impl Cgroup {
         std::fs::write(self.dir.join(file), value.to_string()).is_ok()
     }
 
-    /// Puts a process into it, before anything of the plugin runs there.
+    /// Moves a process into it, before any of the plugin's code runs there.
     pub(super) fn add(&self, process: u32) -> io::Result<()> {
         std::fs::write(self.dir.join("cgroup.procs"), process.to_string())
     }
 
-    /// Ends everything in it.
+    /// Kills everything in it.
     pub(super) fn kill(&self) {
         kill(&self.dir);
     }
@@ -62,7 +63,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         self.kill();
         let dir = std::mem::take(&mut self.dir);
-        // It may take a moment; whoever drops it may be a task.
+        // It may take a moment, and must not block the task that drops it.
         drop(std::thread::Builder::new().name("cgroup".to_owned()).spawn(move || remove(&dir)));
     }
 }
@@ -71,12 +72,12 @@ fn kill(dir: &Path) {
     let _ = std::fs::write(dir.join("cgroup.kill"), "1");
 }
 
-/// Removes an empty group; one that is not yet empty is removed by a later host.
+/// Removes an empty group; a later host removes one that is not empty yet.
 fn remove(dir: &Path) {
     for _ in 0..20 {
         match std::fs::remove_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                // What was killed is gone in a moment; there is nothing to wait on but the file system.
+                // Killed processes are gone in a moment, but there is nothing to wait on.
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
             _ => return,
@@ -84,7 +85,7 @@ fn remove(dir: &Path) {
     }
 }
 
-/// Ends and removes what hosts that were killed have left.
+/// Kills and removes what killed hosts have left behind.
 fn remove_abandoned(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -109,7 +110,7 @@ fn delegated() -> Option<PathBuf> {
     [own.parent(), Some(own.as_path())].into_iter().flatten().find(|dir| is_delegated(dir)).map(Path::to_owned)
 }
 
-/// Whether systemd has noted that a group is its owner's to divide.
+/// Whether systemd has marked a group as delegated.
 fn is_delegated(dir: &Path) -> bool {
     let mut value = [0_u8; 8];
     ["user.delegate", "trusted.delegate"]

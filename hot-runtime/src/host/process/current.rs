@@ -1,4 +1,4 @@
-//! The process that serves a generation now: for its proxies, which wait for it while it is started again.
+//! The process that currently serves a generation, for its proxies, which wait while it is restarted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::link::Link;
 
-/// A call waits for a start that is due within this time, and fails at once if it is not.
+/// A call waits for a restart that is due within this time, and otherwise fails at once.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the proxies know of the process.
+/// What the proxies know about the process.
 pub(super) struct Current {
     /// The plugin and the generation.
     pub(super) name: String,
@@ -26,7 +26,7 @@ pub(super) struct Current {
 
 pub(super) enum State {
     Up(Arc<Link>),
-    /// It crashed, and is started again then.
+    /// It crashed, and is restarted at `until`.
     Down {
         error: Error,
         until: Instant,
@@ -35,10 +35,10 @@ pub(super) enum State {
 }
 
 impl Current {
-    /// The running process, once there is one.
+    /// Waits for a running process.
     ///
     /// # Errors
-    /// The generation has ended, or its process crashes so often that the next start is not due soon.
+    /// The generation has ended, or its process crashes so often that the next restart is not due soon.
     pub(super) async fn up(&self) -> Result<Arc<Link>> {
         if let Some(link) = self.standing() {
             return Ok(link);
@@ -51,8 +51,7 @@ impl Current {
                 State::Down { error, until } => {
                     let left = until.saturating_duration_since(Instant::now());
                     if left > PATIENCE {
-                        let what =
-                            format!("{}: {error}; it is started again in {:.0} s", self.name, left.as_secs_f64());
+                        let what = format!("{}: {error}; it is restarted in {:.0} s", self.name, left.as_secs_f64());
                         return Err(Error::new(ErrorKind::Crashed, what));
                     }
                 }
@@ -68,7 +67,7 @@ impl Current {
         Error::new(ErrorKind::Closed, format!("{} has been unloaded", self.name))
     }
 
-    /// The running process, if there is one now.
+    /// The running process, if there is one.
     pub(super) fn standing(&self) -> Option<Arc<Link>> {
         match &*self.state.borrow() {
             State::Up(link) if !link.is_dead() => Some(Arc::clone(link)),

@@ -1,4 +1,4 @@
-//! The reading half of a connection: frames as they come.
+//! The reading half of a connection: splits it into frames.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,13 +11,13 @@ use super::socket::ReadingHalf;
 /// How much is read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// What was read and not yet handed out.
+/// Reads frames, and buffers the rest.
 pub(super) struct Inbox {
     socket: ReadingHalf,
     codec: LengthDelimitedCodec,
     buffer: BytesMut,
     chunk: Box<[u8]>,
-    /// What came beside the bytes, for whoever takes it; `None` where nothing is expected.
+    /// Descriptors that came beside the bytes; `None` if none are expected.
     descriptors: Option<VecDeque<OwnedFd>>,
 }
 
@@ -27,12 +27,12 @@ impl Inbox {
         Self { socket, codec, buffer: BytesMut::new(), chunk: vec![0; CHUNK].into(), descriptors: None }
     }
 
-    /// The same, which keeps the descriptors that come.
+    /// As [`Inbox::new`], and keeps the descriptors that come.
     pub(super) fn with_descriptors(socket: ReadingHalf, longest: usize) -> Self {
         Self { descriptors: Some(VecDeque::new()), ..Self::new(socket, longest) }
     }
 
-    /// The next descriptor that has come: each message that has one is told of in the order in which they were sent.
+    /// The next descriptor: they come in the order of their messages.
     pub(super) fn descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptors.as_mut()?.pop_front()
     }
@@ -40,7 +40,7 @@ impl Inbox {
     /// The next frame; `None` at the end of the connection. Cancel-safe.
     ///
     /// # Errors
-    /// A frame that is longer than the limit, or what the system said.
+    /// A frame longer than the limit, or the system's error.
     pub(super) async fn next(&mut self) -> std::io::Result<Option<BytesMut>> {
         loop {
             if let Some(frame) = self.codec.decode(&mut self.buffer)? {

@@ -1,4 +1,4 @@
-//! The connection to one running process: calls on their way, the values that they gave, and the process's requests.
+//! The connection to one running process: pending calls, their values, and the process's requests.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +20,10 @@ use super::requests::Requests;
 use super::traces::Traces;
 use crate::host::options::Limits;
 
-/// How many directives a controller may resolve.
+/// The most directives that a controller may resolve.
 const MOST_RESOLVED: usize = 1000;
 
-/// What a call gave.
+/// The result of a call.
 pub(super) enum CallResult {
     Nothing,
     Constructed(Vec<String>),
@@ -32,7 +32,7 @@ pub(super) enum CallResult {
 
 /// One running process, as the proxies see it.
 pub(super) struct Link {
-    /// Raised with each process of the generation.
+    /// Counts the processes of the generation.
     pub(super) epoch: u64,
     pub(super) pid: u32,
     pub(super) outbox: Arc<Outbox>,
@@ -41,11 +41,11 @@ pub(super) struct Link {
     requests: Arc<Requests>,
     traces: Traces,
     pub(super) listeners: Arc<Listeners>,
-    /// Bytes of the values that stand, and how many may.
+    /// Bytes of the current values, and their limit.
     standing: AtomicU64,
     most: u64,
     pub(super) flooded: Notify,
-    /// The last heartbeat that was answered.
+    /// The last answered heartbeat.
     pub(super) answered: AtomicU64,
     dead: CancellationToken,
     why: OnceLock<Error>,
@@ -57,10 +57,10 @@ struct Entry {
     sink: Option<Arc<Values>>,
 }
 
-/// To be called when an execution has begun.
+/// Called when an execution has started.
 pub(super) type Began = Box<dyn FnOnce() + Send>;
 
-/// The values of one call that stand, by the process's numbers.
+/// The current values of one call, by the process's numbers.
 struct Values {
     sink: Arc<dyn ValueSink>,
     answered: bool,
@@ -106,7 +106,7 @@ impl Link {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends once the process has gone; returns why.
+    /// Waits until the process is gone; returns why.
     pub(super) async fn died(&self) -> Error {
         self.dead.cancelled().await;
         self.why()
@@ -120,12 +120,12 @@ impl Link {
         self.why.get().cloned().unwrap_or_else(|| Error::new(ErrorKind::Closed, "the plugin's process has ended"))
     }
 
-    /// The process has gone: every call ends with the reason, and its requests are given back.
+    /// The process is gone: every call ends with the reason, and its requests are released.
     pub(super) fn die(&self, why: Error) {
         let _ = self.why.set(why);
         self.outbox.close();
         self.requests.release_all();
-        // Those who add a call from now on see that it is dead.
+        // Calls that are added from now on see that it is dead.
         self.dead.cancel();
         self.listeners.end();
         let waiting: Vec<_> = self.calls().values_mut().filter_map(|entry| entry.done.take()).collect();
@@ -137,7 +137,7 @@ impl Link {
     /// Sends a message once there is room. Cancel-safe.
     ///
     /// # Errors
-    /// The message is too long, or why the process has gone.
+    /// The message is too long, or why the process is gone.
     pub(super) async fn send(&self, message: &ToChild<'_>) -> Result<()> {
         match self.outbox.send(message).await {
             Err(error) if error.kind() == ErrorKind::Closed => Err(self.died().await),
@@ -145,7 +145,7 @@ impl Link {
         }
     }
 
-    /// Begins a call; its values, if it gives any, go to `sink`.
+    /// Starts a call; its values, if any, go to `sink`.
     pub(super) fn begin(self: &Arc<Self>, sink: Option<Arc<dyn ValueSink>>, answered: bool) -> Call {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (done, ended) = oneshot::channel();
@@ -160,22 +160,22 @@ impl Link {
         Call { link: Arc::clone(self), number, ended: Some(ended), values }
     }
 
-    /// Reads what the process says until it hangs up.
+    /// Handles the process's messages until it closes the connection.
     ///
     /// # Errors
-    /// It said what is not understood.
+    /// It sent something invalid.
     pub(super) async fn read(&self, mut inbox: Inbox) -> Result<(), String> {
         loop {
             let frame = match inbox.next().await {
                 Ok(Some(frame)) => frame,
-                // A reset is a hang-up with something unread.
+                // A reset is a close with unread data.
                 Ok(None) => return Ok(()),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
-                Err(error) => return Err(format!("it sent what is no message: {error}")),
+                Err(error) => return Err(format!("it sent an invalid frame: {error}")),
             };
             match rmp_serde::from_slice(&frame) {
                 Ok(message) => self.handle(message),
-                Err(error) => return Err(format!("it sent a message that is not understood: {error}")),
+                Err(error) => return Err(format!("it sent an invalid message: {error}")),
             }
         }
     }
@@ -239,7 +239,7 @@ impl Link {
         }
     }
 
-    /// The values of a call; taken out, because the bus may drop the call while it is told of one.
+    /// The values of a call; cloned, because the bus may drop the call while it is given one.
     fn values_of(&self, call: u64) -> Option<Arc<Values>> {
         self.calls().get(&call).and_then(|entry| entry.sink.clone())
     }
@@ -268,7 +268,7 @@ impl Link {
             standing.insert(value, (id, length));
         }
         drop(standing);
-        // A call that was dropped meanwhile has given back what it knew of.
+        // A call that was dropped meanwhile has released only what it knew of.
         let gone = !accepted || (!self.calls().contains_key(&call) && values.lock().remove(&value).is_some());
         if gone {
             self.standing.fetch_sub(length, Ordering::Relaxed);
@@ -279,7 +279,7 @@ impl Link {
     }
 }
 
-/// A call on its way, or one whose values stand. Dropping it takes it back.
+/// A pending call, or one with values. Dropping it cancels it and withdraws the values.
 pub(super) struct Call {
     link: Arc<Link>,
     pub(super) number: u64,
@@ -288,7 +288,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// What is to be called when its execution has begun; before it is sent.
+    /// Sets what to call when its execution has started; to be set before it is sent.
     pub(super) fn when_begun(&self, began: Began) {
         if let Some(entry) = self.link.calls().get_mut(&self.number) {
             entry.began = Some(began);
@@ -298,7 +298,7 @@ impl Call {
     /// Waits for its end. Cancel-safe.
     ///
     /// # Errors
-    /// The guest's error, or why the process has gone.
+    /// The guest's error, or why the process is gone.
     pub(super) async fn ended(&mut self) -> Result<CallResult> {
         let Some(ended) = &mut self.ended else { return Err(Error::msg("the call has ended before")) };
         let result = ended.await.unwrap_or_else(|_| Err(self.link.why()));
@@ -306,7 +306,7 @@ impl Call {
         result
     }
 
-    /// Whether a value of it stands.
+    /// Whether it has a value.
     pub(super) fn stands(&self) -> bool {
         self.link.values_of(self.number).is_some_and(|values| !values.lock().is_empty())
     }
@@ -319,9 +319,9 @@ impl Drop for Call {
             let standing: u64 = values.lock().drain().map(|(_, (_, length))| length).sum();
             self.link.standing.fetch_sub(standing, Ordering::Relaxed);
         }
-        // A call that has ended and left nothing there is forgotten there already.
+        // The process has already forgotten a call that has ended without values.
         if self.ended.is_some() || self.values {
-            // Nobody waits for it; a resolver that goes on for a moment has nobody who listens.
+            // Nothing waits for this message: a resolver that continues for a moment is not heard.
             let _ = self.link.outbox.push_later(&ToChild::Abort { call: self.number });
         }
     }

@@ -1,4 +1,4 @@
-//! The sockets that the runtime's bus keeps, for the controllers of one process: a descriptor of each goes to it.
+//! The bus's listening sockets for the controllers of one process, which gets a descriptor of each.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::Outbox;
 use super::protocol::ToChild;
 
-/// How often the controllers of a process may listen at a time.
+/// The most sockets that the controllers of a process may have.
 const MOST: usize = 1000;
 
-/// What the controllers of one process listen at.
+/// The sockets of the controllers of one process.
 pub(super) struct Listeners {
     outbox: Arc<Outbox>,
     leases: Arc<Leases>,
@@ -33,13 +33,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Listeners {
-    /// For one process; what is told ends with `dead`.
+    /// For one process; it is notified until `dead`.
     pub(super) fn new(outbox: Arc<Outbox>, leases: Arc<Leases>, dead: CancellationToken) -> Arc<Self> {
         let (sockets, open, connections) = Default::default();
         Arc::new(Self { outbox, leases, sockets, open, connections, dead })
     }
 
-    /// A controller of the process has its sockets from there.
+    /// Sets where a controller's sockets come from.
     pub(super) fn know(&self, controller: u64, sockets: &Arc<dyn Sockets>) {
         lock(&self.sockets).insert(controller, Arc::clone(sockets));
     }
@@ -60,7 +60,9 @@ impl Listeners {
             let following = async {
                 let asked = async {
                     if !may {
-                        return Err(Error::msg(format!("a plugin's process listens {MOST} times at most")));
+                        return Err(Error::msg(format!(
+                            "a plugin's process can have {MOST} listening sockets at most"
+                        )));
                     }
                     let sockets = sockets.ok_or_else(|| Error::msg("the controller is not in this process"))?;
                     sockets.listen(address?).await
@@ -70,7 +72,7 @@ impl Listeners {
                     Err(error) => this.outbox.push(&ToChild::Listening { listener, error: Some(error) }),
                 };
                 if let Err(error) = followed {
-                    tracing::debug!(%error, "telling a plugin's process about a socket");
+                    tracing::debug!(%error, "cannot send a socket to a plugin's process");
                 }
             };
             tokio::select! {
@@ -81,7 +83,7 @@ impl Listeners {
         });
     }
 
-    /// Hands a socket over, and tells whether the controller serves until it has.
+    /// Sends a socket to the process, and reports whether its controller serves until that ends.
     async fn follow(&self, listener: u64, socket: HostSocket) -> Result<()> {
         let HostSocket { descriptor, mut service, .. } = socket;
         let now = *service.borrow_and_update();
@@ -98,7 +100,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// The process has connections, or none any more.
+    /// The process has connections, or no longer has any.
     pub(super) fn connections(&self, open: bool) {
         let mut held = lock(&self.connections);
         let lease = (open && !self.dead.is_cancelled()).then(|| self.leases.take(Holder::Connection));
@@ -106,7 +108,7 @@ impl Listeners {
         drop((held, before));
     }
 
-    /// The process has gone.
+    /// The process is gone.
     pub(super) fn end(&self) {
         self.connections(false);
         let sockets = std::mem::take(&mut *lock(&self.sockets));

@@ -1,8 +1,8 @@
 //! Process-hosted plugins: the same verified artifact, served by a process of its own over a socket pair.
 //!
-//! In the host, [`plugin::ProcessPlugin`] is one generation: it starts the process, watches it and starts it again, and
-//! its proxies implement the same `Factory` and `AnyController` as those over a library. In the process, [`child`]
-//! loads the artifact as the host would, and gives the guest a bus that goes back over the socket.
+//! In the host, [`plugin::ProcessPlugin`] is one generation: it starts, monitors and restarts the process, and its
+//! proxies implement the same `Factory` and `AnyController` traits as a library's. In the process, [`child`] loads the
+//! artifact as the host would, and gives the guest a bus that goes back over the socket.
 
 #[cfg(target_os = "linux")]
 mod cgroup;
@@ -42,10 +42,10 @@ pub use child::plugin_host;
 #[cfg(unix)]
 pub use output::ending;
 
-/// Set for a process that is to be a plugin host.
+/// The variable that makes a process a plugin host.
 #[cfg(unix)]
 const MARKER: &str = "CBUS_PLUGIN_HOST_SOCKET";
 
-/// Elsewhere there are no process-hosted plugins yet: returns at once.
+/// Process isolation is not available on this system: returns at once.
 #[cfg(not(unix))]
 pub fn plugin_host() {}

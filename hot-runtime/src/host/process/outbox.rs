@@ -1,4 +1,5 @@
-//! The writing half of a connection: written in place while it is quiet, in batches while it is busy, never unbounded.
+//! The writing half of a connection: it writes directly while the connection is quiet and in batches while it is busy,
+//! with a bounded queue.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -13,19 +14,19 @@ use tokio::sync::Notify;
 
 use super::socket::WritingHalf;
 
-/// How many queued bytes make a sender wait.
+/// How many queued bytes make senders wait.
 const FULL: usize = 1 << 20;
 
-/// A message that comes sooner than this after a write is left to the next batch: a system call costs more than to queue.
+/// A message sooner than this after a write waits for the next batch: a system call costs more than queueing.
 const BATCH: Duration = Duration::from_micros(15);
 
-/// How long a message that nobody waits for may wait for one that somebody does.
+/// How long a message that nothing waits for may wait for one that something does.
 const LATER: Duration = Duration::from_millis(1);
 
-/// An emptied queue larger than this is given back.
+/// An emptied queue with a larger capacity is freed.
 const KEPT: usize = 4 << 20;
 
-/// What is to be written, and who waits for room.
+/// The queue of messages, and the senders that wait for room.
 pub(super) struct Outbox {
     socket: WritingHalf,
     longest: usize,
@@ -38,16 +39,16 @@ pub(super) struct Outbox {
 
 struct Queue {
     bytes: BytesMut,
-    /// Each descriptor that is to travel, with the place in `bytes` where its message begins.
+    /// The descriptors to send, each with the offset in `bytes` where its message starts.
     descriptors: VecDeque<(usize, OwnedFd)>,
     written: Instant,
-    /// Whether the flushing task has been told and has not emptied the queue since.
+    /// Whether the flushing task was notified and has not emptied the queue since.
     scheduled: bool,
-    /// Whether there are messages that nobody waits for, and the flushing task has been told.
+    /// Whether there are messages that nothing waits for, and the flushing task was notified.
     later: bool,
     /// How many threads wait for room.
     blocked: usize,
-    /// Whether one has waited since somebody asked.
+    /// Whether one has waited since [`Outbox::has_waited`] was called.
     waited: bool,
     closed: bool,
 }
@@ -74,7 +75,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a message without waiting: for those of which there are few, or one for each message that came.
+    /// Queues a message without waiting: for rare messages, and for answers to received ones.
     ///
     /// # Errors
     /// The connection is closed, or the message is too long.
@@ -85,7 +86,7 @@ impl Outbox {
     /// As [`Outbox::push`], with a descriptor beside the message.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Outbox::push`].
     pub(super) fn push_with<M: Serialize>(&self, message: &M, descriptor: OwnedFd) -> Result<()> {
         let mut queue = self.lock();
         let begins = queue.bytes.len();
@@ -95,11 +96,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// As [`Outbox::push`], for a message that nobody waits for: it goes with the next one that somebody does, or after
-    /// a moment.
+    /// As [`Outbox::push`], for a message that nothing waits for: it is sent with the next one that something waits
+    /// for, or after a moment.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Outbox::push`].
     pub(super) fn push_later<M: Serialize>(&self, message: &M) -> Result<()> {
         let mut queue = self.lock();
         self.encode(&mut queue, message)?;
@@ -110,7 +111,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a message unless others wait; false if it was not.
+    /// Queues a message unless the queue is full; false if it was not queued.
     pub(super) fn try_send<M: Serialize>(&self, message: &M) -> bool {
         let mut queue = self.lock();
         queue.bytes.len() < FULL && self.append(&mut queue, message).is_ok()
@@ -135,7 +136,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a message once there is room, for a thread that may block: never one that the connection runs on.
+    /// Queues a message once there is room. Blocks, so the connection must not run on this thread.
     ///
     /// # Errors
     /// As [`Outbox::push`].
@@ -150,13 +151,13 @@ impl Outbox {
         self.append(&mut queue, message)
     }
 
-    /// Whether a thread waits for room, or has since this was asked before.
+    /// Whether a thread waits for room, or has since the last call.
     pub(super) fn has_waited(&self) -> bool {
         let mut queue = self.lock();
         std::mem::replace(&mut queue.waited, false) || queue.blocked > 0
     }
 
-    /// Refuses messages from now on and lets those go who wait for room.
+    /// Refuses messages from now on, and wakes the senders that wait for room.
     pub(super) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
@@ -177,7 +178,7 @@ impl Outbox {
     async fn flush_later(&self) {
         loop {
             self.later.notified().await;
-            // Most often the next message comes before this has passed.
+            // Usually another message comes first.
             tokio::time::sleep(LATER).await;
             let mut queue = self.lock();
             if queue.closed {
@@ -195,7 +196,7 @@ impl Outbox {
         loop {
             self.flush.notified().await;
             loop {
-                // Those who are ready to send get to add to the batch.
+                // Lets ready senders add to the batch.
                 tokio::task::yield_now().await;
                 let blocked = {
                     let mut queue = self.lock();
@@ -249,7 +250,7 @@ impl Outbox {
         let encoded = rmp_serde::encode::write(&mut (&mut queue.bytes).writer(), message);
         let length = queue.bytes.len() - start - 4;
         let refused = match encoded {
-            Err(error) => Some(format!("a message to a plugin's process cannot be encoded: {error}")),
+            Err(error) => Some(format!("cannot encode a message to a plugin's process: {error}")),
             Ok(()) if length > self.longest => {
                 Some(format!("a message of {length} bytes is longer than the limit of {} bytes", self.longest))
             }
@@ -263,7 +264,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes as much as the socket takes now.
+    /// Writes as much as the socket accepts now.
     fn write(&self, queue: &mut Queue) {
         while !queue.bytes.is_empty() {
             let until = |at: usize| queue.descriptors.get(at).map_or(queue.bytes.len(), |(begins, _)| *begins);
@@ -293,7 +294,7 @@ impl Outbox {
             queue.bytes = BytesMut::new();
         }
         if queue.bytes.len() < FULL {
-            // To tell nobody is a system call too.
+            // Notifying is a system call even if nothing waits.
             if queue.blocked > 0 {
                 self.freed.notify_all();
             }

@@ -1,4 +1,4 @@
-//! What a plugin host prints: passed on as it comes, with the last lines kept for the report of a crash.
+//! A plugin host's output: it is passed on as it comes, and the last lines are kept for a crash report.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
@@ -14,11 +14,11 @@ use tokio::task::JoinHandle;
 
 use crate::text::coloured_text;
 
-/// How many lines are kept, and how many bytes of each.
+/// How many lines to keep, and how many bytes of each.
 const LINES: usize = 20;
 const LENGTH: usize = 1000;
 
-/// How long a dead process's output may take to be read; a process that it started may hold it open.
+/// How long to read a dead process's output; a process that it started may keep it open.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 type Last = Arc<Mutex<VecDeque<String>>>;
@@ -54,19 +54,19 @@ impl Output {
     }
 }
 
-/// Which of the host's outputs something goes to.
+/// One of the host's outputs.
 #[derive(Clone, Copy)]
 enum To {
     Stdout,
     Stderr,
 }
 
-/// How many lines may wait for the host's outputs, and how long one may be before it is passed on in pieces.
+/// How many lines may wait for the host's outputs, and how long a line may be before it is split.
 const WAITING: usize = 256;
 const PIECE: usize = 16 << 10;
 
-/// Passes a line on. A terminal that is stopped, or a pipe that nobody reads, holds up a thread that does nothing else: what
-/// is more than may wait is dropped, and counted.
+/// Passes a line on. A stopped terminal, or a pipe that is not read, only blocks a thread that does nothing else: lines
+/// beyond the limit are dropped and counted.
 fn print(to: To, line: &[u8]) {
     static LOST: AtomicU64 = AtomicU64::new(0);
     static WRITER: LazyLock<SyncSender<(To, String)>> = LazyLock::new(|| {
@@ -82,7 +82,7 @@ fn print(to: To, line: &[u8]) {
                 if lost > 0 {
                     let _ = writeln!(
                         std::io::stderr(),
-                        "({lost} lines of plugins were not printed: nobody took them as fast)"
+                        "({lost} lines of plugins were dropped: they came faster than they could be printed)"
                     );
                 }
             }
@@ -93,7 +93,7 @@ fn print(to: To, line: &[u8]) {
         To::Stdout => std::io::stdout().is_terminal(),
         To::Stderr => std::io::stderr().is_terminal(),
     };
-    // Whatever it prints, it does nothing to the terminal but colour its own line.
+    // Whatever a plugin prints can do nothing to the terminal but colour its own line.
     let line = coloured_text(&String::from_utf8_lossy(line), colours);
     if WRITER.try_send((to, line)).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
@@ -136,7 +136,7 @@ async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, to: To) {
     }
 }
 
-/// Whether std's backtrace has printed this line: with `RUST_BACKTRACE` set it would push the reason out of the last lines.
+/// Whether a line is part of std's backtrace, which would push the reason of a crash out of the last lines.
 fn is_of_a_backtrace(line: &str) -> bool {
     let inside = line.trim_start();
     if inside.len() == line.len() {
@@ -146,7 +146,7 @@ fn is_of_a_backtrace(line: &str) -> bool {
     inside.starts_with("at ") || (number.len() < inside.len() && number.starts_with(": "))
 }
 
-/// How a process ended, in words: `killed by SIGSEGV, a bad memory access (signal 11)`.
+/// Describes how a process ended: `killed by SIGSEGV, a bad memory access (signal 11)`.
 pub fn ending(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.signal(), status.code()) {

@@ -1,4 +1,4 @@
-//! One process-hosted generation: starts its process, watches it, and starts it again when it crashes.
+//! One process-hosted generation: starts and monitors its process, and restarts it when it crashes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,24 +31,24 @@ use crate::host::library::{LoadOptions, Unload};
 use crate::host::options::ProcessOptions;
 use crate::host::{ProcessEvent, Tell};
 
-/// How long a process may take from its start to its factories.
+/// How long a process may take to start and report its factories.
 const START: Duration = Duration::from_secs(20);
 
-/// A process that has lived this long has recovered: its next crash is its first.
+/// After running this long a process has recovered: its next crash counts as the first.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// The first delay before a start; each further crash doubles it.
+/// The first delay before a restart; each further crash doubles it.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// How many heartbeats make a watchdog's time.
+/// How many heartbeats fit into the watchdog's time.
 const BEATS: u32 = 5;
 
-/// What a process-hosted generation is started from.
+/// What a process-hosted generation is started with.
 pub(crate) struct Start {
     pub(crate) load: LoadOptions,
     pub(crate) options: ProcessOptions,
     pub(crate) host: Option<PathBuf>,
-    /// The private copy of the artifact that was verified.
+    /// The private copy of the verified artifact.
     pub(crate) library: PrivateCopy,
     pub(crate) tell: Tell,
 }
@@ -69,7 +69,7 @@ impl ProcessPlugin {
     /// Starts the process and waits for its factories.
     ///
     /// # Errors
-    /// Why it did not start, with what it printed last.
+    /// Why it did not start, with the last lines that it printed.
     pub(crate) async fn open(start: Start) -> Result<Self, String> {
         let Start { load, options, host, library, tell } = start;
         let LoadOptions { bus, plugin, generation, workers } = load;
@@ -96,7 +96,7 @@ impl ProcessPlugin {
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         #[cfg(target_os = "linux")]
         let cgroup = super::cgroup::Cgroup::make(&name, &options.limits)
-            .map_err(|error| format!("its control group cannot be made: {error}"))?;
+            .map_err(|error| format!("cannot create its control group: {error}"))?;
         let keeper = Keeper {
             launch,
             hello,
@@ -141,12 +141,12 @@ impl ProcessPlugin {
         self.host.standing().map(|link| link.pid)
     }
 
-    /// Ends the process at once, whatever it is doing; every call of it ends with an error.
+    /// Kills the process at once; all its calls end with an error.
     pub(crate) fn kill(&self) {
         self.kill.cancel();
     }
 
-    /// Lets the guest end, and its process, provided that nothing holds it.
+    /// Ends the guest and its process, provided that nothing uses it.
     pub(crate) async fn unload(&mut self) -> Unload {
         let held = self.host.leases.holders();
         if held.to_drain() > 0 {
@@ -162,12 +162,12 @@ impl Drop for ProcessPlugin {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Err(error) = std::fs::remove_file(self.library.path()) {
-            tracing::debug!(path = %self.library.path().display(), %error, "removing a plugin's private copy");
+            tracing::debug!(path = %self.library.path().display(), %error, "cannot remove a plugin's private copy");
         }
     }
 }
 
-/// What keeps a process running.
+/// Keeps a process running.
 struct Keeper {
     launch: Launch,
     hello: Hello,
@@ -181,7 +181,7 @@ struct Keeper {
     cgroup: Option<super::cgroup::Cgroup>,
 }
 
-/// A process that does not run, or no longer.
+/// A process that did not start, or has ended.
 struct Failed {
     reason: String,
     last_lines: Vec<String>,
@@ -204,7 +204,7 @@ struct Process {
     since: Instant,
 }
 
-/// Why a process is not watched any more.
+/// Why monitoring a process has ended.
 enum Ended {
     Crashed(String),
     Stopped,
@@ -221,7 +221,7 @@ impl Keeper {
         let output = Output::of(&mut child);
         if let Err(error) = self.confine(pid) {
             self.kill_group(&mut child, pid).await;
-            return Err(plain(format!("it cannot be put into its control group: {error}")));
+            return Err(plain(format!("cannot move it into its control group: {error}")));
         }
         let welcomed = tokio::time::timeout(START, self.greet(socket))
             .await
@@ -260,7 +260,7 @@ impl Keeper {
         Ok((Process { link, child, output, reading, writing, since }, offered, layers))
     }
 
-    /// Puts a new process into the plugin's control group, if there is one: it has not been told yet what to load.
+    /// Moves a new process, which does not know yet what to load, into the plugin's control group, if there is one.
     #[cfg(target_os = "linux")]
     fn confine(&self, pid: u32) -> std::io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), |group| group.add(pid))
@@ -271,7 +271,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// What its control group does, in words.
+    /// Describes its control group.
     #[cfg(target_os = "linux")]
     fn group_layer(&self) -> Option<String> {
         let group = self.cgroup.as_ref()?;
@@ -284,7 +284,7 @@ impl Keeper {
         None
     }
 
-    /// Ends a process with those that it started, and waits for its end.
+    /// Kills a process and those that it started, and waits for it to end.
     async fn kill_group(&self, child: &mut Child, pid: u32) {
         #[cfg(target_os = "linux")]
         if let Some(group) = &self.cgroup {
@@ -294,7 +294,7 @@ impl Keeper {
         let _ = child.wait().await;
     }
 
-    /// Says what is to be served and reads what it offers.
+    /// Tells the process what to serve, and reads what it offers.
     async fn greet(&self, socket: std::os::unix::net::UnixStream) -> Result<(Welcome, Inbox, Outbox), String> {
         let failed = |error: std::io::Error| format!("talking to the plugin host: {error}");
         let (reading, writing) = halves(socket).map_err(failed)?;
@@ -304,7 +304,7 @@ impl Keeper {
         let longest = usize::try_from(self.options.limits.message).unwrap_or(usize::MAX).min(u32::MAX as usize);
         let mut inbox = Inbox::new(reading, longest.saturating_add(4096));
         let frame = inbox.next().await.map_err(failed)?.ok_or("the plugin host ended before it answered")?;
-        let unknown = |error: rmp_serde::decode::Error| format!("the plugin host's answer is not understood: {error}");
+        let unknown = |error: rmp_serde::decode::Error| format!("the plugin host's answer is not valid: {error}");
         let versions: Versions = rmp_serde::from_slice(&frame).map_err(unknown)?;
         if let Some(mismatch) = versions.mismatch("the plugin host") {
             return Err(mismatch);
@@ -313,7 +313,7 @@ impl Keeper {
         Ok((welcome, inbox, Outbox::new(writing, longest.saturating_add(4096))))
     }
 
-    /// Watches a process and those that follow it, until the generation ends.
+    /// Monitors a process and its successors until the generation ends.
     async fn keep(self, host: Arc<Current>, first: Process) {
         let plugin = &self.hello.plugin;
         let mut process = first;
@@ -331,7 +331,7 @@ impl Keeper {
             let mut until = Instant::now() + self.delay(crashes);
             crashes += 1;
             let what = format!(
-                "plugin `{plugin}` crashed ({reason}) while it worked on this; it is restarted, and what stands is tried again"
+                "plugin `{plugin}` crashed ({reason}) while it worked on this; it is restarted, and active directives are retried"
             );
             host.state.send_replace(State::Down { error: Error::new(ErrorKind::Crashed, reason.as_str()), until });
             process.link.die(Error::new(ErrorKind::Crashed, what));
@@ -383,7 +383,7 @@ impl Keeper {
         }
     }
 
-    /// Waits for a process's end, and ends it where it does not answer, floods, or is not wanted any more.
+    /// Waits for a process to end, and kills it if it does not answer, exceeds its limits, or is no longer wanted.
     async fn watch(&self, process: &mut Process) -> Ended {
         let Process { link, child, reading, .. } = process;
         let watchdog = self.options.watchdog_time();
@@ -396,10 +396,10 @@ impl Keeper {
             tokio::select! {
                 status = child.wait() => match status {
                     Ok(status) => break ending(status),
-                    Err(error) => break format!("lost sight of: {error}"),
+                    Err(error) => break format!("lost: {error}"),
                 },
                 read = &mut *reading => {
-                    // It has hung up: either it has ended, or nobody can talk to it any more.
+                    // The connection is closed: either it has ended, or it can no longer be reached.
                     let ended = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
                     self.kill_group(child, link.pid).await;
                     return Ended::Crashed(match (ended, read) {
@@ -409,7 +409,7 @@ impl Keeper {
                     });
                 }
                 _ = beat.tick() => {
-                    // It cannot have answered what it was not asked.
+                    // It cannot have answered a heartbeat that was not sent.
                     let last = link.answered.load(Ordering::Relaxed).min(number);
                     if last > answered {
                         answered = last;
@@ -417,8 +417,7 @@ impl Keeper {
                     }
                     if u64::saturating_sub(number, answered) >= u64::from(BEATS) && alive.elapsed() >= watchdog {
                         break format!(
-                            "killed: one of its threads did not answer for {watchdog:?}, because it is blocked or \
-                             computes without a pause"
+                            "killed: one of its threads did not answer for {watchdog:?}, because it is blocked or busy"
                         );
                     }
                     number += 1;
@@ -426,7 +425,7 @@ impl Keeper {
                 }
                 () = link.flooded.notified() => {
                     let most = self.options.limits.standing_values;
-                    break format!("killed: it floods; more than {most} bytes of its values would stand");
+                    break format!("killed: its values would exceed the limit of {most} bytes");
                 }
                 () = self.kill.cancelled() => {
                     self.kill_group(child, link.pid).await;
@@ -439,12 +438,12 @@ impl Keeper {
             }
         };
         self.kill_group(child, link.pid).await;
-        // What it had said before it ended counts.
+        // Messages that it sent before it ended count.
         let _ = tokio::time::timeout(Duration::from_secs(1), reading).await;
         Ended::Crashed(reason)
     }
 
-    /// Lets a process end by itself, for a while.
+    /// Lets a process end by itself, for a limited time.
     async fn end(&self, link: &Link, child: &mut Child) {
         const WITHIN: Duration = Duration::from_secs(2);
         let _ = link.outbox.push(&ToChild::Shutdown { timeout_ms: WITHIN.as_millis() as u64 });

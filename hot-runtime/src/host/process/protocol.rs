@@ -1,6 +1,7 @@
-//! What a runtime and a plugin host say to each other: frames of a length and a MessagePack message.
+//! The protocol between a runtime and a plugin host: frames of a length and a MessagePack message.
 //!
-//! Payloads (directives, values, configs, states) are bytes in the boundary's own encoding and are passed on as they are.
+//! Payloads (directives, values, configs, states) are bytes in the boundary's own encoding, and are passed on
+//! unchanged.
 
 use controllerbus::Error;
 use controllerbus::controller::{Info, SwapMode};
@@ -10,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::PrivateCopy;
 use crate::host::options::{Limits, Sandbox};
 
-/// Raised when the messages change.
+/// The protocol's version; increased when the messages change.
 pub(super) const PROTOCOL: u32 = 4;
 
-/// How many events of a guest's request the runtime may send before it is told that some were read.
+/// How many events of a guest's request the runtime may send before some were reported as read.
 pub(super) const EVENT_CREDIT: u32 = 32;
 
-/// What both sides must agree on; the first fields of the first message each way, by name, whatever else follows.
+/// What both sides must agree on: the first fields of the first message each way, by name, whatever else follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Versions {
     pub(super) protocol: u32,
@@ -29,12 +30,12 @@ impl Versions {
         Self { protocol: PROTOCOL, boundary: BOUNDARY_VERSION, abi: ABI_HEX.to_owned() }
     }
 
-    /// Why the other side cannot be talked to, if so.
+    /// Why the other side is incompatible, if it is.
     pub(super) fn mismatch(&self, who: &str) -> Option<String> {
         let ours = Self::ours();
         (*self != ours).then(|| {
             format!(
-                "{who} speaks protocol {} with boundary {}/{}, this side protocol {} with boundary {}/{}; \
+                "{who} uses protocol {} with boundary {}/{}, but this side uses protocol {} with boundary {}/{}; \
                  use a plugin host that was built with this runtime",
                 self.protocol, self.boundary, self.abi, ours.protocol, ours.boundary, ours.abi
             )
@@ -50,7 +51,7 @@ pub(super) struct Hello {
     pub(super) plugin: String,
     pub(super) generation: u64,
     pub(super) workers: u32,
-    /// The private copy of the artifact that the runtime has verified, to be opened.
+    /// The private copy of the artifact that the runtime has verified.
     pub(super) library: PrivateCopy,
     pub(super) parent: u32,
     pub(super) trace_level: u8,
@@ -68,17 +69,17 @@ pub(super) struct Welcome {
     pub(super) layers: Vec<String>,
 }
 
-/// One factory of the artifact.
+/// A factory of the artifact.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Offered {
     pub(super) info: Info,
     /// The JSON schema of its configs.
     pub(super) schema: String,
-    /// How its controllers come in the place of others.
+    /// How its controllers replace others in a swap.
     pub(super) swap: SwapMode,
 }
 
-/// What a runtime says to a plugin host.
+/// A message from a runtime to a plugin host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToChild<'a> {
     Construct {
@@ -96,7 +97,7 @@ pub(super) enum ToChild<'a> {
         call: u64,
         controller: u64,
     },
-    /// Drops a controller, once nobody uses it any more.
+    /// Drops a controller once nothing uses it.
     Part {
         call: u64,
         controller: u64,
@@ -123,14 +124,14 @@ pub(super) enum ToChild<'a> {
         directive: &'a str,
         #[serde(with = "serde_bytes")]
         bytes: &'a [u8],
-        /// Whether each value is to be answered with [`ToChild::Accepted`], because the directive may refuse some.
+        /// Whether to answer each value with [`ToChild::Accepted`], because the directive may reject some.
         answered: bool,
     },
     /// Cancels the context of a call.
     Cancel {
         call: u64,
     },
-    /// Drops a call's future, and what it still holds.
+    /// Drops a call's future and everything that it holds.
     Abort {
         call: u64,
     },
@@ -143,18 +144,18 @@ pub(super) enum ToChild<'a> {
         value: u64,
         yes: bool,
     },
-    /// What happened to a directive that the guest requested.
+    /// An event of a directive that the guest requested.
     Event {
         request: u64,
         #[serde(borrow)]
         event: WireEvent<'a>,
     },
-    /// What became of [`ToParent::Listen`]. With it comes a descriptor of the socket, unless there is an error.
+    /// The result of [`ToParent::Listen`], with a descriptor of the socket unless there is an error.
     Listening {
         listener: u64,
         error: Option<Error>,
     },
-    /// Whether the controller of a listener serves: the number of a `controllerbus::listen::Service`.
+    /// Whether the controller of a listener serves: the value of a `controllerbus::listen::Service`.
     Serves {
         listener: u64,
         service: u8,
@@ -168,7 +169,7 @@ pub(super) enum ToChild<'a> {
     },
 }
 
-/// A `RawEvent` on its way.
+/// A `RawEvent` in transit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum WireEvent<'a> {
     Added {
@@ -185,7 +186,7 @@ pub(super) enum WireEvent<'a> {
     End,
 }
 
-/// What a plugin host says to its runtime.
+/// A message from a plugin host to its runtime.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToParent<'a> {
     /// A call ended.
@@ -194,14 +195,14 @@ pub(super) enum ToParent<'a> {
         #[serde(borrow)]
         result: Result<Answer<'a>, Error>,
     },
-    /// An execution has got to its first wait, or to its end without an error.
+    /// An execution has reached its first wait, or its end without an error.
     Began {
         call: u64,
     },
     Add {
         call: u64,
         value: u64,
-        /// In the place of this one, which is gone then in any case.
+        /// The value that it replaces, which is removed in any case.
         replaces: Option<u64>,
         #[serde(with = "serde_bytes")]
         bytes: &'a [u8],
@@ -224,7 +225,7 @@ pub(super) enum ToParent<'a> {
         #[serde(with = "serde_bytes")]
         facts: &'a [u8],
     },
-    /// The guest refers to a directive that it refers to already; weakly, it does not keep it.
+    /// The guest adds a reference to a directive that it already refers to; a weak one does not keep it active.
     Refer {
         request: u64,
         to: u64,
@@ -244,7 +245,7 @@ pub(super) enum ToParent<'a> {
         controller: u64,
         address: &'a str,
     },
-    /// Whether connections are open that controllers have accepted; told when that changes.
+    /// Whether controllers have open connections; sent when that changes.
     Connections {
         open: bool,
     },
@@ -265,7 +266,7 @@ pub(super) enum ToParent<'a> {
     },
 }
 
-/// What a call gave.
+/// The result of a call.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer<'a> {
     Nothing,
@@ -279,19 +280,19 @@ pub(super) enum Answer<'a> {
     },
 }
 
-/// One `tracing` event of a plugin host.
+/// A `tracing` event of a plugin host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct TraceEvent<'a> {
     /// 1 error to 5 trace.
     pub(super) level: u8,
-    /// The span that it happened in, 0 for none.
+    /// Its span, 0 for none.
     pub(super) span: u64,
     pub(super) module: &'a str,
     pub(super) message: &'a str,
     pub(super) fields: &'a str,
     pub(super) file: &'a str,
     pub(super) line: u32,
-    /// How many events before this one were dropped, because nobody read them as fast as they came.
+    /// How many events before this one were dropped, because they came faster than they were read.
     pub(super) lost: u64,
 }
 

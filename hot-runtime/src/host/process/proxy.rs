@@ -1,4 +1,5 @@
-//! A process's factories and controllers as the bus sees them: they outlive the process, and find its successor.
+//! A process's factories and controllers as the bus sees them: they outlive the process, and continue with its
+//! successor.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -53,7 +54,7 @@ impl Factory for FactoryProxy {
             let resolves = tokio::select! {
                 made = constructing => made?,
                 () = context.cancelled() => {
-                    return Err(Error::new(ErrorKind::Closed, "cancelled while it was being constructed"));
+                    return Err(Error::new(ErrorKind::Closed, "cancelled during construction"));
                 }
             };
             Ok(Arc::new(ControllerProxy {
@@ -72,7 +73,7 @@ impl Factory for FactoryProxy {
     }
 }
 
-/// How much longer than it may take a process has to say what takes so long.
+/// How much longer than the time limit to wait for the process's own report.
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// Constructs a controller in a process; returns what it resolves.
@@ -88,11 +89,11 @@ async fn construct(
     link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
     match call.ended().await? {
         CallResult::Constructed(resolves) => Ok(resolves),
-        _ => Err(Error::msg("the plugin's process gave no controller")),
+        _ => Err(Error::msg("the plugin's process returned no controller")),
     }
 }
 
-/// A controller of a process-hosted plugin. In a new process it is constructed again, when it is first needed there.
+/// A controller of a process-hosted plugin. In a new process it is constructed again when it is first needed there.
 struct ControllerProxy {
     number: u64,
     factory: u32,
@@ -100,16 +101,16 @@ struct ControllerProxy {
     sockets: Arc<dyn Sockets>,
     resolves: Vec<String>,
     host: Arc<Current>,
-    /// The process that has it.
+    /// The epoch of the process that has it.
     built: AtomicU64,
     building: Mutex<()>,
-    /// Whether the bus has been told of a crash: so that a generation that is being staged is rolled back.
+    /// Whether a crash was reported to the bus, so that a generation that is being staged is rolled back.
     told: AtomicBool,
     _lease: Lease,
 }
 
 impl ControllerProxy {
-    /// A process that has this controller.
+    /// Waits for a process that has this controller.
     async fn ready(&self) -> Result<Arc<Link>> {
         loop {
             let link = self.host.up().await?;
@@ -125,14 +126,14 @@ impl ControllerProxy {
                     self.built.store(link.epoch, Ordering::Release);
                     return Ok(link);
                 }
-                // Another process takes its place, or none does, which `up` says.
+                // Tried again with the next process, if `up` finds one.
                 Err(_) if link.is_dead() => {}
                 Err(error) => return Err(error.context("constructing it again after a crash")),
             }
         }
     }
 
-    /// The process that has this controller, if one does now.
+    /// The process that has this controller, if there is one.
     fn standing(&self) -> Option<Arc<Link>> {
         self.host.standing().filter(|link| link.epoch == self.built.load(Ordering::Acquire))
     }
@@ -153,7 +154,7 @@ impl ControllerProxy {
         tokio::select! {
             ended = call.ended() => {
                 ended?;
-                // Done, but should the process crash it is to be done again, as everything of it.
+                // It is done, but must be done again if the process crashes.
                 tokio::select! {
                     error = link.died() => return Err(error),
                     () = context.cancelled() => return Ok(()),
@@ -166,7 +167,7 @@ impl ControllerProxy {
     }
 }
 
-/// Calls what is there at most once, whichever of several gets to it.
+/// A callback that calls the original at most once, however many copies of it are called.
 fn once(began: &Arc<std::sync::Mutex<Option<Began>>>) -> Began {
     let began = Arc::clone(began);
     Box::new(move || {
@@ -185,7 +186,7 @@ impl AnyController for ControllerProxy {
     fn execute_told(self: Arc<Self>, context: Context, began: Began) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
-            // It begins once, in whichever process gets that far.
+            // Reported once, by whichever process gets that far.
             let began = Arc::new(std::sync::Mutex::new(Some(began)));
             loop {
                 let link = tokio::select! {
@@ -215,7 +216,7 @@ impl AnyController for ControllerProxy {
     fn part(self: Arc<Self>, within: Duration) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
-            // What was in a process that has gone is gone with it.
+            // What was in a process that is gone is gone too.
             let Some(link) = self.standing() else { return Ok(()) };
             let (controller, within_ms) = (self.number, within.as_millis() as u64);
             let parting = self.call(&link, |call| ToChild::Part { call, controller, within_ms });
@@ -223,7 +224,7 @@ impl AnyController for ControllerProxy {
                 Ok(Err(error)) if error.kind() == ErrorKind::Crashed => Ok(()),
                 Ok(parted) => parted.map(drop),
                 Err(_) => {
-                    let what = format!("the process of {} has not dropped it within {within:?}", self.host.name);
+                    let what = format!("the process of {} did not drop it within {within:?}", self.host.name);
                     Err(Error::new(ErrorKind::TimedOut, what))
                 }
             }
@@ -231,15 +232,15 @@ impl AnyController for ControllerProxy {
     }
 
     fn save(&self) -> Result<Option<State>> {
-        Err(Error::msg("a controller in another process is asked for its state by `save_later`"))
+        Err(Error::msg("use `save_later` for a controller in another process"))
     }
 
     fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
             let number = self.number;
-            // A process that is down, or goes down over this, has no state; nor has one that has not got the controller
-            // yet. What it had is lost already, and must not keep a mend of it from being swapped in.
+            // A process that is down or crashes now, or does not have the controller yet, has no state. What it had is
+            // lost already, which must not prevent a fixed version from being swapped in.
             let Some(link) = self.standing() else { return Ok(None) };
             match self.call(&link, |call| ToChild::Save { call, controller: number }).await {
                 Ok(CallResult::State(state)) => Ok(state),
@@ -299,11 +300,11 @@ impl AnyController for ControllerProxy {
             link.send(&message).await?;
             call.ended().await?;
             if answered && !call.stands() {
-                // All that it had was refused: the bus asks again when there is room.
+                // All its values were rejected: the bus asks again when there is room.
                 return Ok(());
             }
-            // Its values stand on while the directive does; the bus drops this future with the directive. Should the
-            // process crash, they are withdrawn by the error, and the bus resolves again.
+            // Its values remain while the directive is active: the bus drops this future with the directive. If the
+            // process crashes, the error withdraws them, and the bus resolves again.
             sink.set_idle(true);
             drop(lease);
             drop((bytes, directive));

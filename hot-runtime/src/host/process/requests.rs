@@ -1,4 +1,4 @@
-//! The directives of the host's bus that a process refers to, with their events on the way to it.
+//! A process's requests to the host's bus, and their events on the way to it.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use super::outbox::Outbox;
 use super::protocol::{EVENT_CREDIT, ToChild, WireEvent};
 
-/// What one process has open.
+/// The open requests of one process.
 pub(super) struct Requests {
     bus: BusHandle,
     outbox: Arc<Outbox>,
@@ -24,7 +24,7 @@ pub(super) struct Requests {
 struct Open {
     task: AbortHandle,
     credit: Arc<Semaphore>,
-    /// The request on the bus, once it has been made; `None` if it could not be.
+    /// The request on the bus, once it was made; `None` if that failed.
     raw: Arc<SetOnce<Option<Raw>>>,
 }
 
@@ -43,7 +43,7 @@ impl Requests {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a directive for the process. A request that fails tells so as its first event.
+    /// Adds a directive for the process. If that fails, the error is the request's first event.
     pub(super) fn add(self: &Arc<Self>, request: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
         let (directive, bytes, facts) = (directive.to_owned(), bytes.to_vec(), facts.to_vec());
         let bus = self.bus.clone();
@@ -51,8 +51,8 @@ impl Requests {
         self.open(request, None, add);
     }
 
-    /// Refers once more to a directive that the process refers to. What the process says next may be that it releases
-    /// that, so it is done here and now, unless the directive itself is still being added.
+    /// Adds a reference to a directive that the process refers to. The process may release the original next, so this
+    /// is done at once, unless the directive itself is still being added.
     pub(super) fn refer(self: &Arc<Self>, request: u64, to: u64, strong: bool) {
         let released = || Error::new(ErrorKind::Closed, "the request was released");
         let known = self.lock().get(&to).map(|open| Arc::clone(&open.raw));
@@ -61,7 +61,7 @@ impl Requests {
             Some(known) => known.get().map(|raw| refer(raw.as_ref())),
             None => Some(Err(released())),
         };
-        // Whoever waits for the other request keeps it; nobody does who has what he wants.
+        // Only a reference that still waits for the other request keeps it.
         let known = known.filter(|_| made.is_none());
         self.open(request, made, async move {
             match known {
@@ -94,7 +94,7 @@ impl Requests {
             error
         });
         let (this, spending, raw) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&place));
-        // Adding it may run other controllers' code; what this process says next must not wait for that.
+        // Adding it may run other controllers' code, which must not delay this process's next messages.
         let task = tokio::spawn(async move {
             let mut failed = failed;
             if !place.initialized() {
@@ -106,7 +106,7 @@ impl Requests {
                     }
                 };
                 let _ = place.set(added);
-                // Released meanwhile: it was added all the same, for those who refer to it.
+                // Released meanwhile, but added for those that refer to it.
                 if !this.lock().contains_key(&request) {
                     return;
                 }
@@ -128,7 +128,7 @@ impl Requests {
 
     async fn forward(&self, request: u64, raw: &Raw, credit: &Semaphore) -> Result<()> {
         loop {
-            // What the process has not read stays in the bus's queue, where it is bounded by what stands.
+            // Unread events stay in the bus's queue, which is bounded by the number of current values.
             match credit.acquire().await {
                 Ok(permit) => permit.forget(),
                 Err(_) => return Ok(()),
@@ -174,7 +174,7 @@ impl Requests {
         }
     }
 
-    /// The process has gone.
+    /// The process is gone.
     pub(super) fn release_all(&self) {
         let open = std::mem::take(&mut *self.lock());
         for open in open.into_values() {

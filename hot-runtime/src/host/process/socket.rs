@@ -1,7 +1,7 @@
-//! The two halves of a connection, each registered for what it waits for and no more; descriptors travel beside the bytes.
+//! The two halves of a connection, each registered only for what it waits for; descriptors are sent beside the bytes.
 //!
-//! A socket that is registered for writing wakes its process whenever the other side has read something. Between two
-//! processes that answer each other that is a wake-up for each message, for nothing.
+//! A socket that is registered for writing wakes its process whenever the other side reads. Between two processes that
+//! answer each other that would be a needless wake-up for each message.
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Read, Result, Write};
@@ -17,18 +17,18 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Makes the halves of a socket. Must be called inside a tokio runtime.
+/// Splits a socket. Must be called inside a tokio runtime.
 ///
 /// # Errors
-/// What the system said.
+/// The system's error.
 pub(super) fn halves(socket: UnixStream) -> Result<(ReadingHalf, WritingHalf)> {
     socket.set_nonblocking(true)?;
-    // A descriptor of its own: one can be registered once only.
+    // A second descriptor, because one can be registered only once.
     let writing = WritingHalf(socket.try_clone()?);
     Ok((ReadingHalf(register(socket, Interest::READABLE)?), writing))
 }
 
-/// Deprecated because a type may lie about which descriptor it has; those of the standard library do not.
+/// Deprecated because a type may lie about its descriptor; those of the standard library do not.
 #[allow(deprecated)]
 fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> Result<AsyncFd<T>> {
     AsyncFd::with_interest(socket, interest)
@@ -37,13 +37,13 @@ fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> Result<AsyncFd<
 pub(super) struct ReadingHalf(AsyncFd<UnixStream>);
 
 impl ReadingHalf {
-    /// Reads what is there, once something is; 0 at the end. Cancel-safe.
+    /// Reads available bytes, once there are some; 0 at the end. Cancel-safe.
     pub(super) async fn read(&self, into: &mut [u8]) -> Result<usize> {
         loop {
             let mut ready = self.0.readable().await?;
             match ready.try_io(|socket| socket.get_ref().read(into)) {
                 Ok(Ok(read)) => {
-                    // That was all; what comes next is told of again.
+                    // That was all; there is an event for what comes next.
                     if 0 < read && read < into.len() {
                         ready.clear_ready();
                     }
@@ -57,7 +57,7 @@ impl ReadingHalf {
     }
 }
 
-/// Takes the descriptors that come with what is read; without it they are closed. A message that has one begins with it.
+/// Receives descriptors as well, which otherwise are closed. A descriptor comes with the first byte of its message.
 impl ReadingHalf {
     /// As [`ReadingHalf::read`]. Cancel-safe.
     pub(super) async fn read_with(&self, into: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> Result<usize> {
@@ -73,7 +73,7 @@ impl ReadingHalf {
 }
 
 fn receive(socket: &UnixStream, into: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> Result<usize> {
-    // The system ends what it hands out behind a message that has some.
+    // The system does not return more than one message with descriptors at once.
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -88,7 +88,7 @@ fn receive(socket: &UnixStream, into: &mut [u8], descriptors: &mut VecDeque<Owne
 pub(super) struct WritingHalf(UnixStream);
 
 impl WritingHalf {
-    /// Writes what the socket takes now; 0 if it is full.
+    /// Writes what the socket accepts now; 0 if it is full.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<usize> {
         loop {
             match (&self.0).write(bytes) {
@@ -100,7 +100,7 @@ impl WritingHalf {
         }
     }
 
-    /// As [`WritingHalf::try_write`], with a descriptor that travels with the first byte.
+    /// As [`WritingHalf::try_write`], with a descriptor that is sent with the first byte.
     pub(super) fn try_write_with(&self, bytes: &[u8], descriptor: &OwnedFd) -> Result<usize> {
         let descriptors = [descriptor.as_fd()];
         loop {
@@ -118,7 +118,7 @@ impl WritingHalf {
         }
     }
 
-    /// Waits until the socket may take more. Cancel-safe.
+    /// Waits until the socket may accept more. Cancel-safe.
     pub(super) async fn writable(&self) -> Result<()> {
         register(self.0.as_fd(), Interest::WRITABLE)?.writable().await.map(drop)
     }

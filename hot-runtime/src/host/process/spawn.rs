@@ -1,7 +1,7 @@
-//! Starts plugin hosts, all from one thread that lives as long as the process does.
+//! Starts plugin hosts, all from one thread that lives as long as the process.
 //!
-//! Linux ends a child with its parent when the *thread* that started it ends (PR_SET_PDEATHSIG): threads of a runtime's
-//! pools come and go, this one does not.
+//! Linux signals a child when the *thread* that started it ends (PR_SET_PDEATHSIG): unlike threads of a runtime's
+//! pools, this one does not.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -29,7 +29,7 @@ pub(super) struct Launch {
     pub(super) working_dir: Option<PathBuf>,
 }
 
-/// What a plugin host gets of the host's environment without being asked for.
+/// The host's variables that a plugin host always gets.
 const PASSED: [&str; 7] = ["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "LANG", "RUST_BACKTRACE"];
 
 impl Launch {
@@ -48,7 +48,7 @@ impl Launch {
             command.current_dir(folder);
         }
         command.stdin(Stdio::from(socket)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: what the plugin starts can be ended with it, and a terminal's Ctrl-C is the host's to act on.
+        // A process group of its own can be killed with everything in it, and does not get a terminal's Ctrl-C.
         command.kill_on_drop(true);
         own_group(&mut command);
         command
@@ -68,11 +68,11 @@ fn spawner() -> std::io::Result<Sender<Job>> {
             job();
         }
     })?;
-    // Where two threads are here at once one of the two is for nothing, and ends when its sender is dropped.
+    // If two threads race here, one of the started threads ends because its sender is dropped.
     Ok(SPAWNER.get_or_init(|| Mutex::new(sender)).lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
-/// Starts a plugin host. Returns it with the runtime's end of its socket. Must be called inside a tokio runtime.
+/// Starts a plugin host; returns it with the runtime's end of its socket. Must be called inside a tokio runtime.
 pub(super) async fn spawn(launch: Launch) -> std::io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let (answer, spawned) = oneshot::channel();

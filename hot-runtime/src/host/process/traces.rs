@@ -1,4 +1,4 @@
-//! Gives a plugin host's events and spans to the host's `tracing` subscriber, as those of a library are given.
+//! Forwards a plugin host's events and spans to the host's `tracing` subscriber, as for a library.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use tracing::{Level, Span};
 
 use super::protocol::TraceEvent;
 
-/// How many spans of one process are kept open at a time; events of further ones come without their span.
+/// The most open spans of one process; events in further ones come without their span.
 const SPANS: usize = 10_000;
 
 /// The open spans of one process.
@@ -33,7 +33,7 @@ impl Traces {
             tracing::warn!(target: "controllerbus::guest", plugin, generation, "{lost} events of the plugin were lost");
         }
         let span = self.spans().get(&span).and_then(Span::id);
-        // A callsite's level is a constant, so there is one for each.
+        // A callsite's level is a constant, so there is one callsite for each.
         macro_rules! emit {
             ($level:expr) => {
                 tracing::event!(target: "controllerbus::guest", parent: span, $level, plugin, generation, module, fields, file, line, "{message}")

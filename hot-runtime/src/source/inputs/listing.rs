@@ -1,5 +1,5 @@
-//! What belongs to a package as cargo has it: git's, without what is ignored, or what `include` and `exclude` say. Only
-//! cargo can tell, and it is asked when there is a name that it has not told of.
+//! The files that belong to a package according to cargo: those in git that are not ignored, or what `include` and
+//! `exclude` say. Only cargo knows, and it is run again when a new name appears.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use super::{CACHE_TAG, Stamp};
 use crate::artifact::is_artifact;
 use crate::source::environment;
 
-/// A package's files, and what else there is beside them.
+/// A package's files, and the other entries beside them.
 #[derive(Debug, Default)]
 struct Listed {
     files: BTreeSet<PathBuf>,
-    /// With the state of those that are folders: a file of the package's may come there.
+    /// With the state of folders, in which a file of the package may appear.
     others: BTreeMap<PathBuf, Option<Stamp>>,
-    /// What decides which is which.
+    /// The files that decide which entries belong to the package.
     rules: Vec<(PathBuf, Option<Stamp>)>,
 }
 
@@ -24,7 +24,7 @@ struct Listed {
 pub(crate) struct Listings(BTreeMap<PathBuf, Listed>);
 
 impl Listings {
-    /// The files of a package now. Blocks.
+    /// The current files of a package. Blocks.
     pub(crate) fn of(&mut self, package: &Path) -> BTreeSet<PathBuf> {
         let listed = self.0.entry(package.to_owned()).or_default();
         let mut there = BTreeSet::new();
@@ -36,7 +36,7 @@ impl Listings {
         let known = |path: &PathBuf| has(path) || listed.others.get(path).is_some_and(|then| *then == folder(path));
         let rules = rules(package);
         if rules != listed.rules || !there.iter().all(known) {
-            // If it does not say, it says what is wrong with the package when it builds it.
+            // If cargo fails here, the build reports what is wrong.
             let files = list(package).unwrap_or_else(|| listed.files.clone());
             let others = there.into_iter().filter(|path| !files.iter().any(|file| file.starts_with(path)));
             let others = others.map(|path| (path.clone(), folder(&path))).collect();
@@ -45,20 +45,20 @@ impl Listings {
         listed.files.clone()
     }
 
-    /// Folders of a package in which a file of it may come though there is none yet.
+    /// Folders of a package in which a file of it may appear, although there is none yet.
     pub(crate) fn other_folders(&self) -> impl Iterator<Item = &PathBuf> {
         let others = self.0.values().flat_map(|listed| &listed.others);
         others.filter(|(_, is_folder)| is_folder.is_some()).map(|(path, _)| path)
     }
 }
 
-/// The state of a folder in which a file of the package's may come.
+/// The state of a folder in which a file of the package may appear.
 fn folder(path: &Path) -> Option<Stamp> {
     let never = path.ends_with(".git") || path.join(CACHE_TAG).is_file() || !path.is_dir();
     if never { None } else { Stamp::of_any(path) }
 }
 
-/// What decides which files of a folder belong to a package.
+/// The files that decide which files of a folder belong to a package.
 fn rules(package: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
     let of_git = package.ancestors().flat_map(|folder| [folder.join(".gitignore"), folder.join(".git/info/exclude")]);
     let all = of_git.chain([package.join("Cargo.toml")]);
@@ -75,10 +75,10 @@ fn list(package: &Path) -> Option<BTreeSet<PathBuf>> {
         return None;
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // The manifest as it was is what this is named in a package.
+    // Names that exist only in a packaged crate.
     let made_up = ["Cargo.toml.orig", ".cargo_vcs_info.json"];
     let files = text.lines().filter(|line| !made_up.contains(line)).map(|line| package.join(line));
-    // What is built into the package is not what it is built from.
+    // Outputs in the package's folder are not inputs.
     let mut marked = BTreeMap::new();
     let mut is_marked = |folder: &Path| {
         *marked.entry(folder.to_owned()).or_insert_with(|| folder != package && folder.join(CACHE_TAG).is_file())

@@ -1,27 +1,27 @@
-//! What a build reads, and whether it is still what it was.
+//! The inputs of a build, and whether they have changed.
 //!
-//! The promise of a hot reload is that what answers is what stands on the disk. So the inputs of a build are what it
-//! really read, and nothing else:
+//! A hot reload promises that the running code is the code on disk. So the inputs of a build are exactly what it really
+//! read:
 //!
-//! * every file of every crate's dep-info, those of build scripts and procedural macros and of what these are made of
-//!   included; what build scripts say that they read, or, if they say nothing, their package as cargo has it; manifests,
-//!   lock file, cargo's and rustup's settings in every parent, the compiler itself; through links, so that it counts
-//!   where they lead;
-//! * what is *not there* and would count if it came: a module's other form, a `build.rs`, a parent's config or manifest,
-//!   and after a build that failed the files that it did not find, and any new name beside its sources;
-//! * the values that sources, scripts and cargo read from the environment (`environment.rs`, `Unit::is_stale`).
+//! * every file in every crate's dep-info, including those of build scripts and procedural macros and their
+//!   dependencies; what build scripts say they read or, if they say nothing, their package according to cargo;
+//!   manifests, the lock file, cargo's and rustup's settings in every parent, the compiler itself; all through links,
+//!   so that their targets count;
+//! * files that do *not exist* and would count if they appeared: a module's other path, a `build.rs`, a parent's config
+//!   or manifest and, after a failed build, the files that it did not find and any new name beside its sources;
+//! * the variables that sources, scripts and cargo read from the environment (`environment.rs`, `Unit::is_stale`).
 //!
-//! What merely lies in a package's folder, logs, databases, gigabytes of data, is not an input: it is not read, not
-//! watched, and changes nothing.
+//! Anything else in a package's folder, such as logs, databases or gigabytes of data, is not an input: it is not read,
+//! not watched, and changes nothing.
 //!
-//! *Events are hints, content is the truth.* An event leads to a comparison of stamps, and where these differ, of
-//! hashes ([`Inputs::changed`]). A build begins with a [`Snapshot`]; whether it is out of date is asked of that, also
-//! while it runs. What is read first by a build that began before it was last changed is not trusted: it is built again.
+//! *Events are hints, contents are the truth.* An event leads to a comparison of stamps and, where these differ, of
+//! hashes ([`Inputs::changed`]). A build starts with a [`Snapshot`], which decides whether it is out of date, also
+//! while it runs. If a build discovers an input that may have changed since the build started, it is repeated.
 //!
-//! *Equal build hash, equal code.* The hash is over every input that was read (`hash.rs`). They are known only when a
-//! build is over; before the first one they are guessed (`guess.rs`), and when the guess was wrong, or a file was written
-//! meanwhile, it is linked again under the right hash. An artifact that is kept has its own snapshot, and is used only if
-//! all of that holds now.
+//! *Equal build hash, equal code.* The hash covers every input that was read (`hash.rs`). The inputs are known only
+//! after a build; before the first one they are guessed (`guess.rs`), and if the guess was wrong, or a file was written
+//! meanwhile, the plugin is built again under the right hash. A cached artifact has its own snapshot, and is used only
+//! if all of that still holds.
 
 mod listing;
 mod set;
@@ -40,34 +40,34 @@ pub(crate) use stamp::{Content, Contents, Stamp};
 use crate::error::{Error, Result};
 use crate::source::watch::Watched;
 
-/// The system's file times may be behind by as much.
+/// How far the system's file times may lag behind.
 const GRAIN: Duration = Duration::from_millis(10);
 
-/// What was in each input at a time.
+/// The contents of all inputs at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     contents: BTreeMap<PathBuf, Content>,
-    /// The same of files that are no part of a build hash.
+    /// The contents of files that a build hash does not cover.
     quiet: BTreeMap<PathBuf, Content>,
-    /// The names in folders where a new one counts.
+    /// The names in folders where a new name counts.
     names: BTreeMap<PathBuf, BTreeSet<OsString>>,
-    /// What counted with all that was in it: what has come there since was not there.
+    /// Folders that counted as a whole: files that appeared since then did not exist.
     trees: BTreeSet<PathBuf>,
     packages: BTreeSet<PathBuf>,
 }
 
 impl Snapshot {
-    /// What was in a file. A path that is no input has nothing in it.
+    /// The content of a file; none for a path that is not an input.
     pub(crate) fn of(&self, path: &Path) -> Content {
         self.contents.get(path).or_else(|| self.quiet.get(path)).copied().flatten()
     }
 
-    /// All paths at which there was something, with what; those of the build hash.
+    /// The existing files that a build hash covers, with their contents.
     pub(crate) fn present(&self) -> impl Iterator<Item = (&PathBuf, blake3::Hash)> {
         self.contents.iter().filter_map(|(path, content)| Some((path, (*content)?)))
     }
 
-    /// An input whose content is not what it was in `before`, with those that came and went, and new names.
+    /// An input whose content differs from `before`, that appeared or was removed, or a folder with a new name.
     pub(crate) fn change_since<'a>(&'a self, before: &'a Self) -> Option<&'a Path> {
         let paths = [self, before].into_iter().flat_map(|one| one.contents.keys().chain(one.quiet.keys()));
         let changed = paths.into_iter().find(|path| self.of(path) != before.of(path));
@@ -81,7 +81,7 @@ impl Snapshot {
         changed.or_else(new).map(PathBuf::as_path)
     }
 
-    /// The part of it that a set is about.
+    /// The part that a set is about.
     pub(crate) fn part(&self, of: &InputSet) -> Self {
         let part = |all: &BTreeMap<PathBuf, Content>| {
             let wanted = all.iter().filter(|(path, _)| of.is_about(path));
@@ -94,7 +94,7 @@ impl Snapshot {
 #[derive(Default)]
 struct Known {
     set: InputSet,
-    /// The inputs as the last build began with them.
+    /// The inputs at the start of the last build.
     built: Snapshot,
     contents: Contents,
     listings: Listings,
@@ -103,7 +103,7 @@ struct Known {
     outputs: PathBuf,
 }
 
-/// The inputs of a plugin's builds, for those who wait for their next change. Cheap to clone; every clone is the same.
+/// The inputs of a plugin's builds, to wait for their next change. Cheap to clone; all clones are the same inputs.
 #[derive(Clone, Default)]
 pub struct Inputs(Arc<Mutex<Known>>);
 
@@ -114,7 +114,7 @@ impl std::fmt::Debug for Inputs {
 }
 
 impl Inputs {
-    /// Nothing yet; what is in `outputs` is what builds write.
+    /// No inputs yet; builds write to `outputs`.
     pub(crate) fn new(outputs: &Path) -> Self {
         Self(Arc::new(Mutex::new(Known { outputs: outputs.to_owned(), ..Known::default() })))
     }
@@ -123,7 +123,7 @@ impl Inputs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be watched for them.
+    /// What to watch for changes of the inputs.
     pub fn watched(&self) -> Vec<Watched> {
         let known = self.lock();
         let mut watched = known.set.watched(&known.outputs, &known.listed);
@@ -131,24 +131,24 @@ impl Inputs {
         watched
     }
 
-    /// Whether any of them is not what it was when the last build began, also if that build is not over. Reads what may
-    /// have changed, so it blocks.
+    /// Whether any input has changed since the last build started, even if that build still runs. Reads what may have
+    /// changed, so it blocks.
     pub fn changed(&self) -> bool {
         let mut known = self.lock();
         let now = known.take();
         let change = now.change_since(&known.built);
         if let Some(path) = change {
-            tracing::debug!(path = %path.display(), "an input has changed");
+            tracing::debug!(path = %path.display(), "an input changed");
         }
         change.is_some()
     }
 
-    /// The paths that decide.
+    /// The paths of the inputs.
     pub(crate) fn set(&self) -> InputSet {
         self.lock().set.clone()
     }
 
-    /// A build begins: takes what is in these now. Blocks.
+    /// Starts a build with these inputs and their current contents. Blocks.
     pub(crate) fn begin(&self, set: InputSet) -> Snapshot {
         let mut known = self.lock();
         known.set = set;
@@ -156,8 +156,8 @@ impl Inputs {
         known.built.clone()
     }
 
-    /// It is known better what the build that began last reads; what it was not known to read counts as it is now.
-    /// Blocks.
+    /// Replaces the inputs of the build that started last by better known ones; new ones count with their current
+    /// contents. Blocks.
     pub(crate) fn learn(&self, set: InputSet) -> Snapshot {
         let mut known = self.lock();
         known.set = set;
@@ -176,20 +176,20 @@ impl Inputs {
         known.built.clone()
     }
 
-    /// What the last build began with.
+    /// The contents with which the last build started.
     pub(crate) fn built(&self) -> Snapshot {
         self.lock().built.clone()
     }
 
-    /// The same as [`Inputs::learn`], in addition to what was known.
+    /// As [`Inputs::learn`], in addition to the known inputs.
     pub(crate) fn learn_more(&self, set: InputSet) -> Snapshot {
         let mut all = self.set();
         all.extend(&set);
         self.learn(all)
     }
 
-    /// What is in files that were read since a time; `None` if one of them may have been written since: it is not what it
-    /// was when the build began, or, if that is not known, not older than that. Blocks.
+    /// The contents of files that a build read; `None` if one of them may have been written since the build began: its
+    /// content differs from then or, if that is unknown, it is not older. Blocks.
     pub(crate) fn read_since(&self, paths: BTreeSet<PathBuf>, began: SystemTime) -> Option<BTreeMap<PathBuf, Content>> {
         let mut known = self.lock();
         let known = &mut *known;
@@ -201,7 +201,7 @@ impl Inputs {
                 None => stamp.is_none_or(|stamp| stamp.newest() + GRAIN < began) || path.starts_with(&known.outputs),
             };
             if !trusted {
-                tracing::debug!(path = %path.display(), "written while it was read");
+                tracing::debug!(path = %path.display(), "a file was written while it was read");
                 return None;
             }
             read.insert(path, now);
@@ -209,7 +209,7 @@ impl Inputs {
         Some(read)
     }
 
-    /// The last build did not find these: as soon as one of them is there, it is worth another one.
+    /// Adds files that the last build did not find: a build may succeed once one of them exists.
     pub(crate) fn lacked(&self, paths: &BTreeSet<PathBuf>) {
         let mut known = self.lock();
         known.set.files.extend(paths.iter().cloned());
@@ -218,7 +218,7 @@ impl Inputs {
         }
     }
 
-    /// Whether all is as it was in a snapshot. Blocks.
+    /// Whether everything is as in a snapshot. Blocks.
     pub(crate) fn holds(&self, snapshot: &Snapshot) -> bool {
         let mut known = self.lock();
         let known = &mut *known;
@@ -248,13 +248,13 @@ impl Known {
         Snapshot { contents, quiet, names: self.set.folders.iter().map(names).collect(), trees, packages }
     }
 
-    /// The files of packages, as cargo has them.
+    /// The files of packages, according to cargo.
     fn listed(&mut self, packages: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
         packages.iter().flat_map(|package| self.listings.of(package)).collect()
     }
 }
 
-/// The files that count because of what they are in, and the places of what is not there.
+/// The files in folders that count as a whole, and the paths of those that do not exist.
 fn files_in(trees: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let mut files = BTreeSet::new();
     for tree in trees {
@@ -269,13 +269,13 @@ fn files_in(trees: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     files
 }
 
-/// What cargo and others put into a folder of things that can be made again, by <https://bford.info/cachedir/>.
+/// The tag of folders whose contents can be regenerated, as cargo and others write it: <https://bford.info/cachedir/>.
 const CACHE_TAG: &str = "CACHEDIR.TAG";
 
-/// Marks a folder as one of outputs, so that no build script's package has what is in it, wherever it is.
+/// Marks a folder as one of outputs, so that its contents never count as inputs of a build script.
 ///
 /// # Errors
-/// [`Error::Io`] when the mark cannot be written.
+/// [`Error::Io`] if the mark cannot be written.
 pub(crate) fn mark_as_outputs(folder: &Path) -> Result<()> {
     let tag = folder.join(CACHE_TAG);
     if tag.is_file() {

@@ -1,4 +1,4 @@
-//! Which paths a build reads.
+//! The set of paths that a build reads.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -9,24 +9,24 @@ use serde::{Deserialize, Serialize};
 use super::CACHE_TAG;
 use crate::source::watch::Watched;
 
-/// The paths that decide what a build gives, whether anything is there or not.
+/// The paths that determine a build's output, whether they exist or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InputSet {
-    /// Files that are read, or would be if they came.
+    /// Files that are read, or would be if they existed.
     pub(crate) files: BTreeSet<PathBuf>,
-    /// What build scripts say that they read: files, or folders with all that is in them.
+    /// What build scripts say they read: files, or folders with everything in them.
     pub(crate) trees: BTreeSet<PathBuf>,
-    /// Packages whose build scripts say nothing of what they read: all of them counts, as cargo has it.
+    /// Packages whose build scripts do not say what they read: all of their files count, according to cargo.
     pub(crate) packages: BTreeSet<PathBuf>,
-    /// Folders in which any new name counts: after a build that failed it may be what was missing.
+    /// Folders in which any new name counts: after a failed build it may be what was missing.
     pub(crate) folders: BTreeSet<PathBuf>,
-    /// Files that are compared whenever there is a build, and not watched.
+    /// Files that are compared at each build, but not watched.
     #[serde(skip)]
     pub(crate) quiet: BTreeSet<PathBuf>,
 }
 
 impl InputSet {
-    /// Adds all of another one.
+    /// Adds another set.
     pub(crate) fn extend(&mut self, other: &Self) {
         self.files.extend(other.files.iter().cloned());
         self.trees.extend(other.trees.iter().cloned());
@@ -35,14 +35,14 @@ impl InputSet {
         self.quiet.extend(other.quiet.iter().cloned());
     }
 
-    /// Whether a path is one of them, or in a folder that counts with all that is in it.
+    /// Whether a path is in the set, or in a folder that counts as a whole.
     pub(crate) fn is_about(&self, path: &Path) -> bool {
         self.files.contains(path)
             || self.quiet.contains(path)
             || self.trees.iter().chain(&self.packages).any(|folder| path.starts_with(folder))
     }
 
-    /// What to watch for it. What is in `outputs` changes by builds alone, but for packages that are there.
+    /// What to watch. Only builds change what is in `outputs`, except for packages that are there.
     pub(crate) fn watched(&self, outputs: &Path, listed: &BTreeSet<PathBuf>) -> Vec<Watched> {
         let inside = self.files.iter().filter(|file| file.ends_with("Cargo.toml") && file.starts_with(outputs));
         let packages: Vec<_> = inside.filter(|file| file.is_file()).filter_map(|file| file.parent()).collect();
@@ -64,8 +64,8 @@ impl InputSet {
     }
 }
 
-/// Calls a function with a folder and all below it, each once, also where links make a circle. Not with a file, nor with
-/// what is marked as outputs.
+/// Calls a function with a folder and all folders below it, each once, even if links form a cycle; except for files and
+/// folders that are marked as outputs.
 pub(crate) fn each_folder(root: &Path, found: &mut dyn FnMut(&Path)) {
     let mut seen = BTreeSet::new();
     let mut waiting = vec![root.to_owned()];
@@ -82,7 +82,7 @@ pub(crate) fn each_folder(root: &Path, found: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// Whether a name is an editor's or a tool's own: not one that was missing in a build.
+/// Whether a name is that of a temporary file of an editor or a tool, which a build cannot have missed.
 pub(crate) fn is_tool_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name == "4913"
@@ -93,7 +93,7 @@ pub(crate) fn is_tool_file(name: &OsStr) -> bool {
         || name.ends_with(".tmp")
 }
 
-/// Other paths at which the compiler looks for a module that it finds at this one: both at once is an error.
+/// The other path where the compiler looks for the module in a file: if both exist, that is an error.
 pub(crate) fn other_form(file: &Path) -> Option<PathBuf> {
     let folder = file.parent()?;
     if file.extension()? != "rs" {

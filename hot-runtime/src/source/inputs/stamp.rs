@@ -1,4 +1,4 @@
-//! What is at a path: what the system says of it without reading, and the hash of what is in it.
+//! The state of a file, as the system reports it without reading it, and the hash of its content.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,32 +7,32 @@ use std::time::{Duration, SystemTime};
 
 use crate::sys::files::{identity, inode_changed};
 
-/// A file changed this shortly before it was read may change again without a new time stamp.
+/// A file that changed this recently before it was read may change again without a new time.
 const RACY: Duration = Duration::from_millis(100);
 
-/// The same where times are whole seconds: some file systems count in steps of two.
+/// The same for times in whole seconds: some file systems count in steps of two.
 const RACY_IN_SECONDS: Duration = Duration::from_millis(2100);
 
-/// A larger file in a folder that a build script reads as a whole counts by its stamp, as it does for cargo.
+/// Larger files in a folder that a build script reads as a whole count by their stamp, as they do for cargo.
 const LARGE: u64 = 16 << 20;
 
-/// What the system says of a file without reading it.
+/// The state of a file, without its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     modified: SystemTime,
     size: u64,
-    /// A restored old file has these new, where there are such things.
+    /// These differ for a file that was restored with an old time.
     identity: (u64, u64),
     inode_changed: (i64, i64),
 }
 
 impl Stamp {
-    /// Of a file, through links; `None` if it is not there or is not a file.
+    /// The stamp of a file, following links; `None` if it does not exist or is not a file.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         Self::read(&std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?)
     }
 
-    /// Of a file or a folder.
+    /// The stamp of a file or a folder.
     pub(crate) fn of_any(path: &Path) -> Option<Self> {
         Self::read(&std::fs::metadata(path).ok()?)
     }
@@ -42,18 +42,18 @@ impl Stamp {
         Some(Self { modified: found.modified().ok()?, size: found.len(), identity, inode_changed })
     }
 
-    /// The time that it claims to be of.
+    /// Its time of modification, which can be set to anything.
     pub(crate) fn modified(&self) -> SystemTime {
         self.modified
     }
 
-    /// How long after its time it may change without another one.
+    /// How long after its last change another one may not change its time.
     fn racy(&self) -> Duration {
         let newest = self.newest().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         if newest.subsec_nanos() == 0 { RACY_IN_SECONDS } else { RACY }
     }
 
-    /// The time at which it last became what it is, whatever it claims.
+    /// The time of its last change, even if its time of modification was set to an earlier one.
     pub(crate) fn newest(&self) -> SystemTime {
         let (seconds, nanoseconds) = self.inode_changed;
         let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
@@ -61,7 +61,7 @@ impl Stamp {
     }
 }
 
-/// The hash of what is in a file; `None` if there is none that can be read.
+/// The hash of a file's content; `None` if it cannot be read.
 pub(crate) type Content = Option<blake3::Hash>;
 
 #[derive(Clone, Debug)]
@@ -71,19 +71,19 @@ struct Known {
     read_at: SystemTime,
 }
 
-/// What was read of files, so that only those are read again that may have changed.
+/// The known contents of files, so that only those that may have changed are read again.
 #[derive(Debug, Default)]
 pub(crate) struct Contents(HashMap<PathBuf, Known>);
 
 impl Contents {
-    /// What is in a file now. `large` is whether a large one is read too.
+    /// The current content of a file. `large` is whether large files are read as well.
     pub(crate) fn of(&mut self, path: &Path, large: bool) -> (Option<Stamp>, Content) {
         let Some(stamp) = Stamp::of(path) else {
             self.0.remove(path);
             return (None, None);
         };
         if let Some(known) = self.0.get(path).filter(|known| known.stamp == stamp) {
-            // Within that time it may have changed again and look the same.
+            // Within that time it may have changed without a different stamp.
             if known.read_at.duration_since(stamp.newest()).is_ok_and(|age| age > stamp.racy()) {
                 return (Some(stamp), known.content);
             }
@@ -92,7 +92,7 @@ impl Contents {
         let content = if large || stamp.size <= LARGE {
             let mut hasher = blake3::Hasher::new();
             let read = File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
-            // What cannot be read is the compiler's to complain of.
+            // The compiler reports what cannot be read.
             read.ok().map(|()| hasher.finalize())
         } else {
             Some(blake3::hash(format!("{:?} {}", stamp.modified, stamp.size).as_bytes()))

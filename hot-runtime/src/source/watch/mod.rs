@@ -1,13 +1,13 @@
-//! Hints that files may have changed, from one watcher for all who wait for some.
+//! Watches files: one watcher for any number of followers.
 //!
-//! A [`Watcher`] asks the system for events of just the folders in which something wanted is, or would come: each folder
-//! by itself, never with all below it. A path that is not there is watched in its nearest existing parent, and one
-//! behind links wherever each of them could be changed (`places.rs`). Folders that go and come back are watched anew.
+//! A [`Watcher`] requests the system's events for just the folders in which a watched path is, or would appear, and
+//! never recursively. A path that does not exist is watched in its nearest existing parent, and a path through links
+//! wherever one of them could change (`places.rs`). Folders that are removed and come back are watched again.
 //!
-//! Events are hints, and may be lost: a queue runs over, the system has no watches left, a file system tells nothing of
-//! what others write to it. So there is a look at the stamps of all that is wanted whenever the system says that
-//! something was lost, and now and then without that (`task.rs`). A look that finds what no event told of says so, once,
-//! and how to be told sooner: [`Watcher::polling`].
+//! Events are hints, and may be lost: a queue overflows, the system runs out of watches, a file system does not report
+//! what others write to it. So the stamps of all watched paths are checked whenever the system reports lost events, and
+//! from time to time without that (`task.rs`). If such a check finds a change without an event, this is logged once,
+//! with how to notice such changes sooner: [`Watcher::polling`].
 
 mod places;
 mod task;
@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 
 use task::{Message, Task};
 
-/// What is watched.
+/// A watched path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Watched {
-    /// A file's content, or that it comes.
+    /// A file: its content, or its appearance.
     File(PathBuf),
-    /// Which entries a folder has, and their content. Not those of folders in it.
+    /// A folder: its entries and their contents, but not those of folders in it.
     Folder(PathBuf),
 }
 
 impl Watched {
-    /// Its path.
+    /// The path.
     pub fn path(&self) -> &PathBuf {
         match self {
             Self::File(path) | Self::Folder(path) => path,
@@ -37,17 +37,17 @@ impl Watched {
     }
 }
 
-/// Something may have changed.
+/// A possible change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
-    /// The watched paths; none if events were lost, so that it may be any of them.
+    /// The watched paths that may have changed; empty if events were lost, so that it may be any of them.
     pub paths: Vec<PathBuf>,
-    /// When that was noticed.
+    /// When it was noticed.
     pub at: Instant,
 }
 
-/// Watches files for any number of followers. Cheap to clone; the watching ends with the last clone and the last follower.
+/// Watches files for any number of followers. Cheap to clone; watching ends with the last clone and the last follower.
 #[derive(Clone, Debug)]
 pub struct Watcher(Arc<Sender>);
 
@@ -67,13 +67,13 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// Goes by the system's events. Where there are none to be had it looks once a second, and says why in the log.
+    /// A watcher that uses the system's events. If there are none, it polls once a second and logs why.
     #[must_use]
     pub fn new() -> Self {
         Self::start(None)
     }
 
-    /// Goes by looks at the stamps of all that is watched, this often: for file systems that tell of no changes, such as
+    /// A watcher that polls the stamps of all watched paths at this interval: for file systems without events, such as
     /// network mounts and folders shared with a container or a virtual machine.
     #[must_use]
     pub fn polling(every: Duration) -> Self {
@@ -85,7 +85,7 @@ impl Watcher {
         let task = Task::new(polling, &sender);
         let spawned = std::thread::Builder::new().name("cbus-watch".to_owned()).spawn(move || task.run(&messages));
         if let Err(error) = spawned {
-            tracing::error!(%error, "nothing is watched: no thread could be started");
+            tracing::error!(%error, "cannot start the watcher's thread; nothing is watched");
         }
         Self(Arc::new(Sender(sender)))
     }
@@ -95,7 +95,7 @@ impl Watcher {
         let _ = self.0.0.send(Message::Set(id, watched));
     }
 
-    /// A follower, which watches nothing yet.
+    /// Adds a follower, which watches nothing yet.
     #[must_use]
     pub fn follow(&self) -> Following {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -106,7 +106,7 @@ impl Watcher {
     }
 }
 
-/// One who waits for changes of some files. Dropping it ends that.
+/// A follower, which waits for changes of its files until it is dropped.
 #[derive(Debug)]
 pub struct Following {
     id: u64,
@@ -115,27 +115,27 @@ pub struct Following {
 }
 
 impl Following {
-    /// Watches these from now on, and no others. What changes while the system is being asked is told as well.
+    /// Sets what to watch from now on. Changes during this call are reported as well.
     pub fn set(&self, watched: impl IntoIterator<Item = Watched>) {
         self.watcher.set(self.id, watched);
     }
 
-    /// What sets what it watches, while somebody waits.
+    /// A function that sets what to watch, even while `self` waits for a change.
     pub(crate) fn setter(&self) -> impl Fn(Vec<Watched>) + use<> {
         let (id, watcher) = (self.id, self.watcher.clone());
         move |watched| watcher.set(id, watched)
     }
 
-    /// Waits for a change. Cancelling this loses nothing.
+    /// Waits for a change. Cancel-safe.
     pub async fn changed(&mut self) -> Change {
         match self.changes.recv().await {
             Some(change) => change,
-            // There was no thread to be had, which was said.
+            // The thread could not be started, which was logged.
             None => std::future::pending().await,
         }
     }
 
-    /// Reads on until no change has come for `quiet`, at most for `most`: a save is several events in a row.
+    /// Waits until there was no further change for `quiet`, at most for `most`: one save gives several events.
     pub async fn settle(&mut self, quiet: Duration, most: Duration) {
         let settled = async { while tokio::time::timeout(quiet, self.changed()).await.is_ok() {} };
         let _ = tokio::time::timeout(most, settled).await;

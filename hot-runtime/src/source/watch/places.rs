@@ -1,22 +1,22 @@
-//! Which names in which folders decide what is at a path.
+//! Finds the names in folders that decide what is at a path.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-/// Links are followed this often for one path.
+/// The most links to follow for one path.
 const MOST_LINKS: usize = 40;
 
-/// A name in a folder, which exists, by its real path.
+/// A name in an existing folder, which is given by its real path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) folder: PathBuf,
     pub(super) name: OsString,
-    /// What is behind it, or would be, is elsewhere when this changes.
+    /// Whether a change of it may move what the path leads to.
     pub(super) leads_on: bool,
 }
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Clone, Debug)]
 enum Kind {
     Nothing,
@@ -25,7 +25,7 @@ enum Kind {
     Link(PathBuf),
 }
 
-/// Remembers what names stand for, while nothing changes.
+/// Caches what names refer to, while nothing changes.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashMap<PathBuf, Kind>);
 
@@ -44,7 +44,7 @@ impl Names {
         kind
     }
 
-    /// The places that decide what is at an absolute path, and the real path of it if it is a folder.
+    /// The places that decide what is at an absolute path, and its real path if it is a folder.
     pub(super) fn places(&mut self, path: &Path) -> (Vec<Place>, Option<PathBuf>) {
         let mut places = Vec::new();
         let mut real = PathBuf::new();

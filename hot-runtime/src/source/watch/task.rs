@@ -1,4 +1,4 @@
-//! The thread of a watcher: asks the system for events, looks, and tells followers.
+//! The thread of a watcher: requests the system's events, checks stamps, and notifies followers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -12,13 +12,13 @@ use super::places::Names;
 use super::{Change, Watched};
 use crate::sys::files::identity;
 
-/// How often there is a look although events are expected.
+/// How often stamps are checked although there are events.
 const NOW_AND_THEN: Duration = Duration::from_secs(10);
 
-/// How often there is a look where there are no events to be had.
+/// How often stamps are checked if there are no events.
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// A look may take one part in so many of the time.
+/// A check may take at most this fraction of the time: one part in `SHARE`.
 const SHARE: u32 = 1000;
 
 pub(super) enum Message {
@@ -37,29 +37,29 @@ struct Follower {
 /// A folder that is watched.
 #[derive(Default)]
 struct Folder {
-    /// Which folder it was when the system was asked: another one of the same name is none that is watched.
+    /// The identity of the folder that is watched; another one may have its name by now.
     identity: Option<(u64, u64)>,
-    /// The names that matter, with what they are of.
+    /// The names that matter, with the watched paths that they are part of.
     names: HashMap<OsString, Vec<Watched>>,
-    /// A change of these leads to other places.
+    /// The names whose change may lead to other places.
     lead_on: HashSet<OsString>,
-    /// Those for whom every name matters.
+    /// The watched folders, for which every name matters.
     all: Vec<Watched>,
 }
 
 pub(super) struct Task {
-    /// `None` where events are not to be had, or not wanted.
+    /// `None` if there are no events, or they are not wanted.
     system: Option<RecommendedWatcher>,
     polling: Option<Duration>,
     followers: HashMap<u64, Follower>,
     folders: HashMap<PathBuf, Folder>,
-    /// The folders that the system would not watch.
+    /// The folders that the system refused to watch.
     refused: HashSet<PathBuf>,
-    /// How everything that is watched looked last.
+    /// The last stamps of all watched paths.
     stamps: HashMap<Watched, u64>,
-    /// What a look found and no event has told of yet.
+    /// What a check found and no event has reported yet.
     untold: HashSet<Watched>,
-    /// What was said once.
+    /// What was logged already.
     said: HashSet<&'static str>,
     next_look: Instant,
 }
@@ -68,7 +68,7 @@ impl Task {
     pub(super) fn new(polling: Option<Duration>, messages: &Sender<Message>) -> Self {
         let messages = messages.clone();
         let handler = move |event: notify::Result<notify::Event>| {
-            // That something was opened or read changes nothing.
+            // Opening or reading a file changes nothing.
             if !matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_))) {
                 let _ = messages.send(Message::Event(event));
             }
@@ -106,7 +106,7 @@ impl Task {
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
-            // What one save or one checkout does comes together.
+            // Collects the events of one save or checkout.
             batch.extend(messages.try_iter());
             if !self.take(batch) {
                 return;
@@ -114,7 +114,7 @@ impl Task {
         }
     }
 
-    /// Takes messages in; false at the end.
+    /// Processes messages; false at the end.
     fn take(&mut self, batch: Vec<Message>) -> bool {
         let mut changed = BTreeSet::new();
         let mut anew = false;
@@ -127,7 +127,7 @@ impl Task {
                 Message::Set(id, watched) => {
                     let Some(follower) = self.followers.get_mut(&id) else { continue };
                     if follower.watched != watched {
-                        // What is written before the system has been asked is missed: there is a look at that.
+                        // Changes before the system watches them give no events, so they count as changed.
                         changed.extend(watched.difference(&follower.watched).cloned());
                         follower.watched = watched;
                         anew = true;
@@ -144,7 +144,7 @@ impl Task {
                     }
                 }
                 Message::Event(Err(error)) => {
-                    tracing::debug!(%error, "the system's watch has a problem");
+                    tracing::debug!(%error, "the system's watcher reported an error");
                     lost = true;
                 }
                 Message::End => return false,
@@ -161,7 +161,7 @@ impl Task {
             self.untold.remove(watched);
         }
         if lost {
-            tracing::debug!("events of files were lost");
+            tracing::debug!("file events were lost");
             self.tell_all();
         } else {
             self.tell(&changed);
@@ -169,7 +169,7 @@ impl Task {
         true
     }
 
-    /// Takes an event of a path in; true if it may lead to other places.
+    /// Processes an event for a path; true if it may lead to other places.
     fn is_told_of(&self, path: &Path, changed: &mut BTreeSet<Watched>) -> bool {
         let mut anew = false;
         // An event of a folder itself: it went, or was moved.
@@ -184,7 +184,7 @@ impl Task {
         anew
     }
 
-    /// Asks the system to watch the places that decide now, and no others.
+    /// Has the system watch exactly the places that decide now.
     fn place(&mut self) {
         let all: BTreeSet<Watched> =
             self.followers.values().flat_map(|follower| follower.watched.iter().cloned()).collect();
@@ -198,7 +198,7 @@ impl Task {
         if self.system.is_none() {
             return;
         }
-        // A folder may come while its parent is asked for.
+        // A folder may appear while its parent is being added.
         for _ in 0..5 {
             let mut wanted: HashMap<PathBuf, Folder> = HashMap::new();
             let mut names = Names::default();
@@ -221,7 +221,7 @@ impl Task {
         }
     }
 
-    /// Asks for just these folders; true if one was not watched before.
+    /// Has the system watch exactly these folders; true if one was not watched before.
     fn ask_for(&mut self, wanted: HashMap<PathBuf, Folder>) -> bool {
         let Some(system) = &mut self.system else { return false };
         let mut more = false;
@@ -241,7 +241,8 @@ impl Task {
                     }
                     Err(error) => {
                         folder.identity = None;
-                        // Who may not list a folder that is only on the way is told of what is in it all the same.
+                        // A folder that is only on the path need not be readable: what is below it is watched
+                        // separately.
                         let only_on_the_way = folder.names.keys().all(|name| folder.lead_on.contains(name));
                         if !only_on_the_way || matches!(error.kind, notify::ErrorKind::MaxFilesWatch) {
                             say_no_events(&error, &mut self.said);
@@ -260,17 +261,17 @@ impl Task {
         more
     }
 
-    /// Looks at everything, and tells of what is not as it was.
+    /// Checks all stamps, and reports what has changed.
     fn look(&mut self) {
         let begun = Instant::now();
         let events = self.polling.is_none() && self.system.is_some() && self.refused.is_empty();
         for watched in std::mem::take(&mut self.untold) {
-            // A whole interval ago, and there was no event.
+            // It was found a whole interval ago, and there still was no event.
             if events && self.said.insert("untold") {
                 tracing::warn!(
                     path = %watched.path().display(),
-                    "a file changed and the system told nothing of it, as is so with network mounts and folders shared \
-                     with a container: it was noticed only now; to notice it sooner, poll (`cbus --poll`, or \
+                    "a file changed without an event from the system, as on network mounts and in folders shared with a \
+                     container, so it was noticed late; poll to notice such changes sooner (`cbus --poll`, or \
                      `Builder::poll`)"
                 );
             }
@@ -291,7 +292,7 @@ impl Task {
         }
         let often = if self.system.is_none() || !self.refused.is_empty() { OFTEN } else { NOW_AND_THEN };
         let wanted = self.polling.unwrap_or(often);
-        // Who asks for a time gets it.
+        // An interval that the user set is kept.
         let least = if self.polling.is_some() { Duration::ZERO } else { begun.elapsed() * SHARE };
         self.next_look = Instant::now() + wanted.max(least);
     }
@@ -314,7 +315,7 @@ impl Task {
     }
 }
 
-/// Says, once for each reason, why there are no events.
+/// Logs, once for each reason, why there are no events.
 fn say_no_events(error: &notify::Error, said: &mut HashSet<&'static str>) {
     let full = matches!(error.kind, notify::ErrorKind::MaxFilesWatch)
         || matches!(&error.kind, notify::ErrorKind::Io(error) if matches!(error.raw_os_error(), Some(23 | 24)));
@@ -324,12 +325,12 @@ fn say_no_events(error: &notify::Error, said: &mut HashSet<&'static str>) {
         } else {
             ""
         };
-        tracing::warn!(%error, "some files cannot be watched; they are looked at once a second instead{help}");
+        tracing::warn!(%error, "some files cannot be watched; they are polled once a second instead{help}");
     }
 }
 
-/// How something looks: a hash of what the system says of it. What an event does not tell of, such as another name of
-/// the same file, or an entry of a folder that counts by itself, is left out.
+/// The state of a watched path, as a hash. It leaves out what gives no events, such as another name of the same file,
+/// or the entries of folders in a watched folder.
 fn stamp(watched: &Watched) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -349,7 +350,7 @@ fn stamp(watched: &Watched) -> u64 {
     hasher.finish()
 }
 
-/// Which folder is at a path.
+/// The identity of the folder at a path.
 fn identity_at(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir).as_ref().map(identity)
 }

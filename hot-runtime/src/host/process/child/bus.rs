@@ -1,4 +1,4 @@
-//! The runtime's bus as the guest sees it: its requests over the socket, with credit for the events that it reads.
+//! The runtime's bus as the guest sees it: requests go over the socket, with credit for the events that it reads.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ impl SocketBus {
         Self { line, next: Arc::default(), open: Arc::default() }
     }
 
-    /// An event for one of the requests; one that was released meanwhile wants none.
+    /// Delivers an event to a request, unless that was released meanwhile.
     pub(super) fn event(&self, request: u64, event: WireEvent<'_>) {
         let unread = lock(&self.open).get(&request).cloned();
         let Some(unread) = unread else { return };
@@ -73,7 +73,7 @@ impl Backend for SocketBus {
 struct Request {
     number: u64,
     unread: Arc<Mutex<Unread>>,
-    /// Events that were read and not yet told of.
+    /// Events that were read and not yet reported.
     read: u32,
     line: Line,
     next: Arc<AtomicU64>,

@@ -1,8 +1,8 @@
-//! The second layer of a sandbox: system calls that no plugin needs, and sockets, are refused by the kernel (seccomp).
+//! The second layer of a sandbox: the kernel refuses sockets and system calls that no plugin needs (seccomp).
 //!
-//! What Landlock leaves open is closed here: sockets in the file system, UDP and every other kind but TCP, and the calls
-//! by which processes reach into others, leave their namespaces or load code into the kernel. It is a list of what is
-//! refused, not of what is allowed: what a later kernel adds is not in it.
+//! This closes what Landlock leaves open: sockets in the file system, UDP and all other protocols but TCP, and system
+//! calls that reach into other processes, leave namespaces or load code into the kernel. It is a list of what is
+//! refused, not of what is allowed, so it does not cover what later kernels add.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,14 @@ use crate::host::options::Sandbox;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Refuses the calls for this thread, those that it starts, and other processes that they start. False where there is no
-/// filter for this machine's architecture.
+/// Refuses these calls for this thread and all threads and processes that it starts. False if there is no filter for
+/// this machine's architecture.
 pub(super) fn apply(sandbox: &Sandbox) -> Result<bool, String> {
     let Ok(architecture) = std::env::consts::ARCH.try_into() else { return Ok(false) };
-    let failed =
-        |error: &dyn std::fmt::Display| format!("the sandbox's filter of system calls cannot be set up: {error}");
+    let failed = |error: &dyn std::fmt::Display| format!("cannot set up the sandbox's system call filter: {error}");
     let sockets = sockets(sandbox).map_err(|error| failed(&error))?;
     let forbidden = forbidden().map_err(|error| failed(&error))?;
-    // Callers of these fall back to older calls, which are looked at.
+    // Callers of these fall back to older calls, which can be filtered.
     let unknown: Rules = [libc::SYS_clone3, libc::SYS_io_uring_setup].map(|call| (call, Vec::new())).into();
     for (rules, error) in [(unknown, libc::ENOSYS), (sockets, libc::EACCES), (forbidden, libc::EPERM)] {
         let refuse = SeccompAction::Errno(error as u32);
@@ -38,11 +37,11 @@ fn only_if(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCo
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
 }
 
-/// Which sockets are refused: all whose family is not allowed.
+/// Refuses sockets whose family is not allowed.
 fn sockets(sandbox: &Sandbox) -> Result<Rules, seccompiler::BackendError> {
     let mut allowed = Vec::new();
     if sandbox.network {
-        // Netlink tells what networks there are.
+        // Netlink lists the networks.
         allowed.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);
     }
     if sandbox.unix_sockets {
@@ -50,15 +49,15 @@ fn sockets(sandbox: &Sandbox) -> Result<Rules, seccompiler::BackendError> {
     }
     let others =
         allowed.iter().map(|family| only_if(0, SeccompCmpOp::Ne, *family as u64)).collect::<Result<Vec<_>, _>>()?;
-    // Without a condition every call is refused.
+    // A rule without conditions refuses every call.
     let rules = if others.is_empty() { Vec::new() } else { vec![SeccompRule::new(others)?] };
     Ok([(libc::SYS_socket, rules)].into())
 }
 
-/// What no plugin needs.
+/// The calls that no plugin needs.
 fn forbidden() -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = [
-        // Other processes' memory, files and states.
+        // Other processes' memory, files and state.
         libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
@@ -111,7 +110,7 @@ fn forbidden() -> Result<Rules, seccompiler::BackendError> {
     rules.extend(
         [libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_kexec_file_load].map(|it| (it, Vec::new())),
     );
-    // A child in a namespace of its own; threads and ordinary children are not.
+    // Children in new namespaces; threads and ordinary children are allowed.
     let namespaces = [
         libc::CLONE_NEWUSER,
         libc::CLONE_NEWNS,
@@ -126,7 +125,7 @@ fn forbidden() -> Result<Rules, seccompiler::BackendError> {
         SeccompRule::new(vec![only_if(0, SeccompCmpOp::MaskedEq(flag), flag)?])
     });
     rules.insert(libc::SYS_clone, clone.into_iter().collect::<Result<Vec<_>, _>>()?);
-    // Keys pressed for whoever reads this terminal.
+    // Injecting input into the terminal.
     let typing = SeccompRule::new(vec![only_if(1, SeccompCmpOp::Eq, libc::TIOCSTI)?])?;
     rules.insert(libc::SYS_ioctl, vec![typing]);
     Ok(rules)

@@ -1,6 +1,6 @@
-//! The plugin host: the process that loads one verified artifact and serves it to the runtime that started it.
+//! The plugin host: a process that loads one verified artifact and serves it to the runtime that started it.
 
-/// Says something on standard error. Where nobody reads that any more `eprintln!` would panic.
+/// Prints to standard error. Unlike `eprintln!`, it does not panic if that is closed.
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -30,10 +30,10 @@ use super::protocol::{Hello, Versions, Welcome};
 /// No first message is longer than this.
 const LONGEST_HELLO: u32 = 16 << 20;
 
-/// In a process that a runtime started as a plugin host: serves, and never returns. Otherwise returns at once.
+/// In a process that a runtime started as a plugin host, serves and never returns. Otherwise returns at once.
 ///
-/// Call it first thing in `main`, before a runtime or a thread is started; then this executable is the plugin host of
-/// its own process-hosted plugins, and nothing has to be installed beside it.
+/// Call it at the start of `main`, before a runtime or a thread is started. Then this executable is the plugin host of
+/// its own process-hosted plugins, and no other program needs to be installed.
 ///
 /// ```
 /// // The first line of `main`:
@@ -51,7 +51,7 @@ fn serve() -> i32 {
     let mut socket = match take_socket() {
         Ok(socket) => socket,
         Err(error) => {
-            say!("a plugin host is started by a runtime, with its socket as standard input: {error}");
+            say!("a plugin host must be started by a runtime, with its socket as standard input: {error}");
             return 64;
         }
     };
@@ -59,7 +59,7 @@ fn serve() -> i32 {
         Ok((hello, layers)) => {
             let line = socket.try_clone();
             let code = catch_unwind(AssertUnwindSafe(|| server::run(socket, hello, layers))).unwrap_or(70);
-            // The thread that watches the line sees its end as well, but this one may be the first to end the process.
+            // The thread that watches the socket sees its end as well, but this one may end the process first.
             if line.is_ok_and(|line| has_hung_up(&line, Some(&Timespec::default()))) {
                 end_group();
             }
@@ -75,18 +75,18 @@ fn serve() -> i32 {
     }
 }
 
-/// The socket came as standard input; from now on that is empty.
+/// Takes the socket from standard input, which is empty from then on.
 fn take_socket() -> std::io::Result<UnixStream> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let empty = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&empty)?;
     let socket = UnixStream::from(socket);
-    // Says so if it is no socket.
+    // Fails if it is not a socket.
     socket.peer_addr()?;
     Ok(socket)
 }
 
-/// Reads what is to be served, and gives up what it must not have before anything of the plugin runs.
+/// Reads what to serve, and confines the process before any of the plugin's code runs.
 fn start(socket: &mut UnixStream) -> Result<(Hello, Vec<String>), String> {
     let frame = read_frame(socket).map_err(|error| format!("no first message from the runtime: {error}"))?;
     let versions: Versions =
@@ -96,25 +96,25 @@ fn start(socket: &mut UnixStream) -> Result<(Hello, Vec<String>), String> {
     }
     let hello: Hello =
         rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
-    // Before any other thread is started: one that is not confined is a way out for those that are.
+    // Before any other thread is started: an unconfined thread would be a way out for the others.
     let layers = confine::apply(&hello)?;
     end_with_parent(socket, hello.parent)?;
     Ok((hello, layers))
 }
 
-/// Ends this process, and what it started, when the runtime's process has gone, whatever else hangs here.
+/// Ends this process, and those that it started, when the runtime's process is gone, even if this one hangs.
 fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot watch for the runtime's end: {error}");
+    let failed = |error: std::io::Error| format!("cannot monitor the runtime's process: {error}");
     #[cfg(target_os = "linux")]
     {
-        // Not one that ends it: it could be gone before it has ended what it has started. One that is stopped goes on,
-        // and sees the end of the socket.
+        // Not a signal that ends it: it could be gone before it has ended what it started. This one resumes a stopped
+        // process, which then sees the end of the socket.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT))
             .map_err(|error| failed(error.into()))?;
         let lives = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent);
-        // A parent in another process namespace has another number here; the socket tells of its end all the same.
+        // A parent in another process namespace has another id here; the socket shows its end all the same.
         if !lives && rustix::process::getppid().is_some_and(rustix::process::Pid::is_init) {
-            return Err("the runtime has gone".to_owned());
+            return Err("the runtime is gone".to_owned());
         }
     }
     let _ = parent;
@@ -126,7 +126,7 @@ fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
     watching.map(drop).map_err(failed)
 }
 
-/// Waits until the runtime's end of a socket is closed, or for as long as is given; whether it is.
+/// Waits until the runtime's end of a socket is closed, at most for the given time; returns whether it is.
 fn has_hung_up(socket: &UnixStream, within: Option<&Timespec>) -> bool {
     #[cfg(target_os = "linux")]
     let hangup = PollFlags::RDHUP | PollFlags::HUP;
@@ -140,7 +140,7 @@ fn has_hung_up(socket: &UnixStream, within: Option<&Timespec>) -> bool {
     }
 }
 
-/// Ends this process and those that it started.
+/// Kills this process and those that it started.
 fn end_group() -> ! {
     let group = rustix::process::getpgrp();
     if group == rustix::process::getpid() {

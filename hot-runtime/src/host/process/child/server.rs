@@ -1,4 +1,4 @@
-//! Serves one loaded artifact: each message of the runtime becomes a call of the guest, on a thread that runs nothing else.
+//! Serves one loaded artifact: each message of the runtime becomes a call of the guest, on a thread for that alone.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -28,7 +28,7 @@ use crate::host::process::outbox::Outbox;
 use crate::host::process::protocol::{Answer, Hello, Offered, ToChild, ToParent, Versions, Welcome};
 use crate::host::process::socket::halves;
 
-/// Loads and serves until the runtime says that it is enough. Returns the process's exit code.
+/// Loads and serves until the runtime ends it. Returns the process's exit code.
 pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> i32 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -67,9 +67,9 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
             found.iter().map(offer).collect()
         });
         let welcome = Welcome { versions: Versions::ours(), factories: offered.map_err(Clone::clone), layers };
-        // Nothing else is written yet; the socket is not for waiting any more, so the first frame has to fit into it.
+        // Nothing else is written yet. The socket is non-blocking, so the first frame is written in blocking mode.
         if let Err(error) = socket.set_nonblocking(false).and_then(|()| super::write_frame(&mut socket, &welcome)) {
-            say!("the runtime does not listen: {error}");
+            say!("cannot answer the runtime: {error}");
             return 66;
         }
         let _ = socket.set_nonblocking(true);
@@ -98,7 +98,7 @@ struct Server {
     tables: Arc<Tables>,
 }
 
-/// What runs.
+/// The controllers, and the running calls.
 #[derive(Default)]
 struct Tables {
     controllers: Mutex<HashMap<u64, Controller>>,
@@ -117,7 +117,7 @@ struct Call {
     sink: Option<Arc<Sink>>,
 }
 
-/// What a call gave, before it is encoded.
+/// The result of a call, before it is encoded.
 enum CallResult {
     Nothing,
     Constructed(Vec<String>),
@@ -135,7 +135,7 @@ impl Server {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return 0,
                 Err(error) => {
-                    say!("reading from the runtime: {error}");
+                    say!("cannot read from the runtime: {error}");
                     return 68;
                 }
             };
@@ -144,13 +144,13 @@ impl Server {
                 Ok(ToChild::Listening { listener, error }) => {
                     let given = match error {
                         Some(error) => Err(error),
-                        None => inbox.descriptor().ok_or_else(|| Error::msg("the runtime's socket did not come along")),
+                        None => inbox.descriptor().ok_or_else(|| Error::msg("the runtime sent no socket")),
                     };
                     self.listeners.listening(listener, given);
                 }
                 Ok(message) => self.handle(message),
                 Err(error) => {
-                    say!("a message of the runtime is not understood: {error}");
+                    say!("a message of the runtime is not valid: {error}");
                     return 68;
                 }
             }
@@ -167,7 +167,7 @@ impl Server {
                 let (token, bus, line) = (cancel.clone(), self.handle.clone(), self.line.clone());
                 self.with(call, controller, cancel, None, move |found| async move {
                     let context = Context::new(bus, token, found.info);
-                    // On the guest's thread, before its execution can end: so it is told of before that is.
+                    // Sent on the guest's thread before the execution can end, so that it arrives before the result.
                     let began = Box::new(move || drop(line.say(&ToParent::Began { call })));
                     found.object.execute_told(context, began).await.map(|()| CallResult::Nothing)
                 });
@@ -243,7 +243,7 @@ impl Server {
             ToChild::Ping { number, trace_level } => {
                 trace::set_level(trace_level);
                 let (loaded, outbox) = (Arc::clone(&self.loaded), Arc::clone(&self.line.outbox));
-                // A thread that waits until the runtime has read does not hang: it is the runtime that is slow.
+                // A thread that waits for the runtime to read does not hang: the runtime is slow.
                 if outbox.has_waited() {
                     let _ = outbox.push(&ToParent::Pong { number });
                     return;
@@ -292,7 +292,7 @@ impl Server {
         });
     }
 
-    /// Runs a call to its end, tells the runtime how it ended, and forgets it unless its values still stand.
+    /// Runs a call to its end, sends the result to the runtime, and forgets the call unless it has values.
     fn start(
         &self,
         call: u64,
@@ -319,15 +319,15 @@ impl Server {
             });
             let told = outbox.push(&ToParent::Done { call, result: result.map_err(Clone::clone) });
             if let Err(error) = told {
-                // Too long, say; the call must end all the same.
+                // It may be too long, but the call must end all the same.
                 let _ = outbox.push(&ToParent::Done { call, result: Err(error) });
             }
         });
-        // The task has not run yet: this thread runs it.
+        // The task cannot have run yet, because this thread runs it.
         lock(&self.tables.calls).insert(call, Call { task: task.abort_handle(), cancel, sink });
     }
 
-    /// Ends the guest as an unload in the runtime's own process would, within the time.
+    /// Ends the guest as an unload in the runtime's own process would, within a time limit.
     fn end(self, timeout: Duration) -> i32 {
         let calls = std::mem::take(&mut *lock(&self.tables.calls));
         for call in calls.into_values() {

@@ -1,4 +1,4 @@
-//! Where the values of one resolver go: over the socket, with what has to be known here without asking.
+//! The sink for one resolver's values: sends them over the socket, and keeps what must be known locally.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use serde::Serialize;
 use crate::host::process::outbox::Outbox;
 use crate::host::process::protocol::ToParent;
 
-/// How long the runtime may take to say whether it accepts a value.
+/// How long the runtime may take to accept or reject a value.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The way to the runtime, for threads of the guest, which may wait, and for the one that serves, which may not.
+/// The connection to the runtime, for the guest's threads, which may wait, and for the serving thread, which may not.
 #[derive(Clone)]
 pub(super) struct Line {
     pub(super) outbox: Arc<Outbox>,
@@ -25,7 +25,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Sends a message; on a thread of the guest's it waits while the runtime does not read.
+    /// Sends a message; on a thread of the guest, waits while the runtime does not read.
     pub(super) fn say<M: Serialize>(&self, message: &M) -> Result<()> {
         if self.is_serving() { self.outbox.push(message) } else { self.outbox.send_blocking(message) }
     }
@@ -42,9 +42,9 @@ pub(super) struct Sink {
     next: AtomicU64,
     cancelled: AtomicBool,
     live: Mutex<HashSet<u64>>,
-    /// Whom to tell that the value, or all of them, are gone.
+    /// Callbacks for the removal of a value, or of all values.
     removals: Mutex<Removals>,
-    /// Who waits to hear whether a value was accepted, where the directive may refuse some.
+    /// Threads that wait for a value to be accepted or rejected, if the directive may reject some.
     answers: Option<Mutex<HashMap<u64, SyncSender<bool>>>>,
 }
 
@@ -68,7 +68,7 @@ impl Sink {
         }
     }
 
-    /// Nobody wants its values any more.
+    /// Its values are no longer wanted.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         if let Some(answers) = &self.answers {
@@ -87,7 +87,7 @@ impl Sink {
         self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The runtime accepted a value, or not.
+    /// The runtime accepted or rejected a value.
     pub(super) fn accepted(&self, value: u64, yes: bool) {
         let waits = self
             .answers
@@ -109,7 +109,7 @@ impl Sink {
         Some(receiver)
     }
 
-    /// A value that cannot leave this process ends the call: the requester hears why.
+    /// Ends the call, because a value cannot leave this process; the requester gets the error.
     fn fail(&self, error: Error) {
         let _ = self.line.say(&ToParent::Done { call: self.call, result: Err(error) });
     }
@@ -142,7 +142,7 @@ impl Sink {
         Some(ValueId(value))
     }
 
-    /// Forgets a value that is gone from the bus, and tells who wanted to hear of it.
+    /// Forgets a value that is gone from the bus, and calls its callback.
     fn forget(&self, value: u64) {
         let callback = self.removals().values.remove(&value);
         if let Some(callback) = callback {

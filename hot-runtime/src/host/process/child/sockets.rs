@@ -1,4 +1,4 @@
-//! The sockets that the runtime's bus keeps, as the controllers of this process ask for them.
+//! The bus's listening sockets, for the controllers of this process.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::sink::Line;
 use crate::host::process::protocol::ToParent;
 
-/// What the controllers of this process listen at.
+/// The sockets of the controllers of this process.
 pub(super) struct Listeners {
     line: Line,
     next: AtomicU64,
@@ -37,7 +37,7 @@ impl Listeners {
         Arc::new(Self { line, next: AtomicU64::new(1), open: Mutex::default(), connections: Mutex::default() })
     }
 
-    /// What became of listening.
+    /// The result of a request to listen.
     pub(super) fn listening(&self, listener: u64, given: Result<OwnedFd>) {
         let tell = {
             let mut open = lock(&self.open);
@@ -48,13 +48,13 @@ impl Listeners {
             }
             tell
         };
-        // If nobody waits for it any more it is closed.
+        // If nothing waits for it any more, it is closed.
         if let Some(tell) = tell {
             let _ = tell.send(given);
         }
     }
 
-    /// Whether the controller of a listener serves.
+    /// Sets whether the controller of a listener serves.
     pub(super) fn serves(&self, listener: u64, service: Service) {
         let mut open = lock(&self.open);
         let Some(found) = open.get(&listener) else { return };
@@ -64,13 +64,13 @@ impl Listeners {
         }
     }
 
-    /// Counts connections, and tells of the first and the last one.
+    /// Counts connections, and reports the first and the last one.
     fn count(&self, more: bool) {
         let mut open = lock(&self.connections);
         let before = *open;
         *open = if more { before + 1 } else { before.saturating_sub(1) };
         if (before == 0) != (*open == 0) {
-            // Under the lock, so that they are told in order; this does not wait.
+            // Under the lock, so that they are reported in order; this does not wait.
             let _ = self.line.outbox.push_later(&ToParent::Connections { open: *open > 0 });
         }
     }
@@ -91,7 +91,7 @@ impl Sockets for SocketsOf {
             let (serves, service) = watch::channel(Service::Waiting);
             lock(&listeners.open).insert(listener, Listener { tell: Some(tell), serves });
             listeners.line.say(&ToParent::Listen { listener, controller, address: &address.to_string() })?;
-            let gone = || Error::new(ErrorKind::Closed, format!("cannot listen at {address}: the runtime has gone"));
+            let gone = || Error::new(ErrorKind::Closed, format!("cannot listen at {address}: the runtime is gone"));
             let descriptor = told.await.map_err(|_| gone())??;
             let keep = Arc::new(move || Box::new(Open::of(&listeners)) as Kept);
             Ok(HostSocket { descriptor, service, keep })
@@ -99,7 +99,7 @@ impl Sockets for SocketsOf {
     }
 }
 
-/// A connection that is open.
+/// An open connection.
 struct Open(Arc<Listeners>);
 
 impl Open {

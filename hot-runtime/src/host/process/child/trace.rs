@@ -1,4 +1,4 @@
-//! Gives this process's `tracing` events and spans to the runtime's subscriber.
+//! Forwards this process's `tracing` events and spans to the runtime's subscriber.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,14 +23,14 @@ thread_local! {
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// From now on events go to the runtime.
+/// Forwards events to the runtime from now on.
 pub(super) fn forward_to(outbox: Arc<Outbox>, level: u8) {
     LEVEL.store(level, Ordering::Relaxed);
     let forward = Forward { outbox, next: AtomicU64::new(1), lost: AtomicU64::new(0), spans: Mutex::default() };
     let _ = tracing::subscriber::set_global_default(forward);
 }
 
-/// The runtime listens to another level.
+/// Sets the level that the runtime listens to.
 pub(super) fn set_level(level: u8) {
     if LEVEL.swap(level, Ordering::Relaxed) != level {
         tracing_core::callsite::rebuild_interest_cache();
@@ -44,14 +44,14 @@ struct Forward {
     spans: Mutex<HashMap<u64, Open>>,
 }
 
-/// An open span: how often it is referred to, and whether the runtime has heard of it.
+/// An open span: how many references it has, and whether the runtime knows it.
 #[derive(Default)]
 struct Open {
     references: usize,
     told: bool,
 }
 
-/// The fields of a guest's event, which has them ready-made, or of one of this process's own.
+/// The fields of an event: a guest's are already formatted, this process's own are not.
 #[derive(Default)]
 struct Fields {
     name: String,
