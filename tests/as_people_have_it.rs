@@ -169,7 +169,7 @@ async fn two_crates_or_plugins_of_one_name_are_told_apart_before_anything_is_bui
     let both = PluginSpec::new("both").crate_path(one.path("crate")).crate_path(other.path("crate"));
     let options = BuildOptions::new(work_dir().join("same")).target_dir(target_dir());
     let said = PluginBuilder::new(both, options).generate().await.expect_err("it is refused").to_string();
-    assert!(named(&said) && said.contains("libraries"), "{said}");
+    assert!(named(&said) && said.contains("library name"), "{said}");
     other.replace("crate/Cargo.toml", "name = \"other\"", "name = \"same\"");
     let bus = controllerbus::Bus::new();
     let builder =

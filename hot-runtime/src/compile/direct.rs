@@ -419,7 +419,7 @@ impl Session {
             let shape = Shape::of(&unit.current);
             if shape.as_ref().map(|shape| &shape.surface) != unit.first.as_ref().map(|shape| &shape.surface) {
                 return Err(Failure::Cargo(format!(
-                    "the symbols of {} that the linker is told about changed",
+                    "the symbols of {} that the linker is told about differ",
                     unit.stem
                 )));
             }
