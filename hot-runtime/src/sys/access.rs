@@ -1,9 +1,9 @@
-//! Who may change a file besides this user and the administrator.
+//! Who can change a file besides this user and the administrator.
 
 use std::fs::Metadata;
 
-/// Somebody else who may change a file.
-#[cfg_attr(not(unix), expect(dead_code, reason = "nobody is found where there are no mode bits"))]
+/// Another user, or users, who can change a file.
+#[cfg_attr(not(unix), expect(dead_code, reason = "no writer is found where there are no mode bits"))]
 pub(crate) enum Writer {
     Owner(u32),
     Group(String),
@@ -18,7 +18,7 @@ pub(crate) fn foreign_owner(found: &Metadata) -> Option<Writer> {
     (found.uid() != this && found.uid() != 0).then(|| Writer::Owner(found.uid()))
 }
 
-/// Who else may write to a file.
+/// Who else can write to a file.
 #[cfg(unix)]
 pub(crate) fn foreign_writer(found: &Metadata) -> Option<Writer> {
     use std::os::unix::fs::MetadataExt;
@@ -34,7 +34,7 @@ pub(crate) fn foreign_writer(found: &Metadata) -> Option<Writer> {
     })
 }
 
-/// Whether only the owner of an entry may rename or remove it in this folder, as in `/tmp`.
+/// Whether only the owner of an entry can rename or remove it in this folder, as in `/tmp`.
 #[cfg(unix)]
 pub(crate) fn is_sticky(found: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -67,7 +67,7 @@ fn shared_group(owner: u32, group: u32) -> Option<String> {
     if alone { None } else { Some(name) }
 }
 
-/// Without mode bits nobody else is known to be able to write.
+/// Without mode bits it is not known who else can write.
 #[cfg(not(unix))]
 pub(crate) fn foreign_owner(_: &Metadata) -> Option<Writer> {
     None

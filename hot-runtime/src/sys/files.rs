@@ -1,11 +1,11 @@
-//! Files: which one it is, who may read it, how one takes the name of another.
+//! Files: their identity, their permissions, and how one replaces another.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// Which file or folder this is, whatever its name: device and inode. All zeros where there are no such things.
+/// Which file or folder this is, whatever its name: device and inode. Zeros where the system has neither.
 pub(crate) fn identity(found: &Metadata) -> (u64, u64) {
     #[cfg(unix)]
     {
@@ -34,7 +34,7 @@ pub(crate) fn inode_changed(found: &Metadata) -> (i64, i64) {
     }
 }
 
-/// Opens a file for reading without waiting, as a pipe or a device might have one wait.
+/// Opens a file for reading without blocking, even if it is a pipe or a device.
 pub(crate) fn open_nonblocking(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -90,7 +90,7 @@ pub(crate) fn is_own(found: &Metadata) -> bool {
     }
 }
 
-/// Lets everybody read a file that was created for its owner only, and nobody run it.
+/// Makes a file that was created for its owner only readable, but not executable, for everyone.
 pub(crate) fn make_readable(file: &File) -> io::Result<()> {
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
@@ -114,7 +114,7 @@ pub(crate) fn replace(file: &Path, name: &Path) -> io::Result<()> {
     std::fs::rename(file, name)
 }
 
-/// Text of the system's from the bytes that `OsStr::as_encoded_bytes` gave; `None` where they cannot be taken back.
+/// Restores a string from `OsStr::as_encoded_bytes`; `None` where that is not possible.
 pub(crate) fn os_string(bytes: &[u8]) -> Option<OsString> {
     #[cfg(unix)]
     {

@@ -8,14 +8,14 @@ pub(crate) type Library = libloading::os::unix::Library;
 #[cfg(windows)]
 pub(crate) type Library = libloading::os::windows::Library;
 
-/// Opens a library, with its symbols kept to itself and all that it needs looked up at once, where the system has it
-/// so.
+/// Opens a library. Where the system supports it, its symbols are kept local, and all symbols that it needs are resolved
+/// at once.
 ///
 /// # Errors
-/// What the loader said.
+/// The loader's error.
 ///
 /// # Safety
-/// The library's initialisers run: it has to be one whose code may run in this process.
+/// The library's initialisers run, so its code must be safe to run in this process.
 pub(crate) unsafe fn open(path: &Path) -> Result<Library, libloading::Error> {
     #[cfg(unix)]
     {

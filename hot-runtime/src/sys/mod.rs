@@ -1,15 +1,15 @@
-//! What differs between systems: the one folder to edit for a port. Elsewhere a `cfg` is needed for process hosting
-//! only (`host/process`, which is for Unix), and by the recorder that stands between cargo and rustc, which is compiled
-//! alone.
+//! What differs between systems: the folder to edit for a port. Elsewhere there is a `cfg` only for process hosting
+//! (`host/process`, for Unix), for the linker's arguments (`compile/cargo.rs`), and in the recorder between cargo and
+//! rustc (`compile/shim`), which is compiled by itself.
 //!
-//! | file | what a port says there |
+//! | file | what a port provides |
 //! |---|---|
-//! | `access` | who else may write to a file, and so run code in this process |
-//! | `files` | which file it is, who may read it, how one takes the name of another |
+//! | `access` | who else can write to a file, and so run code in this process |
+//! | `files` | the identity and permissions of files, and how one replaces another |
 //! | `library` | how a plugin's library is opened, and whether it can be closed |
 //! | `maps` | which libraries are mapped |
-//! | `process` | how a process is ended with those that it has started |
-//! | `scratch` | folders of one process's own, and locks |
+//! | `process` | how a process is killed with everything that it started |
+//! | `scratch` | scratch folders, and locks |
 
 pub(crate) mod access;
 pub(crate) mod files;

@@ -1,8 +1,8 @@
-//! Processes that are ended with all that they have started.
+//! Process groups, to kill a process with everything that it started.
 
 use tokio::process::Command;
 
-/// Gives a command a process group of its own, where there are such things.
+/// Gives a command a process group of its own, where the system has them.
 pub(crate) fn own_group(command: &mut Command) {
     #[cfg(unix)]
     command.process_group(0);
@@ -13,7 +13,7 @@ pub(crate) fn own_group(command: &mut Command) {
 /// before another process gets its number.
 ///
 /// # Errors
-/// What the system said. Without process groups it does nothing.
+/// The system's error. Without process groups it does nothing.
 pub(crate) fn kill_group(leader: u32) -> std::io::Result<()> {
     #[cfg(unix)]
     if let Some(group) = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw) {
