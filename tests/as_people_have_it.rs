@@ -136,7 +136,7 @@ async fn a_crate_type_that_cannot_be_used_is_named_with_what_to_write() {
     small.replace("crate/Cargo.toml", "[dependencies]", "[dependencies]\nshared = { path = \"../shared\" }");
     small.replace("crate/src/lib.rs", "\"one\".to_owned()", "shared::word()");
     let said = refused(&small).await;
-    assert!(said.contains("`shared`: make it `lib`"), "{said}");
+    assert!(said.contains("`shared` has the crate-type `dylib`: make it `lib`"), "{said}");
     small.replace("shared/Cargo.toml", "\"dylib\"", "\"dylib\", \"rlib\"");
     assert!(has(&build(&mut builder(&small)).await.expect("a build"), "shared"));
 }
