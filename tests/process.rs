@@ -751,7 +751,7 @@ impl Counts {
 
 /// Asks and takes the first answer or error.
 async fn impatient(bus: &Bus, what: &str) -> Result<String> {
-    bus.resolve(a_request(what)).await.map(|answer| answer.0.clone())
+    Ok(bus.resolve(a_request(what)).await?.0.clone())
 }
 
 /// Asks and waits, through every crash, for the answer.

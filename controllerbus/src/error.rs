@@ -1,16 +1,32 @@
-//! The one error type of the bus and of everything a controller answers with.
+//! The two error types: [`Error`], which controllers answer with, and [`BusError`], which a host gets from the bus.
 
 use std::fmt;
+use std::ops::Deref;
 
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, where, and what to do about it, as text that survives a plugin boundary.
 ///
-/// Any `std::error::Error` converts into it with `?`; its chain of sources is kept as text,
-/// because the original value must not outlive the library that it came from. For that reason it cannot itself
-/// implement `std::error::Error`; it converts with `?` into `Box<dyn std::error::Error + Send + Sync>`, which
-/// hosts that collect errors of many kinds can use.
+/// Every `std::error::Error` converts into it with `?`. Its chain of sources is kept as text, because the original value
+/// must not outlive the library that it came from; a [`BusError`], by itself or in the chain, keeps its kind.
+///
+/// Because everything converts into it, it cannot implement `std::error::Error` itself: that is what [`BusError`] is for.
+///
+/// ```
+/// use controllerbus::error::ErrorKind;
+/// use controllerbus::{ConfigSet, Error, Result};
+///
+/// fn port(text: &str) -> Result<u16> {
+///     Ok(text.parse()?)
+/// }
+/// assert_eq!(port("none").unwrap_err().to_string(), "invalid digit found in string");
+///
+/// fn configs() -> Result<ConfigSet> {
+///     Ok(ConfigSet::from_json("{]")?)
+/// }
+/// assert_eq!(configs().unwrap_err().kind(), ErrorKind::Invalid);
+/// ```
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Error {
     kind: ErrorKind,
@@ -54,13 +70,13 @@ pub enum ErrorKind {
     Encoding,
     /// A directive or a config failed its own validation.
     Invalid,
-    /// The thing asked for is not there: an unknown config ID, controller or plugin.
+    /// What was asked for does not exist: an unknown config ID, controller or plugin.
     NotFound,
     /// The bus, the controller or the generation is shutting down.
     Closed,
     /// Something did not happen within its time.
     TimedOut,
-    /// The process of a plugin ended while it worked on this; it is restarted, and what stands is tried again.
+    /// A plugin's process ended while it worked on this. It is restarted, and standing directives are resolved again.
     Crashed,
 }
 
@@ -85,43 +101,43 @@ impl Error {
         &self.message
     }
 
-    /// The same error with a word in front about what was being done.
+    /// Puts what was being done in front of the text.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
-    /// The same error with what came of it behind its text.
+    /// Appends what came of it to the text.
     #[must_use]
     pub fn and(self, what: impl fmt::Display) -> Self {
         Self { message: format!("{}; {what}", self.message), ..self }
     }
 
-    /// The same error with the place that it is about, which also goes in front of its text.
+    /// Adds the place that the error is about, which is also put in front of the text.
     #[must_use]
     pub fn at(self, location: Location) -> Self {
         Self { message: format!("{location}: {}", self.message), location: Some(Box::new(location)), ..self }
     }
 
-    /// The same error as one that trying again does not mend, such as a config that does not fit: what failed with it is
-    /// tried again only when something else has changed (the config, the code), and not after a time.
+    /// Marks the error as one that retrying does not fix, such as a config that does not fit: what failed with it is
+    /// retried only once something else has changed (the config, the code), and not after a time.
     #[must_use]
     pub fn permanent(self) -> Self {
         Self { permanent: true, ..self }
     }
 
-    /// The same error as one that trying again may mend.
+    /// Marks the error as one that retrying may fix, which is the default.
     #[must_use]
     pub fn transient(self) -> Self {
         Self { permanent: false, ..self }
     }
 
-    /// Whether trying again does not mend it; see [`Error::permanent`].
+    /// Whether retrying does not fix it; see [`Error::permanent`].
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }
 
-    /// The place in a text that the error is about. It does not cross a plugin's boundary; the error's text does.
+    /// The place in a text that the error is about. It does not cross a plugin's boundary, but the text that names it does.
     pub fn location(&self) -> Option<&Location> {
         self.location.as_deref()
     }
@@ -156,19 +172,161 @@ impl fmt::Debug for Error {
 
 impl From<Error> for Box<dyn std::error::Error + Send + Sync> {
     fn from(error: Error) -> Self {
-        error.message.into()
+        Box::new(BusError(error))
     }
 }
 
-impl<E: std::error::Error> From<E> for Error {
+impl From<Error> for Box<dyn std::error::Error> {
+    fn from(error: Error) -> Self {
+        Box::new(BusError(error))
+    }
+}
+
+impl<E: std::error::Error + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
+        from_chain(&error)
+    }
+}
+
+fn from_chain(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut message = error.to_string();
+    let mut kept = error.downcast_ref::<BusError>();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Many error types tell their source in their own text too.
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
         }
-        Self::new(ErrorKind::Failed, message)
+        kept = kept.or_else(|| cause.downcast_ref());
+        source = cause.source();
+    }
+    match kept {
+        Some(BusError(kept)) => Error { message, ..kept.clone() },
+        None => Error::msg(message),
+    }
+}
+
+/// An [`Error`] as the functions that a host calls return it: a `std::error::Error`, so that `?` works into `anyhow`, `eyre`
+/// and `Box<dyn std::error::Error>`, and into [`Error`], which keeps its kind.
+///
+/// It has the methods of [`Error`]. Its text tells the whole cause, so it has no `source`. An [`Error`] that a host finds in
+/// an event or a snapshot converts with `BusError::from`.
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// # #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// # #[directive(id = "example/greet", value = String)]
+/// # struct Greet { name: String }
+/// #[tokio::main]
+/// async fn main() -> anyhow::Result<()> {
+///     let bus = Bus::new();
+///     bus.apply(ConfigSet::from_yaml("{}")?).await?;
+///     assert!(bus.try_resolve(Greet { name: "Ada".into() }).await?.is_none());
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct BusError(Error);
+
+impl BusError {
+    /// [`Error::context`].
+    #[must_use]
+    pub fn context(self, what: impl fmt::Display) -> Self {
+        Self(self.0.context(what))
+    }
+
+    /// The error as a controller returns it.
+    pub fn into_inner(self) -> Error {
+        self.0
+    }
+}
+
+impl From<Error> for BusError {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl Deref for BusError {
+    type Target = Error;
+    fn deref(&self) -> &Error {
+        &self.0
+    }
+}
+
+impl fmt::Display for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for BusError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{what}: {source}")]
+    struct TellsItsSource {
+        what: &'static str,
+        source: BusError,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the journey ended")]
+    struct LeavesItToTheReport(#[source] TellsItsSource);
+
+    fn missing() -> BusError {
+        Error::new(ErrorKind::NotFound, "no such key").permanent().into()
+    }
+
+    #[test]
+    fn an_error_of_the_bus_keeps_its_kind_in_a_controller_whatever_it_was_wrapped_in() {
+        for error in [
+            Error::from(missing()),
+            Error::from(TellsItsSource { what: "reading", source: missing() }),
+            Error::from(LeavesItToTheReport(TellsItsSource { what: "reading", source: missing() })),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+            assert!(error.is_permanent(), "{error}");
+        }
+        assert_eq!(Error::from(std::fmt::Error).kind(), ErrorKind::Failed);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let wrapped = LeavesItToTheReport(TellsItsSource { what: "reading", source: missing() });
+        assert_eq!(Error::from(wrapped).to_string(), "the journey ended: reading: no such key");
+        assert_eq!(format!("{:#}", anyhow::Error::from(missing())), "no such key");
+    }
+
+    #[test]
+    fn every_kind_of_report_takes_an_error_with_a_question_mark() {
+        fn boxed(error: Error) -> Result<(), Box<dyn std::error::Error>> {
+            Err(error)?
+        }
+        fn shared(error: BusError) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            Err(error)?
+        }
+        fn anyhow(error: BusError) -> anyhow::Result<()> {
+            Err(error)?
+        }
+        fn eyre(error: BusError) -> eyre::Result<()> {
+            Err(error)?
+        }
+        let kind = |error: Option<&BusError>| error.map(|error| error.kind());
+        assert_eq!(kind(boxed(missing().into_inner()).unwrap_err().downcast_ref()), Some(ErrorKind::NotFound));
+        assert_eq!(kind(shared(missing()).unwrap_err().downcast_ref()), Some(ErrorKind::NotFound));
+        assert_eq!(kind(anyhow(missing()).unwrap_err().downcast_ref()), Some(ErrorKind::NotFound));
+        assert_eq!(kind(eyre(missing()).unwrap_err().downcast_ref()), Some(ErrorKind::NotFound));
     }
 }

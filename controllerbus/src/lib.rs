@@ -26,7 +26,7 @@ pub use bus::{Bus, BusHandle};
 pub use config::{Config, ConfigSet, Schema};
 pub use controller::{Context, Controller, Routes, State};
 pub use directive::{Directive, Event, Request, ValueId, Values};
-pub use error::{Error, Result};
+pub use error::{BusError, Error, Result};
 pub use plugin::Interface;
 
 pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin, interface};
@@ -34,7 +34,7 @@ pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin, interface}
 /// Everything that a controller crate needs.
 pub mod prelude {
     pub use crate::{
-        Bus, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request, Result,
+        Bus, BusError, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request, Result,
         Schema, State, Values, hot_plugin,
     };
     pub use serde::{Deserialize, Serialize};

@@ -51,7 +51,7 @@ pub fn nonce() -> u64 {
 pub async fn ask(bus: &Bus, what: &str) -> Result<String> {
     let answer = bus.resolve(Ask { what: what.to_owned(), nonce: nonce() });
     match tokio::time::timeout(Duration::from_secs(20), answer).await {
-        Ok(answer) => answer.map(|answer| answer.0.clone()),
+        Ok(answer) => Ok(answer?.0.clone()),
         Err(_) => Err(Error::msg(format!("no answer to `{what}` within 20 s"))),
     }
 }

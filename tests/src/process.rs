@@ -34,7 +34,7 @@ pub fn a_request(what: &str) -> Do {
 /// What it answered, or that it did not within 20 s.
 pub async fn act(bus: &Bus, what: &str) -> Result<String> {
     match tokio::time::timeout(Duration::from_secs(20), bus.resolve(a_request(what))).await {
-        Ok(answer) => answer.map(|answer| answer.0.clone()),
+        Ok(answer) => Ok(answer?.0.clone()),
         Err(_) => Err(Error::msg(format!("no answer to `{what}` within 20 s"))),
     }
 }

@@ -43,7 +43,7 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
             let (problems, unchecked) = problems(&set, &configs, complete);
             (set.iter().count(), problems, unchecked)
         }
-        Err(error) => (0, vec![(String::new(), error)], Vec::new()),
+        Err(error) => (0, vec![(String::new(), error.into())], Vec::new()),
     };
     if args.json {
         let problems: Vec<Problem> = problems

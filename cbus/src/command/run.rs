@@ -176,10 +176,10 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
             tls_client_ca: text(&api.tls_client_ca).filter(|_| tcp),
         };
         // What keeps it from listening at the start is told, not retried.
-        let failed = |error: controllerbus::Error| report(format!("the bus API: {error}"), "");
-        let address = controller::prepare(config.clone(), host).await.map_err(failed)?;
+        let failed = |error: BusError| report(format!("the bus API: {error}"), "");
+        let address = controller::prepare(config.clone(), host).await.map_err(|error| failed(error.into()))?;
         let mut set = ConfigSet::new();
-        let wrong = |error: controllerbus::Error| report(error.to_string(), "");
+        let wrong = |error: BusError| report(error.to_string(), "");
         set.insert(&key, 0, &config).map_err(wrong)?;
         host.bus.apply(set).await.map_err(wrong)?;
         host.bus.watch_config(&key).running().await.map_err(failed)?;

@@ -16,7 +16,7 @@ pub fn adopt(bus: &Bus) {
     let names: Vec<_> = names.split(':').collect();
     for at in 0..given.len() {
         let name = names.get(at).copied().filter(|name| !name.is_empty()).unwrap_or(UNNAMED);
-        match take(&mut given, at).and_then(|socket| bus.adopt_listener(name, socket)) {
+        match take(&mut given, at).and_then(|socket| Ok(bus.adopt_listener(name, socket)?)) {
             Ok(()) => tracing::info!(target: "cbus", "the service manager gave the socket `systemd:{name}`"),
             Err(error) => tracing::warn!(target: "cbus", "a socket of the service manager is not used: {error}"),
         }

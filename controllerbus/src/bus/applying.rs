@@ -10,7 +10,7 @@ use super::entry::ControllerEntry;
 use super::{Bus, ControllerSnapshot};
 use crate::config::ConfigSet;
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 /// The outcome of applying a config set.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -60,8 +60,8 @@ impl ConfigOwner {
     ///
     /// # Errors
     /// As [`Bus::apply`].
-    pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport> {
-        self.bus.0.apply(self.owner, set, Earlier::Replace).await
+    pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport, BusError> {
+        Ok(self.bus.0.apply(self.owner, set, Earlier::Replace).await?)
     }
 
     /// Withdraws everything that this owner has applied. Returns when the controllers that no other owner wants have ended

@@ -9,7 +9,7 @@ use super::{Bus, BusHandle, ControllerId};
 use crate::controller::{AnyController, BoxFuture};
 use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, ValueId, ValueSink, superseded};
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 type Predicate = Box<dyn Fn(&dyn AnyDirective) -> bool + Send + Sync>;
 
@@ -69,6 +69,7 @@ impl Engine {
 
 /// A bridge between two buses. Dropping it withdraws its values.
 #[must_use = "dropping it removes the bridge"]
+#[derive(Debug)]
 pub struct Bridge {
     from: Bus,
     id: ControllerId,
@@ -97,13 +98,13 @@ impl Bus {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if directives might come back to this bus.
-    pub fn bridge(&self, to: &Bus, across: Across) -> Result<Bridge> {
+    pub fn bridge(&self, to: &Bus, across: Across) -> Result<Bridge, BusError> {
         // Two bridges that are created at the same time must not form a cycle together, whichever buses they begin at.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let looking = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.0, &to.0) || to.0.leads_to(&self.0, &across) {
             let what = "a bridge would create a cycle; use different directive types for each direction";
-            return Err(Error::new(ErrorKind::Invalid, what));
+            return Err(Error::new(ErrorKind::Invalid, what).into());
         }
         let across = Arc::new(across);
         let bridge = BridgeTo { to: Arc::downgrade(&to.0), across: Arc::downgrade(&across) };

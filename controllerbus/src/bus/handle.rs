@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::Result;
 use crate::directive::{AnyDirective, Directive, RawRequest, Request};
+use crate::{BusError, Result};
 
 /// What adds directives: the engine in this process, or the connection to the host's across the plugin boundary.
 pub trait Backend: Send + Sync {
@@ -29,23 +29,23 @@ impl BusHandle {
     /// # Errors
     /// [`crate::error::ErrorKind::Invalid`] if the directive refuses itself,
     /// [`crate::error::ErrorKind::Closed`] if the bus is closed.
-    pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>> {
-        self.0.add(Arc::new(directive)).map(Request::new)
+    pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>, BusError> {
+        Ok(Request::new(self.0.add(Arc::new(directive))?))
     }
 
     /// [`BusHandle::request`] for a directive whose type is known only at run time.
     ///
     /// # Errors
     /// As [`BusHandle::request`].
-    pub fn raw(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        self.0.add(directive)
+    pub fn raw(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>, BusError> {
+        Ok(self.0.add(directive)?)
     }
 
     /// The first value of a directive; waits until a controller provides one. Cancel-safe.
     ///
     /// # Errors
     /// As [`BusHandle::request`], or a resolver's error when no other resolver is still working on a value.
-    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
+    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>, BusError> {
         self.request(directive)?.value().await
     }
 
@@ -53,7 +53,7 @@ impl BusHandle {
     ///
     /// # Errors
     /// As [`BusHandle::request`], or a resolver's error if there is no value.
-    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>> {
+    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>, BusError> {
         self.request(directive)?.values().await
     }
 
@@ -61,7 +61,7 @@ impl BusHandle {
     ///
     /// # Errors
     /// As [`BusHandle::resolve_all`].
-    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>> {
+    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>, BusError> {
         self.request(directive)?.value_unless_idle().await
     }
 }

@@ -13,7 +13,7 @@ use super::standing::Standing;
 use super::{Bus, ConfigState, ControllerId, Source};
 use crate::controller::Info;
 use crate::directive::{Options, ValueId};
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 /// A controller as tools see it.
 #[derive(Clone, Debug, Serialize)]
@@ -216,6 +216,7 @@ impl Bus {
 }
 
 /// Watches the state of one config: see [`Bus::watch_config`].
+#[derive(Debug)]
 pub struct ConfigWatch {
     bus: Bus,
     changed: watch::Receiver<u64>,
@@ -243,11 +244,11 @@ impl ConfigWatch {
     ///
     /// # Errors
     /// Its first error, if it fails before that.
-    pub async fn running(&mut self) -> Result<ControllerId> {
+    pub async fn running(&mut self) -> Result<ControllerId, BusError> {
         loop {
             match self.next().await.map(|state| state.state) {
                 Some(super::RunState::Running(id)) => return Ok(id),
-                Some(super::RunState::Failed { error, .. }) => return Err(error),
+                Some(super::RunState::Failed { error, .. }) => return Err(error.into()),
                 _ => {}
             }
         }

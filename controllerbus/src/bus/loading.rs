@@ -17,7 +17,7 @@ use crate::controller::factory::erase;
 use crate::controller::{Context, Controller, Info, Routes};
 use crate::directive::Values;
 use crate::error::ErrorKind;
-use crate::{Error, Event, Result};
+use crate::{BusError, Error, Event, Result};
 
 /// Asks for the factory of a config ID: the highest version in the range. The value changes when a better one is added.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl LoadControllerWithConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Encoding`] if it does not serialize.
-    pub fn of<C: Config>(config: &C) -> Result<Self> {
+    pub fn of<C: Config>(config: &C) -> Result<Self, BusError> {
         let config = serde_json::to_string(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
         Ok(Self { config_id: C::ID.to_owned(), version: None, config })

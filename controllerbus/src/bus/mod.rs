@@ -220,11 +220,11 @@ pub use limits::Limits;
 pub use sockets::SocketSnapshot;
 pub use swap::{Committed, LastStates, Staged};
 
-use crate::Result;
 use crate::config::ConfigSet;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request};
+use crate::{BusError, Result};
 use configs::{CALLERS, Earlier};
 use engine::Engine;
 use entry::{ControllerEntry, Ties};
@@ -298,15 +298,15 @@ impl Bus {
     /// # Errors
     /// [`crate::error::ErrorKind::Invalid`] if the directive refuses itself, [`crate::error::ErrorKind::Closed`] if the bus is
     /// closed.
-    pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>> {
-        self.0.add(Arc::new(directive)).map(Request::new)
+    pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>, BusError> {
+        Ok(Request::new(self.0.add(Arc::new(directive))?))
     }
 
     /// The first value of a directive: [`BusHandle::resolve`] on this bus. Cancel-safe.
     ///
     /// # Errors
     /// As [`Bus::request`], or a resolver's error when no other resolver is still working on a value.
-    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
+    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>, BusError> {
         self.request(directive)?.value().await
     }
 
@@ -314,7 +314,7 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Bus::request`], or a resolver's error if there is no value.
-    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>> {
+    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>, BusError> {
         self.request(directive)?.values().await
     }
 
@@ -322,7 +322,7 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Bus::resolve_all`].
-    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>> {
+    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>, BusError> {
         self.request(directive)?.value_unless_idle().await
     }
 
@@ -381,16 +381,16 @@ impl Bus {
     /// # Errors
     /// [`crate::error::ErrorKind::Closed`] if the bus is closed or there is no tokio runtime. Problems of single keys are in the
     /// report and do not affect the other keys.
-    pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport> {
-        self.0.apply(CALLERS, set, Earlier::Keep).await
+    pub async fn apply(&self, set: ConfigSet) -> Result<ApplyReport, BusError> {
+        Ok(self.0.apply(CALLERS, set, Earlier::Keep).await?)
     }
 
     /// Applies a config set in place of everything that [`Bus::apply`] has applied: keys that it does not name are removed.
     ///
     /// # Errors
     /// As [`Bus::apply`].
-    pub async fn apply_only(&self, set: ConfigSet) -> Result<ApplyReport> {
-        self.0.apply(CALLERS, set, Earlier::Replace).await
+    pub async fn apply_only(&self, set: ConfigSet) -> Result<ApplyReport, BusError> {
+        Ok(self.0.apply(CALLERS, set, Earlier::Replace).await?)
     }
 
     /// Removes all revisions of a config, and its controller. False if there is no such key.
@@ -432,8 +432,8 @@ impl Bus {
         to: Source,
         factories: Vec<Arc<dyn Factory>>,
         grace: Duration,
-    ) -> Result<Staged> {
-        self.0.stage(from, to, factories, grace, None).await
+    ) -> Result<Staged, BusError> {
+        Ok(self.0.stage(from, to, factories, grace, None).await?)
     }
 
     /// [`Bus::stage`] for an older generation that comes back because the running one is unhealthy. If the running one cannot
@@ -449,8 +449,8 @@ impl Bus {
         factories: Vec<Arc<dyn Factory>>,
         grace: Duration,
         last: LastStates,
-    ) -> Result<Staged> {
-        self.0.stage(from, to, factories, grace, Some(last)).await
+    ) -> Result<Staged, BusError> {
+        Ok(self.0.stage(from, to, factories, grace, Some(last)).await?)
     }
 
     /// Checks the health of a source's controllers: the result of [`crate::Controller::health`] for each, or an error for one

@@ -19,7 +19,7 @@ use super::{Bus, ControllerId};
 use crate::controller::BoxFuture;
 use crate::error::ErrorKind;
 use crate::listen::{Address, HostSocket, Kept, Service, Sockets, StdListener, bind};
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 /// How long a socket stays after its last user has ended. A new one may take a while until it asks.
 const UNUSED: Duration = Duration::from_secs(30);
@@ -320,13 +320,13 @@ impl Bus {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the socket does not listen, or is neither a TCP nor a Unix socket.
-    pub fn adopt_listener(&self, name: &str, listener: impl Into<OwnedFd>) -> Result<()> {
+    pub fn adopt_listener(&self, name: &str, listener: impl Into<OwnedFd>) -> Result<(), BusError> {
         let invalid = |error: &dyn std::fmt::Display| {
             Error::new(ErrorKind::Invalid, format!("the socket `{name}` cannot be used: {error}"))
         };
         let descriptor = listener.into();
         if !SockRef::from(&descriptor).is_listener().map_err(|error| invalid(&error))? {
-            return Err(invalid(&"it is not listening"));
+            return Err(invalid(&"it is not listening").into());
         }
         SockRef::from(&descriptor).set_nonblocking(true).map_err(|error| invalid(&error))?;
         let socket = StdListener::of(descriptor).map_err(|error| invalid(&error))?;

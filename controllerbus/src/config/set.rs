@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::{Origin, Place};
 use crate::error::{ErrorKind, Location};
-use crate::{Config, Error, Result};
+use crate::{BusError, Config, Error, Result};
 
 /// Controller configs by key.
 ///
@@ -17,7 +17,7 @@ use crate::{Config, Error, Result};
 ///     "my-greeter:\n  id: example/greeter\n  revision: 1\n  config: { greeting: Hello }\n",
 /// )?;
 /// assert_eq!(set.get("my-greeter").map(|entry| entry.revision), Some(1));
-/// # Ok::<(), controllerbus::Error>(())
+/// # Ok::<(), controllerbus::BusError>(())
 /// ```
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -78,16 +78,16 @@ impl ConfigSet {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] with the line and the column.
-    pub fn from_yaml(text: &str) -> Result<Self> {
-        Self::yaml(None, text)
+    pub fn from_yaml(text: &str) -> Result<Self, BusError> {
+        Ok(Self::yaml(None, text)?)
     }
 
     /// Reads a set from JSON.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] with the line and the column.
-    pub fn from_json(text: &str) -> Result<Self> {
-        Self::json(None, text)
+    pub fn from_json(text: &str) -> Result<Self, BusError> {
+        Ok(Self::json(None, text)?)
     }
 
     /// Reads a set from a file: JSON if its name ends so, YAML otherwise. Blocks.
@@ -95,21 +95,21 @@ impl ConfigSet {
     /// # Errors
     /// [`ErrorKind::NotFound`] when the file cannot be read, [`ErrorKind::Invalid`] with the file, the line and the
     /// column.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, BusError> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::new(ErrorKind::NotFound, format!("cannot read the config set {name}: {error}")))?;
         let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-        if json { Self::json(Some(&name), &text) } else { Self::yaml(Some(&name), &text) }
+        Ok(if json { Self::json(Some(&name), &text) } else { Self::yaml(Some(&name), &text) }?)
     }
 
     /// Reads a set from a YAML text, or a JSON one, that came from somewhere: `name` stands in its errors.
     ///
     /// # Errors
     /// As [`ConfigSet::from_yaml`].
-    pub fn parse(name: &str, text: &str) -> Result<Self> {
-        if name.ends_with(".json") { Self::json(Some(name), text) } else { Self::yaml(Some(name), text) }
+    pub fn parse(name: &str, text: &str) -> Result<Self, BusError> {
+        Ok(if name.ends_with(".json") { Self::json(Some(name), text) } else { Self::yaml(Some(name), text) }?)
     }
 
     fn yaml(file: Option<&str>, text: &str) -> Result<Self> {
@@ -145,7 +145,7 @@ impl ConfigSet {
     ///
     /// # Errors
     /// [`ErrorKind::Encoding`] when it does not serialize.
-    pub fn insert<C: Config>(&mut self, key: impl Into<String>, revision: u64, config: &C) -> Result<()> {
+    pub fn insert<C: Config>(&mut self, key: impl Into<String>, revision: u64, config: &C) -> Result<(), BusError> {
         let config = serde_json::to_value(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
         self.set(key, Entry { id: C::ID.to_owned(), version: None, revision, config });

@@ -71,7 +71,7 @@ impl Context {
     /// # Errors
     /// As [`BusHandle::resolve`].
     pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
-        self.bus.resolve(directive).await
+        Ok(self.bus.resolve(directive).await?)
     }
 
     /// Listens at an address, whose socket the host keeps: each generation of the controller, and each config of its key,

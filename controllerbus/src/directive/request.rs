@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use smallvec::SmallVec;
 
 use super::{AnyValue, Directive, ValueId};
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 /// What happens to a standing directive, as one requester sees it.
 #[derive(Clone, Debug)]
@@ -83,16 +83,16 @@ impl<D: Directive> Request<D> {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
-    pub fn weak(&self) -> Result<Self> {
-        self.raw.reference(false).map(Self::new)
+    pub fn weak(&self) -> Result<Self, BusError> {
+        Ok(Self::new(self.raw.reference(false)?))
     }
 
     /// Another strong reference to the same directive; of a weak one too, as long as the directive stands.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
-    pub fn strong(&self) -> Result<Self> {
-        self.raw.reference(true).map(Self::new)
+    pub fn strong(&self) -> Result<Self, BusError> {
+        Ok(Self::new(self.raw.reference(true)?))
     }
 
     /// The values that were read and not withdrawn since, oldest first.
@@ -146,13 +146,13 @@ impl<D: Directive> Request<D> {
     ///
     /// # Errors
     /// A resolver's error, once no resolver is at work on a value; [`crate::error::ErrorKind::Closed`] when the bus closes.
-    pub async fn value(&mut self) -> Result<Arc<D::Value>> {
+    pub async fn value(&mut self) -> Result<Arc<D::Value>, BusError> {
         loop {
             match self.next().await {
                 Some(Event::Added(_, value)) => return Ok(value),
                 Some(Event::Idle) => {
                     if let Some(error) = self.failure.take() {
-                        return Err(error);
+                        return Err(error.into());
                     }
                 }
                 Some(_) => {}
@@ -165,10 +165,10 @@ impl<D: Directive> Request<D> {
     ///
     /// # Errors
     /// As [`Request::value`].
-    pub async fn value_unless_idle(&mut self) -> Result<Option<Arc<D::Value>>> {
+    pub async fn value_unless_idle(&mut self) -> Result<Option<Arc<D::Value>>, BusError> {
         loop {
             if self.idle {
-                return self.failure.take().map_or(Ok(None), Err);
+                return self.failure.take().map_or(Ok(None), |error| Err(error.into()));
             }
             match self.next().await {
                 Some(Event::Added(_, value)) => return Ok(Some(value)),
@@ -182,7 +182,7 @@ impl<D: Directive> Request<D> {
     ///
     /// # Errors
     /// A resolver's error if no value stands; [`crate::error::ErrorKind::Closed`] when the bus closes.
-    pub async fn values(&mut self) -> Result<Vec<Arc<D::Value>>> {
+    pub async fn values(&mut self) -> Result<Vec<Arc<D::Value>>, BusError> {
         // What is there already is read before it is believed to be idle.
         let mut ready = self.idle;
         loop {
@@ -199,7 +199,7 @@ impl<D: Directive> Request<D> {
             }
             if event.is_none() {
                 return match self.failure.take() {
-                    Some(error) if self.standing.is_empty() => Err(error),
+                    Some(error) if self.standing.is_empty() => Err(error.into()),
                     _ => Ok(self.standing().cloned().collect()),
                 };
             }
@@ -207,8 +207,8 @@ impl<D: Directive> Request<D> {
     }
 }
 
-fn closed<D: Directive>() -> Error {
-    superseded(D::ID)
+fn closed<D: Directive>() -> BusError {
+    superseded(D::ID).into()
 }
 
 /// The error of a directive that stands no more.

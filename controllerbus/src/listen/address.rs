@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::Error;
 use crate::error::ErrorKind;
+use crate::{BusError, Error};
 
 /// Where a controller listens: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, `unix:/run/web.sock` (or a path that begins
 /// with `/` or `./`), or `systemd:web`, which is the socket that the host was given under this name.
@@ -34,16 +34,16 @@ pub enum Address {
 }
 
 impl FromStr for Address {
-    type Err = Error;
+    type Err = BusError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, BusError> {
         let wrong = |what: &str| {
             let text = text.escape_debug();
             let what = format!(
                 "cannot listen at `{text}`: {what}; an address is like `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/web.sock` \
                  or `systemd:web`"
             );
-            Error::new(ErrorKind::Invalid, what)
+            BusError::from(Error::new(ErrorKind::Invalid, what))
         };
         if let Some(name) = text.strip_prefix("systemd:") {
             return if name.is_empty() { Err(wrong("it has no name")) } else { Ok(Self::Inherited(name.to_owned())) };
@@ -84,9 +84,9 @@ impl From<Address> for String {
 }
 
 impl TryFrom<String> for Address {
-    type Error = Error;
+    type Error = BusError;
 
-    fn try_from(text: String) -> Result<Self, Error> {
+    fn try_from(text: String) -> Result<Self, BusError> {
         text.parse()
     }
 }

@@ -171,7 +171,7 @@ impl Backend for Guarded {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
         match self.capabilities.refusal(&*directive)? {
             Some(what) => Err(may_not(&self.plugin, &what)),
-            None => self.bus.raw(directive),
+            None => Ok(self.bus.raw(directive)?),
         }
     }
 }

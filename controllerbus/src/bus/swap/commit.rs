@@ -16,7 +16,7 @@ use crate::bus::factories::KnownFactory;
 use crate::bus::life::{restore, save};
 use crate::bus::stop_first::{After, is_at_work};
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 impl Staged {
     /// Hands over the states as they are now, and makes the new generation the one that serves.
@@ -28,7 +28,7 @@ impl Staged {
     /// # Errors
     /// Why a state could not be saved or restored, or what was not ready in time. The running generation keeps serving then; a
     /// controller of it that has ended already is restarted with its state, and the error says whether that has worked.
-    pub async fn commit(mut self, patience: Duration) -> Result<Committed> {
+    pub async fn commit(mut self, patience: Duration) -> Result<Committed, BusError> {
         let limit = self.engine.limits.hand_over + patience;
         loop {
             let handing_over = async {
@@ -38,14 +38,14 @@ impl Staged {
                 })
             };
             if let Err(error) = handing_over.await {
-                return Err(self.taken_back(error).await);
+                return Err(self.taken_back(error).await.into());
             }
             self = match self.switch() {
                 Ok(committed) => return Ok(committed),
                 Err(staged) => *staged,
             };
             if let Err(error) = self.make_ready().await {
-                return Err(self.taken_back(error).await);
+                return Err(self.taken_back(error).await.into());
             }
         }
     }

@@ -48,6 +48,12 @@ pub struct Staged {
     replacements: Replacements,
 }
 
+impl std::fmt::Debug for Staged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Staged").field("from", &self.from).field("notes", &self.notes).finish_non_exhaustive()
+    }
+}
+
 /// The last states of a generation that was replaced, in case it has to come back: see [`super::Bus::stage_back`].
 #[derive(Clone, Debug, Default)]
 pub struct LastStates(HashMap<u64, State>);
@@ -102,6 +108,12 @@ pub struct Committed {
     old: Vec<Arc<ControllerEntry>>,
     states: LastStates,
     notes: Vec<String>,
+}
+
+impl std::fmt::Debug for Committed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committed").field("notes", &self.notes).finish_non_exhaustive()
+    }
 }
 
 impl Committed {

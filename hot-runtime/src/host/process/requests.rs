@@ -47,7 +47,7 @@ impl Requests {
     pub(super) fn add(self: &Arc<Self>, request: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
         let (directive, bytes, facts) = (directive.to_owned(), bytes.to_vec(), facts.to_vec());
         let bus = self.bus.clone();
-        let add = async move { bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?) };
+        let add = async move { Ok(bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?)?) };
         self.open(request, None, add);
     }
 
