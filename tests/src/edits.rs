@@ -113,7 +113,7 @@ impl Crates {
             format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n{rest}")
         };
         let edits = format!(
-            "\n[dependencies]\ncontrollerbus = {{ path = {controllerbus:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n\
+            "\n[dependencies]\ncontrollerbus = {{ path = {controllerbus:?}, default-features = false }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n\
              helper = {{ path = \"../helper\" }}\nshout = {{ path = \"../shout\" }}\n\n[features]\ndefault = []\nextra = []\n\n[workspace]\n"
         );
         crates.write("edits/Cargo.toml", &manifest("edits", &edits));

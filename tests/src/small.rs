@@ -67,7 +67,7 @@ impl Small {
         let controllerbus = crate::root().join("controllerbus").canonicalize().expect("the controllerbus crate");
         let manifest = format!(
             "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n\n[dependencies]\n\
-             controllerbus = {{ path = {controllerbus:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n{dependencies}\n\
+             controllerbus = {{ path = {controllerbus:?}, default-features = false }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n{dependencies}\n\
              [workspace]\n"
         );
         small.write("crate/Cargo.toml", &manifest);

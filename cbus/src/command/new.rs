@@ -50,15 +50,17 @@ pub async fn run(args: &New) -> Result<()> {
             }
             path_dependency(&dir)
         }
-        None if shared.iter().any(|name| name == "controllerbus") => "{ workspace = true }".to_owned(),
+        None if shared.iter().any(|name| name == "controllerbus") => "workspace = true".to_owned(),
         None => match Path::new(BESIDE).canonicalize() {
             Ok(dir) => path_dependency(&dir),
-            Err(_) => format!("\"{}\"", env!("CARGO_PKG_VERSION")),
+            Err(_) => format!("version = \"{}\"", env!("CARGO_PKG_VERSION")),
         },
     };
+    // What a workspace shares has the features that the workspace says. YAML is for the test, which has no host to read it.
+    let lean = if bus.starts_with("workspace") { "" } else { ", default-features = false" };
     let dependencies = format!(
-        "[dependencies]\ncontrollerbus = {bus}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n\n\
-         [dev-dependencies]\ntokio = {{ version = \"1\", features = [\"macros\", \"rt\"] }}\n"
+        "[dependencies]\ncontrollerbus = {{ {bus}{lean} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n\n\
+         [dev-dependencies]\ncontrollerbus = {{ {bus}, features = [\"yaml\"] }}\ntokio = {{ version = \"1\", features = [\"macros\", \"rt\"] }}\n"
     );
     let text = text.replacen("[dependencies]\n", &dependencies, 1);
     let fill = |template: &str| {
@@ -96,7 +98,7 @@ fn package_name(manifest: &str) -> Option<String> {
 }
 
 fn path_dependency(dir: &Path) -> String {
-    format!("{{ path = {} }}", toml::Value::String(dir.to_string_lossy().into_owned()))
+    format!("path = {}", toml::Value::String(dir.to_string_lossy().into_owned()))
 }
 
 /// The manifest of the workspace that a crate lies in, which may be the crate's own.

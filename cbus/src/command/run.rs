@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use controllerbus::ConfigSet;
+use controllerbus::{BusError, ConfigSet};
 use hot_runtime::sign::PublicKey;
 use hot_runtime::watch::Watcher;
 use hot_runtime::{PluginSpec, Trust};

@@ -147,7 +147,7 @@ pub(super) struct NoConfig {}
 
 /// The bus's own controller. No list of controllers has it.
 pub(super) fn controller(engine: Weak<Engine>) -> Arc<dyn crate::controller::AnyController> {
-    READER.get_or_init(|| ConfigSet::from_yaml);
+    READER.get_or_init(|| ConfigSet::from_text);
     erase(Loading(engine))
 }
 
@@ -306,7 +306,7 @@ impl Loading {
     }
 
     async fn apply(&self, request: ApplyConfigSet, values: Values<AppliedConfig>) -> Result<()> {
-        let set = ConfigSet::from_yaml(&request.set)?;
+        let set = ConfigSet::from_text(&request.set)?;
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
         let engine = self.engine()?;
         let owner = engine.next_id();

@@ -5,6 +5,11 @@ pub(crate) mod origin;
 pub mod schema;
 pub(crate) mod secret;
 mod set;
+#[cfg(feature = "yaml")]
+mod yaml;
+#[cfg(not(feature = "yaml"))]
+#[path = "without_yaml.rs"]
+mod yaml;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

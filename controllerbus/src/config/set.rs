@@ -12,6 +12,9 @@ use crate::{BusError, Config, Error, Result};
 
 /// Controller configs by key.
 ///
+/// It is read from JSON, and from YAML with the feature `yaml`, which is on by default. Plugins need no YAML, because their
+/// host reads the config files.
+///
 /// ```
 /// let set = controllerbus::ConfigSet::from_yaml(
 ///     "my-greeter:\n  id: example/greeter\n  revision: 1\n  config: { greeting: Hello }\n",
@@ -78,6 +81,7 @@ impl ConfigSet {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] with the line and the column.
+    #[cfg(feature = "yaml")]
     pub fn from_yaml(text: &str) -> Result<Self, BusError> {
         Ok(Self::yaml(None, text)?)
     }
@@ -90,7 +94,9 @@ impl ConfigSet {
         Ok(Self::json(None, text)?)
     }
 
-    /// Reads a set from a file: JSON if its name ends so, YAML otherwise. Blocks.
+    /// Reads a set from a file: JSON if its name ends in `.json`, YAML otherwise. Blocks.
+    ///
+    /// Without the feature `yaml` every file has to be JSON.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the file cannot be read, [`ErrorKind::Invalid`] with the file, the line and the
@@ -104,23 +110,24 @@ impl ConfigSet {
         Ok(if json { Self::json(Some(&name), &text) } else { Self::yaml(Some(&name), &text) }?)
     }
 
-    /// Reads a set from a YAML text, or a JSON one, that came from somewhere: `name` stands in its errors.
+    /// Reads a set from a text that came from a file, as [`ConfigSet::read`] does; `name` is shown in its errors.
     ///
     /// # Errors
-    /// As [`ConfigSet::from_yaml`].
+    /// [`ErrorKind::Invalid`] with the name, the line and the column.
     pub fn parse(name: &str, text: &str) -> Result<Self, BusError> {
         Ok(if name.ends_with(".json") { Self::json(Some(name), text) } else { Self::yaml(Some(name), text) }?)
     }
 
+    /// Reads a set from YAML, or from JSON where the feature `yaml` is off.
+    pub(crate) fn from_text(text: &str) -> Result<Self> {
+        Self::yaml(None, text)
+    }
+
     fn yaml(file: Option<&str>, text: &str) -> Result<Self> {
-        let set = match serde_saphyr::from_str::<Option<Self>>(text) {
-            Ok(set) => set.unwrap_or_default(),
-            Err(error) => {
-                let place = error.location().map(|at| (at.line(), at.column()));
-                return Err(invalid(file, text, place, &plain(&error)));
-            }
-        };
-        Ok(set.placed(file, text))
+        match super::yaml::read(text) {
+            Ok(set) => Ok(set.placed(file, text)),
+            Err((place, message)) => Err(invalid(file, text, place, &message)),
+        }
     }
 
     fn json(file: Option<&str>, text: &str) -> Result<Self> {
@@ -205,16 +212,6 @@ impl ConfigSet {
             let place = places.remove(&key);
             (key, entry, place)
         })
-    }
-}
-
-/// A YAML error's words without its place, which stands in front already, and without the excerpt.
-fn plain(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    match first.rfind(" at line ") {
-        Some(at) => first[..at].to_owned(),
-        None => first.to_owned(),
     }
 }
 

@@ -34,7 +34,7 @@ pub struct ControllerCrate {
 pub struct Workspace {
     /// The controller crates, in the requested order.
     pub crates: Vec<ControllerCrate>,
-    /// The overlay's dependency on the same `controllerbus` that the crates use, as a TOML inline table.
+    /// The overlay's dependency on the same `controllerbus` that the crates use, as the entries of a TOML inline table.
     pub controllerbus: String,
     /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths, and `cargo-features`.
     pub settings: toml::Table,
@@ -272,7 +272,7 @@ impl Workspace {
             return Ok(None);
         };
         if let Some(path) = &one.path {
-            return Ok(Some(format!("{{ path = {} }}", quoted(path.as_str()))));
+            return Ok(Some(format!("path = {}", quoted(path.as_str()))));
         }
         // Patches apply to the overlay as well, because its settings include them.
         let source = one.source.as_ref().map(|source| source.repr.as_str()).unwrap_or_default();
@@ -360,15 +360,15 @@ fn from_source(source: &str, version: &str) -> String {
         let url = git.split_once('#').map_or(git, |(url, _)| url);
         let (url, which) = url.rsplit_once('?').unwrap_or((url, ""));
         let Some((key @ ("branch" | "tag" | "rev"), name)) = which.split_once('=') else {
-            return format!("{{ git = {} }}", quoted(url));
+            return format!("git = {}", quoted(url));
         };
-        return format!("{{ git = {}, {key} = {} }}", quoted(url), quoted(&decoded(name)));
+        return format!("git = {}, {key} = {}", quoted(url), quoted(&decoded(name)));
     }
     if source.is_empty() || source == CRATES_IO {
-        return format!("{{ version = {} }}", quoted(version));
+        return format!("version = {}", quoted(version));
     }
     let index = source.strip_prefix("registry+").unwrap_or(source);
-    format!("{{ version = {}, registry-index = {} }}", quoted(version), quoted(index))
+    format!("version = {}, registry-index = {}", quoted(version), quoted(index))
 }
 
 /// Decodes a part of a URL.
