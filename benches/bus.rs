@@ -66,12 +66,7 @@ impl Controller for Others {
 }
 
 fn add<C: Controller>(bus: &Bus, controller: C) -> ControllerId {
-    let info = Info {
-        id: "bench".to_owned(),
-        version: "1.0.0".parse().expect("a version"),
-        description: String::new(),
-        config_id: "bench/none".to_owned(),
-    };
+    let info = Info::new("bench", "1.0.0".parse().expect("a version"), "bench/none");
     bus.add_controller(erase(controller), info)
 }
 

@@ -47,12 +47,7 @@ impl Controller for Squares {
 
 fn bus() -> Bus {
     let bus = Bus::new();
-    let info = Info {
-        id: "bench".to_owned(),
-        version: "1.0.0".parse().expect("a version"),
-        description: String::new(),
-        config_id: "bench/none".to_owned(),
-    };
+    let info = Info::new("bench", "1.0.0".parse().expect("a version"), "bench/none");
     bus.add_controller(erase(Squares), info);
     bus
 }

@@ -91,19 +91,15 @@ fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> 
     if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty {
         return Ok(None);
     }
-    let max = max.map_or(quote!(::std::option::Option::None), |max| quote!(::std::option::Option::Some(#max)));
-    let keep = keep.map_or(quote!(0), |keep| quote!(#keep));
-    let supersede =
-        supersede.map_or(quote!(#framework::directive::Supersede::Never), |supersede| quote!((#supersede)(self)));
+    let max = max.map(|max| quote!(.with_max_values(#max)));
+    let hard_cap = hard_cap.then(|| quote!(.with_hard_cap()));
+    let keep = keep.map(|keep| quote!(.with_keep_for(::std::time::Duration::from_millis(#keep))));
+    let drop_if_empty = drop_if_empty.then(|| quote!(.with_drop_if_empty()));
+    let supersede = supersede.map(|supersede| quote!(.with_supersede((#supersede)(self))));
     Ok(Some(quote! {
         fn options(&self) -> #framework::directive::Options {
-            #framework::directive::Options {
-                max_values: #max,
-                hard_cap: #hard_cap,
-                keep_for: ::std::time::Duration::from_millis(#keep),
-                drop_if_empty: #drop_if_empty,
-                supersede: #supersede,
-            }
+            <#framework::directive::Options as ::std::default::Default>::default()
+                #max #hard_cap #keep #drop_if_empty #supersede
         }
     }))
 }

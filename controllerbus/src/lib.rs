@@ -4,6 +4,8 @@
 //! [`hot_plugin`] on its `impl` block it can be built into a plugin and swapped while the
 //! process serves; linked into an ordinary binary the same crate registers itself statically.
 
+#![warn(missing_debug_implementations)]
+
 /// The README's program is compiled and run as a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

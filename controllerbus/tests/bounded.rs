@@ -48,8 +48,9 @@ fn flat_over(ids: u64) {
 
     // As a plugin asks whose types the host does not know, and which it tells to keep them for a day.
     let of_plugin = |number: u64| -> Arc<dyn AnyDirective> {
-        let options = Options { keep_for: std::time::Duration::from_secs(86_400), ..Options::default() };
-        let facts = Facts { options, key: Some(number.to_le_bytes().to_vec()) };
+        let mut facts = Facts::default();
+        facts.options = Options::default().with_keep_for(std::time::Duration::from_secs(86_400));
+        facts.key = Some(number.to_le_bytes().to_vec());
         let facts = controllerbus::directive::wire::encode(&facts).expect("facts");
         DirectiveType::decode_with("bounded/opaque", &number.to_le_bytes(), &facts).expect("a directive")
     };

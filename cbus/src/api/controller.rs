@@ -67,12 +67,9 @@ impl ApiFactory {
 
 impl Factory for ApiFactory {
     fn info(&self) -> Info {
-        Info {
-            id: super::CONFIG_ID.to_owned(),
-            version: env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0)),
-            description: "Shows the bus over gRPC, and a page of it.".to_owned(),
-            config_id: super::CONFIG_ID.to_owned(),
-        }
+        let version = env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0));
+        Info::new(super::CONFIG_ID, version, super::CONFIG_ID)
+            .with_description("Shows the bus over gRPC, and a page of it.")
     }
 
     fn schema(&self) -> String {

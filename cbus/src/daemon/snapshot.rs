@@ -147,6 +147,7 @@ impl Host {
                 Execution::Ended => ("ended", String::new()),
                 Execution::Closing => ("closing", String::new()),
                 Execution::Stuck { what } => ("stuck", format!("`{what}` blocks its thread and does not end")),
+                _ => ("unknown", String::new()),
             };
             Controller {
                 id: found.id.0,
@@ -219,6 +220,7 @@ fn resolver(found: ResolverSnapshot, kept: impl Fn(&dyn Display) -> String) -> R
         ResolverState::Idle => ("idle", String::new()),
         ResolverState::Failed { error } => ("failed", kept(&error)),
         ResolverState::Held => ("held", String::new()),
+        _ => ("unknown", String::new()),
     };
     Resolver { controller: found.controller.0, state: state.to_owned(), error }
 }
@@ -246,6 +248,7 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
             config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
             "failed"
         }
+        _ => "unknown",
     }
     .to_owned();
     // What ran before runs on.
@@ -253,7 +256,7 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
         let (state, retry_in) = match pending.state {
             RunState::Failed { retry_in, .. } => ("refused", retry_in),
             RunState::Constructing => ("constructing", None),
-            RunState::Queued | RunState::Running(_) => ("pending", None),
+            _ => ("pending", None),
         };
         config.state = state.to_owned();
         config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);

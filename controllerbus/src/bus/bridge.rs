@@ -21,6 +21,15 @@ enum Which {
     When(Predicate),
 }
 
+impl std::fmt::Debug for Across {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Which::Ids(ids) => f.debug_tuple("Types").field(ids).finish(),
+            Which::When(_) => f.write_str("When"),
+        }
+    }
+}
+
 impl Across {
     /// The directives with these ids.
     pub fn types<I: Into<String>>(ids: impl IntoIterator<Item = I>) -> Self {

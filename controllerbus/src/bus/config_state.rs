@@ -16,6 +16,7 @@ use crate::error::{ErrorKind, Location};
 /// What a config's controller is doing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum RunState {
     /// There is no factory for its config ID yet, or none of a version that it accepts.
     Queued,

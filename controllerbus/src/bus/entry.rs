@@ -216,6 +216,7 @@ impl Route {
 /// What a controller's execution is doing.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Execution {
     /// It is executing.
     Running,

@@ -18,6 +18,12 @@ pub trait Backend: Send + Sync {
 #[derive(Clone)]
 pub struct BusHandle(Arc<dyn Backend>);
 
+impl std::fmt::Debug for BusHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BusHandle").finish_non_exhaustive()
+    }
+}
+
 impl BusHandle {
     /// A handle on top of a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {

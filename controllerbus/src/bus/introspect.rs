@@ -17,6 +17,7 @@ use crate::{BusError, Error, Result};
 
 /// A controller as tools see it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ControllerSnapshot {
     /// Its id on this bus.
     pub id: ControllerId,
@@ -42,6 +43,7 @@ pub struct ControllerSnapshot {
 
 /// An active directive as tools see it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct DirectiveSnapshot {
     /// [`crate::Directive::ID`].
     pub id: String,
@@ -65,6 +67,7 @@ pub struct DirectiveSnapshot {
 
 /// A value as tools see it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ValueSnapshot {
     /// Its id among the values of its directive.
     pub id: ValueId,
@@ -76,6 +79,7 @@ pub struct ValueSnapshot {
 
 /// One controller's answer to a directive as tools see it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ResolverSnapshot {
     /// Whose.
     pub controller: ControllerId,
@@ -86,6 +90,7 @@ pub struct ResolverSnapshot {
 /// What a resolver is doing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ResolverState {
     /// It may add values.
     Working,
@@ -102,6 +107,7 @@ pub enum ResolverState {
 
 /// A factory as tools see it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct FactorySnapshot {
     /// Who its controllers will be.
     pub info: Info,
@@ -113,6 +119,7 @@ pub struct FactorySnapshot {
 
 /// Everything, taken one part after the other: a change in between may be visible in one part and not in another.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The controllers.
     pub controllers: Vec<ControllerSnapshot>,

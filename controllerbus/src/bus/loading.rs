@@ -31,6 +31,7 @@ pub struct LoadFactory {
 
 /// A factory that the bus knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LoadedFactory {
     /// Who its controllers will be.
     pub info: Info,
@@ -48,6 +49,7 @@ pub struct LoadConfig {
 
 /// What is known about the configs of an ID.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LoadedConfig {
     /// The JSON schema, of the highest version.
     pub schema: serde_json::Value,
@@ -81,6 +83,7 @@ impl LoadControllerWithConfig {
 
 /// A controller that runs because it was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LoadedController {
     /// Its id on the bus.
     pub id: ControllerId,
@@ -98,6 +101,7 @@ pub struct ExecController {
 
 /// The state of a controller that was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum ExecState {
     /// It waits for a factory, or is being constructed.
     Waiting,
@@ -127,6 +131,7 @@ impl ApplyConfigSet {
 
 /// The state of one key of an applied config set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AppliedConfig {
     /// The key.
     pub key: String,

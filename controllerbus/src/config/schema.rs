@@ -43,6 +43,7 @@ pub trait Schema {
 
 /// A JSON schema, as far as it can be told from a type. Texts in it are escaped for JSON already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Node {
     /// Anything.
     Any,
@@ -332,6 +333,7 @@ impl Node {
 
 /// Finds the schema of a type that may not have one: its own constant is there only if it has.
 #[doc(hidden)]
+#[derive(Debug)]
 pub struct Probe<T: ?Sized>(PhantomData<T>);
 
 impl<T: Schema + ?Sized> Probe<T> {

@@ -18,6 +18,12 @@ pub struct Context {
     sockets: Arc<dyn Sockets>,
 }
 
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("info", &self.info).field("is_cancelled", &self.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
 impl Context {
     /// A context on a bus, cancelled by a token. What it [listens](Context::listen) at is bound for it alone.
     pub fn new(bus: BusHandle, cancel: CancellationToken, info: Arc<Info>) -> Self {

@@ -50,6 +50,12 @@ pub struct FactoryEntry {
     pub factory: fn(&'static FactoryEntry) -> Arc<dyn Factory>,
 }
 
+impl std::fmt::Debug for FactoryEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FactoryEntry").field("id", &self.id).field("version", &self.version).field("config_id", &self.config_id).field("swap", &self.swap).finish_non_exhaustive()
+    }
+}
+
 /// Every `#[hot_plugin]` linked into this binary or plugin.
 #[linkme::distributed_slice]
 pub static FACTORIES: [FactoryEntry];
@@ -76,6 +82,12 @@ pub struct FactoryOf<C> {
     info: Info,
     swap: SwapMode,
     controller: PhantomData<fn() -> C>,
+}
+
+impl<C> std::fmt::Debug for FactoryOf<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FactoryOf").field("info", &self.info).field("swap", &self.swap).finish_non_exhaustive()
+    }
 }
 
 impl<C: Controller> FactoryOf<C> {

@@ -95,6 +95,7 @@ pub trait Controller: Send + Sync + Sized + 'static {
 /// How a new controller comes in the place of an old one: of the next generation of its code, or of the next config.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum SwapMode {
     /// The new one is made ready beside the old one, which serves meanwhile.
     #[default]
@@ -215,6 +216,7 @@ pub(crate) async fn told(execution: impl Future<Output = Result<()>>, began: imp
 
 /// Who a controller is.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct Info {
     /// The plugin's or factory's id, such as `example/greeter`.
     pub id: String,
@@ -224,4 +226,17 @@ pub struct Info {
     pub description: String,
     /// The config ID.
     pub config_id: String,
+}
+
+impl Info {
+    /// A controller of an id and a version, made from configs of an id.
+    pub fn new(id: impl Into<String>, version: semver::Version, config_id: impl Into<String>) -> Self {
+        Self { id: id.into(), version, description: String::new(), config_id: config_id.into() }
+    }
+
+    /// With one line about it.
+    #[must_use]
+    pub fn with_description(self, description: impl Into<String>) -> Self {
+        Self { description: description.into(), ..self }
+    }
 }

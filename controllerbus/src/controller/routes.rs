@@ -24,6 +24,12 @@ impl<C> Hold<C> {
     }
 }
 
+impl<C: std::fmt::Debug> std::fmt::Debug for Hold<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold").field("controller", &**self).finish()
+    }
+}
+
 impl<C> Clone for Hold<C> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -46,6 +52,12 @@ pub type ResolveWith<C, D> = fn(Hold<C>, D, Values<<D as Directive>::Value>) -> 
 /// The resolvers of a controller type, by directive id.
 pub struct Routes<C> {
     routes: Vec<(&'static str, Resolve<C>)>,
+}
+
+impl<C> std::fmt::Debug for Routes<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.routes.iter().map(|(id, _)| id)).finish()
+    }
 }
 
 impl<C: Send + Sync + 'static> Routes<C> {

@@ -141,9 +141,16 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
 }
 
 /// One value for each key. Dropping it withdraws them all.
+#[must_use = "dropping it withdraws the values"]
 pub struct Keyed<K, V> {
     values: Values<V>,
     held: HashMap<K, Held>,
+}
+
+impl<K: std::fmt::Debug, V> std::fmt::Debug for Keyed<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyed").field("held", &self.held).finish()
+    }
 }
 
 impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
@@ -189,6 +196,12 @@ pub struct Shared<T> {
     current: tokio::sync::Mutex<Weak<T>>,
 }
 
+impl<T> std::fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
 impl<T: Send + Sync + 'static> Shared<T> {
     /// Of what a function makes.
     pub fn new<F>(make: impl Fn() -> F + Send + Sync + 'static) -> Self
@@ -218,6 +231,12 @@ impl<T: Send + Sync + 'static> Shared<T> {
 pub struct Child {
     group: Arc<Group>,
     task: tokio::task::AbortHandle,
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Child").field("is_idle", &*self.group.idle.borrow()).finish_non_exhaustive()
+    }
 }
 
 impl Child {

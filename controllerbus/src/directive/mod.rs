@@ -82,6 +82,7 @@ pub type Callback = Box<dyn FnOnce() + Send>;
 
 /// Whether a directive takes the place of an equivalent one that stands, whose requesters then read an end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Supersede {
     /// No: it shares the standing one.
     #[default]
@@ -105,6 +106,7 @@ impl Supersede {
 
 /// How the bus keeps a standing directive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Options {
     /// The largest number of values; `None` is no limit.
     pub max_values: Option<usize>,
@@ -117,6 +119,38 @@ pub struct Options {
     pub drop_if_empty: bool,
     /// Whether it takes the place of an equivalent directive that stands.
     pub supersede: Supersede,
+}
+
+impl Options {
+    /// With a largest number of values; see [`Options::max_values`].
+    #[must_use]
+    pub fn with_max_values(self, max: usize) -> Self {
+        Self { max_values: Some(max), ..self }
+    }
+
+    /// With values above the largest number refused; see [`Options::hard_cap`].
+    #[must_use]
+    pub fn with_hard_cap(self) -> Self {
+        Self { hard_cap: true, ..self }
+    }
+
+    /// With a time for which the directive is kept when nobody refers to it.
+    #[must_use]
+    pub fn with_keep_for(self, time: Duration) -> Self {
+        Self { keep_for: time, ..self }
+    }
+
+    /// With the directive dropped at once when it is unreferenced and has no values; see [`Options::drop_if_empty`].
+    #[must_use]
+    pub fn with_drop_if_empty(self) -> Self {
+        Self { drop_if_empty: true, ..self }
+    }
+
+    /// With what it does to an equivalent directive that stands.
+    #[must_use]
+    pub fn with_supersede(self, supersede: Supersede) -> Self {
+        Self { supersede, ..self }
+    }
 }
 
 /// A directive whose type is known only at run time. Implemented for every [`Directive`].
@@ -190,6 +224,7 @@ impl<D: Directive> AnyDirective for D {
 }
 
 /// A directive of a type that this process does not know, merged by its encoded bytes.
+#[derive(Clone, Debug)]
 pub struct OpaqueDirective {
     id: String,
     bytes: Vec<u8>,
@@ -198,6 +233,7 @@ pub struct OpaqueDirective {
 
 /// What a process that does not know a directive's type has to be told beside its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Facts {
     /// [`Directive::options`].
     pub options: Options,
@@ -275,6 +311,12 @@ pub struct DirectiveType {
     /// The Rust type's name, for messages.
     pub type_name: fn() -> &'static str,
     decode: fn(&[u8]) -> Result<Arc<dyn AnyDirective>>,
+}
+
+impl std::fmt::Debug for DirectiveType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DirectiveType").field("id", &self.id).field("type_name", &(self.type_name)()).finish_non_exhaustive()
+    }
 }
 
 /// Every directive type linked into this binary or plugin; filled by `#[derive(Directive)]`.

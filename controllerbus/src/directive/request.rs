@@ -12,6 +12,7 @@ use crate::{BusError, Error, Result};
 
 /// What happens to a standing directive, as one requester sees it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event<V> {
     /// A value came.
     Added(ValueId, Arc<V>),
@@ -25,8 +26,9 @@ pub enum Event<V> {
     Failed(Error),
 }
 
-/// An [`Event`] whose value's type is not known.
-#[derive(Clone)]
+/// An [`Event`] whose value's type is not known. Its kinds are all that there are, because what passes events on must know
+/// each of them.
+#[derive(Clone, Debug)]
 pub enum RawEvent {
     /// A value came.
     Added(ValueId, AnyValue),
@@ -66,6 +68,12 @@ pub struct Request<D: Directive> {
     idle: bool,
     /// The last failure since it was busy.
     failure: Option<Error>,
+}
+
+impl<D: Directive> std::fmt::Debug for Request<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("directive", &D::ID).field("standing", &self.standing.len()).field("is_idle", &self.idle).field("failure", &self.failure).finish_non_exhaustive()
+    }
 }
 
 impl<D: Directive> Request<D> {

@@ -26,6 +26,15 @@ enum Repr {
     Encoded(Arc<[u8]>, Arc<[Object]>),
 }
 
+impl std::fmt::Debug for AnyValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Repr::Native(..) => f.write_str("AnyValue(native)"),
+            Repr::Encoded(bytes, _) => write!(f, "AnyValue({} bytes)", bytes.len()),
+        }
+    }
+}
+
 impl AnyValue {
     /// A value of this process.
     pub fn native<V: Serialize + Send + Sync + 'static>(value: V) -> Self {
@@ -141,6 +150,12 @@ impl<V> Clone for Values<V> {
     }
 }
 
+impl<V> std::fmt::Debug for Values<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Values").finish_non_exhaustive()
+    }
+}
+
 impl<V: Serialize + Send + Sync + 'static> Values<V> {
     #[doc(hidden)]
     pub fn new(sink: Arc<dyn ValueSink>) -> Self {
@@ -172,6 +187,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     }
 
     /// Adds a value that is withdrawn when the returned guard is dropped.
+    #[must_use = "dropping it withdraws the value"]
     pub fn hold(&self, value: V) -> Option<Held> {
         self.add(value).map(|id| Held { sink: Arc::clone(&self.sink), id, left: false })
     }
@@ -207,10 +223,17 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
 }
 
 /// Keeps one value standing; dropping it withdraws the value.
+#[must_use = "dropping it withdraws the value"]
 pub struct Held {
     sink: Arc<dyn ValueSink>,
     id: ValueId,
     left: bool,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Held {
@@ -243,9 +266,16 @@ impl Drop for Held {
 }
 
 /// Holds one value of a directive at a time; dropping it withdraws the value.
+#[must_use = "dropping it withdraws the value"]
 pub struct Slot<V> {
     values: Values<V>,
     held: Option<Held>,
+}
+
+impl<V> std::fmt::Debug for Slot<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("held", &self.held).finish_non_exhaustive()
+    }
 }
 
 impl<V: Serialize + Send + Sync + 'static> Slot<V> {

@@ -14,6 +14,7 @@ use super::{Address, HostSocket, Kept, Service};
 use crate::{Error, Result};
 
 /// A listener whose socket the host keeps. See [the module](super).
+#[must_use = "dropping it stops listening"]
 pub struct Listener {
     socket: Socket,
     service: watch::Receiver<Service>,

@@ -51,6 +51,7 @@ use crate::controller::BoxFuture;
 /// Whether a controller is the one that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Service {
     /// It is made ready beside the one that serves, or before it.
     Waiting = 0,
@@ -100,4 +101,10 @@ pub struct HostSocket {
     pub service: watch::Receiver<Service>,
     /// Taken for each connection.
     pub keep: Arc<dyn Fn() -> Kept + Send + Sync>,
+}
+
+impl std::fmt::Debug for HostSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostSocket").field("service", &*self.service.borrow()).finish_non_exhaustive()
+    }
 }

@@ -189,6 +189,12 @@ impl<'de, T: ?Sized + InterfaceType> Deserialize<'de> for Interface<T> {
 #[derive(Clone)]
 pub struct Object(Arc<ObjectPtr>);
 
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").finish_non_exhaustive()
+    }
+}
+
 impl Object {
     /// One that has come across.
     pub(super) fn of(pointer: ObjectPtr) -> Self {

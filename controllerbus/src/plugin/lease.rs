@@ -33,6 +33,12 @@ pub struct Leases {
     changed: Notify,
 }
 
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leases").field("holders", &self.holders()).finish_non_exhaustive()
+    }
+}
+
 /// How many of each kind hold a generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Holders {
@@ -133,9 +139,16 @@ impl Leases {
 }
 
 /// Keeps a generation loaded until it is dropped.
+#[must_use = "dropping it lets the generation go"]
 pub struct Lease {
     leases: Arc<Leases>,
     holder: Holder,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("holder", &self.holder).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Lease {

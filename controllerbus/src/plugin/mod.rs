@@ -4,6 +4,8 @@
 //! cross the boundary are compiled once, here. Unsafe code is allowed in this module only.
 #![allow(unsafe_code)]
 
+// What is laid out for the boundary has no more than it needs there.
+#[allow(missing_debug_implementations)]
 pub mod abi;
 mod bundle;
 mod contained;

@@ -69,7 +69,7 @@ async fn an_error_beyond_the_bridge_is_told_on_this_side() {
 async fn bridges_that_would_lead_in_a_circle_are_refused() {
     let (a, b, c) = (Bus::new(), Bus::new(), Bus::new());
     let refused = |bridge: Result<controllerbus::bus::Bridge, BusError>| {
-        assert_eq!(bridge.err().expect("a circle").kind(), ErrorKind::Invalid);
+        assert_eq!(bridge.expect_err("a circle").kind(), ErrorKind::Invalid);
     };
     refused(a.bridge(&a, Across::types(["x"])));
     let _ab = a.bridge(&b, Across::types(["x", "y"])).unwrap();

@@ -76,7 +76,7 @@ fn a_key_of_some_fields_makes_directives_equivalent_that_differ_in_others() {
 #[tokio::test]
 async fn a_directive_that_refuses_itself_is_told_why_and_does_not_stand() {
     let bus = Bus::new();
-    let error = bus.request(Room::new("", 1)).err().expect("refused");
+    let error = bus.request(Room::new("", 1)).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(error.to_string(), "directive test/room is not valid: the room has no name");
     assert!(bus.directives().is_empty());
@@ -229,7 +229,7 @@ async fn a_closed_bus_ends_directives_and_refuses_new_ones() {
     let mut request = bus.request(Words { number: 1 }).unwrap();
     bus.close().await;
     soon(async { while request.next().await.is_some() {} }).await;
-    assert_eq!(bus.request(Words { number: 2 }).err().expect("closed").kind(), ErrorKind::Closed);
+    assert_eq!(bus.request(Words { number: 2 }).expect_err("closed").kind(), ErrorKind::Closed);
     assert_eq!(bus.resolve(Room::new("blue", 1)).await.expect_err("closed").kind(), ErrorKind::Closed);
     assert!(bus.controllers().is_empty() && bus.directives().is_empty());
 }

@@ -22,12 +22,7 @@ pub struct Words {
 pub struct NoConfig {}
 
 pub fn info(id: &str) -> Info {
-    Info {
-        id: id.to_owned(),
-        version: "1.0.0".parse().expect("a version"),
-        description: "for a test".to_owned(),
-        config_id: id.to_owned(),
-    }
+    Info::new(id, "1.0.0".parse().expect("a version"), id).with_description("for a test")
 }
 
 /// Puts a controller on the bus that resolves [`Words`] by a closure.
@@ -48,12 +43,7 @@ pub fn answers(bus: &Bus, text: &'static str) -> ControllerId {
 
 /// A factory under an id and a version.
 pub fn factory<C: Controller>(id: &str, version: &str) -> Arc<dyn Factory> {
-    FactoryOf::<C>::with_info(Info {
-        id: id.to_owned(),
-        version: version.parse().expect("a version"),
-        description: String::new(),
-        config_id: C::Config::ID.to_owned(),
-    })
+    FactoryOf::<C>::with_info(Info::new(id, version.parse().expect("a version"), C::Config::ID))
 }
 
 /// Ends a test that would wait forever.

@@ -372,7 +372,7 @@ async fn code_that_needs_another_config_takes_over_with_that_one_if_it_is_there_
     let wordy =
         |source| bus.stage(Source(1), Source(source), vec![factory::<Wordy>("good", "1.0.0")], Duration::from_secs(20));
     // It cannot take over from what another key asks for as it is.
-    let refused = wordy(11).await.err().expect("there is nothing that it can use").to_string();
+    let refused = wordy(11).await.expect_err("there is nothing that it can use").to_string();
     assert!(refused.contains("number"), "{refused}");
     assert_eq!(*at_once("a request", bus.resolve(Words { number: 1 })).await.unwrap(), "good 1");
     bus.apply(set("other: { id: test/good, config: { number: many } }")).await.unwrap();

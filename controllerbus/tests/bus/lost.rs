@@ -51,7 +51,7 @@ async fn reads(request: &mut Request<One>, last: u64) -> Vec<String> {
                 }
                 Event::Removed(_) => seen.push("-".to_owned()),
                 Event::Failed(error) => panic!("{error}"),
-                Event::Idle | Event::Busy => {}
+                _ => {}
             }
         }
     })

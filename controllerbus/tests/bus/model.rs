@@ -259,7 +259,7 @@ impl Reader {
                     assert!(self.idle, "busy is told twice");
                     self.idle = false;
                 }
-                Some(Event::Failed(_)) => {}
+                Some(_) => {}
                 None => {
                     assert!(!self.strong, "a directive ends that somebody refers to");
                     self.ended = true;

@@ -64,7 +64,7 @@ async fn a_weak_reference_reads_the_same_and_does_not_keep_the_directive() {
     drop(again);
     assert!(bus.directives().is_empty());
     soon(async { while weak.next().await.is_some() {} }).await;
-    assert_eq!(weak.strong().err().expect("it does not stand").kind(), ErrorKind::Closed);
+    assert_eq!(weak.strong().expect_err("it does not stand").kind(), ErrorKind::Closed);
 }
 
 #[tokio::test]

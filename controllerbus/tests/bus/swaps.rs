@@ -275,7 +275,7 @@ async fn a_call_that_begins_while_the_state_is_handed_over_is_the_new_generation
     );
     let staged = soon(staged).await.expect("it is ready");
     soon(bus.resolve(Note(7))).await.unwrap();
-    let error = soon(staged.commit(PATIENCE)).await.err().expect("it is rolled back").to_string();
+    let error = soon(staged.commit(PATIENCE)).await.expect_err("it is rolled back").to_string();
     assert!(error.contains("the last state is refused"), "{error}");
     let mut request = asked.lock().unwrap().pop().expect("a request");
     assert_eq!(*soon(request.value()).await.unwrap(), 2);

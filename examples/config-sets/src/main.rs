@@ -94,6 +94,7 @@ fn show(title: &str, bus: &Bus) {
             RunState::Queued => "waits".to_owned(),
             RunState::Constructing => "is being made".to_owned(),
             RunState::Failed { retry_in, .. } => format!("failed, again in {retry_in:?}"),
+            _ => "is in a state that this program does not know".to_owned(),
         };
         println!("    {key} ({config_id}, revision {revision}, also there {candidates:?}): {state}");
         if let Some(problem) = problem {

@@ -140,7 +140,7 @@ reporter: { id: weather/reporter }
 
     // Errors are reported to the requester.
     bus.apply(ConfigSet::from_yaml(stations)?).await?;
-    println!("refused: {}", bus.request(Temperature { place: String::new() }).err().expect("an empty name is refused"));
+    println!("refused: {}", bus.request(Temperature { place: String::new() }).expect_err("an empty name is refused"));
     println!("failed: {}", bus.resolve(Temperature { place: "the sun".into() }).await.expect_err("too hot"));
 
     drop((report, same));

@@ -31,12 +31,8 @@ impl PluginSettings {
 
 impl Factory for PluginSettings {
     fn info(&self) -> Info {
-        Info {
-            id: PluginConfig::ID.to_owned(),
-            version: env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0)),
-            description: "Where a plugin runs.".to_owned(),
-            config_id: PluginConfig::ID.to_owned(),
-        }
+        let version = env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0));
+        Info::new(PluginConfig::ID, version, PluginConfig::ID).with_description("Where a plugin runs.")
     }
 
     fn schema(&self) -> String {

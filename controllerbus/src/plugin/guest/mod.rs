@@ -43,6 +43,12 @@ pub struct EntryCall {
     failure: [u8; 480],
 }
 
+impl std::fmt::Debug for EntryCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EntryCall").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
 const STARTED: u32 = 0;
 const TAKEN: u32 = 1;
 const ANSWERED: u32 = 2;

@@ -43,6 +43,12 @@ pub struct HostOptions {
     pub leases: Arc<Leases>,
 }
 
+impl std::fmt::Debug for HostOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostOptions").field("plugin", &self.plugin).field("generation", &self.generation).field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
 /// One loaded generation: the root of all that the host has of it.
 pub struct Connection {
     shared: Arc<Shared>,
@@ -53,6 +59,12 @@ struct Shared {
     guest: GuestPtr,
     leases: Arc<Leases>,
     name: String,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("name", &self.shared.name).finish_non_exhaustive()
+    }
 }
 
 /// How a shutdown went. The library must not be unmapped unless nothing of it runs any more.
