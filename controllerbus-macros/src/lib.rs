@@ -11,9 +11,32 @@ use proc_macro::TokenStream;
 
 /// Makes an `impl Controller for T` block a hot plugin.
 ///
-/// ```text
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// # #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// # #[directive(id = "example/greet", value = String)]
+/// # struct Greet { name: String }
+/// # #[derive(Config, Serialize, Deserialize, PartialEq)]
+/// # #[config(id = "example/greeter")]
+/// # struct GreeterConfig {}
+/// struct Greeter;
+///
+/// /// Greets: the first line here is the description that tools show.
 /// #[hot_plugin(id = "example/greeter", version = "1.0.0")]
-/// impl Controller for Greeter { ... }
+/// impl Controller for Greeter {
+///     type Config = GreeterConfig;
+///
+///     async fn construct(_: GreeterConfig, _: &Context) -> Result<Self> {
+///         Ok(Self)
+///     }
+///
+///     #[resolves]
+///     async fn greet(&self, request: Greet) -> Result<String> {
+///         Ok(format!("Hello, {}!", request.name))
+///     }
+/// }
+/// # fn main() {}
 /// ```
 ///
 /// Methods marked `#[resolves]` become resolvers: `async fn name(&self, request: D, values: Values<V>) -> Result<()>`,
@@ -28,6 +51,28 @@ pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Implements `Config`: `#[config(id = "example/greeter")]`, and optionally `validate = path::to::function`. What a field with
 /// `#[config(secret)]` holds is never shown: no error quotes it, and tools hide it.
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// #[derive(Config, Serialize, Deserialize, PartialEq)]
+/// #[config(id = "example/door", validate = DoorConfig::check)]
+/// struct DoorConfig {
+///     /// In centimetres.
+///     width: u32,
+///     #[config(secret)]
+///     code: String,
+/// }
+///
+/// impl DoorConfig {
+///     fn check(&self) -> Result<()> {
+///         if self.width == 0 { Err(Error::msg("nobody gets through")) } else { Ok(()) }
+///     }
+/// }
+///
+/// assert!(DoorConfig { width: 0, code: "1234".into() }.validate().is_err());
+/// assert!(DoorConfig::SCHEMA.to_json().contains("In centimetres."));
+/// ```
 #[proc_macro_derive(Config, attributes(config, serde))]
 pub fn derive_config(item: TokenStream) -> TokenStream {
     config::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
@@ -35,6 +80,16 @@ pub fn derive_config(item: TokenStream) -> TokenStream {
 
 /// Implements `Schema` for a struct or an enum that a config consists of, from its fields, its doc comments and serde's
 /// attributes. `#[config(secret)]` marks a field whose value is never shown.
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// #[derive(Schema, Serialize, Deserialize)]
+/// #[serde(rename_all = "lowercase")]
+/// enum Colour { Red, Green }
+///
+/// assert!(Colour::NODE.to_json().contains("\"green\""));
+/// ```
 #[proc_macro_derive(Schema, attributes(config, serde))]
 pub fn derive_schema(item: TokenStream) -> TokenStream {
     schema::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
@@ -44,6 +99,17 @@ pub fn derive_schema(item: TokenStream) -> TokenStream {
 /// `key = field` or `key = (field, field)` (what makes directives equivalent; all of it otherwise), `max_values = 1`,
 /// `hard_cap`, `keep_for_ms = 100`, `drop_if_empty`, and functions of `&self`: `supersede = path` (gives a `Supersede`),
 /// `validate = path`, `name = path` and `debug_values = path` (for people).
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// #[directive(id = "shop/price", value = u64, key = article, max_values = 1, hard_cap)]
+/// struct GetPrice { article: String, for_customer: u64 }
+///
+/// let directive = |for_customer| GetPrice { article: "tea".into(), for_customer };
+/// assert!(directive(1).key_eq(&directive(2)));
+/// ```
 #[proc_macro_derive(Directive, attributes(directive))]
 pub fn derive_directive(item: TokenStream) -> TokenStream {
     directive::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
@@ -53,6 +119,22 @@ pub fn derive_directive(item: TokenStream) -> TokenStream {
 ///
 /// It adds `#[stabby::stabby]`, so the crate that declares the trait depends on `stabby` too, and its methods are
 /// `extern "C"`, of types that stabby knows. See `controllerbus::Interface`.
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// #[controllerbus::interface]
+/// pub trait Double {
+///     extern "C" fn double(&self, number: u64) -> u64;
+/// }
+///
+/// struct Plain;
+/// impl Double for Plain {
+///     extern "C" fn double(&self, number: u64) -> u64 { number * 2 }
+/// }
+///
+/// assert_eq!(Interface::<dyn Double>::new(Plain).double(21), 42);
+/// ```
 #[proc_macro_attribute]
 pub fn interface(arguments: TokenStream, item: TokenStream) -> TokenStream {
     interface::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

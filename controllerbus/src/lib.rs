@@ -1,8 +1,65 @@
 //! Communicating control loops that can be replaced while they run.
 //!
-//! A [`Controller`] runs on a [`Bus`] and answers [`Directive`]s with values. With
-//! [`hot_plugin`] on its `impl` block it can be built into a plugin and swapped while the
-//! process serves; linked into an ordinary binary the same crate registers itself statically.
+//! A **directive** asks for a state of the world, such as "a greeting for Ada". Equal directives are merged into one, which
+//! stands for as long as somebody refers to it. A **controller** runs on a bus and answers directives with **values**, which
+//! come and go while the directive stands. A **config set** says which controllers run. Who asks and who answers know
+//! nothing of each other but the directive's type, and so a controller can be replaced by a new version of its code in
+//! between.
+//!
+//! ```
+//! use controllerbus::prelude::*;
+//!
+//! #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+//! #[directive(id = "example/greet", value = String)]
+//! struct Greet { name: String }
+//!
+//! #[derive(Config, Serialize, Deserialize, PartialEq)]
+//! #[config(id = "example/greeter")]
+//! struct GreeterConfig { greeting: String }
+//!
+//! struct Greeter { config: GreeterConfig }
+//!
+//! #[hot_plugin(id = "example/greeter", version = "1.0.0")]
+//! impl Controller for Greeter {
+//!     type Config = GreeterConfig;
+//!
+//!     async fn construct(config: GreeterConfig, _: &Context) -> Result<Self> {
+//!         Ok(Self { config })
+//!     }
+//!
+//!     #[resolves]
+//!     async fn greet(&self, request: Greet) -> Result<String> {
+//!         Ok(format!("{}, {}!", self.config.greeting, request.name))
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> anyhow::Result<()> {
+//!     let bus = Bus::new();
+//!     bus.apply(ConfigSet::from_yaml("greeter: { id: example/greeter, config: { greeting: Hello } }")?).await?;
+//!     let greeting = bus.resolve(Greet { name: "Ada".into() }).await?;
+//!     assert_eq!(*greeting, "Hello, Ada!");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Here the controller is linked into the program, where [`hot_plugin`] registers it. The same crate, unchanged, is a plugin
+//! that the crate `hot-runtime` builds, loads, and swaps while the process serves.
+//!
+//! # Where to go next
+//!
+//! * To write a controller: [`Controller`], with what it is given ([`Context`]) and its state across swaps ([`State`]).
+//! * To ask and to answer: [`Directive`], [`Request`] (the one who asks) and [`Values`] (a resolver).
+//! * To run a bus: [`Bus`] and [`ConfigSet`]; [`BusError`] is what goes wrong there.
+//! * To keep sockets across swaps: [`listen`]. To hand out objects with methods: [`Interface`].
+//!
+//! # Features
+//!
+//! * `yaml` (on by default): config sets in YAML, and the places in them that errors name. Plugins can do without, because
+//!   their host reads the config files; they build faster with
+//!   `controllerbus = { version = "0.1", default-features = false }`. In a workspace that has the host too, cargo turns the
+//!   feature on for both wherever it builds both at once, and then builds the plugin's dependencies again without it when it
+//!   builds the plugin alone. That is correct, but the first build of the plugin is not faster there.
 
 #![warn(missing_debug_implementations)]
 
@@ -23,7 +80,7 @@ pub mod error;
 pub mod listen;
 pub mod plugin;
 
-pub use backoff::Backoff;
+pub(crate) use backoff::Backoff;
 pub use bus::{Bus, BusHandle};
 pub use config::{Config, ConfigSet, Schema};
 pub use controller::{Context, Controller, Routes, State};

@@ -246,15 +246,19 @@ pub struct ControllerId(pub u64);
 /// Where controllers meet. Cheap to clone; every clone is the same bus.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> controllerbus::Result<()> {
+/// use controllerbus::bus::RunState;
 /// use controllerbus::prelude::*;
 ///
-/// let bus = Bus::new();
-/// bus.apply(ConfigSet::from_yaml("{}")?).await?;
-/// assert!(bus.controllers().is_empty());
-/// # Ok(())
-/// # }
+/// #[tokio::main]
+/// async fn main() -> Result<(), BusError> {
+///     let bus = Bus::new();
+///     let report = bus.apply(ConfigSet::from_yaml("lamp: { id: house/lamp }")?).await?;
+///     // No factory makes such a controller yet; when one comes, it is made.
+///     assert_eq!(report.configs[0].state, RunState::Queued);
+///     assert!(bus.controllers().is_empty());
+///     bus.close().await;
+///     Ok(())
+/// }
 /// ```
 #[derive(Clone)]
 pub struct Bus(Arc<Engine>);

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 
+#[doc(hidden)]
 pub use nearest::{distance, nearest};
 pub use schema::Schema;
 pub use set::{ConfigSet, Entry};

@@ -9,7 +9,40 @@ use crate::bus::BusHandle;
 use crate::listen::{Address, Listener, Sockets};
 use crate::{Directive, Result};
 
-/// A controller's surroundings. Cheap to clone.
+/// A controller's surroundings: its bus, its cancellation, its sockets. Cheap to clone.
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// # #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// # #[directive(id = "example/time-of-day", value = String)]
+/// # struct TimeOfDay {}
+/// # #[derive(Config, Serialize, Deserialize, PartialEq)]
+/// # #[config(id = "example/watcher")]
+/// # struct WatcherConfig {}
+/// struct Watcher;
+///
+/// #[hot_plugin(id = "example/watcher", version = "1.0.0")]
+/// impl Controller for Watcher {
+///     type Config = WatcherConfig;
+///
+///     async fn construct(_: WatcherConfig, context: &Context) -> Result<Self> {
+///         println!("{} is made", context.info().id);
+///         Ok(Self)
+///     }
+///
+///     async fn execute(&self, context: &Context) -> Result<()> {
+///         let mut request = context.bus().request(TimeOfDay {})?;
+///         loop {
+///             tokio::select! {
+///                 time = request.value() => println!("it is {}", time?),
+///                 () = context.cancelled() => return Ok(()),
+///             }
+///         }
+///     }
+/// }
+/// # fn main() {}
+/// ```
 #[derive(Clone)]
 pub struct Context {
     bus: BusHandle,

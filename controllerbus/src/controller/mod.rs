@@ -22,7 +22,57 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A control loop with a config.
 ///
-/// `#[hot_plugin]` on the `impl` block adds [`Controller::routes`] from the methods marked `#[resolves]`.
+/// [`#[hot_plugin]`](crate::hot_plugin) on the `impl` block adds [`Controller::routes`] from the methods marked
+/// `#[resolves]`, and registers the controller under its config ID.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use controllerbus::prelude::*;
+///
+/// #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// #[directive(id = "example/count", value = u64)]
+/// struct Count { nonce: u64 }
+///
+/// #[derive(Config, Serialize, Deserialize, PartialEq)]
+/// #[config(id = "example/counter")]
+/// struct CounterConfig { from: u64 }
+///
+/// struct Counter { count: AtomicU64 }
+///
+/// #[hot_plugin(id = "example/counter", version = "1.0.0")]
+/// impl Controller for Counter {
+///     type Config = CounterConfig;
+///
+///     async fn construct(config: CounterConfig, _: &Context) -> Result<Self> {
+///         Ok(Self { count: config.from.into() })
+///     }
+///
+///     // The next version of the code goes on counting where this one ended.
+///     fn save(&self) -> Result<Option<State>> {
+///         State::encode(1, &self.count.load(Ordering::Relaxed)).map(Some)
+///     }
+///
+///     async fn restore(&self, state: State) -> Result<()> {
+///         self.count.store(state.decode()?, Ordering::Relaxed);
+///         Ok(())
+///     }
+///
+///     #[resolves]
+///     async fn count(&self, _: Count) -> Result<u64> {
+///         Ok(self.count.fetch_add(1, Ordering::Relaxed))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let bus = Bus::new();
+/// bus.apply(ConfigSet::from_yaml("counter: { id: example/counter, config: { from: 7 } }")?).await?;
+/// assert_eq!(*bus.resolve(Count { nonce: 1 }).await?, 7);
+/// assert_eq!(*bus.resolve(Count { nonce: 2 }).await?, 8);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Controller: Send + Sync + Sized + 'static {
     /// What the controller is made from.
     type Config: Config;

@@ -22,8 +22,33 @@ use crate::{Result, error::ErrorKind};
 
 /// A request for a state of the world. Equal directives (`Hash` and `Eq`) are merged into one.
 ///
-/// Derive it: `#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]` with
-/// `#[directive(id = "example/greet", value = Greeting)]`.
+/// Derive it; [the derive](macro@crate::Directive) has options for how the bus keeps it.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use controllerbus::prelude::*;
+///
+/// /// The price of an article, known to one controller, and kept for a minute after it was last asked for.
+/// #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// #[directive(id = "shop/price", value = Price, max_values = 1, keep_for_ms = 60_000, validate = Self::check)]
+/// struct GetPrice { article: String }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Price { cents: u64 }
+///
+/// impl GetPrice {
+///     fn check(&self) -> Result<()> {
+///         if self.article.is_empty() { Err(Error::msg("which article?")) } else { Ok(()) }
+///     }
+/// }
+///
+/// assert_eq!(GetPrice::ID, "shop/price");
+/// let directive = GetPrice { article: String::new() };
+/// assert_eq!(directive.options().max_values, Some(1));
+/// assert_eq!(directive.options().keep_for, Duration::from_secs(60));
+/// assert!(Bus::new().request(directive).is_err());
+/// ```
 pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Sized + 'static {
     /// What satisfies the directive.
     type Value: Serialize + DeserializeOwned + Send + Sync + 'static;

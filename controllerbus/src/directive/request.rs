@@ -60,6 +60,40 @@ pub trait RawRequest: Send {
 /// A reference to a standing directive. While one exists the directive stands; dropping it releases it.
 ///
 /// It is a stream of [`Event`]s: [`Request::next`] waits for one, and it implements `futures_core::Stream`.
+///
+/// ```
+/// use controllerbus::prelude::*;
+///
+/// #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// #[directive(id = "example/greet", value = String)]
+/// struct Greet { name: String }
+///
+/// # #[derive(Config, Serialize, Deserialize, PartialEq)]
+/// # #[config(id = "example/greeter")]
+/// # struct GreeterConfig {}
+/// # struct Greeter;
+/// # #[hot_plugin(id = "example/greeter", version = "1.0.0")]
+/// # impl Controller for Greeter {
+/// #     type Config = GreeterConfig;
+/// #     async fn construct(_: GreeterConfig, _: &Context) -> Result<Self> { Ok(Self) }
+/// #     #[resolves]
+/// #     async fn greet(&self, request: Greet) -> Result<String> { Ok(format!("Hello, {}!", request.name)) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # let bus = Bus::new();
+/// let mut request = bus.request(Greet { name: "Ada".into() })?;
+/// // Nobody answers yet: a controller that comes later is asked too, because the directive stands.
+/// assert!(request.value_unless_idle().await?.is_none());
+/// bus.apply(ConfigSet::from_yaml("greeter: { id: example/greeter }")?).await?;
+/// assert_eq!(*request.value().await?, "Hello, Ada!");
+/// // And when it goes, its value goes.
+/// bus.remove_config("greeter").await;
+/// while !matches!(request.next().await, Some(Event::Removed(_))) {}
+/// assert_eq!(request.standing().count(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping the request releases the directive"]
 pub struct Request<D: Directive> {
     raw: Box<dyn RawRequest>,

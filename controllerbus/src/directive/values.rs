@@ -139,6 +139,44 @@ pub trait ValueSink: Send + Sync {
 ///
 /// A value stays until it is withdrawn, the directive is dropped, or the controller goes.
 /// When the resolver function returns, its values stay and it counts as idle.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use controllerbus::prelude::*;
+///
+/// #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+/// #[directive(id = "example/seconds", value = u64)]
+/// struct Seconds {}
+///
+/// # #[derive(Config, Serialize, Deserialize, PartialEq)]
+/// # #[config(id = "example/clock")]
+/// # struct ClockConfig {}
+/// # struct Clock;
+/// # #[hot_plugin(id = "example/clock", version = "1.0.0")]
+/// # impl Controller for Clock {
+/// #     type Config = ClockConfig;
+/// #     async fn construct(_: ClockConfig, _: &Context) -> Result<Self> { Ok(Self) }
+/// #[resolves]
+/// async fn seconds(&self, _: Seconds, values: Values<u64>) -> Result<()> {
+///     // One value at a time: each takes the place of the one before.
+///     let mut slot = values.slot();
+///     for second in 0.. {
+///         slot.set(second);
+///         values.idle();
+///         tokio::time::sleep(Duration::from_secs(1)).await;
+///     }
+///     Ok(())
+/// }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # let bus = Bus::new();
+/// # bus.apply(ConfigSet::from_yaml("clock: { id: example/clock }")?).await?;
+/// # assert_eq!(*bus.resolve(Seconds {}).await?, 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Values<V> {
     sink: Arc<dyn ValueSink>,
     value: PhantomData<fn(V)>,
