@@ -159,7 +159,7 @@ impl Deref for LaneRef {
 
 impl LaneRef {
     pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
-        let controller = entry.controller.apart().unwrap_or_else(|| Arc::clone(&entry.controller));
+        let controller = entry.controller.clone_for_lane().unwrap_or_else(|| Arc::clone(&entry.controller));
         Self { entry, controller: ContainedController(Some(controller)), counts: Counts::default(), lane: lane() }
     }
 

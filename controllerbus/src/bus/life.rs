@@ -200,7 +200,7 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
 pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Result<Option<State>> {
     let running = Arc::clone(&entry.controller);
     let what = format!("saving the state of {}", entry.info.id);
-    let saved = limited(engine, engine.limits.save, &what, async move { running.save_later().await }, drop).await;
+    let saved = limited(engine, engine.limits.save, &what, async move { running.save().await }, drop).await;
     saved.map_err(|error| named(error, &what))
 }
 
@@ -258,7 +258,7 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
         let this = Arc::clone(&entry);
         let began = Box::new(move || this.handover.set_begun());
         let begun = Instant::now();
-        let ended = contained(async { work.execute_told(context.clone(), began).await }).await;
+        let ended = contained(async { work.execute(context.clone(), began).await }).await;
         let Err(error) = ended else {
             entry.set_execution(Execution::Ended, &changed);
             return;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{AnyController, BoxFuture, Context, State};
+use super::{AnyController, BoxFuture, Context, OnStarted, State};
 use crate::directive::{AnyDirective, ValueSink};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -143,17 +143,8 @@ impl Exclusive {
 }
 
 impl AnyController for Exclusive {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        let called = self.call("execute", |controller| controller.execute(context));
-        called.unwrap_or_else(refused)
-    }
-
-    fn execute_told(
-        self: Arc<Self>,
-        context: Context,
-        began: Box<dyn FnOnce() + Send>,
-    ) -> BoxFuture<'static, Result<()>> {
-        let called = self.call("execute", |controller| controller.execute_told(context, began));
+    fn execute(self: Arc<Self>, context: Context, on_started: OnStarted) -> BoxFuture<'static, Result<()>> {
+        let called = self.call("execute", |controller| controller.execute(context, on_started));
         called.unwrap_or_else(refused)
     }
 
@@ -194,15 +185,8 @@ impl AnyController for Exclusive {
         self.call("health", AnyController::health).unwrap_or_else(refused)
     }
 
-    fn save(&self) -> Result<Option<State>> {
-        let (controller, _using) = self.begin(What::Call("save"))?;
-        let saved = controller.save();
-        drop(controller);
-        saved
-    }
-
-    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
-        self.call("save", AnyController::save_later).unwrap_or_else(refused)
+    fn save(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        self.call("save", AnyController::save).unwrap_or_else(refused)
     }
 
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, Routes, State, SwapMode};
+use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, OnStarted, Routes, State, SwapMode, starting};
 use crate::config::secret::without_secrets;
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::{Config, Error, Result, error::ErrorKind};
@@ -145,8 +145,8 @@ struct Erased<C> {
 }
 
 impl<C: Controller> AnyController for Erased<C> {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move { self.controller.execute(&context).await })
+    fn execute(self: Arc<Self>, context: Context, on_started: OnStarted) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { starting(self.controller.execute(&context), on_started).await })
     }
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move { self.controller.close().await })
@@ -154,14 +154,14 @@ impl<C: Controller> AnyController for Erased<C> {
     fn health(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move { self.controller.health().await })
     }
-    fn save(&self) -> Result<Option<State>> {
-        self.controller.save()
+    fn save(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        Box::pin(async move { self.controller.save() })
     }
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move { self.controller.restore(state).await })
     }
-    fn apart(&self) -> Option<Arc<dyn AnyController>> {
-        Some(Arc::new(Self { controller: self.controller.apart(), routes: Arc::clone(&self.routes) }))
+    fn clone_for_lane(&self) -> Option<Arc<dyn AnyController>> {
+        Some(Arc::new(Self { controller: self.controller.clone_for_lane(), routes: Arc::clone(&self.routes) }))
     }
     fn resolves(&self) -> Vec<String> {
         self.routes.ids().map(str::to_owned).collect()

@@ -183,21 +183,14 @@ impl State {
 
 /// A controller as the bus holds it: object-safe, of this binary or behind a plugin boundary.
 pub trait AnyController: Send + Sync + 'static {
-    /// See [`Controller::execute`], whose default this has too.
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
+    /// See [`Controller::execute`], whose default this has too. It calls `on_started` once it has reached its first wait, or
+    /// its end without an error, as [`starting`] does: what fails before that is not swapped in.
+    fn execute(self: Arc<Self>, context: Context, on_started: OnStarted) -> BoxFuture<'static, Result<()>> {
+        let execution = async move {
             context.cancelled().await;
             Ok(())
-        })
-    }
-    /// [`AnyController::execute`], which calls `began` once it has got to its first wait, or to its end without an
-    /// error: what fails at once is not swapped in.
-    fn execute_told(
-        self: Arc<Self>,
-        context: Context,
-        began: Box<dyn FnOnce() + Send>,
-    ) -> BoxFuture<'static, Result<()>> {
-        Box::pin(told(self.execute(context), began))
+        };
+        Box::pin(starting(execution, on_started))
     }
     /// See [`Controller::close`].
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
@@ -217,23 +210,17 @@ pub trait AnyController: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
     /// See [`Controller::save`].
-    ///
-    /// # Errors
-    /// As the controller's.
-    fn save(&self) -> Result<Option<State>> {
-        Ok(None)
-    }
-    /// [`AnyController::save`] for a controller that has to be asked first, because it is in another process.
-    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
-        Box::pin(async move { self.save() })
+    fn save(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
     /// See [`Controller::restore`].
     fn restore(self: Arc<Self>, _state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
-    /// The same controller behind a reference that threads of one lane have for themselves, so that counting it does
-    /// not slow down those of others. `None` where it is not worth it.
-    fn apart(&self) -> Option<Arc<dyn AnyController>> {
+    /// The same controller with a reference count of its own, for the threads of one lane: counting it does not slow down
+    /// those of others. `None` where it is not worth it.
+    #[doc(hidden)]
+    fn clone_for_lane(&self) -> Option<Arc<dyn AnyController>> {
         None
     }
     /// The ids of the directives that this controller resolves; [`crate::directive::ANY_DIRECTIVE`] for all.
@@ -248,16 +235,22 @@ pub trait AnyController: Send + Sync + 'static {
     ) -> Option<BoxFuture<'static, Result<()>>>;
 }
 
-/// Runs an execution and tells when it has got to its first wait, or to its end without an error.
-pub(crate) async fn told(execution: impl Future<Output = Result<()>>, began: impl FnOnce()) -> Result<()> {
+/// Called once when an execution has reached its first wait, or its end without an error.
+pub type OnStarted = Box<dyn FnOnce() + Send>;
+
+/// Runs an execution, and calls back once it has reached its first wait, or its end without an error.
+///
+/// # Errors
+/// The execution's.
+pub async fn starting(execution: impl Future<Output = Result<()>>, on_started: impl FnOnce()) -> Result<()> {
     let mut execution = std::pin::pin!(execution);
-    let mut began = Some(began);
+    let mut on_started = Some(on_started);
     std::future::poll_fn(move |cx| {
         let polled = execution.as_mut().poll(cx);
         if !matches!(polled, std::task::Poll::Ready(Err(_)))
-            && let Some(began) = began.take()
+            && let Some(on_started) = on_started.take()
         {
-            began();
+            on_started();
         }
         polled
     })

@@ -7,19 +7,19 @@ use super::BoxFuture;
 use crate::Result;
 use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
 
-/// A resolver's hold of its controller, which it uses as the controller.
-pub struct Hold<C>(Arc<Common<C>>);
+/// A resolver's reference to its controller, to which it derefs.
+pub struct Hold<C>(Arc<PerLane<C>>);
 
-/// What all holds share. An `Arc` of it is counted for the threads of one lane only, see `bus/lane.rs`.
-struct Common<C>(Arc<C>);
+/// Counted for the threads of one lane only; see `bus/lane.rs`.
+struct PerLane<C>(Arc<C>);
 
 impl<C> Hold<C> {
     pub(crate) fn new(controller: Arc<C>) -> Self {
-        Self(Arc::new(Common(controller)))
+        Self(Arc::new(PerLane(controller)))
     }
 
     /// The same with a reference count of its own.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn clone_for_lane(&self) -> Self {
         Self::new(Arc::clone(&self.0.0))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controllerbus::bus::{Bus, Source};
 use controllerbus::controller::factory::{Factory, erase};
-use controllerbus::controller::{AnyController, BoxFuture, Info};
+use controllerbus::controller::{AnyController, BoxFuture, Info, OnStarted, starting};
 use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::listen::{Address, Service};
 use controllerbus::prelude::*;
@@ -271,8 +271,8 @@ async fn a_socket_that_the_host_was_given_is_used_by_its_address_and_by_its_name
 struct Told(tokio::sync::mpsc::UnboundedSender<Service>);
 
 impl AnyController for Told {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
+    fn execute(self: Arc<Self>, context: Context, on_started: OnStarted) -> BoxFuture<'static, Result<()>> {
+        let execution = async move {
             let listener = context.listen("127.0.0.1:0").await?;
             let mut service = listener.service();
             loop {
@@ -282,7 +282,8 @@ impl AnyController for Told {
                     return Ok(());
                 }
             }
-        })
+        };
+        Box::pin(starting(execution, on_started))
     }
     fn resolves(&self) -> Vec<String> {
         Vec::new()

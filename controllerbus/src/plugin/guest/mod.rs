@@ -28,7 +28,7 @@ use super::contained::contain;
 use crate::bus::BusHandle;
 use crate::controller::exclusive::Exclusive;
 use crate::controller::factory::{FACTORIES, Factory};
-use crate::controller::{AnyController, Context, State, SwapMode, told};
+use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::directive::DirectiveType;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -287,7 +287,7 @@ impl GuestController for GuestObject {
         let cancel = self.context.token().child_token();
         let context = self.context.with_token(cancel.clone());
         self.call(self.controller(), cancel, done, move |controller| {
-            told(controller.execute(context), move || began.done(Ok(()).into()))
+            controller.execute(context, Box::new(move || began.done(Ok(()).into())))
         })
     }
 
@@ -316,7 +316,8 @@ impl GuestController for GuestObject {
 
     extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr {
         let controller = self.controller();
-        let saving = self.handle.spawn_blocking(move || controller?.save());
+        let handle = self.handle.clone();
+        let saving = self.handle.spawn_blocking(move || handle.block_on(controller?.save()));
         spawn(&self.handle, CancellationToken::new(), async move {
             let saved = saving
                 .await

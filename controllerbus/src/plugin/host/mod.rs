@@ -24,7 +24,7 @@ use super::guest::{Entry, EntryCall};
 use super::lease::{Holder, Lease, Leases};
 use crate::bus::BusHandle;
 use crate::controller::factory::Factory;
-use crate::controller::{AnyController, BoxFuture, Context, Info, State, SwapMode};
+use crate::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
 use crate::directive::{AnyDirective, ValueSink};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -269,18 +269,10 @@ impl ControllerProxy {
 }
 
 impl AnyController for ControllerProxy {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        self.execute_told(context, Box::new(|| {}))
-    }
-
-    fn execute_told(
-        self: Arc<Self>,
-        context: Context,
-        began: Box<dyn FnOnce() + Send>,
-    ) -> BoxFuture<'static, Result<()>> {
+    fn execute(self: Arc<Self>, context: Context, on_started: OnStarted) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let this = Arc::clone(&self);
-            let began = boxed(objects::Told::<()>::new(move |()| began())).into();
+            let began = boxed(objects::Told::<()>::new(move |()| on_started())).into();
             self.call(Some(&context), |done| this.pointer.execute(began, done)).await
         })
     }
@@ -308,11 +300,7 @@ impl AnyController for ControllerProxy {
         })
     }
 
-    fn save(&self) -> Result<Option<State>> {
-        Err(Error::msg("a controller of a plugin is asked for its state by `save_later`"))
-    }
-
-    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+    fn save(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
         Box::pin(async move {
             let lease = self.leases.take(Holder::Call);
             let (done, saved) = oneshot::channel();

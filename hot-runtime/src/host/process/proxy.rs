@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State, SwapMode};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
 use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::error::ErrorKind;
 use controllerbus::listen::Sockets;
@@ -16,7 +16,7 @@ use controllerbus::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::current::Current;
-use super::link::{Began, Call, CallResult, Link};
+use super::link::{Call, CallResult, Link};
 use super::protocol::{Offered, ToChild};
 
 /// A factory of a process-hosted plugin.
@@ -147,7 +147,7 @@ impl ControllerProxy {
     }
 
     /// Executes it in one process.
-    async fn execute_once(&self, link: &Arc<Link>, context: &Context, began: Began) -> Result<()> {
+    async fn execute_once(&self, link: &Arc<Link>, context: &Context, began: OnStarted) -> Result<()> {
         let mut call = link.begin(None, false);
         call.when_begun(began);
         link.send(&ToChild::Execute { call: call.number, controller: self.number }).await?;
@@ -168,7 +168,7 @@ impl ControllerProxy {
 }
 
 /// A callback that calls the original at most once, however many copies of it are called.
-fn once(began: &Arc<std::sync::Mutex<Option<Began>>>) -> Began {
+fn once(began: &Arc<std::sync::Mutex<Option<OnStarted>>>) -> OnStarted {
     let began = Arc::clone(began);
     Box::new(move || {
         let began = began.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -179,11 +179,7 @@ fn once(began: &Arc<std::sync::Mutex<Option<Began>>>) -> Began {
 }
 
 impl AnyController for ControllerProxy {
-    fn execute(self: Arc<Self>, context: Context) -> BoxFuture<'static, Result<()>> {
-        self.execute_told(context, Box::new(|| {}))
-    }
-
-    fn execute_told(self: Arc<Self>, context: Context, began: Began) -> BoxFuture<'static, Result<()>> {
+    fn execute(self: Arc<Self>, context: Context, began: OnStarted) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
             // Reported once, by whichever process gets that far.
@@ -231,11 +227,7 @@ impl AnyController for ControllerProxy {
         })
     }
 
-    fn save(&self) -> Result<Option<State>> {
-        Err(Error::msg("use `save_later` for a controller in another process"))
-    }
-
-    fn save_later(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
+    fn save(self: Arc<Self>) -> BoxFuture<'static, Result<Option<State>>> {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
             let number = self.number;

@@ -169,7 +169,7 @@ impl Server {
                     let context = Context::new(bus, token, found.info);
                     // Sent on the guest's thread before the execution can end, so that it arrives before the result.
                     let began = Box::new(move || drop(line.say(&ToParent::Began { call })));
-                    found.object.execute_told(context, began).await.map(|()| CallResult::Nothing)
+                    found.object.execute(context, began).await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Close { call, controller } => {
@@ -192,7 +192,7 @@ impl Server {
             }
             ToChild::Save { call, controller } => {
                 self.with(call, controller, CancellationToken::new(), None, |found| async move {
-                    found.object.save_later().await.map(CallResult::State)
+                    found.object.save().await.map(CallResult::State)
                 });
             }
             ToChild::Restore { call, controller, schema, state } => {
