@@ -1,4 +1,4 @@
-//! How long to wait before something is tried again.
+//! How long to wait before a retry.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -10,7 +10,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The time to wait now; longer the next time.
+    /// How long to wait now; longer the next time.
     pub(crate) fn next(&mut self) -> Duration {
         let full = 100u64.saturating_mul(1 << self.tries.min(9)).min(30_000);
         self.tries = self.tries.saturating_add(1);
@@ -18,7 +18,7 @@ impl Backoff {
         Duration::from_millis(full / 2 + jitter)
     }
 
-    /// Begins with the shortest time again, after a success.
+    /// Starts over with the shortest time, after a success.
     pub(crate) fn reset(&mut self) {
         self.tries = 0;
     }

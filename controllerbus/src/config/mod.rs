@@ -28,10 +28,10 @@ pub trait Config: Serialize + DeserializeOwned + PartialEq + Send + Sync + Sized
     /// The name by which a factory is found, such as `example/greeter`.
     const ID: &'static str;
 
-    /// The JSON schema; [`schema::Node::to_json`] gives the text. The derive makes it from the fields.
+    /// The JSON schema, which the derive makes from the fields; [`schema::Node::to_json`] gives its text.
     const SCHEMA: &'static schema::Node = &schema::Node::Any;
 
-    /// Refuses a config that makes no sense, before a controller is made of it.
+    /// Rejects a config that makes no sense, before a controller is constructed from it.
     ///
     /// # Errors
     /// Says what is wrong with the config.

@@ -1,6 +1,6 @@
 //! "Did you mean": the known name that is nearest to a wrong one.
 
-/// The candidate that is nearest to `name`, if one is near enough to be meant.
+/// The candidate that is nearest to `name`, if it is near enough to be what was meant.
 ///
 /// ```
 /// let known = ["example/greeter", "clock"];
@@ -13,7 +13,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     (distance <= name.chars().count().max(best.chars().count()) / 3).then_some(best)
 }
 
-/// How many letters must be put in, taken out or exchanged to make one name the other (Levenshtein).
+/// How many letters have to be inserted, deleted or replaced to turn one name into the other (Levenshtein).
 pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -23,12 +23,12 @@ impl Place {
         Self { origin: Arc::clone(origin), key: key.to_owned() }
     }
 
-    /// Where the config ID stands.
+    /// The place of the config ID.
     pub(crate) fn id(&self) -> Option<Location> {
         self.origin.locate(&[self.key.as_str(), "id"])
     }
 
-    /// Where the part of the config at `path`, such as `doors[0].width`, stands; or the nearest part around it.
+    /// The place of the part of the config at `path`, such as `doors[0].width`; or of the nearest part around it.
     pub(crate) fn config(&self, path: &str) -> Option<Location> {
         let mut parts = vec![self.key.as_str(), "config"];
         parts.extend(path.split(['.', '[', ']']).filter(|part| !part.is_empty() && *part != "?"));
@@ -37,7 +37,7 @@ impl Place {
 }
 
 impl Origin {
-    /// Reads where everything stands in a text that is known to be a config set.
+    /// Finds the places in a text that is known to be a config set.
     pub(crate) fn new(file: Option<&str>, text: &str) -> Arc<Self> {
         Arc::new(Self { file: file.map(Arc::from), places: Places::of(text) })
     }

@@ -41,7 +41,7 @@ pub trait Schema {
     const NODE: &'static Node;
 }
 
-/// A JSON schema, as far as it can be told from a type. Texts in it are escaped for JSON already.
+/// A JSON schema, as far as a type determines it. Texts in it are already escaped for JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Node {

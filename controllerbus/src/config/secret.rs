@@ -1,10 +1,10 @@
-//! Errors about configs with `#[config(secret)]` fields: they do not quote what is secret.
+//! Errors about configs with `#[config(secret)]` fields, which do not quote what is secret.
 
 use super::schema::Node;
 use crate::Error;
 use crate::directive::wire;
 
-/// An error of decoding a config, without what it quotes, unless that is known not to be secret.
+/// An error of decoding a config without the value that it quotes, unless that is known not to be secret.
 pub(crate) fn without_secrets(error: Error, schema: &Node) -> Error {
     if !schema.has_secrets() {
         return error;
@@ -16,7 +16,7 @@ pub(crate) fn without_secrets(error: Error, schema: &Node) -> Error {
     if shown || why.starts_with("missing field") || why.starts_with("unknown field") {
         return error;
     }
-    let hidden = format!("{what}`: what stands there does not fit; it is not shown, because it may be secret");
+    let hidden = format!("{what}`: the value does not fit; it is not shown, because it may be secret");
     Error::new(error.kind(), hidden)
 }
 

@@ -26,7 +26,7 @@ use crate::{BusError, Config, Error, Result};
 #[serde(transparent)]
 pub struct ConfigSet {
     entries: BTreeMap<String, Entry>,
-    /// Where the entries were read.
+    /// Where the entries were read from.
     #[serde(skip)]
     places: BTreeMap<String, Place>,
 }
@@ -49,10 +49,10 @@ impl fmt::Debug for ConfigSet {
 pub struct Entry {
     /// The config ID.
     pub id: String,
-    /// Which versions of the controller will do, such as `^1.2`; any if it is not given. The highest of them is used.
+    /// Which versions of the controller are accepted, such as `^1.2`; any if it is not given. The highest one is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<semver::VersionReq>,
-    /// The higher revision of a key wins.
+    /// Of several entries for a key the one with the highest revision wins.
     #[serde(default)]
     pub revision: u64,
     /// The config itself.
@@ -61,7 +61,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A config of an ID, of revision 0 and for any version.
+    /// A config of this ID, of revision 0 and for any version.
     pub fn new(id: impl Into<String>, config: serde_json::Value) -> Self {
         Self { id: id.into(), version: None, revision: 0, config }
     }
@@ -148,10 +148,10 @@ impl ConfigSet {
         self
     }
 
-    /// Adds a typed config, replacing the key's.
+    /// Adds a typed config, in place of the key's.
     ///
     /// # Errors
-    /// [`ErrorKind::Encoding`] when it does not serialize.
+    /// [`ErrorKind::Encoding`] when the config cannot be serialized.
     pub fn insert<C: Config>(&mut self, key: impl Into<String>, revision: u64, config: &C) -> Result<(), BusError> {
         let config = serde_json::to_value(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
@@ -159,20 +159,20 @@ impl ConfigSet {
         Ok(())
     }
 
-    /// Adds an entry, replacing the key's.
+    /// Adds an entry, in place of the key's.
     pub fn set(&mut self, key: impl Into<String>, entry: Entry) {
         let key = key.into();
         self.places.remove(&key);
         self.entries.insert(key, entry);
     }
 
-    /// Takes a key's entry out.
+    /// Removes a key's entry.
     pub fn remove(&mut self, key: &str) -> Option<Entry> {
         self.places.remove(key);
         self.entries.remove(key)
     }
 
-    /// Takes another set's entries in; of a key that both have the higher revision wins, and this set's on a tie.
+    /// Adds another set's entries. Of a key that both have the higher revision wins, and on a tie this set's.
     pub fn merge(&mut self, mut other: Self) {
         for (key, entry) in other.entries {
             if self.entries.get(&key).is_none_or(|own| own.revision < entry.revision) {
@@ -190,18 +190,18 @@ impl ConfigSet {
         self.entries.get(key)
     }
 
-    /// The entries in the order of their keys.
+    /// The entries, ordered by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
     }
 
-    /// Where a key's config ID stands, where the set was read from a text.
+    /// The place of a key's config ID in the text that the set was read from.
     pub fn location(&self, key: &str) -> Option<Location> {
         self.places.get(key)?.id()
     }
 
-    /// Where a part of a key's config stands, such as `doors[0].width`, or the nearest part around it; where the set was
-    /// read from a text.
+    /// The place of a part of a key's config, such as `doors[0].width`, in the text that the set was read from; or of the
+    /// nearest part around it.
     pub fn location_in(&self, key: &str, path: &str) -> Option<Location> {
         self.places.get(key)?.config(path)
     }

@@ -1,8 +1,8 @@
-//! In place of `yaml.rs` where the feature `yaml` is off: config sets are JSON, and nothing is known of places in them.
+//! In place of `yaml.rs` without the feature `yaml`: config sets are JSON, and the places in them are not known.
 
 use super::ConfigSet;
 
-/// Reads a set; or gives the line and the column of what is wrong, and what that is.
+/// Reads a set. The error is its line and column, and what is wrong.
 pub(super) fn read(text: &str) -> Result<ConfigSet, (Option<(u64, u64)>, String)> {
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
@@ -12,7 +12,7 @@ pub(super) fn read(text: &str) -> Result<ConfigSet, (Option<(u64, u64)>, String)
     })
 }
 
-/// Where everything stands in a text: not known.
+/// The places in a text, which are not known.
 pub(super) struct Places;
 
 impl Places {

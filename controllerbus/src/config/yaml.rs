@@ -1,4 +1,4 @@
-//! Config sets in YAML, of which JSON is a part, and where everything stands in a text.
+//! Config sets in YAML, of which JSON is a subset, and the places in them.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::ConfigSet;
 
-/// Reads a set; or gives the line and the column of what is wrong, where they are known, and what that is.
+/// Reads a set. The error is its line and column, where they are known, and what is wrong.
 pub(super) fn read(text: &str) -> Result<ConfigSet, (Option<(u64, u64)>, String)> {
     match serde_saphyr::from_str::<Option<ConfigSet>>(text) {
         Ok(set) => Ok(set.unwrap_or_default()),
@@ -15,7 +15,7 @@ pub(super) fn read(text: &str) -> Result<ConfigSet, (Option<(u64, u64)>, String)
     }
 }
 
-/// An error's words without its place, which stands in front already, and without the excerpt.
+/// An error's text without its place, which is added in front, and without the excerpt.
 fn plain(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or_default();
@@ -25,7 +25,7 @@ fn plain(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// Where everything stands in a text.
+/// The places in a text.
 pub(super) struct Places(Option<Node>);
 
 impl Places {
@@ -34,7 +34,7 @@ impl Places {
         Self(serde_saphyr::from_str(text).ok())
     }
 
-    /// The line and the column of what is at `path`, or of the nearest part around it.
+    /// The line and column of what is at `path`, or of the nearest part around it.
     pub(super) fn find(&self, path: &[&str]) -> Option<(u64, u64)> {
         let (mut node, mut found) = (self.0.as_ref()?, None);
         for part in path {
@@ -50,7 +50,7 @@ impl Places {
                 Node::Scalar => None,
             };
             let Some((key, value)) = next else { break };
-            // A value on a line of its own is found below its key; the key is what a person looks for.
+            // A map or a list may begin below its key; the key is what a person looks for.
             found = Some(if matches!(value.value, Node::Scalar) { value.referenced } else { key.referenced });
             node = &value.value;
         }
@@ -58,7 +58,7 @@ impl Places {
     }
 }
 
-/// A text as places only.
+/// A text, of which only the places are kept.
 enum Node {
     Scalar,
     List(Vec<Spanned<Node>>),

@@ -1,4 +1,4 @@
-//! What a controller is given: its bus, its cancellation, who it is.
+//! What a controller is given: its bus, its cancellation, its sockets.
 
 use std::sync::Arc;
 
@@ -58,12 +58,12 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// A context on a bus, cancelled by a token. What it [listens](Context::listen) at is bound for it alone.
+    /// A context on a bus, cancelled by a token. The addresses at which it [listens](Context::listen) are bound for it alone.
     pub fn new(bus: BusHandle, cancel: CancellationToken, info: Arc<Info>) -> Self {
         Self { bus, cancel, info, sockets: Arc::new(Unshared) }
     }
 
-    /// The same with sockets that somebody keeps.
+    /// The same context with another source of sockets.
     #[must_use]
     pub fn with_sockets(self, sockets: Arc<dyn Sockets>) -> Self {
         Self { sockets, ..self }
@@ -74,7 +74,7 @@ impl Context {
         &self.sockets
     }
 
-    /// The same surroundings under another token.
+    /// The same context with another token.
     #[must_use]
     pub fn with_token(&self, cancel: CancellationToken) -> Self {
         Self { cancel, ..self.clone() }
@@ -85,7 +85,7 @@ impl Context {
         &self.bus
     }
 
-    /// Who the controller is.
+    /// The controller's id, version and config ID.
     pub fn info(&self) -> &Info {
         &self.info
     }
@@ -95,12 +95,12 @@ impl Context {
         &self.cancel
     }
 
-    /// Waits until the controller shall end.
+    /// Waits until the controller is to end.
     pub async fn cancelled(&self) {
         self.cancel.cancelled().await;
     }
 
-    /// Whether the controller shall end.
+    /// Whether the controller is to end.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
@@ -113,16 +113,16 @@ impl Context {
         Ok(self.bus.resolve(directive).await?)
     }
 
-    /// Listens at an address, whose socket the host keeps: each generation of the controller, and each config of its key,
-    /// gets the same one, and accepts from it while it serves. See [`crate::listen`].
+    /// Listens at an address on a socket that the host keeps: each generation of the controller, and each config of its key,
+    /// gets the same socket, and accepts from it while it serves. See [`crate::listen`].
     ///
-    /// The address is like `127.0.0.1:8080`, `unix:/run/web.sock`, or `systemd:web` for a socket that the host was given by
-    /// its service manager; a socket that it was given for the same address is taken, too. Port 0 is any free port: the
-    /// same one for every generation.
+    /// The address is like `127.0.0.1:8080`, `unix:/run/web.sock`, or `systemd:web` for a socket that the host got from its
+    /// service manager. A socket that it got for the same address is used too. Port 0 is any free port, the same one for
+    /// every generation.
     ///
     /// # Errors
-    /// An address that is none, or why the host cannot, or may not, listen there; on systems other than Unix, that there
-    /// are no such sockets.
+    /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for a malformed address; why the host cannot, or may not,
+    /// listen there; on systems other than Unix always.
     pub async fn listen(&self, address: &str) -> Result<Listener> {
         let address: Address = address.parse()?;
         Listener::new(self.sockets.listen(address).await?)
@@ -132,7 +132,7 @@ impl Context {
 #[cfg(unix)]
 use crate::listen::bind::Unshared;
 
-/// No host keeps sockets on this system.
+/// Hosts do not keep sockets on this system.
 #[cfg(not(unix))]
 struct Unshared;
 

@@ -1,7 +1,7 @@
-//! A controller that can be let go of while others still know it: it knows who is using it, and is dropped when asked.
+//! A controller that can be dropped while others still refer to it, because its calls are counted.
 //!
-//! What only one can own (a database, a lock file) is free when the controller's destructor has run, and not before. An
-//! `Arc` that somebody still has would put that off for as long as he likes, and nobody would know who he is.
+//! What only one can own (a database, a lock file) is free once the controller's destructor has run. A plain `Arc` that is
+//! still held somewhere would delay that indefinitely, and the holder would not be known.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,17 +22,17 @@ use crate::{Error, Result};
 /// A controller whose calls are counted.
 pub(crate) struct Exclusive {
     resolves: Vec<String>,
-    state: Arc<Mutex<Held>>,
+    state: Arc<Mutex<Inner>>,
     /// Woken when the last call has ended.
     unused: Arc<Notify>,
-    /// Cancelled, that is, done, when the destructor has run.
+    /// Cancelled when the destructor has run.
     dropped: CancellationToken,
 }
 
-struct Held {
-    /// Gone once its destructor has been started.
+struct Inner {
+    /// `None` once its destructor has been started.
     controller: Option<Arc<dyn AnyController>>,
-    /// Nobody may call it any more.
+    /// It accepts no more calls.
     parting: bool,
     calls: BTreeMap<u64, What>,
     next: u64,
@@ -48,7 +48,7 @@ enum What {
 
 /// A call in progress.
 struct Use {
-    state: Arc<Mutex<Held>>,
+    state: Arc<Mutex<Inner>>,
     unused: Arc<Notify>,
     number: u64,
 }
@@ -63,11 +63,11 @@ impl Drop for Use {
     }
 }
 
-fn lock(state: &Mutex<Held>) -> MutexGuard<'_, Held> {
+fn lock(state: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The future of a call. What it holds of the controller is dropped before the call is counted out.
+/// The future of a call. It drops its reference to the controller before the call counts as ended.
 struct Used<T> {
     work: Option<BoxFuture<'static, T>>,
     using: Option<Use>,
@@ -87,7 +87,7 @@ impl<T> Future for Used<T> {
 
 impl Exclusive {
     pub(crate) fn new(controller: Arc<dyn AnyController>) -> Self {
-        let held = Held { controller: Some(controller), parting: false, calls: BTreeMap::new(), next: 0 };
+        let held = Inner { controller: Some(controller), parting: false, calls: BTreeMap::new(), next: 0 };
         let resolves = held.controller.iter().flat_map(|controller| controller.resolves()).collect();
         let state = Arc::new(Mutex::new(held));
         Self { resolves, state, unused: Arc::default(), dropped: CancellationToken::new() }
@@ -112,7 +112,7 @@ impl Exclusive {
         Ok(Box::pin(Used { work: Some(work(controller)), using: Some(using) }))
     }
 
-    /// Who uses it, in words.
+    /// The calls in progress, in words.
     fn users(&self) -> String {
         let mut counted = BTreeMap::<What, usize>::new();
         for what in lock(&self.state).calls.values() {
@@ -161,11 +161,11 @@ impl AnyController for Exclusive {
             }
             let controller = lock(&self.state).controller.clone();
             if let Some(controller) = controller {
-                // Kept until that has gone well: it may be tried again.
+                // Kept until that has succeeded: it may be retried.
                 controller.part(within).await?;
                 let controller = lock(&self.state).controller.take();
                 let dropped = self.dropped.clone();
-                // Its destructor may block, and nobody's future is dropped in the middle of it.
+                // Its destructor may block, and must not be interrupted by a future that is dropped.
                 tokio::task::spawn_blocking(move || {
                     let dropping = std::panic::AssertUnwindSafe(move || drop(controller));
                     if let Err(payload) = std::panic::catch_unwind(dropping) {

@@ -1,4 +1,4 @@
-//! Factories: what makes a controller of one config ID, and the slice that plugins fill.
+//! Factories, which make controllers of one config ID, and the slice that plugins fill.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -8,23 +8,23 @@ use crate::config::secret::without_secrets;
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::{Config, Error, Result, error::ErrorKind};
 
-/// Makes controllers of one config ID; of this binary or behind a plugin boundary.
+/// Makes controllers of one config ID, from this binary or from behind a plugin boundary.
 pub trait Factory: Send + Sync + 'static {
-    /// Who the controllers will be.
+    /// What the controllers will be called.
     fn info(&self) -> Info;
 
-    /// The JSON schema of the configs that it makes controllers of; `{}`, which anything fits, if there is none.
+    /// The JSON schema of its configs; `{}`, which allows anything, if there is none.
     fn schema(&self) -> String {
         "{}".to_owned()
     }
 
-    /// How its controllers come in the place of others, and others in theirs. What one of the two says that holds.
+    /// How its controllers replace others, and are replaced. `StopFirst` counts if either of the two says so.
     fn swap_mode(&self) -> SwapMode {
         SwapMode::Beside
     }
 
-    /// Makes a controller from a config in the boundary's encoding. After an error it is tried again with backoff, unless
-    /// that is [permanent](Error::permanent), as of a config that does not fit.
+    /// Makes a controller from a config in the boundary's encoding. After an error this is retried with backoff, unless the
+    /// error is [permanent](Error::permanent), such as for a config that does not fit.
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -32,19 +32,19 @@ pub trait Factory: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>>;
 }
 
-/// One `#[hot_plugin]`, as it stands in the slice.
+/// One `#[hot_plugin]`, as an element of the slice.
 pub struct FactoryEntry {
     /// The plugin id.
     pub id: &'static str,
-    /// The plugin's version, checked to be semver when the attribute was expanded.
+    /// The plugin's version, which the attribute has checked to be semver.
     pub version: &'static str,
     /// One line about the controller.
     pub description: &'static str,
     /// The config ID.
     pub config_id: &'static str,
-    /// How its controllers come in the place of others.
+    /// How its controllers replace others.
     pub swap: SwapMode,
-    /// The manifest record; referring to it keeps the linker from dropping its section.
+    /// The manifest record. This reference keeps the linker from dropping its section.
     pub record: &'static [u8],
     /// Makes the factory.
     pub factory: fn(&'static FactoryEntry) -> Arc<dyn Factory>,
@@ -66,7 +66,7 @@ impl FactoryEntry {
         (self.factory)(self)
     }
 
-    /// Who its controllers will be.
+    /// What its controllers will be called.
     pub fn info(&self) -> Info {
         Info {
             id: self.id.to_owned(),
@@ -97,12 +97,12 @@ impl<C: Controller> FactoryOf<C> {
         Self::with_swap(entry.info(), entry.swap)
     }
 
-    /// A factory under a name of one's own, for a controller without `#[hot_plugin]`.
+    /// A factory for a controller without `#[hot_plugin]`.
     pub fn with_info(info: Info) -> Arc<dyn Factory> {
         Self::with_swap(info, SwapMode::Beside)
     }
 
-    /// The same for a controller that comes in the place of others in this way.
+    /// The same for a controller that replaces others in this way.
     pub fn with_swap(info: Info, swap: SwapMode) -> Arc<dyn Factory> {
         Arc::new(Self { info, swap, controller: PhantomData })
     }
@@ -175,7 +175,7 @@ impl<C: Controller> AnyController for Erased<C> {
     }
 }
 
-/// A controller made by hand, for [`crate::Bus::add_controller`].
+/// Wraps a controller that was made by hand, for [`crate::Bus::add_controller`].
 pub fn erase<C: Controller>(controller: C) -> Arc<dyn AnyController> {
     let mut routes = Routes::new();
     C::routes(&mut routes);

@@ -80,7 +80,7 @@ pub trait Controller: Send + Sync + Sized + 'static {
     /// Makes the controller.
     ///
     /// # Errors
-    /// Whatever keeps the controller from being made; it is tried again with backoff.
+    /// Why the controller cannot be made; this is retried with backoff, unless the error is [permanent](crate::Error::permanent).
     fn construct(config: Self::Config, context: &Context) -> impl Future<Output = Result<Self>> + Send;
 
     /// Runs until the work is done or `context` is cancelled. The default waits for cancellation.
@@ -94,14 +94,13 @@ pub trait Controller: Send + Sync + Sized + 'static {
         }
     }
 
-    /// Called once when the controller goes, after `execute` ended. What it owns is free when it has been dropped, which is
-    /// next.
+    /// Called once when the controller goes, after `execute` has ended. It is dropped next, which frees what it owns.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 
-    /// Whether it is well. A new generation is asked for a while after it has taken over; what is not well then is taken
-    /// back, and the generation before serves again. The default is always well.
+    /// Whether it is healthy. A new generation is asked for a while after it has taken over; if it is not healthy, it is
+    /// taken back, and the previous generation serves again. The default is always healthy.
     ///
     /// # Errors
     /// What is wrong.
@@ -109,15 +108,14 @@ pub trait Controller: Send + Sync + Sized + 'static {
         async { Ok(()) }
     }
 
-    /// State to hand over to the next generation; `None` if there is none. In a plugin it is called on a thread of the
-    /// plugin's that may block; it shall be quick all the same, for calls wait for it.
+    /// The state to hand over to the next generation, or `None` if there is none. In a plugin it is called on a thread that
+    /// may block, but it should be quick, because calls wait for it.
     ///
-    /// It is called once while the next generation is being made ready and, if it was `Some`, once more right before
-    /// that takes over. For this moment no call begins, and calls that are at work without an answer get 5 ms to end
-    /// (a host may set another time); what a longer one, or `execute`, changes after the second `save` is lost with this
-    /// generation.
+    /// It is called once while the next generation is being made ready and, if it returned `Some`, again right before that
+    /// one takes over. During the second call no new calls begin, and calls without an answer get 5 ms to end (a host may set
+    /// another time). What a longer call, or `execute`, changes after the second `save` is lost with this generation.
     ///
-    /// With `swap = "stop-first"` the second call comes when nothing of the controller is at work any more: after `close`.
+    /// With `swap = "stop-first"` the second call comes after `close`, when nothing of the controller is running any more.
     ///
     /// # Errors
     /// An error keeps this generation running and rolls the swap back.
@@ -125,15 +123,15 @@ pub trait Controller: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// Takes over the state of the generation before, before `execute` is called; and once more right before this
-    /// generation takes over, if the state has changed since. It replaces what was restored before.
+    /// Takes over the state of the previous generation, before `execute` is called; and again right before this generation
+    /// takes over, if the state has changed since. It replaces what was restored before.
     ///
-    /// With `swap = "stop-first"` it is called once, and also for the state of the controller that ran by the config before.
+    /// With `swap = "stop-first"` it is called once, and also with the state of the controller that had the previous config.
     ///
-    /// The state may be one of an older version of this code, which [`State::schema`] tells: migrate it, or refuse it.
+    /// The state may come from another version of this code, as [`State::schema`] tells: migrate it, or reject it.
     ///
     /// # Errors
-    /// Refusing the state rolls the swap back. The default accepts nothing but ignores what it is given.
+    /// Rejecting the state rolls the swap back. The default ignores the state.
     fn restore(&self, _state: State) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }
@@ -142,15 +140,15 @@ pub trait Controller: Send + Sync + Sized + 'static {
     fn routes(_routes: &mut Routes<Self>) {}
 }
 
-/// How a new controller comes in the place of an old one: of the next generation of its code, or of the next config.
+/// How a new controller replaces an old one: with the next generation of its code, or with the next config.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SwapMode {
-    /// The new one is made ready beside the old one, which serves meanwhile.
+    /// The new one is made ready beside the old one, which keeps serving meanwhile.
     #[default]
     Beside,
-    /// The old one is ended, and dropped, before the new one is made: for what only one can own.
+    /// The old one is ended and dropped before the new one is made, for what only one can own.
     StopFirst,
 }
 
@@ -167,7 +165,7 @@ impl State {
     /// Encodes a serde value as state, with field names.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Encoding`] when it does not serialize.
+    /// [`crate::error::ErrorKind::Encoding`] when the value cannot be serialized.
     pub fn encode<T: serde::Serialize>(schema: u32, value: &T) -> Result<Self> {
         Ok(Self { schema, bytes: crate::directive::wire::encode(value)? })
     }
@@ -196,12 +194,12 @@ pub trait AnyController: Send + Sync + 'static {
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
-    /// Drops the controller, which is closed, once nobody uses it any more; from the first call on it does nothing else. It
-    /// may be called again, where it was still used.
+    /// Drops the controller, which is closed, once it is not used any more. From the first call on it accepts no other
+    /// calls. It may be called again if it was still used.
     ///
     /// # Errors
-    /// Who uses it still, or that its destructor goes on, when `within` is over. The default, for a controller that is
-    /// dropped with its last reference, has none.
+    /// What still uses it, or that its destructor is still running, when `within` is over. The default, for a controller that
+    /// is dropped with its last reference, never fails.
     fn part(self: Arc<Self>, _within: Duration) -> BoxFuture<'static, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
@@ -227,7 +225,7 @@ pub trait AnyController: Send + Sync + 'static {
     fn resolves(&self) -> Vec<String>;
     /// Resolves a directive into a sink. `None` if the controller has no resolver for it.
     ///
-    /// The future ends when the resolver is done; its values stay. Dropping it cancels the resolver.
+    /// The future ends when the resolver is done, and its values stay. Dropping the future cancels the resolver.
     fn resolve(
         self: Arc<Self>,
         directive: Arc<dyn AnyDirective>,
@@ -257,7 +255,7 @@ pub async fn starting(execution: impl Future<Output = Result<()>>, on_started: i
     .await
 }
 
-/// Who a controller is.
+/// What a controller is called.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Info {
@@ -265,7 +263,7 @@ pub struct Info {
     pub id: String,
     /// The version given to `#[hot_plugin]`.
     pub version: semver::Version,
-    /// One line about it: the first line of the doc comment on the `impl` block.
+    /// One line about it, such as the first line of the doc comment on the `impl` block.
     pub description: String,
     /// The config ID.
     pub config_id: String,

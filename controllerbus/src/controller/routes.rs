@@ -1,4 +1,4 @@
-//! Which directives a controller resolves, and with what.
+//! Which directives a controller resolves, and with which functions.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl<C> Deref for Hold<C> {
 type Resolve<C> =
     Box<dyn Fn(Hold<C>, &dyn AnyDirective, Arc<dyn ValueSink>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
-/// A resolver of a directive type; a function or a closure that captures nothing.
+/// A resolver of a directive type: a function, or a closure that captures nothing.
 pub type ResolveWith<C, D> = fn(Hold<C>, D, Values<<D as Directive>::Value>) -> BoxFuture<'static, Result<()>>;
 
 /// The resolvers of a controller type, by directive id.
@@ -70,7 +70,7 @@ impl<C: Send + Sync + 'static> Routes<C> {
         let erased: Resolve<C> = Box::new(move |controller, directive, sink| {
             let owned = match directive.as_any().downcast_ref::<D>() {
                 Some(typed) => Ok(typed.duplicate()),
-                // Another build's type of the same id: through the encoding, which bridges versions.
+                // The type of another build under the same id: the encoding bridges versions.
                 None => directive.encode().and_then(|bytes| wire::decode::<D>(&bytes)),
             };
             match owned {

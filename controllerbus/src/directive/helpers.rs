@@ -1,5 +1,5 @@
-//! Resolvers' usual cases: a watched value, another directive's values mapped, a stream, one value for each key, a
-//! value that is shared and made once, and resolvers within resolvers. A fixed value needs none: [`Values::add`].
+//! The usual cases of resolvers: a watched value, a stream, another directive's values mapped, one value per key, a shared
+//! value that is made once, and resolvers within resolvers. A fixed value needs only [`Values::add`].
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -18,7 +18,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// Shows what a watch channel holds, one value at a time, until its sender is gone; the last value stays.
     ///
     /// # Errors
-    /// None; it returns what a resolver returns.
+    /// Never; it returns what a resolver returns.
     pub async fn follow(&self, mut source: watch::Receiver<V>) -> Result<()>
     where
         V: Clone,
@@ -39,7 +39,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// stays when the stream ends.
     ///
     /// # Errors
-    /// None; it returns what a resolver returns.
+    /// Never; it returns what a resolver returns.
     pub async fn follow_stream<S: Stream>(&self, stream: S, mut map: impl FnMut(S::Item) -> Option<V>) -> Result<()> {
         let mut stream = std::pin::pin!(stream);
         let mut slot = self.slot();
@@ -57,7 +57,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// directive is. A value that maps to `None` is left out.
     ///
     /// # Errors
-    /// The other directive's, while it has no values; [`crate::error::ErrorKind::Closed`] when it stands no more.
+    /// The other directive's, while it has no values; [`crate::error::ErrorKind::Closed`] when it is gone.
     pub async fn map<D: Directive>(
         &self,
         mut request: Request<D>,
@@ -86,10 +86,10 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
         Keyed { values: self.clone(), held: HashMap::new() }
     }
 
-    /// Shows what a [`Shared`] holds, and keeps it for as long as the value stands.
+    /// Shows what a [`Shared`] holds, and keeps that for as long as the value stands.
     ///
     /// # Errors
-    /// What kept it from being made.
+    /// Why it could not be made.
     pub async fn share<T: Send + Sync + 'static>(&self, shared: &Shared<T>, view: impl FnOnce(&T) -> V) -> Result<()> {
         let kept = shared.get().await?;
         let value = view(&kept);
@@ -101,7 +101,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// [`Child`] is dropped, when it fails (then it runs again, with backoff), and when this resolver goes.
     ///
     /// # Errors
-    /// Outside a tokio runtime.
+    /// When it is called outside a tokio runtime.
     pub fn child<F>(&self, resolve: impl Fn(Values<V>) -> F + Send + 'static) -> Result<Child>
     where
         F: Future<Output = Result<()>> + Send + 'static,
@@ -154,9 +154,9 @@ impl<K: std::fmt::Debug, V> std::fmt::Debug for Keyed<K, V> {
 }
 
 impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
-    /// Puts a key's value in place of the one before, in one step: the new one is added, then the old one withdrawn.
+    /// Replaces a key's value in one step: the new one is added, then the old one is withdrawn.
     ///
-    /// `None` when nobody wants it: the directive is gone, or its hard cap is reached.
+    /// `None` when it is not wanted: the directive is gone, or its hard cap is reached.
     pub fn set(&mut self, key: K, value: V) -> Option<ValueId> {
         let new = match self.held.remove(&key) {
             Some(held) => held.replace(value)?,
@@ -172,7 +172,7 @@ impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
         self.held.remove(key).is_some()
     }
 
-    /// Withdraws the values of all keys but those that are wanted.
+    /// Withdraws the values of all keys except the wanted ones.
     pub fn retain(&mut self, mut wanted: impl FnMut(&K) -> bool) {
         self.held.retain(|key, _| wanted(key));
     }
@@ -182,7 +182,7 @@ impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
         self.held.len()
     }
 
-    /// Whether none has.
+    /// Whether no key has a value.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
@@ -190,7 +190,7 @@ impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
 
 type Make<T> = Box<dyn Fn() -> crate::controller::BoxFuture<'static, Result<T>> + Send + Sync>;
 
-/// Something costly that several resolvers use: made when the first one wants it, dropped when the last has let it go.
+/// Something costly that several resolvers use: made when the first one needs it, dropped when the last one lets it go.
 pub struct Shared<T> {
     make: Make<T>,
     current: tokio::sync::Mutex<Weak<T>>,
@@ -203,7 +203,7 @@ impl<T> std::fmt::Debug for Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> Shared<T> {
-    /// Of what a function makes.
+    /// Shares what a function makes.
     pub fn new<F>(make: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<T>> + Send + 'static,
@@ -211,10 +211,10 @@ impl<T: Send + Sync + 'static> Shared<T> {
         Self { make: Box::new(move || Box::pin(make())), current: tokio::sync::Mutex::new(Weak::new()) }
     }
 
-    /// A hold of it, made now if nobody has one; whoever else asks meanwhile waits for that. Cancel-safe.
+    /// A reference to it. It is made now if there is none; other callers wait for that. Cancel-safe.
     ///
     /// # Errors
-    /// What kept it from being made; the next call tries again.
+    /// Why it could not be made; the next call tries again.
     pub async fn get(&self) -> Result<Arc<T>> {
         let mut current = self.current.lock().await;
         if let Some(there) = current.upgrade() {
@@ -240,7 +240,7 @@ impl std::fmt::Debug for Child {
 }
 
 impl Child {
-    /// Waits until it has, for now, nothing more to add.
+    /// Waits until it has nothing more to add for now.
     pub async fn idle(&self) {
         let mut idle = self.group.idle.subscribe();
         // The sender is held here.
@@ -273,7 +273,7 @@ impl Group {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the values back, for good or until the child runs again.
+    /// Withdraws the values, for good or until the child runs again.
     fn withdraw(&self, ended: bool) {
         let (values, gone) = {
             let mut live = self.live();

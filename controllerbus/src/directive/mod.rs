@@ -59,7 +59,7 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
     /// A copy of the directive, for a resolver to own.
     fn duplicate(&self) -> Self;
 
-    /// Refuses a directive that makes no sense before any controller sees it.
+    /// Rejects a directive that makes no sense before any controller sees it.
     ///
     /// # Errors
     /// Says what is wrong with the directive; the requester gets it.
@@ -67,12 +67,12 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
         Ok(())
     }
 
-    /// What the directive is called where a person reads of it.
+    /// The directive's name for people.
     fn name(&self) -> String {
         Self::ID.to_owned()
     }
 
-    /// What tells it from others of its type, where a person reads of it; its fields, unless that is changed.
+    /// What distinguishes it from others of its type, for people: its fields, by default.
     fn debug_values(&self) -> Vec<(String, String)> {
         wire::encode(self).map(|bytes| wire::fields(&bytes)).unwrap_or_default()
     }
@@ -98,28 +98,28 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
     }
 }
 
-/// Routes of this id are for directives of every type; [`crate::controller::AnyController::resolve`] then says which
-/// it wants. For controllers that hand directives on; it costs each directive a call.
+/// A route with this id is for directives of every type; [`crate::controller::AnyController::resolve`] then says which
+/// it wants. For controllers that pass directives on. It costs each directive a call.
 pub const ANY_DIRECTIVE: &str = "*";
 
 /// Called once when a value or a resolver is gone.
 pub type Callback = Box<dyn FnOnce() + Send>;
 
-/// Whether a directive takes the place of an equivalent one that stands, whose requesters then read an end.
+/// Whether a directive replaces an equivalent one that stands, whose requests then end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Supersede {
-    /// No: it shares the standing one.
+    /// No: the standing one is shared.
     #[default]
     Never,
-    /// Yes: the newest stands.
+    /// Yes: the newest one stands.
     Always,
-    /// If its revision is the higher one.
+    /// If its revision is higher.
     Revision(u64),
 }
 
 impl Supersede {
-    /// Whether a directive with this setting takes the place of a standing one with that.
+    /// Whether a directive with this setting replaces a standing one with that.
     pub fn replaces(&self, standing: &Self) -> bool {
         match (self, standing) {
             (Self::Never, _) => false,
@@ -138,11 +138,11 @@ pub struct Options {
     /// With a hard cap, values above `max_values` are refused. Either way, while there are as many, the directive counts as
     /// idle, and resolvers without a value are stopped; they are started again when there is room.
     pub hard_cap: bool,
-    /// How long the directive stands on when nobody refers to it.
+    /// How long the directive is kept without references.
     pub keep_for: Duration,
     /// Whether an unreferenced directive without values goes at once, whatever `keep_for` says.
     pub drop_if_empty: bool,
-    /// Whether it takes the place of an equivalent directive that stands.
+    /// Whether it replaces an equivalent directive that stands.
     pub supersede: Supersede,
 }
 
@@ -159,7 +159,7 @@ impl Options {
         Self { hard_cap: true, ..self }
     }
 
-    /// With a time for which the directive is kept when nobody refers to it.
+    /// With a time for which the directive is kept without references.
     #[must_use]
     pub fn with_keep_for(self, time: Duration) -> Self {
         Self { keep_for: time, ..self }
@@ -171,7 +171,7 @@ impl Options {
         Self { drop_if_empty: true, ..self }
     }
 
-    /// With what it does to an equivalent directive that stands.
+    /// With whether it replaces an equivalent directive that stands.
     #[must_use]
     pub fn with_supersede(self, supersede: Supersede) -> Self {
         Self { supersede, ..self }
@@ -256,7 +256,7 @@ pub struct OpaqueDirective {
     facts: Facts,
 }
 
-/// What a process that does not know a directive's type has to be told beside its bytes.
+/// What a process that does not know a directive's type needs in addition to its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Facts {
@@ -267,10 +267,10 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Those of a directive, encoded; nothing where they are what is assumed anyway.
+    /// Those of a directive, encoded; empty if they are the defaults.
     ///
     /// # Errors
-    /// [`ErrorKind::Encoding`], which they are not known to meet.
+    /// [`ErrorKind::Encoding`], in theory.
     pub fn encode(directive: &dyn AnyDirective) -> Result<Vec<u8>> {
         let facts = Self { options: directive.options(), key: directive.encode_key() };
         if facts == Self::default() { Ok(Vec::new()) } else { wire::encode(&facts) }
@@ -282,7 +282,7 @@ impl Facts {
 }
 
 impl OpaqueDirective {
-    /// A directive that is only passed on, by its id and its bytes in the boundary's encoding.
+    /// A directive that is only passed on: its id, and its bytes in the boundary's encoding.
     pub fn new(id: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self { id: id.into(), bytes, facts: Facts::default() }
     }
@@ -329,7 +329,7 @@ impl AnyDirective for OpaqueDirective {
     }
 }
 
-/// The functions of one directive type, for code that meets it only by its id.
+/// The functions of one directive type, for code that knows only its id.
 pub struct DirectiveType {
     /// [`Directive::ID`].
     pub id: &'static str,
@@ -365,7 +365,7 @@ impl DirectiveType {
         use std::collections::HashMap;
         static BY_ID: once_cell::sync::Lazy<HashMap<&'static str, &'static DirectiveType>> =
             once_cell::sync::Lazy::new(|| DIRECTIVE_TYPES.iter().map(|kind| (kind.id, *kind)).collect());
-        // A plugin has few, and what it keeps in a static is not given back when it is unloaded.
+        // A plugin has few, and a map in a static would leak when it is unloaded.
         if DIRECTIVE_TYPES.len() <= 16 {
             return DIRECTIVE_TYPES.iter().copied().rfind(|kind| kind.id == id);
         }

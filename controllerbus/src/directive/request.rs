@@ -18,11 +18,11 @@ pub enum Event<V> {
     Added(ValueId, Arc<V>),
     /// A value that was added before is gone.
     Removed(ValueId),
-    /// Every resolver has, for now, nothing more to add.
+    /// No resolver has anything more to add for now.
     Idle,
     /// A resolver works again after `Idle`.
     Busy,
-    /// A resolver failed; it is tried again with backoff while the directive stands.
+    /// A resolver failed; it is retried with backoff while the directive stands.
     Failed(Error),
 }
 
@@ -34,7 +34,7 @@ pub enum RawEvent {
     Added(ValueId, AnyValue),
     /// A value that was added before is gone.
     Removed(ValueId),
-    /// Every resolver has, for now, nothing more to add.
+    /// No resolver has anything more to add for now.
     Idle,
     /// A resolver works again after `Idle`.
     Busy,
@@ -47,13 +47,13 @@ pub trait RawRequest: Send {
     /// The next event; `None` when the bus is closed or the directive was superseded.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>>;
 
-    /// Another reference to the same standing directive; a weak one does not keep it.
+    /// Another reference to the same standing directive; a weak one does not keep it standing.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
+    /// [`crate::error::ErrorKind::Closed`] when the directive is gone.
     fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
         let kind = if strong { "strong" } else { "weak" };
-        Err(Error::msg(format!("this request cannot be referred to again ({kind})")))
+        Err(Error::msg(format!("this request has no {kind} references")))
     }
 }
 
@@ -97,10 +97,10 @@ pub trait RawRequest: Send {
 #[must_use = "dropping the request releases the directive"]
 pub struct Request<D: Directive> {
     raw: Box<dyn RawRequest>,
-    /// What was read and not withdrawn.
+    /// What was read and has not been withdrawn.
     standing: SmallVec<[(ValueId, Arc<D::Value>); 1]>,
     idle: bool,
-    /// The last failure since it was busy.
+    /// The last failure since it was last busy.
     failure: Option<Error>,
 }
 
@@ -120,29 +120,29 @@ impl<D: Directive> Request<D> {
         poll_fn(|cx| self.poll_typed(cx)).await
     }
 
-    /// A weak reference to the same directive: it reads the same events, and an end when the directive goes, which it
-    /// does not keep from going.
+    /// A weak reference to the same directive: it reads the same events, does not keep the directive standing, and ends
+    /// with it.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
+    /// [`crate::error::ErrorKind::Closed`] when the directive is gone.
     pub fn weak(&self) -> Result<Self, BusError> {
         Ok(Self::new(self.raw.reference(false)?))
     }
 
-    /// Another strong reference to the same directive; of a weak one too, as long as the directive stands.
+    /// Another strong reference to the same directive; a weak one can be upgraded while the directive stands.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Closed`] when the directive does not stand any more.
+    /// [`crate::error::ErrorKind::Closed`] when the directive is gone.
     pub fn strong(&self) -> Result<Self, BusError> {
         Ok(Self::new(self.raw.reference(true)?))
     }
 
-    /// The values that were read and not withdrawn since, oldest first.
+    /// The values that were read and have not been withdrawn, oldest first.
     pub fn standing(&self) -> impl Iterator<Item = &Arc<D::Value>> {
         self.standing.iter().map(|(_, value)| value)
     }
 
-    /// Whether the last that was read of it is that no resolver has anything to add.
+    /// Whether no resolver had anything more to add, according to the last event.
     pub fn is_idle(&self) -> bool {
         self.idle
     }
@@ -225,7 +225,7 @@ impl<D: Directive> Request<D> {
     /// # Errors
     /// A resolver's error if no value stands; [`crate::error::ErrorKind::Closed`] when the bus closes.
     pub async fn values(&mut self) -> Result<Vec<Arc<D::Value>>, BusError> {
-        // What is there already is read before it is believed to be idle.
+        // What is already there is read first.
         let mut ready = self.idle;
         loop {
             let event = poll_fn(|cx| match self.poll_typed(cx) {
@@ -253,7 +253,7 @@ fn closed<D: Directive>() -> BusError {
     superseded(D::ID).into()
 }
 
-/// The error of a directive that stands no more.
+/// The error of a directive that is gone.
 pub(crate) fn superseded(id: &str) -> Error {
     Error::new(crate::error::ErrorKind::Closed, format!("the bus closed, or {id} was superseded or released"))
 }

@@ -1,4 +1,4 @@
-//! What a resolver answers with: typed handles over a sink that the bus, or a plugin boundary, provides.
+//! What a resolver answers with: typed handles over a sink that the bus or a plugin boundary provides.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -54,16 +54,16 @@ impl AnyValue {
         Self(Repr::Encoded(bytes.into(), objects.into()))
     }
 
-    /// The value in the boundary's encoding, for where objects cannot follow: a file, or another process.
+    /// The value in the boundary's encoding, for a file or another process, where objects cannot follow.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails, or there are interface values in it.
+    /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails, or the value contains interface values.
     pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
         match &self.0 {
             Repr::Encoded(bytes, objects) if objects.is_empty() => Ok(Cow::Borrowed(bytes)),
             Repr::Encoded(..) => Err(crate::Error::new(
                 crate::error::ErrorKind::Encoding,
-                "an interface value can be handed over a bus, but not written down or sent to another process",
+                "an interface value can cross a bus, but it cannot be serialized or sent to another process",
             )),
             Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
         }
@@ -96,7 +96,7 @@ impl AnyValue {
         match &self.0 {
             Repr::Native(value, encode) => match Arc::clone(value).downcast() {
                 Ok(typed) => Ok(typed),
-                // Another declaration of the same value: through the encoding, which bridges versions.
+                // Another declaration of the same value: the encoding bridges versions.
                 Err(other) => {
                     let (bytes, objects) = interface::collecting(|| encode(&*other));
                     let _offered = interface::offering(&objects);
@@ -115,23 +115,23 @@ impl AnyValue {
 pub trait ValueSink: Send + Sync {
     /// Adds a value. `None` when the directive is gone or its hard cap is reached.
     fn add(&self, value: AnyValue) -> Option<ValueId>;
-    /// Adds a value, and calls back once it is gone, for whatever reason. When it is refused nothing is called.
+    /// Adds a value, and calls back once it is gone, for any reason; not if it is refused.
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId>;
-    /// Puts a value in the place of another one of the same resolver, in one step, so that it needs no room of its own;
-    /// the other one is gone then, also where this one is refused.
+    /// Replaces a value of the same resolver in one step, so that it needs no room of its own. The old value is gone
+    /// afterwards even if the new one is refused.
     fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
         let new = self.add(value);
         self.remove(old);
         new
     }
     /// Calls back once this resolver's values are gone, because it failed, the directive ended, or the controller goes;
-    /// at once if that has happened.
+    /// at once if they are already gone.
     fn on_gone(&self, callback: Callback);
-    /// Withdraws a value; false when it is not there any more.
+    /// Withdraws a value; false if it is already gone.
     fn remove(&self, id: ValueId) -> bool;
-    /// Says whether the resolver has, for now, nothing more to add.
+    /// Says whether the resolver has nothing more to add for now.
     fn set_idle(&self, idle: bool);
-    /// Whether the directive, the controller or the resolver is gone, or there are as many values as are wanted.
+    /// Whether the directive, the controller or the resolver is gone, or as many values as are wanted are there.
     fn is_cancelled(&self) -> bool;
 }
 
@@ -200,14 +200,14 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
         Self { sink, value: PhantomData }
     }
 
-    /// Adds a value that stays for as long as this resolver stands.
+    /// Adds a value that stays for as long as this resolver is there.
     ///
-    /// `None` when nobody wants it any more: the directive is gone, or its hard cap is reached.
+    /// `None` when it is not wanted any more: the directive is gone, or its hard cap is reached.
     pub fn add(&self, value: V) -> Option<ValueId> {
         self.sink.add(AnyValue::native(value))
     }
 
-    /// Adds a value, and calls back once it is gone: withdrawn, or taken away with the resolver or the directive.
+    /// Adds a value, and calls back once it is gone: withdrawn, or gone with the resolver or the directive.
     pub fn add_watched(&self, value: V, removed: impl FnOnce() + Send + 'static) -> Option<ValueId> {
         self.sink.add_watched(AnyValue::native(value), Box::new(removed))
     }
@@ -217,7 +217,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
         self.sink.on_gone(Box::new(callback));
     }
 
-    /// Waits until this resolver's values are gone. The resolver's own future is dropped then; this is for others.
+    /// Waits until this resolver's values are gone. For tasks that it has started: its own future is dropped then.
     pub async fn gone(&self) {
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         self.on_gone(move || drop(sender));
@@ -239,28 +239,28 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
         Arc::clone(&self.sink)
     }
 
-    /// Withdraws a value; false when it is not there any more.
+    /// Withdraws a value; false if it is already gone.
     pub fn remove(&self, id: ValueId) -> bool {
         self.sink.remove(id)
     }
 
-    /// Says that there is, for now, nothing more to add, though the resolver runs on.
+    /// Says that there is nothing more to add for now, though the resolver keeps running.
     pub fn idle(&self) {
         self.sink.set_idle(true);
     }
 
-    /// Takes [`Values::idle`] back.
+    /// Revokes [`Values::idle`].
     pub fn busy(&self) {
         self.sink.set_idle(false);
     }
 
-    /// Whether nobody wants values any more.
+    /// Whether values are no longer wanted.
     pub fn is_cancelled(&self) -> bool {
         self.sink.is_cancelled()
     }
 }
 
-/// Keeps one value standing; dropping it withdraws the value.
+/// Keeps one value; dropping it withdraws the value.
 #[must_use = "dropping it withdraws the value"]
 pub struct Held {
     sink: Arc<dyn ValueSink>,
@@ -280,14 +280,14 @@ impl Held {
         self.id
     }
 
-    /// Lets the value stand for as long as its resolver does.
+    /// Leaves the value for as long as its resolver is there.
     pub fn leave(mut self) {
         self.left = true;
     }
 }
 
 impl Held {
-    /// Puts a value in place of the one that this guard keeps; `None` when nobody wants it any more.
+    /// Replaces the value that this guard keeps; `None` when the new one is not wanted any more.
     pub(crate) fn replace<V: Serialize + Send + Sync + 'static>(mut self, value: V) -> Option<Self> {
         let new = self.sink.replace(self.id, AnyValue::native(value));
         self.left = true;
@@ -317,7 +317,7 @@ impl<V> std::fmt::Debug for Slot<V> {
 }
 
 impl<V: Serialize + Send + Sync + 'static> Slot<V> {
-    /// Puts a value in place of the one before, in one step: the new one is added, then the old one removed.
+    /// Replaces the value in one step: the new one is added, then the old one is removed.
     pub fn set(&mut self, value: V) {
         self.held = match self.held.take() {
             Some(held) => held.replace(value),
@@ -330,7 +330,7 @@ impl<V: Serialize + Send + Sync + 'static> Slot<V> {
         self.held = None;
     }
 
-    /// Lets the value stand for as long as the resolver does.
+    /// Leaves the value for as long as the resolver is there.
     pub fn leave(mut self) {
         if let Some(held) = self.held.take() {
             held.leave();

@@ -1,7 +1,7 @@
-//! The boundary's encoding: MessagePack with field names, so that both sides may be of different versions.
+//! The boundary's encoding: MessagePack with field names, so that both sides may have different versions of a type.
 //!
-//! What is generic here is compiled again into every controller crate at every edit, so it is next to nothing: the
-//! encoding itself works on `erased_serde`'s objects and is compiled once.
+//! Generic code here is compiled into every controller crate at every edit, so there is next to none: the encoding itself
+//! works on `erased_serde`'s objects and is compiled once.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,7 +22,7 @@ fn encode_erased(value: &dyn erased_serde::Serialize, type_name: &str) -> Result
         .map_err(|error| Error::new(ErrorKind::Encoding, format!("cannot encode `{type_name}`: {error}")))
 }
 
-/// Decodes a value; unknown fields are ignored, as serde does unless the type says otherwise.
+/// Decodes a value. Unknown fields are ignored unless the type says otherwise.
 ///
 /// # Errors
 /// [`ErrorKind::Encoding`] with the type's name and the path to the field.
@@ -37,7 +37,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
 
-/// How deep a value may nest: deeper ones would overflow the small stacks of threads, which no error could report.
+/// How deep a value may nest. Deeper ones would overflow a thread's stack, which cannot be reported as an error.
 const DEPTH: usize = 128;
 
 fn reader(bytes: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>> {
@@ -54,7 +54,7 @@ fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Resu
     let mut deserializer = reader(bytes);
     let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
     first.map_err(|error| {
-        // Only a failure pays for tracking the path, and for words that a person understands: those of JSON.
+        // Only a failure pays for the path, and for messages in terms of JSON, which a person understands.
         let mut track = serde_path_to_error::Track::new();
         let again = match as_json(bytes) {
             Ok(json) => {
@@ -75,12 +75,12 @@ fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Resu
     })
 }
 
-/// An encoded value as JSON, for tools; a text that says so where JSON has no word for it.
+/// An encoded value as JSON, for tools; a text that says so if JSON cannot express it.
 pub(crate) fn to_json(bytes: &[u8]) -> serde_json::Value {
-    as_json(bytes).unwrap_or_else(|_| format!("{} bytes that are no JSON", bytes.len()).into())
+    as_json(bytes).unwrap_or_else(|_| format!("{} bytes that JSON cannot express", bytes.len()).into())
 }
 
-/// The fields of an encoded struct as texts; what is no struct is one field without a name.
+/// The fields of an encoded struct as texts; anything else is one field without a name.
 pub(crate) fn fields(bytes: &[u8]) -> Vec<(String, String)> {
     let text = |value: serde_json::Value| match value {
         serde_json::Value::String(text) => text,

@@ -9,9 +9,9 @@ use crate::error::ErrorKind;
 use crate::{BusError, Error};
 
 /// Where a controller listens: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, `unix:/run/web.sock` (or a path that begins
-/// with `/` or `./`), or `systemd:web`, which is the socket that the host was given under this name.
+/// with `/` or `./`), or `systemd:web` for the socket that the host got under this name from its service manager.
 ///
-/// Port 0 is any free port: the same one for every generation.
+/// Port 0 is any free port, the same one for every generation.
 ///
 /// ```
 /// use controllerbus::listen::Address;
@@ -25,11 +25,11 @@ use crate::{BusError, Error};
 #[serde(into = "String", try_from = "String")]
 #[non_exhaustive]
 pub enum Address {
-    /// A host or an address, and a port.
+    /// A host name or an IP address, and a port.
     Tcp(String),
     /// A socket in the file system.
     Unix(PathBuf),
-    /// A socket that the host was given, by its name.
+    /// A socket that the host got from its service manager, by name.
     Inherited(String),
 }
 
@@ -53,7 +53,7 @@ impl FromStr for Address {
             let is_path = !path.is_empty() && !path.contains('\0');
             return if is_path { Ok(Self::Unix(path.into())) } else { Err(wrong("it has no path")) };
         }
-        // One spelling for each.
+        // Each address has one spelling.
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::Tcp(address.to_string()));
         }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_have_one_spelling_and_what_is_none_is_told_what_one_is_like() {
+    fn addresses_have_one_spelling_and_an_error_says_what_one_is_like() {
         for (text, shown) in [
             ("127.0.0.1:8080", "127.0.0.1:8080"),
             ("[::1]:80", "[::1]:80"),

@@ -27,7 +27,7 @@ pub(crate) fn bind(address: &Address) -> Result<StdListener> {
             return Err(Error::new(ErrorKind::NotFound, what));
         }
     };
-    // Not in the system's words, in which a controller's own `bind` fails: see `bus/owning.rs`.
+    // Not the system's message, by which `bus/owning.rs` recognizes a controller's own `bind`.
     bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Error::msg(format!("cannot listen at {address}: somebody else listens there")),
         _ => Error::msg(format!("cannot listen at {address}: {error}")),
@@ -35,7 +35,7 @@ pub(crate) fn bind(address: &Address) -> Result<StdListener> {
 }
 
 fn bind_any(text: &str) -> io::Result<StdListener> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "its host has no address");
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in text.to_socket_addrs()? {
         match bind_tcp(address) {
             Ok(socket) => return Ok(StdListener::Tcp(socket.into())),
@@ -47,7 +47,7 @@ fn bind_any(text: &str) -> io::Result<StdListener> {
 
 fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Not in the way of the connections of a host that has just ended.
+    // Connections of a host that has just ended do not block the address.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     ready(socket)
@@ -60,7 +60,7 @@ fn bind_path(path: &Path) -> io::Result<StdListener> {
         ready(socket).map(|socket| StdListener::Unix(socket.into()))
     };
     match try_it() {
-        // Left behind by a host that was killed: nobody listens there.
+        // Left behind by a host that was killed.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
             std::fs::remove_file(path)?;
             try_it()
@@ -81,7 +81,7 @@ fn ready(socket: Socket) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// For a context that is made by hand, of which no bus knows: what is asked for is bound, and accepts at once.
+/// For a context that was made without a bus: each address is bound for it alone, and accepts at once.
 pub(crate) struct Unshared;
 
 impl Sockets for Unshared {
@@ -89,7 +89,7 @@ impl Sockets for Unshared {
         Box::pin(async move {
             let bound = tokio::task::spawn_blocking(move || bind(&address)).await.map_err(Error::msg)??;
             let (serving, service) = tokio::sync::watch::channel(Service::Serving);
-            // Kept with the listener: it ends when nobody can tell that it has not.
+            // The sender is kept with the listener, which would end without one.
             let keep = std::sync::Arc::new(move || {
                 let _ = &serving;
                 Box::new(()) as super::Kept

@@ -1,4 +1,4 @@
-//! A connection that a controller's listener has accepted: it keeps its code loaded, and can be cut.
+//! A connection that a controller's listener has accepted. It keeps its code loaded, and can be cut.
 
 use std::future::Future;
 use std::io;
@@ -13,15 +13,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Kept;
 
-/// A connection. While it is open, the generation that has accepted it stays loaded, whatever has become of its
-/// controller: it drains.
+/// A connection. While it is open, the generation that accepted it stays loaded, even if its controller is gone.
 pub struct Connection {
     stream: Stream,
     token: CancellationToken,
-    /// For its reader and its writer, which may be two tasks; made when one of them first waits.
+    /// One for the reader and one for the writer, which may be two tasks; created when they first wait.
     cut: [Option<Pin<Box<WaitForCancellationFutureOwned>>>; 2],
     _open: Open,
-    // Goes last: what is above is the code that it keeps.
+    // Dropped last: it keeps the code that drops the rest.
     _kept: Kept,
 }
 
@@ -30,7 +29,7 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-/// The open connections of one listener. Every clone means the same.
+/// The open connections of one listener. Cloning it gives another handle to the same ones.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Shared>);
 
@@ -56,19 +55,19 @@ impl Connections {
         Connection { stream, token, cut: [None, None], _open: Open(Arc::clone(&self.0)), _kept: kept }
     }
 
-    /// How many are open.
+    /// How many connections are open.
     pub fn count(&self) -> usize {
         *self.0.open.borrow()
     }
 
-    /// Waits until none is open.
+    /// Waits until no connection is open.
     pub async fn closed(&self) {
         let mut open = self.0.open.subscribe();
         // The sender is held here.
         let _ = open.wait_for(|open| *open == 0).await;
     }
 
-    /// Cuts those that are open, and those that come: who reads from one reads its end, who writes gets an error.
+    /// Cuts all open and future connections: reads return the end of the stream, and writes an error.
     pub fn cut(&self) {
         self.0.cut.cancel();
     }
@@ -81,7 +80,7 @@ impl std::fmt::Debug for Connections {
 }
 
 impl Connection {
-    /// The stream, if it is one of TCP: for its options and addresses.
+    /// The stream, if it is a TCP connection: for its options and addresses.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
         match &self.stream {
             Stream::Tcp(tcp) => Some(tcp),
@@ -89,7 +88,7 @@ impl Connection {
         }
     }
 
-    /// The stream, if it is one of a Unix socket: for its peer's credentials.
+    /// The stream, if it is a Unix socket: for its peer's credentials.
     pub fn as_unix(&self) -> Option<&UnixStream> {
         match &self.stream {
             Stream::Tcp(_) => None,
@@ -97,14 +96,14 @@ impl Connection {
         }
     }
 
-    /// Whether it is cut; who waits is woken then.
+    /// Whether it is cut; otherwise the task is woken when it is.
     fn is_cut(&mut self, side: usize, cx: &mut Context<'_>) -> bool {
         let token = &self.token;
         let cut = self.cut[side].get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
         token.is_cancelled() || cut.as_mut().poll(cx).is_ready()
     }
 
-    /// The outcome of a write, which does not wait for a reader that never comes once it is cut.
+    /// The outcome of a write. Once it is cut, it does not wait for a peer that may never read.
     fn written<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if outcome.is_pending() && self.is_cut(1, cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -128,7 +127,7 @@ impl AsyncRead for Connection {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Stream::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
         };
-        // What is there is read first.
+        // Data that has arrived is still read.
         if read.is_pending() && self.is_cut(0, cx) { Poll::Ready(Ok(())) } else { read }
     }
 }

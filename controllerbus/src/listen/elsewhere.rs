@@ -1,4 +1,4 @@
-//! There are no sockets of the host on this system: asking for one is an error.
+//! Hosts do not keep sockets on this system: asking for one is an error.
 
 use std::convert::Infallible;
 
@@ -6,18 +6,18 @@ use super::HostSocket;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// Why there is none.
+/// The error that says so.
 pub(crate) fn unsupported() -> Error {
-    let what = "a host keeps sockets for its controllers on Unix only; bind the address in `execute`, and say \
+    let what = "a host keeps sockets for its controllers on Unix only; bind the address in `execute`, and set \
                 `swap = \"stop-first\"`";
     Error::new(ErrorKind::Invalid, what).permanent()
 }
 
-/// There is none on this system.
+/// Has no values on this system.
 #[derive(Debug)]
 pub struct Listener(Infallible);
 
-/// Who has connected: nobody, on this system.
+/// The other end of a connection. Has no values on this system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {}
 
@@ -26,10 +26,10 @@ impl Listener {
         Err(unsupported())
     }
 
-    /// Nothing comes.
+    /// Cannot be called.
     ///
     /// # Errors
-    /// None.
+    /// Never.
     pub async fn accept(&mut self) -> std::io::Result<Option<(Infallible, Peer)>> {
         match self.0 {}
     }

@@ -30,17 +30,17 @@ enum Socket {
 /// A listener of the standard library, in non-blocking mode.
 #[derive(Debug)]
 pub enum StdListener {
-    /// Of TCP.
+    /// A TCP socket.
     Tcp(std::net::TcpListener),
-    /// In the file system.
+    /// A Unix socket.
     Unix(StdUnixListener),
 }
 
 impl StdListener {
-    /// Of a descriptor of a listening socket.
+    /// From a descriptor of a listening socket.
     ///
     /// # Errors
-    /// It is a socket of another kind, or no socket.
+    /// When it is a socket of another kind, or not a socket.
     pub(crate) fn of(descriptor: OwnedFd) -> io::Result<Self> {
         let tcp = std::net::TcpListener::from(descriptor);
         if tcp.local_addr().is_ok() {
@@ -54,7 +54,7 @@ impl StdListener {
     /// Where it listens.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's.
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(tcp) => Ok(Address::Tcp(tcp.local_addr()?.to_string())),
@@ -74,13 +74,13 @@ impl From<StdListener> for OwnedFd {
     }
 }
 
-/// Who has connected.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Peer {
-    /// From an address.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// Through the file system; such a peer has no address.
+    /// A Unix socket, whose peers have no address.
     Unix,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Peer {
 }
 
 impl Listener {
-    /// Over what the host gave. Must be called inside a tokio runtime.
+    /// Over the host's socket. Must be called inside a tokio runtime.
     pub(crate) fn new(socket: HostSocket) -> Result<Self> {
         let HostSocket { descriptor, service, keep } = socket;
         let listening = StdListener::of(descriptor).and_then(|socket| match socket {
@@ -105,11 +105,11 @@ impl Listener {
         Ok(Self { socket, service, keep, connections: Connections::default() })
     }
 
-    /// Waits for the next connection, from when the controller serves; `None` once another one serves in its place, or it is
-    /// to end. Cancel-safe.
+    /// Waits for the next connection while the controller serves; `None` once another one serves in its place, or it is to
+    /// end. Cancel-safe.
     ///
     /// # Errors
-    /// What the system said, such as that too many files are open. Another call may go well.
+    /// The system's, such as that too many files are open. The next call may succeed.
     pub async fn accept(&mut self) -> io::Result<Option<(Connection, Peer)>> {
         loop {
             let service = *self.service.borrow_and_update();
@@ -138,10 +138,10 @@ impl Listener {
         }
     }
 
-    /// Where it listens; with the port that was found, where port 0 was asked for.
+    /// Where it listens; with the actual port if port 0 was asked for.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's.
     pub fn local_addr(&self) -> io::Result<Address> {
         match &self.socket {
             Socket::Tcp(tcp) => Ok(Address::Tcp(tcp.local_addr()?.to_string())),
@@ -151,33 +151,33 @@ impl Listener {
         }
     }
 
-    /// Tells whether the controller serves, now and when that changes. If all that tells is gone, it has ended.
+    /// Whether the controller serves, now and whenever that changes. A closed channel means that it has ended.
     pub fn service(&self) -> watch::Receiver<Service> {
         self.service.clone()
     }
 
-    /// The connections that it has accepted and that are open.
+    /// The open connections that it has accepted.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
     }
 
-    /// Waits until the controller serves; false if it is to end before.
+    /// Waits until the controller serves; false if it is to end before that.
     pub async fn serves(&mut self) -> bool {
         let found = self.service.wait_for(|service| *service != Service::Waiting).await;
         found.is_ok_and(|service| *service == Service::Serving)
     }
 
-    /// Waits until another controller serves in its place, or it is to end; says which.
+    /// Waits until another controller serves in its place, or it is to end; returns which.
     pub async fn ended(&mut self) -> Service {
         let found = self.service.wait_for(|service| service.has_ended()).await;
         found.map_or(Service::Removed, |service| *service)
     }
 
-    /// The plain socket, for what wants one. Who accepts from it does so at once, whether the controller serves or not: wait
-    /// for [`Listener::serves`] before, and stop at [`Listener::ended`], for which [`Listener::service`] is what stays.
+    /// The plain socket, for libraries that need one. It accepts whether the controller serves or not: wait for
+    /// [`Listener::serves`] before, and stop accepting when [`Listener::service`] says so.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's.
     pub fn into_std(self) -> io::Result<StdListener> {
         match self.socket {
             Socket::Tcp(tcp) => tcp.into_std().map(StdListener::Tcp),

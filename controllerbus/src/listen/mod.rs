@@ -1,7 +1,7 @@
 //! Sockets that the host keeps, from which each generation of a controller accepts in turn.
 //!
-//! A controller that binds an address itself cannot be swapped: its successor is made ready beside it, and cannot bind what
-//! it holds. So it asks its context:
+//! A controller that binds an address itself cannot be swapped: its successor is made ready beside it, and cannot bind the
+//! same address. So it asks its context:
 //!
 //! ```no_run
 //! # use controllerbus::prelude::*;
@@ -15,10 +15,10 @@
 //! # }
 //! ```
 //!
-//! The host makes the socket when it is first asked for, and keeps it for the key of the config set that the controller
-//! runs for. Every generation, and every config of that key, gets a descriptor of its own of that one socket: in the
-//! process, or in a process of its own. A new generation accepts once it serves; what connects meanwhile waits in the
-//! socket's queue. So nobody is refused, and nothing that was accepted is lost with a generation that is rolled back.
+//! The host makes the socket when it is first asked for, and keeps it for the controller's key in the config set. Every
+//! generation, and every config of that key, gets its own descriptor of that one socket, also in a process of its own. A new
+//! generation accepts once it serves; connections that arrive meanwhile wait in the socket's queue. So no connection is
+//! refused, and none that was accepted is lost with a generation that is rolled back.
 
 mod address;
 #[cfg(unix)]
@@ -48,28 +48,28 @@ pub use listener::{Listener, Peer};
 use crate::Result;
 use crate::controller::BoxFuture;
 
-/// Whether a controller is the one that serves.
+/// Whether a controller is the one that serves its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Service {
-    /// It is made ready beside the one that serves, or before it.
+    /// It is being made ready.
     Waiting = 0,
     /// It serves.
     Serving = 1,
-    /// Another one serves in its place.
+    /// Another controller serves in its place.
     Replaced = 2,
-    /// It is told to end, and nothing comes in its place.
+    /// It is to end, and nothing takes its place.
     Removed = 3,
 }
 
 impl Service {
-    /// Whether it has served, and does not any more.
+    /// Whether it has stopped serving.
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Replaced | Self::Removed)
     }
 
-    /// From its number.
+    /// The inverse of `as u8`.
     pub fn of(number: u8) -> Self {
         match number {
             0 => Self::Waiting,
@@ -85,21 +85,21 @@ pub trait Sockets: Send + Sync + 'static {
     /// A descriptor of the socket at an address, which is made if there is none yet.
     ///
     /// # Errors
-    /// Why the host cannot listen there, or that this controller may not.
+    /// Why the host cannot listen there, or that this controller is not allowed to.
     fn listen(&self, address: Address) -> BoxFuture<'static, Result<HostSocket>>;
 }
 
-/// Keeps the code that serves a connection loaded while it is held.
+/// Keeps the code that serves a connection loaded.
 pub type Kept = Box<dyn Any + Send + Sync>;
 
 /// A descriptor of a socket that the host keeps, for one controller.
 pub struct HostSocket {
-    /// It does not block, and listens.
+    /// A listening socket in non-blocking mode.
     #[cfg(unix)]
     pub descriptor: std::os::fd::OwnedFd,
     /// Whether the controller serves.
     pub service: watch::Receiver<Service>,
-    /// Taken for each connection.
+    /// Called for each connection.
     pub keep: Arc<dyn Fn() -> Kept + Send + Sync>,
 }
 
