@@ -93,8 +93,8 @@ pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin, interface}
 /// Everything that a controller crate needs.
 pub mod prelude {
     pub use crate::{
-        Bus, BusError, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request, Result,
-        Schema, State, Values, hot_plugin,
+        Bus, BusError, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request,
+        Result, Schema, State, Values, hot_plugin,
     };
     pub use serde::{Deserialize, Serialize};
 }

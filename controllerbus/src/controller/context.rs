@@ -53,7 +53,10 @@ pub struct Context {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("info", &self.info).field("is_cancelled", &self.is_cancelled()).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("info", &self.info)
+            .field("is_cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
     }
 }
 

@@ -33,6 +33,7 @@ pub trait Factory: Send + Sync + 'static {
 }
 
 /// One `#[hot_plugin]`, as an element of the slice.
+#[doc(hidden)]
 pub struct FactoryEntry {
     /// The plugin id.
     pub id: &'static str,
@@ -52,11 +53,17 @@ pub struct FactoryEntry {
 
 impl std::fmt::Debug for FactoryEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FactoryEntry").field("id", &self.id).field("version", &self.version).field("config_id", &self.config_id).field("swap", &self.swap).finish_non_exhaustive()
+        f.debug_struct("FactoryEntry")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .field("config_id", &self.config_id)
+            .field("swap", &self.swap)
+            .finish_non_exhaustive()
     }
 }
 
 /// Every `#[hot_plugin]` linked into this binary or plugin.
+#[doc(hidden)]
 #[linkme::distributed_slice]
 pub static FACTORIES: [FactoryEntry];
 

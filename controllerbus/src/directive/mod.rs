@@ -340,11 +340,15 @@ pub struct DirectiveType {
 
 impl std::fmt::Debug for DirectiveType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DirectiveType").field("id", &self.id).field("type_name", &(self.type_name)()).finish_non_exhaustive()
+        f.debug_struct("DirectiveType")
+            .field("id", &self.id)
+            .field("type_name", &(self.type_name)())
+            .finish_non_exhaustive()
     }
 }
 
 /// Every directive type linked into this binary or plugin; filled by `#[derive(Directive)]`.
+#[doc(hidden)]
 #[linkme::distributed_slice]
 pub static DIRECTIVE_TYPES: [&'static DirectiveType];
 

@@ -106,7 +106,12 @@ pub struct Request<D: Directive> {
 
 impl<D: Directive> std::fmt::Debug for Request<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request").field("directive", &D::ID).field("standing", &self.standing.len()).field("is_idle", &self.idle).field("failure", &self.failure).finish_non_exhaustive()
+        f.debug_struct("Request")
+            .field("directive", &D::ID)
+            .field("standing", &self.standing.len())
+            .field("is_idle", &self.idle)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
     }
 }
 

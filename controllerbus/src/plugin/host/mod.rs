@@ -45,7 +45,11 @@ pub struct HostOptions {
 
 impl std::fmt::Debug for HostOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostOptions").field("plugin", &self.plugin).field("generation", &self.generation).field("workers", &self.workers).finish_non_exhaustive()
+        f.debug_struct("HostOptions")
+            .field("plugin", &self.plugin)
+            .field("generation", &self.generation)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
     }
 }
 
