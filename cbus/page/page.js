@@ -34,6 +34,8 @@ function draw(tag, properties = {}, text) {
 const milliseconds = (ms) =>
   ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : ms < 3600000 ? `${Math.floor(ms / 60000)} min ${Math.floor(ms / 1000) % 60} s` : `${Math.floor(ms / 3600000)} h ${Math.floor(ms / 60000) % 60} min`;
 const clock = (ms) => new Date(ms).toLocaleTimeString(undefined, { hour12: false });
+/** A time of day; when pointed at, the date and the zone too. */
+const moment = (ms) => make("time", { title: new Date(ms).toString() }, clock(ms));
 const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
@@ -266,7 +268,7 @@ function events(list) {
   lastEvent = list.at(-1)?.number ?? lastEvent;
   append($("events"), list.map((event) => {
     const text = event.kind === "build_failed" ? ["does not build"] : coloured(event.text.trimEnd());
-    return make("li", { class: "event" }, make("time", {}, clock(event.at_ms)), make("b", { class: EVENT_TONES[event.kind] ?? "" }, event.plugin), make("span", {}, ...text));
+    return make("li", { class: "event" }, moment(event.at_ms), make("b", { class: EVENT_TONES[event.kind] ?? "" }, event.plugin), make("span", {}, ...text));
   }));
 }
 
@@ -278,7 +280,7 @@ function wanted(line) {
 }
 
 const logLine = (line) => make("li", {},
-  make("time", {}, clock(line.at_ms)),
+  moment(line.at_ms),
   make("span", { class: `level ${LEVEL_TONES[line.level] ?? "off"}` }, line.level),
   make("b", {}, line.plugin ? `${line.plugin}${line.generation ? ` #${line.generation}` : ""}` : line.target),
   make("span", {}, ...coloured(line.message), line.fields ? make("span", { class: "off" }, `  ${line.fields}`) : ""));

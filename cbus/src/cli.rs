@@ -24,6 +24,9 @@ First steps:
   cbus dev greeter            build it, run it, and swap it in again at each save
   cbus plugins                from another terminal: what is loaded, and how long each swap took
 
+Colours are for terminals; NO_COLOR, CLICOLOR=0 and CLICOLOR_FORCE=1 decide otherwise. Times are local; TZ sets another
+zone.
+
 Exit status: 0 fine, 1 failed, 2 wrong usage."
 )]
 pub struct Cli {
@@ -582,8 +585,11 @@ pub struct Rollback {
     pub build: Option<String>,
 }
 
+const LOCAL_TIMES: &str = "Times are local, with their offset from UTC; TZ sets another zone.";
+
 /// `cbus logs`
 #[derive(Args)]
+#[command(after_help = LOCAL_TIMES)]
 pub struct Logs {
     /// Go on with what comes
     #[arg(short, long)]
@@ -606,6 +612,7 @@ pub struct Logs {
 
 /// `cbus events`
 #[derive(Args)]
+#[command(after_help = LOCAL_TIMES)]
 pub struct Events {
     /// Begin with the events that the daemon remembers
     #[arg(long)]

@@ -4,14 +4,16 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use crate::daemon::secrets::blot;
+use crate::text::has_colours;
 use hot_runtime::Error;
 use hot_runtime::text::{coloured_text, escaped, is_unprintable};
 use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceSpan};
 
 /// Sets how reports look.
 pub fn set_up() {
-    let _ =
-        miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().context_lines(1).wrap_lines(false).build())));
+    let colours = has_colours(&std::io::stderr());
+    let look = move || MietteHandlerOpts::new().color(colours).context_lines(1).wrap_lines(false).build();
+    let _ = miette::set_hook(Box::new(move |_| Box::new(look())));
 }
 
 /// Prints a report.

@@ -1,8 +1,13 @@
 //! Small things that several commands print: sizes, durations, tables.
 
-use std::io::IsTerminal;
+use std::sync::LazyLock;
 
+use anstream::stream::RawStream;
+use anstream::{AutoStream, ColorChoice};
 use hot_runtime::text::{coloured_text, escaped, escaped_lines, is_unprintable};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
+use unicode_width::UnicodeWidthStr;
 
 /// A size as a person reads it.
 pub fn size(bytes: u64) -> String {
@@ -35,17 +40,17 @@ pub fn duration(ms: f64) -> String {
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let one_line = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
-    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.width()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.width());
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (cell, width) in cells.zip(&widths) {
             text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count().min(*width)));
+            text.extend(std::iter::repeat_n(' ', width + 2 - cell.width().min(*width)));
         }
         text.trim_end().to_owned()
     };
@@ -97,9 +102,9 @@ pub fn tell_compiler(text: &str) {
     let _ = write!(std::io::stderr(), "{}", coloured_text(text, has_colours(&std::io::stderr())));
 }
 
-/// Whether colours can be seen there and are wanted.
-pub fn has_colours(output: &impl IsTerminal) -> bool {
-    output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+/// Whether colours are written there: on a terminal, unless `NO_COLOR`, `CLICOLOR` or `CLICOLOR_FORCE` say otherwise.
+pub fn has_colours(output: &impl RawStream) -> bool {
+    AutoStream::choice(output) != ColorChoice::Never
 }
 
 /// Prints a value as JSON: indented for people on a terminal, one line otherwise where `lines` is wanted.
@@ -125,36 +130,32 @@ pub fn json_escaped(json: &str) -> String {
     out
 }
 
-/// The time of day in UTC, from milliseconds since 1970.
+/// The zone of all times that are shown: `TZ`, or else this machine's.
+static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::try_system().unwrap_or(TimeZone::UTC));
+
+fn local(ms: u64) -> ZonedDateTime {
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX).to_zoned_datetime(ZONE.clone())
+}
+
+/// The local time of day, from milliseconds since 1970.
 pub fn clock(ms: u64) -> String {
-    let seconds = ms / 1000;
-    format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+    local(ms).strftime("%H:%M:%S").to_string()
 }
 
-/// A time as text, in UTC, from milliseconds since 1970.
+/// The zone that [`clock`] is in at a time, such as `CET`.
+pub fn zone(ms: u64) -> String {
+    local(ms).strftime("%Z").to_string()
+}
+
+/// A local time with its offset from UTC, as RFC 3339 has it, from milliseconds since 1970.
 pub fn time(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{}T{hour:02}:{minute:02}:{second:02}.{:03}Z", date(seconds / 86_400), ms % 1000)
-}
-
-/// The date of a day since 1970, by Howard Hinnant's `civil_from_days`.
-fn date(days: u64) -> String {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
+    local(ms).strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
 }
 
 /// A text without terminal colours.
 pub fn plain(text: &str) -> String {
-    hot_runtime::compile::without_colours(text)
+    anstream::adapter::strip_str(text).to_string()
 }
 
 /// At most so many characters of a text.

@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
 use super::{LEVELS, Shown, ansi};
 use crate::api::proto::{Config, Generation, LogLine, Plugin, Timeline};
 use crate::daemon::now_ms;
-use crate::text::{clock, duration};
+use crate::text::{clock, duration, zone};
 
 /// The widest a timeline's bar is drawn.
 const BAR: usize = 16;
@@ -207,7 +207,11 @@ fn draw_logs(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     // A message of several lines pushes out older ones, not itself.
     let skip = lines.len().saturating_sub(rows);
     let lines: Vec<Line<'static>> = lines.into_iter().skip(skip).collect();
-    let title = if above > 0 { format!(" Log, {above} lines above the newest ") } else { " Log ".to_owned() };
+    let zone = zone(now_ms());
+    let title = match above {
+        0 => format!(" Log ({zone}) "),
+        above => format!(" Log ({zone}), {above} lines above the newest "),
+    };
     let block = Block::new()
         .borders(Borders::TOP)
         .border_style(Style::new().fg(Color::DarkGray))

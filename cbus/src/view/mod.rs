@@ -11,6 +11,7 @@ use std::time::Duration;
 use miette::Result;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::Event;
+use ratatui::crossterm::style::force_color_output;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::api::proto::{Config, LogLine, Plugin};
@@ -82,6 +83,7 @@ pub async fn run(host: &Host, title: &Title) -> Result<()> {
     let trim = || words.iter().for_each(keeper::LastWords::trim);
     #[cfg(not(unix))]
     let trim = || {};
+    force_color_output(crate::text::has_colours(&std::io::stdout()));
     let mut terminal = ratatui::try_init().map_err(|error| {
         crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints lines instead")
     })?;

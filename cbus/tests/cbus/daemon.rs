@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tests::Scratch;
 
 use crate::process::{Daemon, Session, daemon_folder, http, http_whole, write_secret};
-use crate::{built, cbus, fails, fine};
+use crate::{built, cbus, fails, fine, finish};
 
 #[test]
 fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
@@ -343,4 +343,23 @@ fn dev_builds_runs_and_swaps_in_plain_lines_where_there_is_no_terminal() {
     fails(at, &["dev", "second", "a.yaml", "b.yaml"], 1, "more than one config file");
     fails(at, &["dev", "second", "nowhere.yaml"], 1, "nowhere.yaml");
     fails(at, &["dev"], 2, "<CRATE|CONFIG>");
+}
+
+#[test]
+fn times_are_local_and_say_their_offset() {
+    let folder = daemon_folder();
+    let in_zone = |command: &mut Command| {
+        command.env("TZ", "XST-5:30");
+    };
+    let daemon = Daemon::start_with(folder.path(), "run", &["--plugins", "plugins"], in_zone);
+    let own = daemon.said.first().expect("a line");
+    let stamp = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    assert!(stamp(own).ends_with("+05:30"), "{own}");
+    // Each command has the zone of who reads it.
+    let mut logs = cbus(folder.path());
+    let told = finish(logs.args(["logs", "--tail", "5000", "--connect", &daemon.address]).env("TZ", "UTC")).out;
+    let line = told.lines().next().expect("a line");
+    assert!(stamp(line).ends_with("+00:00"), "{line}");
+    let same = |stamp: &str| stamp.parse::<jiff::Timestamp>().expect("RFC 3339");
+    assert_eq!(same(&stamp(own)), same(&stamp(line)), "{own}\n{line}");
 }
