@@ -121,16 +121,22 @@ function swaps(plugin) {
   return make("div", { class: "swaps" }, ...rows);
 }
 
+const HOLDERS = [
+  ["factories", "factory", "factories"], ["controllers", "controller", "controllers"], ["calls", "call", "calls"],
+  ["interfaces", "interface value", "interface values"], ["connections", "connection", "connections"], ["wakers", "waker", "wakers"],
+];
+
 function holders(plugin) {
   const serving = plugin.generations.findLast((found) => found.state === "serving");
-  const held = plugin.generations.filter((found) => found.state === "draining" || found.state === "stuck");
+  const leaving = plugin.generations.filter((found) => found.state === "draining" || found.state === "stuck");
   const told = [];
   if (serving) {
-    told.push(`generation ${serving.number} is held by ${counted(serving.factories, "factory", "factories")}, ${counted(serving.controllers, "controller", "controllers")}, ${counted(serving.calls, "call", "calls")}`);
+    const held = HOLDERS.filter(([kind]) => serving[kind] > 0).map(([kind, one, many]) => counted(serving[kind], one, many));
+    told.push(`generation ${serving.number} is held by ${held.join(", ") || "nobody"}`);
     if (serving.isolation === "process") told.push(`in process ${serving.process_id || "(being started)"}`);
     if (serving.layers.length) told.push(`confined by ${serving.layers.join(", ")}`);
   }
-  for (const found of held) told.push(`${found.state}: #${found.number} ${found.reason}`);
+  for (const found of leaving) told.push(`${found.state}: #${found.number} ${found.reason}`);
   return told.length ? make("p", { class: "holders" }, told.join("; ")) : undefined;
 }
 

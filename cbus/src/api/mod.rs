@@ -7,6 +7,7 @@ pub mod controller;
 mod pages;
 mod server;
 pub mod sockets;
+pub mod state;
 mod streams;
 
 /// Made from `proto/controllerbus/api/v1/api.proto`.

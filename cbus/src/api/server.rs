@@ -16,10 +16,11 @@ use super::proto::{
     Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
     ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
     ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest,
-    OpenPageResponse, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse,
+    OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse,
     RollBackPluginRequest, RollBackPluginResponse, Timeline, UnloadPluginRequest, UnloadPluginResponse,
     WatchEventsRequest, WatchLogsRequest,
 };
+use super::state;
 use super::streams::stream;
 use crate::daemon::Host;
 use crate::text;
@@ -87,12 +88,10 @@ impl Service {
             }),
             None => {
                 let plugins = self.host.plugins();
-                let generations =
-                    plugins.iter().filter(|plugin| plugin.id == id).flat_map(|plugin| &plugin.generations);
-                let mut serving = generations.filter(|found| found.state == "serving").map(|found| found.number);
+                let serving = plugins.iter().find(|plugin| plugin.id == id).and_then(Plugin::serving);
                 Ok(ReloadPluginResponse {
                     unchanged: true,
-                    generation: serving.next_back().unwrap_or_default(),
+                    generation: serving.map_or(0, |found| found.number),
                     timeline: None,
                 })
             }
@@ -117,7 +116,7 @@ impl Service {
     fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
         let configs: Vec<Config> =
             self.host.configs().into_iter().filter(|config| keys.contains(&config.key)).collect();
-        let settled = configs.iter().all(|config| config.state != "constructing");
+        let settled = configs.iter().all(|config| config.state != state::CONSTRUCTING);
         (configs, settled)
     }
 }

@@ -36,10 +36,9 @@ pub async fn run(args: &Exec) -> Result<()> {
         }
         last = response.configs;
     }
-    let is_bad = |config: &&Config| ["failed", "refused"].contains(&config.state.as_str());
-    let failed: Vec<&str> = last.iter().filter(is_bad).map(|config| config.key.as_str()).collect();
+    let failed: Vec<&str> = last.iter().filter(|config| config.is_bad()).map(|config| config.key.as_str()).collect();
     if args.attach {
-        return Err(report(format!("the daemon at {} went away", to.address), ""));
+        return Err(super::went_away(&to));
     }
     if failed.is_empty() {
         return Ok(());

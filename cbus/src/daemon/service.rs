@@ -7,13 +7,14 @@ use std::time::Duration;
 use sd_notify::{NotifyState, notify};
 
 use super::Host;
+use crate::api::state;
 
 /// How often the state is told, at least.
 const OFTEN: Duration = Duration::from_secs(5);
 
 /// Told once the plugins are there.
 pub fn ready(host: &Host) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&state(host))]);
+    tell(&[NotifyState::Ready, NotifyState::Status(&status(host))]);
 }
 
 /// Told before the config is read again; `ready` follows.
@@ -38,7 +39,7 @@ pub async fn keep_telling(host: &Arc<Host>) {
         clock.tick().await;
         let asked = Arc::clone(host);
         // Not on a worker thread: the question may be what hangs.
-        let Ok(now) = tokio::task::spawn_blocking(move || state(&asked)).await else { continue };
+        let Ok(now) = tokio::task::spawn_blocking(move || status(&asked)).await else { continue };
         if watchdog.is_some() {
             tell(&[NotifyState::Watchdog]);
         }
@@ -49,11 +50,10 @@ pub async fn keep_telling(host: &Arc<Host>) {
     }
 }
 
-fn state(host: &Host) -> String {
+fn status(host: &Host) -> String {
     let plugins = host.plugins();
-    let serving =
-        plugins.iter().filter(|plugin| plugin.generations.iter().any(|found| found.state == "serving")).count();
-    let failed = host.configs().iter().filter(|config| config.state == "failed").count();
+    let serving = plugins.iter().filter(|plugin| plugin.serving().is_some()).count();
+    let failed = host.configs().iter().filter(|config| config.state == state::FAILED).count();
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
     format!("{serving} of {} plugins serve, {} controllers run{failed}", plugins.len(), host.bus.controllers().len())
 }

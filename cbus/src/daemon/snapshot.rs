@@ -11,6 +11,7 @@ use super::host::memory_bytes;
 use super::journal::millis;
 use super::metrics::Counts;
 use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
+use crate::api::state;
 
 /// What the page shows of a daemon.
 pub struct Shown {
@@ -97,12 +98,12 @@ impl Host {
         }
         let mut plugins: Vec<Plugin> = plugins.into_values().collect();
         for plugin in &mut plugins {
-            let serving = plugin.generations.iter().any(|found| found.state == "serving");
+            let serving = plugin.serving().is_some();
             plugin.state = match (serving, plugin.building_since_ms > 0, plugin.error.is_empty()) {
-                (_, true, _) => "building",
-                (true, ..) => "serving",
-                (false, _, false) => "failed",
-                (false, _, true) => "unloaded",
+                (_, true, _) => state::BUILDING,
+                (true, ..) => state::SERVING,
+                (false, _, false) => state::FAILED,
+                (false, _, true) => state::UNLOADED,
             }
             .to_owned();
         }
@@ -114,13 +115,15 @@ impl Host {
             number: found.generation,
             version: found.version.to_string(),
             build_hash: found.build_hash.clone(),
-            state: word(&found.state),
+            state: state::of_generation(found.state),
             since_ms: millis(found.since),
             reason: found.reason.as_ref().map(|reason| self.kept(reason)).unwrap_or_default(),
             factories: found.holders.factories as u32,
             controllers: found.holders.controllers as u32,
             calls: found.holders.calls as u32,
             wakers: found.holders.wakers as u32,
+            interfaces: found.holders.interfaces as u32,
+            connections: found.holders.connections as u32,
             mapped: found.mapped,
             timeline: self.journal.timeline(found.generation),
             isolation: found.isolation.to_string(),
@@ -141,12 +144,12 @@ impl Host {
         let show = |found: controllerbus::bus::ControllerSnapshot| {
             let plugin = plugins.get(&found.source.0).cloned().unwrap_or_default();
             let (state, error) = match found.execution {
-                _ if found.staged => ("staged", String::new()),
-                Execution::Running => ("running", String::new()),
-                Execution::Failed { error, .. } => ("failed", self.kept(&error)),
-                Execution::Ended => ("ended", String::new()),
-                Execution::Closing => ("closing", String::new()),
-                Execution::Stuck { what } => ("stuck", format!("`{what}` blocks its thread and does not end")),
+                _ if found.staged => (state::STAGED, String::new()),
+                Execution::Running => (state::RUNNING, String::new()),
+                Execution::Failed { error, .. } => (state::FAILED, self.kept(&error)),
+                Execution::Ended => (state::ENDED, String::new()),
+                Execution::Closing => (state::CLOSING, String::new()),
+                Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not end")),
             };
             Controller {
                 id: found.id.0,
@@ -215,10 +218,10 @@ const VALUE: usize = 200;
 
 fn resolver(found: ResolverSnapshot, kept: impl Fn(&dyn Display) -> String) -> Resolver {
     let (state, error) = match found.state {
-        ResolverState::Working => ("working", String::new()),
-        ResolverState::Idle => ("idle", String::new()),
-        ResolverState::Failed { error } => ("failed", kept(&error)),
-        ResolverState::Held => ("held", String::new()),
+        ResolverState::Working => (state::WORKING, String::new()),
+        ResolverState::Idle => (state::IDLE, String::new()),
+        ResolverState::Failed { error } => (state::FAILED, kept(&error)),
+        ResolverState::Held => (state::HELD, String::new()),
     };
     Resolver { controller: found.controller.0, state: state.to_owned(), error }
 }
@@ -233,40 +236,32 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
         ..Config::default()
     };
     config.state = match found.state {
-        RunState::Queued => "queued",
-        RunState::Constructing => "constructing",
+        RunState::Queued => state::QUEUED,
+        RunState::Constructing => state::CONSTRUCTING,
         RunState::Running(id) => {
             config.controller = id.0;
-            "running"
+            state::RUNNING
         }
         RunState::Failed { error, retry_in } => {
             if config.error.is_empty() {
                 config.error = kept(&error);
             }
             config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
-            "failed"
+            state::FAILED
         }
     }
     .to_owned();
     // What ran before runs on.
     if let Some(pending) = found.pending {
         let (state, retry_in) = match pending.state {
-            RunState::Failed { retry_in, .. } => ("refused", retry_in),
-            RunState::Constructing => ("constructing", None),
-            RunState::Queued | RunState::Running(_) => ("pending", None),
+            RunState::Failed { retry_in, .. } => (state::REFUSED, retry_in),
+            RunState::Constructing => (state::CONSTRUCTING, None),
+            RunState::Queued | RunState::Running(_) => (state::PENDING, None),
         };
         config.state = state.to_owned();
         config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
     }
     config
-}
-
-/// A state as one word in small letters.
-pub fn word(state: &GenerationState) -> String {
-    match serde_json::to_value(state) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{state:?}").to_lowercase(),
-    }
 }
 
 impl From<&hot_runtime::Timeline> for Timeline {

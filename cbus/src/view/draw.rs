@@ -7,7 +7,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
 
 use super::{LEVELS, Shown, ansi};
-use crate::api::proto::{Config, Generation, LogLine, Plugin, Timeline};
+use crate::api::proto::{Config, LogLine, Plugin, Timeline};
+use crate::api::state;
 use crate::daemon::now_ms;
 use crate::text::{clock, duration, zone};
 
@@ -56,7 +57,7 @@ fn head(text: &'static str) -> Block<'static> {
 }
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
-    let running = shown.configs.iter().filter(|config| config.state == "running").count();
+    let running = shown.configs.iter().filter(|config| config.state == state::RUNNING).count();
     let mut spans = vec![Span::styled("cbus dev ", Style::new().add_modifier(Modifier::BOLD))];
     spans.push(Span::raw(shown.title.plugins.join(", ")));
     let counts = [(running, "controller"), (shown.directives, "directive"), (shown.values, "value")];
@@ -70,9 +71,9 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
 
 fn tone(state: &str) -> Style {
     Style::new().fg(match state {
-        "serving" | "running" => Color::Green,
-        "failed" | "stuck" => Color::Red,
-        "building" | "queued" | "constructing" | "draining" => Color::Yellow,
+        state::SERVING | state::RUNNING => Color::Green,
+        state::FAILED | state::STUCK => Color::Red,
+        state::BUILDING | state::QUEUED | state::CONSTRUCTING | state::DRAINING => Color::Yellow,
         _ => Color::DarkGray,
     })
 }
@@ -81,13 +82,13 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
     let longest = plugins.iter().filter_map(last_timeline).map(|timeline| total(&timeline)).fold(1.0, f64::max);
     let cells: Vec<[String; 4]> = plugins
         .iter()
-        .map(|plugin| [plugin.id.clone(), state(plugin), plugin.version.clone(), generation(plugin)])
+        .map(|plugin| [plugin.id.clone(), words(plugin), plugin.version.clone(), generation(plugin)])
         .collect();
     let rows = plugins.iter().zip(&cells).map(|(plugin, [id, state, version, generation])| {
         let style = match (plugin.building_since_ms, plugin.error.is_empty()) {
             (0, true) => tone(&plugin.state),
-            (0, false) => tone("failed"),
-            _ => tone("building"),
+            (0, false) => tone(state::FAILED),
+            _ => tone(state::BUILDING),
         };
         Row::new([
             Line::from(id.clone().bold()),
@@ -108,10 +109,9 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
     frame.render_widget(table, area);
 }
 
-fn state(plugin: &Plugin) -> String {
-    let serves = plugin.generations.iter().any(|found| found.state == "serving");
+fn words(plugin: &Plugin) -> String {
     match (plugin.building_since_ms, plugin.error.is_empty()) {
-        (0, false) if serves => "serving, edit broken".to_owned(),
+        (0, false) if plugin.serving().is_some() => "serving, edit broken".to_owned(),
         (0, _) => plugin.state.clone(),
         (since, _) => format!("building {}", duration(now_ms().saturating_sub(since) as f64)),
     }
@@ -119,9 +119,7 @@ fn state(plugin: &Plugin) -> String {
 
 /// The generation that serves, and how many are on their way out.
 fn generation(plugin: &Plugin) -> String {
-    let leaving = |found: &&Generation| matches!(found.state.as_str(), "draining" | "stuck");
-    let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
-    match (serving, plugin.generations.iter().filter(leaving).count()) {
+    match (plugin.serving(), plugin.generations.iter().filter(|found| found.is_leaving()).count()) {
         (Some(found), 0) => format!("#{}", found.number),
         (Some(found), held) => format!("#{} (+{held} leaving)", found.number),
         (None, _) => String::new(),
@@ -138,7 +136,7 @@ fn detail(plugin: &Plugin, longest: f64) -> Line<'static> {
 }
 
 fn last_timeline(plugin: &Plugin) -> Option<Timeline> {
-    plugin.generations.iter().rfind(|found| found.state == "serving")?.timeline
+    plugin.serving()?.timeline
 }
 
 fn total(timeline: &Timeline) -> f64 {
@@ -183,7 +181,7 @@ fn draw_configs(frame: &mut Frame<'_>, area: Rect, configs: &[Config], first_bui
     let rows = configs.iter().map(|config| {
         let why = match config.state.as_str() {
             // What is being built may well make it.
-            "queued" if first_build => "waits for the first build",
+            state::QUEUED if first_build => "waits for the first build",
             _ => &config.error,
         };
         Row::new([

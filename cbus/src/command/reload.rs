@@ -1,0 +1,24 @@
+//! `cbus reload`: builds a daemon's plugin again and swaps it in.
+
+use miette::Result;
+
+use crate::api::client::{To, connect, refused};
+use crate::api::proto::ReloadPluginRequest;
+use crate::cli::OnePlugin;
+use crate::text::{print_json, print_line};
+
+pub async fn run(args: &OnePlugin) -> Result<()> {
+    let to = To::of(&args.to)?;
+    let mut client = connect(&to).await?;
+    let asked = client.reload_plugin(ReloadPluginRequest { id: args.id.clone() }).await;
+    let reloaded = asked.map_err(refused(&to))?.into_inner();
+    if args.json {
+        print_json(&reloaded, false);
+    } else if reloaded.unchanged {
+        print_line(&format!("{}: nothing changed, generation {} goes on", args.id, reloaded.generation));
+    } else {
+        let timeline = reloaded.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
+        print_line(&format!("{}: generation {} serves: {timeline}", args.id, reloaded.generation));
+    }
+    Ok(())
+}

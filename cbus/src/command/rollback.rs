@@ -1,0 +1,23 @@
+//! `cbus rollback`: has a generation serve again that served before.
+
+use miette::Result;
+
+use crate::api::client::{To, connect, refused};
+use crate::api::proto::RollBackPluginRequest;
+use crate::cli::Rollback;
+use crate::text::{print_json, print_line};
+
+pub async fn run(args: &Rollback) -> Result<()> {
+    let (plugin, build) = (&args.plugin, args.build.clone().unwrap_or_default());
+    let to = To::of(&plugin.to)?;
+    let mut client = connect(&to).await?;
+    let asked = client.roll_back_plugin(RollBackPluginRequest { id: plugin.id.clone(), build }).await;
+    let back = asked.map_err(refused(&to))?.into_inner();
+    if plugin.json {
+        print_json(&back, false);
+    } else {
+        let timeline = back.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
+        print_line(&format!("{}: generation {} serves: {timeline}", plugin.id, back.generation));
+    }
+    Ok(())
+}
