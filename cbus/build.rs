@@ -1,4 +1,4 @@
-//! Compiles the bus API's proto file, without a protoc.
+//! Compiles the bus API's proto file, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const FILE: &str = "controllerbus/api/v1/api.proto";

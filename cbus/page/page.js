@@ -1,16 +1,16 @@
-// The page of a daemon: draws what /api/events tells. No library, nothing from elsewhere.
+// The page of a daemon: draws what /api/events sends. No libraries, nothing from other servers.
 
 const $ = (id) => document.getElementById(id);
 
-/** What this port's scripts alone know of the session; the cookie by itself is worth nothing. */
+/** Known to this port's scripts only; without it, the session's cookie is worthless. */
 const KEY = { "x-cbus-key": sessionStorage.getItem("cbus-key") ?? "none" };
 
-/** Control characters, and those that are invisible or turn the writing, as what they are: nobody's text hides or forges another. */
+/** Escapes characters that are invisible or change the direction of writing, so that no text can hide or forge another. */
 const visible = (text) => String(text).replace(
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udc7f]/g,
   (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
 
-/** An element with properties and children. Texts are texts: nothing that a daemon says becomes markup. */
+/** An element with properties and children. Texts stay texts: nothing that a daemon sends becomes markup. */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -34,7 +34,7 @@ function draw(tag, properties = {}, text) {
 const milliseconds = (ms) =>
   ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : ms < 3600000 ? `${Math.floor(ms / 60000)} min ${Math.floor(ms / 1000) % 60} s` : `${Math.floor(ms / 3600000)} h ${Math.floor(ms / 60000) % 60} min`;
 const clock = (ms) => new Date(ms).toLocaleTimeString(undefined, { hour12: false });
-/** A time of day; when pointed at, the date and the zone too. */
+/** A local time of day; its tooltip has the date and the zone. */
 const moment = (ms) => make("time", { title: new Date(ms).toString() }, clock(ms));
 const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
@@ -92,7 +92,7 @@ async function ask(action, id, button) {
 
 function swaps(plugin) {
   const shown = plugin.generations.slice(-SHOWN).reverse();
-  // The first build compiles everything; the scale is that of the edits, and a longer bar is cut.
+  // The first build compiles everything: edits set the scale, and longer bars are cut.
   const timed = shown.filter((found) => found.timeline);
   const edits = timed.filter((found) => found.timeline.edit_to_live_ms);
   const longest = Math.max(1, ...(edits.length ? edits : timed).map((found) => total(found.timeline)));
@@ -142,7 +142,7 @@ function holders(plugin) {
 
 function plugins(list, info) {
   if (!list.length) {
-    $("plugins").replaceChildren(make("p", { class: "empty card" }, "No plugin yet. Put a *.cbus.so into the plugins folder, or start the daemon with --watch CRATE."));
+    $("plugins").replaceChildren(make("p", { class: "empty card" }, "No plugins yet. Put a *.cbus.so into the plugins directory, or start the daemon with --watch CRATE."));
     return;
   }
   $("plugins").replaceChildren(...list.map((plugin) => {
@@ -159,7 +159,7 @@ function plugins(list, info) {
   }));
 }
 
-// ---- the bus as a graph: controllers, the directives that they answer, the values that they give ----
+// ---- the bus as a graph: controllers, the directives they answer, and the values they add ----
 
 const WIDTH = 1180;
 const ROW = 46;
@@ -197,13 +197,13 @@ function graph(state) {
   const controllers = state.controllers.slice(0, MOST);
   const directives = state.directives.slice(0, MOST);
   if (!controllers.length && !directives.length) {
-    $("graph").replaceChildren(make("p", { class: "empty" }, "Nothing runs on the bus yet."));
+    $("graph").replaceChildren(make("p", { class: "empty" }, "Nothing is running on the bus yet."));
     return;
   }
   const values = directives.reduce((sum, directive) => sum + Math.max(1, Math.min(3, directive.values.length)), 0);
   const height = Math.max(controllers.length, directives.length ? values : 1) * ROW + 30;
   const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${height}`, width: WIDTH, height, role: "img", "aria-label": "the bus as a graph" });
-  const heads = [["controllers", state.controllers.length], ["directives that stand", state.directives.length], ["values", state.info.values]];
+  const heads = [["controllers", state.controllers.length], ["active directives", state.directives.length], ["values", state.info.values]];
   heads.forEach(([name, count], at) => svg.append(draw("text", { class: "head", x: COLUMNS[at].x, y: 14 }, `${name} (${count})`)));
 
   const places = new Map();
@@ -231,7 +231,7 @@ function graph(state) {
     });
     y += rows * ROW;
   }
-  if (!directives.length) svg.append(draw("text", { class: "quiet", x: COLUMNS[1].x, y: 46 }, "nobody asks for anything now"));
+  if (!directives.length) svg.append(draw("text", { class: "quiet", x: COLUMNS[1].x, y: 46 }, "no active directives"));
   $("graph").replaceChildren(svg);
 }
 
@@ -239,7 +239,7 @@ function graph(state) {
 
 function configs(list) {
   if (!list.length) {
-    $("configs").replaceChildren(make("p", { class: "empty" }, "No config is applied."));
+    $("configs").replaceChildren(make("p", { class: "empty" }, "No configs are applied."));
     return;
   }
   const rows = list.map((config) => make("tr", {},
@@ -260,7 +260,7 @@ const EVENT_TONES = { swapped: "good", build_failed: "bad", rolled_back: "bad", 
 let lines = [];
 let lastEvent = 0;
 
-/** Adds to a list, and stays at its end if that is where the reader is. */
+/** Appends to a list, and stays at its end if the reader is there. */
 function append(list, elements) {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
   list.append(...elements);
@@ -293,7 +293,7 @@ const logLine = (line) => make("li", {},
 
 function logs(list) {
   if (list.length && lines.length && list[0].number <= lines.at(-1).number) {
-    // The page connected again, perhaps to another daemon: what it tells now is what there is.
+    // The page has reconnected, perhaps to another daemon: start over.
     lines = [];
     $("logs").replaceChildren();
   }
@@ -319,12 +319,12 @@ function who(list) {
   $("who").value = names.includes(chosen) ? chosen : "";
 }
 
-// ---- what the daemon tells ----
+// ---- updates from the daemon ----
 
 const state = {};
 let drawn = "";
 
-/** Takes over what has changed, and draws it again only if it looks otherwise, so that a reader's selection stays. */
+/** Merges changes, and redraws only if something looks different, so that a selection is kept. */
 function update(news) {
   Object.assign(state, news);
   facts(state.info);
@@ -341,7 +341,7 @@ setInterval(() => state.info && facts(state.info), 5000);
 
 const TOLD = { state: update, events, logs };
 
-/** Reads server-sent events until the daemon ends them. Not an EventSource, because that cannot show who asks. */
+/** Reads server-sent events until the daemon ends them. Not an EventSource, because that cannot send our header. */
 async function listen(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -368,13 +368,13 @@ async function follow() {
   for (;;) {
     try {
       const answer = await fetch("/api/events", { headers: KEY, cache: "no-store" });
-      if (answer.status === 401) return linked("bad", "signed out: cbus page opens it again");
+      if (answer.status === 401) return linked("bad", "signed out: run cbus page to open it again");
       if (answer.ok) {
         linked("good", "live");
         await listen(answer.body);
       }
-    } catch { /* It is away; that is shown below. */ }
-    linked("bad", "the daemon is away");
+    } catch { /* Shown below. */ }
+    linked("bad", "disconnected");
     await new Promise((later) => setTimeout(later, 1000));
   }
 }

@@ -1,4 +1,4 @@
-//! Small things that several commands print: sizes, durations, tables.
+//! What several commands print: sizes, durations, times, tables.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
 use unicode_width::UnicodeWidthStr;
 
-/// A size as a person reads it.
+/// A size in bytes, for people.
 pub fn size(bytes: u64) -> String {
     let kib = bytes as f64 / 1024.0;
     if kib < 1.0 {
@@ -21,7 +21,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A duration as a person reads it, from milliseconds.
+/// A duration in milliseconds, for people.
 pub fn duration(ms: f64) -> String {
     if ms < 10.0 {
         format!("{ms:.1} ms")
@@ -36,7 +36,7 @@ pub fn duration(ms: f64) -> String {
     }
 }
 
-/// Prints rows in columns as wide as their contents need, each on one line whatever they contain.
+/// Prints rows in columns that fit their contents, each on one line whatever it contains.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let one_line = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
@@ -61,13 +61,13 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Prints a text: whatever somebody else has put into it, it does nothing to a terminal, and no further line of it looks
-/// like one of ours.
+/// Prints text that may contain somebody else's: it cannot control the terminal, and none of its further lines looks like
+/// one of ours.
 pub fn print_line(text: &str) {
     print_as_it_is(&escaped_lines(text));
 }
 
-/// Prints a line in bold on a terminal.
+/// Prints a line in bold, where output is coloured.
 fn print_bold(line: &str) {
     if has_colours(&std::io::stdout()) {
         print_as_it_is(&format!("\x1b[1m{}\x1b[0m", escaped(line)));
@@ -76,12 +76,12 @@ fn print_bold(line: &str) {
     }
 }
 
-/// Prints what a compiler says, with its colours on a terminal.
+/// Prints a compiler's messages, with their colours where output is coloured.
 pub fn print_compiler(text: &str) {
     print_as_it_is(coloured_text(text, has_colours(&std::io::stdout())).trim_end());
 }
 
-/// Prints what is known to be harmless. When nobody reads any more (`cbus ... | head`), the process ends as others do then.
+/// Prints text that is known to be harmless. If nobody reads it any more (`cbus ... | head`), the process ends.
 pub fn print_as_it_is(text: &str) {
     use std::io::Write;
     if writeln!(std::io::stdout(), "{text}").is_err() {
@@ -89,14 +89,14 @@ pub fn print_as_it_is(text: &str) {
     }
 }
 
-/// Tells a person something on the standard error.
+/// Prints a message to standard error.
 pub fn tell(text: &str) {
     use std::io::Write;
     // The terminal may be gone.
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
 }
 
-/// Tells what a compiler says, with its colours on a terminal.
+/// Prints a compiler's messages to standard error.
 pub fn tell_compiler(text: &str) {
     use std::io::Write;
     let _ = write!(std::io::stderr(), "{}", coloured_text(text, has_colours(&std::io::stderr())));
@@ -107,7 +107,7 @@ pub fn has_colours(output: &impl RawStream) -> bool {
     AutoStream::choice(output) != ColorChoice::Never
 }
 
-/// Prints a value as JSON: indented for people on a terminal, one line otherwise where `lines` is wanted.
+/// Prints a value as JSON: on one line if `lines` is set, otherwise indented.
 pub fn print_json(value: &impl serde::Serialize, lines: bool) {
     let text = if lines { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
     match text {
@@ -116,7 +116,7 @@ pub fn print_json(value: &impl serde::Serialize, lines: bool) {
     }
 }
 
-/// JSON in which what is not printed as what it is stands as `\u` escapes; JSON's own rules escape some of it only.
+/// JSON with all unprintable characters as `\u` escapes; JSON itself requires that of only some.
 pub fn json_escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -158,7 +158,7 @@ pub fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
 
-/// At most so many characters of a text.
+/// A text cut to at most `most` characters.
 pub fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((at, _)) => format!("{}…", &text[..at]),

@@ -1,4 +1,4 @@
-//! Where an API is: a daemon's name, a Unix socket, or a TCP address.
+//! The address of an API: a daemon's name, a Unix socket, or a TCP address.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// `NAME`, `unix:PATH`, or `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// The socket of a daemon of this user's, by its name.
+    /// The socket of one of this user's daemons, by name.
     Named(String),
     /// A host, by name or number, and a port.
     Tcp { host: String, port: u16 },
@@ -22,10 +22,10 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err("a Unix socket is named as unix:PATH".to_owned());
+                return Err("a Unix socket is written as unix:PATH".to_owned());
             }
             if cfg!(not(unix)) {
-                return Err("there are no Unix sockets here; use HOST:PORT".to_owned());
+                return Err("this system has no Unix sockets; use HOST:PORT".to_owned());
             }
             return Ok(Self::Unix(path.into()));
         }
@@ -57,19 +57,19 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// Whether a text names a daemon: letters, digits, `-` and `_`, few enough for a socket's path.
+/// Whether a text is a daemon's name: letters, digits, `-` and `_`, short enough for a socket's path.
 pub fn is_name(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
 impl Address {
-    /// The addresses to listen at. Blocks for a name.
+    /// The addresses to listen on. Blocks to look up a name.
     pub fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
         (host, port).to_socket_addrs().map(Iterator::collect)
     }
 }
 
-/// Whether only this machine can reach an address.
+/// Whether an address can be reached from this machine only.
 pub fn is_loopback(address: &SocketAddr) -> bool {
     match address.ip() {
         IpAddr::V4(ip) => ip.is_loopback(),
@@ -77,7 +77,7 @@ pub fn is_loopback(address: &SocketAddr) -> bool {
     }
 }
 
-/// Whether the host of a request's URL names this machine and this port, which a page of somebody else's site cannot make it.
+/// Whether the host of a request's URL is this machine and this port. Another site's page cannot forge that.
 pub fn names_loopback(host: &str, port: u16) -> bool {
     let (name, named) = match host.rsplit_once(':') {
         Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => (name, port.parse().ok()),

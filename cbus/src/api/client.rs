@@ -1,4 +1,4 @@
-//! A connection to a daemon, and what its refusals mean to a person.
+//! The connection to a daemon, and its errors for people.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::{Address, sockets};
 use crate::cli::Connect;
 use crate::report::{io, report};
 
-/// The calls of the bus API.
+/// A client of the bus API.
 pub type Client = BusApiClient<InterceptedService<Channel, Token>>;
 
 /// Adds the token to each call.
@@ -31,7 +31,7 @@ impl Interceptor for Token {
     }
 }
 
-/// A daemon, and what is shown to it.
+/// A daemon, and the credentials to show it.
 pub struct To {
     pub address: Address,
     token_file: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub struct To {
 }
 
 impl To {
-    /// The daemon that the command line names, or else the only one of this user's that runs.
+    /// The daemon that the command line names; by default this user's only running one.
     pub fn of(args: &Connect) -> Result<Self> {
         let address = match &args.connect {
             None => sockets::only()?,
@@ -80,9 +80,9 @@ pub async fn connect(to: &To) -> Result<Client> {
             return refusal;
         }
         let help = if cause.contains("ermission denied") {
-            "the socket belongs to somebody else; run this as the daemon's user"
+            "the socket belongs to another user; run this as the daemon's user"
         } else {
-            "start one with `cbus run` or `cbus dev`, or name its address with --connect"
+            "start one with `cbus run` or `cbus dev`, or pass its address with --connect"
         };
         report(format!("no daemon answers at {}: {cause}", to.address), help)
     })?;
@@ -94,7 +94,7 @@ fn endpoint(to: &To) -> Result<Endpoint> {
     let bad_keys = |error: tonic::transport::Error| {
         report(
             format!("the certificates cannot be used: {}", causes(&error)),
-            "--tls-ca and --tls-cert are certificates and --tls-key the certificate's own key, in PEM",
+            "--tls-ca and --tls-cert must be certificates and --tls-key the certificate's key, in PEM format",
         )
     };
     let tls = to.tls();
@@ -123,7 +123,7 @@ fn endpoint(to: &To) -> Result<Endpoint> {
     Ok(endpoint)
 }
 
-/// The last cause of an error, which says what happened.
+/// The root cause of an error, which says what happened.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {
@@ -132,23 +132,23 @@ fn causes(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-/// What it means where the two sides do not come to terms over TLS; none if that is not what happened.
+/// What a failed TLS handshake means; none if that is not what happened.
 fn tls_refusal(to: &To, cause: &str) -> Option<Report> {
     let at = &to.address;
     let tls = to.tls();
-    let own = "give --tls-cert and --tls-key, signed by the authority of the daemon's --tls-client-ca";
+    let own = "pass --tls-cert and --tls-key, signed by the authority of the daemon's --tls-client-ca";
     if cause.contains("alert: CertificateRequired") {
-        Some(report(format!("the daemon at {at} serves only clients that show a certificate"), own))
+        Some(report(format!("the daemon at {at} requires a client certificate"), own))
     } else if cause.contains("fatal alert") {
         Some(report(format!("the daemon at {at} does not accept this client's certificate: {cause}"), own))
     } else if cause.contains("invalid peer certificate") {
-        let help = "--tls-ca names the authority that signed it; it must be made out to the host in --connect";
+        let help = "--tls-ca is the authority that signed it; the certificate must be for the host in --connect";
         Some(report(format!("the certificate of the daemon at {at} is not accepted: {cause}"), help))
     } else if tls && (cause.contains("corrupt message") || cause.contains("InvalidContentType")) {
-        Some(report(format!("what answers at {at} does not speak TLS: {cause}"), "leave --tls-ca and --tls-cert out"))
+        Some(report(format!("the server at {at} does not speak TLS: {cause}"), "omit --tls-ca and --tls-cert"))
     } else if tls && ["reset by peer", "roken pipe", "was canceled"].iter().any(|known| cause.contains(known)) {
-        // The daemon's reason can be lost when it closes the connection at once.
-        Some(report(format!("the daemon at {at} closed the connection, perhaps for want of a certificate"), own))
+        // The daemon's reason can get lost if it closes the connection immediately.
+        Some(report(format!("the daemon at {at} closed the connection; it may require a client certificate"), own))
     } else {
         None
     }
@@ -163,10 +163,10 @@ pub fn refused(to: &To) -> impl Fn(Status) -> Report + '_ {
         }
         match status.code() {
             Code::Unauthenticated => {
-                report(said, "the daemon's operator has the token; give its file with --token-file")
+                report(said, "ask the daemon's operator for the token, and pass its file with --token-file")
             }
             Code::Unimplemented => {
-                report(format!("{} is not a bus API, or an older one", to.address), "check the address")
+                report(format!("{} is not a bus API, or an older version of it", to.address), "check the address")
             }
             Code::Unavailable if status.metadata().is_empty() && said.is_empty() => {
                 report(format!("the daemon at {} went away", to.address), "")
@@ -180,9 +180,9 @@ pub fn refused(to: &To) -> impl Fn(Status) -> Report + '_ {
                 let help = if to.tls() {
                     "check the address"
                 } else {
-                    "check the address; a daemon that was started with --tls-cert is reached with --tls-ca"
+                    "check the address; a daemon that was started with --tls-cert needs --tls-ca here"
                 };
-                report(format!("what answers at {} is not a bus API: {said}", to.address), help)
+                report(format!("the server at {} is not a bus API: {said}", to.address), help)
             }
             _ => report(format!("the daemon at {}: {said}", to.address), ""),
         }

@@ -1,4 +1,4 @@
-//! The API as a controller: the config id `controllerbus/bus/api`, on the bus that it shows.
+//! The API as a controller of the bus that it shows, with the config id `controllerbus/bus/api`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use super::server::Service;
 use crate::daemon::Host;
 use crate::page;
 
-/// How long the calls in flight may take when the API ends.
+/// How long calls in flight may take once the API ends.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the API listens, who may use it, and for what.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[config(id = "controllerbus/bus/api")]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig {
-    /// `unix:PATH`, or `HOST:PORT`, which needs a token file or the clients' authority.
+    /// `unix:PATH`, or `HOST:PORT`, which needs a token file or `tls_client_ca`.
     pub listen: String,
     /// Whether clients may apply and remove configs.
     #[serde(default)]
@@ -39,22 +39,22 @@ pub struct ApiConfig {
     /// Whether clients may reload and unload plugins.
     #[serde(default)]
     pub allow_control: bool,
-    /// A file with the tokens that clients must show: in each line a token, or a name, roles (`look`, `apply`, `control`)
-    /// and a token. It is followed.
+    /// A file with the tokens that clients must show: on each line a token, or a name, roles (`look`, `apply`, `control`)
+    /// and a token. Changes to it are followed.
     #[serde(default)]
     pub token_file: Option<String>,
-    /// The certificate chain of this API, PEM.
+    /// The API's certificate chain (PEM).
     #[serde(default)]
     pub tls_cert: Option<String>,
-    /// The certificate's key, PEM.
+    /// The certificate's key (PEM).
     #[serde(default)]
     pub tls_key: Option<String>,
-    /// Whose certificates clients must show, PEM.
+    /// The authority that must have signed the clients' certificates (PEM).
     #[serde(default)]
     pub tls_client_ca: Option<String>,
 }
 
-/// Makes the controller; it knows the daemon that it shows.
+/// Constructs the controller; knows the daemon that it shows.
 pub struct ApiFactory {
     host: Weak<Host>,
 }
@@ -70,7 +70,7 @@ impl Factory for ApiFactory {
         Info {
             id: super::CONFIG_ID.to_owned(),
             version: env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0)),
-            description: "Shows the bus over gRPC, and a page of it.".to_owned(),
+            description: "Serves the bus API over gRPC, and the page.".to_owned(),
             config_id: super::CONFIG_ID.to_owned(),
         }
     }
@@ -81,7 +81,8 @@ impl Factory for ApiFactory {
 
     fn construct(self: Arc<Self>, config: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let host = self.host.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "the daemon is ending"))?;
+            let host =
+                self.host.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "the daemon is shutting down"))?;
             let config: ApiConfig = wire::decode(&config)?;
             let prepared = {
                 let mut prepared = host.prepared_apis.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +98,8 @@ impl Factory for ApiFactory {
     }
 }
 
-/// Listens already, so that what is wrong is told to who starts the daemon; its controller takes over. Says where.
+/// Starts to listen before the controller is constructed, so that errors reach whoever starts the daemon. Returns the
+/// address.
 pub async fn prepare(config: ApiConfig, host: &Arc<Host>) -> Result<String> {
     let api = Api::bind(config, Arc::clone(host)).await?;
     let address = api.address.clone();
@@ -111,12 +113,12 @@ pub struct Api {
     config: ApiConfig,
     door: Arc<Door>,
     tls: Option<ServerTlsConfig>,
-    /// Where it is reached, with the port that it was given.
+    /// Its address, with the actual port.
     address: String,
     listener: Mutex<Option<Listener>>,
 }
 
-/// What people come in by.
+/// What connections come in on.
 pub enum Listener {
     Tcp(tokio::net::TcpListener),
     #[cfg(unix)]
@@ -127,14 +129,14 @@ impl Controller for Api {
     type Config = ApiConfig;
 
     async fn construct(_: ApiConfig, _: &Context) -> Result<Self> {
-        Err(Error::msg("the API is made by its own factory, which knows the daemon"))
+        Err(Error::msg("only its own factory constructs the API, because that knows the daemon"))
     }
 
     async fn execute(&self, context: &Context) -> Result<()> {
         let taken = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
         let listener = match taken {
             Some(listener) => listener,
-            // Executed again after an error.
+            // Restarted after an error.
             None => listen(&self.config).await?.0,
         };
         let service = Service {
@@ -155,7 +157,7 @@ impl Controller for Api {
         let routes = routes.add_service(reflection).into_axum_router();
         let following = async {
             let Some(tokens) = &self.door.tokens else { return std::future::pending().await };
-            // Whoever's token goes is let go, also where nobody shows one any more.
+            // Clients whose token is removed are disconnected, even if no request comes in.
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 tokens.refresh();
@@ -174,7 +176,7 @@ impl Controller for Api {
     }
 }
 
-/// Serves what is behind a door until it is told to end; then the calls in flight have a moment.
+/// Serves the routes behind a door until `end` is cancelled; calls in flight then get a moment.
 pub async fn serve(
     listener: Listener,
     routes: axum::Router,
@@ -207,13 +209,13 @@ pub async fn serve(
     };
     tokio::select! {
         served = serving => served?,
-        // A client that does not let go does not keep the daemon from ending.
+        // A client that does not disconnect must not delay shutdown.
         () = patience => {}
     }
     Ok(())
 }
 
-/// A connection of this user, or of the administrator; others are turned away, should they ever get to the socket.
+/// A connection of this user or of root; others are rejected, should they ever get to the socket.
 #[cfg(unix)]
 fn our_own(arrived: std::io::Result<tokio::net::UnixStream>) -> Option<std::io::Result<tokio::net::UnixStream>> {
     let arrived = match arrived {
@@ -224,7 +226,7 @@ fn our_own(arrived: std::io::Result<tokio::net::UnixStream>) -> Option<std::io::
     match user {
         Ok(user) if user == rustix::process::geteuid().as_raw() || user == 0 => Some(Ok(arrived)),
         Ok(user) => {
-            tracing::warn!(target: "cbus::audit", "user {user} was turned away from the socket");
+            tracing::warn!(target: "cbus::audit", "rejected a connection of user {user} to the socket");
             None
         }
         Err(_) => None,
@@ -232,7 +234,7 @@ fn our_own(arrived: std::io::Result<tokio::net::UnixStream>) -> Option<std::io::
 }
 
 impl Api {
-    /// Reads the secrets, refuses what is not safe, and listens.
+    /// Reads the secrets, refuses what is unsafe, and listens.
     async fn bind(config: ApiConfig, host: Arc<Host>) -> Result<Self> {
         let tokens = match &config.token_file {
             None => None,
@@ -245,7 +247,7 @@ impl Api {
                 if let Some(authority) = &config.tls_client_ca {
                     tls = tls.client_ca_root(Certificate::from_pem(read(authority, "the clients' authority")?));
                 }
-                // Whether they fit together is looked at by who uses them.
+                // Whether they match is checked by using them.
                 Server::builder().tls_config(tls.clone()).map_err(|error| {
                     let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
                     let message = format!("the certificate {cert} with the key {key} cannot be used: {why}");
@@ -257,7 +259,7 @@ impl Api {
             _ => {
                 return Err(Error::new(
                     ErrorKind::Invalid,
-                    "TLS needs a certificate and its key; give both tls_cert and tls_key",
+                    "TLS needs a certificate and its key; set both tls_cert and tls_key",
                 ));
             }
         };
@@ -269,16 +271,16 @@ impl Api {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "every user of this machine can reach {0}, and others perhaps too, and nothing would keep them out: \
-                     give --token-file, or --tls-cert, --tls-key and --tls-client-ca, or leave --listen {0} out: this \
-                     user's own commands need none, and `cbus page` opens the page",
+                    "every user of this machine can reach {0}, others perhaps too, and nothing would keep them out: pass \
+                     --token-file, or --tls-cert, --tls-key and --tls-client-ca; or omit --listen {0}, since your own \
+                     commands and `cbus page` do not need it",
                     config.listen
                 ),
             ));
         }
         let (listener, loopback) = listen(&config).await?;
         if matches!(listener, Listener::Tcp(_)) && !loopback && tls.is_none() {
-            tracing::warn!(target: "cbus", "the token crosses the network as it is; --tls-cert and --tls-key hide it");
+            tracing::warn!(target: "cbus", "tokens cross the network unencrypted; --tls-cert and --tls-key encrypt them");
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (address, way) = match &listener {
@@ -303,33 +305,33 @@ fn read(path: &str, what: &str) -> Result<String> {
 async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
     let name = host.to_owned();
     let found = tokio::task::spawn_blocking(move || Address::resolve(&name, port)).await?;
-    found.map_err(|error| Error::new(ErrorKind::Invalid, format!("there is no host `{host}`: {error}")))
+    found.map_err(|error| Error::new(ErrorKind::Invalid, format!("unknown host `{host}`: {error}")))
 }
 
-/// Listens; and says whether only this machine can reach it by TCP.
+/// Listens. Also returns whether it is TCP that only this machine can reach.
 async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
     let address: Address = config.listen.parse().map_err(|error| Error::new(ErrorKind::Invalid, error))?;
     let failed = |error: std::io::Error| {
         let why = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                "somebody else listens there; if it is another daemon of yours, give this one a name with --name, or \
+                "the address is in use; if another daemon of yours has it, give this one another name with --name or \
                  another address with --listen"
                     .to_owned()
             }
             std::io::ErrorKind::PermissionDenied => match &address {
-                Address::Tcp { .. } => "no permission; ports below 1024 are the administrator's".to_owned(),
+                Address::Tcp { .. } => "permission denied; ports below 1024 are reserved for root".to_owned(),
                 Address::Unix(_) | Address::Named(_) => {
-                    "no permission for its folder; choose one that is yours".to_owned()
+                    "permission denied for its directory; choose one of your own".to_owned()
                 }
             },
-            std::io::ErrorKind::NotADirectory => "a part of the path is a file, not a folder".to_owned(),
+            std::io::ErrorKind::NotADirectory => "part of the path is a file, not a directory".to_owned(),
             _ => error.to_string(),
         };
-        Error::msg(format!("cannot listen at {address}: {why}"))
+        Error::msg(format!("cannot listen on {address}: {why}"))
     };
     match &address {
         Address::Named(name) => {
-            let what = format!("`{name}` is a name; `listen` wants unix:PATH or HOST:PORT");
+            let what = format!("`{name}` is a name; `listen` must be unix:PATH or HOST:PORT");
             Err(Error::new(ErrorKind::Invalid, what))
         }
         Address::Tcp { host, port } => {
@@ -341,16 +343,16 @@ async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
         #[cfg(unix)]
         Address::Unix(path) => {
             clear_stale(path).await.map_err(failed)?;
-            // Nobody else may connect to it, from the moment that it is there.
+            // Nobody else can connect to it at any moment.
             let listener = bind_private(path).map_err(failed)?;
             Ok((Listener::Unix(listener), false))
         }
         #[cfg(not(unix))]
-        Address::Unix(_) => Err(Error::new(ErrorKind::Invalid, "there are no Unix sockets here")),
+        Address::Unix(_) => Err(Error::new(ErrorKind::Invalid, "this system has no Unix sockets")),
     }
 }
 
-/// Removes the socket of a daemon that is gone; fails if one answers.
+/// Removes the socket of a daemon that is gone; fails if somebody still answers.
 #[cfg(unix)]
 async fn clear_stale(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
@@ -361,7 +363,7 @@ async fn clear_stale(path: &Path) -> std::io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Binds under another name in a folder of its own, and moves the socket to its place with only the owner's rights.
+/// Binds in a private directory, restricts the socket to its owner, and then moves it to its place.
 #[cfg(unix)]
 fn bind_private(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

@@ -10,7 +10,7 @@ pub mod sockets;
 pub mod state;
 mod streams;
 
-/// Made from `proto/controllerbus/api/v1/api.proto`.
+/// Generated from `proto/controllerbus/api/v1/api.proto`.
 #[allow(clippy::all, clippy::pedantic)]
 pub mod proto {
     tonic::include_proto!("controllerbus.api.v1");

@@ -1,4 +1,4 @@
-//! The page on a loopback port of its own, for browsers, which cannot come to a Unix socket.
+//! The page on its own loopback port, for browsers, which cannot connect to a Unix socket.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use super::controller::{Listener, serve};
 use super::server::Service;
 use crate::page;
 
-/// The door to the page, once somebody has asked for it.
+/// The door to the page, once `cbus page` has asked for it.
 #[derive(Default)]
 pub struct Pages {
     open: Mutex<Option<(Arc<Door>, u16)>>,
@@ -34,7 +34,7 @@ impl Pages {
                 tracing::error!(target: "cbus", "the page has ended: {error}");
             }
         });
-        tracing::info!(target: "cbus", "the page is at http://127.0.0.1:{port}, for those who `cbus page` lets in");
+        tracing::info!(target: "cbus", "the page is at http://127.0.0.1:{port}; open it with `cbus page`");
         *open = Some((Arc::clone(&door), port));
         Ok((door, port))
     }

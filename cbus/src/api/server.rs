@@ -1,4 +1,4 @@
-//! Answers the bus API's calls.
+//! Answers the calls of the bus API.
 
 use std::sync::Arc;
 
@@ -25,21 +25,21 @@ use super::streams::stream;
 use crate::daemon::Host;
 use crate::text;
 
-/// What the calls and the page work on.
+/// What the calls and the page operate on.
 #[derive(Clone)]
 pub struct Service {
     pub host: Arc<Host>,
     pub allow_exec: bool,
     pub allow_control: bool,
     pub end: CancellationToken,
-    /// The page on a port of its own, where `cbus page` has asked for it.
+    /// The page on its own port, once `cbus page` has asked for it.
     pub pages: Arc<Pages>,
 }
 
-/// Who a call is from. The door has noted it.
+/// The caller, as the door has determined it.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
+    caller.ok_or_else(|| Status::unauthenticated("the caller is unknown"))
 }
 
 impl Service {
@@ -52,8 +52,8 @@ impl Service {
             return Ok(());
         }
         Err(Status::permission_denied(
-            "this daemon executes no config sets from outside; start it with --allow-exec, or set `allow_exec: true` \
-             in the config of controllerbus/bus/api",
+            "this daemon does not allow clients to execute config sets; start it with --allow-exec, or set \
+             `allow_exec: true` in the config of controllerbus/bus/api",
         ))
     }
 
@@ -62,12 +62,12 @@ impl Service {
             return Ok(());
         }
         Err(Status::permission_denied(
-            "this daemon's plugins are not reloaded or unloaded from outside; start it with --allow-control, or set \
+            "this daemon does not allow clients to reload or unload plugins; start it with --allow-control, or set \
              `allow_control: true` in the config of controllerbus/bus/api",
         ))
     }
 
-    /// Builds a plugin again and swaps it in, if that is allowed.
+    /// Rebuilds a plugin and swaps it in, if that is allowed.
     pub async fn reload(&self, id: &str, caller: &Caller) -> Result<ReloadPluginResponse, Status> {
         self.may_control()?;
         caller.audit(format_args!("reloads the plugin {}", escaped(id)));
@@ -75,7 +75,7 @@ impl Service {
         let rebuilt = runtime.rebuild(id).await.map_err(|error| match &error {
             hot_runtime::Error::UnknownPlugin { .. } if self.host.plugins().iter().any(|plugin| plugin.id == id) => {
                 Status::failed_precondition(format!(
-                    "`{id}` was loaded from a file and has no sources here; put a newer file into the plugins folder"
+                    "`{id}` was loaded from a file, so there are no sources to rebuild; put a newer file into the plugins directory"
                 ))
             }
             _ => status(error),
@@ -98,7 +98,7 @@ impl Service {
         }
     }
 
-    /// Takes a plugin off the bus and unloads it, if that is allowed.
+    /// Removes a plugin from the bus and unloads it, if that is allowed.
     pub async fn unload(&self, id: &str, caller: &Caller) -> Result<UnloadPluginResponse, Status> {
         self.may_control()?;
         caller.audit(format_args!("unloads the plugin {}", escaped(id)));
@@ -112,7 +112,7 @@ impl Service {
         })
     }
 
-    /// The states of some keys, and whether each of them has settled.
+    /// The states of some keys, and whether all of them have settled.
     fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
         let configs: Vec<Config> =
             self.host.configs().into_iter().filter(|config| keys.contains(&config.key)).collect();
@@ -206,7 +206,7 @@ impl BusApi for Service {
         let WatchLogsRequest { follow, tail, plugin, level } = request.into_inner();
         let most = match level.as_str() {
             "" => Level::TRACE,
-            text => text.parse().map_err(|_| Status::invalid_argument(format!("`{text}` is no level")))?,
+            text => text.parse().map_err(|_| Status::invalid_argument(format!("`{text}` is not a log level")))?,
         };
         let wanted = move |line: &LogLine| {
             (plugin.is_empty() || line.plugin == plugin) && line.level.parse::<Level>().is_ok_and(|level| level <= most)
@@ -252,7 +252,7 @@ impl BusApi for Service {
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
         caller.audit(format_args!("applies the configs {}", escaped(&keys.join(", "))));
         let service = self.clone();
-        // What somebody else has applied for the same keys runs on when this client leaves.
+        // Configs that others have applied for the same keys keep running when this client leaves.
         let owner = attach.then(|| self.host.bus.config_owner());
         Ok(Response::new(stream(ends, |sender| async move {
             let mut changes = service.host.bus.changes();
@@ -331,7 +331,7 @@ impl BusApi for Service {
         let caller = caller(&request)?;
         let door = request.extensions().get::<Arc<Door>>().cloned();
         let failed = |error: std::io::Error| Status::internal(format!("the page cannot be opened: {error}"));
-        // Where a browser can come to this very door, it does; to a socket none can.
+        // A browser can use this door itself, unless it is a Unix socket.
         let (door, port) = match door {
             Some(door) if matches!(door.way, Way::Tcp { .. }) => (door, 0),
             _ => self.pages.open(self).await.map_err(failed)?,

@@ -1,4 +1,4 @@
-//! Where the sockets of a user's daemons are: a folder that only this user can enter.
+//! Where the sockets of a user's daemons are: a directory that only this user can access.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use miette::Result;
 use super::Address;
 use crate::report::{io, report};
 
-/// The name of a daemon that was given none.
+/// The name of a daemon without one.
 pub const DEFAULT_NAME: &str = "default";
 
-/// The folder, made if it is not there: `$XDG_RUNTIME_DIR/cbus`, or `cbus-UID` in the folder for temporary files.
+/// The directory, created if necessary: `$XDG_RUNTIME_DIR/cbus`, or `cbus-UID` in the directory for temporary files.
 ///
 /// # Errors
-/// It is somebody else's, or others can enter it.
+/// It belongs to another user, or others can access it.
 #[cfg(unix)]
 pub fn folder() -> Result<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -25,19 +25,19 @@ pub fn folder() -> Result<PathBuf> {
     };
     match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(io("making the folder for the daemons' sockets", &folder)(error));
+            return Err(io("creating the directory for the daemons' sockets", &folder)(error));
         }
         _ => {}
     }
-    // Of the name itself: a link that somebody else has put there is not it.
+    // Do not follow a link that somebody else may have put there.
     let found =
-        std::fs::symlink_metadata(&folder).map_err(io("looking at the folder for the daemons' sockets", &folder))?;
-    let help = "remove it, or set XDG_RUNTIME_DIR to a folder of your own";
+        std::fs::symlink_metadata(&folder).map_err(io("checking the directory for the daemons' sockets", &folder))?;
+    let help = "remove it, or set XDG_RUNTIME_DIR to a directory of your own";
     if !found.is_dir() || found.uid() != this {
-        return Err(report(format!("{} is not a folder of this user's", folder.display()), help));
+        return Err(report(format!("{} is not a directory that belongs to this user", folder.display()), help));
     }
     if found.permissions().mode() & 0o077 != 0 {
-        return Err(report(format!("others can enter {}", folder.display()), help));
+        return Err(report(format!("others can access {}", folder.display()), help));
     }
     Ok(folder)
 }
@@ -45,7 +45,7 @@ pub fn folder() -> Result<PathBuf> {
 /// Elsewhere there are no Unix sockets.
 #[cfg(not(unix))]
 pub fn folder() -> Result<PathBuf> {
-    Err(report("there are no Unix sockets here", "give an address: --listen HOST:PORT, --connect HOST:PORT"))
+    Err(report("this system has no Unix sockets", "pass an address: --listen HOST:PORT, --connect HOST:PORT"))
 }
 
 /// Where the daemon of this name listens.
@@ -53,7 +53,7 @@ pub fn of(name: &str) -> Result<Address> {
     Ok(Address::Unix(folder()?.join(format!("{name}.sock"))))
 }
 
-/// The only daemon of this user's that runs.
+/// This user's only running daemon.
 ///
 /// # Errors
 /// There is none, or there are several.
@@ -62,13 +62,13 @@ pub fn only() -> Result<Address> {
     let names = running(&folder);
     match names.as_slice() {
         [] => Err(report(
-            format!("no daemon of yours runs (there is no socket in {} that answers)", folder.display()),
-            "start one with `cbus run` or `cbus dev`, or name one elsewhere with --connect",
+            format!("no daemon of yours is running (no socket in {} answers)", folder.display()),
+            "start one with `cbus run` or `cbus dev`, or pass the address of another with --connect",
         )),
         [name] => of(name),
         several => Err(report(
-            format!("several daemons of yours run: {}", several.join(", ")),
-            format!("say which with --connect, such as --connect {}", several[0]),
+            format!("several daemons of yours are running: {}", several.join(", ")),
+            format!("choose one with --connect, such as --connect {}", several[0]),
         )),
     }
 }

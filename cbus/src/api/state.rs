@@ -1,4 +1,4 @@
-//! The states in which the API's messages say that things are: words, so that clients of other versions can read them.
+//! The states in the API's messages. They are words, so that clients of other versions can show them.
 
 use controllerbus::plugin::Holders;
 use hot_runtime::{GenerationState, Isolation};
@@ -97,7 +97,7 @@ impl Generation {
 }
 
 impl Config {
-    /// Whether it cannot be used as it is.
+    /// Whether it has failed.
     pub fn is_bad(&self) -> bool {
         self.state == FAILED || self.state == REFUSED
     }

@@ -1,4 +1,4 @@
-//! Streams that end with the API, so that nobody who listens keeps a daemon from ending.
+//! Streams that end with the API, so that no listener delays the shutdown of a daemon.
 
 use std::future::Future;
 
@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-/// A stream of what a task sends, until it ends, nobody listens any more, the API ends, or who listens may not any more.
+/// A stream of what a task sends, until the task ends, the receiver is dropped, or one of `ends` is cancelled: the API's
+/// end, and the end of the caller's permission.
 pub fn stream<T, F>(ends: [CancellationToken; 2], make: impl FnOnce(mpsc::Sender<T>) -> F) -> ReceiverStream<T>
 where
     T: Send + 'static,

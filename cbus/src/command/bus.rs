@@ -1,4 +1,4 @@
-//! `cbus bus`: a daemon's bus at a glance.
+//! `cbus bus`: an overview of a daemon's bus.
 
 use miette::Result;
 
@@ -22,7 +22,7 @@ pub async fn run(args: &Show) -> Result<()> {
         ("memory", size(info.memory_bytes)),
         ("plugins", info.plugins.to_string()),
         ("controllers", info.controllers.to_string()),
-        ("directives", format!("{} standing, {} values", info.directives, info.values)),
+        ("directives", format!("{} active, {} values", info.directives, info.values)),
         ("configs", info.configs.to_string()),
         ("config ids", info.config_ids.join(", ")),
         ("exec", allowed(info.allow_exec).to_owned()),

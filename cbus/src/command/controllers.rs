@@ -1,4 +1,4 @@
-//! `cbus controllers`: what runs on a daemon's bus, and which configs do not.
+//! `cbus controllers`: a daemon's controllers, and the configs that are not running.
 
 use miette::Result;
 
@@ -47,17 +47,17 @@ pub async fn run(args: &Show) -> Result<()> {
     for found in controllers.iter().filter(|found| !found.error.is_empty()) {
         print_line("");
         match found.state.as_str() {
-            state::STUCK => print_line(&format!("{}, taken off the bus: {}", found.name, found.error)),
-            _ => print_line(&format!("{} fails, and is executed again: {}", found.name, found.error)),
+            state::STUCK => print_line(&format!("{}, removed from the bus: {}", found.name, found.error)),
+            _ => print_line(&format!("{} failed and will be restarted: {}", found.name, found.error)),
         }
     }
     for config in configs.iter().filter(|config| !config.error.is_empty()) {
         let again = if config.retry_in_ms > 0 {
-            format!("; tried again {} after the failure", duration(config.retry_in_ms as f64))
+            format!("; will be retried {} after the failure", duration(config.retry_in_ms as f64))
         } else {
             String::new()
         };
-        let runs_on = if config.state == state::REFUSED { "; the config before runs on" } else { "" };
+        let runs_on = if config.state == state::REFUSED { "; the previous config is still running" } else { "" };
         print_line("");
         print_line(&format!("{} is {}: {}{again}{runs_on}", config.key, config.state, config.error));
     }

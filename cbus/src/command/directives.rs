@@ -1,4 +1,4 @@
-//! `cbus directives`: what is asked on a daemon's bus.
+//! `cbus directives`: the active directives on a daemon's bus.
 
 use miette::Result;
 
@@ -17,7 +17,7 @@ pub async fn run(args: &Show) -> Result<()> {
         return Ok(());
     }
     if directives.is_empty() {
-        print_line("no directives stand");
+        print_line("no active directives");
         return Ok(());
     }
     let row = |found: &Directive| {

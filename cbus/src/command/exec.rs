@@ -1,4 +1,4 @@
-//! `cbus exec`: controllers of a config set on a daemon's bus.
+//! `cbus exec`: runs the controllers of a config set on a daemon's bus.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::text::{print_json, print_line};
 pub async fn run(args: &Exec) -> Result<()> {
     let Some(file) = &args.file else { return remove(args).await };
     let (text, name) = read(file)?;
-    // What is wrong with the text is told here, with its lines.
+    // Errors in the text are reported here, where its lines are known.
     crate::daemon::parse_config(&text, &name)?;
     let to = To::of(&args.to)?;
     let mut client = connect(&to).await?;
@@ -45,7 +45,7 @@ pub async fn run(args: &Exec) -> Result<()> {
     }
     Err(report(
         format!("{} did not start", failed.join(", ")),
-        "it is tried again; `cbus controllers` tells how it does",
+        "it will be retried; `cbus controllers` shows its state",
     ))
 }
 

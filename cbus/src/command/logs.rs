@@ -1,4 +1,4 @@
-//! `cbus logs`: log lines of a daemon and its plugins.
+//! `cbus logs`: the log of a daemon and its plugins.
 
 use miette::Result;
 

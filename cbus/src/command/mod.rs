@@ -1,4 +1,4 @@
-//! One file for each command; what makes and checks signatures is one.
+//! One file for each command; those about signatures share one.
 
 mod build;
 mod bus;
@@ -26,7 +26,7 @@ use miette::{Report, Result};
 use crate::api::client::To;
 use crate::cli::{Command, Config};
 
-/// Runs a command to its end.
+/// Runs a command to completion.
 pub async fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::New(args) => new::run(&args).await,
@@ -55,7 +55,7 @@ pub async fn dispatch(command: Command) -> Result<()> {
     }
 }
 
-/// The end of a stream that should have gone on.
+/// A stream that should have continued has ended.
 fn went_away(to: &To) -> Report {
     crate::report::report(format!("the daemon at {} went away", to.address), "")
 }

@@ -40,7 +40,7 @@ pub async fn run(args: &Show) -> Result<()> {
         }
         if !plugin.error.is_empty() {
             print_line("");
-            print_line(&format!("{}: the last change did not make it:", plugin.id));
+            print_line(&format!("{}: the last change was not applied:", plugin.id));
             text::print_compiler(&plugin.error);
         }
     }

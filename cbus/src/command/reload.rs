@@ -1,4 +1,4 @@
-//! `cbus reload`: builds a daemon's plugin again and swaps it in.
+//! `cbus reload`: rebuilds a plugin of a daemon and swaps it in.
 
 use miette::Result;
 
@@ -15,10 +15,10 @@ pub async fn run(args: &OnePlugin) -> Result<()> {
     if args.json {
         print_json(&reloaded, false);
     } else if reloaded.unchanged {
-        print_line(&format!("{}: nothing changed, generation {} goes on", args.id, reloaded.generation));
+        print_line(&format!("{}: no changes; generation {} is still serving", args.id, reloaded.generation));
     } else {
         let timeline = reloaded.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
-        print_line(&format!("{}: generation {} serves: {timeline}", args.id, reloaded.generation));
+        print_line(&format!("{}: generation {} is serving: {timeline}", args.id, reloaded.generation));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cbus rollback`: has a generation serve again that served before.
+//! `cbus rollback`: rolls a plugin back to an earlier generation.
 
 use miette::Result;
 
@@ -17,7 +17,7 @@ pub async fn run(args: &Rollback) -> Result<()> {
         print_json(&back, false);
     } else {
         let timeline = back.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
-        print_line(&format!("{}: generation {} serves: {timeline}", plugin.id, back.generation));
+        print_line(&format!("{}: generation {} is serving: {timeline}", plugin.id, back.generation));
     }
     Ok(())
 }

@@ -15,12 +15,12 @@ pub async fn run(args: &OnePlugin) -> Result<()> {
     if args.json {
         print_json(&unloaded, false);
     } else {
-        let seen = if unloaded.unmapped { ", and the library is unmapped" } else { "" };
+        let seen = if unloaded.unmapped { "; the library is unmapped" } else { "" };
         let took = duration(unloaded.unload_ms);
         let number = unloaded.generation;
         print_line(&match unloaded.left.as_str() {
             "" => format!("{}: generation {number} unloaded in {took}{seen}", args.id),
-            left => format!("{}: generation {number} is off the bus, and still loaded after {took}: {left}", args.id),
+            left => format!("{}: generation {number} is off the bus but still loaded after {took}: {left}", args.id),
         });
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What a daemon is made of, and its orderly end.
+//! What a daemon consists of, and its graceful shutdown.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,46 +14,46 @@ use super::Journal;
 use crate::api::controller::{Api, ApiFactory};
 use crate::report::explain;
 
-/// How long a replaced or leaving generation may take before it is told of.
+/// How long a replaced or leaving generation may take before it is reported.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long a controller may take to end once it is told to, and how long its `close` may.
+/// How long a controller may take to end once it is cancelled, and how long its `close` may.
 const CONTROLLER_END: Duration = Duration::from_millis(1500);
 
-/// How long the whole end may take; what is left then ends with the process.
+/// How long the whole shutdown may take; what is left then ends with the process.
 const END: Duration = Duration::from_millis(4500);
 
 /// What the runtime of a daemon starts with.
 pub struct Options {
     /// The plugins that are built and watched.
     pub plugins: Vec<PluginSpec>,
-    /// The folder whose plugin files are loaded.
+    /// The directory whose plugin files are loaded.
     pub plugins_dir: Option<PathBuf>,
     /// Where overlays, builds and private copies go.
     pub work_dir: PathBuf,
     /// Where cargo compiles.
     pub target_dir: PathBuf,
-    /// Whose plugin files are loaded.
+    /// Which plugin files are trusted.
     pub trust: Trust,
     /// The largest plugin file that is read, in bytes.
     pub largest: u64,
-    /// Whether files are loaded from where others may write.
+    /// Whether files are loaded from where others can write.
     pub allow_world_writable: bool,
-    /// Where plugins run of which nothing else is said.
+    /// Where plugins run, unless something else is configured for one.
     pub isolation: Isolation,
-    /// For how many seconds a new generation is judged; 0 for none.
+    /// For how many seconds a new generation is on probation; 0 for none.
     pub probation: u64,
-    /// Who tells of changes of files.
+    /// How changes of files are noticed.
     pub watcher: Watcher,
 }
 
-/// A bus with a runtime and a record of what happened.
+/// A bus with a runtime and a journal of what happened.
 pub struct Host {
     pub bus: Bus,
     pub journal: Arc<Journal>,
     pub started: Instant,
     began_ms: u64,
-    /// The APIs that listen already, until their controllers are constructed.
+    /// APIs that already listen and wait for their controllers to be constructed.
     pub prepared_apis: Mutex<Vec<Api>>,
     runtime: OnceLock<HotRuntime>,
 }
@@ -76,7 +76,7 @@ impl Host {
         host
     }
 
-    /// Builds, loads and watches. Returns when each plugin was built and loaded, or has failed once.
+    /// Builds, loads and watches. Returns once each plugin has been built and loaded, or has failed once.
     pub async fn start(&self, options: Options) -> Result<()> {
         let journal = Arc::clone(&self.journal);
         let mut builder = HotRuntime::builder(&self.bus)
@@ -102,7 +102,7 @@ impl Host {
         Ok(())
     }
 
-    /// When the daemon began, in milliseconds since 1970.
+    /// When the daemon started, in milliseconds since 1970.
     pub fn started_ms(&self) -> u64 {
         self.began_ms
     }
@@ -112,12 +112,12 @@ impl Host {
         self.runtime.get()
     }
 
-    /// Every generation that is loaded, and the last ended ones.
+    /// All loaded generations, and the last unloaded ones.
     pub fn generations(&self) -> Vec<GenerationInfo> {
         self.runtime().map(HotRuntime::generations).unwrap_or_default()
     }
 
-    /// Ends the controllers, then the plugins. Returns what has not ended in time.
+    /// Shuts down the controllers, then the plugins. Returns what has not ended in time.
     pub async fn end(&self) -> Vec<String> {
         let ending = async {
             let left = self.bus.close().await;
@@ -136,7 +136,7 @@ impl Host {
     }
 }
 
-/// Resident memory of this process in bytes; 0 where it is not known.
+/// Resident memory of this process in bytes; 0 if unknown.
 pub fn memory_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What happened: the last events and log lines, and what is to be remembered of each plugin and generation.
+//! What happened: the last events and log lines, and notes about each plugin and generation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,25 +11,25 @@ use super::metrics::Metrics;
 use super::secrets::{hide, names_in};
 use crate::api::proto::{Event, LogLine, Timeline};
 
-/// How many events are remembered.
+/// How many events are kept.
 const EVENTS: usize = 1000;
-/// How many log lines are remembered.
+/// How many log lines are kept.
 const LINES: usize = 5000;
-/// How many bytes all of their texts may have together.
+/// The limit of the log lines' texts together, in bytes.
 const BYTES: usize = 16 << 20;
-/// How many events or lines a reader may be behind before it loses the oldest.
+/// How many events or lines a reader can fall behind before it loses the oldest.
 const BEHIND: usize = 512;
-/// How many bytes are kept of one text: a log line's message or fields, an event's text, an error.
+/// How many bytes of one text are kept: a log line's message or fields, an event's text, an error.
 const LONGEST: usize = 16 << 10;
 
-/// The record of a daemon. Bounded; readers that fall behind lose the oldest.
+/// The journal of a daemon. It is bounded; readers that fall behind lose the oldest entries.
 pub struct Journal {
     inner: Mutex<Inner>,
     events: broadcast::Sender<Event>,
     lines: broadcast::Sender<LogLine>,
-    /// The names of secret fields of configs.
+    /// The names of the configs' secret fields.
     secrets: RwLock<BTreeSet<String>>,
-    /// What Prometheus reads.
+    /// The metrics for Prometheus.
     pub metrics: Metrics,
 }
 
@@ -37,7 +37,7 @@ pub struct Journal {
 struct Inner {
     events: VecDeque<Event>,
     lines: VecDeque<LogLine>,
-    /// Of the lines' texts.
+    /// The size of the lines' texts.
     bytes: usize,
     last_event: u64,
     last_line: u64,
@@ -45,19 +45,19 @@ struct Inner {
     timelines: HashMap<u64, Timeline>,
 }
 
-/// What the registry does not keep of a plugin.
+/// What is known about a plugin and is not in the registry.
 #[derive(Clone, Debug, Default)]
 pub struct PluginNotes {
-    /// When a build that runs now began, in milliseconds since 1970; 0 when none runs.
+    /// When the running build started, in milliseconds since 1970; 0 if none is running.
     pub building_since_ms: u64,
-    /// What that build is doing.
+    /// What the running build is doing.
     pub phase: String,
-    /// Why the last build or swap failed; empty when it did not.
+    /// Why the last build or swap failed; empty if it did not.
     pub error: String,
 }
 
 impl Journal {
-    /// An empty record.
+    /// An empty journal.
     pub fn new() -> Self {
         Self {
             inner: Mutex::default(),
@@ -68,11 +68,11 @@ impl Journal {
         }
     }
 
-    /// Records what the runtime tells.
+    /// Records an event of the runtime.
     pub fn runtime_event(&self, event: &RuntimeEvent) {
         self.metrics.count(event);
         if let RuntimeEvent::Loading { schemas, .. } = event {
-            // Before any of its code runs, and could say anything.
+            // Before any of its code runs and could log anything.
             return self.note_secrets(schemas);
         }
         let Some(event) = self.lock().take_in(event, |text| *text = self.shown(text)) else { return };
@@ -80,7 +80,7 @@ impl Journal {
         let _ = self.events.send(event);
     }
 
-    /// Records a log line; its number is given here.
+    /// Records a log line and numbers it.
     pub fn line(&self, mut line: LogLine) {
         let mut inner = self.lock();
         inner.last_line += 1;
@@ -95,42 +95,42 @@ impl Journal {
         let _ = self.lines.send(line);
     }
 
-    /// A text as it may be shown: without credentials, and not longer than what is kept.
+    /// A text fit to be shown: without credentials, and cut to what is kept.
     pub fn shown(&self, text: &str) -> String {
         let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
-        // Cut first: how long it takes does not depend on how long the text is.
+        // Cut first, so that long texts do not take longer.
         let mut text = text.to_owned();
         cut(&mut text);
         hide(&text, &secrets).into_owned()
     }
 
-    /// A log line as it may be shown.
+    /// A log line fit to be shown.
     pub fn shown_line(&self, mut line: LogLine) -> LogLine {
         line.message = self.shown(&line.message);
         line.fields = self.shown(&line.fields);
         line
     }
 
-    /// Notes the names of secret fields of configs, from their schemas.
+    /// Collects the names of the configs' secret fields from their schemas.
     pub fn note_secrets<'a>(&self, schemas: impl IntoIterator<Item = &'a serde_json::Value>) {
         let mut names = BTreeSet::new();
         schemas.into_iter().for_each(|schema| names_in(schema, &mut names));
         self.secrets.write().unwrap_or_else(PoisonError::into_inner).extend(names);
     }
 
-    /// The remembered events, and those that come. No event is in both, and none is missing.
+    /// The kept events, and a receiver of those to come. No event is in both, and none is missing.
     pub fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let receiver = self.events.subscribe();
         (self.lock().events.iter().cloned().collect(), receiver)
     }
 
-    /// The remembered log lines, and those that come. A line may be in both; its number tells.
+    /// The kept log lines, and a receiver of those to come. A line may be in both; compare the numbers.
     pub fn lines(&self) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
         let receiver = self.lines.subscribe();
         (self.lock().lines.iter().cloned().collect(), receiver)
     }
 
-    /// What is noted of each plugin.
+    /// The notes about each plugin.
     pub fn plugins(&self) -> BTreeMap<String, PluginNotes> {
         self.lock().plugins.clone()
     }
@@ -168,7 +168,7 @@ impl Inner {
             }
             RuntimeEvent::Unchanged { plugin, .. } => {
                 *self.notes(plugin) = PluginNotes::default();
-                about(&mut told, "unchanged", plugin, 0, "the build gave what is loaded already".to_owned());
+                about(&mut told, "unchanged", plugin, 0, "the build produced what is already loaded".to_owned());
             }
             RuntimeEvent::Swapped { plugin, from, to, timeline } => {
                 *self.notes(plugin) = PluginNotes::default();
@@ -190,7 +190,7 @@ impl Inner {
                 let notes = self.notes(plugin);
                 (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), reason.clone());
                 let text = match serving {
-                    Some(serving) => format!("not swapped, generation {serving} goes on: {reason}"),
+                    Some(serving) => format!("not swapped; generation {serving} is still serving: {reason}"),
                     None => format!("not loaded: {reason}"),
                 };
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), text);
@@ -223,15 +223,15 @@ impl Inner {
                 // The state tells it; as events these would push out what matters.
                 return None;
             }
-            // All of them come with the build's end.
+            // They all come with the end of the build.
             RuntimeEvent::CompilerSays { .. } => return None,
             RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms } => {
                 let again = crate::text::duration(*restart_in_ms);
                 let said = match last_lines.as_slice() {
                     [] => String::new(),
-                    lines => format!("; its last lines:\n{}", lines.join("\n")),
+                    lines => format!("; its last output:\n{}", lines.join("\n")),
                 };
-                let text = format!("generation {generation} crashed ({reason}), started again in {again}{said}");
+                let text = format!("generation {generation} crashed ({reason}), restarting in {again}{said}");
                 about(&mut told, "crashed", plugin, *generation, text);
             }
             RuntimeEvent::Restarted { plugin, generation, pid, start_ms } => {
@@ -254,7 +254,7 @@ impl Inner {
         Some(told)
     }
 
-    /// An event that needs no words of its own: its fields are told as they are.
+    /// An event without a text of its own: its fields are shown as they are.
     fn take_in_other(&mut self, told: &mut Event, event: &RuntimeEvent) -> Option<()> {
         let serde_json::Value::Object(mut fields) = serde_json::to_value(event).ok()? else { return None };
         let mut take = |name: &str| match fields.remove(name) {

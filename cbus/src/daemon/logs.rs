@@ -1,4 +1,4 @@
-//! Log lines: of the daemon and of its plugins, kept in the journal and printed.
+//! The log of the daemon and its plugins: kept in the journal, and printed.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,10 +17,10 @@ use super::journal::now_ms;
 use crate::api::proto::LogLine;
 use crate::text::json_escaped;
 
-/// The target under which the boundary hands on what plugins log.
+/// The target under which the boundary forwards the logs of plugins.
 const GUEST: &str = "controllerbus::guest";
 
-/// Which lines are kept: `info`, or `warn,greeter=debug`.
+/// Which lines are kept: such as `info`, or `warn,greeter=debug`.
 #[derive(Clone)]
 pub struct Filter(Targets);
 
@@ -28,10 +28,10 @@ impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A module's name alone would mean all of its lines; it is far more often a level that is mistyped.
+        // A module's name alone would enable all of its lines; usually it is a mistyped level.
         let help = "use a level (error, warn, info, debug, trace) or MODULE=LEVEL, separated by commas";
         for part in text.split(',').filter(|part| !part.contains('=')) {
-            part.trim().parse::<LevelFilter>().map_err(|_| format!("`{part}` is no level; {help}"))?;
+            part.trim().parse::<LevelFilter>().map_err(|_| format!("`{part}` is not a log level; {help}"))?;
         }
         text.parse().map(Self).map_err(|error| format!("{error}; {help}"))
     }
@@ -48,7 +48,7 @@ pub enum Format {
 
 /// Sends log lines to a journal, and to the standard error if a format is given.
 pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>) {
-    // What a plugin's module may log is looked at in the layer, where its name is known.
+    // Plugins' modules are filtered in the layer, where their names are known.
     let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
     let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
     let layer =
@@ -90,8 +90,8 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// A log line as text. Whatever a plugin has put into it, it does nothing to a terminal, and its further lines are told
-/// apart from lines of their own.
+/// A log line as text. Whatever a plugin has written, it cannot control the terminal, and its further lines cannot be
+/// mistaken for other log lines.
 pub fn render(line: &LogLine, colour: bool) -> String {
     let level = match line.level.parse::<Level>() {
         Ok(level) if colour => {
@@ -111,7 +111,7 @@ pub fn render(line: &LogLine, colour: bool) -> String {
         (plugin, 0) => plugin.to_owned(),
         (plugin, generation) => format!("{plugin}#{generation}"),
     };
-    // The daemon's own lines may have the compiler's colours; nobody else's.
+    // Only the daemon's own lines may be coloured, with the compiler's colours.
     let message = if line.generation == 0 && line.target == "cbus" {
         coloured_lines(&line.message, colour)
     } else {
@@ -125,7 +125,7 @@ pub fn render(line: &LogLine, colour: bool) -> String {
     text
 }
 
-/// A log line as machines read it: what is not there is left out.
+/// A log line for machines, without empty fields.
 fn json(line: &LogLine) -> serde_json::Value {
     let all = serde_json::json!({
         "time": crate::text::time(line.at_ms),

@@ -1,4 +1,4 @@
-//! What Prometheus reads.
+//! The metrics for Prometheus.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -38,10 +38,10 @@ struct OfResolver {
     directive: String,
 }
 
-/// What each controller did when it was looked at last, by its id and the directive's.
+/// The counts of each controller at the last look, by controller and directive id.
 type Seen = HashMap<(u64, String), ResolverCounts>;
 
-/// The counters of a daemon, and its gauges, which are set when they are read.
+/// The counters and gauges of a daemon. Gauges are set when they are read.
 pub struct Metrics {
     registry: Registry,
     builds: Family<BuildEnd, Counter>,
@@ -66,7 +66,7 @@ pub struct Metrics {
     memory: Gauge<u64, AtomicU64>,
 }
 
-/// What the bus holds when it is asked.
+/// The current sizes of the bus.
 pub struct Counts {
     pub controllers: usize,
     pub directives: usize,
@@ -103,31 +103,35 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("builds", "Builds that ended", made.builds.clone());
-        registry.register("swaps", "Generations that came to serve", made.swaps.clone());
-        registry.register("rollbacks", "Generations that did not make it", made.rollbacks.clone());
-        registry.register("taken_back", "Generations that served and were not well", made.taken_back.clone());
+        registry.register("swaps", "Generations that started serving", made.swaps.clone());
+        registry.register("rollbacks", "Swaps that were rolled back", made.rollbacks.clone());
+        registry.register(
+            "taken_back",
+            "Generations that failed while on probation and were taken back",
+            made.taken_back.clone(),
+        );
         registry.register("resolver_runs", "Runs of resolvers, by controller and directive", made.runs.clone());
         registry.register("resolver_failures", "Runs of resolvers that failed or panicked", made.failures.clone());
         registry.register(
             "resolver_wait_seconds",
-            "From the begin to the answer, of runs that did not answer at once, in sum",
+            "Total time from start to answer of runs that did not answer immediately",
             made.waits.clone(),
         );
         registry.register("stalls", "Replaced generations that could not be unloaded in time", made.stalls.clone());
         registry.register("unloads", "Generations that were unloaded", made.unloads.clone());
-        registry.register("crashes", "Ends of plugins' own processes that nobody asked for", made.crashes.clone());
+        registry.register("crashes", "Unexpected exits of plugin processes", made.crashes.clone());
         registry.register("build_seconds", "How long builds took", made.build_seconds.clone());
         registry.register(
             "swap_seconds",
-            "From construction of new controllers to the step that made them serve",
+            "From the construction of new controllers to the switch that made them serve",
             made.swap_seconds.clone(),
         );
         registry.register("edit_to_live_seconds", "From a save to the new code serving", made.live_seconds.clone());
         registry.register("generations", "Generations by state", made.generations.clone());
         registry.register("leases", "What keeps generations loaded", made.leases.clone());
         registry.register("controllers", "Controllers on the bus", made.controllers.clone());
-        registry.register("directives", "Directives that stand", made.directives.clone());
-        registry.register("values", "Values of those directives", made.values.clone());
+        registry.register("directives", "Active directives", made.directives.clone());
+        registry.register("values", "Values of active directives", made.values.clone());
         registry.register("resident_memory_bytes", "Resident memory of the daemon", made.memory.clone());
         Self { registry, ..made }
     }
@@ -162,7 +166,7 @@ impl Metrics {
         }
     }
 
-    /// Adds what controllers did since this was called last.
+    /// Adds what controllers have done since the last call.
     pub fn resolved(&self, bus: &Bus) {
         let names: HashMap<_, _> = bus.controllers().into_iter().map(|found| (found.id, found.info.id)).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +185,7 @@ impl Metrics {
         *seen = now;
     }
 
-    /// The text that Prometheus reads.
+    /// The metrics, in the text format of Prometheus.
     pub fn render(&self, generations: &[GenerationInfo], counts: &Counts) -> String {
         self.generations.clear();
         self.leases.clear();

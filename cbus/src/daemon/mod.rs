@@ -1,4 +1,4 @@
-//! The daemon: a bus, a runtime, a record of what happened, and a config file that is followed.
+//! The daemon: a bus, a runtime, a journal, and a config file that is followed.
 
 mod config_file;
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Credentials in texts: found by the name that stands before them or by how they look, and not shown.
+//! Hides credentials in texts: found by the name before them, or by how they look.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-/// Parts of the names of what is secret, in any spelling: `api_key`, `apiKey`, `API-KEY`.
+/// Parts of the names of secrets, in any spelling: `api_key`, `apiKey`, `API-KEY`.
 const NAMES: [&str; 12] = [
     "password",
     "passwd",
@@ -22,7 +22,7 @@ const NAMES: [&str; 12] = [
     "signingkey",
 ];
 
-/// How tokens of well-known services begin, and how long one is at least.
+/// Prefixes of well-known services' tokens, and their minimum lengths.
 const SHAPES: [(&str, usize); 14] = [
     ("AKIA", 20),
     ("ASIA", 20),
@@ -59,7 +59,7 @@ pub fn hide<'a>(text: &'a str, names: &BTreeSet<String>) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
-/// The same, with everything where it was.
+/// The same, without changing any offset.
 pub fn blot(text: &str) -> String {
     let mut out = text.to_owned();
     for range in find(text, &BTreeSet::new()) {
@@ -85,7 +85,7 @@ pub fn names_in(schema: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// A name in lower case, without what is between its words.
+/// A name in lower case, without separators.
 fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
@@ -94,7 +94,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '-')
 }
 
-/// Where credentials stand, in order and apart from each other.
+/// Where credentials are, in order and without overlap.
 fn find(text: &str, names: &BTreeSet<String>) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! What the API, the page and the live view show of a daemon, at one moment.
+//! Snapshots of a daemon, for the API, the page and the live view.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -13,7 +13,7 @@ use super::metrics::Counts;
 use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 use crate::api::state;
 
-/// What the page shows of a daemon.
+/// What the page shows.
 pub struct Shown {
     pub plugins: Vec<Plugin>,
     pub controllers: Vec<Controller>,
@@ -22,7 +22,7 @@ pub struct Shown {
 }
 
 impl Host {
-    /// What the page shows: the registry, and the process's mappings with it, are read once.
+    /// What the page shows. Reads the registry, and with it the process's mappings, only once.
     pub fn shown(&self) -> Shown {
         let generations = self.generations();
         Shown {
@@ -33,12 +33,12 @@ impl Host {
         }
     }
 
-    /// A text of the bus as it may be shown.
+    /// A text of the bus, fit to be shown.
     fn kept(&self, text: &dyn Display) -> String {
         self.journal.shown(&text.to_string())
     }
 
-    /// The bus at a glance.
+    /// An overview of the bus.
     pub fn info(&self, allow_exec: bool, allow_control: bool) -> Info {
         let directives = self.bus.directives();
         Info {
@@ -57,7 +57,7 @@ impl Host {
         }
     }
 
-    /// The text that Prometheus reads.
+    /// The metrics, in the text format of Prometheus.
     pub fn metrics(&self) -> String {
         let directives = self.bus.directives();
         let counts = Counts {
@@ -70,7 +70,7 @@ impl Host {
         self.journal.metrics.render(&self.generations(), &counts)
     }
 
-    /// The plugins, those that never loaded included.
+    /// The plugins, including those that have never been loaded.
     pub fn plugins(&self) -> Vec<Plugin> {
         self.plugins_of(self.generations())
     }
@@ -133,7 +133,7 @@ impl Host {
         }
     }
 
-    /// The controllers on the bus, and those that were taken off and have not ended yet.
+    /// The controllers on the bus, and those that have been removed but have not ended yet.
     pub fn controllers(&self) -> Vec<Controller> {
         self.controllers_of(&self.generations())
     }
@@ -149,7 +149,7 @@ impl Host {
                 Execution::Failed { error, .. } => (state::FAILED, self.kept(&error)),
                 Execution::Ended => (state::ENDED, String::new()),
                 Execution::Closing => (state::CLOSING, String::new()),
-                Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not end")),
+                Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not return")),
             };
             Controller {
                 id: found.id.0,
@@ -169,7 +169,7 @@ impl Host {
         self.bus.controllers().into_iter().chain(self.bus.leaving()).map(show).collect()
     }
 
-    /// The directives that stand.
+    /// The active directives.
     pub fn directives(&self) -> Vec<Directive> {
         let show = |found: DirectiveSnapshot| {
             let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -199,7 +199,7 @@ impl Host {
         self.bus.configs().into_iter().map(|found| config(found, |text| self.kept(text))).collect()
     }
 
-    /// The factories that the bus knows.
+    /// The known factories.
     pub fn factories(&self) -> Vec<Factory> {
         let show = |found: controllerbus::bus::FactorySnapshot| Factory {
             id: found.info.id,
@@ -251,7 +251,7 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
         }
     }
     .to_owned();
-    // What ran before runs on.
+    // The previous config is still running.
     if let Some(pending) = found.pending {
         let (state, retry_in) = match pending.state {
             RunState::Failed { retry_in, .. } => (state::REFUSED, retry_in),

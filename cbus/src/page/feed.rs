@@ -1,4 +1,4 @@
-//! What the page shows of the bus, encoded once for everybody who looks, and told only where it has changed.
+//! The state of the bus for the page: encoded once for all viewers, and sent only where it has changed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use tokio::sync::watch;
 
 use crate::api::Service;
 
-/// How often the state is looked at, at most.
+/// The pause between two looks at the state, at least.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often, at least, while somebody looks: leases, values and memory change without being told.
+/// The pause between two looks at most, while there are viewers: leases, values and memory change without an event.
 const CLOCK: Duration = Duration::from_secs(2);
 
-/// The parts of the state, in the order in which they are told.
+/// The parts of the state, in the order in which they are sent.
 const PARTS: [&str; 5] = ["info", "plugins", "controllers", "directives", "configs"];
 
 /// One part, as JSON.
 #[derive(Clone, Default, PartialEq)]
 struct Part {
-    /// Raised with each change.
+    /// Incremented with each change.
     version: u64,
     json: Arc<str>,
 }
@@ -30,7 +30,7 @@ struct Part {
 pub struct State([Part; PARTS.len()]);
 
 impl State {
-    /// What of it `seen` does not have yet, as a JSON object; none if that is nothing.
+    /// The parts that are newer than `seen`, as a JSON object; none if nothing is.
     pub fn since(&self, seen: &mut [u64; PARTS.len()]) -> Option<String> {
         let mut object = String::new();
         for ((part, seen), name) in self.0.iter().zip(seen).zip(PARTS) {
@@ -60,10 +60,10 @@ impl State {
     }
 }
 
-/// Looks at the state for as long as anybody wants to know.
+/// Observes the state for as long as there are viewers.
 pub struct Feed {
     state: watch::Sender<State>,
-    /// Whether somebody looks at it.
+    /// Whether it is observed.
     running: Mutex<bool>,
 }
 
@@ -79,7 +79,7 @@ impl Feed {
         let receiver = self.state.subscribe();
         let first = !std::mem::replace(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner), true);
         if first {
-            // Whoever comes first sees what is there now, not what the last one saw.
+            // The first viewer sees the current state, not what the last one saw.
             let encoded = encoded(service);
             self.state.send_if_modified(|state| state.update(encoded));
             tokio::spawn(Arc::clone(self).run(service.clone()));
@@ -109,7 +109,7 @@ impl Feed {
             let encoded = encoded(&service);
             self.state.send_if_modified(|state| state.update(encoded));
             tokio::time::sleep(PAUSE).await;
-            // What happened meanwhile is in the next look.
+            // The next look includes what has happened meanwhile.
             changes.mark_unchanged();
             while events.try_recv().is_ok() {}
             if service.host.bus.changes().has_changed().is_err() {
@@ -119,7 +119,7 @@ impl Feed {
     }
 }
 
-/// The bus at a glance, without what changes all the time.
+/// An overview of the bus, without what changes all the time.
 #[derive(Serialize)]
 struct Info<'a> {
     version: &'a str,

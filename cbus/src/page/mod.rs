@@ -1,4 +1,4 @@
-//! The page: one document, its style and script in the binary, and what they read.
+//! The page: one document with its style and script, built into the binary, and the data for it.
 
 mod feed;
 
@@ -18,10 +18,10 @@ use tokio::sync::mpsc::Sender;
 use crate::api::{Caller, KEY, Service, stream};
 use feed::Feed;
 
-/// How many remembered log lines a page begins with.
+/// How many buffered log lines a page starts with.
 const TAIL: usize = 500;
 
-/// The page and what it reads, and what Prometheus reads.
+/// The page, its data, health checks and metrics.
 pub fn router(service: Service) -> Router {
     Router::new()
         .route("/", get(|| asset(include_str!("../../page/index.html"), "text/html; charset=utf-8")))
@@ -53,7 +53,7 @@ async fn state(State(service): State<Service>, Extension(feed): Extension<Arc<Fe
     ([(header::CONTENT_TYPE, "application/json")], state).into_response()
 }
 
-/// Whether the daemon's plugins are there.
+/// Whether the daemon has loaded its plugins.
 async fn ready(State(service): State<Service>) -> Response {
     match service.host.runtime() {
         Some(_) => "ready\n".into_response(),
@@ -61,7 +61,7 @@ async fn ready(State(service): State<Service>) -> Response {
     }
 }
 
-/// What of the state has changed, whenever it has, and every event and log line, as server-sent events.
+/// Changes of the state, events and log lines, as server-sent events.
 async fn events(
     State(service): State<Service>,
     Extension(feed): Extension<Arc<Feed>>,
@@ -151,13 +151,12 @@ async fn unload(
     }
 }
 
-/// A page of another site cannot send this header without being allowed to, and it is not: whatever else a browser adds
-/// by itself, this is not among it.
+/// Other sites' pages are not allowed to send this header, and browsers do not add it by themselves.
 fn from_the_page(headers: &HeaderMap) -> bool {
     headers.contains_key(KEY)
 }
 
-const NOT_FROM_THE_PAGE: (StatusCode, &str) = (StatusCode::FORBIDDEN, "only the page may ask for this");
+const NOT_FROM_THE_PAGE: (StatusCode, &str) = (StatusCode::FORBIDDEN, "only the page may request this");
 
 fn refused(status: &tonic::Status) -> Response {
     let code = match status.code() {

@@ -1,4 +1,4 @@
-//! Draws the live view: calm, with nothing that moves when nothing happens.
+//! Draws the live view. Nothing moves when nothing happens.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,7 +12,7 @@ use crate::api::state;
 use crate::daemon::now_ms;
 use crate::text::{clock, duration, zone};
 
-/// The widest a timeline's bar is drawn.
+/// The maximum width of a timeline's bar.
 const BAR: usize = 16;
 
 pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
@@ -21,7 +21,7 @@ pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
     let plugins = shown.plugins.len().clamp(1, 8) as u16 + 2;
     let configs = config_height(&shown.configs);
     let room = area.height.saturating_sub(plugins + configs + 2);
-    // Errors get what they need, but log lines keep a few rows.
+    // Errors get the rows they need, but a few are left for the log.
     let wanted = if errors.is_empty() { 0 } else { errors.len() as u16 + 1 };
     let errors_height = wanted.min(room.saturating_sub(5));
     let [title, plugins, broken, configs, logs, keys] = Layout::vertical([
@@ -98,12 +98,12 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
             detail(plugin, longest),
         ])
     });
-    // Each is as wide as what is in it: the rest is the timeline's.
+    // Columns fit their contents; the rest is for the timeline.
     let width = |at: usize, least: usize, most: usize| {
         let widest = cells.iter().map(|cells| cells[at].chars().count()).max().unwrap_or(0);
         Constraint::Length(widest.clamp(least, most) as u16)
     };
-    let widths = [width(0, 4, 28), width(1, 14, 24), width(2, 0, 24), width(3, 0, 18), Constraint::Min(30)];
+    let widths = [width(0, 4, 28), width(1, 14, 26), width(2, 0, 24), width(3, 0, 18), Constraint::Min(30)];
     let table = Table::new(rows, widths).column_spacing(2).block(head("Plugins"));
     let table = if plugins.is_empty() { table.footer(Row::new([quiet("building for the first time")])) } else { table };
     frame.render_widget(table, area);
@@ -111,13 +111,13 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
 
 fn words(plugin: &Plugin) -> String {
     match (plugin.building_since_ms, plugin.error.is_empty()) {
-        (0, false) if plugin.serving().is_some() => "serving, edit broken".to_owned(),
+        (0, false) if plugin.serving().is_some() => "serving (last edit failed)".to_owned(),
         (0, _) => plugin.state.clone(),
         (since, _) => format!("building {}", duration(now_ms().saturating_sub(since) as f64)),
     }
 }
 
-/// The generation that serves, and how many are on their way out.
+/// The serving generation, and how many replaced ones are still loaded.
 fn generation(plugin: &Plugin) -> String {
     match (plugin.serving(), plugin.generations.iter().filter(|found| found.is_leaving()).count()) {
         (Some(found), 0) => format!("#{}", found.number),
@@ -126,7 +126,7 @@ fn generation(plugin: &Plugin) -> String {
     }
 }
 
-/// What a running build does, or how the last swap went.
+/// What the running build is doing, or how the last swap went.
 fn detail(plugin: &Plugin, longest: f64) -> Line<'static> {
     if plugin.building_since_ms == 0 {
         return last_timeline(plugin).map(|timeline| timeline_line(&timeline, longest)).unwrap_or_default();
@@ -143,7 +143,7 @@ fn total(timeline: &Timeline) -> f64 {
     timeline.build_ms + timeline.verify_ms + timeline.load_ms + timeline.swap_ms
 }
 
-/// The phases as a bar, and the whole in words.
+/// The phases as a bar, and the total in words.
 fn timeline_line(timeline: &Timeline, longest: f64) -> Line<'static> {
     let phases = [
         (timeline.build_ms, Color::Blue),
@@ -180,8 +180,8 @@ fn config_height(configs: &[Config]) -> u16 {
 fn draw_configs(frame: &mut Frame<'_>, area: Rect, configs: &[Config], first_build: bool) {
     let rows = configs.iter().map(|config| {
         let why = match config.state.as_str() {
-            // What is being built may well make it.
-            state::QUEUED if first_build => "waits for the first build",
+            // The plugin that is being built may well provide its factory.
+            state::QUEUED if first_build => "waiting for the first build",
             _ => &config.error,
         };
         Row::new([
@@ -202,13 +202,13 @@ fn draw_logs(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     let end = taken.len() - above;
     let lines: Vec<Line<'static>> =
         taken[end.saturating_sub(rows)..end].iter().flat_map(|line| log_line(line)).collect();
-    // A message of several lines pushes out older ones, not itself.
+    // A message of several lines pushes out older ones, not its own end.
     let skip = lines.len().saturating_sub(rows);
     let lines: Vec<Line<'static>> = lines.into_iter().skip(skip).collect();
     let zone = zone(now_ms());
     let title = match above {
         0 => format!(" Log ({zone}) "),
-        above => format!(" Log ({zone}), {above} lines above the newest "),
+        above => format!(" Log ({zone}), {above} lines below "),
     };
     let block = Block::new()
         .borders(Borders::TOP)
@@ -229,7 +229,7 @@ fn log_line(line: &LogLine) -> Vec<Line<'static>> {
         (plugin, 0) => plugin.to_owned(),
         (plugin, generation) => format!("{plugin}#{generation}"),
     };
-    // The compiler's words have a place of their own while they matter; here one line of them is enough.
+    // The compiler's messages are shown above while they matter; here one line is enough.
     let broken = line.message.strip_prefix("does not build:\n").and_then(|rest| rest.lines().next());
     let text = broken.map_or_else(|| line.message.clone(), |first| format!("does not build: {first}"));
     let mut message = ansi::lines(&text).into_iter();
@@ -248,7 +248,7 @@ fn log_line(line: &LogLine) -> Vec<Line<'static>> {
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     let filter = shown.filter;
     if filter.typing {
-        frame.render_widget(Line::from(format!("lines with: {}▏   Enter keeps it, Esc clears it", filter.text)), area);
+        frame.render_widget(Line::from(format!("filter: {}▏   Enter keeps it, Esc clears it", filter.text)), area);
         return;
     }
     let level = LEVELS.get(filter.level - 1).unwrap_or(&"TRACE").to_lowercase();

@@ -135,7 +135,7 @@ async fn a_token_that_goes_from_the_file_lets_nobody_in_and_who_has_come_in_by_i
         following.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("cbus");
 
     token_file(folder.path(), &[("operator", "look", CONTROL), ("admin", "look,apply,control", ALL)]);
-    daemon.wait("tokens was read again");
+    daemon.wait("tokens was reloaded");
     assert_eq!(call(&channel, info, Some(LOOK)).await, Code::Unauthenticated);
     assert_eq!(call(&channel, unload, Some(CONTROL)).await, Code::PermissionDenied, "it has another role now");
     let ended = tokio::task::spawn_blocking(move || following.wait()).await.expect("waiting").expect("its end");
@@ -143,10 +143,10 @@ async fn a_token_that_goes_from_the_file_lets_nobody_in_and_who_has_come_in_by_i
 
     // A file that is not understood changes nothing, one that is gone lets nobody in.
     write_secret(&folder.path().join("tokens"), "short\n");
-    daemon.wait("what tokens were accepted still are");
+    daemon.wait("the accepted tokens are unchanged");
     assert_eq!(call(&channel, info, Some(ALL)).await, Code::Ok);
     std::fs::remove_file(folder.path().join("tokens")).expect("removing");
-    daemon.wait("nobody's token is accepted until it is back");
+    daemon.wait("no token is accepted until it is back");
     assert_eq!(call(&channel, info, Some(ALL)).await, Code::Unauthenticated);
     // This user needs no token.
     crate::fine(folder.path(), &["bus", "--connect", &daemon.socket()]);

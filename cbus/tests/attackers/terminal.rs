@@ -108,7 +108,10 @@ fn what_a_plugin_says_does_nothing_to_a_terminal_and_looks_like_nobody_elses() {
     let all = daemon.said.join("\n");
     is_harmless("the daemon", &all);
     assert!(!all.contains("hunter2"), "{all}");
-    assert!(all.contains("[hidden]") && all.contains("    | 2026-01-01T00:00:00.000+00:00 ERROR cbus: forged"), "{all}");
+    assert!(
+        all.contains("[hidden]") && all.contains("    | 2026-01-01T00:00:00.000+00:00 ERROR cbus: forged"),
+        "{all}"
+    );
     assert!(all.lines().all(|line| line.len() < 20 << 10), "what is long is cut");
     daemon.end();
 }
@@ -158,7 +161,7 @@ fn credentials_are_found_by_their_names_and_by_how_they_look() {
     let harmless = [
         "reading the token: No such file or directory",
         "generation 1 serves, after 2: live in 80 ms",
-        "the token is not the daemon's",
+        "the token is not valid",
         "at http://127.0.0.1:7411/x@y",
         "https://example.org/a:b",
         "tokens=",

@@ -24,7 +24,7 @@ fn arguments_that_make_no_sense_are_told_before_anything_begins() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
     fails(at, &["build"], 2, "<CRATE>");
-    fails(at, &["build", "x", "--id", "two words"], 2, "an id is words of letters");
+    fails(at, &["build", "x", "--id", "two words"], 2, "an id consists of words of letters");
     fails(at, &["build", "x", "-o", "y", "--codegen-only"], 2, "cannot be used with");
     fails(at, &["watch", "x"], 2, "--output");
     fails(at, &["run", "--listen", "no/where"], 2, "use HOST:PORT");

@@ -1,10 +1,10 @@
-//! Who a request is from, and what it may ask for.
+//! The caller of a request, and what they may do.
 
 use std::fmt;
 
 use tokio_util::sync::CancellationToken;
 
-/// What somebody may do. Whoever may do anything may look.
+/// What a caller may do. Every caller may look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
     /// Apply and remove configs.
@@ -41,14 +41,14 @@ impl Roles {
     }
 }
 
-/// What a call needs.
+/// What a call requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// To see what is there.
+    /// Only looking.
     Look,
-    /// To apply and remove configs.
+    /// Applying and removing configs.
     Apply,
-    /// To reload and unload plugins.
+    /// Reloading and unloading plugins.
     Control,
 }
 
@@ -62,13 +62,13 @@ impl fmt::Display for Need {
     }
 }
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// As the log names them.
+    /// Their name in the log.
     pub who: String,
     pub roles: Roles,
-    /// Cancelled when what they have shown does not count any more.
+    /// Cancelled when their credentials are no longer valid.
     pub revoked: CancellationToken,
 }
 
@@ -77,7 +77,7 @@ impl Caller {
         Self { who: who.into(), roles, revoked: CancellationToken::new() }
     }
 
-    /// Writes down that they change something.
+    /// Logs that they change something.
     pub fn audit(&self, what: fmt::Arguments<'_>) {
         tracing::info!(target: "cbus::audit", "{} {what}", self.who);
     }

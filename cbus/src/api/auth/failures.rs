@@ -1,4 +1,4 @@
-//! Slows those who show wrong tokens: the more of them, the longer the next one takes, one after the other.
+//! Slows down clients that show wrong tokens: checks run one after another, and each failure makes the next one slower.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,16 +12,16 @@ use tokio::sync::Semaphore;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How many of one address may wait.
+/// How many requests of one address may wait.
 const WAITING: u32 = 8;
 
 /// After this time without a failure an address is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
-/// How many addresses are remembered; further ones share one place.
+/// How many addresses are remembered; further ones share one entry.
 const ADDRESSES: usize = 1024;
 
-/// Who has shown wrong tokens of late.
+/// The addresses that have recently shown wrong tokens.
 #[derive(Default)]
 pub struct Failures {
     peers: Mutex<HashMap<Option<IpAddr>, Arc<Peer>>>,
@@ -34,7 +34,7 @@ struct Peer {
     last: Mutex<Instant>,
 }
 
-/// One of those who wait; they may go away meanwhile.
+/// A waiting request; the client may disconnect meanwhile.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl Drop for Waiting<'_> {
@@ -43,11 +43,11 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Too many of this address wait already.
+/// Too many requests of this address are waiting.
 pub struct Busy;
 
 impl Failures {
-    /// Does a check that may fail: at once for an address that has not failed of late, in turn and after a pause for others.
+    /// Runs a check that may fail: immediately for an address without recent failures, in turn and after a pause for others.
     pub async fn check<T>(&self, from: Option<IpAddr>, check: impl FnOnce() -> Option<T>) -> Result<Option<T>, Busy> {
         let Some(peer) = self.known(from) else {
             let found = check();

@@ -1,4 +1,4 @@
-//! How a browser gets in: with a code from `cbus page`, or with a token, and from then on with a session of its own.
+//! Starts a browser's session: with a code from `cbus page`, or with a token.
 
 use axum::body::{Body, to_bytes};
 use axum::http::request::Parts;
@@ -8,35 +8,35 @@ use axum::response::{IntoResponse, Response};
 use super::failures::Busy;
 use super::{Caller, Door, Way, peer_ip, refuse};
 
-/// Answers what is asked of `/login`.
+/// Answers requests to `/login`.
 pub(super) async fn answer(door: &Door, request: &Parts, body: Body) -> Response {
     match request.method {
         Method::GET => match parameter(request.uri.query().unwrap_or_default(), "code") {
             None => form(door, StatusCode::OK, ""),
             Some(code) => {
                 let found = door.failures.check(peer_ip(request), || door.sessions.redeem(&code)).await;
-                enter(door, &request_origin(request), found, "this code was used, or is older than a minute")
+                enter(door, &request_origin(request), found, "this code has been used, or is older than a minute")
             }
         },
         Method::POST => {
             let (origin, ip) = (request_origin(request), peer_ip(request));
             let kind = request.headers.get(header::CONTENT_TYPE);
             if kind.is_none_or(|kind| kind != "application/x-www-form-urlencoded") {
-                return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is for the page's form").into_response();
+                return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this needs the page's form").into_response();
             }
             let Ok(body) = to_bytes(body, 4096).await else {
-                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "no token is that long").into_response();
+                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the token is too long").into_response();
             };
             let shown = parameter(&String::from_utf8_lossy(&body), "token").unwrap_or_default();
             let find = || door.tokens.as_ref().and_then(|tokens| tokens.find(shown.trim()));
             let found = door.failures.check(ip, find).await;
-            enter(door, &origin, found, "the token is not the daemon's")
+            enter(door, &origin, found, "the token is not valid")
         }
         _ => refuse(StatusCode::METHOD_NOT_ALLOWED, "GET or POST").into_response(),
     }
 }
 
-/// A function that says where a caller is, once the request itself is used up.
+/// Adds the request's address to a caller, after the request itself is gone.
 fn request_origin(request: &Parts) -> impl Fn(Caller) -> Caller + use<> {
     let ip = peer_ip(request);
     move |caller| match ip {
@@ -53,14 +53,14 @@ fn enter(door: &Door, place: &impl Fn(Caller) -> Caller, found: Result<Option<Ca
     }
 }
 
-/// Begins a session. The key is kept by a script where only pages of this port can read it; the cookie is sent by the browser.
+/// Starts a session. A script keeps the key where only this port's pages can read it; the browser sends the cookie.
 fn begin(door: &Door, caller: Caller) -> Response {
     let Way::Tcp { tls, .. } = door.way else {
-        return refuse(StatusCode::NOT_FOUND, "no browser comes here").into_response();
+        return refuse(StatusCode::NOT_FOUND, "browsers cannot connect here").into_response();
     };
     caller.audit(format_args!("opened the page"));
     let (Ok(ticket), Ok(nonce)) = (door.sessions.begin(caller), super::random()) else {
-        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "there are no random numbers here").into_response();
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers are available").into_response();
     };
     let secure = if tls { "; Secure" } else { "" };
     let name = door.cookie_name();
@@ -80,19 +80,19 @@ fn headers(policy: &str) -> [(header::HeaderName, String); 5] {
         (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (header::CONTENT_SECURITY_POLICY, policy.to_owned()),
-        // Not `no-referrer`: a browser would not say then that the form is this port's own.
+        // Not `no-referrer`: the browser would then hide that the form is this port's own.
         (header::REFERRER_POLICY, "same-origin".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ]
 }
 
-/// A form for a token, where there are tokens; otherwise how to get in. `why` is ours, and has no markup in it.
+/// A form for a token if there are tokens, otherwise a hint how to open the page. `why` is our own text, without markup.
 pub(super) fn form(door: &Door, status: StatusCode, why: &str) -> Response {
     let body = if door.tokens.is_some() {
         "<form method=\"post\" action=\"/login\"><label>Token <input name=\"token\" type=\"password\" \
          autocomplete=\"off\" autofocus required></label> <button>Open</button></form>"
     } else {
-        "<p><code>cbus page</code> opens this page.</p>"
+        "<p>Open this page with <code>cbus page</code>.</p>"
     };
     let page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\

@@ -1,7 +1,7 @@
-//! Who gets in, and for what: each request is asked where it comes from, who it is from, and whether they may.
+//! Access control: for each request, where it comes from, who the caller is, and what they may do.
 //!
-//! No page of another site or port gets through, whatever credentials the browser would add; over a Unix socket the
-//! daemon's own user comes in, and over TCP whoever shows a token, a certificate or a session of this very port.
+//! Requests of another site's or port's pages are refused, whatever credentials the browser adds. A Unix socket admits the
+//! daemon's own user; TCP requires a token, a client certificate or a session of this port.
 
 mod browser;
 mod caller;
@@ -26,13 +26,12 @@ use failures::Failures;
 pub use sessions::{Sessions, random};
 pub use tokens::Tokens;
 
-/// The header by which a page's scripts show their session's key. No page of another port can read the key, or send the
-/// header without being allowed to.
+/// The header with the session's key. Pages of another port can neither read the key nor send the header.
 pub const KEY: &str = "x-cbus-key";
 
-/// How people get in at a listener.
+/// How clients reach a listener.
 pub enum Way {
-    /// A Unix socket: the peer is the daemon's own user, or the administrator. Others were turned away when they came.
+    /// A Unix socket: the peer is the daemon's own user or root; others are rejected when they connect.
     Socket,
     /// TCP.
     Tcp {
@@ -42,7 +41,7 @@ pub enum Way {
         loopback: bool,
         /// Whether it speaks TLS.
         tls: bool,
-        /// Whether everybody has shown a certificate before they can ask for anything.
+        /// Whether every client has shown a certificate before it can send a request.
         certificates: bool,
     },
 }
@@ -50,15 +49,15 @@ pub enum Way {
 /// One listener's door.
 pub struct Door {
     pub way: Way,
-    /// The tokens that are accepted; on a socket, the ones of which one must be shown, if there are any.
+    /// The accepted tokens. If there are any, a socket requires one of them too.
     pub tokens: Option<Arc<Tokens>>,
     pub sessions: Sessions,
     failures: Failures,
-    /// Whether the gRPC services are behind it, or the page alone.
+    /// Whether the gRPC services are behind it, or only the page.
     pub grpc: bool,
 }
 
-/// Why somebody does not get in.
+/// Why a request is refused.
 pub(super) struct Refusal {
     status: StatusCode,
     why: String,
@@ -73,7 +72,7 @@ impl Door {
         Arc::new(Self { way, tokens, sessions: Sessions::default(), failures: Failures::default(), grpc })
     }
 
-    /// The session cookie's name. Browsers send a cookie to every port of a host, so each port's has a name of its own.
+    /// The session cookie's name. Browsers send cookies to every port of a host, so each port has its own name.
     fn cookie_name(&self) -> String {
         match self.way {
             Way::Tcp { port, tls: true, .. } => format!("__Host-cbus-{port}"),
@@ -82,16 +81,16 @@ impl Door {
         }
     }
 
-    /// Who a request is from.
+    /// The caller of a request.
     async fn caller(&self, request: &Parts) -> Result<Caller, Refusal> {
         let headers = &request.headers;
         if let Some(shown) = bearer(headers) {
             let Some(tokens) = &self.tokens else {
-                return Err(refuse(StatusCode::UNAUTHORIZED, "this daemon has no tokens here"));
+                return Err(refuse(StatusCode::UNAUTHORIZED, "this daemon does not accept tokens here"));
             };
             return match self.failures.check(peer_ip(request), || tokens.find(shown)).await {
                 Ok(Some(caller)) => Ok(from(&caller, request)),
-                Ok(None) => Err(refuse(StatusCode::UNAUTHORIZED, "the token is not the daemon's")),
+                Ok(None) => Err(refuse(StatusCode::UNAUTHORIZED, "the token is not valid")),
                 Err(failures::Busy) => {
                     let why = "too many wrong tokens from this address; try again later";
                     Err(refuse(StatusCode::TOO_MANY_REQUESTS, why))
@@ -100,7 +99,7 @@ impl Door {
         }
         match &self.way {
             Way::Socket if self.tokens.is_none() => return Ok(Caller::new(socket_peer(request), Roles::ALL)),
-            // Where there are tokens too, a certificate alone does not do.
+            // If there are tokens too, a certificate alone is not enough.
             Way::Tcp { certificates: true, .. } if self.tokens.is_none() => {
                 return Ok(from(&Caller::new("a client with a certificate", Roles::ALL), request));
             }
@@ -109,17 +108,17 @@ impl Door {
         if !rules::is_grpc(request.uri.path())
             && let Some(cookie) = cookie(headers, &self.cookie_name())
         {
-            // What a navigation asks for has no headers of ours, and tells nothing of the daemon.
+            // Navigations cannot carry our header; what they fetch says nothing about the daemon.
             let asset = matches!(request.uri.path(), "/" | "/page.css" | "/page.js");
             let key = headers.get(KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
             if let Some(caller) = self.sessions.find(cookie, (!asset).then_some(key)) {
                 return Ok(caller);
             }
-            return Err(refuse(StatusCode::UNAUTHORIZED, "this session has ended; `cbus page` opens another"));
+            return Err(refuse(StatusCode::UNAUTHORIZED, "this session has expired; open a new one with `cbus page`"));
         }
         let why = match self.tokens {
-            Some(_) => "a token is needed; give its file with --token-file",
-            None => "only `cbus page` opens this page",
+            Some(_) => "a token is required; pass its file with --token-file",
+            None => "open this page with `cbus page`",
         };
         Err(refuse(StatusCode::UNAUTHORIZED, why))
     }
@@ -137,10 +136,10 @@ impl Door {
             if !matches!(kind, Some("application/grpc" | "application/grpc+proto"))
                 || request.version != Version::HTTP_2
             {
-                return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is for gRPC over HTTP/2"));
+                return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this needs gRPC over HTTP/2"));
             }
             if !self.grpc {
-                return Err(refuse(StatusCode::NOT_FOUND, "there is only the page here"));
+                return Err(refuse(StatusCode::NOT_FOUND, "this port serves only the page"));
             }
         }
         let caller = self.caller(request).await?;
@@ -148,8 +147,8 @@ impl Door {
             return Err(refuse(StatusCode::NOT_FOUND, "there is no such call"));
         };
         if !caller.roles.allow(need) {
-            let why = format!("{} may not do this: it needs the role `{need}`", caller.who);
-            tracing::warn!(target: "cbus::audit", "{} was refused {path}: it needs the role `{need}`", caller.who);
+            let why = format!("{} may not do this: it requires the role `{need}`", caller.who);
+            tracing::warn!(target: "cbus::audit", "{} was refused {path}: it requires the role `{need}`", caller.who);
             return Err(refuse(StatusCode::FORBIDDEN, why));
         }
         request.extensions.insert(caller);
@@ -157,7 +156,7 @@ impl Door {
     }
 }
 
-/// Lets a request through, or answers it.
+/// Lets a request through, or refuses it.
 pub async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     let (mut request, body) = request.into_parts();
     if request.uri.path() == "/login" && matches!(door.way, Way::Tcp { .. }) {
@@ -180,7 +179,7 @@ pub async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) 
         }
         .into_http::<axum::body::Body>();
     }
-    // Whoever opens the page without having logged in gets to where that is done.
+    // Opening the page without a session leads to the login form.
     if refusal.status == StatusCode::UNAUTHORIZED && request.uri.path() == "/" && request.method == "GET" {
         return login::form(&door, StatusCode::UNAUTHORIZED, &refusal.why);
     }
@@ -202,14 +201,14 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     all.flat_map(|cookies| cookies.split(';')).find_map(|cookie| cookie.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Where a request comes from by TCP.
+/// The address that a request comes from, over TCP.
 fn peer_ip(request: &Parts) -> Option<IpAddr> {
     let plain = request.extensions.get::<TcpConnectInfo>();
     let tls = || request.extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
     plain.or_else(tls).and_then(TcpConnectInfo::remote_addr).map(|address| address.ip().to_canonical())
 }
 
-/// A caller with where they ask from.
+/// A caller with the address they come from.
 fn from(caller: &Caller, request: &Parts) -> Caller {
     let who = match peer_ip(request) {
         Some(ip) => format!("{} from {ip}", caller.who),
@@ -218,7 +217,7 @@ fn from(caller: &Caller, request: &Parts) -> Caller {
     Caller { who, ..caller.clone() }
 }
 
-/// Who is at the other end of a Unix socket.
+/// The user at the other end of a Unix socket.
 fn socket_peer(request: &Parts) -> String {
     #[cfg(unix)]
     if let Some(info) = request.extensions.get::<tonic::transport::server::UdsConnectInfo>()
@@ -230,5 +229,5 @@ fn socket_peer(request: &Parts) -> String {
         };
     }
     let _ = request;
-    "somebody at the socket".to_owned()
+    "an unknown user at the socket".to_owned()
 }

@@ -1,4 +1,4 @@
-//! What each call needs. A call without a rule is refused, whoever asks.
+//! The role that each call requires. A call without a rule is refused for everybody.
 
 use super::caller::Need::{self, Apply, Control, Look};
 
@@ -20,7 +20,7 @@ const BUS: [(&str, Need); 14] = [
     ("UnloadPlugin", Control),
 ];
 
-/// The calls of the services that every gRPC server has, and what the page asks for.
+/// The calls of the standard gRPC services, and the page's requests.
 const OTHERS: [(&str, Need); 14] = [
     ("POST /grpc.health.v1.Health/Check", Look),
     ("POST /grpc.health.v1.Health/List", Look),
@@ -38,7 +38,7 @@ const OTHERS: [(&str, Need); 14] = [
     ("POST /api/plugins/unload", Control),
 ];
 
-/// What a request needs; none if there is no rule for it.
+/// What a request requires; none if there is no rule for it.
 pub fn need(method: &str, path: &str) -> Option<Need> {
     if let Some(call) = path.strip_prefix("/controllerbus.api.v1.BusApi/") {
         let found = BUS.iter().find(|(name, _)| *name == call && method == "POST");
@@ -53,7 +53,7 @@ pub fn is_grpc(path: &str) -> bool {
     path.strip_prefix('/').and_then(|path| path.split_once('/')).is_some_and(|(service, _)| service.contains('.'))
 }
 
-/// What anybody may ask over TCP: whether the daemon is up, and nothing about what it does.
+/// What anybody may request over TCP: whether the daemon is up, and nothing about what it does.
 pub fn is_open(method: &str, path: &str) -> bool {
     method == "GET" && matches!(path, "/healthz" | "/readyz")
 }

@@ -1,4 +1,4 @@
-//! The page's sessions: begun with a code that counts once, kept by a cookie and a key, known to one port only.
+//! The page's sessions: started with a one-time code, held by a cookie and a key, and valid for one port.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::caller::Caller;
 
-/// How long a code counts.
+/// How long a code is valid.
 const CODE: Duration = Duration::from_secs(60);
 
-/// How long a session lasts that nobody uses.
+/// After how long an unused session expires.
 const IDLE: Duration = Duration::from_secs(12 * 3600);
 
-/// How many codes or sessions there may be; the oldest goes.
+/// The limit of codes and of sessions; the oldest is dropped.
 const MOST: usize = 256;
 
 /// The sessions of one port.
@@ -33,15 +33,15 @@ struct Session {
     used: Instant,
 }
 
-/// What a browser keeps of a session. The cookie goes to every port of this machine, for cookies know none; so it is
-/// worth nothing without the key, which only scripts of this port can read.
+/// What a browser keeps of a session. Browsers send the cookie to every port of this machine, so it is worthless without
+/// the key, which only scripts of this port can read.
 pub struct Ticket {
     pub cookie: String,
     pub key: String,
 }
 
 impl Sessions {
-    /// A code that begins one session for somebody, within a minute.
+    /// A code that starts one session for a caller, within a minute.
     pub fn code(&self, caller: Caller) -> std::io::Result<String> {
         let code = random()?;
         let mut inner = self.lock();
@@ -54,13 +54,13 @@ impl Sessions {
         Ok(code)
     }
 
-    /// Whose code this is; it counts no more from now on.
+    /// The caller that a code belongs to. The code is used up.
     pub fn redeem(&self, code: &str) -> Option<Caller> {
         let (caller, made) = self.lock().codes.remove(&hash(code))?;
         (made.elapsed() < CODE && !caller.revoked.is_cancelled()).then_some(caller)
     }
 
-    /// Begins a session.
+    /// Starts a session.
     pub fn begin(&self, caller: Caller) -> std::io::Result<Ticket> {
         let ticket = Ticket { cookie: random()?, key: random()? };
         let mut inner = self.lock();
@@ -74,7 +74,7 @@ impl Sessions {
         Ok(ticket)
     }
 
-    /// Whose session a cookie is of; where `key` is asked for too, only with that.
+    /// The caller that a cookie belongs to; if a `key` is given, it must match.
     pub fn find(&self, cookie: &str, key: Option<&str>) -> Option<Caller> {
         let mut inner = self.lock();
         let session = inner.sessions.get_mut(&hash(cookie))?;
@@ -100,12 +100,12 @@ fn evict<V>(map: &mut HashMap<blake3::Hash, V>, oldest: impl Fn(&HashMap<blake3:
     }
 }
 
-/// What is kept of a secret: looked up by its hash, how long that takes tells nothing.
+/// Secrets are kept and looked up by their hashes, so that timing reveals nothing.
 fn hash(secret: &str) -> blake3::Hash {
     blake3::hash(secret.as_bytes())
 }
 
-/// 256 bits that nobody can guess, as hex.
+/// 256 random bits, as hex.
 pub fn random() -> std::io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;

@@ -1,6 +1,6 @@
-//! The tokens that a daemon accepts: a file that is followed.
+//! The tokens that a daemon accepts, from a file whose changes are followed.
 //!
-//! Each line is a token alone, which may do everything, or a name, roles and a token:
+//! Each line is a token, which allows everything, or a name, roles and a token:
 //!
 //! ```text
 //! # NAME   ROLES          TOKEN
@@ -31,7 +31,7 @@ struct Known {
     tokens: Vec<Token>,
 }
 
-/// What tells one state of a file from another.
+/// What distinguishes one state of a file from another.
 type Stamp = (SystemTime, u64, u64, i64);
 
 struct Token {
@@ -43,22 +43,22 @@ impl Tokens {
     /// Reads the file.
     ///
     /// # Errors
-    /// It cannot be read, others may write to it, or a line of it is not understood.
+    /// It cannot be read, others can write to it, or a line is invalid.
     pub fn read(path: &Path) -> Result<Self> {
         let tokens = parse_file(path)?;
         Ok(Self { path: path.to_owned(), known: Mutex::new(Known { stamp: stamp(path), tokens }) })
     }
 
-    /// Whose token this is.
+    /// The caller that a token belongs to.
     pub fn find(&self, shown: &str) -> Option<Caller> {
         self.refresh();
-        // The comparison of hashes takes as long whatever they are.
+        // Hashes are compared in constant time.
         let hash = blake3::hash(shown.as_bytes());
         self.lock().tokens.iter().find(|token| token.hash == hash).map(|token| token.caller.clone())
     }
 
-    /// Reads the file again if it has changed. Whoever's token has gone, or has other roles now, is let go. A file that is
-    /// not understood changes nothing; one that is not there lets nobody in.
+    /// Reads the file again if it has changed. Callers whose token was removed, or has other roles now, are disconnected. An
+    /// invalid file changes nothing; without a file, nobody gets in.
     pub fn refresh(&self) {
         let mut known = self.lock();
         let now = stamp(&self.path);
@@ -68,15 +68,15 @@ impl Tokens {
         known.stamp = now;
         let tokens = match (now, parse_file(&self.path)) {
             (None, _) => {
-                tracing::error!(target: "cbus", "{} is gone: nobody's token is accepted until it is back", self.path.display());
+                tracing::error!(target: "cbus", "{} is gone: no token is accepted until it is back", self.path.display());
                 Vec::new()
             }
             (Some(_), Ok(tokens)) => {
-                tracing::info!(target: "cbus", "{} was read again: {} tokens", self.path.display(), tokens.len());
+                tracing::info!(target: "cbus", "{} was reloaded: {} tokens", self.path.display(), tokens.len());
                 tokens
             }
             (Some(_), Err(error)) => {
-                tracing::error!(target: "cbus", "what tokens were accepted still are: {error}");
+                tracing::error!(target: "cbus", "the accepted tokens are unchanged: {error}");
                 return;
             }
         };
@@ -99,7 +99,7 @@ impl Tokens {
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let found = std::fs::metadata(path).ok()?;
-    // Whatever is written, the time of the last change of the file's entry is the system's to tell.
+    // The change time cannot be set by whoever writes the file.
     Some((found.modified().ok()?, found.len(), found.ino(), found.ctime() * 1_000_000_000 + found.ctime_nsec()))
 }
 
@@ -115,17 +115,18 @@ fn invalid(message: String) -> Error {
 
 fn parse_file(path: &Path) -> Result<Vec<Token>> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| invalid(format!("the token, {shown}: {error}")))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| invalid(format!("reading the token file {shown}: {error}")))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
         if mode & 0o022 != 0 {
-            let what = format!("others may write to {shown}, and so let themselves in; `chmod 600 {shown}`");
+            let what = format!("others can write to {shown} and so give themselves access; run `chmod 600 {shown}`");
             return Err(invalid(what));
         }
         if mode & 0o044 != 0 {
-            tracing::warn!(target: "cbus", "others may read {shown}, which has tokens; `chmod 600 {shown}`");
+            tracing::warn!(target: "cbus", "others can read the tokens in {shown}; run `chmod 600 {shown}`");
         }
     }
     let mut tokens: Vec<Token> = Vec::new();
@@ -137,15 +138,15 @@ fn parse_file(path: &Path) -> Result<Vec<Token>> {
             [comment, ..] if comment.starts_with('#') => continue,
             [token] => ("the token", Roles::ALL, *token),
             [name, roles, token] => (*name, Roles::parse(roles).map_err(wrong)?, *token),
-            _ => return Err(wrong("a line is a token, or a name, roles and a token".to_owned())),
+            _ => return Err(wrong("a line must be a token, or a name, roles and a token".to_owned())),
         };
         if token.len() < SHORTEST {
             let length = token.len();
-            return Err(wrong(format!("the token has {length} characters; {SHORTEST} are the least")));
+            return Err(wrong(format!("the token has {length} characters; at least {SHORTEST} are required")));
         }
         let hash = blake3::hash(token.as_bytes());
         if tokens.iter().any(|known| known.hash == hash) {
-            return Err(wrong("this token stands there twice".to_owned()));
+            return Err(wrong("this token occurs twice".to_owned()));
         }
         tokens.push(Token { hash, caller: Caller::new(name, roles) });
     }
