@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use controllerbus_api::logs::Filter;
+use controllerbus_api::{Address, Error, is_name};
 
-use crate::api::{Address, is_name};
-use crate::daemon::{Filter, Format};
+use crate::daemon::Format;
 
 /// Hot-swappable controllers.
 ///
@@ -499,7 +500,7 @@ pub enum Listen {
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
-    if text == "off" { Ok(Listen::Off) } else { text.parse().map(Listen::At) }
+    if text == "off" { Ok(Listen::Off) } else { text.parse().map(Listen::At).map_err(|error: Error| error.to_string()) }
 }
 
 fn daemon_name(text: &str) -> Result<String, String> {

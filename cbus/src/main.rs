@@ -3,11 +3,10 @@
 //! `cbus --help` is the manual. Exit status: 0 success, 1 failure, 2 usage error.
 #![forbid(unsafe_code)]
 
-mod api;
 mod cli;
+mod client;
 mod command;
 mod daemon;
-mod page;
 mod pipeline;
 mod report;
 mod schema;

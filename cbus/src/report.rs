@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use crate::daemon::secrets::blot;
 use crate::text::has_colours;
+use controllerbus_api::__private::blot;
 use hot_runtime::Error;
 use hot_runtime::text::{coloured_text, escaped, is_unprintable};
 use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceSpan};
@@ -84,6 +84,14 @@ pub fn explain(error: Error) -> Report {
             report(format!("no plugin `{id}` is loaded"), help)
         }
         other => report(other.to_string(), ""),
+    }
+}
+
+/// Why a daemon cannot be reached, or refuses, with what to do about it.
+pub fn explain_api(error: controllerbus_api::Error) -> Report {
+    match error {
+        controllerbus_api::Error::Io { what, path, source, .. } => explain(Error::Io { what, path, source }),
+        other => report(other.to_string(), other.help()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
+pub use controllerbus_api::text::{cut, duration, plain};
 use hot_runtime::text::{coloured_text, escaped, escaped_lines, is_unprintable};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
@@ -18,21 +19,6 @@ pub fn size(bytes: u64) -> String {
         format!("{kib:.0} KiB")
     } else {
         format!("{:.1} MiB", kib / 1024.0)
-    }
-}
-
-/// A duration in milliseconds, for people.
-pub fn duration(ms: f64) -> String {
-    if ms < 10.0 {
-        format!("{ms:.1} ms")
-    } else if ms < 1000.0 {
-        format!("{ms:.0} ms")
-    } else if ms < 60_000.0 {
-        format!("{:.1} s", ms / 1000.0)
-    } else if ms < 3_600_000.0 {
-        format!("{} min {} s", (ms / 60_000.0) as u64, (ms / 1000.0) as u64 % 60)
-    } else {
-        format!("{} h {} min", (ms / 3_600_000.0) as u64, (ms / 60_000.0) as u64 % 60)
     }
 }
 
@@ -151,17 +137,4 @@ pub fn zone(ms: u64) -> String {
 /// A local time with its offset from UTC, as RFC 3339 has it, from milliseconds since 1970.
 pub fn time(ms: u64) -> String {
     local(ms).strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
-}
-
-/// A text without terminal colours.
-pub fn plain(text: &str) -> String {
-    anstream::adapter::strip_str(text).to_string()
-}
-
-/// A text cut to at most `most` characters.
-pub fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }

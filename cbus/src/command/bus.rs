@@ -1,14 +1,14 @@
 //! `cbus bus`: an overview of a daemon's bus.
 
+use controllerbus_api::proto::GetInfoRequest;
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::GetInfoRequest;
 use crate::cli::Show;
+use crate::client::{connect, daemon, refused};
 use crate::text::{duration, print_json, print_line, size};
 
 pub async fn run(args: &Show) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let info = client.get_info(GetInfoRequest {}).await.map_err(refused(&to))?.into_inner();
     if args.json {
@@ -17,7 +17,7 @@ pub async fn run(args: &Show) -> Result<()> {
     }
     let allowed = |yes: bool| if yes { "allowed" } else { "off" };
     let rows = [
-        ("daemon", format!("cbus {}, process {}, at {}", info.version, info.process_id, to.address)),
+        ("daemon", format!("cbus {}, process {}, at {}", info.version, info.process_id, to.address())),
         ("up", duration(info.uptime_ms as f64)),
         ("memory", size(info.memory_bytes)),
         ("plugins", info.plugins.to_string()),

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use controllerbus::{Config, ConfigSet, Error};
+use controllerbus_api::ApiConfig;
+use controllerbus_api::proto::ListFactoriesRequest;
 use hot_runtime::PluginConfig;
 use hot_runtime::artifact::inspect;
 use miette::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::controller::ApiConfig;
-use crate::api::proto::ListFactoriesRequest;
 use crate::cli::{ConfigCheck, ConfigSchema, Connect, Known};
+use crate::client::{connect, daemon, refused};
 use crate::report::{explain, explain_bus, io, report, tell};
 use crate::schema::{misfits, of_config_sets};
 use crate::text::{print_json, print_line};
@@ -140,7 +140,7 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     if let Some(address) = &from.connect {
         let token_file = from.token_file.clone();
         let connect_to = Some(address.clone());
-        let to = To::of(&Connect { connect: connect_to, token_file, tls_ca: None, tls_cert: None, tls_key: None })?;
+        let to = daemon(&Connect { connect: connect_to, token_file, tls_ca: None, tls_cert: None, tls_key: None })?;
         let mut client = connect(&to).await?;
         let found = client.list_factories(ListFactoriesRequest {}).await.map_err(refused(&to))?.into_inner();
         for factory in found.factories {

@@ -1,15 +1,15 @@
 //! `cbus controllers`: a daemon's controllers, and the configs that are not running.
 
+use controllerbus_api::proto::{ListConfigsRequest, ListControllersRequest};
+use controllerbus_api::state;
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::{ListConfigsRequest, ListControllersRequest};
-use crate::api::state;
 use crate::cli::Show;
+use crate::client::{connect, daemon, refused};
 use crate::text::{duration, print_json, print_line, table};
 
 pub async fn run(args: &Show) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let controllers = client.list_controllers(ListControllersRequest {}).await.map_err(refused(&to))?;
     let controllers = controllers.into_inner().controllers;

@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use controllerbus_api::{CONFIG_ID, Journal};
 use hot_runtime::Trust;
 use miette::Result;
 
-use crate::api::CONFIG_ID;
 use crate::cli::Dev;
 use crate::command::run::{asked_to_end, serve, serve_api, specs, watcher};
-use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
+use crate::daemon::{self, ConfigFile, Options, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
 use crate::text::tell;
@@ -32,7 +32,7 @@ pub async fn run(args: Dev) -> Result<()> {
     let names: Vec<String> = plugins.iter().map(|spec| spec.id.clone()).collect();
     // From here on, only the view is visible; earlier errors were printed as usual.
     set_up_logs(args.logging.log.clone(), &journal, (!live).then_some(args.logging.log_format));
-    let host = Host::new(Arc::clone(&journal));
+    let host = daemon::new(Arc::clone(&journal));
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     let name: String = names[0].chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(32).collect();
     let api = if configured { None } else { serve_api(&host, &args.api, &name).await? };
@@ -66,7 +66,7 @@ pub async fn run(args: Dev) -> Result<()> {
         Some(signal) => tell(&format!("Shutting down: {signal}")),
         None => tell("Shutting down"),
     }
-    let left = host.end().await;
+    let left = daemon::end(&host).await;
     if !left.is_empty() {
         tell(&format!("Did not shut down in time, and ends with this process: {}", left.join("; ")));
     }

@@ -1,14 +1,14 @@
 //! `cbus directives`: the active directives on a daemon's bus.
 
+use controllerbus_api::proto::{Directive, ListDirectivesRequest};
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::{Directive, ListDirectivesRequest};
 use crate::cli::Show;
+use crate::client::{connect, daemon, refused};
 use crate::text::{self, print_json, print_line, table};
 
 pub async fn run(args: &Show) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let directives = client.list_directives(ListDirectivesRequest {}).await.map_err(refused(&to))?;
     let directives = directives.into_inner().directives;

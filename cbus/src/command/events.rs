@@ -1,16 +1,16 @@
 //! `cbus events`: what happens to a daemon's plugins.
 
+use controllerbus_api::proto::WatchEventsRequest;
 use hot_runtime::text::{coloured_lines, escaped};
 use miette::Result;
 
 use super::went_away;
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::WatchEventsRequest;
 use crate::cli::Events;
+use crate::client::{connect, daemon, refused};
 use crate::text::{self, print_json, time};
 
 pub async fn run(args: &Events) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let request = WatchEventsRequest { past: args.past };
     let mut events = client.watch_events(request).await.map_err(refused(&to))?.into_inner();

@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
+use controllerbus_api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
 use crate::cli::Exec;
+use crate::client::{connect, daemon, refused};
 use crate::report::{io, report};
 use crate::text::{print_json, print_line};
 
@@ -16,7 +16,7 @@ pub async fn run(args: &Exec) -> Result<()> {
     let (text, name) = read(file)?;
     // Errors in the text are reported here, where its lines are known.
     crate::daemon::parse_config(&text, &name)?;
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let request = ExecuteRequest { config_set: text, name, attach: args.attach };
     let mut told = client.execute(request).await.map_err(refused(&to))?.into_inner();
@@ -55,7 +55,7 @@ fn line(config: &Config) -> String {
 }
 
 async fn remove(args: &Exec) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let asked = client.remove_configs(RemoveConfigsRequest { keys: args.remove.clone() }).await;
     let removed = asked.map_err(refused(&to))?.into_inner().removed;

@@ -1,15 +1,15 @@
 //! `cbus logs`: the log of a daemon and its plugins.
 
+use controllerbus_api::proto::WatchLogsRequest;
 use miette::Result;
 
 use super::went_away;
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::WatchLogsRequest;
 use crate::cli::Logs;
+use crate::client::{connect, daemon, refused};
 use crate::text::{self, print_json};
 
 pub async fn run(args: Logs) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let request = WatchLogsRequest {
         follow: args.follow,

@@ -21,9 +21,9 @@ mod sign;
 mod unload;
 mod watch;
 
+use controllerbus_api::Connection;
 use miette::{Report, Result};
 
-use crate::api::client::To;
 use crate::cli::{Command, Config};
 
 /// Runs a command to completion.
@@ -56,6 +56,6 @@ pub async fn dispatch(command: Command) -> Result<()> {
 }
 
 /// A stream that should have continued has ended.
-fn went_away(to: &To) -> Report {
-    crate::report::report(format!("the daemon at {} went away", to.address), "")
+fn went_away(to: &Connection) -> Report {
+    crate::report::report(format!("the daemon at {} went away", to.address()), "")
 }

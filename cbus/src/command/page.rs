@@ -4,25 +4,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use controllerbus_api::proto::OpenPageRequest;
+use controllerbus_api::{Address, sockets};
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::OpenPageRequest;
-use crate::api::{Address, sockets};
 use crate::cli::Page;
+use crate::client::{connect, daemon, refused};
 use crate::text::print_line;
 
 /// After how long the next command removes a file that redirects to a daemon's page.
 const OLD: Duration = Duration::from_secs(60);
 
 pub async fn run(args: &Page) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let opened = client.open_page(OpenPageRequest {}).await.map_err(refused(&to))?.into_inner();
-    let link = match &to.address {
+    let link = match to.address() {
         Address::Tcp { .. } if opened.port == 0 => {
-            let scheme = if to.tls() { "https" } else { "http" };
-            format!("{scheme}://{}/login?code={}", to.address, opened.code)
+            let scheme = if to.is_tls() { "https" } else { "http" };
+            format!("{scheme}://{}/login?code={}", to.address(), opened.code)
         }
         _ => format!("http://127.0.0.1:{}/login?code={}", opened.port, opened.code),
     };

@@ -1,14 +1,14 @@
 //! `cbus plugins`: a daemon's plugins, their generations, and how their last swaps went.
 
+use controllerbus_api::proto::{Generation, ListPluginsRequest, Plugin};
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::{Generation, ListPluginsRequest, Plugin};
 use crate::cli::Show;
+use crate::client::{connect, daemon, refused};
 use crate::text::{self, print_json, print_line, table};
 
 pub async fn run(args: &Show) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let plugins = client.list_plugins(ListPluginsRequest {}).await.map_err(refused(&to))?.into_inner().plugins;
     if args.json {

@@ -1,14 +1,14 @@
 //! `cbus reload`: rebuilds a plugin of a daemon and swaps it in.
 
+use controllerbus_api::proto::ReloadPluginRequest;
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::ReloadPluginRequest;
 use crate::cli::OnePlugin;
+use crate::client::{connect, daemon, refused};
 use crate::text::{print_json, print_line};
 
 pub async fn run(args: &OnePlugin) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let asked = client.reload_plugin(ReloadPluginRequest { id: args.id.clone() }).await;
     let reloaded = asked.map_err(refused(&to))?.into_inner();

@@ -1,15 +1,15 @@
 //! `cbus rollback`: rolls a plugin back to an earlier generation.
 
+use controllerbus_api::proto::RollBackPluginRequest;
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::RollBackPluginRequest;
 use crate::cli::Rollback;
+use crate::client::{connect, daemon, refused};
 use crate::text::{print_json, print_line};
 
 pub async fn run(args: &Rollback) -> Result<()> {
     let (plugin, build) = (&args.plugin, args.build.clone().unwrap_or_default());
-    let to = To::of(&plugin.to)?;
+    let to = daemon(&plugin.to)?;
     let mut client = connect(&to).await?;
     let asked = client.roll_back_plugin(RollBackPluginRequest { id: plugin.id.clone(), build }).await;
     let back = asked.map_err(refused(&to))?.into_inner();

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use controllerbus::ConfigSet;
+use controllerbus_api::{Address, ApiConfig, CONFIG_ID, Host, Journal, sockets};
 use hot_runtime::sign::PublicKey;
 use hot_runtime::watch::Watcher;
 use hot_runtime::{PluginSpec, Trust};
 use miette::Result;
 
-use crate::api::controller::{self, ApiConfig};
-use crate::api::{Address, CONFIG_ID, sockets};
 use crate::cli::{self, Api, Listen, Run};
-use crate::daemon::{ConfigFile, Host, Journal, Options, service, set_up_logs};
+use crate::daemon::{self, ConfigFile, Options, service, set_up_logs};
 use crate::pipeline::{absolute, read_crates, target_dir};
-use crate::report::{explain, report};
+use crate::report::{explain, explain_api, report};
 
 pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
@@ -51,7 +50,7 @@ pub async fn run(args: Run) -> Result<()> {
     };
 
     let ending = asked_to_end();
-    let host = Host::new(journal);
+    let host = daemon::new(journal);
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     if !configured {
         serve_api(&host, &args.api, sockets::DEFAULT_NAME).await?;
@@ -69,7 +68,7 @@ pub async fn run(args: Run) -> Result<()> {
         }
     };
     service::stopping();
-    let left = host.end().await;
+    let left = daemon::end(&host).await;
     if !left.is_empty() {
         tracing::warn!(target: "cbus", "did not shut down in time, and ends with the process: {}", left.join("; "));
     }
@@ -92,7 +91,7 @@ pub async fn serve(
         let (bus, watcher, followed) = (host.bus.clone(), options.watcher.clone(), file.clone());
         following = Some((file, tokio::spawn(async move { followed.follow(bus, &watcher).await })));
     }
-    host.start(options).await?;
+    daemon::start(host, options).await?;
     tracing::info!(target: "cbus", "{ready}");
     service::ready(host);
     tokio::spawn(reload_when_asked(Arc::clone(host), reread));
@@ -152,7 +151,7 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
         Some(Listen::Off) => return Ok(None),
         None => (None, None),
         Some(Listen::At(Address::Unix(path))) => (Some(Address::Unix(absolute(path))), None),
-        Some(Listen::At(Address::Named(name))) => (Some(sockets::of(name)?), None),
+        Some(Listen::At(Address::Named(name))) => (Some(sockets::of(name).map_err(explain_api)?), None),
         Some(Listen::At(tcp)) => (None, Some(tcp.clone())),
     };
     if tcp.is_none() && (api.token_file.is_some() || api.tls_cert.is_some()) {
@@ -161,7 +160,7 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
     let socket = match socket {
         // Without Unix sockets, TCP is all there is.
         None if cfg!(not(unix)) && tcp.is_some() => None,
-        None => Some(sockets::of(api.name.as_deref().unwrap_or(name))?),
+        None => Some(sockets::of(api.name.as_deref().unwrap_or(name)).map_err(explain_api)?),
         given => given,
     };
     let text = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
@@ -169,23 +168,15 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
     for (key, address) in [(CONFIG_ID.to_owned(), socket), (format!("{CONFIG_ID}/tcp"), tcp)] {
         let Some(address) = address else { continue };
         let tcp = matches!(address, Address::Tcp { .. });
-        let config = ApiConfig {
-            listen: address.to_string(),
-            allow_exec: api.allow_exec,
-            allow_control: api.allow_control,
-            token_file: text(&api.token_file).filter(|_| tcp),
-            tls_cert: text(&api.tls_cert).filter(|_| tcp),
-            tls_key: text(&api.tls_key).filter(|_| tcp),
-            tls_client_ca: text(&api.tls_client_ca).filter(|_| tcp),
-        };
-        // An address that cannot be listened on at the start is an error, and not retried.
-        let failed = |error: controllerbus::Error| report(format!("the bus API: {error}"), "");
-        let address = controller::prepare(config.clone(), host).await.map_err(failed)?;
-        let mut set = ConfigSet::new();
-        let wrong = |error: controllerbus::Error| report(error.to_string(), "");
-        set.insert(&key, 0, &config).map_err(wrong)?;
-        host.bus.apply(set).await.map_err(wrong)?;
-        host.bus.watch_config(&key).running().await.map_err(failed)?;
+        let mut config = ApiConfig::at(address.to_string()).allow_exec(api.allow_exec).allow_control(api.allow_control);
+        if tcp {
+            config.token_file = text(&api.token_file);
+            config.tls_cert = text(&api.tls_cert);
+            config.tls_key = text(&api.tls_key);
+            config.tls_client_ca = text(&api.tls_client_ca);
+        }
+        let served = host.serve_as(&key, config).await;
+        let address = served.map_err(|error| report(format!("the bus API: {error}"), ""))?;
         shown = Some(address);
     }
     Ok(shown)

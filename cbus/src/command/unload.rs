@@ -1,14 +1,14 @@
 //! `cbus unload`: takes a plugin off a daemon's bus and unloads it.
 
+use controllerbus_api::proto::UnloadPluginRequest;
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::UnloadPluginRequest;
 use crate::cli::OnePlugin;
+use crate::client::{connect, daemon, refused};
 use crate::text::{duration, print_json, print_line};
 
 pub async fn run(args: &OnePlugin) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let asked = client.unload_plugin(UnloadPluginRequest { id: args.id.clone() }).await;
     let unloaded = asked.map_err(refused(&to))?.into_inner();

@@ -1,17 +1,16 @@
 //! What a daemon consists of, and its graceful shutdown.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use controllerbus::Bus;
 use controllerbus::bus::Limits;
+use controllerbus_api::{Host, Journal};
 use hot_runtime::watch::Watcher;
-use hot_runtime::{GenerationInfo, HotRuntime, Isolation, PluginSpec, Probation, Trust};
+use hot_runtime::{HotRuntime, Isolation, PluginSpec, Probation, Trust};
 use miette::Result;
 
-use super::Journal;
-use crate::api::controller::{Api, ApiFactory};
 use crate::report::explain;
 
 /// How long a replaced or leaving generation may take before it is reported.
@@ -47,98 +46,51 @@ pub struct Options {
     pub watcher: Watcher,
 }
 
-/// A bus with a runtime and a journal of what happened.
-pub struct Host {
-    pub bus: Bus,
-    pub journal: Arc<Journal>,
-    pub started: Instant,
-    began_ms: u64,
-    /// APIs that already listen and wait for their controllers to be constructed.
-    pub prepared_apis: Mutex<Vec<Api>>,
-    runtime: OnceLock<HotRuntime>,
+/// A bus that can serve its API; nothing is built or loaded yet.
+pub fn new(journal: Arc<Journal>) -> Arc<Host> {
+    let bus = Bus::with_limits(Limits::default().cancel(CONTROLLER_END).close(CONTROLLER_END));
+    #[cfg(unix)]
+    super::given::adopt(&bus);
+    Host::with_journal(bus, journal)
 }
 
-impl Host {
-    /// A bus that can serve its API; nothing is built or loaded yet.
-    pub fn new(journal: Arc<Journal>) -> Arc<Self> {
-        let host = Arc::new(Self {
-            bus: Bus::with_limits(Limits::default().cancel(CONTROLLER_END).close(CONTROLLER_END)),
-            journal,
-            started: Instant::now(),
-            began_ms: super::now_ms(),
-            prepared_apis: Mutex::default(),
-            runtime: OnceLock::new(),
-        });
-        #[cfg(unix)]
-        super::given::adopt(&host.bus);
-        let factory = Arc::new(ApiFactory::new(&host));
-        host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
-        host
+/// Builds, loads and watches. Returns once each plugin has been built and loaded, or has failed once.
+pub async fn start(host: &Host, options: Options) -> Result<()> {
+    let mut builder = HotRuntime::builder(&host.bus)
+        .work_dir(options.work_dir)
+        .target_dir(options.target_dir)
+        .drain(DRAIN)
+        .isolation(options.isolation)
+        .probation(Probation::lasting(Duration::from_secs(options.probation)))
+        .watcher(options.watcher)
+        .on_event(host.observer());
+    builder =
+        builder.trust(options.trust).largest_file(options.largest).allow_world_writable(options.allow_world_writable);
+    for spec in options.plugins {
+        builder = builder.plugin(spec);
     }
-
-    /// Builds, loads and watches. Returns once each plugin has been built and loaded, or has failed once.
-    pub async fn start(&self, options: Options) -> Result<()> {
-        let journal = Arc::clone(&self.journal);
-        let mut builder = HotRuntime::builder(&self.bus)
-            .work_dir(options.work_dir)
-            .target_dir(options.target_dir)
-            .drain(DRAIN)
-            .isolation(options.isolation)
-            .probation(Probation::lasting(Duration::from_secs(options.probation)))
-            .watcher(options.watcher)
-            .on_event(move |event| journal.runtime_event(event));
-        builder = builder
-            .trust(options.trust)
-            .largest_file(options.largest)
-            .allow_world_writable(options.allow_world_writable);
-        for spec in options.plugins {
-            builder = builder.plugin(spec);
-        }
-        if let Some(dir) = options.plugins_dir {
-            builder = builder.plugins_dir(dir);
-        }
-        let runtime = builder.start().await.map_err(explain)?;
-        let _ = self.runtime.set(runtime);
-        Ok(())
+    if let Some(dir) = options.plugins_dir {
+        builder = builder.plugins_dir(dir);
     }
-
-    /// When the daemon started, in milliseconds since 1970.
-    pub fn started_ms(&self) -> u64 {
-        self.began_ms
-    }
-
-    /// The runtime, once it has started.
-    pub fn runtime(&self) -> Option<&HotRuntime> {
-        self.runtime.get()
-    }
-
-    /// All loaded generations, and the last unloaded ones.
-    pub fn generations(&self) -> Vec<GenerationInfo> {
-        self.runtime().map(HotRuntime::generations).unwrap_or_default()
-    }
-
-    /// Shuts down the controllers, then the plugins. Returns what has not ended in time.
-    pub async fn end(&self) -> Vec<String> {
-        let ending = async {
-            let left = self.bus.close().await;
-            let mut left: Vec<String> = left.into_iter().map(|found| format!("controller {}", found.info.id)).collect();
-            if let Some(runtime) = self.runtime() {
-                let report = runtime.clone().shutdown().await;
-                left.extend(report.left.into_iter().map(|found| format!("{}, {}", found.plugin, found.why)));
-            }
-            left
-        };
-        tokio::time::timeout(END, ending).await.unwrap_or_else(|_| {
-            let leaving = self.bus.leaving().into_iter().map(|found| format!("controller {}", found.info.id));
-            let loaded = self.generations().into_iter().filter(|found| found.mapped).map(|found| found.plugin);
-            leaving.chain(loaded).collect()
-        })
-    }
+    let runtime = builder.start().await.map_err(explain)?;
+    host.set_runtime(runtime);
+    Ok(())
 }
 
-/// Resident memory of this process in bytes; 0 if unknown.
-pub fn memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+/// Shuts down the controllers, then the plugins. Returns what has not ended in time.
+pub async fn end(host: &Host) -> Vec<String> {
+    let ending = async {
+        let left = host.bus.close().await;
+        let mut left: Vec<String> = left.into_iter().map(|found| format!("controller {}", found.info.id)).collect();
+        if let Some(runtime) = host.runtime() {
+            let report = runtime.clone().shutdown().await;
+            left.extend(report.left.into_iter().map(|found| format!("{}, {}", found.plugin, found.why)));
+        }
+        left
+    };
+    tokio::time::timeout(END, ending).await.unwrap_or_else(|_| {
+        let leaving = host.bus.leaving().into_iter().map(|found| format!("controller {}", found.info.id));
+        let loaded = host.generations().into_iter().filter(|found| found.mapped).map(|found| found.plugin);
+        leaving.chain(loaded).collect()
+    })
 }

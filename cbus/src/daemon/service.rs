@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use controllerbus_api::Host;
+use controllerbus_api::state;
 use sd_notify::{NotifyState, notify};
-
-use super::Host;
-use crate::api::state;
 
 /// How often the status is sent, at least.
 const OFTEN: Duration = Duration::from_secs(5);

@@ -1,5 +1,8 @@
 //! Draws the live view. Nothing moves when nothing happens.
 
+use controllerbus_api::__private::now_ms;
+use controllerbus_api::proto::{Config, LogLine, Plugin, Timeline};
+use controllerbus_api::state;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -7,9 +10,6 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
 
 use super::{LEVELS, Shown, ansi};
-use crate::api::proto::{Config, LogLine, Plugin, Timeline};
-use crate::api::state;
-use crate::daemon::now_ms;
 use crate::text::{clock, duration, zone};
 
 /// The maximum width of a timeline's bar.

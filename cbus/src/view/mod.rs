@@ -8,14 +8,14 @@ mod keys;
 
 use std::time::Duration;
 
+use controllerbus_api::Host;
+use controllerbus_api::proto::{Config, LogLine, Plugin};
 use miette::Result;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::Event;
 use ratatui::crossterm::style::force_color_output;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::api::proto::{Config, LogLine, Plugin};
-use crate::daemon::Host;
 use keys::{Keys, Want};
 
 /// The pause between two drawings, at least.

@@ -12,7 +12,7 @@ use crate::rules;
 
 /// Every call that a daemon answers, as `/package.Service/Method`, from the proto files that it serves.
 pub fn calls() -> Vec<String> {
-    let ours = FileDescriptorSet::decode(&include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"))[..]);
+    let ours = FileDescriptorSet::decode(controllerbus_api::DESCRIPTORS);
     let health = FileDescriptorSet::decode(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let reflection = FileDescriptorSet::decode(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     let mut calls = Vec::new();
@@ -30,7 +30,7 @@ pub fn calls() -> Vec<String> {
 #[test]
 fn each_call_of_the_proto_has_a_rule() {
     for call in calls() {
-        assert!(rules::need("POST", &call).is_some(), "{call} has no rule: say in api/auth/rules.rs what it needs");
+        assert!(rules::need("POST", &call).is_some(), "{call} has no rule: say in auth/rules.rs what it needs");
         assert!(rules::is_grpc(&call));
         assert!(rules::need("GET", &call).is_none(), "{call}");
     }

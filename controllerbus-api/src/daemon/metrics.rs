@@ -190,7 +190,7 @@ impl Metrics {
         self.generations.clear();
         self.leases.clear();
         for found in generations {
-            let state = crate::api::state::of_generation(found.state);
+            let state = crate::state::of_generation(found.state);
             self.generations.get_or_create(&InState { plugin: found.plugin.clone(), state }).inc();
             self.leases.get_or_create(&OfPlugin { plugin: found.plugin.clone() }).inc_by(found.leases as i64);
         }

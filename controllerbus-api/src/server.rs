@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use hot_runtime::text::escaped;
+use controllerbus::ConfigSet;
+use hot_runtime::text::{coloured_text, escaped};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -247,8 +248,8 @@ impl BusApi for Service {
         let caller = caller(&request)?;
         let ends = [self.end.clone(), caller.revoked.clone()];
         let ExecuteRequest { config_set, name, attach } = request.into_inner();
-        let set = crate::daemon::parse_config(&config_set, &name)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let set = ConfigSet::parse(&name, &config_set)
+            .map_err(|error| Status::invalid_argument(coloured_text(&error.to_string(), false)))?;
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
         caller.audit(format_args!("applies the configs {}", escaped(&keys.join(", "))));
         let service = self.clone();

@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Config, Serialize, Deserialize, PartialEq, Clone, Debug)]
 #[config(id = "controllerbus/bus/api")]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ApiConfig {
     /// `unix:PATH`, or `HOST:PORT`, which needs a token file or `tls_client_ca`.
     pub listen: String,
@@ -52,6 +53,64 @@ pub struct ApiConfig {
     /// The authority that must have signed the clients' certificates (PEM).
     #[serde(default)]
     pub tls_client_ca: Option<String>,
+}
+
+impl ApiConfig {
+    /// An API at `unix:PATH`, or at `HOST:PORT`, which needs tokens or client certificates. It only shows the bus.
+    pub fn at(listen: impl Into<String>) -> Self {
+        Self {
+            listen: listen.into(),
+            allow_exec: false,
+            allow_control: false,
+            token_file: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+        }
+    }
+
+    /// An API at the socket of this user's daemon with a name, where `cbus ... --connect NAME` finds it.
+    ///
+    /// # Errors
+    /// The directory of this user's sockets cannot be used.
+    pub fn named(name: &str) -> crate::Result<Self> {
+        Ok(Self::at(crate::sockets::of(name)?.to_string()))
+    }
+
+    /// Allows clients to apply and remove configs.
+    #[must_use]
+    pub fn allow_exec(mut self, allow: bool) -> Self {
+        self.allow_exec = allow;
+        self
+    }
+
+    /// Allows clients to reload and unload plugins.
+    #[must_use]
+    pub fn allow_control(mut self, allow: bool) -> Self {
+        self.allow_control = allow;
+        self
+    }
+
+    /// Requires one of the tokens in a file.
+    #[must_use]
+    pub fn token_file(mut self, file: impl Into<String>) -> Self {
+        self.token_file = Some(file.into());
+        self
+    }
+
+    /// Serves TLS with a certificate chain and its key (PEM files).
+    #[must_use]
+    pub fn tls(mut self, cert: impl Into<String>, key: impl Into<String>) -> Self {
+        (self.tls_cert, self.tls_key) = (Some(cert.into()), Some(key.into()));
+        self
+    }
+
+    /// Requires client certificates that the authority in a PEM file has signed.
+    #[must_use]
+    pub fn tls_client_ca(mut self, authority: impl Into<String>) -> Self {
+        self.tls_client_ca = Some(authority.into());
+        self
+    }
 }
 
 /// Constructs the controller; knows the daemon that it shows.
@@ -310,7 +369,8 @@ async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
 
 /// Listens. Also returns whether it is TCP that only this machine can reach.
 async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
-    let address: Address = config.listen.parse().map_err(|error| Error::new(ErrorKind::Invalid, error))?;
+    let address: Address =
+        config.listen.parse().map_err(|error: crate::Error| Error::new(ErrorKind::Invalid, error.to_string()))?;
     let failed = |error: std::io::Error| {
         let why = match error.kind() {
             std::io::ErrorKind::AddrInUse => {

@@ -4,28 +4,45 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::Error;
+
 /// `NAME`, `unix:PATH`, or `HOST:PORT`.
+///
+/// ```
+/// use controllerbus_api::Address;
+///
+/// let named: Address = "mine".parse().unwrap();
+/// assert_eq!(named, Address::Named("mine".to_owned()));
+/// let tcp: Address = "[::1]:7411".parse().unwrap();
+/// assert_eq!(tcp, Address::Tcp { host: "::1".to_owned(), port: 7411 });
+/// assert!("no/where".parse::<Address>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// The socket of one of this user's daemons, by name.
     Named(String),
     /// A host, by name or number, and a port.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        /// The host, without brackets around an IPv6 address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
     /// A socket in the file system.
     Unix(PathBuf),
 }
 
 impl FromStr for Address {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Error> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err("a Unix socket is written as unix:PATH".to_owned());
+                return Err(Error::new("a Unix socket is written as unix:PATH", ""));
             }
             if cfg!(not(unix)) {
-                return Err("this system has no Unix sockets; use HOST:PORT".to_owned());
+                return Err(Error::new("this system has no Unix sockets; use HOST:PORT", ""));
             }
             return Ok(Self::Unix(path.into()));
         }
@@ -34,8 +51,12 @@ impl FromStr for Address {
         }
         let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
         let rest = rest.trim_end_matches('/');
-        let wrong =
-            || format!("`{text}` is not an address; use HOST:PORT, such as 127.0.0.1:7411, unix:PATH, or a name");
+        let wrong = || {
+            Error::new(
+                format!("`{text}` is not an address; use HOST:PORT, such as 127.0.0.1:7411, unix:PATH, or a name"),
+                "",
+            )
+        };
         let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -64,7 +85,7 @@ pub fn is_name(text: &str) -> bool {
 
 impl Address {
     /// The addresses to listen on. Blocks to look up a name.
-    pub fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    pub(crate) fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
         (host, port).to_socket_addrs().map(Iterator::collect)
     }
 }

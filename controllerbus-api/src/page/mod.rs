@@ -15,7 +15,9 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::Sender;
 
-use crate::api::{Caller, KEY, Service, stream};
+use crate::auth::{Caller, KEY};
+use crate::server::Service;
+use crate::streams::stream;
 use feed::Feed;
 
 /// How many buffered log lines a page starts with.

@@ -5,7 +5,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 
 use super::{Door, Refusal, Way, refuse, rules};
-use crate::api::address::names_loopback;
+use crate::address::names_loopback;
 
 /// Refuses requests that a page of another origin has made a browser send. Clients that are not browsers send no such
 /// headers; they have to authenticate like everybody.

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 
 use super::metrics::Metrics;
 use super::secrets::{hide, names_in};
-use crate::api::proto::{Event, LogLine, Timeline};
+use crate::proto::{Event, LogLine, Timeline};
 
 /// How many events are kept.
 const EVENTS: usize = 1000;
@@ -30,7 +30,7 @@ pub struct Journal {
     /// The names of the configs' secret fields.
     secrets: RwLock<BTreeSet<String>>,
     /// The metrics for Prometheus.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Default)]
@@ -56,9 +56,8 @@ pub struct PluginNotes {
     pub error: String,
 }
 
-impl Journal {
-    /// An empty journal.
-    pub fn new() -> Self {
+impl Default for Journal {
+    fn default() -> Self {
         Self {
             inner: Mutex::default(),
             events: broadcast::channel(BEHIND).0,
@@ -66,6 +65,21 @@ impl Journal {
             secrets: RwLock::default(),
             metrics: Metrics::new(),
         }
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = self.lock();
+        let (events, lines) = (inner.last_event, inner.last_line);
+        f.debug_struct("Journal").field("events", &events).field("lines", &lines).finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// An empty journal.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Records an event of the runtime.

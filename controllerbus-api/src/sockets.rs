@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use miette::Result;
-
-use super::Address;
-use crate::report::{io, report};
+use crate::{Address, Error, Result};
 
 /// The name of a daemon without one.
 pub const DEFAULT_NAME: &str = "default";
@@ -25,19 +22,19 @@ pub fn folder() -> Result<PathBuf> {
     };
     match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(io("creating the directory for the daemons' sockets", &folder)(error));
+            return Err(Error::io("creating the directory for the daemons' sockets", &folder)(error));
         }
         _ => {}
     }
     // Do not follow a link that somebody else may have put there.
-    let found =
-        std::fs::symlink_metadata(&folder).map_err(io("checking the directory for the daemons' sockets", &folder))?;
+    let found = std::fs::symlink_metadata(&folder)
+        .map_err(Error::io("checking the directory for the daemons' sockets", &folder))?;
     let help = "remove it, or set XDG_RUNTIME_DIR to a directory of your own";
     if !found.is_dir() || found.uid() != this {
-        return Err(report(format!("{} is not a directory that belongs to this user", folder.display()), help));
+        return Err(Error::new(format!("{} is not a directory that belongs to this user", folder.display()), help));
     }
     if found.permissions().mode() & 0o077 != 0 {
-        return Err(report(format!("others can access {}", folder.display()), help));
+        return Err(Error::new(format!("others can access {}", folder.display()), help));
     }
     Ok(folder)
 }
@@ -45,10 +42,13 @@ pub fn folder() -> Result<PathBuf> {
 /// Elsewhere there are no Unix sockets.
 #[cfg(not(unix))]
 pub fn folder() -> Result<PathBuf> {
-    Err(report("this system has no Unix sockets", "pass an address: --listen HOST:PORT, --connect HOST:PORT"))
+    Err(Error::new("this system has no Unix sockets", "pass an address: --listen HOST:PORT, --connect HOST:PORT"))
 }
 
 /// Where the daemon of this name listens.
+///
+/// # Errors
+/// As for [`folder`].
 pub fn of(name: &str) -> Result<Address> {
     Ok(Address::Unix(folder()?.join(format!("{name}.sock"))))
 }
@@ -61,12 +61,12 @@ pub fn only() -> Result<Address> {
     let folder = folder()?;
     let names = running(&folder);
     match names.as_slice() {
-        [] => Err(report(
+        [] => Err(Error::new(
             format!("no daemon of yours is running (no socket in {} answers)", folder.display()),
             "start one with `cbus run` or `cbus dev`, or pass the address of another with --connect",
         )),
         [name] => of(name),
-        several => Err(report(
+        several => Err(Error::new(
             format!("several daemons of yours are running: {}", several.join(", ")),
             format!("choose one with --connect, such as --connect {}", several[0]),
         )),

@@ -10,8 +10,8 @@ use super::Host;
 use super::host::memory_bytes;
 use super::journal::millis;
 use super::metrics::Counts;
-use crate::api::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
-use crate::api::state;
+use crate::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
+use crate::state;
 
 /// What the page shows.
 pub struct Shown {
@@ -23,7 +23,7 @@ pub struct Shown {
 
 impl Host {
     /// What the page shows. Reads the registry, and with it the process's mappings, only once.
-    pub fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         let generations = self.generations();
         Shown {
             controllers: self.controllers_of(&generations),
@@ -39,7 +39,7 @@ impl Host {
     }
 
     /// An overview of the bus.
-    pub fn info(&self, allow_exec: bool, allow_control: bool) -> Info {
+    pub(crate) fn info(&self, allow_exec: bool, allow_control: bool) -> Info {
         let directives = self.bus.directives();
         Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -58,7 +58,7 @@ impl Host {
     }
 
     /// The metrics, in the text format of Prometheus.
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let directives = self.bus.directives();
         let counts = Counts {
             controllers: self.bus.controllers().len(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::api::Service;
+use crate::server::Service;
 
 /// The pause between two looks at the state, at least.
 const PAUSE: Duration = Duration::from_millis(100);
