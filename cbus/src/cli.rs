@@ -1,16 +1,17 @@
-//! The command line: what can be asked, and the help that teaches it.
+//! The command line and its help.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use controllerbus_api::logs::Filter;
+use controllerbus_api::{Address, Error, is_name};
 
-use crate::api::{Address, is_name};
-use crate::daemon::{Filter, Format};
+use crate::daemon::Format;
 
-/// Controllers that are replaced while they run.
+/// Hot-swappable controllers.
 ///
-/// A controller crate is built into a plugin file, loaded into a running process, and swapped for a newer build without
-/// a restart and without losing a request.
+/// A controller crate is built into a plugin file, loaded into a running process, and replaced by a newer build without a
+/// restart and without dropping a request.
 #[derive(Parser)]
 #[command(
     version,
@@ -20,11 +21,14 @@ use crate::daemon::{Filter, Format};
     disable_help_subcommand = true,
     after_help = "\
 First steps:
-  cbus new greeter            a controller crate that builds, with a test
-  cbus dev greeter            build it, run it, and swap it in again at each save
-  cbus plugins                from another terminal: what is loaded, and how long each swap took
+  cbus new greeter            create a controller crate, with a test
+  cbus dev greeter            build it, run it, and swap in every save
+  cbus plugins                in another terminal: what is loaded, and how long each swap took
 
-Exit status: 0 fine, 1 failed, 2 wrong usage."
+Output is coloured on a terminal; NO_COLOR, CLICOLOR=0 and CLICOLOR_FORCE=1 override that.
+Times are local; set TZ for another zone.
+
+Exit status: 0 success, 1 failure, 2 usage error."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -33,50 +37,50 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Make a controller crate that builds, with a test and a README
+    /// Create a controller crate, with a test and a README
     New(New),
     /// Build controller crates into one plugin file
     Build(Build),
-    /// Build, and build again on each change
+    /// Build, and rebuild on every change
     Watch(Watch),
-    /// Show what a plugin file is, executing nothing of it
+    /// Inspect a plugin file without running any of its code
     Inspect(Inspect),
-    /// Check that a plugin file is whole, can be loaded here, and is signed by a key
+    /// Check that a plugin file is intact, can be loaded here, and is signed by a key
     Verify(Verify),
-    /// Sign a plugin file: its signature is written beside it
+    /// Sign a plugin file; the signature is written next to it
     Sign(Sign),
-    /// Make a pair of keys to sign and verify plugin files with
+    /// Generate a key pair to sign and verify plugin files with
     Keygen(Keygen),
     /// Build, watch and run in one terminal, with a live view
     Dev(Dev),
-    /// Run the daemon: load plugins, run the controllers of a config file, follow both
+    /// Run the daemon: load plugins, run the controllers of a config file, and follow both
     Run(Run),
-    /// Show a daemon's bus at a glance
+    /// Show an overview of a daemon's bus
     Bus(Show),
     /// Show a daemon's plugins, their generations, and how their last swaps went
     Plugins(Show),
-    /// Show a daemon's controllers, and the configs that do not run
+    /// Show a daemon's controllers, and the configs that are not running
     Controllers(Show),
-    /// Show the directives that stand on a daemon's bus
+    /// Show the active directives on a daemon's bus
     Directives(Show),
-    /// Execute the controllers of a config set on a daemon's bus
+    /// Run the controllers of a config set on a daemon's bus
     Exec(Exec),
-    /// Build a daemon's plugin again and swap it in
+    /// Rebuild a plugin of a daemon and swap it in
     Reload(OnePlugin),
-    /// Have the generation of a plugin that served before serve again
+    /// Roll a plugin back to an earlier generation
     Rollback(Rollback),
     /// Take a plugin off a daemon's bus and unload it
     Unload(OnePlugin),
-    /// Show a daemon's log lines, and those of its plugins
+    /// Show the log of a daemon and its plugins
     Logs(Logs),
-    /// Show what happens to a daemon's plugins: builds, swaps, roll-backs, unloads
+    /// Show what happens to a daemon's plugins: builds, swaps, rollbacks, unloads
     Events(Events),
     /// Open a daemon's page in a browser
     Page(Page),
-    /// Check config files, and make a JSON schema of them for editors
+    /// Check config files, and print a JSON schema of them for editors
     #[command(subcommand)]
     Config(Config),
-    /// Print a script that completes this command in a shell
+    /// Print a shell completion script
     Completions(Completions),
 }
 
@@ -87,14 +91,14 @@ Examples:
   cbus new greeter                    ./greeter, with the id `greeter`
   cbus new controllers/clock --id example/clock
 
-Inside a cargo workspace the crate becomes a member of it.")]
+Inside a cargo workspace, the crate becomes a member of it.")]
 pub struct New {
-    /// The folder to make; its last part is the crate's name
+    /// The directory to create; its last component is the crate's name
     pub path: PathBuf,
-    /// The controller's id, by which configs find it [default: the crate's name]
+    /// The controller's id, which configs refer to [default: the crate's name]
     #[arg(long, value_parser = plugin_id)]
     pub id: Option<String>,
-    /// The folder of the `controllerbus` crate to depend on [default: the workspace's, or this program's own version]
+    /// The directory of the `controllerbus` crate to depend on [default: the workspace's, or the version of this program]
     #[arg(long, value_name = "DIR")]
     pub controllerbus: Option<PathBuf>,
 }
@@ -102,7 +106,7 @@ pub struct New {
 /// What is built, for `build` and `watch`
 #[derive(Args, Clone)]
 pub struct Source {
-    /// The folders of the controller crates
+    /// The directories of the controller crates
     #[arg(required = true, value_name = "CRATE")]
     pub crates: Vec<PathBuf>,
     /// The plugin's id [default: the first crate's name]
@@ -114,13 +118,13 @@ pub struct Source {
     /// Optimise, as `cargo build --release` does
     #[arg(long)]
     pub release: bool,
-    /// Features of the crates, separated by commas; CRATE/FEATURE for one crate's alone
+    /// Features to enable, separated by commas; CRATE/FEATURE enables it for one crate only
     #[arg(long, value_delimiter = ',', value_name = "FEATURES")]
     pub features: Vec<String>,
-    /// Without the crates' default features
+    /// Disable the crates' default features
     #[arg(long)]
     pub no_default_features: bool,
-    /// Where the generated overlay crate is written [default: below the work folder]
+    /// Where the generated overlay crate is written [default: inside the work directory]
     #[arg(long, value_name = "DIR")]
     pub codegen_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -130,13 +134,13 @@ pub struct Source {
 /// How changes of files are noticed
 #[derive(Args, Clone)]
 pub struct Polling {
-    /// Look for changes this often [default: 1 s], instead of waiting for the system to tell of them: for network mounts
-    /// and folders shared with a container or a virtual machine
+    /// Poll for changes this often [default: 1 s] instead of relying on notifications from the system: for network mounts
+    /// and directories shared with a container or a virtual machine
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub poll: Option<Seconds>,
 }
 
-/// A number of seconds, at least a hundredth
+/// A number of seconds, at least 0.01
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(std::time::Duration);
 
@@ -161,10 +165,10 @@ impl std::str::FromStr for Seconds {
 /// Where things are put
 #[derive(Args, Clone)]
 pub struct Folders {
-    /// Where overlays, builds and private copies go
+    /// The directory for overlays, builds and private copies
     #[arg(long, value_name = "DIR", default_value = "target/controllerbus", env = "CBUS_WORK_DIR")]
     pub work_dir: PathBuf,
-    /// Where cargo compiles [default: `target` in the work folder]
+    /// Cargo's target directory [default: `target` in the work directory]
     #[arg(long, value_name = "DIR", env = "CBUS_TARGET_DIR")]
     pub target_dir: Option<PathBuf>,
 }
@@ -183,7 +187,7 @@ pub struct Build {
     /// The file to write; `{buildHash}` in it becomes the build's hash [default: ID.cbus.so]
     #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
-    /// Write the overlay crate, print its folder, and stop
+    /// Write the overlay crate, print its directory, and stop
     #[arg(long, conflicts_with = "output")]
     pub codegen_only: bool,
     /// Keep the overlay crate after the build
@@ -202,9 +206,9 @@ pub struct Build {
 #[command(after_help = "\
 Examples:
   cbus watch greeter -o plugins/greeter.cbus.so
-  cbus watch greeter -o 'plugins/greeter-{buildHash}.cbus.so'     older files of that pattern are removed
+  cbus watch greeter -o 'plugins/greeter-{buildHash}.cbus.so'     older files matching the pattern are removed
 
-A daemon that follows the folder (`cbus run --plugins plugins`) swaps each build in.")]
+A daemon that follows the directory (`cbus run --plugins plugins`) swaps in each build.")]
 pub struct Watch {
     #[command(flatten)]
     pub source: Source,
@@ -213,7 +217,7 @@ pub struct Watch {
     pub output: PathBuf,
     #[command(flatten)]
     pub polling: Polling,
-    /// Print one line of JSON for each build
+    /// Print each build as one line of JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -232,12 +236,12 @@ pub struct Inspect {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  cbus verify greeter.cbus.so                    whole, and fit for this machine and this version
-  cbus verify greeter.cbus.so --key cbus.pub     the same, and signed by that key")]
+  cbus verify greeter.cbus.so                    intact, and compatible with this machine and this version
+  cbus verify greeter.cbus.so --key cbus.pub     also signed by that key")]
 pub struct Verify {
     /// The plugin file
     pub file: PathBuf,
-    /// A public key that must have signed it; of several, one must
+    /// Require a signature by this public key; with several, by any of them
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
     /// Print JSON
@@ -248,14 +252,14 @@ pub struct Verify {
 /// `cbus sign`
 #[derive(Args)]
 #[command(after_help = "\
-The signature is FILE.minisig, as minisign writes it. `cbus keygen` makes keys.")]
+The signature is written to FILE.minisig, in minisign's format. `cbus keygen` generates keys.")]
 pub struct Sign {
     /// The plugin file
     pub file: PathBuf,
     /// The secret key
     #[arg(long, value_name = "FILE", default_value = "cbus.key")]
     pub key: PathBuf,
-    /// A file with the password of the key
+    /// A file containing the key's password
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 }
@@ -263,33 +267,33 @@ pub struct Sign {
 /// `cbus keygen`
 #[derive(Args)]
 #[command(after_help = "\
-The keys are minisign's. Existing files are never overwritten.")]
+The keys are in minisign's format. Existing files are never overwritten.")]
 pub struct Keygen {
-    /// The secret key's file, which only its owner may read
+    /// The secret key's file; only its owner can read it
     #[arg(long, value_name = "FILE", default_value = "cbus.key")]
     pub secret: PathBuf,
     /// The public key's file
     #[arg(long, value_name = "FILE", default_value = "cbus.pub")]
     pub public: PathBuf,
-    /// A file with a password to encrypt the secret key with
+    /// A file containing a password to encrypt the secret key with
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 }
 
-/// Whose plugin files a daemon loads
+/// Which plugin files a daemon loads
 #[derive(Args)]
 #[command(next_help_heading = "Trust")]
 pub struct Trust {
-    /// Accept signatures of this public key; may be given several times
+    /// Trust signatures by this public key; can be given several times
     #[arg(long, value_name = "FILE")]
     pub trust_key: Vec<PathBuf>,
-    /// Refuse plugin files that no trusted key has signed
+    /// Refuse plugin files that are not signed by a trusted key
     #[arg(long, requires = "trust_key")]
     pub require_signature: bool,
-    /// Load plugin files even from where other users of this machine may write
+    /// Load plugin files even from directories that other users can write to
     #[arg(long)]
     pub allow_world_writable: bool,
-    /// The largest plugin file that is read
+    /// The largest plugin file to accept
     #[arg(long, value_name = "MIB", default_value_t = hot_runtime::artifact::LARGEST >> 20)]
     pub max_size: u64,
 }
@@ -300,28 +304,28 @@ pub struct Trust {
 Examples:
   cbus run config.yaml --plugins plugins
   cbus run config.yaml --watch greeter --watch clock --allow-control
-  cbus run --plugins plugins --name second             another daemon beside the first
+  cbus run --plugins plugins --name second             another daemon next to the first
   cbus run --plugins plugins --listen 0.0.0.0:7411 --token-file tokens --tls-cert cert.pem --tls-key key.pem
 
-It listens at a socket that only this user can reach; `cbus page` opens its page. SIGHUP has it read its config again,
-SIGTERM or Ctrl-C ends it gracefully, within 5 seconds.")]
+It listens on a socket that only this user can connect to; `cbus page` opens its page.
+SIGHUP makes it reload its config; SIGTERM or Ctrl-C shuts it down gracefully, within 5 seconds.")]
 pub struct Run {
-    /// The config set: which controllers run; the file is followed
+    /// The config set: which controllers to run. Changes to the file are applied
     pub config: Option<PathBuf>,
-    /// Load every *.cbus.so (.dylib, .dll) of this folder, and follow the folder
+    /// Load every *.cbus.so (.dylib, .dll) in this directory, and follow its changes
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
-    /// Build this controller crate and watch its sources; may be given several times
+    /// Build this controller crate and watch its sources; can be given several times
     #[arg(long, value_name = "CRATE")]
     pub watch: Vec<PathBuf>,
     /// Optimise the watched crates
     #[arg(long)]
     pub release: bool,
-    /// Where plugins run: `none` is in the daemon's process, `process` in one of its own each
+    /// Where plugins run: `none` in the daemon's process, `process` each in a process of its own
     #[arg(long, value_name = "WHERE", default_value = "none")]
     pub isolation: hot_runtime::Isolation,
-    /// For how many seconds a new generation is judged after it has taken over: one that crashes or fails goes, and the one
-    /// before serves again; 0 for never
+    /// How long a new generation is on probation after it has taken over, in seconds: if it crashes or fails, the previous
+    /// one serves again; 0 disables this
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub probation: u64,
     #[command(flatten)]
@@ -340,11 +344,11 @@ pub struct Run {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  cbus dev greeter                    with greeter/config.yaml, if it is there
+  cbus dev greeter                    with greeter/config.yaml, if it exists
   cbus dev greeter clock config.yaml
-  cbus dev . | tee dev.log            plain lines where the output is no terminal
+  cbus dev . | tee dev.log            plain log lines if the output is not a terminal
 
-Save a file of a crate, and the new code serves. Save a config, and it is applied.
+Saving a source file swaps in the new code. Saving a config applies it.
 In another terminal: cbus plugins, cbus controllers, cbus directives; in a browser: cbus page")]
 pub struct Dev {
     /// Controller crates, and at most one config file (*.yaml, *.yml, *.json)
@@ -353,17 +357,17 @@ pub struct Dev {
     /// Optimise the crates
     #[arg(long)]
     pub release: bool,
-    /// Where plugins run: `none` is in this process, `process` in one of its own each
+    /// Where plugins run: `none` in this process, `process` each in a process of its own
     #[arg(long, value_name = "WHERE", default_value = "none")]
     pub isolation: hot_runtime::Isolation,
-    /// For how many seconds a new generation is judged after it has taken over: one that crashes or fails goes, and the one
-    /// before serves again; 0 for never, so that you see what you wrote
+    /// How long a new generation is on probation after it has taken over, in seconds: if it crashes or fails, the previous
+    /// one serves again; 0 disables this, so that you see what you wrote
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub probation: u64,
-    /// Plain lines on a terminal too
+    /// Print plain log lines instead of the live view
     #[arg(long)]
     pub plain: bool,
-    /// Where what is printed while the view is shown goes: given to the process of the view by the one that keeps the terminal
+    /// Where standard error goes while the view is shown; set by the process that keeps the terminal for the one of the view
     #[arg(long, hide = true)]
     pub last_words: Option<PathBuf>,
     #[command(flatten)]
@@ -379,25 +383,25 @@ pub struct Dev {
 /// `cbus config`
 #[derive(Subcommand)]
 pub enum Config {
-    /// Print the JSON schema of config files, so that an editor completes and checks them
+    /// Print a JSON schema of config files, for completion and checks in an editor
     Schema(ConfigSchema),
-    /// Check a config file: its form, its config ids, and each config against its schema
+    /// Check a config file: its syntax, its config ids, and each config against its schema
     Check(ConfigCheck),
 }
 
-/// Where configs are known from
+/// Where schemas come from
 #[derive(Args)]
 pub struct Known {
-    /// A plugin file whose configs are known; may be given several times
+    /// Use the schemas of this plugin file; can be given several times
     #[arg(long, value_name = "FILE")]
     pub plugin: Vec<PathBuf>,
-    /// A folder of plugin files whose configs are known
+    /// Use the schemas of all plugin files in this directory
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
-    /// A daemon whose configs are known: its name, HOST:PORT or unix:PATH
+    /// Use the schemas that a daemon knows: its name, HOST:PORT or unix:PATH
     #[arg(long, value_name = "NAME|ADDR")]
     pub connect: Option<Address>,
-    /// A file with the token that the daemon asks for
+    /// A file containing the token that the daemon requires
     #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE", requires = "connect")]
     pub token_file: Option<PathBuf>,
 }
@@ -420,7 +424,7 @@ pub struct ConfigSchema {
 Example:
   cbus config check config.yaml --plugins plugins
 
-Without plugin files or a daemon, config ids that are not built in cannot be told from mistyped ones.")]
+Without plugin files or a daemon, only built-in config ids are known, so others are not checked.")]
 pub struct ConfigCheck {
     /// The config file, YAML or JSON
     pub file: PathBuf,
@@ -443,13 +447,13 @@ pub struct Completions {
     pub shell: clap_complete::Shell,
 }
 
-/// Which lines are logged
+/// What is logged, and how
 #[derive(Args)]
 pub struct Logging {
-    /// Which log lines: a level, or MODULE=LEVEL, separated by commas
+    /// What to log: a level or MODULE=LEVEL, separated by commas
     #[arg(long, value_name = "FILTER", default_value = "info", env = "CBUS_LOG")]
     pub log: Filter,
-    /// How they are printed: `text` for people, `json` for machines, one object on each line
+    /// The log format: `text` for people, `json` for machines, one object per line
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, env = "CBUS_LOG_FORMAT")]
     pub log_format: Format,
 }
@@ -458,68 +462,72 @@ pub struct Logging {
 #[derive(Args)]
 #[command(next_help_heading = "Bus API")]
 pub struct Api {
-    /// The daemon's name, by which commands find it with --connect [default: `default`; for `cbus dev` the first crate's]
+    /// The daemon's name, for --connect [default: `default`; for `cbus dev`, the first crate's name]
     #[arg(long, value_name = "NAME", env = "CBUS_NAME", value_parser = daemon_name)]
     pub name: Option<String>,
-    /// Listen at HOST:PORT too, for those who have a token or a certificate; unix:PATH is another place for the socket,
-    /// `off` is no API at all
+    /// Also listen on HOST:PORT, for clients with a token or a certificate; unix:PATH moves the socket, `off` disables the
+    /// API
     #[arg(long, value_name = "ADDR", env = "CBUS_LISTEN", value_parser = listen)]
     pub listen: Option<Listen>,
-    /// Let clients apply and remove configs
+    /// Allow clients to apply and remove configs
     #[arg(long)]
     pub allow_exec: bool,
-    /// Let clients, and the page, reload and unload plugins
+    /// Allow clients and the page to reload and unload plugins
     #[arg(long)]
     pub allow_control: bool,
-    /// The tokens of those who come by TCP; each line is a token, or NAME ROLES TOKEN, with the roles look, apply and
-    /// control, separated by commas
+    /// A file with the tokens for TCP; each line is a token, or NAME ROLES TOKEN with the roles look, apply and control,
+    /// separated by commas
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// The API's certificate chain, PEM
+    /// The API's certificate chain (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's key, PEM
+    /// The certificate's key (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Whose certificates clients must show, PEM
+    /// The authority that must have signed the clients' certificates (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
 }
 
-/// Where an API listens, if anywhere
+/// Where an API listens
 #[derive(Clone, Debug)]
 pub enum Listen {
-    /// There is none.
+    /// Nowhere.
     Off,
-    /// There.
+    /// At this address.
     At(Address),
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
-    if text == "off" { Ok(Listen::Off) } else { text.parse().map(Listen::At) }
+    if text == "off" { Ok(Listen::Off) } else { text.parse().map(Listen::At).map_err(|error: Error| error.to_string()) }
 }
 
 fn daemon_name(text: &str) -> Result<String, String> {
-    if is_name(text) { Ok(text.to_owned()) } else { Err("a name is up to 32 letters, digits, `-` and `_`".to_owned()) }
+    if is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name consists of up to 32 letters, digits, `-` and `_`".to_owned())
+    }
 }
 
-/// How a daemon is reached
+/// How to reach a daemon
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connect {
-    /// The daemon: its name, HOST:PORT or unix:PATH [default: the only one of yours that runs]
+    /// The daemon: its name, HOST:PORT or unix:PATH [default: your only running daemon]
     #[arg(long, value_name = "NAME|ADDR", env = "CBUS_CONNECT")]
     pub connect: Option<Address>,
-    /// A file with the token that the daemon asks for by TCP
+    /// A file containing the token that the daemon requires over TCP
     #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// The authority of the daemon's certificate, PEM; the connection is TLS then
+    /// The authority that signed the daemon's certificate (PEM); enables TLS
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// This client's certificate chain, PEM
+    /// This client's certificate chain (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's key, PEM
+    /// The certificate's key (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 }
@@ -538,24 +546,24 @@ pub struct Show {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  cbus exec -f config.yaml            apply the config set, and tell how its controllers do
-  cbus exec -f config.yaml --attach   the same, and take it off the bus again at Ctrl-C
-  cbus exec --remove my-greeter       take a config off the bus
+  cbus exec -f config.yaml            apply the config set, and report the state of its controllers
+  cbus exec -f config.yaml --attach   the same, and remove it again on Ctrl-C
+  cbus exec --remove my-greeter       remove a config
 
 The daemon must have been started with --allow-exec.")]
 pub struct Exec {
-    /// The config set, YAML or JSON; `-` is the standard input
+    /// The config set, YAML or JSON; `-` reads standard input
     #[arg(short, long, value_name = "FILE", required_unless_present = "remove")]
     pub file: Option<PathBuf>,
-    /// Stay, tell each change, and take the configs off the bus at the end
+    /// Stay attached, report every change, and remove the configs at the end
     #[arg(long, requires = "file")]
     pub attach: bool,
-    /// Take the config of this key off the bus; may be given several times
+    /// Remove the config with this key; can be given several times
     #[arg(long, value_name = "KEY", conflicts_with = "file")]
     pub remove: Vec<String>,
     #[command(flatten)]
     pub to: Connect,
-    /// Print one line of JSON for each change
+    /// Print each change as one line of JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -577,42 +585,46 @@ pub struct OnePlugin {
 pub struct Rollback {
     #[command(flatten)]
     pub plugin: OnePlugin,
-    /// Go back to the build whose hash begins so, instead of the generation before
+    /// Roll back to the build whose hash starts with this, instead of the previous generation
     #[arg(long = "to", value_name = "BUILD")]
     pub build: Option<String>,
 }
 
+const LOCAL_TIMES: &str = "Times are local, with their offset from UTC; set TZ for another zone.";
+
 /// `cbus logs`
 #[derive(Args)]
+#[command(after_help = LOCAL_TIMES)]
 pub struct Logs {
-    /// Go on with what comes
+    /// Keep streaming new lines
     #[arg(short, long)]
     pub follow: bool,
-    /// How many remembered lines to begin with
+    /// How many buffered lines to start with
     #[arg(short = 'n', long, default_value_t = 200, value_name = "LINES")]
     pub tail: u32,
-    /// Only lines of this plugin
+    /// Only show lines of this plugin
     #[arg(long, value_name = "ID")]
     pub plugin: Option<String>,
-    /// Only lines of this level or above: error, warn, info, debug, trace
+    /// Only show lines of this level or above: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub level: Option<String>,
     #[command(flatten)]
     pub to: Connect,
-    /// Print one line of JSON for each
+    /// Print one line of JSON each
     #[arg(long)]
     pub json: bool,
 }
 
 /// `cbus events`
 #[derive(Args)]
+#[command(after_help = LOCAL_TIMES)]
 pub struct Events {
-    /// Begin with the events that the daemon remembers
+    /// Start with the buffered events
     #[arg(long)]
     pub past: bool,
     #[command(flatten)]
     pub to: Connect,
-    /// Print one line of JSON for each
+    /// Print one line of JSON each
     #[arg(long)]
     pub json: bool,
 }
@@ -620,7 +632,7 @@ pub struct Events {
 /// `cbus page`
 #[derive(Args)]
 #[command(after_help = "\
-The link that is printed opens the page once, within a minute; the browser then has a session of its own.")]
+The printed link works once, within a minute; after that the browser has its own session.")]
 pub struct Page {
     /// Only print the link
     #[arg(long)]
@@ -629,7 +641,7 @@ pub struct Page {
     pub to: Connect,
 }
 
-/// A plugin's or controller's id: words of letters, digits, `-`, `_` and `.`, separated by slashes.
+/// The id of a plugin or controller: words of letters, digits, `-`, `_` and `.`, separated by slashes.
 fn plugin_id(text: &str) -> Result<String, String> {
     let word = |word: &str| {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
@@ -637,7 +649,7 @@ fn plugin_id(text: &str) -> Result<String, String> {
     if text.split('/').all(word) {
         Ok(text.to_owned())
     } else {
-        Err("an id is words of letters, digits, `-`, `_` and `.`, separated by slashes, such as `example/greeter`"
+        Err("an id consists of words of letters, digits, `-`, `_` and `.`, separated by slashes, such as `example/greeter`"
             .to_owned())
     }
 }

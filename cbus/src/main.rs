@@ -1,13 +1,12 @@
-//! `cbus`: makes, builds, inspects and runs controllers that are replaced while they run.
+//! `cbus`: creates, builds, inspects and runs hot-swappable controllers.
 //!
-//! `cbus --help` is the manual. Exit status: 0 fine, 1 failed, 2 wrong usage.
+//! `cbus --help` is the manual. Exit status: 0 success, 1 failure, 2 usage error.
 #![forbid(unsafe_code)]
 
-mod api;
 mod cli;
+mod client;
 mod command;
 mod daemon;
-mod page;
 mod pipeline;
 mod report;
 mod schema;
@@ -19,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // A plugin in a process of its own is served by this executable: it does not come back from here then.
+    // This executable also serves plugins in processes of their own; then this call does not return.
     hot_runtime::plugin_host();
     let cli = cli::Cli::parse();
     report::set_up();
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         Err(error) => return report::failed(&miette::miette!("cannot start threads: {error}")),
     };
     let result = runtime.block_on(command::dispatch(cli.command));
-    // A blocking read of the standard input must not keep the process.
+    // A blocking read of standard input must not keep the process alive.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,11 @@
-//! Controller crates to one sealed plugin file: what the command line fills in for `build` and `watch`.
+//! Building crates into one sealed plugin file, for `build` and `watch`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hot_runtime::PluginSpec;
 use hot_runtime::artifact::Read;
 use hot_runtime::compile::{BuildOptions, BuildReport, MessageLevel, PluginBuilder};
-use hot_runtime::PluginSpec;
 use hot_runtime::workspace::Workspace;
 use miette::Result;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::{Folders, Source};
 use crate::report::{explain, report};
 
-/// What came of a build, for those who read JSON.
+/// The result of a build, as JSON shows it.
 #[derive(Serialize)]
 pub struct Output {
     /// The plugin's id.
@@ -64,7 +64,7 @@ pub struct Codegen {
     pub build_hash: String,
 }
 
-/// A plugin to build, with everything that the command line left open filled in.
+/// A plugin to build, with defaults for everything that the command line left out.
 pub struct Job {
     pub id: String,
     /// The names of its crates.
@@ -75,7 +75,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Reads the crates and fills in what was not said. The file is `output`, or ID.cbus.so in the current folder.
+    /// Reads the crates and fills in the defaults. The file is `output`, or ID.cbus.so in the current directory.
     pub async fn new(source: &Source, output: Option<&Path>) -> Result<Self> {
         let workspace = read_crates(&source.crates).await?;
         let first = &workspace.crates[0];
@@ -84,8 +84,8 @@ impl Job {
         if let Some(text) = &source.plugin_version {
             spec = spec.version_text(text).map_err(|error| {
                 report(
-                    format!("`{text}` is no version: {error}"),
-                    "versions are MAJOR.MINOR.PATCH, as in Cargo.toml: 1.0.0, or 1.0.0+{buildHash}",
+                    format!("`{text}` is not a version: {error}"),
+                    "a version is MAJOR.MINOR.PATCH, as in Cargo.toml: 1.0.0, or 1.0.0+{buildHash}",
                 )
             })?;
         }
@@ -111,7 +111,7 @@ impl Job {
     }
 }
 
-/// What cargo says of controller crates.
+/// Reads controller crates with cargo.
 pub async fn read_crates(crates: &[PathBuf]) -> Result<Workspace> {
     let crates = crates.to_vec();
     match tokio::task::spawn_blocking(move || Workspace::read(&crates)).await {
@@ -128,7 +128,7 @@ pub fn target_dir(folders: &Folders) -> PathBuf {
     }
 }
 
-/// The path from the root; as it is where there is no current folder.
+/// The absolute path; unchanged if there is no current directory.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

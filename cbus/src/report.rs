@@ -1,22 +1,24 @@
-//! Errors as a person reads them: what went wrong, where, and what to do.
+//! Errors, for people: what went wrong, where, and what to do about it.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use crate::daemon::secrets::blot;
+use crate::text::has_colours;
+use controllerbus_api::__private::blot;
 use hot_runtime::Error;
 use hot_runtime::text::{coloured_text, escaped, is_unprintable};
 use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, Report, SourceSpan};
 
 /// Sets how reports look.
 pub fn set_up() {
-    let _ =
-        miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().context_lines(1).wrap_lines(false).build())));
+    let colours = has_colours(&std::io::stderr());
+    let look = move || MietteHandlerOpts::new().color(colours).context_lines(1).wrap_lines(false).build();
+    let _ = miette::set_hook(Box::new(move |_| Box::new(look())));
 }
 
 /// Prints a report.
 pub fn tell(report: &Report) {
-    // Its colours are its own: what it tells of was escaped when it was made.
+    // The colours are miette's: what the report quotes was escaped when it was created.
     eprintln!("{}", coloured_text(&format!("{report:?}"), true));
 }
 
@@ -26,7 +28,7 @@ pub fn failed(report: &Report) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A report without further ado. Whatever its message quotes, a terminal only prints it.
+/// A report with a message and a hint. Whatever they quote cannot control the terminal.
 pub fn report(message: impl Into<String>, help: impl Into<String>) -> Report {
     let (message, help) = (harmless(&message.into()), harmless(&help.into()));
     if help.is_empty() {
@@ -35,18 +37,18 @@ pub fn report(message: impl Into<String>, help: impl Into<String>) -> Report {
     miette::miette!(help = help, "{message}")
 }
 
-/// A runtime's error, with what to do about it.
+/// An error of the runtime, with what to do about it.
 pub fn explain(error: Error) -> Report {
     match error {
         Error::Io { what, path, source } => {
             let help = match source.kind() {
-                ErrorKind::NotFound => "check the path; it is taken from the current folder",
-                ErrorKind::PermissionDenied => "you have no permission for it; check its owner and mode",
-                ErrorKind::ReadOnlyFilesystem => "nothing can be written there; name another place",
+                ErrorKind::NotFound => "check the path; it is relative to the current directory",
+                ErrorKind::PermissionDenied => "you do not have permission; check its owner and mode",
+                ErrorKind::ReadOnlyFilesystem => "the file system is read-only; choose another place",
                 ErrorKind::StorageFull => "the disk is full",
-                ErrorKind::NotADirectory => "a part of the path is a file, not a folder",
-                ErrorKind::IsADirectory => "a file is wanted here, not a folder",
-                ErrorKind::InvalidData => "a text in UTF-8 is wanted here",
+                ErrorKind::NotADirectory => "part of the path is a file, not a directory",
+                ErrorKind::IsADirectory => "a file is expected here, not a directory",
+                ErrorKind::InvalidData => "UTF-8 text is expected here",
                 _ => "",
             };
             report(format!("{what}: {}: {source}", path.display()), help)
@@ -56,20 +58,20 @@ pub fn explain(error: Error) -> Report {
         }
         Error::Metadata { path, message } => report(
             format!("cargo cannot read the crate at {}: {}", path.display(), message.trim()),
-            "mend its Cargo.toml; `cargo metadata` in that folder says the same",
+            "fix its Cargo.toml; `cargo metadata` in that directory prints the same error",
         ),
         Error::NotAController { path, message } => report(
             format!("the crate at {} is not a controller crate: {message}", path.display()),
-            "`cbus new NAME` makes one",
+            "`cbus new NAME` creates one",
         ),
         // The compiler's own words come first, as cargo prints them.
         Error::Build { plugin, rendered, .. } => {
             crate::text::tell_compiler(&rendered);
-            report(format!("building {plugin} failed"), "mend what the compiler says above")
+            report(format!("building {plugin} failed"), "fix the compiler errors above")
         }
         Error::Key { path, reason } => report(
             format!("the key in {} cannot be used: {reason}", path.display()),
-            "`cbus keygen` makes keys; a secret key with a password needs --password-file",
+            "`cbus keygen` generates keys; a secret key with a password needs --password-file",
         ),
         Error::Artifact { path, reason, help } | Error::Folder { path, reason, help } => {
             report(format!("{} was refused: {reason}", path.display()), help)
@@ -77,7 +79,7 @@ pub fn explain(error: Error) -> Report {
         Error::UnknownPlugin { id, nearest } => {
             let help = match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
-                None => "`cbus plugins` lists what is loaded".to_owned(),
+                None => "`cbus plugins` lists the loaded plugins".to_owned(),
             };
             report(format!("no plugin `{id}` is loaded"), help)
         }
@@ -85,7 +87,15 @@ pub fn explain(error: Error) -> Report {
     }
 }
 
-/// An error of the bus or of a config set; with the lines around its place, where `text` is what it is about.
+/// Why a daemon cannot be reached, or refuses, with what to do about it.
+pub fn explain_api(error: controllerbus_api::Error) -> Report {
+    match error {
+        controllerbus_api::Error::Io { what, path, source, .. } => explain(Error::Io { what, path, source }),
+        other => report(other.to_string(), other.help()),
+    }
+}
+
+/// An error of the bus or of a config set, with the lines around its location if `text` is the source.
 pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
     let message = error.to_string();
     let (Some(place), Some(text)) = (error.location(), text) else { return report(message, "") };
@@ -101,12 +111,12 @@ pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
         .with_source_code(NamedSource::new(escaped(&name), same_length(&blot(text))))
 }
 
-/// A message whose lines are lines, and in which nothing else is more than a character.
+/// A message in which only line breaks control the terminal.
 fn harmless(text: &str) -> String {
     coloured_text(text, false)
 }
 
-/// A source in which nothing does anything to a terminal, and everything is where it was.
+/// A source text that cannot control the terminal, with every character at its original offset.
 fn same_length(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

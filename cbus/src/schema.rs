@@ -1,6 +1,6 @@
-//! JSON schemas: of config sets, what of a value does not fit one, and one as people read it.
+//! JSON schemas: of config sets, to check values against, and described for people.
 //!
-//! The schemas are those that `#[derive(Config)]` writes, so only what it uses is looked at.
+//! The schemas are those of `#[derive(Config)]`, so only the keywords that it uses are supported.
 
 use std::collections::BTreeMap;
 
@@ -21,14 +21,14 @@ pub fn of_config_sets(configs: &BTreeMap<String, Value>) -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A ControllerBus config set",
-        "description": "Controllers that run, each under a key of your choice.",
+        "description": "The controllers to run, each under a key of your choice.",
         "type": "object",
         "additionalProperties": {
             "type": "object",
             "properties": {
                 "id": { "description": "The config id.", "anyOf": [{ "enum": ids }, { "type": "string" }] },
-                "version": { "description": "Which versions of the controller will do, such as ^1.2.", "type": "string" },
-                "revision": { "description": "The higher revision of a key wins.", "type": "integer", "minimum": 0 },
+                "version": { "description": "Which versions of the controller are accepted, such as ^1.2.", "type": "string" },
+                "revision": { "description": "The highest revision of a key wins.", "type": "integer", "minimum": 0 },
                 "config": { "description": "The config itself." },
             },
             "required": ["id"],
@@ -38,10 +38,10 @@ pub fn of_config_sets(configs: &BTreeMap<String, Value>) -> Value {
     })
 }
 
-/// What does not fit: where, such as `doors[0].width`, and why.
+/// A mismatch: where, such as `doors[0].width`, and why.
 pub type Misfit = (String, String);
 
-/// Everything of a value that does not fit a schema.
+/// All mismatches between a value and a schema.
 pub fn misfits(schema: &Value, value: &Value) -> Vec<Misfit> {
     let mut found = Vec::new();
     look(schema, value, "", &mut found);
@@ -50,19 +50,19 @@ pub fn misfits(schema: &Value, value: &Value) -> Vec<Misfit> {
 
 fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
     if schema.get("writeOnly") == Some(&Value::Bool(true)) {
-        // What is wrong with a secret is told without quoting it.
+        // Mismatches of secrets are reported without quoting them.
         let mut schema = schema.clone();
         schema.as_object_mut().map(|members| members.remove("writeOnly"));
         let mut hidden = Vec::new();
         look(&schema, value, path, &mut hidden);
         if !hidden.is_empty() {
-            found.push((path.to_owned(), format!("{} is wanted; what stands here is secret", kind(&schema))));
+            found.push((path.to_owned(), format!("expected {}; the value is secret and not shown", kind(&schema))));
         }
         return;
     }
     let Value::Object(schema) = schema else {
         if schema == &Value::Bool(false) {
-            found.push((path.to_owned(), "nothing may stand here".to_owned()));
+            found.push((path.to_owned(), "no value is allowed here".to_owned()));
         }
         return;
     };
@@ -75,21 +75,21 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
         });
         let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("one of {} is wanted", known.join(", ")),
+            None => format!("expected one of {}", known.join(", ")),
         };
-        found.push((path.to_owned(), format!("{} is not known here; {hint}", text(value))));
+        found.push((path.to_owned(), format!("unknown value {}; {hint}", text(value))));
         return;
     }
     if let Some(wanted) = schema.get("const")
         && wanted != value
     {
-        found.push((path.to_owned(), format!("{} is wanted here, not {}", text(wanted), text(value))));
+        found.push((path.to_owned(), format!("expected {}, found {}", text(wanted), text(value))));
         return;
     }
     if let Some(kinds) = schema.get("type")
         && !of_kind(kinds, value)
     {
-        found.push((path.to_owned(), format!("{} is wanted here, not {}", kind_text(kinds), text(value))));
+        found.push((path.to_owned(), format!("expected {}, found {}", kind_text(kinds), text(value))));
         return;
     }
     bounds(schema, value, path, found);
@@ -104,7 +104,7 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
                 }
             }
             if items.len() < first.len() {
-                found.push((path.to_owned(), format!("{} items are wanted, not {}", first.len(), items.len())));
+                found.push((path.to_owned(), format!("expected {} items, found {}", first.len(), items.len())));
             }
         }
         _ => {}
@@ -120,7 +120,7 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
             })
             .collect();
         if misfits.iter().all(|misfits| !misfits.is_empty())
-            // The choice that fits best is the one that was meant: the one whose misfits lie deepest.
+            // The choice that was meant is the one that matches furthest, whose mismatches are deepest.
             && let Some(best) = misfits.into_iter().max_by_key(|misfits| misfits.iter().map(|(path, _)| path.len()).max())
         {
             found.extend(best);
@@ -148,10 +148,10 @@ fn look_in_object(
             (None, Some(Value::Bool(false))) => {
                 let hint = match controllerbus::config::nearest(name, known.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None if known.is_empty() => "there are no keys here".to_owned(),
-                    None => format!("there are {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+                    None if known.is_empty() => "no keys are allowed here".to_owned(),
+                    None => format!("known keys are {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
                 };
-                found.push((at(name), format!("there is no `{name}` here; {hint}")));
+                found.push((at(name), format!("unknown key `{name}`; {hint}")));
             }
             (None, Some(schema)) => look(schema, member, &at(name), found),
             (None, None) => {}
@@ -164,19 +164,19 @@ fn look_in_object(
     }
 }
 
-/// A key of a config, as people read it.
+/// A key of a config, described for people.
 pub struct Field {
-    /// Where it stands, such as `doors[].width`.
+    /// Its path, such as `doors[].width`.
     pub path: String,
-    /// What it may be: `whole number`, `red | green`, `list of text`, `text (secret)`.
+    /// Its type: `whole number`, `red | green`, `list of text`, `text (secret)`.
     pub kind: String,
-    /// Whether it may not be left out.
+    /// Whether it is required.
     pub required: bool,
-    /// What its doc comment says.
+    /// Its doc comment.
     pub description: String,
 }
 
-/// The keys of a config, and those of the maps in it.
+/// The keys of a config, including nested ones.
 pub fn fields(schema: &Value) -> Vec<Field> {
     let mut found = Vec::new();
     add_fields(schema, "", &mut found);
@@ -189,7 +189,7 @@ fn add_fields(schema: &Value, path: &str, found: &mut Vec<Field>) {
     for (name, field) in properties.into_iter().flatten() {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let description = field.get("description").and_then(Value::as_str).unwrap_or_default();
-        // One line is enough here; the schema has all of it.
+        // The first line is enough here; the schema has all of it.
         let description = description.lines().next().unwrap_or_default().to_owned();
         let required = required.contains(&name.as_str());
         let secret = if field.get("writeOnly").is_some() { " (secret)" } else { "" };
@@ -211,7 +211,7 @@ fn members<'a>(schema: &'a Value, name: &str) -> &'a [Value] {
     schema.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// What fits a schema, in few words.
+/// The type of a schema, in a few words.
 fn kind(schema: &Value) -> String {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let any_of = |kinds: &mut dyn Iterator<Item = String>, between: &str| {
@@ -230,7 +230,7 @@ fn kind(schema: &Value) -> String {
         return any_of(&mut members(schema, "enum").iter().map(word), " | ");
     }
     for name in ["anyOf", "oneOf"] {
-        // That null will do as well as nothing goes without saying.
+        // That null means the same as omitting it goes without saying.
         let mut choices = members(schema, name).iter().map(kind).filter(|kind| kind != "null").peekable();
         if choices.peek().is_some() {
             return any_of(&mut choices, " | ");
@@ -259,12 +259,12 @@ fn bounds(schema: &serde_json::Map<String, Value>, value: &Value, path: &str, fo
     if let Some(least) = schema.get("minimum").and_then(Value::as_f64)
         && number < least
     {
-        found.push((path.to_owned(), format!("{number} is too small; {least} is the least")));
+        found.push((path.to_owned(), format!("{number} is too small; the minimum is {least}")));
     }
     if let Some(most) = schema.get("maximum").and_then(Value::as_f64)
         && number > most
     {
-        found.push((path.to_owned(), format!("{number} is too large; {most} is the most")));
+        found.push((path.to_owned(), format!("{number} is too large; the maximum is {most}")));
     }
 }
 
@@ -292,7 +292,7 @@ fn kind_text(kinds: &Value) -> String {
             "boolean" => "true or false".to_owned(),
             "integer" => "a whole number".to_owned(),
             "number" => "a number".to_owned(),
-            "string" => "a text".to_owned(),
+            "string" => "text".to_owned(),
             "array" => "a list".to_owned(),
             "object" => "a map".to_owned(),
             other => other.to_owned(),

@@ -1,10 +1,16 @@
-//! Small things that several commands print: sizes, durations, tables.
+//! What several commands print: sizes, durations, times, tables.
 
-use std::io::IsTerminal;
+use std::sync::LazyLock;
 
+use anstream::stream::RawStream;
+use anstream::{AutoStream, ColorChoice};
+pub use controllerbus_api::text::{cut, duration, plain};
 use hot_runtime::text::{coloured_text, escaped, escaped_lines, is_unprintable};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
+use unicode_width::UnicodeWidthStr;
 
-/// A size as a person reads it.
+/// A size in bytes, for people.
 pub fn size(bytes: u64) -> String {
     let kib = bytes as f64 / 1024.0;
     if kib < 1.0 {
@@ -16,36 +22,21 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A duration as a person reads it, from milliseconds.
-pub fn duration(ms: f64) -> String {
-    if ms < 10.0 {
-        format!("{ms:.1} ms")
-    } else if ms < 1000.0 {
-        format!("{ms:.0} ms")
-    } else if ms < 60_000.0 {
-        format!("{:.1} s", ms / 1000.0)
-    } else if ms < 3_600_000.0 {
-        format!("{} min {} s", (ms / 60_000.0) as u64, (ms / 1000.0) as u64 % 60)
-    } else {
-        format!("{} h {} min", (ms / 3_600_000.0) as u64, (ms / 60_000.0) as u64 % 60)
-    }
-}
-
-/// Prints rows in columns as wide as their contents need, each on one line whatever they contain.
+/// Prints rows in columns that fit their contents, each on one line whatever it contains.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let one_line = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
-    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.width()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.width());
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (cell, width) in cells.zip(&widths) {
             text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count().min(*width)));
+            text.extend(std::iter::repeat_n(' ', width + 2 - cell.width().min(*width)));
         }
         text.trim_end().to_owned()
     };
@@ -56,13 +47,13 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Prints a text: whatever somebody else has put into it, it does nothing to a terminal, and no further line of it looks
-/// like one of ours.
+/// Prints text that may contain somebody else's: it cannot control the terminal, and none of its further lines looks like
+/// one of ours.
 pub fn print_line(text: &str) {
     print_as_it_is(&escaped_lines(text));
 }
 
-/// Prints a line in bold on a terminal.
+/// Prints a line in bold, where output is coloured.
 fn print_bold(line: &str) {
     if has_colours(&std::io::stdout()) {
         print_as_it_is(&format!("\x1b[1m{}\x1b[0m", escaped(line)));
@@ -71,12 +62,12 @@ fn print_bold(line: &str) {
     }
 }
 
-/// Prints what a compiler says, with its colours on a terminal.
+/// Prints a compiler's messages, with their colours where output is coloured.
 pub fn print_compiler(text: &str) {
     print_as_it_is(coloured_text(text, has_colours(&std::io::stdout())).trim_end());
 }
 
-/// Prints what is known to be harmless. When nobody reads any more (`cbus ... | head`), the process ends as others do then.
+/// Prints text that is known to be harmless. If nobody reads it any more (`cbus ... | head`), the process ends.
 pub fn print_as_it_is(text: &str) {
     use std::io::Write;
     if writeln!(std::io::stdout(), "{text}").is_err() {
@@ -84,25 +75,25 @@ pub fn print_as_it_is(text: &str) {
     }
 }
 
-/// Tells a person something on the standard error.
+/// Prints a message to standard error.
 pub fn tell(text: &str) {
     use std::io::Write;
     // The terminal may be gone.
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
 }
 
-/// Tells what a compiler says, with its colours on a terminal.
+/// Prints a compiler's messages to standard error.
 pub fn tell_compiler(text: &str) {
     use std::io::Write;
     let _ = write!(std::io::stderr(), "{}", coloured_text(text, has_colours(&std::io::stderr())));
 }
 
-/// Whether colours can be seen there and are wanted.
-pub fn has_colours(output: &impl IsTerminal) -> bool {
-    output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+/// Whether colours are written there: on a terminal, unless `NO_COLOR`, `CLICOLOR` or `CLICOLOR_FORCE` say otherwise.
+pub fn has_colours(output: &impl RawStream) -> bool {
+    AutoStream::choice(output) != ColorChoice::Never
 }
 
-/// Prints a value as JSON: indented for people on a terminal, one line otherwise where `lines` is wanted.
+/// Prints a value as JSON: on one line if `lines` is set, otherwise indented.
 pub fn print_json(value: &impl serde::Serialize, lines: bool) {
     let text = if lines { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
     match text {
@@ -111,7 +102,7 @@ pub fn print_json(value: &impl serde::Serialize, lines: bool) {
     }
 }
 
-/// JSON in which what is not printed as what it is stands as `\u` escapes; JSON's own rules escape some of it only.
+/// JSON with all unprintable characters as `\u` escapes; JSON itself requires that of only some.
 pub fn json_escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -125,42 +116,25 @@ pub fn json_escaped(json: &str) -> String {
     out
 }
 
-/// The time of day in UTC, from milliseconds since 1970.
+/// The zone of all times that are shown: `TZ`, or else this machine's.
+static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::try_system().unwrap_or(TimeZone::UTC));
+
+fn local(ms: u64) -> ZonedDateTime {
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX).to_zoned_datetime(ZONE.clone())
+}
+
+/// The local time of day, from milliseconds since 1970.
 pub fn clock(ms: u64) -> String {
-    let seconds = ms / 1000;
-    format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+    local(ms).strftime("%H:%M:%S").to_string()
 }
 
-/// A time as text, in UTC, from milliseconds since 1970.
+/// The zone that [`clock`] is in at a time, such as `CET`.
+pub fn zone(ms: u64) -> String {
+    local(ms).strftime("%Z").to_string()
+}
+
+/// A local time with its offset from UTC, as RFC 3339 has it, from milliseconds since 1970.
 pub fn time(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{}T{hour:02}:{minute:02}:{second:02}.{:03}Z", date(seconds / 86_400), ms % 1000)
-}
-
-/// The date of a day since 1970, by Howard Hinnant's `civil_from_days`.
-fn date(days: u64) -> String {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
-/// A text without terminal colours.
-pub fn plain(text: &str) -> String {
-    hot_runtime::compile::without_colours(text)
-}
-
-/// At most so many characters of a text.
-pub fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
+    local(ms).strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
 }

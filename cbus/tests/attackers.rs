@@ -1,7 +1,7 @@
 //! Those who do not belong: other users, other sites' pages, holders of the wrong token, texts that lie, and noise.
 #![cfg(unix)]
 
-#[path = "../src/api/auth/caller.rs"]
+#[path = "../../controllerbus-api/src/auth/caller.rs"]
 #[allow(dead_code)]
 mod caller;
 #[path = "attackers/calls.rs"]
@@ -16,10 +16,10 @@ mod pages;
 #[path = "cbus/process.rs"]
 #[allow(dead_code)]
 mod process;
-#[path = "../src/api/auth/rules.rs"]
+#[path = "../../controllerbus-api/src/auth/rules.rs"]
 #[allow(dead_code)]
 mod rules;
-#[path = "../src/daemon/secrets.rs"]
+#[path = "../../controllerbus-api/src/daemon/secrets.rs"]
 #[allow(dead_code)]
 mod secrets;
 #[path = "attackers/terminal.rs"]

@@ -1,4 +1,4 @@
-//! `cbus build`: crates to one plugin file.
+//! `cbus build`: builds crates into one plugin file.
 
 use std::io::{IsTerminal, Write};
 
@@ -38,7 +38,7 @@ pub async fn run(args: Build) -> Result<()> {
     let result = job.builder.build(&|event| progress.tell(event), &cancel).await;
     progress.clear();
     if !args.keep && args.source.codegen_dir.is_none() {
-        // What it is made of stays in the target folder: the next build is quick all the same.
+        // The compiled crates stay in the target directory, so the next build is quick anyway.
         let _ = std::fs::remove_dir_all(&job.overlay_dir);
     }
     match result {
@@ -56,13 +56,13 @@ pub async fn run(args: Build) -> Result<()> {
         }
         Err(Error::Build { rendered, .. }) => {
             text::tell_compiler(&rendered);
-            Err(report(format!("building {} failed", job.id), "mend what the compiler says above, and build again"))
+            Err(report(format!("building {} failed", job.id), "fix the compiler errors above and build again"))
         }
         Err(error) => Err(explain(error)),
     }
 }
 
-/// One line about a built file.
+/// A built file on one line.
 pub fn line(output: &Output) -> String {
     let warnings = match output.warnings {
         0 => String::new(),
@@ -80,7 +80,7 @@ pub fn line(output: &Output) -> String {
     )
 }
 
-/// One line at the bottom of a terminal that tells how far the build is.
+/// A progress line at the bottom of a terminal.
 struct Progress {
     shown: bool,
 }

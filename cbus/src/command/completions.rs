@@ -1,4 +1,4 @@
-//! `cbus completions`: a shell's script.
+//! `cbus completions`: prints a shell completion script.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use crate::cli::{Cli, Completions};
 pub fn run(args: &Completions) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "cbus", &mut script);
-    // Who stops reading it early does not want the rest.
+    // A reader that stops early does not want the rest.
     let _ = std::io::stdout().write_all(&script);
     Ok(())
 }

@@ -1,19 +1,19 @@
-//! `cbus config`: schemas of config files for editors, and checks of config files.
+//! `cbus config`: checks config files, and prints a JSON schema of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use controllerbus::{Config, ConfigSet, Error};
+use controllerbus_api::ApiConfig;
+use controllerbus_api::proto::ListFactoriesRequest;
 use hot_runtime::PluginConfig;
 use hot_runtime::artifact::inspect;
 use miette::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::controller::ApiConfig;
-use crate::api::proto::ListFactoriesRequest;
 use crate::cli::{ConfigCheck, ConfigSchema, Connect, Known};
+use crate::client::{connect, daemon, refused};
 use crate::report::{explain, explain_bus, io, report, tell};
 use crate::schema::{misfits, of_config_sets};
 use crate::text::{print_json, print_line};
@@ -67,15 +67,15 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
         0 if args.json => Ok(()),
         0 => {
             let told = match count - unchecked.len() {
-                0 if count > 0 => "its form is right".to_owned(),
-                1 => "1 config fits".to_owned(),
-                many => format!("{many} configs fit"),
+                0 if count > 0 => "its syntax is valid".to_owned(),
+                1 => "1 config is valid".to_owned(),
+                many => format!("{many} configs are valid"),
             };
             print_line(&format!("{name}: {told}"));
             if !unchecked.is_empty() {
                 let ids = unchecked.join(", ");
                 crate::text::tell(&format!(
-                    "not looked at, for want of their schemas: {ids}; give --plugins DIR, --plugin FILE or --connect ADDR"
+                    "not checked, because their schemas are not known: {ids}; pass --plugins DIR, --plugin FILE or --connect ADDR"
                 ));
             }
             Ok(())
@@ -85,7 +85,7 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
     }
 }
 
-/// What is wrong with a set by key, and the config ids that cannot be looked at.
+/// The problems of a set by key, and the config ids that cannot be checked.
 fn problems(set: &ConfigSet, configs: &BTreeMap<String, Value>, complete: bool) -> (Vec<(String, Error)>, Vec<String>) {
     let (mut problems, mut unchecked) = (Vec::new(), Vec::new());
     for (key, entry) in set.iter() {
@@ -93,9 +93,9 @@ fn problems(set: &ConfigSet, configs: &BTreeMap<String, Value>, complete: bool) 
             if complete {
                 let hint = match controllerbus::config::nearest(&entry.id, configs.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("there are {}", configs.keys().cloned().collect::<Vec<_>>().join(", ")),
+                    None => format!("known ids are {}", configs.keys().cloned().collect::<Vec<_>>().join(", ")),
                 };
-                let error = Error::msg(format!("{key}: there is no config id `{}`; {hint}", entry.id));
+                let error = Error::msg(format!("{key}: unknown config id `{}`; {hint}", entry.id));
                 problems.push((key.to_owned(), placed(error, set.location(key))));
             } else {
                 unchecked.push(entry.id.clone());
@@ -118,7 +118,7 @@ fn placed(error: Error, place: Option<controllerbus::error::Location>) -> Error 
     }
 }
 
-/// The schemas of all configs that are known, by config id.
+/// All known schemas, by config id.
 async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     let mut configs = BTreeMap::new();
     let mut add = |id: &str, schema: &str| {
@@ -140,7 +140,7 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     if let Some(address) = &from.connect {
         let token_file = from.token_file.clone();
         let connect_to = Some(address.clone());
-        let to = To::of(&Connect { connect: connect_to, token_file, tls_ca: None, tls_cert: None, tls_key: None })?;
+        let to = daemon(&Connect { connect: connect_to, token_file, tls_ca: None, tls_cert: None, tls_key: None })?;
         let mut client = connect(&to).await?;
         let found = client.list_factories(ListFactoriesRequest {}).await.map_err(refused(&to))?.into_inner();
         for factory in found.factories {
@@ -151,7 +151,7 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
 }
 
 fn plugin_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir).map_err(io("listing the plugins folder", dir))?;
+    let entries = std::fs::read_dir(dir).map_err(io("listing the plugins directory", dir))?;
     let plugin = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         [".cbus.so", ".cbus.dylib", ".cbus.dll"].iter().any(|ending| name.ends_with(ending))

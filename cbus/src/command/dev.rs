@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use controllerbus_api::{CONFIG_ID, Journal};
 use hot_runtime::Trust;
 use miette::Result;
 
-use crate::api::CONFIG_ID;
 use crate::cli::Dev;
 use crate::command::run::{asked_to_end, serve, serve_api, specs, watcher};
-use crate::daemon::{ConfigFile, Host, Journal, Options, set_up_logs};
+use crate::daemon::{self, ConfigFile, Options, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
 use crate::text::tell;
@@ -30,15 +30,15 @@ pub async fn run(args: Dev) -> Result<()> {
     let set = file.as_mut().map(ConfigFile::read).transpose()?;
     let plugins = specs(&crates, args.release).await?;
     let names: Vec<String> = plugins.iter().map(|spec| spec.id.clone()).collect();
-    // From here on the view is what is seen; what went wrong before is told as it is.
+    // From here on, only the view is visible; earlier errors were printed as usual.
     set_up_logs(args.logging.log.clone(), &journal, (!live).then_some(args.logging.log_format));
-    let host = Host::new(Arc::clone(&journal));
+    let host = daemon::new(Arc::clone(&journal));
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     let name: String = names[0].chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(32).collect();
     let api = if configured { None } else { serve_api(&host, &args.api, &name).await? };
     match &config {
-        Some(config) => tracing::info!(target: "cbus", "running what {} says", config.display()),
-        None => tracing::warn!(target: "cbus", "no config: nothing runs; give one, such as config.yaml"),
+        Some(config) => tracing::info!(target: "cbus", "running the config set in {}", config.display()),
+        None => tracing::warn!(target: "cbus", "no config, so nothing will run; pass one, such as config.yaml"),
     }
     let options = Options {
         plugins,
@@ -52,7 +52,7 @@ pub async fn run(args: Dev) -> Result<()> {
         probation: args.probation,
         watcher: watcher(&args.polling),
     };
-    let serving = serve(&host, file.zip(set), options, "ready: save a file, and it is swapped in");
+    let serving = serve(&host, file.zip(set), options, "ready: saved changes are swapped in");
     let title = view::Title { plugins: names, api, last_words: args.last_words };
     let watching = async { if live { view::run(&host, &title).await } else { std::future::pending().await } };
     let (mut asked_by, ending) = (None, asked_to_end());
@@ -60,20 +60,20 @@ pub async fn run(args: Dev) -> Result<()> {
         result = serving => result,
         result = watching => result,
         signal = ending => { asked_by = Some(signal); Ok(()) }
-        () = hang_up(live) => { asked_by = Some("the terminal went away"); Ok(()) }
+        () = hang_up(live) => { asked_by = Some("the terminal is gone"); Ok(()) }
     };
     match asked_by {
-        Some(signal) => tell(&format!("Ending: {signal}")),
-        None => tell("Ending"),
+        Some(signal) => tell(&format!("Shutting down: {signal}")),
+        None => tell("Shutting down"),
     }
-    let left = host.end().await;
+    let left = daemon::end(&host).await;
     if !left.is_empty() {
-        tell(&format!("Did not end in time, and ends with this process: {}", left.join("; ")));
+        tell(&format!("Did not shut down in time, and ends with this process: {}", left.join("; ")));
     }
     result
 }
 
-/// Waits for the end of the terminal that shows the view. Without a view, what the system does about it stands.
+/// Waits until the terminal that shows the view is gone. Without a view, the system's default applies.
 #[cfg(unix)]
 async fn hang_up(live: bool) {
     use tokio::signal::unix::{SignalKind, signal};
@@ -89,17 +89,17 @@ async fn hang_up(_: bool) {
     std::future::pending().await
 }
 
-/// Which of the arguments are crates, and which is the config. Without one, the first crate's own is taken.
+/// Which arguments are crates, and which is the config. The default is a crate's own config.yaml.
 fn sort(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Option<PathBuf>)> {
     let config = |path: &Path| {
         path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
     };
     let (configs, crates): (Vec<PathBuf>, Vec<PathBuf>) = paths.iter().cloned().partition(|path| config(path));
     if configs.len() > 1 {
-        return Err(report("more than one config file", "put their keys into one"));
+        return Err(report("more than one config file", "merge them into one"));
     }
     if crates.is_empty() {
-        return Err(report("no crate", "name the folder of a controller crate; `cbus new NAME` makes one"));
+        return Err(report("no crate", "pass the directory of a controller crate; `cbus new NAME` creates one"));
     }
     let own = || crates.iter().map(|path| path.join("config.yaml")).find(|path| path.is_file());
     let config = configs.into_iter().next().or_else(own);

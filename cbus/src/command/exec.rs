@@ -1,22 +1,22 @@
-//! `cbus exec`: controllers of a config set on a daemon's bus.
+//! `cbus exec`: runs the controllers of a config set on a daemon's bus.
 
 use std::io::Read;
 use std::path::Path;
 
+use controllerbus_api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
 use crate::cli::Exec;
+use crate::client::{connect, daemon, refused};
 use crate::report::{io, report};
 use crate::text::{print_json, print_line};
 
 pub async fn run(args: &Exec) -> Result<()> {
     let Some(file) = &args.file else { return remove(args).await };
     let (text, name) = read(file)?;
-    // What is wrong with the text is told here, with its lines.
+    // Errors in the text are reported here, where its lines are known.
     crate::daemon::parse_config(&text, &name)?;
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let request = ExecuteRequest { config_set: text, name, attach: args.attach };
     let mut told = client.execute(request).await.map_err(refused(&to))?.into_inner();
@@ -36,17 +36,16 @@ pub async fn run(args: &Exec) -> Result<()> {
         }
         last = response.configs;
     }
-    let is_bad = |config: &&Config| ["failed", "refused"].contains(&config.state.as_str());
-    let failed: Vec<&str> = last.iter().filter(is_bad).map(|config| config.key.as_str()).collect();
+    let failed: Vec<&str> = last.iter().filter(|config| config.is_bad()).map(|config| config.key.as_str()).collect();
     if args.attach {
-        return Err(report(format!("the daemon at {} went away", to.address), ""));
+        return Err(super::went_away(&to));
     }
     if failed.is_empty() {
         return Ok(());
     }
     Err(report(
         format!("{} did not start", failed.join(", ")),
-        "it is tried again; `cbus controllers` tells how it does",
+        "it will be retried; `cbus controllers` shows its state",
     ))
 }
 
@@ -56,7 +55,7 @@ fn line(config: &Config) -> String {
 }
 
 async fn remove(args: &Exec) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let asked = client.remove_configs(RemoveConfigsRequest { keys: args.remove.clone() }).await;
     let removed = asked.map_err(refused(&to))?.into_inner().removed;

@@ -1,4 +1,4 @@
-//! `cbus inspect`: what a plugin file is, read and verified, never executed.
+//! `cbus inspect`: what is in a plugin file; none of its code is run.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::report::{explain, report};
 use crate::schema::fields;
 use crate::text;
 
-/// What is known of a plugin file.
+/// What is known about a plugin file.
 #[derive(Serialize)]
 struct Inspected {
     file: PathBuf,
@@ -28,9 +28,9 @@ struct Inspected {
     boundary: u32,
     min_runtime: String,
     entry: String,
-    /// Why it cannot be loaded here; none if it can.
+    /// Why it cannot be loaded here, if it cannot.
     unfit: Option<String>,
-    /// What its signature says, if there is one beside it. Not verified: `cbus verify` does that.
+    /// What the signature next to it says, if there is one. Not verified: `cbus verify` does that.
     signature: Option<Signature>,
     factories: Vec<Factory>,
 }
@@ -49,7 +49,7 @@ struct Factory {
     #[serde(rename = "crate")]
     crate_name: String,
     config: String,
-    /// The JSON schema of the config.
+    /// The config's JSON schema.
     schema: serde_json::Value,
     resolves: Vec<String>,
 }
@@ -83,7 +83,7 @@ pub async fn run(args: &Inspect) -> Result<()> {
     }
     for factory in &found.factories {
         text::print_line("");
-        text::print_line(&format!("controller {} {}, of crate {}", factory.id, factory.version, factory.crate_name));
+        text::print_line(&format!("controller {} {}, from crate {}", factory.id, factory.version, factory.crate_name));
         if !factory.description.is_empty() {
             text::print_line(&format!("  {}", escaped(&factory.description)));
         }
@@ -146,7 +146,7 @@ async fn read(path: &Path) -> Result<Inspected> {
     })
 }
 
-/// What the signature beside a file says of itself.
+/// The signature next to a file, unverified.
 fn read_signature(path: &Path) -> Option<Signature> {
     let file = hot_runtime::sign::signature_path(path);
     let text = std::fs::read_to_string(&file).ok()?;

@@ -1,23 +1,32 @@
-//! One file for each command.
+//! One file for each command; those about signatures share one.
 
 mod build;
-mod client;
+mod bus;
 mod completions;
 mod config;
+mod controllers;
 mod dev;
+mod directives;
+mod events;
 mod exec;
 mod inspect;
+mod logs;
 mod new;
 mod page;
+mod plugins;
+mod reload;
+mod rollback;
 mod run;
 mod sign;
+mod unload;
 mod watch;
 
-use miette::Result;
+use controllerbus_api::Connection;
+use miette::{Report, Result};
 
 use crate::cli::{Command, Config};
 
-/// Runs a command to its end.
+/// Runs a command to completion.
 pub async fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::New(args) => new::run(&args).await,
@@ -29,19 +38,24 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Keygen(args) => sign::keygen(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Run(args) => run::run(args).await,
-        Command::Bus(args) => client::bus(&args).await,
-        Command::Plugins(args) => client::plugins(&args).await,
-        Command::Controllers(args) => client::controllers(&args).await,
-        Command::Directives(args) => client::directives(&args).await,
+        Command::Bus(args) => bus::run(&args).await,
+        Command::Plugins(args) => plugins::run(&args).await,
+        Command::Controllers(args) => controllers::run(&args).await,
+        Command::Directives(args) => directives::run(&args).await,
         Command::Exec(args) => exec::run(&args).await,
-        Command::Reload(args) => client::reload(&args).await,
-        Command::Rollback(args) => client::roll_back(&args).await,
-        Command::Unload(args) => client::unload(&args).await,
-        Command::Logs(args) => client::logs(args).await,
-        Command::Events(args) => client::events(&args).await,
+        Command::Reload(args) => reload::run(&args).await,
+        Command::Rollback(args) => rollback::run(&args).await,
+        Command::Unload(args) => unload::run(&args).await,
+        Command::Logs(args) => logs::run(args).await,
+        Command::Events(args) => events::run(&args).await,
         Command::Page(args) => page::run(&args).await,
         Command::Config(Config::Schema(args)) => config::schema(&args).await,
         Command::Config(Config::Check(args)) => config::check(&args).await,
         Command::Completions(args) => completions::run(&args),
     }
+}
+
+/// A stream that should have continued has ended.
+fn went_away(to: &Connection) -> Report {
+    crate::report::report(format!("the daemon at {} went away", to.address()), "")
 }

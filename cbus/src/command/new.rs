@@ -1,4 +1,4 @@
-//! `cbus new`: a controller crate that builds, with a test and a README.
+//! `cbus new`: creates a controller crate, with a test and a README.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,11 @@ use crate::cli::New;
 use crate::report::{io, report};
 use crate::text;
 
-/// The `controllerbus` that this program was built with, where it was built from a checkout that is still there.
+/// The `controllerbus` crate that this program was built with, if it was built from a checkout that still exists.
 const BESIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controllerbus");
 
 pub async fn run(args: &New) -> Result<()> {
-    // Cargo knows which names are good, and makes the crate a member of the workspace that it lies in.
+    // Cargo knows which names are valid, and adds the crate to the workspace around it.
     let made = Command::new("cargo")
         .args(["new", "--lib", "--quiet", "--edition", "2024"])
         .arg(&args.path)
@@ -26,10 +26,10 @@ pub async fn run(args: &New) -> Result<()> {
         let said = String::from_utf8_lossy(&made.stderr);
         let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
         let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        // Cargo's causes come below, the one that matters last.
+        // Cargo lists the causes below, the root cause last.
         let cause = lines.skip_while(|line| *line != "Caused by:").last().map(|cause| format!(": {cause}"));
-        let message = format!("no crate was made: {first}{}", cause.unwrap_or_default());
-        return Err(report(message, "choose another name or folder"));
+        let message = format!("no crate was created: {first}{}", cause.unwrap_or_default());
+        return Err(report(message, "choose another name or directory"));
     }
     let manifest = args.path.join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest).map_err(io("reading the new manifest", &manifest))?;
@@ -44,8 +44,8 @@ pub async fn run(args: &New) -> Result<()> {
             let dir = dir.canonicalize().map_err(io("finding the controllerbus crate", dir))?;
             if !file.is_file() {
                 return Err(report(
-                    format!("{} is no crate: it has no Cargo.toml", dir.display()),
-                    "give the folder of the `controllerbus` crate",
+                    format!("{} is not a crate: it has no Cargo.toml", dir.display()),
+                    "pass the directory of the `controllerbus` crate",
                 ));
             }
             path_dependency(&dir)
@@ -68,7 +68,7 @@ pub async fn run(args: &New) -> Result<()> {
     };
     let write = |path: PathBuf, text: String| {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(io("making a folder", folder))?;
+            std::fs::create_dir_all(folder).map_err(io("creating a directory", folder))?;
         }
         std::fs::write(&path, text).map_err(io("writing the new crate", &path))
     };
@@ -78,12 +78,12 @@ pub async fn run(args: &New) -> Result<()> {
     write(args.path.join("README.md"), fill(include_str!("new/README.md")))?;
     write(args.path.join("config.yaml"), fill(include_str!("new/config.yaml")))?;
     let at = args.path.display();
-    text::print_line(&format!("Made the controller `{id}` in {at}"));
+    text::print_line(&format!("Created the controller `{id}` in {at}"));
     text::print_line("");
     let steps = [
-        (format!("cbus dev {at}"), "build it, run it with its config.yaml, swap it in at each save"),
+        (format!("cbus dev {at}"), "build it, run it with its config.yaml, and swap in every save"),
         (format!("cd {at} && cargo test"), "test it as an ordinary crate"),
-        (format!("cbus build {at}"), "make a plugin file of it"),
+        (format!("cbus build {at}"), "build it into a plugin file"),
     ];
     let widest = steps.iter().map(|(command, _)| command.chars().count()).max().unwrap_or_default();
     for (command, what) in steps {
@@ -101,7 +101,7 @@ fn path_dependency(dir: &Path) -> String {
     format!("path = {}", toml::Value::String(dir.to_string_lossy().into_owned()))
 }
 
-/// The manifest of the workspace that a crate lies in, which may be the crate's own.
+/// The manifest of a crate's workspace, which may be the crate's own.
 async fn workspace_root(manifest: &Path) -> Option<PathBuf> {
     let found = Command::new("cargo")
         .args(["locate-project", "--workspace", "--message-format", "plain", "--manifest-path"])
@@ -112,7 +112,7 @@ async fn workspace_root(manifest: &Path) -> Option<PathBuf> {
     found.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()))
 }
 
-/// The names that the workspace's crates may share.
+/// The names of the workspace's shared dependencies.
 fn workspace_dependencies(manifest: &Path) -> Vec<String> {
     let read = || -> Option<Vec<String>> {
         let manifest: toml::Table = toml::from_str(&std::fs::read_to_string(manifest).ok()?).ok()?;

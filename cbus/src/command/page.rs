@@ -1,28 +1,28 @@
-//! `cbus page`: a daemon's page in a browser.
+//! `cbus page`: opens a daemon's page in a browser.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use controllerbus_api::proto::OpenPageRequest;
+use controllerbus_api::{Address, sockets};
 use miette::Result;
 
-use crate::api::client::{To, connect, refused};
-use crate::api::proto::OpenPageRequest;
-use crate::api::{Address, sockets};
 use crate::cli::Page;
+use crate::client::{connect, daemon, refused};
 use crate::text::print_line;
 
-/// A page that leads to the daemon's is removed by the next command after this time.
+/// After how long the next command removes a file that redirects to a daemon's page.
 const OLD: Duration = Duration::from_secs(60);
 
 pub async fn run(args: &Page) -> Result<()> {
-    let to = To::of(&args.to)?;
+    let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let opened = client.open_page(OpenPageRequest {}).await.map_err(refused(&to))?.into_inner();
-    let link = match &to.address {
+    let link = match to.address() {
         Address::Tcp { .. } if opened.port == 0 => {
-            let scheme = if to.tls() { "https" } else { "http" };
-            format!("{scheme}://{}/login?code={}", to.address, opened.code)
+            let scheme = if to.is_tls() { "https" } else { "http" };
+            format!("{scheme}://{}/login?code={}", to.address(), opened.code)
         }
         _ => format!("http://127.0.0.1:{}/login?code={}", opened.port, opened.code),
     };
@@ -33,8 +33,8 @@ pub async fn run(args: &Page) -> Result<()> {
     Ok(())
 }
 
-/// Has a browser open the link, if there is one. Every user of the machine can see a program's arguments, so the browser is
-/// given a file that only this user can read, which leads there.
+/// Opens the link in a browser, if there is one. A program's arguments are visible to every user of the machine, so the
+/// browser gets a file instead that only this user can read and that redirects to the link.
 fn open(link: &str) {
     let Ok(folder) = sockets::folder() else { return };
     remove_old(&folder);
@@ -45,7 +45,7 @@ fn open(link: &str) {
 }
 
 fn write(folder: &Path, link: &str) -> Option<PathBuf> {
-    // The file is made for its owner only, whatever the umask.
+    // Only its owner can read the file, whatever the umask.
     let mut made = tempfile::Builder::new().prefix("page-").suffix(".html").tempfile_in(folder).ok()?;
     let text =
         format!("<!doctype html><meta http-equiv=\"refresh\" content=\"0; url={link}\"><title>ControllerBus</title>");

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use controllerbus::{BusError, ConfigSet};
+use controllerbus::ConfigSet;
+use controllerbus_api::{Address, ApiConfig, CONFIG_ID, Host, Journal, sockets};
 use hot_runtime::sign::PublicKey;
 use hot_runtime::watch::Watcher;
 use hot_runtime::{PluginSpec, Trust};
 use miette::Result;
 
-use crate::api::controller::{self, ApiConfig};
-use crate::api::{Address, CONFIG_ID, sockets};
 use crate::cli::{self, Api, Listen, Run};
-use crate::daemon::{ConfigFile, Host, Journal, Options, service, set_up_logs};
+use crate::daemon::{self, ConfigFile, Options, service, set_up_logs};
 use crate::pipeline::{absolute, read_crates, target_dir};
-use crate::report::{explain, report};
+use crate::report::{explain, explain_api, report};
 
 pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
     set_up_logs(args.logging.log.clone(), &journal, Some(args.logging.log_format));
-    // What is wrong with the arguments is told before anything begins.
+    // Errors in the arguments are reported before anything starts.
     let mut config = args.config.as_deref().map(ConfigFile::new);
     let set = config.as_mut().map(ConfigFile::read).transpose()?;
     let plugins = specs(&args.watch, args.release).await?;
@@ -26,11 +25,14 @@ pub async fn run(args: Run) -> Result<()> {
         && !dir.is_dir()
     {
         if dir.exists() {
-            return Err(report(format!("{} is no folder", dir.display()), "--plugins names a folder of plugin files"));
+            return Err(report(
+                format!("{} is not a directory", dir.display()),
+                "--plugins expects a directory of plugin files",
+            ));
         }
         return Err(report(
-            format!("there is no folder {}", dir.display()),
-            format!("make it with `mkdir -p {}`; plugin files that come later are loaded then", dir.display()),
+            format!("there is no directory {}", dir.display()),
+            format!("create it with `mkdir -p {}`; plugin files that are added later will be loaded", dir.display()),
         ));
     }
     let no_plugins = plugins.is_empty() && args.plugins.is_none();
@@ -48,32 +50,32 @@ pub async fn run(args: Run) -> Result<()> {
     };
 
     let ending = asked_to_end();
-    let host = Host::new(journal);
+    let host = daemon::new(journal);
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     if !configured {
         serve_api(&host, &args.api, sockets::DEFAULT_NAME).await?;
     }
     if no_plugins {
-        tracing::warn!(target: "cbus", "no plugins: give --plugins DIR, or --watch CRATE");
+        tracing::warn!(target: "cbus", "no plugins: pass --plugins DIR or --watch CRATE");
     }
     let served = serve(&host, config.zip(set), options, "ready");
     let result = tokio::select! {
         result = served => result,
         () = service::keep_telling(&host) => Ok(()),
         signal = ending => {
-            tracing::info!(target: "cbus", "{signal}: ending");
+            tracing::info!(target: "cbus", "{signal}: shutting down");
             Ok(())
         }
     };
     service::stopping();
-    let left = host.end().await;
+    let left = daemon::end(&host).await;
     if !left.is_empty() {
-        tracing::warn!(target: "cbus", "did not end in time, and ends with the process: {}", left.join("; "));
+        tracing::warn!(target: "cbus", "did not shut down in time, and ends with the process: {}", left.join("; "));
     }
     result
 }
 
-/// Runs the configs and the plugins of a host, and follows them, until it is dropped.
+/// Runs the configs and plugins of a host and follows their changes, until it is dropped.
 pub async fn serve(
     host: &Arc<Host>,
     config: Option<(ConfigFile, ConfigSet)>,
@@ -85,11 +87,11 @@ pub async fn serve(
     if let Some((mut file, set)) = config {
         file.apply(&host.bus, set).await?;
         reread = Some(file.clone());
-        // Followed from the start on: the first build may take a while.
+        // Followed from the start: the first build may take a while.
         let (bus, watcher, followed) = (host.bus.clone(), options.watcher.clone(), file.clone());
         following = Some((file, tokio::spawn(async move { followed.follow(bus, &watcher).await })));
     }
-    host.start(options).await?;
+    daemon::start(host, options).await?;
     tracing::info!(target: "cbus", "{ready}");
     service::ready(host);
     tokio::spawn(reload_when_asked(Arc::clone(host), reread));
@@ -100,8 +102,8 @@ pub async fn serve(
     std::future::pending().await
 }
 
-/// Reads the config again at each SIGHUP, as a service manager asks for it. Where a person has started the daemon in a
-/// terminal, the end of that ends the daemon, as it ends others.
+/// Reloads the config on each SIGHUP, as service managers expect. If the daemon was started in a terminal, SIGHUP means
+/// that the terminal is gone, and ends the daemon.
 async fn reload_when_asked(host: Arc<Host>, mut file: Option<ConfigFile>) {
     while hung_up().await {
         service::reloading();
@@ -111,9 +113,9 @@ async fn reload_when_asked(host: Arc<Host>, mut file: Option<ConfigFile>) {
                 Err(error) => Err(error),
             };
             match applied {
-                Ok(()) => tracing::info!(target: "cbus", "SIGHUP: the config was read again"),
+                Ok(()) => tracing::info!(target: "cbus", "SIGHUP: the config was reloaded"),
                 Err(error) => {
-                    tracing::error!(target: "cbus", "SIGHUP: what runs goes on without the change:\n{error:?}");
+                    tracing::error!(target: "cbus", "SIGHUP: the config has errors; the running configuration is unchanged:\n{error:?}");
                 }
             }
         }
@@ -121,7 +123,7 @@ async fn reload_when_asked(host: Arc<Host>, mut file: Option<ConfigFile>) {
     }
 }
 
-/// Waits for a SIGHUP; false where none is waited for.
+/// Waits for a SIGHUP; false if the signal is left alone.
 #[cfg(unix)]
 async fn hung_up() -> bool {
     use std::io::IsTerminal;
@@ -142,23 +144,23 @@ async fn hung_up() -> bool {
     false
 }
 
-/// Puts the controllers that serve the API on the bus, one for this user's socket and one for TCP where that is asked for,
-/// and says where it is; fails if one cannot listen.
+/// Adds the controllers that serve the API, one for this user's socket and, if requested, one for TCP. Returns the
+/// address; fails if one of them cannot listen.
 pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option<String>> {
     let (socket, tcp) = match &api.listen {
         Some(Listen::Off) => return Ok(None),
         None => (None, None),
         Some(Listen::At(Address::Unix(path))) => (Some(Address::Unix(absolute(path))), None),
-        Some(Listen::At(Address::Named(name))) => (Some(sockets::of(name)?), None),
+        Some(Listen::At(Address::Named(name))) => (Some(sockets::of(name).map_err(explain_api)?), None),
         Some(Listen::At(tcp)) => (None, Some(tcp.clone())),
     };
     if tcp.is_none() && (api.token_file.is_some() || api.tls_cert.is_some()) {
-        return Err(report("tokens and certificates are for those who come by TCP", "give --listen HOST:PORT too"));
+        return Err(report("tokens and certificates are for clients over TCP", "pass --listen HOST:PORT too"));
     }
     let socket = match socket {
-        // Where there are no sockets, TCP is all there is.
+        // Without Unix sockets, TCP is all there is.
         None if cfg!(not(unix)) && tcp.is_some() => None,
-        None => Some(sockets::of(api.name.as_deref().unwrap_or(name))?),
+        None => Some(sockets::of(api.name.as_deref().unwrap_or(name)).map_err(explain_api)?),
         given => given,
     };
     let text = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
@@ -166,42 +168,34 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
     for (key, address) in [(CONFIG_ID.to_owned(), socket), (format!("{CONFIG_ID}/tcp"), tcp)] {
         let Some(address) = address else { continue };
         let tcp = matches!(address, Address::Tcp { .. });
-        let config = ApiConfig {
-            listen: address.to_string(),
-            allow_exec: api.allow_exec,
-            allow_control: api.allow_control,
-            token_file: text(&api.token_file).filter(|_| tcp),
-            tls_cert: text(&api.tls_cert).filter(|_| tcp),
-            tls_key: text(&api.tls_key).filter(|_| tcp),
-            tls_client_ca: text(&api.tls_client_ca).filter(|_| tcp),
-        };
-        // What keeps it from listening at the start is told, not retried.
-        let failed = |error: BusError| report(format!("the bus API: {error}"), "");
-        let address = controller::prepare(config.clone(), host).await.map_err(|error| failed(error.into()))?;
-        let mut set = ConfigSet::new();
-        let wrong = |error: BusError| report(error.to_string(), "");
-        set.insert(&key, 0, &config).map_err(wrong)?;
-        host.bus.apply(set).await.map_err(wrong)?;
-        host.bus.watch_config(&key).running().await.map_err(failed)?;
+        let mut config = ApiConfig::at(address.to_string()).allow_exec(api.allow_exec).allow_control(api.allow_control);
+        if tcp {
+            config.token_file = text(&api.token_file);
+            config.tls_cert = text(&api.tls_cert);
+            config.tls_key = text(&api.tls_key);
+            config.tls_client_ca = text(&api.tls_client_ca);
+        }
+        let served = host.serve_as(&key, config).await;
+        let address = served.map_err(|error| report(format!("the bus API: {error}"), ""))?;
         shown = Some(address);
     }
     Ok(shown)
 }
 
-/// Who tells of changes of files.
+/// How changes of files are noticed.
 pub fn watcher(polling: &cli::Polling) -> Watcher {
     polling.poll.map_or_else(Watcher::new, |seconds| Watcher::polling(seconds.into()))
 }
 
-/// Whom the command line trusts: with keys what they have signed, and, unless a signature is required, what is not signed;
-/// without any, whatever its owner has put where nobody else may write.
+/// What the command line trusts: files signed by the given keys and, unless a signature is required, unsigned ones.
+/// Either way, nobody but their owner may be able to write them.
 fn read_trust(trust: &cli::Trust) -> Result<Trust> {
     let keys = trust.trust_key.iter().map(|file| PublicKey::read(file).map_err(explain)).collect::<Result<Vec<_>>>()?;
     let trusted = Trust::keys(keys);
     Ok(if trust.require_signature { trusted } else { trusted.or_unsigned() })
 }
 
-/// The plugins that are made of crates, each under its crate's name.
+/// One plugin for each crate, under the crate's name.
 pub async fn specs(crates: &[std::path::PathBuf], release: bool) -> Result<Vec<PluginSpec>> {
     let mut specs = Vec::new();
     for path in crates {
@@ -214,7 +208,7 @@ pub async fn specs(crates: &[std::path::PathBuf], release: bool) -> Result<Vec<P
     Ok(specs)
 }
 
-/// Listens for SIGTERM and Ctrl-C from now on, and waits for one; names it. A second one ends the process at once.
+/// Listens for SIGTERM and Ctrl-C from now on, and returns the name of the first. A second one ends the process at once.
 pub fn asked_to_end() -> impl Future<Output = &'static str> {
     let first = one_signal();
     async {

@@ -1,4 +1,4 @@
-//! `cbus verify`, `cbus sign` and `cbus keygen`: who made a plugin file.
+//! `cbus verify`, `cbus sign` and `cbus keygen`.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ struct Verified {
     id: String,
     version: String,
     hash: String,
-    /// The key that signed it; none if no key was asked for.
+    /// The key that signed it; none if no key was given.
     signed_by: Option<String>,
 }
 
@@ -28,7 +28,7 @@ pub async fn verify(args: Verify) -> Result<()> {
     let found = blocking(move || {
         let keys = args.key.iter().map(|key| PublicKey::read(key)).collect::<hot_runtime::Result<Vec<_>>>()?;
         let trust = if keys.is_empty() { Trust::anyone() } else { Trust::keys(keys) };
-        // It is about the file, wherever it lies now, and is not loaded from there.
+        // The check is about the file itself: it is not loaded from where it is now.
         let artifact = Checks::new(trust).allow_world_writable(true).verify(&args.file)?;
         Ok(Verified {
             file: args.file,
@@ -45,9 +45,14 @@ pub async fn verify(args: Verify) -> Result<()> {
     }
     let signed = match &found.signed_by {
         Some(key) => format!("signed by key {key}"),
-        None => "its signature was not looked at (no --key)".to_owned(),
+        None => "its signature was not checked (no --key)".to_owned(),
     };
-    print_line(&format!("{}: {} {} is whole and loads here; {signed}", file.display(), found.id, found.version));
+    print_line(&format!(
+        "{}: {} {} is intact and can be loaded here; {signed}",
+        file.display(),
+        found.id,
+        found.version
+    ));
     Ok(())
 }
 
@@ -59,7 +64,7 @@ pub async fn sign(args: Sign) -> Result<()> {
         Ok((sign::sign(&args.file, &key)?, key.id()))
     })
     .await?;
-    print_line(&format!("{}  by key {key}", path.display()));
+    print_line(&format!("{}  signed by key {key}", path.display()));
     Ok(())
 }
 
@@ -68,9 +73,9 @@ pub async fn keygen(args: Keygen) -> Result<()> {
     let password = password(args.password_file.as_deref())?;
     let (secret, public) = (args.secret.clone(), args.public.clone());
     let key = blocking(move || sign::generate(&args.secret, &args.public, password.as_deref())).await?;
-    print_line(&format!("Made the key {}", key.id()));
-    print_line(&format!("  {}    keep it to yourself: `cbus sign FILE --key {0}`", secret.display()));
-    print_line(&format!("  {}    give it to others: `cbus run --trust-key {0} --require-signature`", public.display()));
+    print_line(&format!("Generated key {}", key.id()));
+    print_line(&format!("  {}    keep it secret: `cbus sign FILE --key {0}`", secret.display()));
+    print_line(&format!("  {}    share it: `cbus run --trust-key {0} --require-signature`", public.display()));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `cbus watch`: a build, and another one on each change.
+//! `cbus watch`: builds, and rebuilds on every change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,23 +16,23 @@ use crate::pipeline::{Job, Output};
 use crate::report::{explain, tell};
 use crate::text;
 
-/// A save is several file events in a row: how long no further one must come.
+/// A save causes several file events in a row: how long there must be no further one.
 const QUIET: Duration = Duration::from_millis(5);
 
 /// How long to wait for quiet at most.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// How often in a row a build is stopped because an input has changed.
+/// How many builds in a row are cancelled because an input has changed.
 const OVERTAKEN: usize = 5;
 
 pub async fn run(args: Watch) -> Result<()> {
     let mut job = Job::new(&args.source, Some(&args.output)).await?;
-    // What is to be watched is known once it has been read.
+    // Reading the crates finds out what to watch.
     job.builder.generate().await.map_err(explain)?;
     let inputs = job.builder.inputs();
     let mut following = watcher(&args.polling).follow();
     following.set(inputs.watched());
-    text::tell(&format!("Watching {}; Ctrl-C ends it", job.crates.join(", ")));
+    text::tell(&format!("Watching {}; press Ctrl-C to stop", job.crates.join(", ")));
     let mut last: Option<Output> = None;
     let mut told = false;
     let mut overtaken = 0;
@@ -43,9 +43,8 @@ pub async fn run(args: Watch) -> Result<()> {
             tokio::pin!(building);
             tokio::select! {
                 result = &mut building => Some(result),
-                // What is always being written is built all the same.
+                // Inputs that never stop changing must not prevent builds for ever.
                 () = changed(&inputs, &mut following), if overtaken < OVERTAKEN => {
-                    // What is being built is out of date.
                     cancel.cancel();
                     let _ = building.await;
                     None
@@ -68,7 +67,7 @@ pub async fn run(args: Watch) -> Result<()> {
                     text::tell_compiler(&message.rendered);
                 }
                 if let Some(why) = built.why_full_link.as_ref().filter(|_| !told) {
-                    eprintln!("All of the plugin is linked after each edit, which takes longer: {why}");
+                    eprintln!("The whole plugin is relinked after each edit, which takes longer: {why}");
                     told = true;
                 }
                 let output = Output::of(&job, built);
@@ -85,11 +84,11 @@ pub async fn run(args: Watch) -> Result<()> {
             }
             Err(Error::Build { rendered, .. }) => {
                 text::tell_compiler(&rendered);
-                text::tell(&format!("{} does not build; what was built before stays", job.id));
+                text::tell(&format!("{} does not build; the previous build is kept", job.id));
             }
             Err(error) => tell(&explain(error)),
         }
-        // A dependency may have come or gone with the edit.
+        // The edit may have added or removed a dependency.
         following.set(inputs.watched());
         tokio::select! {
             () = changed(&inputs, &mut following) => {}
@@ -98,7 +97,7 @@ pub async fn run(args: Watch) -> Result<()> {
     }
 }
 
-/// Waits until what is in an input is not what it was when the last build began.
+/// Waits until the content of an input differs from what the last build has read.
 async fn changed(inputs: &Inputs, following: &mut Following) {
     loop {
         following.changed().await;
@@ -110,7 +109,7 @@ async fn changed(inputs: &Inputs, following: &mut Following) {
     }
 }
 
-/// Removes the last build's file, where each build has a name of its own.
+/// Removes the last build's file if every build has its own name.
 fn remove_older(pattern: &Path, old: &PathBuf, new: &PathBuf) {
     if pattern.to_string_lossy().contains(BUILD_HASH) && old != new {
         let _ = std::fs::remove_file(old);

@@ -1,4 +1,4 @@
-//! The config file of a daemon: read, applied, followed, and applied again on each change.
+//! The config file of a daemon: read, applied, and reapplied on every change.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use miette::Result;
 
 use crate::report::{explain_bus, io};
 
-/// A save is several file events in a row: how long no further one must come.
+/// A save causes several file events in a row: how long there must be no further one.
 const QUIET: Duration = Duration::from_millis(20);
 
 /// How long to wait for quiet at most.
@@ -24,9 +24,10 @@ pub struct ConfigFile {
     path: PathBuf,
     /// The keys that came from the file.
     keys: BTreeSet<String>,
-    /// The file as one who applies configs: what it loses goes, whoever else applied it, and a lower revision counts.
+    /// The file as an owner of configs: keys that it loses are removed even if others applied them too, and its revisions
+    /// can go back.
     owner: Option<Arc<ConfigOwner>>,
-    /// What was read last.
+    /// The text that was last read.
     text: Option<String>,
 }
 
@@ -42,15 +43,15 @@ impl ConfigFile {
         parse(self.text.insert(text), &self.path.to_string_lossy())
     }
 
-    /// Applies a set in place of the last one of this file.
+    /// Applies a set in place of the file's previous one.
     pub async fn apply(&mut self, bus: &Bus, set: ConfigSet) -> Result<()> {
         self.keys = set.iter().map(|(key, _)| key.to_owned()).collect();
         let owner = self.owner.get_or_insert_with(|| Arc::new(bus.config_owner()));
         owner.apply(set).await.map(drop).map_err(|error| explain_bus(&error, None))
     }
 
-    /// Tells what keeps configs of the file from running. What waits for a plugin that is being built is no problem yet,
-    /// so this is for when the plugins are there.
+    /// Logs why configs of the file are not running. Waiting for a plugin that is still being built is not a problem, so
+    /// this is for when the plugins are there.
     pub fn tell_problems(&self, bus: &Bus) {
         for state in bus.configs().iter().filter(|state| self.keys.contains(&state.key)) {
             if let Some(problem) = &state.problem {
@@ -59,7 +60,7 @@ impl ConfigFile {
         }
     }
 
-    /// Follows the file for as long as this is polled, through links, from what was read last.
+    /// Follows the file, through links, for as long as this is polled; what was last read is not applied again.
     pub async fn follow(mut self, bus: Bus, watcher: &Watcher) {
         let mut following = watcher.follow();
         following.set([Watched::File(self.path.clone())]);
@@ -67,7 +68,7 @@ impl ConfigFile {
             following.changed().await;
             following.settle(QUIET, SETTLED).await;
             let text = std::fs::read_to_string(&self.path).ok();
-            // One that is away is being replaced, or comes back.
+            // A missing file is being replaced, or will come back.
             if text.is_none() || text == self.text {
                 continue;
             }
@@ -75,20 +76,20 @@ impl ConfigFile {
             match self.read() {
                 Ok(set) => match self.apply(&bus, set).await {
                     Ok(()) => {
-                        tracing::info!(target: "cbus", "{file} applied again");
+                        tracing::info!(target: "cbus", "{file} was reapplied");
                         self.tell_problems(&bus);
                     }
                     Err(error) => tracing::error!(target: "cbus", "{file}: {error}"),
                 },
                 Err(error) => {
-                    tracing::error!(target: "cbus", "what runs goes on without the change of {file}:\n{error:?}");
+                    tracing::error!(target: "cbus", "{file} has errors; the running configuration is unchanged:\n{error:?}");
                 }
             }
         }
     }
 }
 
-/// Reads a config set, with the place in the text where it is wrong.
+/// Parses a config set; errors have their location in the text.
 pub fn parse(text: &str, name: &str) -> Result<ConfigSet> {
     ConfigSet::parse(name, text).map_err(|error| explain_bus(&error, Some(text)))
 }

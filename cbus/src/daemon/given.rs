@@ -1,15 +1,15 @@
-//! The sockets that a service manager has opened for the daemon (`LISTEN_FDS`), for controllers that listen at their
-//! addresses or at `systemd:NAME`.
+//! Sockets that a service manager has opened for the daemon (`LISTEN_FDS`), for controllers that listen on their addresses
+//! or on `systemd:NAME`.
 
 use std::os::fd::OwnedFd;
 
 use controllerbus::{Bus, Error, Result};
 use listenfd::ListenFd;
 
-/// What a socket is called that was given no name.
+/// The name of a socket without one.
 const UNNAMED: &str = "unknown";
 
-/// Gives the bus every socket that came. One that cannot be listened at is told of, and no obstacle.
+/// Hands all sockets to the bus. Those that do not listen are logged and skipped.
 pub fn adopt(bus: &Bus) {
     let mut given = ListenFd::from_env();
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -17,8 +17,8 @@ pub fn adopt(bus: &Bus) {
     for at in 0..given.len() {
         let name = names.get(at).copied().filter(|name| !name.is_empty()).unwrap_or(UNNAMED);
         match take(&mut given, at).and_then(|socket| Ok(bus.adopt_listener(name, socket)?)) {
-            Ok(()) => tracing::info!(target: "cbus", "the service manager gave the socket `systemd:{name}`"),
-            Err(error) => tracing::warn!(target: "cbus", "a socket of the service manager is not used: {error}"),
+            Ok(()) => tracing::info!(target: "cbus", "the service manager passed the socket `systemd:{name}`"),
+            Err(error) => tracing::warn!(target: "cbus", "ignoring a socket from the service manager: {error}"),
         }
     }
 }
@@ -29,7 +29,7 @@ fn take(given: &mut ListenFd, at: usize) -> Result<OwnedFd> {
     }
     match given.take_unix_listener(at) {
         Ok(Some(unix)) => Ok(unix.into()),
-        Ok(None) => Err(Error::msg(format!("number {at} is not there"))),
-        Err(error) => Err(Error::msg(format!("number {at} is neither TCP nor a Unix socket that listens: {error}"))),
+        Ok(None) => Err(Error::msg(format!("number {at} does not exist"))),
+        Err(error) => Err(Error::msg(format!("number {at} is neither a TCP nor a Unix listening socket: {error}"))),
     }
 }

@@ -1,41 +1,18 @@
-//! Log lines: of the daemon and of its plugins, kept in the journal and printed.
+//! How the log is printed.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::str::FromStr;
 use std::sync::Arc;
 
+use controllerbus_api::Journal;
+use controllerbus_api::logs::{Filter, layer};
+use controllerbus_api::proto::LogLine;
 use hot_runtime::text::{coloured_lines, escaped, escaped_lines};
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing::Level;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::Journal;
-use super::journal::now_ms;
-use crate::api::proto::LogLine;
 use crate::text::json_escaped;
-
-/// The target under which the boundary hands on what plugins log.
-const GUEST: &str = "controllerbus::guest";
-
-/// Which lines are kept: `info`, or `warn,greeter=debug`.
-#[derive(Clone)]
-pub struct Filter(Targets);
-
-impl FromStr for Filter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // A module's name alone would mean all of its lines; it is far more often a level that is mistyped.
-        let help = "use a level (error, warn, info, debug, trace) or MODULE=LEVEL, separated by commas";
-        for part in text.split(',').filter(|part| !part.contains('=')) {
-            part.trim().parse::<LevelFilter>().map_err(|_| format!("`{part}` is no level; {help}"))?;
-        }
-        text.parse().map(Self).map_err(|error| format!("{error}; {help}"))
-    }
-}
 
 /// How log lines are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -46,52 +23,24 @@ pub enum Format {
     Json,
 }
 
-/// Sends log lines to a journal, and to the standard error if a format is given.
+/// Sends log lines to a journal, and to standard error if a format is given.
 pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>) {
-    // What a plugin's module may log is looked at in the layer, where its name is known.
-    let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
-    let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
-    let layer =
-        Lines { filter, journal: Arc::clone(journal), print, colour: crate::text::has_colours(&std::io::stderr()) };
-    let _ = tracing_subscriber::registry().with(layer.with_filter(outer)).try_init();
-}
-
-struct Lines {
-    filter: Filter,
-    journal: Arc<Journal>,
-    print: Option<Format>,
-    colour: bool,
-}
-
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let level = *event.metadata().level();
-        let mut line = LogLine {
-            at_ms: now_ms(),
-            level: level.to_string(),
-            target: event.metadata().target().to_owned(),
-            ..LogLine::default()
-        };
-        let guest = line.target == GUEST;
-        event.record(&mut Fields { line: &mut line, guest });
-        if guest && !self.filter.0.would_enable(&line.target, &level) {
-            return;
-        }
-        let line = self.journal.shown_line(line);
-        let text = match self.print {
+    let colour = crate::text::has_colours(&std::io::stderr());
+    let print = move |line: &LogLine| {
+        let text = match print {
             None => None,
-            Some(Format::Text) => Some(render(&line, self.colour)),
-            Some(Format::Json) => serde_json::to_string(&json(&line)).ok().map(|text| json_escaped(&text)),
+            Some(Format::Text) => Some(render(line, colour)),
+            Some(Format::Json) => serde_json::to_string(&json(line)).ok().map(|text| json_escaped(&text)),
         };
         if let Some(text) = text {
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
-        self.journal.line(line);
-    }
+    };
+    let _ = tracing_subscriber::registry().with(layer(journal, filter, print)).try_init();
 }
 
-/// A log line as text. Whatever a plugin has put into it, it does nothing to a terminal, and its further lines are told
-/// apart from lines of their own.
+/// A log line as text. Whatever a plugin has written, it cannot control the terminal, and its further lines cannot be
+/// mistaken for other log lines.
 pub fn render(line: &LogLine, colour: bool) -> String {
     let level = match line.level.parse::<Level>() {
         Ok(level) if colour => {
@@ -111,7 +60,7 @@ pub fn render(line: &LogLine, colour: bool) -> String {
         (plugin, 0) => plugin.to_owned(),
         (plugin, generation) => format!("{plugin}#{generation}"),
     };
-    // The daemon's own lines may have the compiler's colours; nobody else's.
+    // Only the daemon's own lines may be coloured, with the compiler's colours.
     let message = if line.generation == 0 && line.target == "cbus" {
         coloured_lines(&line.message, colour)
     } else {
@@ -125,7 +74,7 @@ pub fn render(line: &LogLine, colour: bool) -> String {
     text
 }
 
-/// A log line as machines read it: what is not there is left out.
+/// A log line for machines, without empty fields.
 fn json(line: &LogLine) -> serde_json::Value {
     let all = serde_json::json!({
         "time": crate::text::time(line.at_ms),
@@ -138,41 +87,4 @@ fn json(line: &LogLine) -> serde_json::Value {
     });
     let serde_json::Value::Object(members) = all else { return all };
     members.into_iter().filter(|(_, value)| *value != "" && *value != 0).collect()
-}
-
-/// Collects an event's fields.
-struct Fields<'a> {
-    line: &'a mut LogLine,
-    guest: bool,
-}
-
-impl Fields<'_> {
-    fn add(&mut self, name: &str, value: &str) {
-        match name {
-            "message" => self.line.message = value.to_owned(),
-            "plugin" => self.line.plugin = value.to_owned(),
-            "module" if self.guest => self.line.target = value.to_owned(),
-            "fields" if self.guest => self.line.fields = value.to_owned(),
-            "file" | "line" if self.guest => {}
-            _ => {
-                let space = if self.line.fields.is_empty() { "" } else { " " };
-                let _ = write!(self.line.fields, "{space}{name}={value}");
-            }
-        }
-    }
-}
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.add(field.name(), &format!("{value:?}"));
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field.name(), value);
-    }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        match field.name() {
-            "generation" => self.line.generation = value,
-            name => self.add(name, &value.to_string()),
-        }
-    }
 }

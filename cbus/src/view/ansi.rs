@@ -1,9 +1,9 @@
-//! The compiler's colours as styled lines.
+//! Coloured text of the compiler as styled lines.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
-/// The lines of a text with terminal colours.
+/// The lines of a text with ANSI colours.
 pub fn lines(text: &str) -> Vec<Line<'static>> {
     let mut style = Style::default();
     text.lines().map(|line| styled(line, &mut style)).collect()

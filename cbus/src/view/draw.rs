@@ -1,5 +1,8 @@
-//! Draws the live view: calm, with nothing that moves when nothing happens.
+//! Draws the live view. Nothing moves when nothing happens.
 
+use controllerbus_api::__private::now_ms;
+use controllerbus_api::proto::{Config, LogLine, Plugin, Timeline};
+use controllerbus_api::state;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -7,11 +10,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table, Wrap};
 
 use super::{LEVELS, Shown, ansi};
-use crate::api::proto::{Config, Generation, LogLine, Plugin, Timeline};
-use crate::daemon::now_ms;
-use crate::text::{clock, duration};
+use crate::text::{clock, duration, zone};
 
-/// The widest a timeline's bar is drawn.
+/// The maximum width of a timeline's bar.
 const BAR: usize = 16;
 
 pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
@@ -20,7 +21,7 @@ pub fn draw(frame: &mut Frame<'_>, shown: &Shown<'_>) {
     let plugins = shown.plugins.len().clamp(1, 8) as u16 + 2;
     let configs = config_height(&shown.configs);
     let room = area.height.saturating_sub(plugins + configs + 2);
-    // Errors get what they need, but log lines keep a few rows.
+    // Errors get the rows they need, but a few are left for the log.
     let wanted = if errors.is_empty() { 0 } else { errors.len() as u16 + 1 };
     let errors_height = wanted.min(room.saturating_sub(5));
     let [title, plugins, broken, configs, logs, keys] = Layout::vertical([
@@ -56,7 +57,7 @@ fn head(text: &'static str) -> Block<'static> {
 }
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
-    let running = shown.configs.iter().filter(|config| config.state == "running").count();
+    let running = shown.configs.iter().filter(|config| config.state == state::RUNNING).count();
     let mut spans = vec![Span::styled("cbus dev ", Style::new().add_modifier(Modifier::BOLD))];
     spans.push(Span::raw(shown.title.plugins.join(", ")));
     let counts = [(running, "controller"), (shown.directives, "directive"), (shown.values, "value")];
@@ -70,9 +71,9 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
 
 fn tone(state: &str) -> Style {
     Style::new().fg(match state {
-        "serving" | "running" => Color::Green,
-        "failed" | "stuck" => Color::Red,
-        "building" | "queued" | "constructing" | "draining" => Color::Yellow,
+        state::SERVING | state::RUNNING => Color::Green,
+        state::FAILED | state::STUCK => Color::Red,
+        state::BUILDING | state::QUEUED | state::CONSTRUCTING | state::DRAINING => Color::Yellow,
         _ => Color::DarkGray,
     })
 }
@@ -81,13 +82,13 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
     let longest = plugins.iter().filter_map(last_timeline).map(|timeline| total(&timeline)).fold(1.0, f64::max);
     let cells: Vec<[String; 4]> = plugins
         .iter()
-        .map(|plugin| [plugin.id.clone(), state(plugin), plugin.version.clone(), generation(plugin)])
+        .map(|plugin| [plugin.id.clone(), words(plugin), plugin.version.clone(), generation(plugin)])
         .collect();
     let rows = plugins.iter().zip(&cells).map(|(plugin, [id, state, version, generation])| {
         let style = match (plugin.building_since_ms, plugin.error.is_empty()) {
             (0, true) => tone(&plugin.state),
-            (0, false) => tone("failed"),
-            _ => tone("building"),
+            (0, false) => tone(state::FAILED),
+            _ => tone(state::BUILDING),
         };
         Row::new([
             Line::from(id.clone().bold()),
@@ -97,38 +98,35 @@ fn draw_plugins(frame: &mut Frame<'_>, area: Rect, plugins: &[Plugin]) {
             detail(plugin, longest),
         ])
     });
-    // Each is as wide as what is in it: the rest is the timeline's.
+    // Columns fit their contents; the rest is for the timeline.
     let width = |at: usize, least: usize, most: usize| {
         let widest = cells.iter().map(|cells| cells[at].chars().count()).max().unwrap_or(0);
         Constraint::Length(widest.clamp(least, most) as u16)
     };
-    let widths = [width(0, 4, 28), width(1, 14, 24), width(2, 0, 24), width(3, 0, 18), Constraint::Min(30)];
+    let widths = [width(0, 4, 28), width(1, 14, 26), width(2, 0, 24), width(3, 0, 18), Constraint::Min(30)];
     let table = Table::new(rows, widths).column_spacing(2).block(head("Plugins"));
     let table = if plugins.is_empty() { table.footer(Row::new([quiet("building for the first time")])) } else { table };
     frame.render_widget(table, area);
 }
 
-fn state(plugin: &Plugin) -> String {
-    let serves = plugin.generations.iter().any(|found| found.state == "serving");
+fn words(plugin: &Plugin) -> String {
     match (plugin.building_since_ms, plugin.error.is_empty()) {
-        (0, false) if serves => "serving, edit broken".to_owned(),
+        (0, false) if plugin.serving().is_some() => "serving (last edit failed)".to_owned(),
         (0, _) => plugin.state.clone(),
         (since, _) => format!("building {}", duration(now_ms().saturating_sub(since) as f64)),
     }
 }
 
-/// The generation that serves, and how many are on their way out.
+/// The serving generation, and how many replaced ones are still loaded.
 fn generation(plugin: &Plugin) -> String {
-    let leaving = |found: &&Generation| matches!(found.state.as_str(), "draining" | "stuck");
-    let serving = plugin.generations.iter().rfind(|found| found.state == "serving");
-    match (serving, plugin.generations.iter().filter(leaving).count()) {
+    match (plugin.serving(), plugin.generations.iter().filter(|found| found.is_leaving()).count()) {
         (Some(found), 0) => format!("#{}", found.number),
         (Some(found), held) => format!("#{} (+{held} leaving)", found.number),
         (None, _) => String::new(),
     }
 }
 
-/// What a running build does, or how the last swap went.
+/// What the running build is doing, or how the last swap went.
 fn detail(plugin: &Plugin, longest: f64) -> Line<'static> {
     if plugin.building_since_ms == 0 {
         return last_timeline(plugin).map(|timeline| timeline_line(&timeline, longest)).unwrap_or_default();
@@ -138,14 +136,14 @@ fn detail(plugin: &Plugin, longest: f64) -> Line<'static> {
 }
 
 fn last_timeline(plugin: &Plugin) -> Option<Timeline> {
-    plugin.generations.iter().rfind(|found| found.state == "serving")?.timeline
+    plugin.serving()?.timeline
 }
 
 fn total(timeline: &Timeline) -> f64 {
     timeline.build_ms + timeline.verify_ms + timeline.load_ms + timeline.swap_ms
 }
 
-/// The phases as a bar, and the whole in words.
+/// The phases as a bar, and the total in words.
 fn timeline_line(timeline: &Timeline, longest: f64) -> Line<'static> {
     let phases = [
         (timeline.build_ms, Color::Blue),
@@ -182,8 +180,8 @@ fn config_height(configs: &[Config]) -> u16 {
 fn draw_configs(frame: &mut Frame<'_>, area: Rect, configs: &[Config], first_build: bool) {
     let rows = configs.iter().map(|config| {
         let why = match config.state.as_str() {
-            // What is being built may well make it.
-            "queued" if first_build => "waits for the first build",
+            // The plugin that is being built may well provide its factory.
+            state::QUEUED if first_build => "waiting for the first build",
             _ => &config.error,
         };
         Row::new([
@@ -204,10 +202,14 @@ fn draw_logs(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     let end = taken.len() - above;
     let lines: Vec<Line<'static>> =
         taken[end.saturating_sub(rows)..end].iter().flat_map(|line| log_line(line)).collect();
-    // A message of several lines pushes out older ones, not itself.
+    // A message of several lines pushes out older ones, not its own end.
     let skip = lines.len().saturating_sub(rows);
     let lines: Vec<Line<'static>> = lines.into_iter().skip(skip).collect();
-    let title = if above > 0 { format!(" Log, {above} lines above the newest ") } else { " Log ".to_owned() };
+    let zone = zone(now_ms());
+    let title = match above {
+        0 => format!(" Log ({zone}) "),
+        above => format!(" Log ({zone}), {above} lines below "),
+    };
     let block = Block::new()
         .borders(Borders::TOP)
         .border_style(Style::new().fg(Color::DarkGray))
@@ -227,7 +229,7 @@ fn log_line(line: &LogLine) -> Vec<Line<'static>> {
         (plugin, 0) => plugin.to_owned(),
         (plugin, generation) => format!("{plugin}#{generation}"),
     };
-    // The compiler's words have a place of their own while they matter; here one line of them is enough.
+    // The compiler's messages are shown above while they matter; here one line is enough.
     let broken = line.message.strip_prefix("does not build:\n").and_then(|rest| rest.lines().next());
     let text = broken.map_or_else(|| line.message.clone(), |first| format!("does not build: {first}"));
     let mut message = ansi::lines(&text).into_iter();
@@ -246,7 +248,7 @@ fn log_line(line: &LogLine) -> Vec<Line<'static>> {
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) {
     let filter = shown.filter;
     if filter.typing {
-        frame.render_widget(Line::from(format!("lines with: {}▏   Enter keeps it, Esc clears it", filter.text)), area);
+        frame.render_widget(Line::from(format!("filter: {}▏   Enter keeps it, Esc clears it", filter.text)), area);
         return;
     }
     let level = LEVELS.get(filter.level - 1).unwrap_or(&"TRACE").to_lowercase();

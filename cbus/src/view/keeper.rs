@@ -1,7 +1,7 @@
-//! Keeps the terminal for the view, which runs in a process of its own: however that ends, the terminal is put back.
+//! Restores the terminal however the process of the live view ends.
 //!
-//! A plugin's abort or bad memory access ends the process that it is in at once, and nothing in that process can put the
-//! terminal back then. So `cbus dev` starts itself once more, and waits.
+//! A plugin's abort or invalid memory access kills the process it runs in, which then cannot restore the terminal itself. So
+//! `cbus dev` starts a second process of itself for the view, and waits for it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,13 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{report, text};
 
-/// How much of what is printed is kept while the view is shown, in bytes.
+/// How much of standard error is kept while the view is shown, in bytes.
 const KEPT: u64 = 1 << 20;
 
-/// How many lines of it are told when the process came to an end that nobody asked for.
+/// How many lines of it are printed if the process ends unexpectedly.
 const LINES: usize = 20;
 
-/// Runs `cbus dev` with its view in another process to its end, and ends as that did.
+/// Runs `cbus dev` with its view in another process, and exits with the same status.
 ///
 /// # Errors
 /// The process could not be started.
@@ -39,7 +39,7 @@ pub async fn run() -> Result<std::convert::Infallible> {
     let listen = |kind| signal(kind).into_diagnostic();
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hang_up = listen(SignalKind::hangup())?;
-    // The terminal sends these to both.
+    // The terminal sends these to both processes.
     let (mut interrupt, mut quit) = (listen(SignalKind::interrupt())?, listen(SignalKind::quit())?);
     let status = loop {
         tokio::select! {
@@ -56,31 +56,31 @@ pub async fn run() -> Result<std::convert::Infallible> {
     std::process::exit(code)
 }
 
-/// Has this process, which shows the view, asked to end when its keeper is gone.
+/// Makes this process, which shows the view, receive SIGTERM when its keeper is gone.
 pub fn end_with_it() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
 }
 
-/// Puts the terminal back if the process has not, tells what ended it if nobody did, and says with what status to end.
+/// Restores the terminal if the process has not, reports why it ended if it did not itself, and returns the exit status.
 fn end(terminal: Option<Kept>, words: &Path, status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     let left = terminal.is_some_and(Kept::put_back);
     if left || status.signal().is_some() {
         let said = tail(words).unwrap_or_default();
         if !said.is_empty() {
-            eprintln!("The last that was printed:\n{said}");
+            eprintln!("Last output:\n{said}");
         }
         report::failed(&report::report(
-            format!("cbus dev did not end by itself, it was {}", hot_runtime::ending(status)),
-            "code in this process ended it; with --isolation process each plugin has a process of its own",
+            format!("cbus dev ended unexpectedly: it was {}", hot_runtime::ending(status)),
+            "code in this process ended it; with --isolation process, each plugin runs in its own process",
         ));
     }
-    // As a shell says it.
+    // As shells report it.
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()).max(i32::from(left))
 }
 
-/// The terminal's settings of before.
+/// The terminal's original settings.
 struct Kept {
     terminal: File,
     settings: Termios,
@@ -93,14 +93,14 @@ impl Kept {
         Some(Self { terminal, settings })
     }
 
-    /// Whether they had not been put back.
+    /// Restores the settings; returns whether that was necessary.
     fn put_back(mut self) -> bool {
         let changed = tcgetattr(&self.terminal).is_ok_and(|now| {
             (now.local_modes, now.input_modes) != (self.settings.local_modes, self.settings.input_modes)
         });
         if changed {
             let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.settings);
-            // The screen of before, no colours, and the cursor.
+            // The original screen, no colours, and the cursor.
             let _ = self.terminal.write_all(b"\x1b[?1049l\x1b[0m\x1b[?25h");
         }
         changed
@@ -119,14 +119,14 @@ fn tail(file: &Path) -> std::io::Result<String> {
     Ok(lines[lines.len().saturating_sub(LINES)..].join("\n"))
 }
 
-/// While it lives, what this process prints to its standard error goes where the keeper finds it, and not over the view.
+/// While it exists, standard error goes to a file for the keeper, and not over the view.
 pub struct LastWords {
     file: File,
     before: Option<std::os::fd::OwnedFd>,
 }
 
 impl LastWords {
-    /// Into a file that the keeper has made.
+    /// Redirects to a file that the keeper has created.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -137,7 +137,7 @@ impl LastWords {
         Ok(Self { file, before })
     }
 
-    /// Forgets what was printed when it has become too much.
+    /// Empties the file if it has become too large.
     pub fn trim(&self) {
         if self.file.metadata().is_ok_and(|found| found.len() > KEPT) {
             let _ = self.file.set_len(0);

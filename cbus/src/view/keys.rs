@@ -1,4 +1,4 @@
-//! What keys do.
+//! Keyboard input of the live view.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Filter;
 
-/// What is typed, read on a thread of its own.
+/// Keyboard input, read on its own thread.
 pub struct Keys {
     typed: UnboundedReceiver<std::io::Result<Event>>,
     end: Arc<AtomicBool>,
@@ -22,7 +22,7 @@ impl Keys {
         let ended = Arc::clone(&end);
         std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
-                // Asked again and again, so that the thread ends with the view.
+                // With a timeout, so that the thread ends with the view.
                 let typed = match event::poll(Duration::from_millis(100)) {
                     Ok(true) => event::read(),
                     Ok(false) => continue,
@@ -37,12 +37,12 @@ impl Keys {
         Self { typed, end }
     }
 
-    /// What is typed next.
+    /// The next event.
     ///
     /// # Errors
     /// If the terminal cannot be read.
     pub async fn next(&mut self) -> std::io::Result<Event> {
-        let gone = || Err(std::io::Error::other("its keys are not read any more"));
+        let gone = || Err(std::io::Error::other("the keyboard is no longer read"));
         self.typed.recv().await.unwrap_or_else(gone)
     }
 }
@@ -53,15 +53,15 @@ impl Drop for Keys {
     }
 }
 
-/// What a key asks of the view.
+/// What the view does after a key.
 pub enum Want {
-    /// To be drawn again.
+    /// Redraw.
     More,
-    /// To end.
+    /// Quit.
     End,
 }
 
-/// Changes the filter as a key asks.
+/// Handles a key press.
 pub fn press(key: KeyEvent, filter: &mut Filter, plugins: &[String]) -> Want {
     if key.kind == KeyEventKind::Release {
         return Want::More;

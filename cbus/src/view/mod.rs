@@ -1,4 +1,4 @@
-//! The live view of `cbus dev`: plugins, compiler errors, controllers and log lines, drawn again when they change.
+//! The live view of `cbus dev`: plugins, compiler errors, controllers and log lines, redrawn when they change.
 
 mod ansi;
 mod draw;
@@ -8,28 +8,29 @@ mod keys;
 
 use std::time::Duration;
 
+use controllerbus_api::Host;
+use controllerbus_api::proto::{Config, LogLine, Plugin};
 use miette::Result;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::Event;
+use ratatui::crossterm::style::force_color_output;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::api::proto::{Config, LogLine, Plugin};
-use crate::daemon::Host;
 use keys::{Keys, Want};
 
-/// How often it is drawn at most.
+/// The pause between two drawings, at least.
 const PAUSE: Duration = Duration::from_millis(60);
 
 /// How many log lines it keeps.
 const LINES: usize = 5000;
 
-/// What stands at the top.
+/// The first line.
 pub struct Title {
-    /// What is built.
+    /// The plugins that are built.
     pub plugins: Vec<String>,
     /// Where the API listens.
     pub api: Option<String>,
-    /// Where what is printed goes while it is shown, for who tells what ended this process.
+    /// Where standard error goes while the view is shown, for the process that reports why this one ended.
     pub last_words: Option<std::path::PathBuf>,
 }
 
@@ -44,17 +45,17 @@ struct Shown<'a> {
     filter: &'a Filter,
 }
 
-/// Which log lines are shown, and from where on.
+/// Which log lines are shown, and the scroll position.
 pub struct Filter {
-    /// 1 is errors only, 5 is everything.
+    /// 1 shows errors only, 5 everything.
     level: usize,
-    /// Only this plugin's.
+    /// Only lines of this plugin.
     plugin: Option<String>,
-    /// Only with this text.
+    /// Only lines that contain this text.
     text: String,
     /// Whether the text is being typed.
     typing: bool,
-    /// How many lines above the newest the last one shown is.
+    /// How many lines it is scrolled up from the newest.
     above: usize,
 }
 
@@ -71,10 +72,10 @@ impl Filter {
     }
 }
 
-/// The levels from the gravest on.
+/// The levels, the most severe first.
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 
-/// Shows a host until the user ends it. The terminal is put back whatever happens.
+/// Shows a host until the user quits. The terminal is restored whatever happens.
 pub async fn run(host: &Host, title: &Title) -> Result<()> {
     #[cfg(unix)]
     let words = title.last_words.as_deref().and_then(|file| keeper::LastWords::into_file(file).ok());
@@ -82,16 +83,17 @@ pub async fn run(host: &Host, title: &Title) -> Result<()> {
     let trim = || words.iter().for_each(keeper::LastWords::trim);
     #[cfg(not(unix))]
     let trim = || {};
+    force_color_output(crate::text::has_colours(&std::io::stdout()));
     let mut terminal = ratatui::try_init().map_err(|error| {
-        crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints lines instead")
+        crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints plain log lines instead")
     })?;
-    // Put back by a guard: the view also ends by being dropped, when the process is asked to end.
+    // Restored by a guard, because the view also ends by being dropped, on a signal.
     let _restored = Restored;
     let result = show(host, title, &mut terminal, trim).await;
     result.map_err(|error| crate::report::report(format!("the terminal cannot be used: {error}"), ""))
 }
 
-/// Puts the terminal back when it is dropped.
+/// Restores the terminal when dropped.
 struct Restored;
 
 impl Drop for Restored {
@@ -122,7 +124,7 @@ async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal, trim: 
         let names: Vec<String> = shown.plugins.iter().map(|plugin| plugin.id.clone()).collect();
         terminal.draw(|frame| draw::draw(frame, &shown))?;
         let clock = async {
-            // A running build's time is shown; otherwise nothing changes by itself.
+            // Only a running build's time changes by itself.
             if building {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             } else {

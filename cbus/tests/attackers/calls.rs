@@ -12,7 +12,7 @@ use crate::rules;
 
 /// Every call that a daemon answers, as `/package.Service/Method`, from the proto files that it serves.
 pub fn calls() -> Vec<String> {
-    let ours = FileDescriptorSet::decode(&include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"))[..]);
+    let ours = FileDescriptorSet::decode(controllerbus_api::DESCRIPTORS);
     let health = FileDescriptorSet::decode(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let reflection = FileDescriptorSet::decode(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     let mut calls = Vec::new();
@@ -30,7 +30,7 @@ pub fn calls() -> Vec<String> {
 #[test]
 fn each_call_of_the_proto_has_a_rule() {
     for call in calls() {
-        assert!(rules::need("POST", &call).is_some(), "{call} has no rule: say in api/auth/rules.rs what it needs");
+        assert!(rules::need("POST", &call).is_some(), "{call} has no rule: say in auth/rules.rs what it needs");
         assert!(rules::is_grpc(&call));
         assert!(rules::need("GET", &call).is_none(), "{call}");
     }
@@ -135,7 +135,7 @@ async fn a_token_that_goes_from_the_file_lets_nobody_in_and_who_has_come_in_by_i
         following.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("cbus");
 
     token_file(folder.path(), &[("operator", "look", CONTROL), ("admin", "look,apply,control", ALL)]);
-    daemon.wait("tokens was read again");
+    daemon.wait("tokens was reloaded");
     assert_eq!(call(&channel, info, Some(LOOK)).await, Code::Unauthenticated);
     assert_eq!(call(&channel, unload, Some(CONTROL)).await, Code::PermissionDenied, "it has another role now");
     let ended = tokio::task::spawn_blocking(move || following.wait()).await.expect("waiting").expect("its end");
@@ -143,10 +143,10 @@ async fn a_token_that_goes_from_the_file_lets_nobody_in_and_who_has_come_in_by_i
 
     // A file that is not understood changes nothing, one that is gone lets nobody in.
     write_secret(&folder.path().join("tokens"), "short\n");
-    daemon.wait("what tokens were accepted still are");
+    daemon.wait("the accepted tokens are unchanged");
     assert_eq!(call(&channel, info, Some(ALL)).await, Code::Ok);
     std::fs::remove_file(folder.path().join("tokens")).expect("removing");
-    daemon.wait("nobody's token is accepted until it is back");
+    daemon.wait("no token is accepted until it is back");
     assert_eq!(call(&channel, info, Some(ALL)).await, Code::Unauthenticated);
     // This user needs no token.
     crate::fine(folder.path(), &["bus", "--connect", &daemon.socket()]);

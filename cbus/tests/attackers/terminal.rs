@@ -12,7 +12,7 @@ use crate::process::{Daemon, daemon_folder};
 use crate::{cbus, fails, fine, json, said, secrets};
 
 /// A line that the daemon never says.
-const FORGED: &str = "2026-01-01T00:00:00.000Z ERROR cbus: forged";
+const FORGED: &str = "2026-01-01T00:00:00.000+00:00 ERROR cbus: forged";
 
 fn is_harmless(what: &str, text: &str) {
     let bad = text.chars().find(|c| is_unprintable(*c) && !matches!(c, '\n' | '\t'));
@@ -27,7 +27,7 @@ fn liar() -> &'static PathBuf {
     let (_, file) = BUILT.get_or_init(|| {
         let scratch = Scratch::new(&["second"]);
         scratch.edit("second", "/// Answers.", "#[doc = \"x \\u{1b}[2K\\u{1b}]0;owned\\u{7} signature ok\"]");
-        let lies = "tracing::info!(pin = \"hunter2\", \"a line\\n2026-01-01T00:00:00.000Z ERROR cbus: forged \\u{1b}[2J\\u{9b}2J\\u{202e}\");
+        let lies = "tracing::info!(pin = \"hunter2\", \"a line\\n2026-01-01T00:00:00.000+00:00 ERROR cbus: forged \\u{1b}[2J\\u{9b}2J\\u{202e}\");
         tracing::warn!(password = \"hunter2\", \"api_key=hunter2 {}\", \"x\".repeat(100_000));
         return Err(Error::msg(\"an error \\u{1b}[2J\\nforged, and password: hunter2\"));
         #[allow(unreachable_code)]
@@ -70,7 +70,7 @@ fn a_manifest_full_of_escapes_prints_none() {
     }
     let shown = fine(at, &["inspect", "liar.cbus.so"]);
     assert!(shown.contains("x \\u{1b}[2K\\u{1b}]0;owned\\u{7} signature ok"), "it is shown as what it is: {shown}");
-    let name = "no\u{1b}[2J\n2026-01-01T00:00:00.000Z ERROR cbus: forged.cbus.so";
+    let name = "no\u{1b}[2J\n2026-01-01T00:00:00.000+00:00 ERROR cbus: forged.cbus.so";
     is_harmless("an error", &fails(at, &["inspect", name], 1, "No such file"));
 }
 
@@ -80,7 +80,7 @@ fn what_a_plugin_says_does_nothing_to_a_terminal_and_looks_like_nobody_elses() {
     std::fs::write(folder.path().join("config.yaml"), "one:\n  id: second\n  config: { pin: 4711 }\n")
         .expect("writing");
     std::fs::copy(liar(), folder.path().join("plugins/liar.cbus.so")).expect("copying");
-    let name = "no\u{1b}[2J\n2026-01-01T00:00:00.000Z ERROR cbus: forged.cbus.so";
+    let name = "no\u{1b}[2J\n2026-01-01T00:00:00.000+00:00 ERROR cbus: forged.cbus.so";
     std::fs::write(folder.path().join("plugins").join(name), "no plugin").expect("writing");
     let mut daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins"]);
     daemon.wait("a line");
@@ -108,7 +108,10 @@ fn what_a_plugin_says_does_nothing_to_a_terminal_and_looks_like_nobody_elses() {
     let all = daemon.said.join("\n");
     is_harmless("the daemon", &all);
     assert!(!all.contains("hunter2"), "{all}");
-    assert!(all.contains("[hidden]") && all.contains("    | 2026-01-01T00:00:00.000Z ERROR cbus: forged"), "{all}");
+    assert!(
+        all.contains("[hidden]") && all.contains("    | 2026-01-01T00:00:00.000+00:00 ERROR cbus: forged"),
+        "{all}"
+    );
     assert!(all.lines().all(|line| line.len() < 20 << 10), "what is long is cut");
     daemon.end();
 }
@@ -158,7 +161,7 @@ fn credentials_are_found_by_their_names_and_by_how_they_look() {
     let harmless = [
         "reading the token: No such file or directory",
         "generation 1 serves, after 2: live in 80 ms",
-        "the token is not the daemon's",
+        "the token is not valid",
         "at http://127.0.0.1:7411/x@y",
         "https://example.org/a:b",
         "tokens=",

@@ -87,7 +87,7 @@ fn another_user_of_the_machine_gets_nothing() {
         Ok(output) => {
             let said = said(output);
             assert_eq!(said.code, Some(1), "{}{}", said.out, said.err);
-            assert!(said.err.contains("belongs to somebody else"), "{}", said.err);
+            assert!(said.err.contains("belongs to another user"), "{}", said.err);
             // Should the folder ever be open, and the socket too: the daemon asks who comes.
             open(Path::new(&socket), 0o777);
             open(Path::new(&socket).parent().expect("a folder"), 0o755);
@@ -116,20 +116,28 @@ fn a_folder_for_sockets_that_is_not_this_users_alone_is_not_used() {
     std::fs::create_dir_all(place.join("cbus")).expect("a folder");
     open(&place.join("cbus"), 0o750);
     let refused = tried(&place);
-    assert!(refused.code == Some(1) && refused.err.contains("others can enter"), "{}", refused.err);
+    assert!(refused.code == Some(1) && refused.err.contains("others can access"), "{}", refused.err);
     std::fs::remove_dir(place.join("cbus")).expect("removing");
     let own = folder.path().join("own");
     std::fs::create_dir(&own).expect("a folder");
     open(&own, 0o700);
     std::os::unix::fs::symlink(&own, place.join("cbus")).expect("a link");
     let refused = tried(&place);
-    assert!(refused.code == Some(1) && refused.err.contains("is not a folder of this user's"), "{}", refused.err);
+    assert!(
+        refused.code == Some(1) && refused.err.contains("is not a directory that belongs to this user"),
+        "{}",
+        refused.err
+    );
     std::fs::remove_file(place.join("cbus")).expect("removing");
     std::fs::create_dir(place.join("cbus")).expect("a folder");
     open(&place.join("cbus"), 0o700);
     if std::os::unix::fs::chown(place.join("cbus"), Some(NOBODY), None).is_ok() {
         let refused = tried(&place);
-        assert!(refused.code == Some(1) && refused.err.contains("is not a folder of this user's"), "{}", refused.err);
+        assert!(
+            refused.code == Some(1) && refused.err.contains("is not a directory that belongs to this user"),
+            "{}",
+            refused.err
+        );
     }
 }
 
@@ -148,7 +156,7 @@ fn the_commands_find_the_only_daemon_and_ask_which_where_there_are_several() {
         })
     };
     let none = ask(&["bus"]);
-    assert!(none.code == Some(1) && none.err.contains("no daemon of yours runs"), "{}", none.err);
+    assert!(none.code == Some(1) && none.err.contains("no daemon of yours is running"), "{}", none.err);
     let first = start("one");
     assert_eq!(ask(&["bus"]).code, Some(0));
     let second = start("two");

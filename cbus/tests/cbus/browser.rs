@@ -77,5 +77,5 @@ fn the_page_shows_what_happens_and_its_buttons_work() {
         .collect();
     assert!(severe.is_empty(), "{severe:?}");
     daemon.end();
-    browser.wait("document.querySelector('#link').innerText === 'the daemon is away'");
+    browser.wait("document.querySelector('#link').innerText === 'disconnected'");
 }

@@ -11,7 +11,8 @@ pub fn cbus(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cbus"));
     command.current_dir(folder).env("CBUS_TARGET_DIR", target_dir()).stdin(Stdio::null());
     command.env("XDG_RUNTIME_DIR", run_dir());
-    for name in ["CBUS_CONNECT", "CBUS_LISTEN", "CBUS_NAME", "CBUS_LOG", "CBUS_WORK_DIR", "CBUS_TOKEN_FILE"] {
+    let own = ["CBUS_CONNECT", "CBUS_LISTEN", "CBUS_NAME", "CBUS_LOG", "CBUS_WORK_DIR", "CBUS_TOKEN_FILE"];
+    for name in own.into_iter().chain(["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"]) {
         command.env_remove(name);
     }
     command

@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tests::Scratch;
 
 use crate::process::{Daemon, Session, daemon_folder, http, http_whole, write_secret};
-use crate::{built, cbus, fails, fine};
+use crate::{built, cbus, fails, fine, finish};
 
 #[test]
 fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
@@ -37,15 +37,15 @@ fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
     assert!(table.contains("second  serving  1.2.3"), "{table}");
 
     std::fs::write(folder.path().join("config.yaml"), "one:\n  id: second\ntwo:\n  id: secnd\n").expect("writing");
-    daemon.wait("applied again");
+    daemon.wait("was reapplied");
     let table = daemon.fine(&["controllers"]);
     assert!(table.contains("did you mean `second`?"), "{table}");
     std::fs::write(folder.path().join("config.yaml"), "one:\n  id: second\ntwo: [\n").expect("writing");
-    daemon.wait("what runs goes on");
+    daemon.wait("the running configuration is unchanged");
     daemon.wait("config.yaml:");
     assert_eq!(state(&daemon, "one"), "\"running\"");
     std::fs::write(folder.path().join("config.yaml"), "two:\n  id: second\n").expect("writing");
-    daemon.wait("applied again");
+    daemon.wait("was reapplied");
     assert_eq!((state(&daemon, "one"), state(&daemon, "two")), (String::new(), "\"running\"".to_owned()));
 
     // A link that leads elsewhere, as deployments do it; what stands there counts, whichever revision it says.
@@ -56,7 +56,7 @@ fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
         std::fs::write(folder.path().join(&at).join("config.yaml"), text).expect("writing");
         std::os::unix::fs::symlink(format!("{at}/config.yaml"), &next).expect("a link");
         std::fs::rename(next, folder.path().join("config.yaml")).expect("renaming");
-        daemon.wait("applied again");
+        daemon.wait("was reapplied");
         let found = daemon.json(&["controllers"]);
         let two = found["configs"].as_array().and_then(|all| all.iter().find(|config| config["key"] == "two"));
         assert_eq!(two.map(|two| &two["revision"]), Some(&revision.into()), "{found}");
@@ -94,7 +94,7 @@ fn a_watched_crate_is_swapped_in_at_a_save_and_on_request() {
     scratch.edit("second", "\"from the second\"", "\"from the second\" oops");
     assert!(wait("build_failed")["text"].as_str().is_some_and(|text| text.contains("oops")));
     let table = daemon.fine(&["plugins"]);
-    assert!(table.contains("the last change did not make it"), "{table}");
+    assert!(table.contains("the last change was not applied"), "{table}");
     assert!(table.contains("serving"), "{table}");
 
     scratch.edit("second", "\"from the second\" oops", "\"from the other\"");
@@ -151,9 +151,9 @@ fn a_daemon_that_cannot_serve_says_why() {
     let address = taken.local_addr().expect("its address").to_string();
     write_secret(&at.join("token"), "a-long-enough-secret");
     let listen = ["run", "--plugins", "plugins", "--token-file", "token", "--listen", &address];
-    let told = fails(at, &listen, 1, "somebody else listens there");
+    let told = fails(at, &listen, 1, "the address is in use");
     assert!(!told.contains("WARN"), "it is told once: {told}");
-    fails(at, &["run", "--plugins", "plugins", "--listen", "unix:bad.yaml/s"], 1, "is a file, not a folder");
+    fails(at, &["run", "--plugins", "plugins", "--listen", "unix:bad.yaml/s"], 1, "is a file, not a directory");
     fails(at, &["run", "--plugins", "plugins", "--listen", "0.0.0.0:0"], 1, "--token-file");
     fails(at, &["run", "--plugins", "plugins", "--token-file", "none", "--listen", "0.0.0.0:0"], 1, "none");
     std::fs::write(at.join("short"), "secret").expect("writing");
@@ -161,7 +161,7 @@ fn a_daemon_that_cannot_serve_says_why() {
         at,
         &["run", "--plugins", "plugins", "--token-file", "short", "--listen", "0.0.0.0:0"],
         1,
-        "16 are the least",
+        "at least 16 are required",
     );
     drop(taken);
     for command in [&["bus"][..], &["plugins"], &["controllers"], &["directives"], &["logs"], &["events"]] {
@@ -181,8 +181,8 @@ fn beyond_loopback_a_token_is_needed() {
     let at = folder.path();
     let daemon = Daemon::start(at, &["--plugins", "plugins", "--listen", "0.0.0.0:0", "--token-file", "token"]);
     let address = daemon.address.replace("0.0.0.0", "127.0.0.1");
-    fails(at, &["bus", "--connect", &address], 1, "a token is needed");
-    fails(at, &["bus", "--connect", &address, "--token-file", "wrong"], 1, "the token is not the daemon's");
+    fails(at, &["bus", "--connect", &address], 1, "a token is required");
+    fails(at, &["bus", "--connect", &address, "--token-file", "wrong"], 1, "the token is not valid");
     fails(at, &["bus", "--connect", &address, "--token-file", "none"], 1, "none");
     assert!(fine(at, &["bus", "--connect", &address, "--token-file", "token"]).contains("plugins"));
     assert_eq!(http(&address, "GET", "/", "").0, 401);
@@ -217,7 +217,7 @@ fn a_unix_socket_is_its_owners_and_a_stale_one_is_replaced() {
     let mode = std::fs::metadata(&socket).expect("the socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(fine(at, &["bus", "--connect", &listen]).contains("controllers"));
-    fails(at, &["run", "--plugins", "plugins", "--listen", &listen], 1, "somebody else listens there");
+    fails(at, &["run", "--plugins", "plugins", "--listen", &listen], 1, "the address is in use");
     daemon.end();
     assert!(!socket.exists(), "the socket goes with its daemon");
 }
@@ -313,7 +313,7 @@ fn dev_builds_runs_and_swaps_in_plain_lines_where_there_is_no_terminal() {
     let scratch = Scratch::new(&["second"]);
     std::fs::write(scratch.folder().join("second/config.yaml"), "one:\n  id: second\n").expect("writing");
     let mut daemon = Daemon::start_as(scratch.folder(), "dev", &["second"]);
-    daemon.wait("ready: save a file");
+    daemon.wait("ready: saved changes");
     let found = daemon.json(&["controllers"]);
     assert!(found["configs"].to_string().contains("\"one\""), "its own config.yaml is taken: {found}");
     #[cfg(target_os = "linux")]
@@ -343,4 +343,23 @@ fn dev_builds_runs_and_swaps_in_plain_lines_where_there_is_no_terminal() {
     fails(at, &["dev", "second", "a.yaml", "b.yaml"], 1, "more than one config file");
     fails(at, &["dev", "second", "nowhere.yaml"], 1, "nowhere.yaml");
     fails(at, &["dev"], 2, "<CRATE|CONFIG>");
+}
+
+#[test]
+fn times_are_local_and_say_their_offset() {
+    let folder = daemon_folder();
+    let in_zone = |command: &mut Command| {
+        command.env("TZ", "XST-5:30");
+    };
+    let daemon = Daemon::start_with(folder.path(), "run", &["--plugins", "plugins"], in_zone);
+    let own = daemon.said.first().expect("a line");
+    let stamp = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    assert!(stamp(own).ends_with("+05:30"), "{own}");
+    // Each command has the zone of who reads it.
+    let mut logs = cbus(folder.path());
+    let told = finish(logs.args(["logs", "--tail", "5000", "--connect", &daemon.address]).env("TZ", "UTC")).out;
+    let line = told.lines().next().expect("a line");
+    assert!(stamp(line).ends_with("+00:00"), "{line}");
+    let same = |stamp: &str| stamp.parse::<jiff::Timestamp>().expect("RFC 3339");
+    assert_eq!(same(&stamp(own)), same(&stamp(line)), "{own}\n{line}");
 }

@@ -220,17 +220,17 @@ fn files_that_cannot_be_read_or_written_are_told() {
         &["run", "second.cbus.so/config.yaml"],
         &["dev", "second.cbus.so/x"],
     ] {
-        fails(at, arguments, 1, "is a file, not a folder");
+        fails(at, arguments, 1, "is a file, not a directory");
     }
     fails(at, &["new", "second.cbus.so/x"], 1, "Not a directory");
-    fails(at, &["run", "--plugins", "second.cbus.so"], 1, "second.cbus.so is no folder");
+    fails(at, &["run", "--plugins", "second.cbus.so"], 1, "second.cbus.so is not a directory");
     fails(at, &["config", "check", "second.cbus.so"], 1, "UTF-8");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(at.join("second.cbus.so"), std::fs::Permissions::from_mode(0o000)).expect("a mode");
         if std::fs::read(at.join("second.cbus.so")).is_err() {
-            fails(at, &["inspect", "second.cbus.so"], 1, "you have no permission");
+            fails(at, &["inspect", "second.cbus.so"], 1, "you do not have permission");
         } else {
             println!("SKIPPED: the administrator, who runs this, may read every file");
         }
@@ -247,15 +247,15 @@ fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
     let config = "one:\n  id: second\napi:\n  id: controllerbus/bus/api\n  config:\n    listen: 127.0.0.1:1\n";
     std::fs::write(at.join("good.yaml"), config).expect("writing");
     let told = fine(at, &["config", "check", "good.yaml", "--plugins", "plugins"]);
-    assert!(told.contains("2 configs fit"), "{told}");
+    assert!(told.contains("2 configs are valid"), "{told}");
 
     let bad = "one:\n  id: secnd\napi:\n  id: controllerbus/bus/api\n  config:\n    listn: x\n    allow_exec: 3\n";
     std::fs::write(at.join("bad.yaml"), bad).expect("writing");
     let told = fails(at, &["config", "check", "bad.yaml", "--plugins", "plugins"], 1, "has 4 problems");
     for problem in [
-        "bad.yaml:2:7: one: there is no config id `secnd`; did you mean `second`?",
-        "api.listn: there is no `listn` here; did you mean `listen`?",
-        "bad.yaml:7:17: api.allow_exec: true or false is wanted here, not 3",
+        "bad.yaml:2:7: one: unknown config id `secnd`; did you mean `second`?",
+        "api.listn: unknown key `listn`; did you mean `listen`?",
+        "bad.yaml:7:17: api.allow_exec: expected true or false, found 3",
         "`listen` is missing",
     ] {
         assert!(told.contains(problem), "no `{problem}` in {told}");
@@ -263,7 +263,7 @@ fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
     std::fs::write(at.join("form.yaml"), "one:\n  id: second\n  revison: 1\n").expect("writing");
     fails(at, &["config", "check", "form.yaml"], 1, "form.yaml:3:");
     let told = fine(at, &["config", "check", "good.yaml"]);
-    assert!(told.contains("1 config fits"), "{told}");
+    assert!(told.contains("1 config is valid"), "{told}");
     fails(at, &["config", "check", "missing.yaml"], 1, "missing.yaml");
     fails(at, &["config", "check", "good.yaml", "--plugins", "missing"], 1, "missing");
     fails(at, &["config", "schema", "--plugin", "good.yaml"], 1, "was refused");

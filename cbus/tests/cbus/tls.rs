@@ -47,7 +47,7 @@ fn over_tls_clients_with_a_certificate_of_the_authority_are_served_and_no_others
     let of = |authority: &'static str, own: &[&'static str]| [&["--tls-ca", authority], own].concat();
 
     assert!(served(&of("ours.pem", &client)).contains("controllers"));
-    refused(&of("ours.pem", &[]), "give --tls-cert");
+    refused(&of("ours.pem", &[]), "pass --tls-cert");
     refused(&of("ours.pem", &stranger), "certificate");
     refused(&of("others.pem", &client), "the certificate of the daemon at");
     refused(&client, "the certificate of the daemon at");
@@ -62,7 +62,7 @@ fn over_tls_clients_with_a_certificate_of_the_authority_are_served_and_no_others
     let address = daemon.address.trim_start_matches("https://").replace("0.0.0.0", "127.0.0.1");
     let asked =
         |more: &[&str]| crate::run(at, &[&["bus", "--connect", &address, "--tls-ca", "ours.pem"], more].concat());
-    assert!(asked(&client).err.contains("a token is needed"));
+    assert!(asked(&client).err.contains("a token is required"));
     assert_eq!(asked(&["--token-file", "token"]).code, Some(1));
     let both = [&client[..], &["--token-file", "token"]].concat();
     assert_eq!(asked(&both).code, Some(0), "{}", asked(&both).err);

@@ -73,7 +73,7 @@ impl Terminal {
 
     /// Waits for its end, which must be one without complaint, and for the terminal to be as it was.
     fn ends_and_leaves_the_terminal_as_it_was(self) {
-        self.ends_with(0, &["Ending"]);
+        self.ends_with(0, &["Shutting down"]);
     }
 
     /// Waits for its end, with what it says, and for the terminal to be as it was.

@@ -1,0 +1,131 @@
+//! Which crates may come into the build, from where, and under which licences: `deny.toml` says it, and this holds the
+//! build to it, of all systems and features, in a second. `cargo deny` reads the same file where it is installed.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn policy() -> toml::Table {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("deny.toml")).expect("reading deny.toml");
+    text.parse().expect("TOML")
+}
+
+/// Every crate that any member, feature or system needs.
+fn crates() -> Vec<Value> {
+    let told = Command::new(env!("CARGO"))
+        .current_dir(ROOT)
+        .args(["metadata", "--format-version", "1", "--all-features", "--locked"])
+        .output()
+        .expect("running cargo");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let mut metadata: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let Value::Array(packages) = metadata["packages"].take() else { panic!("no packages") };
+    assert!(packages.len() > 100, "{}", packages.len());
+    packages
+}
+
+fn texts(list: Option<&toml::Value>) -> Vec<String> {
+    let all = list.and_then(toml::Value::as_array).into_iter().flatten();
+    all.map(|text| text.as_str().expect("a text").to_owned()).collect()
+}
+
+#[test]
+fn every_crate_has_a_licence_that_the_policy_allows() {
+    let policy = policy();
+    let licences = policy["licenses"].as_table().expect("licences");
+    let everywhere = texts(licences.get("allow"));
+    let mut exceptions = licences["exceptions"].as_array().expect("exceptions").clone();
+    for found in crates() {
+        let name = found["name"].as_str().expect("a name");
+        let licence = found["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
+        let used = exceptions.iter().position(|exception| exception["crate"].as_str() == Some(name));
+        let own = used.map(|at| texts(exceptions.remove(at).get("allow"))).unwrap_or_default();
+        let allowed = |one: &str| everywhere.iter().chain(&own).any(|allowed| allowed == one);
+        assert!(is_met(licence, &allowed), "{name} is under {licence}, which deny.toml does not allow");
+    }
+    assert!(exceptions.is_empty(), "nothing needs these exceptions any more: {exceptions:?}");
+}
+
+#[test]
+fn no_banned_crate_is_in_the_build_and_all_come_from_the_registry() {
+    let policy = policy();
+    let banned = policy["bans"]["deny"].as_array().expect("bans");
+    let registries = texts(policy["sources"].get("allow-registry"));
+    for found in crates() {
+        let name = found["name"].as_str().expect("a name");
+        let ban = banned.iter().find(|ban| ban["crate"].as_str() == Some(name));
+        assert!(ban.is_none(), "{name} is in the build: {ban:?}");
+        if let Some(source) = found["source"].as_str() {
+            let known = source.strip_prefix("registry+").is_some_and(|at| registries.iter().any(|known| known == at));
+            assert!(known, "{name} comes from {source}");
+        }
+    }
+}
+
+/// Whether some licences are enough for an SPDX expression.
+fn is_met(expression: &str, allowed: &dyn Fn(&str) -> bool) -> bool {
+    // An older way to write OR, and parentheses as words of their own.
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let mut at = 0;
+    let met = any(&words, &mut at, allowed);
+    assert_eq!(at, words.len(), "{expression} is not understood");
+    met
+}
+
+fn any(words: &[&str], at: &mut usize, allowed: &dyn Fn(&str) -> bool) -> bool {
+    let mut met = all(words, at, allowed);
+    while words.get(*at) == Some(&"OR") {
+        *at += 1;
+        met |= all(words, at, allowed);
+    }
+    met
+}
+
+fn all(words: &[&str], at: &mut usize, allowed: &dyn Fn(&str) -> bool) -> bool {
+    let mut met = one(words, at, allowed);
+    while words.get(*at) == Some(&"AND") {
+        *at += 1;
+        met &= one(words, at, allowed);
+    }
+    met
+}
+
+fn one(words: &[&str], at: &mut usize, allowed: &dyn Fn(&str) -> bool) -> bool {
+    let word = *words.get(*at).expect("a licence");
+    *at += 1;
+    if word == "(" {
+        let met = any(words, at, allowed);
+        assert_eq!(words.get(*at), Some(&")"), "{words:?}");
+        *at += 1;
+        return met;
+    }
+    if words.get(*at) == Some(&"WITH") {
+        *at += 2;
+        return allowed(&format!("{word} WITH {}", words.get(*at - 1).expect("an exception")));
+    }
+    allowed(word)
+}
+
+#[test]
+fn expressions_of_licences_are_read_as_spdx_means_them() {
+    let allowed = |one: &str| matches!(one, "MIT" | "ISC" | "Apache-2.0 WITH LLVM-exception");
+    for (expression, met) in [
+        ("MIT", true),
+        ("GPL-3.0", false),
+        ("MIT OR GPL-3.0", true),
+        ("GPL-3.0/MIT", true),
+        ("MIT AND GPL-3.0", false),
+        ("MIT AND (GPL-3.0 OR ISC)", true),
+        ("(MIT OR GPL-3.0) AND CC0-1.0", false),
+        // AND binds before OR.
+        ("MIT OR GPL-3.0 AND CC0-1.0", true),
+        ("Apache-2.0 WITH LLVM-exception", true),
+        ("Apache-2.0", false),
+    ] {
+        assert_eq!(is_met(expression, &allowed), met, "{expression}");
+    }
+}

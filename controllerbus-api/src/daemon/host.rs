@@ -1,0 +1,107 @@
+//! What the API shows, and how a program serves it.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+use controllerbus::{Bus, BusError, ConfigSet};
+use hot_runtime::{GenerationInfo, HotRuntime, RuntimeEvent};
+
+use super::Journal;
+use crate::CONFIG_ID;
+use crate::controller::{self, Api, ApiConfig, ApiFactory};
+
+/// A bus with a runtime and a journal of what happened, for the API to show.
+pub struct Host {
+    /// The bus.
+    pub bus: Bus,
+    /// What happened.
+    pub journal: Arc<Journal>,
+    pub(crate) started: Instant,
+    started_ms: u64,
+    /// APIs that already listen and wait for their controllers to be constructed.
+    pub(crate) prepared_apis: Mutex<Vec<Api>>,
+    runtime: OnceLock<HotRuntime>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("started_ms", &self.started_ms).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Prepares a bus for serving its API. Adds the API's factory to it, so that config sets can serve the API too.
+    pub fn new(bus: Bus) -> Arc<Self> {
+        Self::with_journal(bus, Arc::default())
+    }
+
+    /// The same with a journal that exists already, because the log goes there.
+    pub fn with_journal(bus: Bus, journal: Arc<Journal>) -> Arc<Self> {
+        let host = Arc::new(Self {
+            bus,
+            journal,
+            started: Instant::now(),
+            started_ms: super::journal::now_ms(),
+            prepared_apis: Mutex::default(),
+            runtime: OnceLock::new(),
+        });
+        let factory = Arc::new(ApiFactory::new(&host));
+        host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
+        host
+    }
+
+    /// Records the events of a runtime: for [`on_event`](hot_runtime::Builder::on_event).
+    pub fn observer(&self) -> impl Fn(&RuntimeEvent) + Send + Sync + 'static + use<> {
+        let journal = Arc::clone(&self.journal);
+        move |event: &RuntimeEvent| journal.runtime_event(event)
+    }
+
+    /// The runtime whose plugins are shown, once it has started. Only the first one counts.
+    pub fn set_runtime(&self, runtime: HotRuntime) {
+        let _ = self.runtime.set(runtime);
+    }
+
+    /// Serves the API until its config is removed from the bus, and returns its address.
+    ///
+    /// # Errors
+    /// It cannot listen there, its files cannot be read, or anybody could use it.
+    pub async fn serve(self: &Arc<Self>, config: ApiConfig) -> Result<String, BusError> {
+        self.serve_as(CONFIG_ID, config).await
+    }
+
+    /// [`serve`](Self::serve) under another key than [`CONFIG_ID`], for more than one API.
+    ///
+    /// # Errors
+    /// As for [`serve`](Self::serve).
+    pub async fn serve_as(self: &Arc<Self>, key: &str, config: ApiConfig) -> Result<String, BusError> {
+        // An address that cannot be listened on at the start is an error, and not retried.
+        let address = controller::prepare(config.clone(), self).await?;
+        let mut set = ConfigSet::new();
+        set.insert(key, 0, &config)?;
+        self.bus.apply(set).await?;
+        self.bus.watch_config(key).running().await?;
+        Ok(address)
+    }
+
+    /// When the daemon started, in milliseconds since 1970.
+    pub(crate) fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
+    /// The runtime, once it has started.
+    pub fn runtime(&self) -> Option<&HotRuntime> {
+        self.runtime.get()
+    }
+
+    /// All loaded generations, and the last unloaded ones.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        self.runtime().map(HotRuntime::generations).unwrap_or_default()
+    }
+}
+
+/// Resident memory of this process in bytes; 0 if unknown.
+pub fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+}

@@ -1,0 +1,330 @@
+//! What happened: the last events and log lines, and notes about each plugin and generation.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hot_runtime::RuntimeEvent;
+use tokio::sync::broadcast;
+
+use super::metrics::Metrics;
+use super::secrets::{hide, names_in};
+use crate::proto::{Event, LogLine, Timeline};
+
+/// How many events are kept.
+const EVENTS: usize = 1000;
+/// How many log lines are kept.
+const LINES: usize = 5000;
+/// The limit of the log lines' texts together, in bytes.
+const BYTES: usize = 16 << 20;
+/// How many events or lines a reader can fall behind before it loses the oldest.
+const BEHIND: usize = 512;
+/// How many bytes of one text are kept: a log line's message or fields, an event's text, an error.
+const LONGEST: usize = 16 << 10;
+
+/// The journal of a daemon. It is bounded; readers that fall behind lose the oldest entries.
+pub struct Journal {
+    inner: Mutex<Inner>,
+    events: broadcast::Sender<Event>,
+    lines: broadcast::Sender<LogLine>,
+    /// The names of the configs' secret fields.
+    secrets: RwLock<BTreeSet<String>>,
+    /// The metrics for Prometheus.
+    pub(crate) metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Inner {
+    events: VecDeque<Event>,
+    lines: VecDeque<LogLine>,
+    /// The size of the lines' texts.
+    bytes: usize,
+    last_event: u64,
+    last_line: u64,
+    plugins: BTreeMap<String, PluginNotes>,
+    timelines: HashMap<u64, Timeline>,
+}
+
+/// What is known about a plugin and is not in the registry.
+#[derive(Clone, Debug, Default)]
+pub struct PluginNotes {
+    /// When the running build started, in milliseconds since 1970; 0 if none is running.
+    pub building_since_ms: u64,
+    /// What the running build is doing.
+    pub phase: String,
+    /// Why the last build or swap failed; empty if it did not.
+    pub error: String,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            events: broadcast::channel(BEHIND).0,
+            lines: broadcast::channel(BEHIND).0,
+            secrets: RwLock::default(),
+            metrics: Metrics::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = self.lock();
+        let (events, lines) = (inner.last_event, inner.last_line);
+        f.debug_struct("Journal").field("events", &events).field("lines", &lines).finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// An empty journal.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Records an event of the runtime.
+    pub fn runtime_event(&self, event: &RuntimeEvent) {
+        self.metrics.count(event);
+        if let RuntimeEvent::Loading { schemas, .. } = event {
+            // Before any of its code runs and could log anything.
+            return self.note_secrets(schemas);
+        }
+        let Some(event) = self.lock().take_in(event, |text| *text = self.shown(text)) else { return };
+        log(&event);
+        let _ = self.events.send(event);
+    }
+
+    /// Records a log line and numbers it.
+    pub fn line(&self, mut line: LogLine) {
+        let mut inner = self.lock();
+        inner.last_line += 1;
+        line.number = inner.last_line;
+        inner.bytes += size(&line);
+        inner.lines.push_back(line.clone());
+        while inner.lines.len() > LINES || inner.bytes > BYTES {
+            let Some(oldest) = inner.lines.pop_front() else { break };
+            inner.bytes -= size(&oldest);
+        }
+        drop(inner);
+        let _ = self.lines.send(line);
+    }
+
+    /// A text fit to be shown: without credentials, and cut to what is kept.
+    pub fn shown(&self, text: &str) -> String {
+        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        // Cut first, so that long texts do not take longer.
+        let mut text = text.to_owned();
+        cut(&mut text);
+        hide(&text, &secrets).into_owned()
+    }
+
+    /// A log line fit to be shown.
+    pub fn shown_line(&self, mut line: LogLine) -> LogLine {
+        line.message = self.shown(&line.message);
+        line.fields = self.shown(&line.fields);
+        line
+    }
+
+    /// Collects the names of the configs' secret fields from their schemas.
+    pub fn note_secrets<'a>(&self, schemas: impl IntoIterator<Item = &'a serde_json::Value>) {
+        let mut names = BTreeSet::new();
+        schemas.into_iter().for_each(|schema| names_in(schema, &mut names));
+        self.secrets.write().unwrap_or_else(PoisonError::into_inner).extend(names);
+    }
+
+    /// The kept events, and a receiver of those to come. No event is in both, and none is missing.
+    pub fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let receiver = self.events.subscribe();
+        (self.lock().events.iter().cloned().collect(), receiver)
+    }
+
+    /// The kept log lines, and a receiver of those to come. A line may be in both; compare the numbers.
+    pub fn lines(&self) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
+        let receiver = self.lines.subscribe();
+        (self.lock().lines.iter().cloned().collect(), receiver)
+    }
+
+    /// The notes about each plugin.
+    pub fn plugins(&self) -> BTreeMap<String, PluginNotes> {
+        self.lock().plugins.clone()
+    }
+
+    /// How a generation came to serve.
+    pub fn timeline(&self, generation: u64) -> Option<Timeline> {
+        self.lock().timelines.get(&generation).copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take_in(&mut self, event: &RuntimeEvent, show: impl Fn(&mut String)) -> Option<Event> {
+        let mut told = Event { at_ms: now_ms(), ..Event::default() };
+        let about = |told: &mut Event, kind: &str, plugin: &str, generation: u64, text: String| {
+            (told.kind, told.plugin, told.generation, told.text) =
+                (kind.to_owned(), plugin.to_owned(), generation, text);
+        };
+        match event {
+            RuntimeEvent::BuildStarted { plugin } => {
+                self.notes(plugin).building_since_ms = told.at_ms;
+                about(&mut told, "build_started", plugin, 0, "building".to_owned());
+            }
+            RuntimeEvent::BuildFailed { plugin, rendered, .. } => {
+                let notes = self.notes(plugin);
+                (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), rendered.clone());
+                about(&mut told, "build_failed", plugin, 0, rendered.clone());
+            }
+            RuntimeEvent::Built { plugin, build_ms, .. } => {
+                *self.notes(plugin) = PluginNotes::default();
+                about(&mut told, "built", plugin, 0, format!("built in {}", crate::text::duration(*build_ms)));
+            }
+            RuntimeEvent::Unchanged { plugin, .. } => {
+                *self.notes(plugin) = PluginNotes::default();
+                about(&mut told, "unchanged", plugin, 0, "the build produced what is already loaded".to_owned());
+            }
+            RuntimeEvent::Swapped { plugin, from, to, timeline } => {
+                *self.notes(plugin) = PluginNotes::default();
+                let timeline = Timeline::from(timeline);
+                self.timelines.insert(*to, timeline);
+                if self.timelines.len() > EVENTS
+                    && let Some(oldest) = self.timelines.keys().min().copied()
+                {
+                    self.timelines.remove(&oldest);
+                }
+                told.timeline = Some(timeline);
+                let text = match from {
+                    Some(from) => format!("generation {to} serves, after {from}: {timeline}"),
+                    None => format!("generation {to} serves: {timeline}"),
+                };
+                about(&mut told, "swapped", plugin, *to, text);
+            }
+            RuntimeEvent::RolledBack { plugin, reason, serving } => {
+                let notes = self.notes(plugin);
+                (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), reason.clone());
+                let text = match serving {
+                    Some(serving) => format!("not swapped; generation {serving} is still serving: {reason}"),
+                    None => format!("not loaded: {reason}"),
+                };
+                about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), text);
+            }
+            RuntimeEvent::TakenBack { plugin, from, to, was, reason, notes } => {
+                self.notes(plugin).error = format!("generation {from} was taken back: {reason}");
+                let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
+                let text = format!("generation {from} is taken back, {was} serves again, as {to}: {reason}{notes}");
+                about(&mut told, "taken_back", plugin, *to, text);
+            }
+            RuntimeEvent::Draining { plugin, generation, leases } => {
+                let text = format!("generation {generation} is still held by {leases} and stays loaded");
+                about(&mut told, "draining", plugin, *generation, text);
+            }
+            RuntimeEvent::Stuck { plugin, generation, reason, .. } => {
+                let text = format!("generation {generation} stays loaded: {reason}");
+                about(&mut told, "stuck", plugin, *generation, text);
+            }
+            RuntimeEvent::Unloaded { plugin, generation, unload_ms, unmapped } => {
+                let seen = if *unmapped == Some(true) { "and unmapped " } else { "" };
+                let text = format!("generation {generation} unloaded {seen}in {}", crate::text::duration(*unload_ms));
+                about(&mut told, "unloaded", plugin, *generation, text);
+            }
+            RuntimeEvent::BuildProgress { plugin, phase, compiled, .. } => {
+                let notes = self.notes(plugin);
+                notes.phase = match compiled {
+                    Some(package) => format!("{phase}, {package} done"),
+                    None => phase.to_string(),
+                };
+                // The state tells it; as events these would push out what matters.
+                return None;
+            }
+            // They all come with the end of the build.
+            RuntimeEvent::CompilerSays { .. } => return None,
+            RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms } => {
+                let again = crate::text::duration(*restart_in_ms);
+                let said = match last_lines.as_slice() {
+                    [] => String::new(),
+                    lines => format!("; its last output:\n{}", lines.join("\n")),
+                };
+                let text = format!("generation {generation} crashed ({reason}), restarting in {again}{said}");
+                about(&mut told, "crashed", plugin, *generation, text);
+            }
+            RuntimeEvent::Restarted { plugin, generation, pid, start_ms } => {
+                let took = crate::text::duration(*start_ms);
+                let text = format!("generation {generation} serves again, in process {pid}, after {took}");
+                about(&mut told, "restarted", plugin, *generation, text);
+            }
+            other => self.take_in_other(&mut told, other)?,
+        }
+        show(&mut told.text);
+        if let Some(notes) = self.plugins.get_mut(&told.plugin) {
+            show(&mut notes.error);
+        }
+        self.last_event += 1;
+        told.number = self.last_event;
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(told.clone());
+        Some(told)
+    }
+
+    /// An event without a text of its own: its fields are shown as they are.
+    fn take_in_other(&mut self, told: &mut Event, event: &RuntimeEvent) -> Option<()> {
+        let serde_json::Value::Object(mut fields) = serde_json::to_value(event).ok()? else { return None };
+        let mut take = |name: &str| match fields.remove(name) {
+            Some(serde_json::Value::String(text)) => text,
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        told.kind = take("event");
+        told.plugin = take("plugin");
+        told.generation = take("generation").parse().unwrap_or_default();
+        let parts: Vec<String> = ["path", "reason"].map(take).into_iter().filter(|part| !part.is_empty()).collect();
+        told.text = parts.join(": ");
+        if told.text.is_empty() {
+            told.text = told.kind.replace('_', " ");
+            let rest = serde_json::to_string(&fields).unwrap_or_default();
+            if rest != "{}" {
+                told.text.push_str(&format!(" {rest}"));
+            }
+        }
+        Some(())
+    }
+
+    fn notes(&mut self, plugin: &str) -> &mut PluginNotes {
+        self.plugins.entry(plugin.to_owned()).or_default()
+    }
+}
+
+/// The event as a log line.
+fn log(event: &Event) {
+    let (plugin, text) = (event.plugin.as_str(), event.text.trim_end());
+    match event.kind.as_str() {
+        "build_failed" => tracing::error!(target: "cbus", plugin, "does not build:\n{text}"),
+        "rolled_back" | "crashed" => tracing::error!(target: "cbus", plugin, "{text}"),
+        "draining" | "stuck" | "refused" => tracing::warn!(target: "cbus", plugin, "{text}"),
+        "build_started" | "built" => tracing::debug!(target: "cbus", plugin, "{text}"),
+        _ => tracing::info!(target: "cbus", plugin, "{text}"),
+    }
+}
+
+fn size(line: &LogLine) -> usize {
+    line.message.len() + line.fields.len() + line.target.len() + line.plugin.len()
+}
+
+/// Shortens a text that is longer than what is kept.
+fn cut(text: &mut String) {
+    if text.len() > LONGEST {
+        *text = hot_runtime::text::shortened(text, LONGEST).into_owned();
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    millis(SystemTime::now())
+}
+
+/// A time as milliseconds since 1970.
+pub fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

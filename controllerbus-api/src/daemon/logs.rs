@@ -1,0 +1,130 @@
+//! The log of a program and its plugins, for the journal.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::Journal;
+use super::journal::now_ms;
+use crate::Error;
+use crate::proto::LogLine;
+
+/// The target under which the boundary forwards the logs of plugins.
+const GUEST: &str = "controllerbus::guest";
+
+/// Which lines are kept: such as `info`, or `warn,greeter=debug`.
+#[derive(Clone, Debug)]
+pub struct Filter(Targets);
+
+impl FromStr for Filter {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // A module's name alone would enable all of its lines; usually it is a mistyped level.
+        let help = "use a level (error, warn, info, debug, trace) or MODULE=LEVEL, separated by commas";
+        for part in text.split(',').filter(|part| !part.contains('=')) {
+            part.trim()
+                .parse::<LevelFilter>()
+                .map_err(|_| Error::new(format!("`{part}` is not a log level; {help}"), ""))?;
+        }
+        text.parse().map(Self).map_err(|error| Error::new(format!("{error}; {help}"), ""))
+    }
+}
+
+/// A layer for the subscriber of `tracing` that records log lines in a journal. `print` gets each line too, without its
+/// number; it is fit to be shown, but may have control characters.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use controllerbus_api::{Journal, logs};
+/// use tracing_subscriber::layer::SubscriberExt;
+///
+/// let journal = Arc::new(Journal::new());
+/// let filter = "info,greeter=debug".parse().unwrap();
+/// let subscriber = tracing_subscriber::registry().with(logs::layer(&journal, filter, |_| {}));
+/// tracing::subscriber::with_default(subscriber, || tracing::info!("all is well"));
+/// assert_eq!(journal.lines().0[0].message, "all is well");
+/// ```
+pub fn layer<S>(
+    journal: &Arc<Journal>,
+    filter: Filter,
+    print: impl Fn(&LogLine) + Send + Sync + 'static,
+) -> impl Layer<S> + Send + Sync + 'static
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    // Plugins' modules are filtered in the layer, where their names are known.
+    let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
+    let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
+    Lines { filter, journal: Arc::clone(journal), print }.with_filter(outer)
+}
+
+struct Lines<P> {
+    filter: Filter,
+    journal: Arc<Journal>,
+    print: P,
+}
+
+impl<S: Subscriber, P: Fn(&LogLine) + Send + Sync + 'static> Layer<S> for Lines<P> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = *event.metadata().level();
+        let mut line = LogLine {
+            at_ms: now_ms(),
+            level: level.to_string(),
+            target: event.metadata().target().to_owned(),
+            ..LogLine::default()
+        };
+        let guest = line.target == GUEST;
+        event.record(&mut Fields { line: &mut line, guest });
+        if guest && !self.filter.0.would_enable(&line.target, &level) {
+            return;
+        }
+        let line = self.journal.shown_line(line);
+        (self.print)(&line);
+        self.journal.line(line);
+    }
+}
+
+/// Collects an event's fields.
+struct Fields<'a> {
+    line: &'a mut LogLine,
+    guest: bool,
+}
+
+impl Fields<'_> {
+    fn add(&mut self, name: &str, value: &str) {
+        match name {
+            "message" => self.line.message = value.to_owned(),
+            "plugin" => self.line.plugin = value.to_owned(),
+            "module" if self.guest => self.line.target = value.to_owned(),
+            "fields" if self.guest => self.line.fields = value.to_owned(),
+            "file" | "line" if self.guest => {}
+            _ => {
+                let space = if self.line.fields.is_empty() { "" } else { " " };
+                let _ = write!(self.line.fields, "{space}{name}={value}");
+            }
+        }
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.add(field.name(), &format!("{value:?}"));
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field.name(), value);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match field.name() {
+            "generation" => self.line.generation = value,
+            name => self.add(name, &value.to_string()),
+        }
+    }
+}

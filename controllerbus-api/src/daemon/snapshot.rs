@@ -1,0 +1,294 @@
+//! Snapshots of a daemon, for the API, the page and the live view.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+
+use controllerbus::bus::{ConfigState, DirectiveSnapshot, Execution, ResolverSnapshot, ResolverState, RunState};
+use hot_runtime::{GenerationInfo, GenerationState};
+
+use super::Host;
+use super::host::memory_bytes;
+use super::journal::millis;
+use super::metrics::Counts;
+use crate::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
+use crate::state;
+
+/// What the page shows.
+pub struct Shown {
+    pub plugins: Vec<Plugin>,
+    pub controllers: Vec<Controller>,
+    pub directives: Vec<Directive>,
+    pub configs: Vec<Config>,
+}
+
+impl Host {
+    /// What the page shows. Reads the registry, and with it the process's mappings, only once.
+    pub(crate) fn shown(&self) -> Shown {
+        let generations = self.generations();
+        Shown {
+            controllers: self.controllers_of(&generations),
+            plugins: self.plugins_of(generations),
+            directives: self.directives(),
+            configs: self.configs(),
+        }
+    }
+
+    /// A text of the bus, fit to be shown.
+    fn kept(&self, text: &dyn Display) -> String {
+        self.journal.shown(&text.to_string())
+    }
+
+    /// An overview of the bus.
+    pub(crate) fn info(&self, allow_exec: bool, allow_control: bool) -> Info {
+        let directives = self.bus.directives();
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process_id: std::process::id(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            plugins: self.plugins().len() as u32,
+            controllers: self.bus.controllers().len() as u32,
+            directives: directives.len() as u32,
+            values: directives.iter().map(|found| found.values.len() as u32).sum(),
+            configs: self.bus.configs().len() as u32,
+            config_ids: self.bus.config_ids(),
+            allow_exec,
+            allow_control,
+            memory_bytes: memory_bytes(),
+        }
+    }
+
+    /// The metrics, in the text format of Prometheus.
+    pub(crate) fn metrics(&self) -> String {
+        let directives = self.bus.directives();
+        let counts = Counts {
+            controllers: self.bus.controllers().len(),
+            directives: directives.len(),
+            values: directives.iter().map(|found| found.values.len()).sum(),
+            memory_bytes: memory_bytes(),
+        };
+        self.journal.metrics.resolved(&self.bus);
+        self.journal.metrics.render(&self.generations(), &counts)
+    }
+
+    /// The plugins, including those that have never been loaded.
+    pub fn plugins(&self) -> Vec<Plugin> {
+        self.plugins_of(self.generations())
+    }
+
+    fn plugins_of(&self, generations: Vec<GenerationInfo>) -> Vec<Plugin> {
+        let mut plugins: BTreeMap<String, Plugin> = BTreeMap::new();
+        for (id, notes) in self.journal.plugins() {
+            let plugin = Plugin {
+                id: id.clone(),
+                error: notes.error,
+                building_since_ms: notes.building_since_ms,
+                building: notes.phase,
+                ..Plugin::default()
+            };
+            plugins.insert(id, plugin);
+        }
+        for found in generations {
+            let plugin = plugins
+                .entry(found.plugin.clone())
+                .or_insert_with(|| Plugin { id: found.plugin.clone(), ..Plugin::default() });
+            if found.state == GenerationState::Serving {
+                plugin.version = found.version.to_string();
+            }
+            plugin.generations.push(self.generation(&found));
+        }
+        let mut plugins: Vec<Plugin> = plugins.into_values().collect();
+        for plugin in &mut plugins {
+            let serving = plugin.serving().is_some();
+            plugin.state = match (serving, plugin.building_since_ms > 0, plugin.error.is_empty()) {
+                (_, true, _) => state::BUILDING,
+                (true, ..) => state::SERVING,
+                (false, _, false) => state::FAILED,
+                (false, _, true) => state::UNLOADED,
+            }
+            .to_owned();
+        }
+        plugins
+    }
+
+    fn generation(&self, found: &GenerationInfo) -> Generation {
+        Generation {
+            number: found.generation,
+            version: found.version.to_string(),
+            build_hash: found.build_hash.clone(),
+            state: state::of_generation(found.state),
+            since_ms: millis(found.since),
+            reason: found.reason.as_ref().map(|reason| self.kept(reason)).unwrap_or_default(),
+            factories: found.holders.factories as u32,
+            controllers: found.holders.controllers as u32,
+            calls: found.holders.calls as u32,
+            wakers: found.holders.wakers as u32,
+            interfaces: found.holders.interfaces as u32,
+            connections: found.holders.connections as u32,
+            mapped: found.mapped,
+            timeline: self.journal.timeline(found.generation),
+            isolation: found.isolation.to_string(),
+            process_id: found.pid.unwrap_or_default(),
+            taken_back: found.taken_back.clone().unwrap_or_default(),
+            layers: found.layers.clone(),
+        }
+    }
+
+    /// The controllers on the bus, and those that have been removed but have not ended yet.
+    pub fn controllers(&self) -> Vec<Controller> {
+        self.controllers_of(&self.generations())
+    }
+
+    fn controllers_of(&self, generations: &[GenerationInfo]) -> Vec<Controller> {
+        let plugins: HashMap<u64, String> =
+            generations.iter().map(|found| (found.generation, found.plugin.clone())).collect();
+        let show = |found: controllerbus::bus::ControllerSnapshot| {
+            let plugin = plugins.get(&found.source.0).cloned().unwrap_or_default();
+            let (state, error) = match found.execution {
+                _ if found.staged => (state::STAGED, String::new()),
+                Execution::Running => (state::RUNNING, String::new()),
+                Execution::Failed { error, .. } => (state::FAILED, self.kept(&error)),
+                Execution::Ended => (state::ENDED, String::new()),
+                Execution::Closing => (state::CLOSING, String::new()),
+                Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not return")),
+                _ => (state::UNKNOWN, String::new()),
+            };
+            Controller {
+                id: found.id.0,
+                name: found.info.id,
+                version: found.info.version.to_string(),
+                description: found.info.description,
+                config_id: found.info.config_id,
+                generation: if plugin.is_empty() { 0 } else { found.source.0 },
+                plugin,
+                key: found.keys.join(", "),
+                answers: found.answers as u32,
+                resolves: found.resolves,
+                state: state.to_owned(),
+                error,
+            }
+        };
+        self.bus.controllers().into_iter().chain(self.bus.leaving()).map(show).collect()
+    }
+
+    /// The active directives.
+    pub fn directives(&self) -> Vec<Directive> {
+        let show = |found: DirectiveSnapshot| {
+            let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            Directive {
+                id: found.id,
+                name: self.kept(&found.name),
+                about: self.kept(&about.join(" ")),
+                references: found.references as u32,
+                idle: found.idle,
+                values: found
+                    .values
+                    .into_iter()
+                    .map(|value| Value {
+                        id: value.id.0,
+                        controller: value.controller.0,
+                        json: crate::text::cut(&self.kept(&value.value), VALUE),
+                    })
+                    .collect(),
+                resolvers: found.resolvers.into_iter().map(|found| resolver(found, |text| self.kept(text))).collect(),
+            }
+        };
+        self.bus.directives().into_iter().map(show).collect()
+    }
+
+    /// The applied configs.
+    pub fn configs(&self) -> Vec<Config> {
+        self.bus.configs().into_iter().map(|found| config(found, |text| self.kept(text))).collect()
+    }
+
+    /// The known factories.
+    pub fn factories(&self) -> Vec<Factory> {
+        let show = |found: controllerbus::bus::FactorySnapshot| Factory {
+            id: found.info.id,
+            version: found.info.version.to_string(),
+            description: found.info.description,
+            config_id: found.info.config_id,
+            generation: found.source.0,
+            schema: found.schema.to_string(),
+        };
+        self.bus.factories().into_iter().map(show).collect()
+    }
+}
+
+/// How many characters of a value are shown.
+const VALUE: usize = 200;
+
+fn resolver(found: ResolverSnapshot, kept: impl Fn(&dyn Display) -> String) -> Resolver {
+    let (state, error) = match found.state {
+        ResolverState::Working => (state::WORKING, String::new()),
+        ResolverState::Idle => (state::IDLE, String::new()),
+        ResolverState::Failed { error } => (state::FAILED, kept(&error)),
+        ResolverState::Held => (state::HELD, String::new()),
+        _ => (state::UNKNOWN, String::new()),
+    };
+    Resolver { controller: found.controller.0, state: state.to_owned(), error }
+}
+
+fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
+    let mut config = Config {
+        key: found.key,
+        config_id: found.config_id,
+        revision: found.revision,
+        error: found.problem.map(|problem| kept(&problem)).unwrap_or_default(),
+        location: found.location.map(|place| place.to_string()).unwrap_or_default(),
+        ..Config::default()
+    };
+    config.state = match found.state {
+        RunState::Queued => state::QUEUED,
+        RunState::Constructing => state::CONSTRUCTING,
+        RunState::Running(id) => {
+            config.controller = id.0;
+            state::RUNNING
+        }
+        RunState::Failed { error, retry_in } => {
+            if config.error.is_empty() {
+                config.error = kept(&error);
+            }
+            config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
+            state::FAILED
+        }
+        _ => state::UNKNOWN,
+    }
+    .to_owned();
+    // The previous config is still running.
+    if let Some(pending) = found.pending {
+        let (state, retry_in) = match pending.state {
+            RunState::Failed { retry_in, .. } => (state::REFUSED, retry_in),
+            RunState::Constructing => (state::CONSTRUCTING, None),
+            _ => (state::PENDING, None),
+        };
+        config.state = state.to_owned();
+        config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
+    }
+    config
+}
+
+impl From<&hot_runtime::Timeline> for Timeline {
+    fn from(timeline: &hot_runtime::Timeline) -> Self {
+        Self {
+            edit_to_live_ms: timeline.edit_to_live_ms,
+            build_ms: timeline.build_ms,
+            verify_ms: timeline.verify_ms,
+            load_ms: timeline.load_ms,
+            swap_ms: timeline.swap_ms,
+        }
+    }
+}
+
+impl std::fmt::Display for Timeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::text::duration;
+        if let Some(ms) = self.edit_to_live_ms {
+            write!(f, "live in {}: ", duration(ms))?;
+        }
+        if self.build_ms > 0.0 {
+            write!(f, "build {}, ", duration(self.build_ms))?;
+        }
+        let (verify, load, swap) = (duration(self.verify_ms), duration(self.load_ms), duration(self.swap_ms));
+        write!(f, "verify {verify}, load {load}, swap {swap}")
+    }
+}

@@ -1,0 +1,343 @@
+//! Answers the calls of the bus API.
+
+use std::sync::Arc;
+
+use controllerbus::ConfigSet;
+use hot_runtime::text::{coloured_text, escaped};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Level;
+
+use super::auth::{Caller, Door, Way};
+use super::pages::Pages;
+use super::proto::bus_api_server::BusApi;
+use super::proto::{
+    Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
+    ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
+    ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest,
+    OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse,
+    RollBackPluginRequest, RollBackPluginResponse, Timeline, UnloadPluginRequest, UnloadPluginResponse,
+    WatchEventsRequest, WatchLogsRequest,
+};
+use super::state;
+use super::streams::stream;
+use crate::daemon::Host;
+use crate::text;
+
+/// What the calls and the page operate on.
+#[derive(Clone)]
+pub struct Service {
+    pub host: Arc<Host>,
+    pub allow_exec: bool,
+    pub allow_control: bool,
+    pub end: CancellationToken,
+    /// The page on its own port, once `cbus page` has asked for it.
+    pub pages: Arc<Pages>,
+}
+
+/// The caller, as the door has determined it.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("the caller is unknown"))
+}
+
+impl Service {
+    pub fn info(&self) -> Info {
+        self.host.info(self.allow_exec, self.allow_control)
+    }
+
+    fn may_execute(&self) -> Result<(), Status> {
+        if self.allow_exec {
+            return Ok(());
+        }
+        Err(Status::permission_denied(
+            "this daemon does not allow clients to execute config sets; start it with --allow-exec, or set \
+             `allow_exec: true` in the config of controllerbus/bus/api",
+        ))
+    }
+
+    fn may_control(&self) -> Result<(), Status> {
+        if self.allow_control {
+            return Ok(());
+        }
+        Err(Status::permission_denied(
+            "this daemon does not allow clients to reload or unload plugins; start it with --allow-control, or set \
+             `allow_control: true` in the config of controllerbus/bus/api",
+        ))
+    }
+
+    /// Rebuilds a plugin and swaps it in, if that is allowed.
+    pub async fn reload(&self, id: &str, caller: &Caller) -> Result<ReloadPluginResponse, Status> {
+        self.may_control()?;
+        caller.audit(format_args!("reloads the plugin {}", escaped(id)));
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let rebuilt = runtime.rebuild(id).await.map_err(|error| match &error {
+            hot_runtime::Error::UnknownPlugin { .. } if self.host.plugins().iter().any(|plugin| plugin.id == id) => {
+                Status::failed_precondition(format!(
+                    "`{id}` was loaded from a file, so there are no sources to rebuild; put a newer file into the plugins directory"
+                ))
+            }
+            _ => status(error),
+        });
+        match rebuilt? {
+            Some(report) => Ok(ReloadPluginResponse {
+                unchanged: false,
+                generation: report.to,
+                timeline: Some(Timeline::from(&report.timeline)),
+            }),
+            None => {
+                let plugins = self.host.plugins();
+                let serving = plugins.iter().find(|plugin| plugin.id == id).and_then(Plugin::serving);
+                Ok(ReloadPluginResponse {
+                    unchanged: true,
+                    generation: serving.map_or(0, |found| found.number),
+                    timeline: None,
+                })
+            }
+        }
+    }
+
+    /// Removes a plugin from the bus and unloads it, if that is allowed.
+    pub async fn unload(&self, id: &str, caller: &Caller) -> Result<UnloadPluginResponse, Status> {
+        self.may_control()?;
+        caller.audit(format_args!("unloads the plugin {}", escaped(id)));
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let report = runtime.unload(id).await.map_err(status)?;
+        Ok(UnloadPluginResponse {
+            generation: report.generation,
+            unload_ms: report.unload_ms,
+            unmapped: report.unmapped,
+            left: report.left.unwrap_or_default(),
+        })
+    }
+
+    /// The states of some keys, and whether all of them have settled.
+    fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
+        let configs: Vec<Config> =
+            self.host.configs().into_iter().filter(|config| keys.contains(&config.key)).collect();
+        let settled = configs.iter().all(|config| config.state != state::CONSTRUCTING);
+        (configs, settled)
+    }
+}
+
+fn starting() -> Status {
+    Status::unavailable("the daemon is still building and loading its plugins")
+}
+
+fn status(error: hot_runtime::Error) -> Status {
+    match &error {
+        hot_runtime::Error::UnknownPlugin { .. } => Status::not_found(error.to_string()),
+        hot_runtime::Error::Closed => Status::unavailable(error.to_string()),
+        _ => Status::failed_precondition(text::plain(&error.with_causes().to_string())),
+    }
+}
+
+type Streamed<T> = Result<Response<ReceiverStream<Result<T, Status>>>, Status>;
+
+#[tonic::async_trait]
+impl BusApi for Service {
+    async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<Info>, Status> {
+        Ok(Response::new(self.info()))
+    }
+
+    async fn list_plugins(&self, _: Request<ListPluginsRequest>) -> Result<Response<ListPluginsResponse>, Status> {
+        Ok(Response::new(ListPluginsResponse { plugins: self.host.plugins() }))
+    }
+
+    async fn list_controllers(
+        &self,
+        _: Request<ListControllersRequest>,
+    ) -> Result<Response<ListControllersResponse>, Status> {
+        Ok(Response::new(ListControllersResponse { controllers: self.host.controllers() }))
+    }
+
+    async fn list_directives(
+        &self,
+        _: Request<ListDirectivesRequest>,
+    ) -> Result<Response<ListDirectivesResponse>, Status> {
+        Ok(Response::new(ListDirectivesResponse { directives: self.host.directives() }))
+    }
+
+    async fn list_configs(&self, _: Request<ListConfigsRequest>) -> Result<Response<ListConfigsResponse>, Status> {
+        Ok(Response::new(ListConfigsResponse { configs: self.host.configs() }))
+    }
+
+    async fn list_factories(
+        &self,
+        _: Request<ListFactoriesRequest>,
+    ) -> Result<Response<ListFactoriesResponse>, Status> {
+        Ok(Response::new(ListFactoriesResponse { factories: self.host.factories() }))
+    }
+
+    type WatchEventsStream = ReceiverStream<Result<Event, Status>>;
+
+    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Streamed<Event> {
+        let ends = [self.end.clone(), caller(&request)?.revoked];
+        let past = request.into_inner().past;
+        let (known, mut coming) = self.host.journal.events();
+        Ok(Response::new(stream(ends, |sender| async move {
+            let mut last = known.last().map_or(0, |event| event.number);
+            for event in known.into_iter().filter(|_| past) {
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            loop {
+                match coming.recv().await {
+                    Ok(event) if event.number <= last => {}
+                    Ok(event) => {
+                        last = event.number;
+                        if sender.send(Ok(event)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        })))
+    }
+
+    type WatchLogsStream = ReceiverStream<Result<LogLine, Status>>;
+
+    async fn watch_logs(&self, request: Request<WatchLogsRequest>) -> Streamed<LogLine> {
+        let ends = [self.end.clone(), caller(&request)?.revoked];
+        let WatchLogsRequest { follow, tail, plugin, level } = request.into_inner();
+        let most = match level.as_str() {
+            "" => Level::TRACE,
+            text => text.parse().map_err(|_| Status::invalid_argument(format!("`{text}` is not a log level")))?,
+        };
+        let wanted = move |line: &LogLine| {
+            (plugin.is_empty() || line.plugin == plugin) && line.level.parse::<Level>().is_ok_and(|level| level <= most)
+        };
+        let (known, mut coming) = self.host.journal.lines();
+        Ok(Response::new(stream(ends, |sender| async move {
+            let mut last = known.last().map_or(0, |line| line.number);
+            let known: Vec<LogLine> = known.into_iter().filter(|line| wanted(line)).collect();
+            let skip = known.len().saturating_sub(tail as usize);
+            for line in known.into_iter().skip(skip) {
+                if sender.send(Ok(line)).await.is_err() {
+                    return;
+                }
+            }
+            if !follow {
+                return;
+            }
+            loop {
+                match coming.recv().await {
+                    Ok(line) if line.number <= last => {}
+                    Ok(line) => {
+                        last = line.number;
+                        if wanted(&line) && sender.send(Ok(line)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        })))
+    }
+
+    type ExecuteStream = ReceiverStream<Result<ExecuteResponse, Status>>;
+
+    async fn execute(&self, request: Request<ExecuteRequest>) -> Streamed<ExecuteResponse> {
+        self.may_execute()?;
+        let caller = caller(&request)?;
+        let ends = [self.end.clone(), caller.revoked.clone()];
+        let ExecuteRequest { config_set, name, attach } = request.into_inner();
+        let set = ConfigSet::parse(&name, &config_set)
+            .map_err(|error| Status::invalid_argument(coloured_text(&error.to_string(), false)))?;
+        let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
+        caller.audit(format_args!("applies the configs {}", escaped(&keys.join(", "))));
+        let service = self.clone();
+        // Configs that others have applied for the same keys keep running when this client leaves.
+        let owner = attach.then(|| self.host.bus.config_owner());
+        Ok(Response::new(stream(ends, |sender| async move {
+            let mut changes = service.host.bus.changes();
+            // The owner is dropped with this task, however it ends.
+            let applied = match &owner {
+                Some(owner) => owner.apply(set).await,
+                None => service.host.bus.apply(set).await,
+            };
+            if let Err(error) = applied {
+                let _ = sender.send(Err(Status::invalid_argument(error.to_string()))).await;
+                return;
+            }
+            let mut told = Vec::new();
+            loop {
+                let (configs, settled) = service.settled(&keys);
+                if configs != told {
+                    told.clone_from(&configs);
+                    if sender.send(Ok(ExecuteResponse { configs })).await.is_err() {
+                        return;
+                    }
+                }
+                if (settled && !attach) || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        })))
+    }
+
+    async fn remove_configs(
+        &self,
+        request: Request<RemoveConfigsRequest>,
+    ) -> Result<Response<RemoveConfigsResponse>, Status> {
+        self.may_execute()?;
+        let caller = caller(&request)?;
+        let mut removed = Vec::new();
+        for key in request.into_inner().keys {
+            caller.audit(format_args!("removes the config {}", escaped(&key)));
+            if self.host.bus.remove_config(&key).await {
+                removed.push(key);
+            }
+        }
+        Ok(Response::new(RemoveConfigsResponse { removed }))
+    }
+
+    async fn reload_plugin(
+        &self,
+        request: Request<ReloadPluginRequest>,
+    ) -> Result<Response<ReloadPluginResponse>, Status> {
+        let caller = caller(&request)?;
+        self.reload(&request.into_inner().id, &caller).await.map(Response::new)
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        request: Request<RollBackPluginRequest>,
+    ) -> Result<Response<RollBackPluginResponse>, Status> {
+        let caller = caller(&request)?;
+        self.may_control()?;
+        let RollBackPluginRequest { id, build } = request.into_inner();
+        caller.audit(format_args!("rolls the plugin {} back", escaped(&id)));
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let report = runtime.roll_back(&id, (!build.is_empty()).then_some(&*build)).await.map_err(status)?;
+        let timeline = Some(Timeline::from(&report.timeline));
+        Ok(Response::new(RollBackPluginResponse { generation: report.to, timeline }))
+    }
+
+    async fn unload_plugin(
+        &self,
+        request: Request<UnloadPluginRequest>,
+    ) -> Result<Response<UnloadPluginResponse>, Status> {
+        let caller = caller(&request)?;
+        self.unload(&request.into_inner().id, &caller).await.map(Response::new)
+    }
+
+    async fn open_page(&self, request: Request<OpenPageRequest>) -> Result<Response<OpenPageResponse>, Status> {
+        let caller = caller(&request)?;
+        let door = request.extensions().get::<Arc<Door>>().cloned();
+        let failed = |error: std::io::Error| Status::internal(format!("the page cannot be opened: {error}"));
+        // A browser can use this door itself, unless it is a Unix socket.
+        let (door, port) = match door {
+            Some(door) if matches!(door.way, Way::Tcp { .. }) => (door, 0),
+            _ => self.pages.open(self).await.map_err(failed)?,
+        };
+        let code = door.sessions.code(caller).map_err(failed)?;
+        Ok(Response::new(OpenPageResponse { port: port.into(), code }))
+    }
+}
