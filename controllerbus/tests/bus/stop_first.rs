@@ -370,10 +370,7 @@ async fn a_config_that_is_refused_is_shown_so_and_the_one_before_is_made_again_w
     let pending = state.pending.as_ref().expect("it is pending");
     assert!(matches!(pending.state, RunState::Failed { retry_in: None, .. }), "{pending:?}");
     let problem = state.problem.as_ref().expect("a problem").to_string();
-    assert!(
-        problem.contains("1 with 7 is refused; the previous config runs again, with its state"),
-        "{problem}"
-    );
+    assert!(problem.contains("1 with 7 is refused; the previous config runs again, with its state"), "{problem}");
     let log = resource.take_log().join(", ");
     let wanted = "1 saved, 1 cancelled, 1 closed, 1 saved, 1 dropped, 1 refused, 1 constructed, 1 restored [100]";
     assert_eq!(log, wanted);

@@ -90,13 +90,13 @@ fn show(title: &str, bus: &Bus) {
     println!("{title}");
     for ConfigState { key, config_id, revision, candidates, state, problem, .. } in bus.configs() {
         let state = match state {
-            RunState::Running(id) => format!("runs as controller {}", id.0),
-            RunState::Queued => "waits".to_owned(),
-            RunState::Constructing => "is being made".to_owned(),
-            RunState::Failed { retry_in, .. } => format!("failed, again in {retry_in:?}"),
-            _ => "is in a state that this program does not know".to_owned(),
+            RunState::Running(id) => format!("running as controller {}", id.0),
+            RunState::Queued => "queued".to_owned(),
+            RunState::Constructing => "being constructed".to_owned(),
+            RunState::Failed { retry_in, .. } => format!("failed, retrying in {retry_in:?}"),
+            _ => "in an unknown state".to_owned(),
         };
-        println!("    {key} ({config_id}, revision {revision}, also there {candidates:?}): {state}");
+        println!("    {key} ({config_id}, revision {revision}, other candidates {candidates:?}): {state}");
         if let Some(problem) = problem {
             println!("        {problem}");
         }

@@ -114,11 +114,11 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     let mapped = runtime.generations().iter().filter(left).count();
     let unmapped = runtime.generations().iter().filter(|found| found.state == GenerationState::Unloaded).count();
     show.say(&format!(
-        "unloaded in {:.1} ms; of {unmapped} generations {} {}",
+        "unloaded in {:.1} ms; of {unmapped} unloaded generations, {}: {}",
         report.unload_ms,
         match isolation {
-            Isolation::Process => "processes are left:",
-            _ => "the process's maps name",
+            Isolation::Process => "processes still running",
+            _ => "still mapped",
         },
         if mapped == 0 { style("none".to_owned()).green() } else { style(mapped.to_string()).red() },
     ));

@@ -46,7 +46,9 @@ async fn run(arguments: &Arguments) -> ExitCode {
             match serde_json::to_string(&counts) {
                 Ok(text) if arguments.json => println!("{text}"),
                 _ => {
-                    say(format!("{swaps} swaps, {requests} responses: {refused} refused, {reset} reset, {cut} cut off"))
+                    say(format!(
+                        "{swaps} swaps, {requests} responses: {refused} refused, {reset} reset, {cut} cut off"
+                    ));
                 }
             }
             if counts.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

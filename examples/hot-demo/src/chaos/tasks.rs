@@ -148,7 +148,7 @@ impl Chaos {
             0..55 => self.ask(plugin, fastrand::choice(ACTS).unwrap_or("answer")).await,
             55..58 => self.spin(plugin).await,
             58..61 if plugin >= PLUGINS - ISOLATED => {
-                self.ask(plugin, fastrand::choice(CRASHES).unwrap_or("abort")).await
+                self.ask(plugin, fastrand::choice(CRASHES).unwrap_or("abort")).await;
             }
             61..64 => self.words().await,
             64 => self.leave_a_thread(plugin).await,
