@@ -37,7 +37,8 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
         #[::stabby::stabby]
         #item
 
-        impl #framework::plugin::interface::InterfaceType for dyn #name {
+        // Its span is of this expansion, so that a crate which forbids unsafe code may have it.
+        unsafe impl #framework::plugin::interface::InterfaceType for dyn #name {
             type Table = <dyn #name as ::stabby::abi::vtable::CompoundVt<'static>>::Vt<::stabby::abi::vtable::VtDrop>;
             const SHAPE: u64 = #framework::plugin::interface::shape(
                 <Self::Table as ::stabby::IStable>::ID,

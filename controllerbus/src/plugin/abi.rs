@@ -330,8 +330,8 @@ pub type HostConstructedPtr = stabby::dynptr!(Boxed<dyn HostConstructed + Send +
 #[stabby::stabby]
 #[derive(Clone, Copy)]
 pub struct LastCall {
-    /// Returns how many keys there were.
-    pub give_keys_back: extern "C" fn() -> u32,
+    /// Returns how many keys there were. No other code of the library may run, then or later.
+    pub give_keys_back: unsafe extern "C" fn() -> u32,
 }
 
 /// One loaded generation, as the host sees it.
@@ -363,18 +363,18 @@ pub type GuestPtr = stabby::dynptr!(Boxed<dyn GuestSide + Send + Sync>);
 #[stabby::stabby]
 #[derive(Clone, Copy)]
 pub struct Hooks {
-    /// Handed to each call that takes one.
+    /// Handed to each call that takes one, and to none of another host.
     pub context: *const (),
     /// A thread is about to be made.
-    pub created: extern "C" fn(*const ()),
+    pub created: unsafe extern "C" fn(*const ()),
     /// A thread that was about to be made runs, under this id of the system's.
-    pub entered: extern "C" fn(*const (), i32),
+    pub entered: unsafe extern "C" fn(*const (), i32),
     /// Has a function called when the current thread ends, after the destructors of its thread-locals.
     pub at_end: extern "C" fn(extern "C" fn()) -> bool,
     /// The thread could not be made after all.
-    pub failed: extern "C" fn(*const ()),
+    pub failed: unsafe extern "C" fn(*const ()),
     /// `sigaction` of the C library, with its types, for this library's handlers.
-    pub signal_action: extern "C" fn(*const (), i32, *const (), *mut ()) -> i32,
+    pub signal_action: unsafe extern "C" fn(*const (), i32, *const (), *mut ()) -> i32,
 }
 
 /// What a guest is started with.

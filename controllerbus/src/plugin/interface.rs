@@ -21,12 +21,17 @@ use super::abi::{Boxed, InterfaceObject, InterfaceObjectDyn, ObjectPtr, boxed};
 use super::contained::contain;
 use super::lease::{Holder, Lease, Leases};
 
-/// A trait, as `dyn Trait`, that an [`Interface`] can be of. Implemented by `#[controllerbus::interface]`.
+/// A trait, as `dyn Trait`, that an [`Interface`] can be of.
+///
+/// # Safety
+/// Implemented by `#[controllerbus::interface]`, and only by it: methods of an object from another library are called by
+/// [`Table`](InterfaceType::Table) because its [`SHAPE`](InterfaceType::SHAPE) is the same. So two traits may have the same
+/// shape only if each method of one can be called as the same method of the other.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no interface",
+    message = "`{Self}` is not an interface",
     note = "put `#[controllerbus::interface]` on the trait"
 )]
-pub trait InterfaceType: 'static {
+pub unsafe trait InterfaceType: 'static {
     /// The trait's table of functions.
     type Table: HasDropVt + Copy + IStable + 'static;
     /// What differs if the trait is declared differently: its path, its methods' names and signatures, or the layout

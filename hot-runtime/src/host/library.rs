@@ -164,7 +164,8 @@ impl Loaded {
             return Unload::NeverClosed { reason, leaked_thread_locals };
         }
         if let Some(connection) = self.connection.take() {
-            let keys = connection.end();
+            // SAFETY: the shutdown left no thread and no handler, no lease is held, and the library is closed next.
+            let keys = unsafe { connection.end() };
             tracing::debug!(path = %self.path.display(), keys, "deleted the keys of a plugin's thread-local data");
         }
         if let Some(library) = self.library.take()

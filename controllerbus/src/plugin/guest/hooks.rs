@@ -6,23 +6,62 @@ use std::sync::OnceLock;
 use super::{signals, threads};
 use crate::plugin::abi::Hooks;
 
-struct Shared(Hooks);
+/// The host's hooks, called with their context.
+pub(super) struct Host(Hooks);
 // SAFETY: the context is an object that the host keeps for as long as the library is loaded, and shares among threads.
-unsafe impl Send for Shared {}
+unsafe impl Send for Host {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Host {}
 
-static HOOKS: OnceLock<Shared> = OnceLock::new();
+static HOST: OnceLock<Host> = OnceLock::new();
 
 /// From now on the host is told; and of what there is already.
-pub(super) fn set(hooks: Hooks) {
-    threads::tell_early(&hooks, || drop(HOOKS.set(Shared(hooks))));
-    signals::tell_early(&hooks);
+///
+/// # Safety
+/// The hooks must be what the host has started this library with.
+pub(super) unsafe fn set(hooks: Hooks) {
+    let host = Host(hooks);
+    threads::tell_early(&host, || drop(HOST.set(Host(hooks))));
+    signals::tell_early(&host);
 }
 
 /// How the host is told; `None` before the library is started.
-pub(super) fn hooks() -> Option<&'static Hooks> {
-    HOOKS.get().map(|Shared(hooks)| hooks)
+pub(super) fn host() -> Option<&'static Host> {
+    HOST.get()
+}
+
+impl Host {
+    pub(super) fn created(&self) {
+        // SAFETY: the function's own context, by the promise of `set`.
+        unsafe { (self.0.created)(self.0.context) }
+    }
+
+    pub(super) fn entered(&self, thread: i32) {
+        // SAFETY: as above.
+        unsafe { (self.0.entered)(self.0.context, thread) }
+    }
+
+    pub(super) fn failed(&self) {
+        // SAFETY: as above.
+        unsafe { (self.0.failed)(self.0.context) }
+    }
+
+    /// Has a function called at the end of this thread; false if that cannot be.
+    pub(super) fn at_end(&self, function: extern "C" fn()) -> bool {
+        (self.0.at_end)(function)
+    }
+
+    /// # Safety
+    /// As the C library's `sigaction`.
+    pub(super) unsafe fn signal_action(
+        &self,
+        signal: libc::c_int,
+        new: *const libc::sigaction,
+        old: *mut libc::sigaction,
+    ) -> libc::c_int {
+        // SAFETY: as above, and the caller's promise.
+        unsafe { (self.0.signal_action)(self.0.context, signal, new.cast(), old.cast()) }
+    }
 }
 
 /// The C library's own function of a name.

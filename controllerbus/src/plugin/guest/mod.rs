@@ -133,7 +133,8 @@ struct Guest {
 impl Guest {
     fn start(start: GuestStart, only: Option<&'static str>) -> Result<GuestPtr> {
         let GuestStart { host, hooks, workers, name } = start;
-        hooks::set(hooks);
+        // SAFETY: the host's, out of the call that starts this library.
+        unsafe { hooks::set(hooks) };
         let host: Arc<HostPtr> = Arc::new(host);
         trace::forward_to(Arc::clone(&host));
         let name = name.as_str().to_owned();

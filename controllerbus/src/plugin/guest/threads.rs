@@ -13,8 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
 
-use super::hooks::{hooks, real};
-use crate::plugin::abi::Hooks;
+use super::hooks::{Host, host, real};
 
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type Destructor = unsafe extern "C" fn(*mut c_void);
@@ -66,13 +65,13 @@ fn early() -> MutexGuard<'static, Early> {
 }
 
 /// Tells the host of the threads that there are already. `set` makes the hooks known meanwhile.
-pub(super) fn tell_early(hooks: &Hooks, set: impl FnOnce()) {
+pub(super) fn tell_early(host: &Host, set: impl FnOnce()) {
     let early = early();
     set();
     for _ in 0..early.created + early.count {
-        (hooks.created)(hooks.context);
+        host.created();
     }
-    early.running[..early.count].iter().for_each(|thread| (hooks.entered)(hooks.context, *thread));
+    early.running[..early.count].iter().for_each(|thread| host.entered(*thread));
 }
 
 struct Launch {
@@ -96,8 +95,8 @@ pub unsafe fn create(
     let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_create") }) else { return libc::EAGAIN };
     {
         let mut early = early();
-        match hooks() {
-            Some(hooks) => (hooks.created)(hooks.context),
+        match host() {
+            Some(host) => host.created(),
             None => early.created += 1,
         }
     }
@@ -115,8 +114,8 @@ pub unsafe fn create(
         // SAFETY: no thread was made, so the launch is still ours; or it is null.
         unsafe { libc::free(launch.cast()) };
         let mut early = early();
-        match hooks() {
-            Some(hooks) => (hooks.failed)(hooks.context),
+        match host() {
+            Some(host) => host.failed(),
             None => early.created = early.created.saturating_sub(1),
         }
     }
@@ -132,9 +131,9 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
     let thread = number();
     let told = {
         let mut early = early();
-        let hooks = hooks();
-        match hooks {
-            Some(hooks) => (hooks.entered)(hooks.context, thread),
+        let host = host();
+        match host {
+            Some(host) => host.entered(thread),
             None => {
                 let at = early.count;
                 if let Some(place) = early.running.get_mut(at) {
@@ -144,9 +143,9 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
                 }
             }
         }
-        hooks
+        host
     };
-    let at_end = told.is_some_and(|hooks| (hooks.at_end)(call_destructors));
+    let at_end = told.is_some_and(|host| host.at_end(call_destructors));
     let result = start(argument);
     if !at_end {
         call_destructors();
@@ -256,10 +255,12 @@ unsafe fn really_delete(key: pthread_key_t) -> c_int {
     unsafe { real(key) }
 }
 
-/// Gives the library's keys back; says how many. To be called when no other code of it will run any more.
+/// Gives the library's keys back; says how many. The destructors of what host threads have stored under them are not called,
+/// then or later.
 ///
-/// The destructors of what host threads have stored under them are not called, then or later.
-pub(super) extern "C" fn give_keys_back() -> u32 {
+/// # Safety
+/// No other code of the library runs any more, or will.
+pub(super) unsafe extern "C" fn give_keys_back() -> u32 {
     let made = (0..).zip(&KEYS).filter(|(_, key)| key.made.swap(false, Ordering::AcqRel));
     // SAFETY: this library made the keys and has not deleted them, and nobody uses them any more.
     let given = made.filter(|(number, _)| unsafe { really_delete(*number) } == 0);

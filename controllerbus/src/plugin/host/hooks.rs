@@ -31,21 +31,26 @@ impl Ties {
     }
 }
 
-fn ties<'a>(context: *const ()) -> &'a Ties {
-    // SAFETY: `hooks` made the pointer from an Arc and keeps one count of it forever.
+/// # Safety
+/// `context` must be what [`Ties::hooks`] has made of an Arc, of which it keeps one count forever.
+unsafe fn ties<'a>(context: *const ()) -> &'a Ties {
+    // SAFETY: the caller's promise.
     unsafe { &*context.cast::<Ties>() }
 }
 
-extern "C" fn created(context: *const ()) {
-    ties(context).threads.created();
+unsafe extern "C" fn created(context: *const ()) {
+    // SAFETY: the guest hands over the context that came with this function.
+    unsafe { ties(context) }.threads.created();
 }
 
-extern "C" fn entered(context: *const (), thread: i32) {
-    ties(context).threads.entered(thread);
+unsafe extern "C" fn entered(context: *const (), thread: i32) {
+    // SAFETY: as above.
+    unsafe { ties(context) }.threads.entered(thread);
 }
 
-extern "C" fn failed(context: *const ()) {
-    ties(context).threads.failed();
+unsafe extern "C" fn failed(context: *const ()) {
+    // SAFETY: as above.
+    unsafe { ties(context) }.threads.failed();
 }
 
 /// Stores a function where the C library finds it at the end of this thread: after the destructors of thread-locals.
@@ -67,12 +72,12 @@ unsafe extern "C" fn ended(function: *mut libc::c_void) {
 }
 
 #[cfg(target_os = "linux")]
-extern "C" fn signal_action(context: *const (), signal: i32, new: *const (), old: *mut ()) -> i32 {
+unsafe extern "C" fn signal_action(context: *const (), signal: i32, new: *const (), old: *mut ()) -> i32 {
     // SAFETY: the guest passes on what the C library's function was called with.
     unsafe { signals::action(context.addr(), signal, new.cast(), old.cast()) }
 }
 
 #[cfg(not(target_os = "linux"))]
-extern "C" fn signal_action(_: *const (), _: i32, _: *const (), _: *mut ()) -> i32 {
+unsafe extern "C" fn signal_action(_: *const (), _: i32, _: *const (), _: *mut ()) -> i32 {
     -1
 }

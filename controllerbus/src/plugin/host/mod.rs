@@ -135,12 +135,14 @@ impl Connection {
 
     /// Lets go of the guest, and gives the keys for thread-local data back that its library has made: how many.
     ///
-    /// To be called after a [`Connection::shutdown`] that left nothing, when nobody holds a lease; no code of the library
-    /// may be called after it.
-    pub fn end(self) -> u32 {
+    /// # Safety
+    /// [`Connection::shutdown`] has reported that nothing is left, nobody holds a lease, and no code of the library is called
+    /// after this: what it keeps for its threads is gone.
+    pub unsafe fn end(self) -> u32 {
         let last = self.shared.guest.last_call();
         drop(self);
-        (last.give_keys_back)()
+        // SAFETY: the caller's promise.
+        unsafe { (last.give_keys_back)() }
     }
 
     /// The names of the library's threads that run now, as the system has them: the first 15 characters.
