@@ -6,6 +6,7 @@ mod hot_plugin;
 mod interface;
 mod keys;
 mod schema;
+mod tokens;
 
 use proc_macro::TokenStream;
 
@@ -56,4 +57,12 @@ pub fn derive_directive(item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn interface(arguments: TokenStream, item: TokenStream) -> TokenStream {
     interface::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// The hash of the tokens of source files, given by their paths below the package's folder; with `: Item + Item` behind a path,
+/// of these items of it. `controllerbus` makes its boundary's fingerprint of it.
+#[doc(hidden)]
+#[proc_macro]
+pub fn fingerprint_of(input: TokenStream) -> TokenStream {
+    tokens::expand(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

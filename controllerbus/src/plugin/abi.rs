@@ -1,5 +1,7 @@
 //! The types and traits that cross the plugin boundary, stable by stabby's layout rules.
 //!
+//! A change of this file that is not of a comment is another boundary: see [`super::manifest::BOUNDARY_VERSION`].
+//!
 //! Named by who implements them: a `Host…` object lives in the host and is called by the guest,
 //! a `Guest…` object the other way round. No call unwinds, and no destructor: each implementation contains its panics.
 //! An object has one owner. Where more than one thread needs it, its owner shares it.
@@ -389,11 +391,3 @@ pub struct GuestStart {
     /// The plugin and the generation, for thread names.
     pub name: Text,
 }
-
-/// The fingerprint of everything above. Stabby's reports cover types, their fields and the names of methods, in their
-/// own layout and that of stabby's types; the text of this file covers the methods' signatures, which they do not.
-pub(crate) const FINGERPRINT: u64 = {
-    use stabby::IStable;
-    let types = [<GuestStart as IStable>::ID, <stabby::result::Result<GuestPtr, Failure> as IStable>::ID];
-    super::interface::shape(super::manifest::BOUNDARY_VERSION as u64, include_str!("abi.rs"), &types)
-};

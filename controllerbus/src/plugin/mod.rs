@@ -8,6 +8,7 @@ pub mod abi;
 mod bundle;
 mod contained;
 mod crosses;
+mod entry;
 pub mod guest;
 pub mod host;
 pub mod interface;
