@@ -43,7 +43,11 @@ macro_rules! plugin_bundle {
                 manifest::ABI_HEX,
                 "\",\"boundary\":",
                 manifest::BOUNDARY_TEXT,
-                ",\"panic\":\"unwind\",\"min_runtime\":\"0.1.0\"}\n",
+                ",\"controllerbus\":\"",
+                manifest::VERSION,
+                "\",\"panic\":\"unwind\",\"min_runtime\":\"",
+                manifest::MIN_RUNTIME,
+                "\"}\n",
             ];
             const LENGTH: usize = manifest::length(PARTS);
             #[used]

@@ -30,6 +30,36 @@ pub const ABI_HEX: &str = {
     }
 };
 
+/// A boundary: what a plugin was built for, or a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boundary<'a> {
+    /// Its version.
+    pub version: u32,
+    /// Its fingerprint, as 16 hex digits.
+    pub fingerprint: &'a str,
+}
+
+/// The boundary of this version of the framework.
+pub const BOUNDARY: Boundary<'static> = Boundary { version: BOUNDARY_VERSION, fingerprint: ABI_HEX };
+
+/// The boundaries whose plugins a host of this version loads: its own, and those before it of which nothing was removed.
+///
+/// One of before may stay if all that has changed since are methods added at the end of traits that the host implements: such
+/// a plugin finds what it knows where it was, and calls none of the rest. With a change of what the *guest* implements, of
+/// what is handed over, or of what a number means, none may: the host would use what is not there.
+pub const ACCEPTED: &[Boundary<'static>] = &[BOUNDARY];
+
+/// The version of `controllerbus`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The lowest version of a host that loads plugins which are built with this one. The boundary changes with minor versions
+/// only, so it is the first of this minor version; before that is out, this one.
+pub const MIN_RUNTIME: &str = if env!("CARGO_PKG_VERSION_PRE").is_empty() {
+    concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"), ".0")
+} else {
+    VERSION
+};
+
 const FINGERPRINT: u64 = {
     use stabby::IStable;
     const TOKENS: u64 = controllerbus_macros::fingerprint_of!(

@@ -85,7 +85,7 @@ impl Loaded {
         let library = unsafe { library::open(path) }.map_err(|error| refuse(said_by_loader(&error)))?;
         yield_core();
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its
-        // entry and whose ABI fingerprint is ours, so the symbol is an `Entry`.
+        // entry and whose boundary we accept, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
             Ok(symbol) => *symbol,
             Err(error) => return Err(refuse(format!("no entry symbol {entry}: {}", said_by_loader(&error)))),

@@ -70,7 +70,7 @@ impl Connection {
     /// Calls a library's entry symbol. Must be called inside a tokio runtime.
     ///
     /// # Safety
-    /// `entry` must be the entry symbol of a library whose ABI fingerprint is [`super::manifest::ABI_HEX`],
+    /// `entry` must be the entry symbol of a library whose boundary is one of [`super::manifest::ACCEPTED`],
     /// and the library must stay loaded until [`Connection::shutdown`] reported no thread left, the
     /// connection is dropped, and [`Leases::released`] has come true.
     ///
