@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
+pub(super) use super::threads::{give_keys_back, leaked};
 use super::{signals, threads};
 use crate::plugin::abi::Hooks;
 
@@ -64,14 +65,27 @@ impl Host {
     }
 }
 
-/// The C library's own function of a name.
-///
-/// # Safety
-/// `F` must be the type of a pointer to that function.
-pub(super) unsafe fn real<F: Copy>(name: &CStr) -> Option<F> {
-    const { assert!(size_of::<F>() == size_of::<*mut libc::c_void>()) };
-    // SAFETY: a look-up by a valid C string.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    // SAFETY: of the same size; the caller's promise.
-    (!found.is_null()).then(|| unsafe { std::mem::transmute_copy::<*mut libc::c_void, F>(&found) })
+/// The C library's own function of a name, looked up when it is first called.
+pub(super) struct Real<F> {
+    name: &'static CStr,
+    found: OnceLock<Option<F>>,
+}
+
+impl<F: Copy> Real<F> {
+    /// # Safety
+    /// `F` must be the type of a pointer to that function.
+    pub(super) const unsafe fn new(name: &'static CStr) -> Self {
+        const { assert!(size_of::<F>() == size_of::<*mut libc::c_void>()) };
+        Self { name, found: OnceLock::new() }
+    }
+
+    /// The function, if there is one.
+    pub(super) fn get(&self) -> Option<F> {
+        *self.found.get_or_init(|| {
+            // SAFETY: a look-up by a valid C string.
+            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, self.name.as_ptr()) };
+            // SAFETY: of the same size, by the assertion; of this type, by the promise of `new`.
+            (!found.is_null()).then(|| unsafe { std::mem::transmute_copy::<*mut libc::c_void, F>(&found) })
+        })
+    }
 }

@@ -1,10 +1,16 @@
 //! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
 
 pub(super) mod bus;
+#[cfg(target_os = "linux")]
+mod hooks;
+#[cfg(not(target_os = "linux"))]
+#[path = "elsewhere.rs"]
 mod hooks;
 mod ping;
+#[cfg(target_os = "linux")]
 pub mod signals;
 mod sockets;
+#[cfg(target_os = "linux")]
 pub mod threads;
 mod trace;
 
@@ -157,11 +163,11 @@ impl GuestSide for Guest {
     }
 
     extern "C" fn leaked_thread_locals(&self) -> u64 {
-        threads::leaked()
+        hooks::leaked()
     }
 
     extern "C" fn last_call(&self) -> LastCall {
-        LastCall { give_keys_back: threads::give_keys_back }
+        LastCall { give_keys_back: hooks::give_keys_back }
     }
 }
 

@@ -9,14 +9,27 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
 
-use super::hooks::{Host, host, real};
+use super::hooks::{Host, Real, host};
 
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type Destructor = unsafe extern "C" fn(*mut c_void);
+type RegisterDestructor = unsafe extern "C" fn(Destructor, *mut c_void, *mut c_void) -> c_int;
+type Create = unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
+type CreateKey = unsafe extern "C" fn(*mut pthread_key_t, Option<Destructor>) -> c_int;
+type DeleteKey = unsafe extern "C" fn(pthread_key_t) -> c_int;
+
+// SAFETY: the C library's symbol of this name has this type (glibc's stdlib/cxa_thread_atexit_impl.c).
+static REGISTER_DESTRUCTOR: Real<RegisterDestructor> = unsafe { Real::new(c"__cxa_thread_atexit_impl") };
+// SAFETY: this and the following have these types by POSIX.
+static CREATE: Real<Create> = unsafe { Real::new(c"pthread_create") };
+// SAFETY: as above.
+static CREATE_KEY: Real<CreateKey> = unsafe { Real::new(c"pthread_key_create") };
+// SAFETY: as above.
+static DELETE_KEY: Real<DeleteKey> = unsafe { Real::new(c"pthread_key_delete") };
 
 static LEAKED: AtomicU64 = AtomicU64::new(0);
 
@@ -34,15 +47,11 @@ pub(super) fn leaked() -> u64 {
 /// # Safety
 /// As the C library's: `destructor` may be called with `object` when the thread ends.
 pub unsafe fn register_destructor(destructor: Destructor, object: *mut c_void, library: *mut c_void) -> c_int {
-    type Real = unsafe extern "C" fn(Destructor, *mut c_void, *mut c_void) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    if OWN.get() {
-        // SAFETY: the C library's symbol of this name has this type (glibc's stdlib/cxa_thread_atexit_impl.c).
-        let real = *REAL.get_or_init(|| unsafe { real(c"__cxa_thread_atexit_impl") });
-        if let Some(real) = real {
-            // SAFETY: the caller's promise, passed on.
-            return unsafe { real(destructor, object, library) };
-        }
+    if OWN.get()
+        && let Some(real) = REGISTER_DESTRUCTOR.get()
+    {
+        // SAFETY: the caller's promise, passed on.
+        return unsafe { real(destructor, object, library) };
     }
     LEAKED.fetch_add(1, Ordering::Relaxed);
     0
@@ -89,10 +98,7 @@ pub unsafe fn create(
     start: Start,
     argument: *mut c_void,
 ) -> c_int {
-    type Real = unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    // SAFETY: the C library's symbol of this name has this type (POSIX).
-    let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_create") }) else { return libc::EAGAIN };
+    let Some(real) = CREATE.get() else { return libc::EAGAIN };
     {
         let mut early = early();
         match host() {
@@ -156,10 +162,7 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
 /// The current thread's number, as the system has it.
 fn number() -> i32 {
     // SAFETY: it has no preconditions.
-    #[cfg(target_os = "linux")]
-    return unsafe { libc::gettid() };
-    #[cfg(not(target_os = "linux"))]
-    return 0;
+    unsafe { libc::gettid() }
 }
 
 /// A key for thread-local data that code of this library has made, with its destructor, of which the C library is not told.
@@ -211,10 +214,7 @@ extern "C" fn call_destructors() {
 /// # Safety
 /// As the C library's.
 pub unsafe fn create_key(place: *mut pthread_key_t, destructor: Option<Destructor>) -> c_int {
-    type Real = unsafe extern "C" fn(*mut pthread_key_t, Option<Destructor>) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    // SAFETY: the C library's symbol of this name has this type (POSIX).
-    let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_key_create") }) else { return libc::EAGAIN };
+    let Some(real) = CREATE_KEY.get() else { return libc::EAGAIN };
     // SAFETY: the caller's promise, passed on.
     let status = unsafe { real(place, None) };
     if status == 0 {
@@ -247,10 +247,7 @@ pub unsafe fn delete_key(number: pthread_key_t) -> c_int {
 /// # Safety
 /// As the C library's `pthread_key_delete`.
 unsafe fn really_delete(key: pthread_key_t) -> c_int {
-    type Real = unsafe extern "C" fn(pthread_key_t) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    // SAFETY: the C library's symbol of this name has this type (POSIX).
-    let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_key_delete") }) else { return libc::EINVAL };
+    let Some(real) = DELETE_KEY.get() else { return libc::EINVAL };
     // SAFETY: the caller's promise, passed on.
     unsafe { real(key) }
 }

@@ -1,6 +1,6 @@
 //! What a guest tells of that would outlive its code, threads and signal handlers, and waits for the end of both.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(target_os = "linux")]
@@ -54,7 +54,9 @@ unsafe extern "C" fn failed(context: *const ()) {
 }
 
 /// Stores a function where the C library finds it at the end of this thread: after the destructors of thread-locals.
+#[cfg(target_os = "linux")]
 extern "C" fn at_end(function: extern "C" fn()) -> bool {
+    use std::sync::OnceLock;
     static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
     let key = KEY.get_or_init(|| {
         let mut key = 0;
@@ -65,6 +67,12 @@ extern "C" fn at_end(function: extern "C" fn()) -> bool {
     key.is_some_and(|key| unsafe { libc::pthread_setspecific(key, function as *const libc::c_void) } == 0)
 }
 
+#[cfg(not(target_os = "linux"))]
+extern "C" fn at_end(_: extern "C" fn()) -> bool {
+    false
+}
+
+#[cfg(target_os = "linux")]
 unsafe extern "C" fn ended(function: *mut libc::c_void) {
     // SAFETY: `at_end` stored such a function, and its library stays until this thread is gone.
     let function = unsafe { std::mem::transmute::<*mut libc::c_void, extern "C" fn()>(function) };
