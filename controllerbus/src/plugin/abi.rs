@@ -115,11 +115,11 @@ pub struct SavedState {
 /// An object with methods on its way across, whatever its trait is: see [`super::interface`].
 #[stabby::stabby]
 pub trait InterfaceObject {
-    /// The identity of the trait's table of functions, from stabby's report of it.
+    /// The trait's [`SHAPE`](super::shape::InterfaceType::SHAPE).
     extern "C" fn shape(&self) -> u64;
     /// The trait's name, for messages.
     extern "C" fn name<'a>(&'a self) -> stabby::str::Str<'a>;
-    /// The `Dyn` of that trait, which stays where it is.
+    /// The [`Pointer`](super::shape::Pointer) of that trait, which stays where it is.
     extern "C" fn pointer(&self) -> *const ();
 }
 /// An owned [`InterfaceObject`].

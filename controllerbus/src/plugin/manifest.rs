@@ -66,10 +66,11 @@ const FINGERPRINT: u64 = {
         "src/plugin/abi.rs",
         "src/plugin/entry.rs": EntryCall + Entry + STARTED + TAKEN + ANSWERED,
         "src/plugin/level.rs": number,
+        "src/plugin/shape.rs": InterfaceType + Receiver + Pointer + shape + fnv,
         "src/listen/mod.rs": Service,
     );
     let types = [<GuestStart as IStable>::ID, <stabby::result::Result<GuestPtr, Failure> as IStable>::ID, TOKENS];
-    super::interface::shape(BOUNDARY_VERSION as u64, "", &types)
+    super::shape::shape(BOUNDARY_TEXT, &types)
 };
 
 /// The length of the parts put together, in bytes.

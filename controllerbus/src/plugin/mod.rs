@@ -15,6 +15,7 @@ pub mod interface;
 pub mod lease;
 pub mod level;
 pub mod manifest;
+mod shape;
 
 pub use host::{Connection, HostOptions};
 pub use interface::Interface;
