@@ -46,10 +46,10 @@ pub fn expand(input: TokenStream) -> Result<TokenStream> {
 }
 
 /// FNV-1a. Each token is hashed by itself, in a form that no compiler chooses.
-struct Hash(u64);
+pub struct Hash(pub u64);
 
 impl Hash {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
@@ -78,14 +78,14 @@ impl Hash {
                     match tokens.next_if(is_nothing) {
                         Some(_) => {}
                         None => {
-                            self.word(b'p', "#");
-                            inner.iter().for_each(|_| self.word(b'p', "!"));
+                            self.token('p', "#");
+                            inner.iter().for_each(|_| self.token('p', "!"));
                         }
                     }
                 }
-                TokenTree::Punct(punct) => self.word(b'p', punct.as_char().encode_utf8(&mut [0; 4])),
-                TokenTree::Ident(ident) => self.word(b'i', &ident.to_string()),
-                TokenTree::Literal(literal) => self.word(b'l', &literal.to_string()),
+                TokenTree::Punct(punct) => self.token('p', punct.as_char().encode_utf8(&mut [0; 4])),
+                TokenTree::Ident(ident) => self.token('i', &ident.to_string()),
+                TokenTree::Literal(literal) => self.token('l', &literal.to_string()),
                 TokenTree::Group(group) => {
                     let (open, close) = match group.delimiter() {
                         Delimiter::Parenthesis => ("(", ")"),
@@ -93,16 +93,22 @@ impl Hash {
                         Delimiter::Bracket => ("[", "]"),
                         Delimiter::None => ("", ""),
                     };
-                    self.word(b'g', open);
+                    self.token('g', open);
                     self.tokens(group.stream());
-                    self.word(b'g', close);
+                    self.token('g', close);
                 }
             }
         }
     }
 
-    fn word(&mut self, kind: u8, text: &str) {
-        for byte in [kind].into_iter().chain(text.bytes()).chain([0]) {
+    fn token(&mut self, kind: char, text: &str) {
+        self.word(kind.encode_utf8(&mut [0; 4]));
+        self.word(text);
+    }
+
+    /// A text, and that it ends.
+    pub fn word(&mut self, text: &str) {
+        for byte in text.bytes().chain([0]) {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }

@@ -50,14 +50,7 @@ macro_rules! plugin_bundle {
                 "\"}\n",
             ];
             const LENGTH: usize = manifest::length(PARTS);
-            #[used]
-            #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
-            #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
-            #[cfg_attr(
-                not(any(windows, target_os = "macos", target_os = "ios")),
-                unsafe(link_section = ".cbus.manifest")
-            )]
-            static RECORD: [u8; LENGTH] = manifest::concat(PARTS);
+            $crate::__manifest_record!(RECORD: LENGTH, manifest::concat(PARTS));
 
             #[unsafe(export_name = $entry)]
             extern "C" fn entry(call: &mut guest::EntryCall) {

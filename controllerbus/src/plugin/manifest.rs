@@ -73,6 +73,29 @@ const FINGERPRINT: u64 = {
     super::shape::shape(BOUNDARY_TEXT, &types)
 };
 
+/// The section that records lie in, in an ELF library: they are put there by `__manifest_record!`, which follows.
+pub const SECTION_ELF: &str = ".cbus.manifest";
+/// The same of a Mach-O library, in its segment `__DATA`.
+pub const SECTION_MACH_O: &str = "__cbus_manifest";
+/// The same of a PE library.
+pub const SECTION_PE: &str = ".cbusman";
+
+/// Puts a record into the section where tools find it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __manifest_record {
+    ($name:ident: $length:expr, $record:expr) => {
+        #[used]
+        #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
+        #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
+        #[cfg_attr(
+            not(any(windows, target_os = "macos", target_os = "ios")),
+            unsafe(link_section = ".cbus.manifest")
+        )]
+        static $name: [u8; $length] = $record;
+    };
+}
+
 /// The length of the parts put together, in bytes.
 pub const fn length(parts: &[&str]) -> usize {
     let mut total = 0;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use controllerbus::plugin::manifest::{ACCEPTED, BOUNDARY, Boundary, VERSION};
+use controllerbus::plugin::manifest::{ACCEPTED, BOUNDARY, Boundary, SECTION_ELF, SECTION_MACH_O, SECTION_PE, VERSION};
 use object::{Object, ObjectSection};
 use serde::Deserialize;
 
@@ -182,9 +182,9 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
 fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
     const HELP: &str = "build the plugin with hot-runtime";
     let name = match file.format() {
-        object::BinaryFormat::MachO => "__cbus_manifest",
-        object::BinaryFormat::Coff | object::BinaryFormat::Pe => ".cbusman",
-        _ => ".cbus.manifest",
+        object::BinaryFormat::MachO => SECTION_MACH_O,
+        object::BinaryFormat::Coff | object::BinaryFormat::Pe => SECTION_PE,
+        _ => SECTION_ELF,
     };
     let section = file
         .section_by_name(name)
