@@ -38,18 +38,18 @@ fn refuse(tokens: &TokenStream, borrows: &mut bool) -> Result<()> {
                 match tokens.peek() {
                     Some(TokenTree::Ident(name)) if punct.as_char() == '\'' && *name == "static" => (
                         tokens.next(),
-                        "what a method hands over must not be `'static`: nothing keeps the plugin loaded that it is in. \
-                         Borrow it from `&self`, or hand over a `controllerbus::plugin::interface::Text` or `List`",
+                        "what a method passes cannot be `'static`: nothing keeps the plugin it belongs to loaded. Borrow it from \
+                         `&self`, or pass a `controllerbus::plugin::interface::Text` or `List`",
                     ),
                     _ => continue,
                 }
             }
             TokenTree::Ident(name) if *name == "fn" => {
-                (Some(token), "a function cannot be handed over: nothing keeps the library loaded that it is in")
+                (Some(token), "a function pointer cannot be passed: nothing keeps the library it points into loaded")
             }
             TokenTree::Ident(name) if *name == "dynptr" || *name == "dyn" || *name == "impl" => (
                 Some(token),
-                "an object, or a closure, cannot be handed over by a method: nothing keeps its library loaded. Make it an \
+                "an object or a closure cannot be passed through a method: nothing keeps its library loaded. Make it an \
                  `Interface` in a directive's value",
             ),
             _ => continue,

@@ -66,8 +66,8 @@ impl Swap {
         let text = keys.text("swap", Self::StopFirst.name())?;
         let known = [Self::Beside, Self::StopFirst].into_iter().find(|swap| swap.name() == text.value());
         known.ok_or_else(|| {
-            let what = "`swap` is \"beside\" (made ready beside the old one, which is usual) or \"stop-first\" (made when the \
-                        old one has gone: for what only one can own)";
+            let what = "`swap` must be \"beside\" (the new controller is made ready beside the old one: the default) or \"stop-first\" (it is \
+                        made when the old one has gone: for what only one can own)";
             Error::new(text.span(), what)
         })
     }
@@ -175,7 +175,7 @@ fn resolver(method: ImplItemFn, conditions: Vec<Attribute>) -> Result<Resolver> 
         None => return Err(wrong(signature.paren_token.span.join(), "it has no parameters")),
     }
     let Some(FnArg::Typed(request)) = inputs.next() else {
-        return Err(wrong(signature.paren_token.span.join(), "it takes no directive"));
+        return Err(wrong(signature.paren_token.span.join(), "it must take the directive"));
     };
     let (directive, by_reference) = match &*request.ty {
         Type::Reference(reference) => ((*reference.elem).clone(), true),

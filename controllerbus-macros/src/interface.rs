@@ -23,7 +23,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     if !item.generics.params.is_empty() {
         return Err(Error::new_spanned(
             &item.generics,
-            "an interface cannot be generic: both sides must mean the same",
+            "an interface cannot be generic: both sides must mean the same trait",
         ));
     }
     let methods = item.items.iter().map(Method::of).collect::<Result<Vec<_>>>()?;
@@ -61,26 +61,26 @@ struct Method<'a> {
 impl<'a> Method<'a> {
     fn of(item: &'a TraitItem) -> Result<Self> {
         let TraitItem::Fn(TraitItemFn { attrs, sig, .. }) = item else {
-            return Err(Error::new_spanned(item, "an interface has methods only"));
+            return Err(Error::new_spanned(item, "an interface can only have methods"));
         };
         let wrong = |tokens: &dyn ToTokens, what: &str| Err(Error::new_spanned(tokens.to_token_stream(), what));
         let abi = sig.abi.as_ref().map(|abi| abi.name.as_ref().map_or_else(|| "C".to_owned(), syn::LitStr::value));
         if !abi.is_some_and(|abi| ["C", "C-unwind", "system", "system-unwind"].contains(&abi.as_str())) {
-            let wanted = format!("write `extern \"C\" fn {}`: only such methods can cross", sig.ident);
+            let wanted = format!("write `extern \"C\" fn {}`: only such methods can be called across libraries", sig.ident);
             return Err(Error::new(sig.fn_token.span, wanted));
         }
         let given = match sig.inputs.first() {
             Some(FnArg::Receiver(receiver)) => match &receiver.kind {
                 syn::ReceiverKind::Reference(_, Some(lifetime), None) if lifetime.ident == "static" => {
-                    return wrong(receiver, "a method of an interface borrows `&self` for the call only");
+                    return wrong(receiver, "a method of an interface can only borrow `&self` for the call");
                 }
                 syn::ReceiverKind::Reference(_, lifetime, None) => lifetime.clone(),
-                _ => return wrong(receiver, "a method of an interface begins with `&self`: its object is shared"),
+                _ => return wrong(receiver, "a method of an interface takes `&self`: its object is shared"),
             },
-            _ => return wrong(sig, "a method of an interface begins with `&self`"),
+            _ => return wrong(sig, "a method of an interface takes `&self`"),
         };
         if let Some(condition) = attrs.iter().find(|it| it.path().is_ident("cfg") || it.path().is_ident("cfg_attr")) {
-            return wrong(condition, "a method of an interface has no conditions: both sides must mean the same");
+            return wrong(condition, "a method of an interface cannot be conditional: both sides must mean the same trait");
         }
         let mut lifetimes = Vec::new();
         for generic in &sig.generics.params {
@@ -88,11 +88,11 @@ impl<'a> Method<'a> {
                 GenericParam::Lifetime(lifetime) if lifetime.bounds.is_empty() => {
                     lifetimes.push(lifetime.lifetime.clone());
                 }
-                other => return wrong(other, "a method of an interface is generic over plain lifetimes only"),
+                other => return wrong(other, "a method of an interface can only be generic over lifetimes without bounds"),
             }
         }
         if let Some(clause) = &sig.generics.where_clause {
-            return wrong(clause, "a method of an interface has no `where`");
+            return wrong(clause, "a method of an interface cannot have a `where` clause");
         }
         let mut signature = sig.clone();
         let (mut types, mut arguments) = (Vec::new(), Vec::new());

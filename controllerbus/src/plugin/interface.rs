@@ -86,7 +86,7 @@ impl<T: ?Sized + InterfaceType> Interface<T> {
         let (wanted, found) = (name_of::<T>(), object.0.name());
         if object.0.shape() != T::SHAPE {
             let what = if found.as_str() == wanted {
-                format!("the interface value's `{wanted}` was declared differently where it was made")
+                format!("the interface value's `{wanted}` was declared differently in the library that made it")
             } else {
                 format!("the interface value is a `{}`, not a `{wanted}`", found.as_str())
             };
@@ -131,7 +131,7 @@ impl<T: ?Sized + InterfaceType> Serialize for Interface<T> {
         match collect(&self.object) {
             Some(position) => serializer.serialize_u32(position),
             None => Err(serde::ser::Error::custom(format!(
-                "an interface value (`{}`) can be handed over a bus, but not written down or sent to another process",
+                "an interface value (`{}`) can be passed over a bus, but not serialized or sent to another process",
                 name_of::<T>()
             ))),
         }
@@ -384,7 +384,7 @@ mod tests {
     fn it_is_not_written_down_and_not_made_of_bytes_alone() {
         let (interface, _) = counter();
         let error = serde_json::to_string(&interface).expect_err("refused").to_string();
-        assert!(error.contains("not written down"), "{error}");
+        assert!(error.contains("not serialized"), "{error}");
         let value = AnyValue::native(interface);
         assert!(value.encode().is_err());
         let (bytes, _) = value.encode_with_objects().expect("it is encoded");
