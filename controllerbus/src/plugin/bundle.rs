@@ -72,7 +72,7 @@ macro_rules! __plugin_hooks {
     () => {
         use $crate::__private::libc::{self, c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t, sighandler_t};
 
-        // Hidden, so that libc's own does not win the look-up, and so that nobody else's is replaced.
+        // Hidden, so that libc's own does not win the look-up, and so that no other library's is replaced.
         ::core::arch::global_asm!(
             ".hidden __cxa_thread_atexit_impl",
             ".hidden pthread_create",

@@ -57,7 +57,7 @@ use super::lease::{Holder, Lease, Leases};
 /// itself, as that macro demands), and what is borrowed from `&self` or for the call. Boxes, functions, objects and `'static`
 /// references are refused when the trait is compiled.
 ///
-/// It cannot leave the process: writing one to a file, or handing it to a plugin in a process of its own, is an error.
+/// It cannot leave the process: writing one to a file, or passing it to a plugin that runs in its own process, is an error.
 pub struct Interface<T: ?Sized + InterfaceType> {
     /// Points into the object, which `object` keeps.
     pointer: NonNull<Pointer<T>>,

@@ -1,4 +1,6 @@
-//! What a plugin file says about itself in a section of its own, readable without executing any of it.
+//! What a plugin file says about itself in its own section, readable without running any of its code.
+//!
+//! And the boundary: which host may load which plugin.
 
 use super::abi::{Failure, GuestPtr, GuestStart};
 use crate::config::schema::{self, Node};

@@ -1,4 +1,4 @@
-//! Where nothing is hooked: the host is told of no thread and no thread-local, and so it must not unload the library.
+//! Where nothing is hooked: the host learns of no thread and no thread-local, and so must not unload the library.
 
 use crate::plugin::abi::Hooks;
 

@@ -1,4 +1,4 @@
-//! What the host is told of by the library's hidden functions, and how the C library's own are found.
+//! What the library's hidden functions report to the host, and how the C library's own functions are found.
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ unsafe impl Sync for Host {}
 
 static HOST: OnceLock<Host> = OnceLock::new();
 
-/// From now on the host is told; and of what there is already.
+/// From now on the host is told of threads and handlers, and at once of those that are there already.
 ///
 /// # Safety
 /// The hooks must be what the host has started this library with.
@@ -26,7 +26,7 @@ pub(super) unsafe fn set(hooks: Hooks) {
     signals::tell_early(&host);
 }
 
-/// How the host is told; `None` before the library is started.
+/// The host; `None` before the library is started.
 pub(super) fn host() -> Option<&'static Host> {
     HOST.get()
 }
@@ -47,7 +47,7 @@ impl Host {
         unsafe { (self.0.failed)(self.0.context) }
     }
 
-    /// Has a function called at the end of this thread; false if that cannot be.
+    /// Registers a function to be called at the end of this thread; false if that is not possible.
     pub(super) fn at_end(&self, function: extern "C" fn()) -> bool {
         (self.0.at_end)(function)
     }

@@ -232,7 +232,7 @@ impl GuestController for GuestObject {
         };
         self.call(Ok(controller), CancellationToken::new(), done, move |controller| async move {
             controller.part(Duration::from_millis(within_ms)).await?;
-            // The last one is dropped here, before it is told that it is done.
+            // The last one is dropped here, before the host hears that it is done.
             let last = held.lock().unwrap_or_else(PoisonError::into_inner).take();
             drop(last);
             Ok(())
@@ -287,7 +287,7 @@ impl GuestController for GuestObject {
 
 impl Drop for GuestObject {
     fn drop(&mut self) {
-        // One that was never parted from. Its destructor is the user's code, which has no business on the host's thread.
+        // One that was never parted from. Its destructor is the user's code, which must not run on the host's thread.
         let controller = self.controller.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(controller) = controller {
             // Where the runtime has ended, it is dropped here.

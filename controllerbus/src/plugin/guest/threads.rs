@@ -57,8 +57,8 @@ pub unsafe fn register_destructor(destructor: Destructor, object: *mut c_void, l
     0
 }
 
-/// The threads that an initialiser of the library has made, before the host could be told of any. There is room for some;
-/// of others it is not known when they end, so that the library stays.
+/// The threads that an initialiser of the library has made before the host could be told. There is room for some; when others
+/// end is not known, and the library stays.
 struct Early {
     /// How many were made, but for those below.
     created: usize,
@@ -165,7 +165,7 @@ fn number() -> i32 {
     unsafe { libc::gettid() }
 }
 
-/// A key for thread-local data that code of this library has made, with its destructor, of which the C library is not told.
+/// A key for thread-local data that this library has made, with its destructor, which the C library does not know of.
 struct Key {
     made: AtomicBool,
     destructor: AtomicPtr<c_void>,
@@ -181,7 +181,7 @@ fn key(number: pthread_key_t) -> Option<&'static Key> {
 }
 
 /// Calls the destructors of what the current thread has stored under the library's keys, as the C library does: again as
-/// long as a destructor stores something, but not for ever.
+/// long as a destructor stores something, but not forever.
 extern "C" fn call_destructors() {
     const ROUNDS: usize = 4;
     for _ in 0..ROUNDS {
@@ -199,7 +199,7 @@ extern "C" fn call_destructors() {
                 called = true;
                 // SAFETY: `create_key` stored a destructor.
                 let destructor = unsafe { std::mem::transmute::<*mut c_void, Destructor>(destructor) };
-                // SAFETY: who made the key promised that its destructor may be called with what a thread stores under it.
+                // SAFETY: the code that made the key promised that its destructor may be called with what a thread stores under it.
                 unsafe { destructor(stored) };
             }
         }
@@ -221,7 +221,7 @@ pub unsafe fn create_key(place: *mut pthread_key_t, destructor: Option<Destructo
         // SAFETY: the call has filled the caller's place.
         let number = unsafe { *place };
         let Some(key) = key(number) else {
-            // SAFETY: it was just made, and nobody knows it.
+            // SAFETY: it was just made, and nothing else knows it.
             unsafe { really_delete(number) };
             return libc::EAGAIN;
         };
@@ -259,7 +259,7 @@ unsafe fn really_delete(key: pthread_key_t) -> c_int {
 /// No other code of the library runs any more, or will.
 pub(super) unsafe extern "C" fn give_keys_back() -> u32 {
     let made = (0..).zip(&KEYS).filter(|(_, key)| key.made.swap(false, Ordering::AcqRel));
-    // SAFETY: this library made the keys and has not deleted them, and nobody uses them any more.
+    // SAFETY: this library made the keys and has not deleted them, and nothing uses them any more.
     let given = made.filter(|(number, _)| unsafe { really_delete(*number) } == 0);
     given.count() as u32
 }

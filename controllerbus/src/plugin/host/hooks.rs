@@ -1,4 +1,4 @@
-//! What a guest tells of that would outlive its code, threads and signal handlers, and waits for the end of both.
+//! What would outlive a guest's code, its threads and signal handlers: the guest reports them here, and the host waits for their end.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,14 +15,14 @@ pub(super) struct Ties {
 }
 
 impl Ties {
-    /// The hooks by which a guest tells of it. Its copy of the pointer is backed by a count that is never given back, some
+    /// The hooks by which a guest reports it. Its copy of the pointer is backed by a count that is never given back, some
     /// 100 bytes a generation, so that a thread that outlives everything still finds it.
     pub(super) fn hooks(self: &Arc<Self>) -> Hooks {
         let context = Arc::into_raw(Arc::clone(self)).cast();
         Hooks { context, created, entered, at_end, failed, signal_action }
     }
 
-    /// Has no signal handler of the library called any more. False if one still runs at the deadline.
+    /// Stops calling the library's signal handlers. False if one still runs at the deadline.
     pub(super) fn let_go_of_signals(&self, deadline: Instant) -> bool {
         #[cfg(target_os = "linux")]
         return signals::forget(std::ptr::from_ref(self).addr(), deadline);

@@ -136,7 +136,7 @@ impl Connection {
     /// Lets go of the guest, and gives the keys for thread-local data back that its library has made: how many.
     ///
     /// # Safety
-    /// [`Connection::shutdown`] has reported that nothing is left, nobody holds a lease, and no code of the library is called
+    /// [`Connection::shutdown`] has reported that nothing is left, no lease is held, and no code of the library is called
     /// after this: what it keeps for its threads is gone.
     pub unsafe fn end(self) -> u32 {
         let last = self.shared.guest.last_call();
@@ -288,7 +288,7 @@ impl AnyController for ControllerProxy {
         Box::pin(async move {
             let (this, name) = (Arc::clone(&self), self.name.clone());
             let parting = self.call(None, |done| this.pointer.part(within.as_millis() as u64, done));
-            // It says itself who keeps it, if it can.
+            // It says itself what keeps it, if it can.
             tokio::time::timeout(within + ANSWER, parting).await.unwrap_or_else(|_| {
                 let what = format!(
                     "{name} has not dropped it within {within:?}: its destructor blocks, or all its threads do"
