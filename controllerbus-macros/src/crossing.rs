@@ -61,9 +61,8 @@ fn refuse(tokens: &TokenStream, borrows: &mut bool) -> Result<()> {
 
 /// The same type with other lifetimes: `choose` is given the name of each, and nothing for a reference without one.
 pub fn with_lifetimes(tokens: TokenStream, choose: impl Fn(Option<&Ident>) -> Ident + Copy) -> TokenStream {
-    let lifetime = |given: Option<&Ident>| -> [TokenTree; 2] {
-        [Punct::new('\'', Spacing::Joint).into(), choose(given).into()]
-    };
+    let lifetime =
+        |given: Option<&Ident>| -> [TokenTree; 2] { [Punct::new('\'', Spacing::Joint).into(), choose(given).into()] };
     let mut out: Vec<TokenTree> = Vec::new();
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {

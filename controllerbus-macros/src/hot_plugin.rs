@@ -66,8 +66,8 @@ impl Swap {
         let text = keys.text("swap", Self::StopFirst.name())?;
         let known = [Self::Beside, Self::StopFirst].into_iter().find(|swap| swap.name() == text.value());
         known.ok_or_else(|| {
-            let what = "`swap` must be \"beside\" (the new controller is made ready beside the old one: the default) or \"stop-first\" (it is \
-                        made when the old one has gone: for what only one can own)";
+            let what = "`swap` must be \"beside\" (the new controller is made ready beside the old one: the default) or \
+                        \"stop-first\" (it is made when the old one has gone: for what only one can own)";
             Error::new(text.span(), what)
         })
     }

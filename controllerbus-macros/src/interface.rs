@@ -3,6 +3,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::{
     Attribute, Error, FnArg, GenericParam, Item, ItemTrait, Lifetime, Result, ReturnType, Signature, TraitItem,
     TraitItemFn, parse_quote,
@@ -29,6 +30,12 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     let methods = item.items.iter().map(Method::of).collect::<Result<Vec<_>>>()?;
     let interface = quote!(#framework::plugin::interface);
     let checks = methods.iter().flat_map(|method| &method.types).map(|Crossing { span, tokens, borrows }| {
+        // All of it at the type, which is what the compiler points at.
+        let interface = interface.clone().into_iter().map(|mut token| {
+            token.set_span(*span);
+            token
+        });
+        let interface: TokenStream = interface.collect();
         quote_spanned! {*span=>
             const _: () = #interface::crosses(<#tokens as #interface::stabby::IStable>::REPORT, #borrows);
         }
@@ -66,7 +73,8 @@ impl<'a> Method<'a> {
         let wrong = |tokens: &dyn ToTokens, what: &str| Err(Error::new_spanned(tokens.to_token_stream(), what));
         let abi = sig.abi.as_ref().map(|abi| abi.name.as_ref().map_or_else(|| "C".to_owned(), syn::LitStr::value));
         if !abi.is_some_and(|abi| ["C", "C-unwind", "system", "system-unwind"].contains(&abi.as_str())) {
-            let wanted = format!("write `extern \"C\" fn {}`: only such methods can be called across libraries", sig.ident);
+            let wanted =
+                format!("write `extern \"C\" fn {}`: only such methods can be called across libraries", sig.ident);
             return Err(Error::new(sig.fn_token.span, wanted));
         }
         let given = match sig.inputs.first() {
@@ -80,7 +88,10 @@ impl<'a> Method<'a> {
             _ => return wrong(sig, "a method of an interface takes `&self`"),
         };
         if let Some(condition) = attrs.iter().find(|it| it.path().is_ident("cfg") || it.path().is_ident("cfg_attr")) {
-            return wrong(condition, "a method of an interface cannot be conditional: both sides must mean the same trait");
+            return wrong(
+                condition,
+                "a method of an interface cannot be conditional: both sides must mean the same trait",
+            );
         }
         let mut lifetimes = Vec::new();
         for generic in &sig.generics.params {
@@ -88,7 +99,9 @@ impl<'a> Method<'a> {
                 GenericParam::Lifetime(lifetime) if lifetime.bounds.is_empty() => {
                     lifetimes.push(lifetime.lifetime.clone());
                 }
-                other => return wrong(other, "a method of an interface can only be generic over lifetimes without bounds"),
+                other => {
+                    return wrong(other, "a method of an interface can only be generic over lifetimes without bounds");
+                }
             }
         }
         if let Some(clause) = &sig.generics.where_clause {
@@ -108,7 +121,8 @@ impl<'a> Method<'a> {
         if let ReturnType::Type(_, output) = &signature.output {
             types.push(Crossing::of(output)?);
         }
-        let receiver = given.filter(|given| given.ident != "_").unwrap_or_else(|| Lifetime::new("'__self", Span::call_site()));
+        let receiver =
+            given.filter(|given| given.ident != "_").unwrap_or_else(|| Lifetime::new("'__self", Span::call_site()));
         if !lifetimes.contains(&receiver) {
             lifetimes.push(receiver.clone());
         }
@@ -169,12 +183,12 @@ fn table(item: &ItemTrait, methods: &[Method<'_>], interface: &TokenStream) -> T
         let Method { signature, receiver, lifetimes, arguments, .. } = method;
         let (of, abi) = (&signature.ident, &signature.abi);
         let (inputs, output) = method.inputs_and_output();
-        let function = format_ident!("__call_{of}");
+        let function = format_ident!("__call_{}", of.unraw());
         fields.push(quote! {
             #of: for<#(#lifetimes),*> unsafe #abi fn(#interface::Receiver<#receiver>, #(#inputs),*) #output
         });
         functions.push(quote! {
-            unsafe #abi fn #function<#(#lifetimes,)* __Type: #name>(
+            unsafe #abi fn #function<#(#lifetimes,)* __Type: #name + 'static>(
                 __receiver: #interface::Receiver<#receiver>,
                 #(#arguments: #inputs),*
             ) #output {

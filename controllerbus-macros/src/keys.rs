@@ -114,14 +114,19 @@ impl Keys {
             return Err(Error::new(self.span, format!("`{key}` is missing: `{key} = \"{example}\"`")));
         };
         let Expr::Lit(literal) = value else {
-            return Err(Error::new_spanned(value, format!("`{key}` must be a string literal: `{key} = \"{example}\"`")));
+            return Err(Error::new_spanned(
+                value,
+                format!("`{key}` must be a string literal: `{key} = \"{example}\"`"),
+            ));
         };
         match &literal.lit {
             Lit::Str(text) if text.value().is_empty() => {
                 Err(Error::new(text.span(), format!("`{key}` is empty: `{key} = \"{example}\"`")))
             }
             Lit::Str(text) => Ok(text.clone()),
-            other => Err(Error::new(other.span(), format!("`{key}` must be a string literal: `{key} = \"{example}\"`"))),
+            other => {
+                Err(Error::new(other.span(), format!("`{key}` must be a string literal: `{key} = \"{example}\"`")))
+            }
         }
     }
 

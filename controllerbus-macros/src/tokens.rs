@@ -55,7 +55,7 @@ impl Hash {
 
     fn source(&mut self, text: &str, items: &[Ident]) -> Result<()> {
         if items.is_empty() {
-            self.tokens(text.parse()?);
+            self.tokens(text.parse()?, None);
             return Ok(());
         }
         let file = syn::parse_str::<syn::File>(text)?;
@@ -64,15 +64,24 @@ impl Hash {
             if found.peek().is_none() {
                 return Err(Error::new(Span::call_site(), format!("it has no item `{name}`")));
             }
-            found.for_each(|item| self.tokens(item.to_token_stream()));
+            found.for_each(|item| self.tokens(item.to_token_stream(), None));
         }
         Ok(())
     }
 
-    fn tokens(&mut self, tokens: TokenStream) {
+    fn tokens(&mut self, tokens: TokenStream, within: Option<Delimiter>) {
         let mut tokens = tokens.into_iter().peekable();
+        let mut commas = 0;
         while let Some(token) = tokens.next() {
             match token {
+                // A formatter adds the last comma of a list and takes it away, but not that of a tuple of one.
+                TokenTree::Punct(punct) if punct.as_char() == ',' => {
+                    commas += 1;
+                    let only = within == Some(Delimiter::Parenthesis) && commas == 1;
+                    if only || tokens.peek().is_some() {
+                        self.token('p', ",");
+                    }
+                }
                 TokenTree::Punct(punct) if punct.as_char() == '#' => {
                     let inner = tokens.next_if(|next| matches!(next, TokenTree::Punct(next) if next.as_char() == '!'));
                     match tokens.next_if(is_nothing) {
@@ -94,7 +103,7 @@ impl Hash {
                         Delimiter::None => ("", ""),
                     };
                     self.token('g', open);
-                    self.tokens(group.stream());
+                    self.tokens(group.stream(), Some(group.delimiter()));
                     self.token('g', close);
                 }
             }
@@ -159,12 +168,12 @@ mod tests {
         let same = "//! A head.
             #[derive(Clone, Debug)] #[repr(C)] #[non_exhaustive] /* told */
             pub struct Told{pub kind:u8,/// a text
-                pub text:Text}
+                pub text:Text,}
             #[must_use]
             pub enum Kind{One,
                 Two} // two of them
             pub const ONE:u8=1;pub const WORD:&str=\"a  // b\";
-            pub trait Side{#[doc(hidden)] extern \"C\" fn tell<'a>(&'a self,told:Told)->Result<u64,Failure>;}";
+            pub trait Side{#[doc(hidden)] extern \"C\" fn tell<'a>(&'a self,told:Told,)->Result<u64,Failure>;}";
         assert_eq!(hash(SOURCE), hash(same));
     }
 

@@ -24,7 +24,8 @@ const OBJECT: &str = "an object with methods cannot be passed through a method: 
                       `Interface` in a directive's value";
 const HIDDEN: &str = "it borrows, and its lifetime is not visible here: write the lifetime out, as in \
                       `fn name<'a>(&'a self) -> Str<'a>`";
-const INSIDE: &str = "a struct that borrows cannot be passed: its lifetime is not visible here; pass what it borrows by itself";
+const INSIDE: &str =
+    "a struct that borrows cannot be passed: its lifetime is not visible here; pass what it borrows by itself";
 
 #[track_caller]
 const fn check(report: &TypeReport, borrows: bool, inside: bool) {

@@ -9,15 +9,19 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use ::stabby::str::Str as StableStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-/// The crate that says which types are laid out alike everywhere: what a method of an interface takes and gives is of its
-/// types.
-pub use stabby;
-use stabby::str::Str as StableStr;
 
 pub use super::abi::{List, Text};
 pub use super::crosses::crosses;
 pub use super::shape::{InterfaceType, Pointer, Receiver, TableOf, shape};
+
+/// The crate whose types a method of an interface takes and returns. Hidden, or the compiler would write `std::string::String` in
+/// every error: stabby has a `String` too.
+#[doc(hidden)]
+pub mod stabby {
+    pub use ::stabby::*;
+}
 
 use super::abi::{InterfaceObject, InterfaceObjectDyn, ObjectPtr, boxed};
 use super::contained::contain;
@@ -53,8 +57,9 @@ use super::lease::{Holder, Lease, Leases};
 /// it runs on the caller's thread, without a tokio runtime of the plugin's around it.
 ///
 /// What its methods take and give has to be good without the plugin, since only the object is leased: numbers, [`Text`],
-/// [`List`]s, other types of [`stabby`] such as its `Result`, structs with `#[stabby::stabby]` (whose crate depends on `stabby`
-/// itself, as that macro demands), and what is borrowed from `&self` or for the call. Boxes, functions, objects and `'static`
+/// [`List`]s, other types of `controllerbus::plugin::interface::stabby` such as its `result::Result`, structs with
+/// `#[stabby::stabby]` (whose crate depends on `stabby` itself, as that macro demands), and what is borrowed from `&self` or for
+/// the call. Boxes, functions, objects and `'static`
 /// references are refused when the trait is compiled.
 ///
 /// It cannot leave the process: writing one to a file, or passing it to a plugin that runs in its own process, is an error.
@@ -115,7 +120,8 @@ impl<T: ?Sized + InterfaceType> Deref for Interface<T> {
 
     fn deref(&self) -> &Pointer<T> {
         // SAFETY: it points to a `Pointer<T>`: either `new` made it, or `of_object` compared the shapes of the
-        // traits, which say so by the promise of `InterfaceType`. The object keeps it in place, and its library loaded. It is not `Clone`, so it cannot outlive this.
+        // traits, which say so by the promise of `InterfaceType`. The object keeps it in place, and its library loaded. It is
+        // not `Clone`, so it cannot outlive this.
         unsafe { self.pointer.as_ref() }
     }
 }
@@ -426,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_method_may_borrow_have_any_name_and_be_provided_or_unsafe() {
-        use stabby::str::Str;
+        use crate::plugin::interface::stabby::str::Str;
 
         struct Titled(&'static str);
 

@@ -1,4 +1,5 @@
-//! What would outlive a guest's code, its threads and signal handlers: the guest reports them here, and the host waits for their end.
+//! What would outlive a guest's code, its threads and signal handlers: the guest reports them here, and the host waits for
+//! their end.
 
 use std::sync::Arc;
 use std::time::Instant;
