@@ -28,7 +28,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let id = keys.id("example/greet")?;
     let framework = keys.framework()?;
     let Some(value) = keys.expression("value")? else {
-        return Err(Error::new(name.span(), "`value` is missing: `value = Greeting`, the type of what satisfies it"));
+        return Err(Error::new(name.span(), "`value` is missing: `value = Greeting`, the type of its values"));
     };
     if !item.generics.params.is_empty() {
         return Err(Error::new_spanned(
@@ -111,7 +111,7 @@ fn key(key: &Expr, data: &Data, framework: &TokenStream) -> Result<TokenStream> 
         one => vec![one],
     };
     let Data::Struct(data) = data else {
-        return Err(Error::new_spanned(key, "`key` is for a struct: an enum's equivalence is its own `Hash` and `Eq`"));
+        return Err(Error::new_spanned(key, "`key` is for structs: enums are compared by their own `Hash` and `Eq`"));
     };
     let mut fields = Vec::new();
     for field in named {

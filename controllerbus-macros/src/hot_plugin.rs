@@ -11,6 +11,7 @@ use syn::{
 
 use crate::keys::{Keys, doc_lines};
 use crate::schema::json_escaped;
+use crate::tokens::Hash;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let keys = Keys::parse(arguments, &["id", "version", "swap"], Span::call_site())?;
@@ -65,8 +66,8 @@ impl Swap {
         let text = keys.text("swap", Self::StopFirst.name())?;
         let known = [Self::Beside, Self::StopFirst].into_iter().find(|swap| swap.name() == text.value());
         known.ok_or_else(|| {
-            let what = "`swap` is \"beside\" (made ready beside the old one, which is usual) or \"stop-first\" (made when the \
-                        old one has gone: for what only one can own)";
+            let what = "`swap` must be \"beside\" (the new controller is made ready beside the old one: the default) or \
+                        \"stop-first\" (it is made when the old one has gone: for what only one can own)";
             Error::new(text.span(), what)
         })
     }
@@ -174,7 +175,7 @@ fn resolver(method: ImplItemFn, conditions: Vec<Attribute>) -> Result<Resolver> 
         None => return Err(wrong(signature.paren_token.span.join(), "it has no parameters")),
     }
     let Some(FnArg::Typed(request)) = inputs.next() else {
-        return Err(wrong(signature.paren_token.span.join(), "it takes no directive"));
+        return Err(wrong(signature.paren_token.span.join(), "it must take the directive"));
     };
     let (directive, by_reference) = match &*request.ty {
         Type::Reference(reference) => ((*reference.elem).clone(), true),
@@ -280,14 +281,7 @@ fn plugin(
                 schema: <__Config as #framework::Config>::SCHEMA,
             };
             const __LENGTH: usize = __FACTORY.length();
-            #[used]
-            #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
-            #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
-            #[cfg_attr(
-                not(any(windows, target_os = "macos", target_os = "ios")),
-                unsafe(link_section = ".cbus.manifest")
-            )]
-            static __RECORD: [u8; __LENGTH] = __FACTORY.record();
+            #framework::__manifest_record!(__RECORD: __LENGTH, __FACTORY.record());
 
             #[__linkme::distributed_slice(__cbus::FACTORIES)]
             #[linkme(crate = __linkme)]
@@ -332,13 +326,9 @@ fn description(attributes: &[Attribute]) -> String {
     doc_lines(attributes).next().unwrap_or_default()
 }
 
-/// FNV-1a: the same for the same crate and id on every machine.
+/// The same for the same crate and id on every machine.
 fn fingerprint(parts: &[&str]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    for part in parts {
-        for byte in part.bytes().chain([0]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    hash
+    let mut hash = Hash::new();
+    parts.iter().for_each(|part| hash.word(part));
+    hash.0
 }

@@ -114,14 +114,19 @@ impl Keys {
             return Err(Error::new(self.span, format!("`{key}` is missing: `{key} = \"{example}\"`")));
         };
         let Expr::Lit(literal) = value else {
-            return Err(Error::new_spanned(value, format!("`{key}` must be a text: `{key} = \"{example}\"`")));
+            return Err(Error::new_spanned(
+                value,
+                format!("`{key}` must be a string literal: `{key} = \"{example}\"`"),
+            ));
         };
         match &literal.lit {
             Lit::Str(text) if text.value().is_empty() => {
                 Err(Error::new(text.span(), format!("`{key}` is empty: `{key} = \"{example}\"`")))
             }
             Lit::Str(text) => Ok(text.clone()),
-            other => Err(Error::new(other.span(), format!("`{key}` must be a text: `{key} = \"{example}\"`"))),
+            other => {
+                Err(Error::new(other.span(), format!("`{key}` must be a string literal: `{key} = \"{example}\"`")))
+            }
         }
     }
 
@@ -132,7 +137,7 @@ impl Keys {
         match id.value().chars().find(|c| !fits(*c)) {
             Some(wrong) => Err(Error::new(
                 id.span(),
-                format!("an id is made of a-z, 0-9, `/`, `_`, `.` and `-`; this one has {wrong:?}"),
+                format!("an id can only contain a-z, 0-9, `/`, `_`, `.` and `-`; this one has {wrong:?}"),
             )),
             None => Ok(id),
         }

@@ -1,11 +1,13 @@
 //! The macros of `controllerbus`. Use them through that crate, which re-exports them.
 
 mod config;
+mod crossing;
 mod directive;
 mod hot_plugin;
 mod interface;
 mod keys;
 mod schema;
+mod tokens;
 
 use proc_macro::TokenStream;
 
@@ -117,8 +119,8 @@ pub fn derive_directive(item: TokenStream) -> TokenStream {
 
 /// Makes a trait an interface: something that a value of a directive can be, and whose methods are called directly.
 ///
-/// It adds `#[stabby::stabby]`, so the crate that declares the trait depends on `stabby` too, and its methods are
-/// `extern "C"`, of types that stabby knows. See `controllerbus::Interface`.
+/// Its methods are `extern "C"`, of types that `stabby` knows, and are called on an interface value by the trait `TraitDyn`, which
+/// is declared beside `Trait`. See `controllerbus::Interface`.
 ///
 /// ```
 /// use controllerbus::prelude::*;
@@ -138,4 +140,12 @@ pub fn derive_directive(item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn interface(arguments: TokenStream, item: TokenStream) -> TokenStream {
     interface::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// The hash of the tokens of source files, given by their paths below the package's folder; with `: Item + Item` behind a path,
+/// of these items of it. `controllerbus` makes its boundary's fingerprint of it.
+#[doc(hidden)]
+#[proc_macro]
+pub fn fingerprint_of(input: TokenStream) -> TokenStream {
+    tokens::expand(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
+use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION, MIN_RUNTIME, VERSION};
 use object::write::{Object, StandardSegment};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 
@@ -12,6 +12,7 @@ pub(crate) struct Tiny {
     pub(crate) target: &'static str,
     pub(crate) boundary: u32,
     pub(crate) abi: String,
+    pub(crate) controllerbus: &'static str,
     pub(crate) panic: &'static str,
     pub(crate) min_runtime: &'static str,
     pub(crate) factories: Vec<&'static str>,
@@ -27,8 +28,9 @@ impl Default for Tiny {
             target: env!("CBUS_TARGET"),
             boundary: BOUNDARY_VERSION,
             abi: ABI_HEX.to_owned(),
+            controllerbus: VERSION,
             panic: "unwind",
-            min_runtime: "0.1.0",
+            min_runtime: MIN_RUNTIME,
             factories: vec!["tiny"],
         }
     }
@@ -37,11 +39,11 @@ impl Default for Tiny {
 impl Tiny {
     /// The unsealed library.
     pub(crate) fn library(&self) -> Vec<u8> {
-        let Self { architecture, target, boundary, abi, panic, min_runtime, factories } = self;
+        let Self { architecture, target, boundary, abi, controllerbus, panic, min_runtime, factories } = self;
         let mut manifest = format!(
             "{{\"record\":\"bundle\",\"id\":\"tiny\",\"version\":\"1.0.0\",\"build_hash\":\"0123456789abcdef\",\
              \"target\":\"{target}\",\"toolchain\":\"none\",\"profile\":\"dev\",\"entry\":\"entry\",\"abi\":\"{abi}\",\
-             \"boundary\":{boundary},\"panic\":\"{panic}\",\"min_runtime\":\"{min_runtime}\"}}\n"
+             \"boundary\":{boundary},\"controllerbus\":\"{controllerbus}\",\"panic\":\"{panic}\",\"min_runtime\":\"{min_runtime}\"}}\n"
         );
         for factory in factories {
             manifest.push_str(&format!(

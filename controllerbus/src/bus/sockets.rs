@@ -314,6 +314,17 @@ impl Engine {
     }
 }
 
+/// Whether a socket listens. Elsewhere the system does not say: `accept` fails later.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn listens(descriptor: &OwnedFd) -> std::io::Result<bool> {
+    SockRef::from(descriptor).is_listener()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn listens(_: &OwnedFd) -> std::io::Result<bool> {
+    Ok(true)
+}
+
 impl Bus {
     /// Gives the bus a listening socket, such as one from a service manager, for controllers that
     /// [listen](crate::Context::listen) at its address or at `systemd:NAME`. It stays open as long as the bus exists.
@@ -325,7 +336,7 @@ impl Bus {
             Error::new(ErrorKind::Invalid, format!("the socket `{name}` cannot be used: {error}"))
         };
         let descriptor = listener.into();
-        if !SockRef::from(&descriptor).is_listener().map_err(|error| invalid(&error))? {
+        if !listens(&descriptor).map_err(|error| invalid(&error))? {
             return Err(invalid(&"it is not listening").into());
         }
         SockRef::from(&descriptor).set_nonblocking(true).map_err(|error| invalid(&error))?;

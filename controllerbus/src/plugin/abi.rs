@@ -1,6 +1,8 @@
 //! The types and traits that cross the plugin boundary, stable by stabby's layout rules.
 //!
-//! Named by who implements them: a `Host…` object lives in the host and is called by the guest,
+//! A change of this file that is not of a comment is another boundary: see [`super::manifest::BOUNDARY_VERSION`].
+//!
+//! Named after the side that implements them: a `Host…` object lives in the host and is called by the guest,
 //! a `Guest…` object the other way round. No call unwinds, and no destructor: each implementation contains its panics.
 //! An object has one owner. Where more than one thread needs it, its owner shares it.
 
@@ -9,8 +11,8 @@ use stabby::alloc::allocators::LibcAlloc;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// Text that crosses. Its memory is the process's: who drops it calls no code of who made it. Stabby's default would, and
-/// which allocator that is depends on what else is compiled with it.
+/// Text that crosses. Its memory is the process's: dropping it calls no code of the side that made it. With stabby's default
+/// allocator it would, and which one that is depends on what else is compiled with it.
 pub type Text = stabby::string::String<LibcAlloc>;
 /// A list that crosses, in the process's memory.
 pub type List<T> = stabby::vec::Vec<T, LibcAlloc>;
@@ -48,7 +50,7 @@ const KINDS: [ErrorKind; 8] = [
     ErrorKind::Crashed,
 ];
 
-/// Set in a failure's kind where trying again does not mend it.
+/// Set in a failure's kind where trying again does not help.
 const PERMANENT: u8 = 0x80;
 
 impl From<Error> for Failure {
@@ -82,7 +84,7 @@ impl From<Outcome> for Result<()> {
     }
 }
 
-/// Who a factory's controllers will be.
+/// What a factory's controllers will be.
 #[stabby::stabby]
 pub struct FactoryInfo {
     /// The plugin id.
@@ -113,11 +115,11 @@ pub struct SavedState {
 /// An object with methods on its way across, whatever its trait is: see [`super::interface`].
 #[stabby::stabby]
 pub trait InterfaceObject {
-    /// The identity of the trait's table of functions, from stabby's report of it.
+    /// The trait's [`SHAPE`](super::shape::InterfaceType::SHAPE).
     extern "C" fn shape(&self) -> u64;
     /// The trait's name, for messages.
     extern "C" fn name<'a>(&'a self) -> stabby::str::Str<'a>;
-    /// The `Dyn` of that trait, which stays where it is.
+    /// The [`Pointer`](super::shape::Pointer) of that trait, which stays where it is.
     extern "C" fn pointer(&self) -> *const ();
 }
 /// An owned [`InterfaceObject`].
@@ -195,7 +197,7 @@ pub type HostRequestPtr = stabby::dynptr!(Boxed<dyn HostRequest + Send + Sync>);
 #[stabby::stabby]
 pub trait HostSide {
     /// Adds a directive in the boundary's encoding to the host's bus; `facts` are what a host that does not know its
-    /// type has to be told, see [`crate::directive::Facts`].
+    /// type has to know, see [`crate::directive::Facts`].
     extern "C" fn request(
         &self,
         id: Text,
@@ -225,7 +227,7 @@ pub type HostPtr = stabby::dynptr!(Boxed<dyn HostSide + Send + Sync>);
 /// Where a guest's resolver puts its values.
 #[stabby::stabby]
 pub trait HostSink {
-    /// Adds a value with the objects of the interface values in it; returns its id plus 1, or 0 when nobody wants it.
+    /// Adds a value with the objects of the interface values in it; returns its id plus 1, or 0 when it is not wanted.
     extern "C" fn add(&self, bytes: List<u8>, objects: List<ObjectPtr>) -> u64;
     /// Withdraws a value.
     extern "C" fn remove(&self, id: u64) -> bool;
@@ -234,7 +236,7 @@ pub trait HostSink {
     extern "C" fn replace(&self, old: u64, bytes: List<u8>, objects: List<ObjectPtr>) -> u64;
     /// Whether there is, for now, nothing more to add.
     extern "C" fn set_idle(&self, idle: bool);
-    /// Whether nobody wants values any more.
+    /// Whether values are no longer wanted.
     extern "C" fn is_cancelled(&self) -> bool;
     /// Calls the waker once, when this resolver's values are gone.
     extern "C" fn on_gone(&self, waker: GuestWakerPtr);
@@ -242,7 +244,7 @@ pub trait HostSink {
 /// An owned [`HostSink`].
 pub type HostSinkPtr = stabby::dynptr!(Boxed<dyn HostSink + Send + Sync>);
 
-/// Told once how a guest's task ended.
+/// Called once, with how a guest's task ended.
 #[stabby::stabby]
 pub trait HostDone {
     /// The task ended.
@@ -251,7 +253,7 @@ pub trait HostDone {
 /// An owned [`HostDone`]; dropping it without a call means that the task was dropped.
 pub type HostDonePtr = stabby::dynptr!(Boxed<dyn HostDone + Send + Sync>);
 
-/// Told once what a controller saved.
+/// Called once, with what a controller saved.
 #[stabby::stabby]
 pub trait HostSaved {
     /// The state, or why there is none.
@@ -260,7 +262,7 @@ pub trait HostSaved {
 /// An owned [`HostSaved`]; dropping it without a call means that nothing was saved.
 pub type HostSavedPtr = stabby::dynptr!(Boxed<dyn HostSaved + Send + Sync>);
 
-/// Told what became of listening, and from then on whether the controller serves.
+/// Called with the result of listening, and from then on with whether the controller serves.
 #[stabby::stabby]
 pub trait GuestListening {
     /// Whether the controller serves: the number of a [`crate::listen::Service`]. Called before `done` is, and whenever it
@@ -297,13 +299,13 @@ pub type GuestTaskPtr = stabby::dynptr!(Boxed<dyn GuestTask + Send + Sync>);
 /// A controller in a guest.
 #[stabby::stabby]
 pub trait GuestController {
-    /// Starts `execute`; `began` is told once it has got to its first wait, or to its end without an error.
+    /// Starts `execute`; `began` is called once it reaches its first wait, or its end without an error.
     extern "C" fn execute(&self, began: HostDonePtr, done: HostDonePtr) -> GuestTaskPtr;
     /// Starts `close`.
     extern "C" fn close(&self, done: HostDonePtr) -> GuestTaskPtr;
-    /// Starts to drop the controller, once nobody uses it any more; a failure says who still does after this time.
+    /// Starts to drop the controller, once it is no longer used; a failure says what still uses it after this time.
     extern "C" fn part(&self, within_ms: u64, done: HostDonePtr) -> GuestTaskPtr;
-    /// Starts `save`, on a thread that may take its time. Dropping the task does not stop that, but nobody waits for it.
+    /// Starts `save`, on a thread that may block. Dropping the task does not stop it, but nothing waits for it then.
     extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr;
     /// Starts `health`.
     extern "C" fn health(&self, done: HostDonePtr) -> GuestTaskPtr;
@@ -311,13 +313,13 @@ pub trait GuestController {
     extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr;
     /// The ids of the directives that it resolves.
     extern "C" fn resolves(&self) -> List<Text>;
-    /// Starts a resolver; `done` is told when it ends.
+    /// Starts a resolver; `done` is called when it ends.
     extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr;
 }
 /// An owned [`GuestController`].
 pub type GuestControllerPtr = stabby::dynptr!(Boxed<dyn GuestController + Send + Sync>);
 
-/// Told once what became of a construction.
+/// Called once, with the result of a construction.
 #[stabby::stabby]
 pub trait HostConstructed {
     /// The controller, or why there is none.
@@ -330,8 +332,8 @@ pub type HostConstructedPtr = stabby::dynptr!(Boxed<dyn HostConstructed + Send +
 #[stabby::stabby]
 #[derive(Clone, Copy)]
 pub struct LastCall {
-    /// Returns how many keys there were.
-    pub give_keys_back: extern "C" fn() -> u32,
+    /// Returns how many keys there were. No other code of the library may run, then or later.
+    pub give_keys_back: unsafe extern "C" fn() -> u32,
 }
 
 /// One loaded generation, as the host sees it.
@@ -347,7 +349,7 @@ pub trait GuestSide {
         sockets: HostSocketsPtr,
         done: HostConstructedPtr,
     ) -> GuestTaskPtr;
-    /// Starts a task on each worker of the guest's runtime; `done` is told once every one of them has run it.
+    /// Starts a task on each worker of the guest's runtime; `done` is called once every one of them has run it.
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Ends the guest's runtime and joins its threads; false when some did not end within the time.
     extern "C" fn shutdown(&self, timeout_ms: u64) -> bool;
@@ -363,18 +365,18 @@ pub type GuestPtr = stabby::dynptr!(Boxed<dyn GuestSide + Send + Sync>);
 #[stabby::stabby]
 #[derive(Clone, Copy)]
 pub struct Hooks {
-    /// Handed to each call that takes one.
+    /// Handed to each call that takes one, and to none of another host.
     pub context: *const (),
     /// A thread is about to be made.
-    pub created: extern "C" fn(*const ()),
+    pub created: unsafe extern "C" fn(*const ()),
     /// A thread that was about to be made runs, under this id of the system's.
-    pub entered: extern "C" fn(*const (), i32),
-    /// Has a function called when the current thread ends, after the destructors of its thread-locals.
+    pub entered: unsafe extern "C" fn(*const (), i32),
+    /// Registers a function to be called when the current thread ends, after the destructors of its thread-locals.
     pub at_end: extern "C" fn(extern "C" fn()) -> bool,
     /// The thread could not be made after all.
-    pub failed: extern "C" fn(*const ()),
+    pub failed: unsafe extern "C" fn(*const ()),
     /// `sigaction` of the C library, with its types, for this library's handlers.
-    pub signal_action: extern "C" fn(*const (), i32, *const (), *mut ()) -> i32,
+    pub signal_action: unsafe extern "C" fn(*const (), i32, *const (), *mut ()) -> i32,
 }
 
 /// What a guest is started with.
@@ -389,11 +391,3 @@ pub struct GuestStart {
     /// The plugin and the generation, for thread names.
     pub name: Text,
 }
-
-/// The fingerprint of everything above. Stabby's reports cover types, their fields and the names of methods, in their
-/// own layout and that of stabby's types; the text of this file covers the methods' signatures, which they do not.
-pub(crate) const FINGERPRINT: u64 = {
-    use stabby::IStable;
-    let types = [<GuestStart as IStable>::ID, <stabby::result::Result<GuestPtr, Failure> as IStable>::ID];
-    super::interface::shape(super::manifest::BOUNDARY_VERSION as u64, include_str!("abi.rs"), &types)
-};

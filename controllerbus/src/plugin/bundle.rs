@@ -43,17 +43,14 @@ macro_rules! plugin_bundle {
                 manifest::ABI_HEX,
                 "\",\"boundary\":",
                 manifest::BOUNDARY_TEXT,
-                ",\"panic\":\"unwind\",\"min_runtime\":\"0.1.0\"}\n",
+                ",\"controllerbus\":\"",
+                manifest::VERSION,
+                "\",\"panic\":\"unwind\",\"min_runtime\":\"",
+                manifest::MIN_RUNTIME,
+                "\"}\n",
             ];
             const LENGTH: usize = manifest::length(PARTS);
-            #[used]
-            #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
-            #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
-            #[cfg_attr(
-                not(any(windows, target_os = "macos", target_os = "ios")),
-                unsafe(link_section = ".cbus.manifest")
-            )]
-            static RECORD: [u8; LENGTH] = manifest::concat(PARTS);
+            $crate::__manifest_record!(RECORD: LENGTH, manifest::concat(PARTS));
 
             #[unsafe(export_name = $entry)]
             extern "C" fn entry(call: &mut guest::EntryCall) {
@@ -75,7 +72,7 @@ macro_rules! __plugin_hooks {
     () => {
         use $crate::__private::libc::{self, c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t, sighandler_t};
 
-        // Hidden, so that libc's own does not win the look-up, and so that nobody else's is replaced.
+        // Hidden, so that libc's own does not win the look-up, and so that no other library's is replaced.
         ::core::arch::global_asm!(
             ".hidden __cxa_thread_atexit_impl",
             ".hidden pthread_create",

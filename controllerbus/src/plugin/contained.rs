@@ -1,4 +1,4 @@
-//! Keeps the panics of destructors from what drops: an `extern "C"` function, out of which a panic ends the process.
+//! Contains the panics of destructors: a panic that left an `extern "C"` function would end the process.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::Error;
 
-/// What may panic when it is dropped. That is told then, and goes no further.
+/// A value that may panic when it is dropped. The panic is logged and goes no further.
 pub(super) struct Contained<T>(ManuallyDrop<T>);
 
 impl<T> Contained<T> {
@@ -31,7 +31,7 @@ impl<T> Drop for Contained<T> {
     }
 }
 
-/// Does something of which nobody wants to know more than whether it panicked; that is told.
+/// Runs something, and logs its panic if it has one.
 pub(super) fn contain(what: &str, work: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
         let error = Error::from_panic(payload);

@@ -1,12 +1,12 @@
-//! What a method of an interface may take and give, checked when its trait is compiled.
+//! What a method of an interface may take and return, checked when its trait is compiled.
 //!
-//! Only the object is leased, so what its methods hand over must be good without its library: memory of the process, or
-//! borrowed from who is there during the call. Types are known here by stabby's reports, which name every field.
+//! Only the object is leased, so what its methods pass must be usable without its library: memory of the process, or borrowed
+//! from a side that is there during the call. Types are known here by stabby's reports, which name every field.
 
 use stabby::abi::report::TypeReport;
 
-/// Refuses a type of a method's signature that would outlive the library whose code it needs. `borrows` says whether a
-/// lifetime is to be seen where the type is written.
+/// Refuses a type in a method's signature that would outlive the library whose code it needs. `borrows` says whether a lifetime
+/// is visible where the type is written.
 ///
 /// # Panics
 /// With what is wrong, when it is evaluated: at compile time.
@@ -15,17 +15,17 @@ pub const fn crosses(report: &TypeReport, borrows: bool) {
     check(report, borrows, false);
 }
 
-const ALLOCATOR: &str = "it has a default allocator of stabby in it, whose memory only the library that took it can free: \
+const ALLOCATOR: &str = "it contains a default allocator of stabby, whose memory only the library that allocated it can free: \
                          write `controllerbus::plugin::interface::Text` for text and `List` for lists";
-const OWNED: &str = "a box, an `Arc` and the like cannot be handed over, as they may need code of the library that made them: \
+const OWNED: &str = "a box, an `Arc` and the like cannot be passed, because they may need code of the library that made them: \
                      write `controllerbus::plugin::interface::Text` for text and `List` for lists";
-const FUNCTION: &str = "a function cannot be handed over: nothing keeps the library loaded that it is in";
-const OBJECT: &str = "an object with methods cannot be handed over by a method: nothing keeps its library loaded; make it an \
+const FUNCTION: &str = "a function pointer cannot be passed: nothing keeps the library it points into loaded";
+const OBJECT: &str = "an object with methods cannot be passed through a method: nothing keeps its library loaded; make it an \
                       `Interface` in a directive's value";
-const HIDDEN: &str = "it borrows, and for how long is not to be seen here: write the lifetime out, as in \
+const HIDDEN: &str = "it borrows, and its lifetime is not visible here: write the lifetime out, as in \
                       `fn name<'a>(&'a self) -> Str<'a>`";
-const INSIDE: &str = "a struct that borrows cannot be handed over: nothing shows for how long; hand what it borrows over by \
-                      itself";
+const INSIDE: &str =
+    "a struct that borrows cannot be passed: its lifetime is not visible here; pass what it borrows by itself";
 
 #[track_caller]
 const fn check(report: &TypeReport, borrows: bool, inside: bool) {

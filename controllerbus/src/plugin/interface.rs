@@ -9,55 +9,23 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use ::stabby::str::Str as StableStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use stabby::IStable;
-use stabby::abi::vtable::{HasDropVt, IConstConstructor};
-use stabby::str::Str as StableStr;
 
 pub use super::abi::{List, Text};
 pub use super::crosses::crosses;
+pub use super::shape::{InterfaceType, Pointer, Receiver, TableOf, shape};
 
-use super::abi::{Boxed, InterfaceObject, InterfaceObjectDyn, ObjectPtr, boxed};
+/// The crate whose types a method of an interface takes and returns. Hidden, or the compiler would write `std::string::String` in
+/// every error: stabby has a `String` too.
+#[doc(hidden)]
+pub mod stabby {
+    pub use ::stabby::*;
+}
+
+use super::abi::{InterfaceObject, InterfaceObjectDyn, ObjectPtr, boxed};
 use super::contained::contain;
 use super::lease::{Holder, Lease, Leases};
-
-/// A trait, as `dyn Trait`, that an [`Interface`] can be of. Implemented by `#[controllerbus::interface]`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no interface",
-    note = "put `#[controllerbus::interface]` on the trait"
-)]
-pub trait InterfaceType: 'static {
-    /// The trait's table of functions.
-    type Table: HasDropVt + Copy + IStable + 'static;
-    /// What differs if the trait is declared differently: its path, its methods' names and signatures, or the layout
-    /// of a type in them. Stabby's report of a table has the methods' names only.
-    const SHAPE: u64;
-}
-
-/// An [`InterfaceType::SHAPE`]: of a table's identity, the methods' text, and the identities of the types in them.
-pub const fn shape(table: u64, methods: &str, types: &[u64]) -> u64 {
-    let mut hash = fnv(table, methods.as_bytes());
-    let mut at = 0;
-    while at < types.len() {
-        hash = fnv(hash, &types[at].to_le_bytes());
-        at += 1;
-    }
-    hash
-}
-
-/// FNV-1a, continued.
-pub(super) const fn fnv(seed: u64, bytes: &[u8]) -> u64 {
-    let mut hash = seed ^ 0xcbf2_9ce4_8422_2325;
-    let mut at = 0;
-    while at < bytes.len() {
-        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
-        at += 1;
-    }
-    hash
-}
-
-/// What an [`Interface`] derefs to: methods are called on it with `TraitDyn`, which is declared beside `Trait`, in scope.
-pub type Pointer<T> = stabby::abi::Dyn<'static, Boxed<()>, <T as InterfaceType>::Table>;
 
 /// An object of a plugin, or of the host, whose methods anybody on the bus calls directly, at the cost of a virtual
 /// call. It can be a directive's value, or any part of one. Cloning it is cheap and shares the object.
@@ -65,8 +33,7 @@ pub type Pointer<T> = stabby::abi::Dyn<'static, Boxed<()>, <T as InterfaceType>:
 /// It is good for as long as it is held: it keeps the generation that made it loaded, also after that generation was
 /// swapped for another. So drop it when the directive says that its value is gone.
 ///
-/// The trait is declared once, in a crate that both sides depend on, and that depends on `stabby` beside
-/// `controllerbus`:
+/// The trait is declared once, in a crate that both sides depend on:
 ///
 /// ```
 /// use controllerbus::prelude::*;
@@ -83,17 +50,19 @@ pub type Pointer<T> = stabby::abi::Dyn<'static, Boxed<()>, <T as InterfaceType>:
 ///
 /// // `DoubleDyn`, which is declared beside `Double`, is what has the methods here.
 /// let interface = Interface::<dyn Double>::new(Plain);
-/// assert_eq!(interface.double(21), 42);  
+/// assert_eq!(interface.double(21), 42);
 /// ```
 ///
 /// A method must not panic: in an `extern "C"` function that ends the process. It must not block for long either, and
 /// it runs on the caller's thread, without a tokio runtime of the plugin's around it.
 ///
-/// What its methods take and give has to be good without the plugin, since only the object is leased: numbers, structs
-/// that `stabby` describes, [`Text`], [`List`]s, and what is borrowed from `&self` or for the call. Boxes, functions,
-/// objects and `'static` references are refused when the trait is compiled.
+/// What its methods take and give has to be good without the plugin, since only the object is leased: numbers, [`Text`],
+/// [`List`]s, other types of `controllerbus::plugin::interface::stabby` such as its `result::Result`, structs with
+/// `#[stabby::stabby]` (whose crate depends on `stabby` itself, as that macro demands), and what is borrowed from `&self` or for
+/// the call. Boxes, functions, objects and `'static`
+/// references are refused when the trait is compiled.
 ///
-/// It cannot leave the process: writing one to a file, or handing it to a plugin in a process of its own, is an error.
+/// It cannot leave the process: writing one to a file, or passing it to a plugin that runs in its own process, is an error.
 pub struct Interface<T: ?Sized + InterfaceType> {
     /// Points into the object, which `object` keeps.
     pointer: NonNull<Pointer<T>>,
@@ -110,10 +79,10 @@ impl<T: ?Sized + InterfaceType> Interface<T> {
     /// Makes an interface value of an implementation.
     pub fn new<I: Send + Sync + 'static>(implementation: I) -> Self
     where
-        T::Table: IConstConstructor<'static, I>,
+        T: TableOf<I>,
     {
-        let pointer: Pointer<T> = boxed(implementation).into();
-        let pointer = NonNull::from(Box::leak(Box::new(pointer)));
+        let object = NonNull::from(Box::leak(Box::new(implementation)));
+        let pointer = NonNull::from(Box::leak(Box::new(Pointer::<T>::new(object))));
         let made = Made { pointer: pointer.cast(), shape: T::SHAPE, name: name_of::<T>(), free: free::<T, I> };
         Self { pointer, object: Object::of(boxed(made).into()), kind: PhantomData }
     }
@@ -122,7 +91,7 @@ impl<T: ?Sized + InterfaceType> Interface<T> {
         let (wanted, found) = (name_of::<T>(), object.0.name());
         if object.0.shape() != T::SHAPE {
             let what = if found.as_str() == wanted {
-                format!("the interface value's `{wanted}` was declared differently where it was made")
+                format!("the interface value's `{wanted}` was declared differently in the library that made it")
             } else {
                 format!("the interface value is a `{}`, not a `{wanted}`", found.as_str())
             };
@@ -151,7 +120,8 @@ impl<T: ?Sized + InterfaceType> Deref for Interface<T> {
 
     fn deref(&self) -> &Pointer<T> {
         // SAFETY: it points to a `Pointer<T>`: either `new` made it, or `of_object` compared the shapes of the
-        // traits. The object keeps it in place, and its library loaded. It is not `Clone`, so it cannot outlive this.
+        // traits, which say so by the promise of `InterfaceType`. The object keeps it in place, and its library loaded. It is
+        // not `Clone`, so it cannot outlive this.
         unsafe { self.pointer.as_ref() }
     }
 }
@@ -167,7 +137,7 @@ impl<T: ?Sized + InterfaceType> Serialize for Interface<T> {
         match collect(&self.object) {
             Some(position) => serializer.serialize_u32(position),
             None => Err(serde::ser::Error::custom(format!(
-                "an interface value (`{}`) can be handed over a bus, but not written down or sent to another process",
+                "an interface value (`{}`) can be passed over a bus, but not serialized or sent to another process",
                 name_of::<T>()
             ))),
         }
@@ -225,17 +195,15 @@ unsafe impl Send for Made {}
 // SAFETY: as above.
 unsafe impl Sync for Made {}
 
-/// Drops an implementation as the type that it is: through the table, its panic would end the process.
+/// Drops an implementation as the type that it is.
 ///
 /// # Safety
-/// `pointer` must come from `Box::leak` of a `Box<Pointer<T>>` made of an `I`, and not be used again.
+/// `pointer` must come from `Box::leak` of a `Box<Pointer<T>>` to a leaked `Box<I>`, and neither be used again.
 unsafe fn free<T: ?Sized + InterfaceType, I>(pointer: NonNull<()>) {
     // SAFETY: the caller's promise.
     let pointer = unsafe { Box::from_raw(pointer.cast::<Pointer<T>>().as_ptr()) };
-    let pointer = std::mem::ManuallyDrop::new(*pointer);
-    // SAFETY: the pointer was made from a box of an `I` by forgetting its type, which is undone here; the pointer
-    // itself is not dropped.
-    drop(unsafe { std::mem::transmute_copy::<Boxed<()>, Boxed<I>>(pointer.ptr()) });
+    // SAFETY: as above.
+    drop(unsafe { Box::from_raw(Pointer::object(&pointer).cast::<I>().as_ptr()) });
 }
 
 impl InterfaceObject for Made {
@@ -428,7 +396,7 @@ mod tests {
     fn it_is_not_written_down_and_not_made_of_bytes_alone() {
         let (interface, _) = counter();
         let error = serde_json::to_string(&interface).expect_err("refused").to_string();
-        assert!(error.contains("not written down"), "{error}");
+        assert!(error.contains("not serialized"), "{error}");
         let value = AnyValue::native(interface);
         assert!(value.encode().is_err());
         let (bytes, _) = value.encode_with_objects().expect("it is encoded");
@@ -461,9 +429,58 @@ mod tests {
         let answer = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self) -> u32; });
         let strings = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: List<Text>) -> u64; });
         let bytes = shape!(#[controllerbus::interface] pub trait Count { extern "C" fn count(&self, all: List<u8>) -> u64; });
+        let told = shape!(#[controllerbus::interface] pub trait Count { /** How many. */ extern "C" fn count (& self)->u64 ; });
         assert_eq!(shape, same);
+        assert_eq!(shape, told);
         let all = std::collections::HashSet::from([shape, renamed, longer, answer, strings, bytes]);
         assert_eq!(all.len(), 6);
+    }
+
+    #[test]
+    fn a_method_may_borrow_have_any_name_and_be_provided_or_unsafe() {
+        use crate::plugin::interface::stabby::str::Str;
+
+        struct Titled(&'static str);
+
+        #[controllerbus::interface]
+        trait Titles {
+            extern "C" fn title(&self) -> Str<'_>;
+            extern "C" fn longer<'a>(&'a self, other: Str<'a>) -> Str<'a>;
+            extern "C" fn first(&self, of: &List<u64>, #[allow(unused)] or: Str<'_>) -> &u64;
+            extern "C" fn parts(&self, mut number: u64) -> u64 {
+                number += 1;
+                number
+            }
+            extern "C" fn r#type(&self);
+            /// # Safety
+            /// None is needed.
+            unsafe extern "C" fn object(&self) -> u8;
+        }
+
+        impl Titles for Titled {
+            extern "C" fn title(&self) -> Str<'_> {
+                self.0.into()
+            }
+            extern "C" fn longer<'a>(&'a self, other: Str<'a>) -> Str<'a> {
+                if other.len() > self.0.len() { other } else { self.0.into() }
+            }
+            extern "C" fn first(&self, _: &List<u64>, _: Str<'_>) -> &u64 {
+                &7
+            }
+            extern "C" fn r#type(&self) {}
+            unsafe extern "C" fn object(&self) -> u8 {
+                3
+            }
+        }
+
+        let interface = Interface::<dyn Titles>::new(Titled("short"));
+        assert_eq!(interface.title().as_str(), "short");
+        assert_eq!(interface.longer("the longer one".into()).as_str(), "the longer one");
+        assert_eq!(*interface.first(&List::default(), "".into()), 7);
+        assert_eq!(interface.parts(1), 2);
+        interface.r#type();
+        // SAFETY: it needs none.
+        assert_eq!(unsafe { interface.object() }, 3);
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Leases {
         Lease { leases: Arc::clone(self), holder }
     }
 
-    /// Who holds leases now.
+    /// What holds leases now.
     pub fn holders(&self) -> Holders {
         let count = |holder: Holder| self.counts[holder as usize].load(Ordering::Acquire);
         Holders {
@@ -115,12 +115,12 @@ impl Leases {
         self.wait(|held| held.to_drain() == 0).await;
     }
 
-    /// Waits until nothing but connections holds a lease: these last as long as whoever has made them likes.
+    /// Waits until nothing but connections holds a lease: these last as long as their clients like.
     pub async fn done_but_connections(&self) {
         self.wait(|held| held.to_drain() == held.connections).await;
     }
 
-    /// Waits until nobody holds a lease.
+    /// Waits until no lease is held.
     pub async fn released(&self) {
         self.wait(|held| held == Holders::default()).await;
     }
@@ -166,22 +166,22 @@ mod loom_tests {
 
     use super::*;
 
-    /// The code of a library, which is used by who holds a lease, and changed when it is unmapped.
+    /// The code of a library, which is used by holders of a lease, and changed when it is unmapped.
     struct Library(UnsafeCell<bool>);
 
-    // SAFETY: loom looks that nobody uses it while it is changed.
+    // SAFETY: loom checks that nothing uses it while it is changed.
     unsafe impl Sync for Library {}
     // SAFETY: as above.
     unsafe impl Send for Library {}
 
     impl Library {
         fn used(&self) {
-            // SAFETY: loom looks that nobody changes it meanwhile.
+            // SAFETY: loom checks that nothing changes it meanwhile.
             self.0.with(|mapped| assert!(unsafe { *mapped }));
         }
     }
 
-    /// Unmaps a library once nobody holds a lease, while these use it, each holding a lease of its own from before.
+    /// Unmaps a library once no lease is held, while these use it, each holding a lease of its own from before.
     fn unmapped_after(holders: &'static [(Holder, fn(&Arc<Leases>, &Library, Lease))]) {
         loom::model(move || {
             let (leases, library) = (Leases::new(), loom::sync::Arc::new(Library(UnsafeCell::new(true))));
@@ -196,7 +196,7 @@ mod loom_tests {
             while leases.holders() != Holders::default() {
                 loom::thread::yield_now();
             }
-            // SAFETY: loom looks that nobody uses it meanwhile.
+            // SAFETY: loom checks that nothing uses it meanwhile.
             library.0.with_mut(|mapped| unsafe { *mapped = false });
             using.into_iter().for_each(|thread| thread.join().expect("it ends"));
         });

@@ -1,22 +1,99 @@
-//! What a plugin file says about itself in a section of its own, readable without executing any of it.
+//! What a plugin file says about itself in its own section, readable without running any of its code.
+//!
+//! And the boundary: which host may load which plugin.
 
-use super::abi;
+use super::abi::{Failure, GuestPtr, GuestStart};
 use crate::config::schema::{self, Node};
 
-/// The version of the boundary's meaning, raised when calls change in a way that types do not show.
-pub const BOUNDARY_VERSION: u32 = 1;
+/// The number, and the same as text: a constant cannot be made of one out of the other.
+macro_rules! boundary_version {
+    ($version:literal) => {
+        /// The version of the boundary between hosts and plugins. Raised whenever [`ABI_HEX`] changes, and when calls change
+        /// in a way that it does not show.
+        pub const BOUNDARY_VERSION: u32 = $version;
 
-/// [`BOUNDARY_VERSION`] as text, for manifest records.
-pub const BOUNDARY_TEXT: &str = "1";
+        /// [`BOUNDARY_VERSION`] as text, for manifest records.
+        pub const BOUNDARY_TEXT: &str = stringify!($version);
+    };
+}
 
-/// The fingerprint of every type that crosses the boundary, from stabby's reports, as 16 hex digits.
+boundary_version!(2);
+
+/// The boundary's fingerprint, as 16 hex digits: two sides that have the same may call each other.
+///
+/// It is made of stabby's reports, which cover the types, their fields and the names of methods in their own layout and that
+/// of stabby's types, and of the tokens of what is written here, which cover signatures, numbers and orders. Comments and
+/// formatting do not count, nor does what crosses as bytes with field names (see [`crate::directive::wire`]).
 pub const ABI_HEX: &str = {
-    const HEX: [u8; 16] = hex(abi::FINGERPRINT);
+    const HEX: [u8; 16] = hex(FINGERPRINT);
     match std::str::from_utf8(&HEX) {
         Ok(text) => text,
         Err(_) => panic!("hex digits are UTF-8"),
     }
 };
+
+/// A boundary: what a plugin was built for, or a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boundary<'a> {
+    /// Its version.
+    pub version: u32,
+    /// Its fingerprint, as 16 hex digits.
+    pub fingerprint: &'a str,
+}
+
+/// The boundary of this version of the framework.
+pub const BOUNDARY: Boundary<'static> = Boundary { version: BOUNDARY_VERSION, fingerprint: ABI_HEX };
+
+/// The boundaries whose plugins a host of this version loads: its own, and those before it of which nothing was removed.
+///
+/// One of before may stay if all that has changed since are methods added at the end of traits that the host implements: such
+/// a plugin finds what it knows where it was, and calls none of the rest. With a change of what the *guest* implements, of
+/// what is handed over, or of what a number means, none may: the host would use what is not there.
+pub const ACCEPTED: &[Boundary<'static>] = &[BOUNDARY];
+
+/// The version of `controllerbus`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The lowest version of a host that loads plugins which are built with this one. The boundary changes with minor versions
+/// only, so it is the first of this minor version; before that is out, this one.
+pub const MIN_RUNTIME: &str = if env!("CARGO_PKG_VERSION_PRE").is_empty() {
+    concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"), ".0")
+} else {
+    VERSION
+};
+
+const FINGERPRINT: u64 = {
+    use stabby::IStable;
+    const TOKENS: u64 = controllerbus_macros::fingerprint_of!(
+        "src/plugin/abi.rs",
+        "src/plugin/entry.rs": EntryCall + Entry + STARTED + TAKEN + ANSWERED,
+        "src/plugin/level.rs": number,
+        "src/plugin/shape.rs": InterfaceType + Receiver + Pointer + shape + fnv,
+        "src/listen/mod.rs": Service,
+    );
+    let types = [<GuestStart as IStable>::ID, <stabby::result::Result<GuestPtr, Failure> as IStable>::ID, TOKENS];
+    super::shape::shape(BOUNDARY_TEXT, &types)
+};
+
+/// The section that records lie in, in an ELF library: they are put there by `__manifest_record!`, which follows.
+pub const SECTION_ELF: &str = ".cbus.manifest";
+/// The same of a Mach-O library, in its segment `__DATA`.
+pub const SECTION_MACH_O: &str = "__cbus_manifest";
+/// The same of a PE library.
+pub const SECTION_PE: &str = ".cbusman";
+
+/// Puts a record into the section where tools find it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __manifest_record {
+    ($name:ident: $length:expr, $record:expr) => {
+        #[used]
+        #[cfg_attr(any(target_os = "macos", target_os = "ios"), unsafe(link_section = "__DATA,__cbus_manifest"))]
+        #[cfg_attr(windows, unsafe(link_section = ".cbusman"))]
+        #[cfg_attr(not(any(windows, target_os = "macos", target_os = "ios")), unsafe(link_section = ".cbus.manifest"))]
+        static $name: [u8; $length] = $record;
+    };
+}
 
 /// The length of the parts put together, in bytes.
 pub const fn length(parts: &[&str]) -> usize {
@@ -153,6 +230,24 @@ const fn hex(number: u64) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[test]
+    fn who_changes_the_boundary_gives_it_another_version() {
+        /// Each version and its fingerprint, the newest last. A line is never changed once it was published.
+        const VERSIONS: &[(u32, &str)] = &[(2, "2eccfb3550dcd346")];
+        let ours = (BOUNDARY_VERSION, ABI_HEX);
+        assert_eq!(
+            VERSIONS.last(),
+            Some(&ours),
+            "what crosses between hosts and plugins is not what its version stands for. If this change was not meant, take it \
+             back. If it was, and the version on the left is published, raise `boundary_version!` in this file by one, and add \
+             a line with what this test says then; and see at `ACCEPTED` whether plugins of the version before may stay. If it \
+             is not published, change its line."
+        );
+        assert_eq!(BOUNDARY_TEXT, BOUNDARY_VERSION.to_string());
+        assert!(VERSIONS.is_sorted_by(|one, next| one.0 < next.0), "versions only rise");
+    }
 
     #[test]
     fn a_record_is_json_whatever_the_ids_are() {

@@ -10,12 +10,14 @@ pub mod abi;
 mod bundle;
 mod contained;
 mod crosses;
+mod entry;
 pub mod guest;
 pub mod host;
 pub mod interface;
 pub mod lease;
 pub mod level;
 pub mod manifest;
+mod shape;
 
 pub use host::{Connection, HostOptions};
 pub use interface::Interface;

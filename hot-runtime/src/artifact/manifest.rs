@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
+use controllerbus::plugin::manifest::{ACCEPTED, BOUNDARY, Boundary, SECTION_ELF, SECTION_MACH_O, SECTION_PE, VERSION};
 use object::{Object, ObjectSection};
 use serde::Deserialize;
 
@@ -42,6 +42,9 @@ pub struct BundleRecord {
     pub abi: String,
     /// The boundary's version.
     pub boundary: u32,
+    /// The version of `controllerbus` that it was built with; empty where it does not say.
+    #[serde(default)]
+    pub controllerbus: String,
     /// What a panic in it does: anything but `unwind` would abort the host.
     #[serde(default)]
     pub panic: String,
@@ -108,29 +111,53 @@ fn parse(body: &[u8]) -> Result<object::File<'_>, Refusal> {
 
 /// Checks that this process could load a library.
 pub(super) fn compatible(library: &[u8], bundle: &BundleRecord) -> Result<(), Refusal> {
-    const REBUILD: &str = "rebuild it with this runtime's version of controllerbus";
+    fits(library, bundle, ACCEPTED)
+}
+
+/// Whether a host that loads plugins of these boundaries can load a library.
+pub(super) fn fits(library: &[u8], bundle: &BundleRecord, accepted: &[Boundary<'_>]) -> Result<(), Refusal> {
     check_machine(&parse(library)?)?;
     let here = env!("CBUS_TARGET");
     if bundle.target != here {
         return Err((format!("it was built for {}, but this is {here}", bundle.target), "build it for this target"));
     }
-    if bundle.boundary != BOUNDARY_VERSION {
-        let reason = format!("its boundary has version {}, but this runtime's has {BOUNDARY_VERSION}", bundle.boundary);
-        return Err((reason, REBUILD));
-    }
-    if bundle.abi != ABI_HEX {
-        let reason =
-            format!("its boundary types have the fingerprint {}, but this runtime's have {ABI_HEX}", bundle.abi);
-        return Err((reason, REBUILD));
+    if !accepted.contains(&Boundary { version: bundle.boundary, fingerprint: &bundle.abi }) {
+        return Err(other_boundary(bundle));
     }
     if bundle.panic != "unwind" {
         return Err(("a panic in it would abort the host".to_owned(), "build it with `panic = \"unwind\"`"));
     }
-    let runtime: Option<semver::Version> = env!("CARGO_PKG_VERSION").parse().ok();
-    if runtime.is_some_and(|runtime| runtime < bundle.min_runtime) {
-        return Err((format!("it needs hot-runtime {} or later", bundle.min_runtime), "update the host"));
+    let ours = env!("CARGO_PKG_VERSION");
+    if ours.parse::<semver::Version>().is_ok_and(|ours| ours < bundle.min_runtime) {
+        let reason = format!("it needs hot-runtime {} or later, and this is {ours}", bundle.min_runtime);
+        return Err((reason, "update the host"));
     }
     Ok(())
+}
+
+/// Why a plugin of another boundary is refused, by both sides' versions.
+fn other_boundary(bundle: &BundleRecord) -> Refusal {
+    let theirs = match bundle.controllerbus.as_str() {
+        "" => "an unknown version of controllerbus".to_owned(),
+        version => format!("controllerbus {version}"),
+    };
+    let reason = if bundle.boundary == BOUNDARY.version {
+        format!(
+            "its boundary has the fingerprint {} (it was built with {theirs}), and this runtime's has {} (controllerbus {VERSION})",
+            bundle.abi, BOUNDARY.fingerprint
+        )
+    } else {
+        format!(
+            "its boundary has version {} (it was built with {theirs}), and this runtime's has version {} (controllerbus {VERSION})",
+            bundle.boundary, BOUNDARY.version
+        )
+    };
+    let help = if bundle.boundary > BOUNDARY.version {
+        "update the host to that version, or build the plugin against the host's version of controllerbus"
+    } else {
+        "rebuild it with this runtime's version of controllerbus"
+    };
+    (reason, help)
 }
 
 fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
@@ -155,9 +182,9 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
 fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
     const HELP: &str = "build the plugin with hot-runtime";
     let name = match file.format() {
-        object::BinaryFormat::MachO => "__cbus_manifest",
-        object::BinaryFormat::Coff | object::BinaryFormat::Pe => ".cbusman",
-        _ => ".cbus.manifest",
+        object::BinaryFormat::MachO => SECTION_MACH_O,
+        object::BinaryFormat::Coff | object::BinaryFormat::Pe => SECTION_PE,
+        _ => SECTION_ELF,
     };
     let section = file
         .section_by_name(name)
@@ -182,8 +209,8 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
         }
     }
     let bundle: BundleRecord = bundle.ok_or_else(|| ("its manifest has no bundle record".to_owned(), HELP))?;
-    let BundleRecord { id, build_hash, target, toolchain, profile, entry, abi, panic, .. } = &bundle;
-    let mut names = vec![id, build_hash, target, toolchain, profile, entry, abi, panic];
+    let BundleRecord { id, build_hash, target, toolchain, profile, entry, abi, panic, controllerbus, .. } = &bundle;
+    let mut names = vec![id, build_hash, target, toolchain, profile, entry, abi, panic, controllerbus];
     for FactoryRecord { plugin, crate_name, crate_version, entry, config, resolves, description, .. } in &factories {
         names.extend([plugin, crate_name, crate_version, entry, config].into_iter().chain(resolves));
         if description.len() > LONGEST_TEXT || resolves.len() > MOST {

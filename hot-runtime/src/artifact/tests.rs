@@ -2,7 +2,7 @@
 
 use super::*;
 
-use controllerbus::plugin::manifest::BOUNDARY_VERSION;
+use controllerbus::plugin::manifest::{ACCEPTED, BOUNDARY, BOUNDARY_VERSION, Boundary, VERSION};
 
 use crate::tiny::{self, Tiny};
 
@@ -83,6 +83,36 @@ fn what_does_not_fit_this_process_can_be_inspected_but_is_refused_with_a_reason(
         assert!(error.contains(reason), "{error}");
         Read::bytes(Path::new("tiny"), bytes).inspect().expect("it can be inspected");
     }
+}
+
+#[test]
+fn a_plugin_of_the_boundary_before_is_accepted_where_it_is_listed_and_refused_by_both_versions_where_not() {
+    const BEFORE: Boundary<'static> = Boundary { version: BOUNDARY_VERSION - 1, fingerprint: "00112233aabbccdd" };
+    let fits = |tiny: &Tiny, accepted: &[Boundary<'_>]| {
+        let found = Read::bytes(Path::new("tiny"), sealed(tiny)).inspect().expect("it can be inspected");
+        manifest::fits(found.library(), &found.bundle, accepted)
+    };
+    let before = || Tiny {
+        boundary: BEFORE.version,
+        abi: BEFORE.fingerprint.to_owned(),
+        controllerbus: "0.0.9",
+        min_runtime: "0.0.0",
+        ..Tiny::default()
+    };
+    fits(&before(), &[BOUNDARY, BEFORE]).expect("it is listed");
+    fits(&Tiny::default(), ACCEPTED).expect("a host's own is");
+
+    let (reason, help) = fits(&before(), &[BOUNDARY]).expect_err("it is not listed");
+    assert!(reason.contains("controllerbus 0.0.9") && reason.contains(&format!("controllerbus {VERSION}")), "{reason}");
+    assert!(help.contains("rebuild it with this runtime's version"), "{help}");
+    // The number alone proves nothing.
+    for other in [Tiny { boundary: BOUNDARY_VERSION, ..before() }, Tiny { abi: "0".repeat(16), ..before() }] {
+        let (reason, _) = fits(&other, &[BOUNDARY, BEFORE]).expect_err("another fingerprint");
+        assert!(reason.contains("0.0.9"), "{reason}");
+    }
+    let newer = Tiny { boundary: BOUNDARY_VERSION + 1, controllerbus: "9.1.0", ..Tiny::default() };
+    let (reason, help) = fits(&newer, ACCEPTED).expect_err("it is newer");
+    assert!(reason.contains("controllerbus 9.1.0") && help.contains("update the host"), "{reason}; {help}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Loaded {
         let library = unsafe { library::open(path) }.map_err(|error| refuse(said_by_loader(&error)))?;
         yield_core();
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its
-        // entry and whose ABI fingerprint is ours, so the symbol is an `Entry`.
+        // entry and whose boundary we accept, so the symbol is an `Entry`.
         let entry: Entry = match unsafe { library.get::<Entry>(entry.as_bytes()) } {
             Ok(symbol) => *symbol,
             Err(error) => return Err(refuse(format!("no entry symbol {entry}: {}", said_by_loader(&error)))),
@@ -164,7 +164,8 @@ impl Loaded {
             return Unload::NeverClosed { reason, leaked_thread_locals };
         }
         if let Some(connection) = self.connection.take() {
-            let keys = connection.end();
+            // SAFETY: the shutdown left no thread and no handler, no lease is held, and the library is closed next.
+            let keys = unsafe { connection.end() };
             tracing::debug!(path = %self.path.display(), keys, "deleted the keys of a plugin's thread-local data");
         }
         if let Some(library) = self.library.take()

@@ -99,12 +99,12 @@ pub(in crate::plugin) struct RemoteSink {
     removals: Arc<Mutex<Removals>>,
 }
 
-/// Who wants to hear that values are gone.
+/// What is to be called when values are gone.
 #[derive(Default)]
 struct Removals {
     /// The host has been asked to tell.
     asked: bool,
-    /// It has told.
+    /// They were called.
     gone: bool,
     values: HashMap<ValueId, Callback>,
     all: Vec<Callback>,
@@ -141,7 +141,7 @@ impl RemoteSink {
         }
     }
 
-    /// Tells who wanted to hear that a value is gone.
+    /// Calls what was to be called when a value is gone.
     fn tell_gone(&self, id: ValueId) {
         let callback = self.removals().values.remove(&id);
         if let Some(callback) = callback {

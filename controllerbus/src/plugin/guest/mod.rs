@@ -1,15 +1,20 @@
 //! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
 
 pub(super) mod bus;
+#[cfg(target_os = "linux")]
+mod hooks;
+#[cfg(not(target_os = "linux"))]
+#[path = "elsewhere.rs"]
 mod hooks;
 mod ping;
+#[cfg(target_os = "linux")]
 pub mod signals;
 mod sockets;
+#[cfg(target_os = "linux")]
 pub mod threads;
 mod trace;
 
 use std::future::{Future, poll_fn};
-use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +30,7 @@ use super::abi::{
     LastCall, List, SavedState, Text, boxed,
 };
 use super::contained::contain;
+pub use super::entry::{Entry, EntryCall};
 use crate::bus::BusHandle;
 use crate::controller::exclusive::Exclusive;
 use crate::controller::factory::{FACTORIES, Factory};
@@ -32,88 +38,6 @@ use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::directive::DirectiveType;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
-
-/// What a host hands to a plugin's entry symbol, and where the answer goes.
-#[repr(C)]
-pub struct EntryCall {
-    state: u32,
-    start: MaybeUninit<GuestStart>,
-    guest: MaybeUninit<GuestPtr>,
-    failure_length: u32,
-    failure: [u8; 480],
-}
-
-impl std::fmt::Debug for EntryCall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EntryCall").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
-const STARTED: u32 = 0;
-const TAKEN: u32 = 1;
-const ANSWERED: u32 = 2;
-
-/// A plugin's entry symbol.
-pub type Entry = extern "C" fn(&mut EntryCall);
-
-impl EntryCall {
-    pub(crate) fn new(start: GuestStart) -> Self {
-        Self {
-            state: STARTED,
-            start: MaybeUninit::new(start),
-            guest: MaybeUninit::uninit(),
-            failure_length: 0,
-            failure: [0; 480],
-        }
-    }
-
-    fn take_start(&mut self) -> Option<GuestStart> {
-        if self.state != STARTED {
-            return None;
-        }
-        self.state = TAKEN;
-        // SAFETY: `new` filled `start`, and `state` says that nobody has taken it since.
-        Some(unsafe { self.start.assume_init_read() })
-    }
-
-    fn answer(&mut self, result: Result<GuestPtr>) {
-        match result {
-            Ok(guest) => {
-                self.guest = MaybeUninit::new(guest);
-                self.state = ANSWERED;
-            }
-            Err(error) => {
-                let text = error.to_string();
-                let length = text.len().min(self.failure.len());
-                self.failure[..length].copy_from_slice(&text.as_bytes()[..length]);
-                self.failure_length = length as u32;
-            }
-        }
-    }
-
-    pub(crate) fn into_answer(mut self) -> Result<GuestPtr> {
-        if self.state == ANSWERED {
-            self.state = TAKEN;
-            // SAFETY: `answer` filled `guest` before it set the state, which is changed so that it is read once.
-            return Ok(unsafe { self.guest.assume_init_read() });
-        }
-        let length = (self.failure_length as usize).min(self.failure.len());
-        let text = String::from_utf8_lossy(&self.failure[..length]).into_owned();
-        Err(Error::msg(if text.is_empty() { "the entry symbol gave no answer".to_owned() } else { text }))
-    }
-}
-
-impl Drop for EntryCall {
-    fn drop(&mut self) {
-        if self.state == STARTED {
-            // SAFETY: `start` is filled and was not taken.
-            unsafe { self.start.assume_init_drop() };
-        } else if self.state == ANSWERED {
-            // SAFETY: `guest` is filled and was not taken.
-            unsafe { self.guest.assume_init_drop() };
-        }
-    }
-}
 
 /// The body of every entry symbol: starts the guest, with all factories or only those of one plugin id.
 pub fn enter(call: &mut EntryCall, only: Option<&'static str>) {
@@ -139,7 +63,8 @@ struct Guest {
 impl Guest {
     fn start(start: GuestStart, only: Option<&'static str>) -> Result<GuestPtr> {
         let GuestStart { host, hooks, workers, name } = start;
-        hooks::set(hooks);
+        // SAFETY: the host's, out of the call that starts this library.
+        unsafe { hooks::set(hooks) };
         let host: Arc<HostPtr> = Arc::new(host);
         trace::forward_to(Arc::clone(&host));
         let name = name.as_str().to_owned();
@@ -238,11 +163,11 @@ impl GuestSide for Guest {
     }
 
     extern "C" fn leaked_thread_locals(&self) -> u64 {
-        threads::leaked()
+        hooks::leaked()
     }
 
     extern "C" fn last_call(&self) -> LastCall {
-        LastCall { give_keys_back: threads::give_keys_back }
+        LastCall { give_keys_back: hooks::give_keys_back }
     }
 }
 
@@ -307,7 +232,7 @@ impl GuestController for GuestObject {
         };
         self.call(Ok(controller), CancellationToken::new(), done, move |controller| async move {
             controller.part(Duration::from_millis(within_ms)).await?;
-            // The last one is dropped here, before it is told that it is done.
+            // The last one is dropped here, before the host hears that it is done.
             let last = held.lock().unwrap_or_else(PoisonError::into_inner).take();
             drop(last);
             Ok(())
@@ -363,7 +288,7 @@ impl GuestController for GuestObject {
 
 impl Drop for GuestObject {
     fn drop(&mut self) {
-        // One that was never parted from. Its destructor is the user's code, which has no business on the host's thread.
+        // One that was never parted from. Its destructor is the user's code, which must not run on the host's thread.
         let controller = self.controller.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(controller) = controller {
             // Where the runtime has ended, it is dropped here.

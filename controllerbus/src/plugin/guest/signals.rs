@@ -6,18 +6,18 @@ use std::sync::{Mutex, PoisonError};
 
 use libc::{c_int, sighandler_t};
 
-use super::hooks::hooks;
-use crate::plugin::abi::Hooks;
+use super::hooks::{Host, host};
 
 /// What an initialiser of the library has asked for, by signal, before the host could be told.
 static EARLY: Mutex<[Option<libc::sigaction>; 65]> = Mutex::new([None; 65]);
 
 /// Tells the host of the handlers that there are already.
-pub(super) fn tell_early(hooks: &Hooks) {
+pub(super) fn tell_early(host: &Host) {
     let early = std::mem::replace(&mut *EARLY.lock().unwrap_or_else(PoisonError::into_inner), [None; 65]);
     for (signal, action) in (0..).zip(&early) {
         if let Some(action) = action {
-            (hooks.signal_action)(hooks.context, signal, std::ptr::from_ref(action).cast(), std::ptr::null_mut());
+            // SAFETY: an action that was handed over as one.
+            unsafe { host.signal_action(signal, action, std::ptr::null_mut()) };
         }
     }
 }
@@ -27,8 +27,9 @@ pub(super) fn tell_early(hooks: &Hooks) {
 /// # Safety
 /// As the C library's.
 pub unsafe fn action(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
-    if let Some(hooks) = hooks() {
-        return (hooks.signal_action)(hooks.context, signal, new.cast(), old.cast());
+    if let Some(host) = host() {
+        // SAFETY: the caller's promise, passed on.
+        return unsafe { host.signal_action(signal, new, old) };
     }
     let mut early = EARLY.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(known) = usize::try_from(signal).ok().and_then(|signal| early.get_mut(signal)) else { return -1 };

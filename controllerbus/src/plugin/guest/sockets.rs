@@ -79,7 +79,7 @@ impl GuestListening for Listening {
     }
 
     extern "C" fn done(&self, result: stabby::result::Result<i32, Failure>) {
-        // Owned from here on: closed if nobody waits for it any more.
+        // Owned from here on: closed if nothing waits for it any more.
         let given = result.match_owned(|descriptor| Ok(Given::of(descriptor)), |failure| Err(Error::from(failure)));
         contain("telling that a socket is there", || {
             let tell = self.tell.lock().unwrap_or_else(PoisonError::into_inner).take();

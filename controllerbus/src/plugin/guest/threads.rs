@@ -9,15 +9,27 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, c_void, pthread_attr_t, pthread_key_t, pthread_t};
 
-use super::hooks::{hooks, real};
-use crate::plugin::abi::Hooks;
+use super::hooks::{Host, Real, host};
 
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type Destructor = unsafe extern "C" fn(*mut c_void);
+type RegisterDestructor = unsafe extern "C" fn(Destructor, *mut c_void, *mut c_void) -> c_int;
+type Create = unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
+type CreateKey = unsafe extern "C" fn(*mut pthread_key_t, Option<Destructor>) -> c_int;
+type DeleteKey = unsafe extern "C" fn(pthread_key_t) -> c_int;
+
+// SAFETY: the C library's symbol of this name has this type (glibc's stdlib/cxa_thread_atexit_impl.c).
+static REGISTER_DESTRUCTOR: Real<RegisterDestructor> = unsafe { Real::new(c"__cxa_thread_atexit_impl") };
+// SAFETY: this and the following have these types by POSIX.
+static CREATE: Real<Create> = unsafe { Real::new(c"pthread_create") };
+// SAFETY: as above.
+static CREATE_KEY: Real<CreateKey> = unsafe { Real::new(c"pthread_key_create") };
+// SAFETY: as above.
+static DELETE_KEY: Real<DeleteKey> = unsafe { Real::new(c"pthread_key_delete") };
 
 static LEAKED: AtomicU64 = AtomicU64::new(0);
 
@@ -35,22 +47,18 @@ pub(super) fn leaked() -> u64 {
 /// # Safety
 /// As the C library's: `destructor` may be called with `object` when the thread ends.
 pub unsafe fn register_destructor(destructor: Destructor, object: *mut c_void, library: *mut c_void) -> c_int {
-    type Real = unsafe extern "C" fn(Destructor, *mut c_void, *mut c_void) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    if OWN.get() {
-        // SAFETY: the C library's symbol of this name has this type (glibc's stdlib/cxa_thread_atexit_impl.c).
-        let real = *REAL.get_or_init(|| unsafe { real(c"__cxa_thread_atexit_impl") });
-        if let Some(real) = real {
-            // SAFETY: the caller's promise, passed on.
-            return unsafe { real(destructor, object, library) };
-        }
+    if OWN.get()
+        && let Some(real) = REGISTER_DESTRUCTOR.get()
+    {
+        // SAFETY: the caller's promise, passed on.
+        return unsafe { real(destructor, object, library) };
     }
     LEAKED.fetch_add(1, Ordering::Relaxed);
     0
 }
 
-/// The threads that an initialiser of the library has made, before the host could be told of any. There is room for some;
-/// of others it is not known when they end, so that the library stays.
+/// The threads that an initialiser of the library has made before the host could be told. There is room for some; when others
+/// end is not known, and the library stays.
 struct Early {
     /// How many were made, but for those below.
     created: usize,
@@ -66,13 +74,13 @@ fn early() -> MutexGuard<'static, Early> {
 }
 
 /// Tells the host of the threads that there are already. `set` makes the hooks known meanwhile.
-pub(super) fn tell_early(hooks: &Hooks, set: impl FnOnce()) {
+pub(super) fn tell_early(host: &Host, set: impl FnOnce()) {
     let early = early();
     set();
     for _ in 0..early.created + early.count {
-        (hooks.created)(hooks.context);
+        host.created();
     }
-    early.running[..early.count].iter().for_each(|thread| (hooks.entered)(hooks.context, *thread));
+    early.running[..early.count].iter().for_each(|thread| host.entered(*thread));
 }
 
 struct Launch {
@@ -90,14 +98,11 @@ pub unsafe fn create(
     start: Start,
     argument: *mut c_void,
 ) -> c_int {
-    type Real = unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    // SAFETY: the C library's symbol of this name has this type (POSIX).
-    let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_create") }) else { return libc::EAGAIN };
+    let Some(real) = CREATE.get() else { return libc::EAGAIN };
     {
         let mut early = early();
-        match hooks() {
-            Some(hooks) => (hooks.created)(hooks.context),
+        match host() {
+            Some(host) => host.created(),
             None => early.created += 1,
         }
     }
@@ -115,8 +120,8 @@ pub unsafe fn create(
         // SAFETY: no thread was made, so the launch is still ours; or it is null.
         unsafe { libc::free(launch.cast()) };
         let mut early = early();
-        match hooks() {
-            Some(hooks) => (hooks.failed)(hooks.context),
+        match host() {
+            Some(host) => host.failed(),
             None => early.created = early.created.saturating_sub(1),
         }
     }
@@ -132,9 +137,9 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
     let thread = number();
     let told = {
         let mut early = early();
-        let hooks = hooks();
-        match hooks {
-            Some(hooks) => (hooks.entered)(hooks.context, thread),
+        let host = host();
+        match host {
+            Some(host) => host.entered(thread),
             None => {
                 let at = early.count;
                 if let Some(place) = early.running.get_mut(at) {
@@ -144,9 +149,9 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
                 }
             }
         }
-        hooks
+        host
     };
-    let at_end = told.is_some_and(|hooks| (hooks.at_end)(call_destructors));
+    let at_end = told.is_some_and(|host| host.at_end(call_destructors));
     let result = start(argument);
     if !at_end {
         call_destructors();
@@ -157,13 +162,10 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
 /// The current thread's number, as the system has it.
 fn number() -> i32 {
     // SAFETY: it has no preconditions.
-    #[cfg(target_os = "linux")]
-    return unsafe { libc::gettid() };
-    #[cfg(not(target_os = "linux"))]
-    return 0;
+    unsafe { libc::gettid() }
 }
 
-/// A key for thread-local data that code of this library has made, with its destructor, of which the C library is not told.
+/// A key for thread-local data that this library has made, with its destructor, which the C library does not know of.
 struct Key {
     made: AtomicBool,
     destructor: AtomicPtr<c_void>,
@@ -179,7 +181,7 @@ fn key(number: pthread_key_t) -> Option<&'static Key> {
 }
 
 /// Calls the destructors of what the current thread has stored under the library's keys, as the C library does: again as
-/// long as a destructor stores something, but not for ever.
+/// long as a destructor stores something, but not forever.
 extern "C" fn call_destructors() {
     const ROUNDS: usize = 4;
     for _ in 0..ROUNDS {
@@ -197,7 +199,7 @@ extern "C" fn call_destructors() {
                 called = true;
                 // SAFETY: `create_key` stored a destructor.
                 let destructor = unsafe { std::mem::transmute::<*mut c_void, Destructor>(destructor) };
-                // SAFETY: who made the key promised that its destructor may be called with what a thread stores under it.
+                // SAFETY: the code that made the key promised that its destructor may be called with what a thread stores under it.
                 unsafe { destructor(stored) };
             }
         }
@@ -212,17 +214,14 @@ extern "C" fn call_destructors() {
 /// # Safety
 /// As the C library's.
 pub unsafe fn create_key(place: *mut pthread_key_t, destructor: Option<Destructor>) -> c_int {
-    type Real = unsafe extern "C" fn(*mut pthread_key_t, Option<Destructor>) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    // SAFETY: the C library's symbol of this name has this type (POSIX).
-    let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_key_create") }) else { return libc::EAGAIN };
+    let Some(real) = CREATE_KEY.get() else { return libc::EAGAIN };
     // SAFETY: the caller's promise, passed on.
     let status = unsafe { real(place, None) };
     if status == 0 {
         // SAFETY: the call has filled the caller's place.
         let number = unsafe { *place };
         let Some(key) = key(number) else {
-            // SAFETY: it was just made, and nobody knows it.
+            // SAFETY: it was just made, and nothing else knows it.
             unsafe { really_delete(number) };
             return libc::EAGAIN;
         };
@@ -248,20 +247,19 @@ pub unsafe fn delete_key(number: pthread_key_t) -> c_int {
 /// # Safety
 /// As the C library's `pthread_key_delete`.
 unsafe fn really_delete(key: pthread_key_t) -> c_int {
-    type Real = unsafe extern "C" fn(pthread_key_t) -> c_int;
-    static REAL: OnceLock<Option<Real>> = OnceLock::new();
-    // SAFETY: the C library's symbol of this name has this type (POSIX).
-    let Some(real) = *REAL.get_or_init(|| unsafe { real(c"pthread_key_delete") }) else { return libc::EINVAL };
+    let Some(real) = DELETE_KEY.get() else { return libc::EINVAL };
     // SAFETY: the caller's promise, passed on.
     unsafe { real(key) }
 }
 
-/// Gives the library's keys back; says how many. To be called when no other code of it will run any more.
+/// Gives the library's keys back; says how many. The destructors of what host threads have stored under them are not called,
+/// then or later.
 ///
-/// The destructors of what host threads have stored under them are not called, then or later.
-pub(super) extern "C" fn give_keys_back() -> u32 {
+/// # Safety
+/// No other code of the library runs any more, or will.
+pub(super) unsafe extern "C" fn give_keys_back() -> u32 {
     let made = (0..).zip(&KEYS).filter(|(_, key)| key.made.swap(false, Ordering::AcqRel));
-    // SAFETY: this library made the keys and has not deleted them, and nobody uses them any more.
+    // SAFETY: this library made the keys and has not deleted them, and nothing uses them any more.
     let given = made.filter(|(number, _)| unsafe { really_delete(*number) } == 0);
     given.count() as u32
 }

@@ -120,7 +120,7 @@ impl Subscriber for Forward {
         id.clone()
     }
 
-    /// Who counts is the host.
+    /// The host counts.
     fn try_close(&self, id: Id) -> bool {
         if let Some(host) = host() {
             host.span_close(id.into_u64());

@@ -18,7 +18,7 @@ pub(super) struct Current<T> {
 /// What counted before. It is never freed but by [`Before::free`].
 pub(super) struct Before<T>(NonNull<T>);
 
-// SAFETY: it is a box that nobody else will free.
+// SAFETY: it is a box that nothing else frees.
 unsafe impl<T: Send> Send for Before<T> {}
 
 impl<T: Send + Sync> Current<T> {
@@ -42,9 +42,9 @@ impl<T: Send + Sync> Current<T> {
         NonNull::new(before).map(Before)
     }
 
-    /// Whether somebody reads it. Whoever begins after this has said no reads what counts then.
+    /// Whether it is being read. A read that begins after this has returned false finds the current value.
     pub(super) fn is_read(&self) -> bool {
-        // A change that changes nothing: who begins to read is either seen here, or sees what was done before this.
+        // A change that changes nothing: a reader is either seen here, or sees what was done before this.
         self.readers.fetch_add(0, Ordering::AcqRel) > 0
     }
 }
@@ -55,7 +55,7 @@ impl<T> Before<T> {
     /// # Safety
     /// [`Current::is_read`] of where it was replaced must have said no since.
     pub(super) unsafe fn free(self) {
-        // SAFETY: made by `Box::into_raw`, not current any more, and nobody reads it.
+        // SAFETY: made by `Box::into_raw`, not current any more, and not being read.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -67,10 +67,10 @@ mod loom_tests {
 
     use super::*;
 
-    /// The code of a library, which is used by who finds it in the value, and changed when it is unmapped.
+    /// The code of a library, which is used by what finds it in the value, and changed when it is unmapped.
     struct Library(UnsafeCell<bool>);
 
-    // SAFETY: loom looks that nobody uses it while it is changed.
+    // SAFETY: loom checks that nothing uses it while it is changed.
     unsafe impl Sync for Library {}
     // SAFETY: as above.
     unsafe impl Send for Library {}
@@ -87,7 +87,7 @@ mod loom_tests {
                     loom::thread::spawn(move || {
                         current.read(|value| {
                             if let Some(library) = value {
-                                // SAFETY: loom looks that nobody changes it meanwhile.
+                                // SAFETY: loom checks that nothing changes it meanwhile.
                                 library.0.with(|mapped| assert!(unsafe { *mapped }));
                             }
                         });
@@ -98,12 +98,12 @@ mod loom_tests {
             while current.is_read() {
                 loom::thread::yield_now();
             }
-            // SAFETY: nobody reads it.
+            // SAFETY: it is not being read.
             unsafe { before.free() };
-            // SAFETY: loom looks that nobody uses it meanwhile.
+            // SAFETY: loom checks that nothing uses it meanwhile.
             library.0.with_mut(|mapped| unsafe { *mapped = false });
             reading.into_iter().for_each(|thread| thread.join().expect("it ends"));
-            // SAFETY: nobody reads any more.
+            // SAFETY: it is no longer being read.
             current.replace(None).into_iter().for_each(|last| unsafe { last.free() });
         });
     }

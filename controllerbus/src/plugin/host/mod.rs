@@ -86,7 +86,7 @@ impl Connection {
     /// Calls a library's entry symbol. Must be called inside a tokio runtime.
     ///
     /// # Safety
-    /// `entry` must be the entry symbol of a library whose ABI fingerprint is [`super::manifest::ABI_HEX`],
+    /// `entry` must be the entry symbol of a library whose boundary is one of [`super::manifest::ACCEPTED`],
     /// and the library must stay loaded until [`Connection::shutdown`] reported no thread left, the
     /// connection is dropped, and [`Leases::released`] has come true.
     ///
@@ -151,12 +151,14 @@ impl Connection {
 
     /// Lets go of the guest, and gives the keys for thread-local data back that its library has made: how many.
     ///
-    /// To be called after a [`Connection::shutdown`] that left nothing, when nobody holds a lease; no code of the library
-    /// may be called after it.
-    pub fn end(self) -> u32 {
+    /// # Safety
+    /// [`Connection::shutdown`] has reported that nothing is left, no lease is held, and no code of the library is called
+    /// after this: what it keeps for its threads is gone.
+    pub unsafe fn end(self) -> u32 {
         let last = self.shared.guest.last_call();
         drop(self);
-        (last.give_keys_back)()
+        // SAFETY: the caller's promise.
+        unsafe { (last.give_keys_back)() }
     }
 
     /// The names of the library's threads that run now, as the system has them: the first 15 characters.
@@ -294,7 +296,7 @@ impl AnyController for ControllerProxy {
         Box::pin(async move {
             let (this, name) = (Arc::clone(&self), self.name.clone());
             let parting = self.call(None, |done| this.pointer.part(within.as_millis() as u64, done));
-            // It says itself who keeps it, if it can.
+            // It says itself what keeps it, if it can.
             tokio::time::timeout(within + ANSWER, parting).await.unwrap_or_else(|_| {
                 let what = format!(
                     "{name} has not dropped it within {within:?}: its destructor blocks, or all its threads do"

@@ -268,7 +268,7 @@ impl HostSink for Sink {
     }
 }
 
-/// Where the end of a call goes, or that it has begun, or what it made: told at most once.
+/// Where the end of a call goes, or that it has begun, or what it made: called at most once.
 pub(super) struct Told<T: 'static>(Contained<Mutex<Option<Tell<T>>>>);
 
 type Tell<T> = Box<dyn FnOnce(T) + Send>;
@@ -302,7 +302,7 @@ impl HostDone for Told<Result<()>> {
     }
 }
 
-/// Told that an execution has begun, however.
+/// Called when an execution has begun, however.
 impl HostDone for Told<()> {
     extern "C" fn done(&self, _: Outcome) {
         self.tell(());

@@ -1,12 +1,12 @@
 //! Calls the signal handlers of plugins, so that none is called once its library is gone.
 //!
-//! A plugin sees a table of actions of its own: what it sets it finds again, and nobody else's. For a signal that some
+//! A plugin has its own table of actions: it finds what it has set, and nothing of others. For a signal that some
 //! plugin handles, the process's handler is [`deliver`], which calls the handlers of all plugins and then the one that was
-//! there before. When the last plugin's goes, that is put back. Whoever in the host sets another one meanwhile has to call
+//! there before. When the last plugin's goes, that one is put back. Host code that sets another one meanwhile has to call
 //! what was there, as handlers do; that is `deliver`.
 //!
 //! A handler may run at any moment on any thread, and must not wait for anybody. So it reads a list that is replaced, never
-//! changed (`current.rs`); the library of who was taken off it stays until nobody reads the list of before.
+//! changed (`current.rs`); a library whose handler was taken off it stays until the previous list is no longer read.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ pub(super) unsafe fn action(owner: usize, signal: c_int, new: *const Action, old
     0
 }
 
-/// Has no handler of this plugin called any more. False if one of them still runs at the deadline.
+/// Stops calling this plugin's handlers. False if one of them still runs at the deadline.
 pub(super) fn forget(owner: usize, deadline: Instant) -> bool {
     locked(|table| {
         let theirs = |(_, wanted): &&(c_int, Wanted)| wanted.by.iter().any(|(known, _)| *known == owner);
@@ -95,7 +95,7 @@ pub(super) fn forget(owner: usize, deadline: Instant) -> bool {
         signals.into_iter().for_each(|signal| table.want(owner, signal, none()));
     });
     let mut pause = Duration::from_micros(50);
-    // Who has begun to read the list of before has ended once there is a moment in which nobody reads.
+    // Every reader of the previous list has finished once there is a moment without readers.
     CALLED.get().into_iter().flatten().all(|list| {
         while list.is_read() {
             if Instant::now() >= deadline {
@@ -149,7 +149,7 @@ impl Table {
         let (before, now) = (wanted.before, process(signal, None));
         let last = wanted.by.iter().rev().map(|(_, action)| action).find(|action| calls(action)).copied();
         let called = wanted.by.iter().map(|(_, action)| *action).chain([before]).filter(calls).collect();
-        // The list first: who is told of a signal from here on finds it.
+        // The list first: a signal delivered from here on finds it.
         let ignored = wanted.by.iter().any(|(_, action)| action.sa_sigaction == SIG_IGN);
         let gone = wanted.by.is_empty();
         self.call(signal, called);
@@ -190,7 +190,7 @@ impl Table {
             if lists[signal as usize].is_read() {
                 self.retired.push((signal, before));
             } else {
-                // SAFETY: nobody reads the list of that signal since it was replaced.
+                // SAFETY: the list of that signal has not been read since it was replaced.
                 unsafe { before.free() };
             }
         }

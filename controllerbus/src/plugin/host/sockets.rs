@@ -22,7 +22,7 @@ pub(super) struct SocketsObject {
 /// What is held for connections.
 #[derive(Default)]
 struct Open {
-    /// How whoever has the sockets is told of a connection.
+    /// How the owner of the sockets learns of a connection.
     keep: Option<Keep>,
     held: Vec<(Lease, Option<Kept>)>,
 }
@@ -63,7 +63,7 @@ fn lock(open: &Mutex<Open>) -> std::sync::MutexGuard<'_, Open> {
 
 impl HostSockets for SocketsObject {
     extern "C" fn listen(&self, address: Text, listening: GuestListeningPtr) {
-        // It ends with the controller's service: nobody waits for it when the generation drains.
+        // It ends with the controller's service: a generation that drains does not wait for it.
         let listening = Listening { listening, _lease: self.leases.take(Holder::Waker) };
         guard((), || {
             let (sockets, open) = (Arc::clone(&self.sockets), Arc::clone(&self.open));
@@ -113,7 +113,7 @@ async fn follow(socket: HostSocket, open: &Mutex<Open>, listening: &Listening) {
     }
 }
 
-/// Its descriptor, for whoever takes it over.
+/// Its descriptor, which the caller takes over.
 #[cfg(unix)]
 fn descriptor(socket: HostSocket) -> Result<i32> {
     Ok(std::os::fd::IntoRawFd::into_raw_fd(socket.descriptor))

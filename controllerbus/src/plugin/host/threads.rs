@@ -71,7 +71,7 @@ impl Threads {
             if left == 0 || Instant::now() >= deadline {
                 return left;
             }
-            // That a thread has ended is told to nobody but who joins it.
+            // Only the thread that joins another one learns of its end.
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }
