@@ -17,6 +17,18 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Descriptors are not left open in programs that are executed; on Apple's systems that is set once they have come.
+#[cfg(not(target_vendor = "apple"))]
+const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(target_vendor = "apple")]
+const RECEIVE: RecvFlags = RecvFlags::empty();
+
+/// A closed socket is an error, not a signal. Apple's systems have no such flag; programs in Rust ignore the signal.
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::empty();
+
 /// Splits a socket. Must be called inside a tokio runtime.
 ///
 /// # Errors
@@ -76,10 +88,14 @@ fn receive(socket: &UnixStream, into: &mut [u8], descriptors: &mut VecDeque<Owne
     // The system does not return more than one message with descriptors at once.
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, RECEIVE)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
+            for descriptor in rights {
+                #[cfg(target_vendor = "apple")]
+                rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+                descriptors.push_back(descriptor);
+            }
         }
     }
     Ok(received.bytes)
@@ -109,7 +125,7 @@ impl WritingHalf {
             if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
                 return Err(Error::other("there is no room for a descriptor"));
             }
-            match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map_err(Error::from) {
+            match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SEND).map_err(Error::from) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 Ok(0) => return Err(Error::from(ErrorKind::WriteZero)),
