@@ -674,3 +674,48 @@ async fn what_was_applied_answers_when_the_apply_returns() {
         other.await.unwrap();
     }
 }
+
+/// On one thread, because what happens between a step of the bus and the next one is the point.
+#[tokio::test]
+async fn a_config_that_is_asked_for_again_while_its_controller_is_replaced_runs_and_ends_as_any_other() {
+    let steps = async {
+        let bus = Bus::new();
+        bus.add_factories(Source(1), vec![factory::<Good>("good", "1.0.0")]);
+        let running = |bus: &Bus, key: &str| match bus.config(key)?.state {
+            RunState::Running(id) => Some(id),
+            _ => None,
+        };
+        bus.apply(set("a: { id: test/good, config: { number: 1 } }")).await.unwrap();
+        runs(&bus, "a").await;
+        let first = running(&bus, "a");
+        let mut watch = bus.watch_config("a");
+        let changing = bus.clone();
+        let changed =
+            tokio::spawn(
+                async move { changing.apply(set("a: { id: test/good, config: { number: 2 } }")).await.map(drop) },
+            );
+        soon(async {
+            while matches!(running(&bus, "a"), id if id.is_none() || id == first) {
+                watch.next().await;
+            }
+        })
+        .await;
+        // The second has taken over, and the first is about to end.
+        bus.apply(set("b: { id: test/good, config: { number: 1 } }")).await.unwrap();
+        changed.await.unwrap().unwrap();
+        runs(&bus, "b").await;
+        let there: Vec<_> = bus.controllers().iter().map(|found| found.id).collect();
+        for key in ["a", "b"] {
+            let id = running(&bus, key).expect("it runs");
+            assert!(there.contains(&id), "{key} runs as {id:?}, and {there:?} are on the bus");
+        }
+        bus.remove_source(Source(1)).await;
+        soon(async {
+            while !bus.leaving().is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    };
+    tokio::spawn(steps).await.unwrap();
+}

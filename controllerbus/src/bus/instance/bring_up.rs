@@ -55,6 +55,16 @@ impl Life {
         Some(changes)
     }
 
+    /// Removes the instances of controllers that no key wants any more, here and now: a key that asked for one before its
+    /// keeper looks would be given a controller that leaves.
+    fn take_released(&mut self, changes: &mut Changes) {
+        for entry in &changes.released {
+            let unused = entry.instance().and_then(|instance| self.configs.remove_unused(instance));
+            let left = unused.and_then(|unused| unused.legacy).and_then(|legacy| legacy.old);
+            changes.ended.extend([Arc::clone(entry)].into_iter().chain(left));
+        }
+    }
+
     /// Whether a controller under construction is still wanted, from a factory of this source.
     fn is_wanted(&self, id: u64, source: Source) -> bool {
         self.is_used(id) && self.factories.has(source)
@@ -124,8 +134,11 @@ impl Engine {
         let old = what.old();
         let installed = {
             let mut life = self.life();
-            let installed = life.install(id, &made, &what.predecessors);
-            life.leave(installed.iter().flat_map(|changes| changes.released.iter().chain(&old)));
+            let mut installed = life.install(id, &made, &what.predecessors);
+            if let Some(changes) = &mut installed {
+                life.take_released(changes);
+                life.leave(changes.ended.iter().chain(&old));
+            }
             installed
         };
         let Some(changes) = installed else {

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::successor::Replacements;
 use super::{Pair, Staged, Stop, Stopping};
 use crate::bus::engine::Engine;
+use crate::bus::entry::ControllerEntry;
 use crate::bus::instance::Predecessor;
 use crate::bus::stop_first::{After, Legacy};
 
@@ -51,7 +52,11 @@ pub(super) fn roll_back(engine: &Arc<Engine>, pairs: Vec<Pair>, replacements: &R
     // A controller that is not executing yet has no life that would close it.
     let unborn: Vec<_> = {
         let mut life = engine.life();
-        let unborn = new.iter().filter(|entry| !life.controllers.contains_key(&entry.id)).cloned().collect();
+        let has_begun = |entry: &ControllerEntry| {
+            let is_known = life.controllers.contains_key(&entry.id) || life.leaving.contains_key(&entry.id);
+            is_known || entry.is_over.load(Ordering::Acquire)
+        };
+        let unborn = new.iter().filter(|entry| !has_begun(entry)).cloned().collect();
         life.leave(&new);
         unborn
     };
