@@ -60,7 +60,7 @@ impl Host {
 
     async fn answer(&self) -> Option<String> {
         let answer = self.bus.resolve(Ask { what: String::new(), nonce: nonce() });
-        let answer: Result<_> = tokio::time::timeout(Duration::from_secs(10), answer).await.ok()?;
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await.ok()?;
         Some(answer.ok()?.0.clone())
     }
 
