@@ -47,9 +47,10 @@ pub use generation::probation::Probation;
 pub use generation::registry::{GenerationInfo, GenerationState, Registry};
 pub use host::capability::Capabilities;
 pub use host::config::PluginConfig;
+#[cfg(not(unix))]
+pub use host::plugin_host;
 #[cfg(unix)]
-pub use host::process::ending;
-pub use host::process::plugin_host;
+pub use host::process::{ending, plugin_host};
 pub use host::{Isolation, Limits, ProcessOptions, Sandbox};
 pub use runtime::{Builder, HotRuntime};
 pub use source::spec::PluginSpec;

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::Sender;
 
@@ -129,13 +129,7 @@ async fn reload(
     headers: HeaderMap,
     Query(which): Query<Which>,
 ) -> Response {
-    if !from_the_page(&headers) {
-        return NOT_FROM_THE_PAGE.into_response();
-    }
-    match service.reload(&which.id, &caller).await {
-        Ok(reloaded) => axum::Json(reloaded).into_response(),
-        Err(status) => refused(&status),
-    }
+    from_the_page(&headers, service.reload(&which.id, &caller)).await
 }
 
 async fn unload(
@@ -144,18 +138,22 @@ async fn unload(
     headers: HeaderMap,
     Query(which): Query<Which>,
 ) -> Response {
-    if !from_the_page(&headers) {
-        return NOT_FROM_THE_PAGE.into_response();
-    }
-    match service.unload(&which.id, &caller).await {
-        Ok(unloaded) => axum::Json(unloaded).into_response(),
-        Err(status) => refused(&status),
-    }
+    from_the_page(&headers, service.unload(&which.id, &caller)).await
 }
 
-/// Other sites' pages are not allowed to send this header, and browsers do not add it by themselves.
-fn from_the_page(headers: &HeaderMap) -> bool {
-    headers.contains_key(KEY)
+/// Does what a request asks for and answers with the outcome, if the page sent it: other sites' pages are not allowed to send
+/// its header, and browsers do not add that by themselves.
+async fn from_the_page<T: Serialize>(
+    headers: &HeaderMap,
+    work: impl Future<Output = Result<T, tonic::Status>>,
+) -> Response {
+    if !headers.contains_key(KEY) {
+        return NOT_FROM_THE_PAGE.into_response();
+    }
+    match work.await {
+        Ok(done) => axum::Json(done).into_response(),
+        Err(status) => refused(&status),
+    }
 }
 
 const NOT_FROM_THE_PAGE: (StatusCode, &str) = (StatusCode::FORBIDDEN, "only the page may request this");

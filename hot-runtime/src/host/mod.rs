@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod library;
 mod options;
 pub(crate) mod placement;
+#[cfg(unix)]
 pub(crate) mod process;
 
 use std::path::PathBuf;
@@ -22,6 +23,10 @@ use crate::host::placement::Placement;
 use crate::util::blocking;
 
 pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
+
+/// Process isolation is not available on this system: returns at once.
+#[cfg(not(unix))]
+pub fn plugin_host() {}
 
 /// Something that happened to a generation's process.
 pub(crate) enum ProcessEvent {

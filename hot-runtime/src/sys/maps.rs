@@ -41,11 +41,11 @@ mod tests {
     #[test]
     fn only_executable_mappings_count_and_a_deleted_file_is_still_mapped() {
         let maps = Maps::parse(
-            "7f00-7f01 r-xp 00000000 00:1f 1 /work/a b.so\n7f01-7f02 r--p 00000000 00:1f 2 /work/read.so\n\
-             7f02-7f03 r-xp 00000000 00:1f 3 /work/gone.so (deleted)\n7f03-7f04 r-xp 00000000 00:00 0 [vdso]\n",
+            "7f00-7f01 r-xp 00000000 00:1f 1 /plugins/a b.so\n7f01-7f02 r--p 00000000 00:1f 2 /plugins/read.so\n\
+             7f02-7f03 r-xp 00000000 00:1f 3 /plugins/gone.so (deleted)\n7f03-7f04 r-xp 00000000 00:00 0 [vdso]\n",
         );
-        assert!(maps.contain(Path::new("/work/a b.so")) && maps.contain(Path::new("/work/gone.so")));
-        assert!(!maps.contain(Path::new("/work/read.so")) && !maps.contain(Path::new("/work/other.so")));
+        assert!(maps.contain(Path::new("/plugins/a b.so")) && maps.contain(Path::new("/plugins/gone.so")));
+        assert!(!maps.contain(Path::new("/plugins/read.so")) && !maps.contain(Path::new("/plugins/other.so")));
     }
 
     #[cfg(target_os = "linux")]

@@ -6,46 +6,24 @@
 
 #[cfg(target_os = "linux")]
 mod cgroup;
-#[cfg(unix)]
 mod child;
-#[cfg(unix)]
 mod current;
-#[cfg(unix)]
 mod find;
-#[cfg(unix)]
 mod inbox;
-#[cfg(unix)]
 mod link;
-#[cfg(unix)]
 mod listening;
-#[cfg(unix)]
 mod outbox;
-#[cfg(unix)]
 mod output;
-#[cfg(unix)]
 pub(crate) mod plugin;
-#[cfg(unix)]
 mod protocol;
-#[cfg(unix)]
 mod proxy;
-#[cfg(unix)]
 mod requests;
-#[cfg(unix)]
 mod socket;
-#[cfg(unix)]
 mod spawn;
-#[cfg(unix)]
 mod traces;
 
-#[cfg(unix)]
 pub use child::plugin_host;
-#[cfg(unix)]
 pub use output::ending;
 
 /// The variable that makes a process a plugin host.
-#[cfg(unix)]
 const MARKER: &str = "CBUS_PLUGIN_HOST_SOCKET";
-
-/// Process isolation is not available on this system: returns at once.
-#[cfg(not(unix))]
-pub fn plugin_host() {}
