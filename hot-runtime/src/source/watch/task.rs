@@ -19,7 +19,7 @@ const NOW_AND_THEN: Duration = Duration::from_secs(10);
 const OFTEN: Duration = Duration::from_secs(1);
 
 /// A check may take at most this fraction of the time: one part in `SHARE`.
-const SHARE: u32 = 1000;
+const SHARE: u32 = 100;
 
 pub(super) enum Message {
     Follow(u64, tokio::sync::mpsc::UnboundedSender<Change>),
@@ -37,7 +37,8 @@ struct Follower {
 /// A folder that is watched.
 #[derive(Default)]
 struct Folder {
-    /// The identity of the folder that is watched; another one may have its name by now.
+    /// The identity of the folder that is watched; another one may have its name by now. `None` if it is not watched, or
+    /// if an event named it: notify stops watching a path that was moved or removed, whatever has that path by then.
     identity: Option<(u64, u64)>,
     /// The names that matter, with the watched paths that they are part of.
     names: HashMap<OsString, Vec<Watched>>,
@@ -115,7 +116,7 @@ impl Task {
     }
 
     /// Processes messages; false at the end.
-    fn take(&mut self, batch: Vec<Message>) -> bool {
+    pub(super) fn take(&mut self, batch: Vec<Message>) -> bool {
         let mut changed = BTreeSet::new();
         let mut anew = false;
         let mut lost = false;
@@ -170,10 +171,13 @@ impl Task {
     }
 
     /// Processes an event for a path; true if it may lead to other places.
-    fn is_told_of(&self, path: &Path, changed: &mut BTreeSet<Watched>) -> bool {
+    fn is_told_of(&mut self, path: &Path, changed: &mut BTreeSet<Watched>) -> bool {
         let mut anew = false;
-        // An event of a folder itself: it went, or was moved.
-        anew |= self.folders.contains_key(path);
+        // An event of a folder itself: it went, or was moved. It may be back already, with the same identity.
+        if let Some(folder) = self.folders.get_mut(path) {
+            folder.identity = None;
+            anew = true;
+        }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return anew };
         let Some(folder) = self.folders.get(parent) else { return anew };
         if let Some(watched) = folder.names.get(name) {
@@ -253,10 +257,8 @@ impl Task {
             }
             self.folders.insert(path, folder);
         }
-        for (path, folder) in before {
-            if folder.identity.is_some() {
-                let _ = system.unwatch(&path);
-            }
+        for path in before.keys() {
+            let _ = system.unwatch(path);
         }
         more
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::task::{Message, Task};
 use super::{Change, Following, Watched, Watcher};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -87,6 +88,58 @@ async fn folders_that_go_and_come_back_with_all_their_parents_are_watched_on() {
         told(&mut following, &lib).await;
         save(&lib, round, &format!("again {round}"));
         told(&mut following, &lib).await;
+    }
+}
+
+/// Drives a watcher's thread by hand, so that events are processed when the test says so, and stamps are never checked.
+struct ByHand {
+    task: Task,
+    messages: std::sync::mpsc::Receiver<Message>,
+}
+
+impl ByHand {
+    /// Processes what there is, and what comes of it, until an event names this path.
+    fn until_an_event_of(&mut self, path: &Path) {
+        loop {
+            let mut batch = vec![self.messages.recv_timeout(LIMIT).expect("an event")];
+            batch.extend(self.messages.try_iter());
+            let named = batch.iter().any(|message| {
+                matches!(message, Message::Event(Ok(event)) if event.paths.iter().any(|named| named == path))
+            });
+            self.task.take(batch);
+            if named {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_folder_that_is_back_before_its_going_was_noticed_is_watched_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |inside: &str| folder.path().join(inside);
+    let lib = at("work/src/lib.rs");
+    std::fs::create_dir_all(at("work/src")).expect("a folder");
+    std::fs::write(&lib, "one").expect("writing");
+    let (sender, messages) = std::sync::mpsc::channel();
+    let mut by_hand = ByHand { task: Task::new(None, &sender), messages };
+    let (changes, _told) = tokio::sync::mpsc::unbounded_channel();
+    by_hand.task.take(vec![Message::Follow(0, changes), Message::Set(0, [file(&lib)].into())]);
+    for round in 0..3 {
+        std::fs::rename(at("work"), at("away")).expect("moving");
+        std::fs::rename(at("away"), at("work")).expect("moving");
+        by_hand.until_an_event_of(&at("work"));
+        std::fs::rename(at("work/src"), at("work/away")).expect("moving");
+        std::fs::rename(at("work/away"), at("work/src")).expect("moving");
+        by_hand.until_an_event_of(&at("work/src"));
+        std::fs::write(&lib, format!("moved {round}")).expect("writing");
+        by_hand.until_an_event_of(&lib);
+        // The new folders may have the identities of the old ones.
+        std::fs::remove_dir_all(at("work")).expect("removing");
+        std::fs::create_dir_all(at("work/src")).expect("a folder");
+        by_hand.until_an_event_of(&at("work"));
+        std::fs::write(&lib, format!("new {round}")).expect("writing");
+        by_hand.until_an_event_of(&lib);
     }
 }
 
