@@ -68,6 +68,8 @@ pub(crate) struct How<'a> {
     pub(crate) wrapper: Option<&'a OsStr>,
     /// Whether to compile incrementally.
     pub(crate) incremental: bool,
+    /// At a low priority, because nobody waits for it.
+    pub(crate) in_background: bool,
 }
 
 /// Builds an overlay. Cancelling stops the compiler and everything that it started.
@@ -202,7 +204,13 @@ fn lines(pairs: &[(PathBuf, String)]) -> String {
 }
 
 fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: How<'_>) -> Command {
-    let mut command = Command::new("cargo");
+    let mut command = if how.in_background && cfg!(unix) {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19", "cargo"]);
+        command
+    } else {
+        Command::new("cargo")
+    };
     command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi", "--manifest-path"]);
     command.arg(overlay.dir.join("Cargo.toml"));
     if spec.release {

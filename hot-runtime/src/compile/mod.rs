@@ -23,6 +23,7 @@ mod learned;
 mod link;
 mod lock;
 mod needed;
+mod optimized;
 mod prelink;
 mod process;
 mod progress;
@@ -47,7 +48,7 @@ use crate::artifact::{self, Inspected};
 use crate::error::{Error, Result};
 use crate::source::hash::Names;
 use crate::source::inputs::Snapshot;
-use crate::source::overlay::Overlay;
+use crate::source::overlay::{Dependencies, Overlay};
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watched;
 use crate::source::workspace::Workspace;
@@ -59,6 +60,7 @@ use cargo::CargoBuilt;
 use direct::{Failure, Job, Plan, Session};
 use learned::Learned;
 use lock::BuildLock;
+use optimized::{Optimized, Optimizing};
 use progress::Progress;
 use units::Units;
 
@@ -79,10 +81,16 @@ pub struct BuildOptions {
     pub timeout: Duration,
     /// How many bytes of artifacts to cache, so that returning to earlier sources needs no compiler.
     pub keep: u64,
+    /// Whether to compile the dependencies of a plugin again after its first edit, with optimisation, in the background
+    /// and at a low priority. Libraries are then half as large, and further edits are linked and loaded sooner. It needs
+    /// some minutes of a core and 300 MB in the target folder, once. It is not done for release builds, nor if the
+    /// workspace's dev profile sets an `opt-level`.
+    pub optimize_dependencies: bool,
 }
 
 impl BuildOptions {
-    /// Options with everything in the work folder, a limit of 10 minutes, and 256 MiB of cached artifacts.
+    /// Options with everything in the work folder, a limit of 10 minutes, and 256 MiB of cached artifacts. Dependencies
+    /// are optimised unless the variable `CBUS_OPTIMIZE_DEPENDENCIES` is `false`.
     #[must_use]
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
         let work_dir = in_full(&work_dir.into());
@@ -94,6 +102,7 @@ impl BuildOptions {
             output: None,
             timeout: Duration::from_secs(600),
             keep: 256 << 20,
+            optimize_dependencies: std::env::var_os("CBUS_OPTIMIZE_DEPENDENCIES").is_none_or(|value| value != "false"),
         }
     }
 
@@ -129,6 +138,13 @@ impl BuildOptions {
     #[must_use]
     pub fn keep(mut self, bytes: u64) -> Self {
         self.keep = bytes;
+        self
+    }
+
+    /// Sets whether the dependencies of a plugin that is edited are optimised in the background.
+    #[must_use]
+    pub fn optimize_dependencies(mut self, on: bool) -> Self {
+        self.optimize_dependencies = on;
         self
     }
 
@@ -217,6 +233,9 @@ pub struct PluginBuilder {
     cache: ArtifactCache,
     /// The last artifact, with its inputs and environment.
     last: Option<(BuildReport, Snapshot, blake3::Hash)>,
+    /// How the dependencies of the current session are compiled.
+    dependencies: Dependencies,
+    optimizing: Optimizing,
     /// Whether cargo compiles incrementally.
     incremental: bool,
     warned_of_wrapper: bool,
@@ -241,6 +260,8 @@ impl PluginBuilder {
             session: None,
             cache,
             last: None,
+            dependencies: Dependencies::Plain,
+            optimizing: Optimizing::NotYet,
             incremental,
             warned_of_wrapper: false,
         }
@@ -268,7 +289,7 @@ impl PluginBuilder {
     async fn write_overlay(&mut self, salt: Option<String>) -> Result<Overlay> {
         let (spec, dir, inputs) = (self.spec.clone(), self.options.overlay_of(&self.spec), self.inputs.clone());
         let (learned, before) = (self.learned.clone(), self.inputs.set());
-        let target_dir = self.options.target_dir.clone();
+        let (target_dir, dependencies) = (self.options.target_dir.clone(), self.dependencies);
         let (workspace, learned, overlay) = blocking(move || {
             let workspace = match Workspace::read(&spec.crates) {
                 Ok(workspace) => workspace,
@@ -288,8 +309,8 @@ impl PluginBuilder {
             let mut texts = learned.texts.clone();
             texts.extend(salt);
             let names = names(&workspace, &dir, &target_dir);
-            let hash = Overlay::build_hash(&workspace, &spec, &texts, &now, &names)?;
-            let overlay = Overlay::write(&workspace, &spec, &dir, hash)?;
+            let hash = Overlay::build_hash(&workspace, &spec, dependencies, &texts, &now, &names)?;
+            let overlay = Overlay::write(&workspace, &spec, dependencies, &dir, hash)?;
             Ok((workspace, learned, overlay))
         })
         .await?;
@@ -317,6 +338,9 @@ impl PluginBuilder {
     ) -> Result<(BuildReport, Option<Inspected>)> {
         let mut progress = Progress::new(observer);
         let _lock = BuildLock::acquire(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
+        if let Some(optimized) = self.optimizing.done(&self.spec.id).await {
+            self.continue_from(optimized);
+        }
         let mut round = 0;
         let (made, why_cargo) = loop {
             progress.phase(BuildPhase::Reading);
@@ -355,6 +379,9 @@ impl PluginBuilder {
             }
         };
         let (build_ms, phases) = progress.end();
+        if report.by == BuiltBy::Rustc && self.dependencies == Dependencies::Plain {
+            self.optimizing.start(&self.workspace, &self.spec, &self.options);
+        }
         let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
         let report = BuildReport { why_cargo, why_full_link, build_ms, phases, ..report };
         self.last = Some((report.clone(), inputs, environment()));
@@ -376,6 +403,9 @@ impl PluginBuilder {
             Err(Failure::Cargo(why)) => why,
         };
         tracing::debug!(plugin = self.spec.id, why, "cargo builds");
+        // With cargo, dependencies are compiled as soon as can be.
+        self.optimizing.stop();
+        self.dependencies = Dependencies::Plain;
         let made = self.build_by_cargo(progress, cancel, watch, round).await?;
         Ok(made.map(|made| (made, Some(why))))
     }
@@ -420,13 +450,17 @@ impl PluginBuilder {
             Plan::Direct(order) => order,
         };
         let job = Job { spec: &self.spec, options: &self.options, cancel, lenient: round >= ROUNDS };
-        let names = names(&self.workspace, &self.options.overlay_of(&self.spec), &self.options.target_dir);
-        let (workspace, spec) = (&self.workspace, &self.spec);
+        let place = match self.dependencies {
+            Dependencies::Plain => &self.options,
+            Dependencies::Optimized => &optimized::place(&self.spec, &self.options),
+        };
+        let names = names(&self.workspace, &place.overlay_of(&self.spec), &place.target_dir);
+        let (workspace, spec, dependencies) = (&self.workspace, &self.spec, self.dependencies);
         let beyond = &learned.beyond;
         let hash = |units: &Units, now: &Snapshot| {
             let mut texts = Learned::texts_of(units, &names, beyond);
             texts.extend(salt(job.lenient));
-            Overlay::build_hash(workspace, spec, &texts, now, &names)
+            Overlay::build_hash(workspace, spec, dependencies, &texts, now, &names)
         };
         let built = session.build(&order, &self.inputs, &hash, job, progress).await?;
         let learned = Learned::of(&session.known, &names, beyond.clone());
@@ -443,6 +477,21 @@ impl PluginBuilder {
         };
         self.learned = Some(learned);
         made
+    }
+
+    /// Compiles edits with optimised dependencies from now on.
+    fn continue_from(&mut self, optimized: Optimized) {
+        let Optimized { workspace, learned, mut session, inputs } = optimized;
+        // An edit that changes no code needs no new library if what serves has the same code.
+        let serves = self.last.as_ref().map(|(_, inputs, _)| inputs);
+        if !serves.is_some_and(|serves| session.known.are_as_in(serves, &inputs)) {
+            session.invalidate_linked();
+        }
+        tracing::debug!(plugin = self.spec.id, "its dependencies are optimised");
+        self.dependencies = Dependencies::Optimized;
+        self.workspace = workspace;
+        self.learned = Some(learned);
+        self.session = Some(session);
     }
 
     /// An earlier build of the same inputs, if it still exists.
@@ -571,7 +620,8 @@ impl PluginBuilder {
         began: SystemTime,
     ) -> Result<Option<(Option<Session>, Snapshot, String)>> {
         let (overlay, spec, workspace) = (overlay.clone(), self.spec.clone(), self.workspace.clone());
-        let (inputs, target_dir) = (self.inputs.clone(), self.options.target_dir.clone());
+        let (inputs, target_dir, dependencies) =
+            (self.inputs.clone(), self.options.target_dir.clone(), self.dependencies);
         let (learned, found) = blocking(move || {
             let units = Units::learn(&built.made, built.scripts.clone(), capture.as_ref(), &overlay.dir);
             let names = names(&workspace, &overlay.dir, &target_dir);
@@ -586,7 +636,7 @@ impl PluginBuilder {
             if !read {
                 return Ok((learned, None));
             }
-            let hash = Overlay::build_hash(&workspace, &spec, &learned.texts, &now, &names)?;
+            let hash = Overlay::build_hash(&workspace, &spec, dependencies, &learned.texts, &now, &names)?;
             let capture = capture.filter(|_| spec.watch);
             let session = capture
                 .and_then(|capture| Session::new(&built, units, &now, &deciding, &capture, &overlay, &workspace));
@@ -619,7 +669,8 @@ impl PluginBuilder {
         let _permit = lock::cargo_permit(&self.options.target_dir, &self.spec, progress, cancel).await?;
         loop {
             let incremental = self.incremental;
-            let how = cargo::How { capture, local: &local, wrapper: wrapper.as_deref(), incremental };
+            let in_background = self.dependencies == Dependencies::Optimized;
+            let how = cargo::How { capture, local: &local, wrapper: wrapper.as_deref(), incremental, in_background };
             let failed = match cargo::build(overlay, &self.spec, &self.options, how, progress, cancel).await {
                 Err(error @ Error::Build { .. }) if incremental => error,
                 done => return done,

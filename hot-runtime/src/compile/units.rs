@@ -307,6 +307,12 @@ impl Units {
         }
     }
 
+    /// Whether the local libraries' sources are the same in two snapshots.
+    pub(crate) fn are_as_in(&self, one: &Snapshot, other: &Snapshot) -> bool {
+        let libraries = self.units.iter().filter(|unit| unit.local && unit.kind == Kind::Library);
+        libraries.flat_map(Unit::paths).all(|path| one.of(&path) == other.of(&path))
+    }
+
     /// The inputs that are not files: the variables that sources read, and the scripts' instructions for cargo.
     pub(crate) fn texts(&self, names: &Names) -> Vec<String> {
         let mut texts = BTreeSet::new();

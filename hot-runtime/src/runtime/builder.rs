@@ -41,6 +41,7 @@ pub struct Builder {
     plugins_dir: Option<PathBuf>,
     work_dir: Option<PathBuf>,
     target_dir: Option<PathBuf>,
+    optimize_dependencies: Option<bool>,
     build_timeout: Duration,
     watcher: Option<Watcher>,
     listeners: Vec<Listener>,
@@ -58,6 +59,7 @@ impl Builder {
             plugins_dir: None,
             work_dir: None,
             target_dir: None,
+            optimize_dependencies: None,
             build_timeout: Duration::from_secs(600),
             watcher: None,
             listeners: Vec::new(),
@@ -111,6 +113,14 @@ impl Builder {
     #[must_use]
     pub fn target_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.target_dir = Some(path.into());
+        self
+    }
+
+    /// Sets whether the dependencies of a plugin that is edited are compiled again in the background, with optimisation,
+    /// so that further edits take less time; see [`BuildOptions::optimize_dependencies`].
+    #[must_use]
+    pub fn optimize_dependencies(mut self, on: bool) -> Self {
+        self.optimize_dependencies = Some(on);
         self
     }
 
@@ -273,6 +283,9 @@ impl Builder {
         let mut build = BuildOptions::new(work_dir).timeout(self.build_timeout);
         if let Some(dir) = self.target_dir {
             build = build.target_dir(dir);
+        }
+        if let Some(on) = self.optimize_dependencies {
+            build = build.optimize_dependencies(on);
         }
         let private_dir = ScratchDir::reserve_private(&build.work_dir, "loaded-")
             .map_err(Error::io("reserving a folder for private copies", &build.work_dir))?;

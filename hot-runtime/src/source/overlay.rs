@@ -22,26 +22,50 @@ pub struct Overlay {
     pub build_hash: String,
 }
 
+/// How a plugin's dependencies are compiled while it is edited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dependencies {
+    /// As its workspace's profile says.
+    Plain,
+    /// With optimisation.
+    Optimized,
+}
+
+impl Dependencies {
+    /// Whether they are not optimised, and nothing says that they should not be.
+    pub(crate) fn can_be_optimized(workspace: &Workspace, spec: &PluginSpec) -> bool {
+        let plain = manifest(workspace, spec, Self::Plain);
+        !spec.release && plain.is_ok_and(|plain| manifest(workspace, spec, Self::Optimized).is_ok_and(|it| it != plain))
+    }
+}
+
 impl Overlay {
     /// The hash of everything that a plugin is built from: the contents of its inputs, and some texts. It does not
     /// depend on where its crates are.
     pub(crate) fn build_hash(
         workspace: &Workspace,
         spec: &PluginSpec,
+        dependencies: Dependencies,
         texts: &[String],
         inputs: &Snapshot,
         names: &Names,
     ) -> Result<String> {
         let toolchain = Toolchain::of(&workspace.root)?;
-        let mut all = vec![names.in_text(&manifest(workspace, spec)?), spec.id.clone(), spec.version.to_string()];
+        let mut all = vec![names.in_text(&manifest(workspace, spec, dependencies)?), spec.id.clone(), spec.version.to_string()];
         all.extend([toolchain.version, toolchain.target, spec.profile_name().to_owned()]);
         all.extend_from_slice(texts);
         Ok(hash::build_hash(&all, inputs, names))
     }
 
     /// Writes the overlay of a plugin into a folder. Files that would not change are not written. Blocks.
-    pub(crate) fn write(workspace: &Workspace, spec: &PluginSpec, dir: &Path, build_hash: String) -> Result<Self> {
-        let manifest = manifest(workspace, spec)?;
+    pub(crate) fn write(
+        workspace: &Workspace,
+        spec: &PluginSpec,
+        dependencies: Dependencies,
+        dir: &Path,
+        build_hash: String,
+    ) -> Result<Self> {
+        let manifest = manifest(workspace, spec, dependencies)?;
         let source = source(workspace, spec, &Toolchain::of(&workspace.root)?, &build_hash);
         let sources = dir.join("src");
         std::fs::create_dir_all(&sources).map_err(Error::io("creating the overlay's folder", &sources))?;
@@ -54,7 +78,7 @@ impl Overlay {
     }
 }
 
-fn manifest(workspace: &Workspace, spec: &PluginSpec) -> Result<String> {
+fn manifest(workspace: &Workspace, spec: &PluginSpec, dependencies: Dependencies) -> Result<String> {
     let mut settings = workspace.settings.clone();
     // It must precede all sections.
     let features = settings.remove("cargo-features").map_or(String::new(), |all| format!("cargo-features = {all}\n\n"));
@@ -80,6 +104,9 @@ fn manifest(workspace: &Workspace, spec: &PluginSpec) -> Result<String> {
     override_profile(&mut settings, spec)?;
     unwind(&mut settings, spec);
     fill_in_profile(&mut settings, &workspace.local);
+    if dependencies == Dependencies::Optimized {
+        optimize_dependencies(&mut settings, &workspace.local);
+    }
     if !spec.watch {
         set_apart(&mut settings, spec, &workspace.local);
     }
@@ -171,6 +198,24 @@ fn fill_in_profile(settings: &mut toml::Table, local: &BTreeMap<String, PathBuf>
     for (name, debug) in local.map(|name| (name.clone(), own.clone())).chain(others) {
         if let Some(package) = table_in(packages, &name) {
             package.entry("debug").or_insert(debug);
+        }
+    }
+}
+
+/// Unless the workspace's dev profile says how, optimises everything but the plugin's own crates.
+fn optimize_dependencies(settings: &mut toml::Table, local: &BTreeMap<String, PathBuf>) {
+    let Some(dev) = table_in(settings, "profile").and_then(|profiles| table_in(profiles, "dev")) else { return };
+    if dev.contains_key("opt-level") {
+        return;
+    }
+    let Some(packages) = table_in(dev, "package") else { return };
+    if packages.get("*").is_some_and(|all| all.get("opt-level").is_some()) {
+        return;
+    }
+    let local = local.keys().filter(|name| !is_framework(name));
+    for (name, level) in local.map(|name| (name.as_str(), 0)).chain([("*", 1)]) {
+        if let Some(package) = table_in(packages, name) {
+            package.entry("opt-level").or_insert(toml::Value::Integer(level));
         }
     }
 }
