@@ -7,7 +7,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use benches::{Measured, picture, root, save_all, target};
@@ -40,6 +41,13 @@ fn main() {
             let source = Source::new(tool, plugin);
             let mut host = host(tool, &source);
             let mut number = 0;
+            // As for somebody who has been editing for a while.
+            while !host.has_warmed_up() {
+                number += 1;
+                std::fs::write(&source.logic, source.edited("constant", number)).expect("the edit");
+                host.wait_for(number as u64);
+                std::thread::sleep(Duration::from_secs(3));
+            }
             for edit in EDITS {
                 let mut times = Vec::new();
                 for round in 0..rounds + WARM_UP {
@@ -217,6 +225,11 @@ trait Host {
     /// Does what the tool's workflow asks for after a save, and waits until the host has seen this value.
     fn wait_for(&mut self, number: u64);
 
+    /// Whether further edits take as long as all that follow: false while something is still prepared in the background.
+    fn has_warmed_up(&self) -> bool {
+        true
+    }
+
     /// From a built file to the first answer, if the tool is one of those compared in that.
     fn loads(&mut self, _plugin: &str, _rounds: usize) -> Option<Measured> {
         None
@@ -273,6 +286,8 @@ struct Ours {
     runtime: Option<HotRuntime>,
     values: mpsc::Receiver<u64>,
     artifact: PathBuf,
+    /// Whether the dependencies are optimised.
+    optimized: Arc<AtomicBool>,
 }
 
 impl Ours {
@@ -281,16 +296,24 @@ impl Ours {
         let work = source.folder.with_extension("work");
         let bus = Bus::new();
         let told = std::env::var_os("RELOAD_TELL").is_some();
+        let optimized = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&optimized);
         let runtime = tokio.block_on(async {
             bus.apply(ConfigSet::from_yaml("bench:\n  id: bench\n").expect("a set")).await.expect("applying");
             HotRuntime::builder(&bus)
                 .watch(&source.folder)
                 .work_dir(&work)
                 .target_dir(&source.target)
-                .on_event(move |event| match event {
-                    RuntimeEvent::BuildFailed { rendered, .. } => panic!("{rendered}"),
-                    RuntimeEvent::Built { .. } | RuntimeEvent::Swapped { .. } if told => println!("{event:?}"),
-                    _ => {}
+                .optimize_dependencies(true)
+                .on_event(move |event| {
+                    match event {
+                        RuntimeEvent::BuildFailed { rendered, .. } => panic!("{rendered}"),
+                        RuntimeEvent::Built { optimized, .. } => seen.store(*optimized, Ordering::Relaxed),
+                        _ => {}
+                    }
+                    if told && matches!(event, RuntimeEvent::Built { .. } | RuntimeEvent::Swapped { .. }) {
+                        println!("{event:?}");
+                    }
                 })
                 .start()
                 .await
@@ -309,11 +332,15 @@ impl Ours {
             }
         });
         let artifact = work.join("artifacts").join(format!("plugin.cbus{}", std::env::consts::DLL_SUFFIX));
-        Self { tokio, bus, runtime: Some(runtime), values, artifact }
+        Self { tokio, bus, runtime: Some(runtime), values, artifact, optimized }
     }
 }
 
 impl Host for Ours {
+    fn has_warmed_up(&self) -> bool {
+        self.optimized.load(Ordering::Relaxed)
+    }
+
     fn wait_for(&mut self, number: u64) {
         while self.values.recv_timeout(Duration::from_secs(120)).expect("the value") != number {}
     }

@@ -225,3 +225,45 @@ async fn a_wrapper_that_refuses_to_compile_in_parts_costs_time_only() {
     let built = build(&mut builder).await.expect("a build");
     assert!(has(&built, "two") && built.by == BuiltBy::Rustc, "{:?}", built.why_cargo);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_first_edit_dependencies_are_optimised_and_what_was_saved_is_what_is_built() {
+    let small = Small::new("optimised", "", "", "\"edit-0\".to_owned()");
+    let options = BuildOptions::new(work_dir().join("optimised")).target_dir(target_dir()).optimize_dependencies(true);
+    let mut builder = PluginBuilder::new(small.spec(), options);
+    let first = build(&mut builder).await.expect("the first build");
+    assert_eq!(first.by, BuiltBy::Cargo);
+    let mut number = 0;
+    let mut edit = async |builder: &mut PluginBuilder| {
+        small.replace("crate/src/lib.rs", &format!("\"edit-{number}\""), &format!("\"edit-{}\"", number + 1));
+        number += 1;
+        let built = build(builder).await.expect("an edit");
+        assert!(has(&built, &format!("edit-{number}")) && !has(&built, &format!("edit-{}\"", number - 1)));
+        built
+    };
+    let plain = edit(&mut builder).await;
+    assert!(!plain.optimized);
+    let begun = std::time::Instant::now();
+    let optimised = loop {
+        let built = edit(&mut builder).await;
+        assert_eq!((built.by, &built.why_full_link), (BuiltBy::Rustc, &None));
+        if built.optimized {
+            break built;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(600), "nothing is optimised");
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    };
+    println!("{} -> {} bytes", plain.size, optimised.size);
+    assert!(optimised.size * 3 < plain.size * 2, "{} and {} bytes", plain.size, optimised.size);
+    small.replace("crate/src/lib.rs", "parts.join", "/* A comment. */ parts.join");
+    let same = build(&mut builder).await.expect("a comment");
+    assert_eq!((same.by, &same.build_hash), (BuiltBy::Rustc, &optimised.build_hash));
+    // What only cargo can do begins anew, and is followed again.
+    small.replace("crate/Cargo.toml", "[dependencies]", "[features]\nmore = []\n\n[dependencies]");
+    let anew = build(&mut builder).await.expect("another manifest");
+    assert_eq!((anew.by, anew.optimized), (BuiltBy::Cargo, false));
+    while !edit(&mut builder).await.optimized {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(600), "nothing is optimised again");
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    }
+}

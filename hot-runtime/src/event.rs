@@ -131,6 +131,9 @@ pub enum RuntimeEvent {
         build_ms: f64,
         /// Who compiled.
         by: BuiltBy,
+        /// Whether its dependencies are optimised although its profile does not say so; see
+        /// [`BuildOptions::optimize_dependencies`](crate::compile::BuildOptions::optimize_dependencies).
+        optimized: bool,
         /// How long each step took.
         phases: Vec<PhaseTime>,
         /// How many warnings there were.

@@ -180,6 +180,9 @@ pub struct BuildReport {
     pub size: u64,
     /// What compiled it.
     pub by: BuiltBy,
+    /// Whether its dependencies are optimised although its profile does not say so; see
+    /// [`BuildOptions::optimize_dependencies`].
+    pub optimized: bool,
     /// Why cargo built it, if it did.
     pub why_cargo: Option<String>,
     /// Why the plugin was linked in full, if its dependencies could not be prelinked: then each link takes longer.
@@ -208,6 +211,7 @@ impl BuildReport {
             hash,
             size,
             by,
+            optimized: false,
             why_cargo: None,
             why_full_link: None,
             messages,
@@ -383,7 +387,11 @@ impl PluginBuilder {
             self.optimizing.start(&self.workspace, &self.spec, &self.options);
         }
         let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
-        let report = BuildReport { why_cargo, why_full_link, build_ms, phases, ..report };
+        let optimized = match report.by {
+            BuiltBy::Rustc => self.dependencies == Dependencies::Optimized,
+            _ => report.optimized,
+        };
+        let report = BuildReport { optimized, why_cargo, why_full_link, build_ms, phases, ..report };
         self.last = Some((report.clone(), inputs, environment()));
         Ok((report, in_memory))
     }

@@ -28,6 +28,9 @@ use crate::source::workspace::Workspace;
 /// How long after an edit the build starts: whoever edits once more is not slowed down.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// The longest wait for a time in which nobody edits.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// The build with optimised dependencies.
 pub(super) enum Optimizing {
     /// It was not needed yet.
@@ -121,9 +124,12 @@ impl PluginBuilder {
     async fn build_in_background(&mut self, cancel: &CancellationToken) -> Result<()> {
         let mut progress = Progress::new(&|_| {});
         let _lock = BuildLock::acquire(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
-        let mut round = 0;
-        while self.build_by_cargo(&mut progress, cancel, &|_| (), round).await?.is_none() {
-            round += 1;
+        let mut wait = QUIET;
+        while self.build_by_cargo(&mut progress, cancel, &|_| (), 0).await?.is_none() {
+            // It was edited meanwhile. There is no hurry.
+            tracing::debug!(plugin = self.spec.id, "edited while its dependencies were optimised: once more");
+            let _ = cancel.run_until_cancelled(tokio::time::sleep(wait)).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
         Ok(())
     }

@@ -186,6 +186,7 @@ impl Plugin {
             plugin: self.id.clone(),
             build_ms: built.build_ms,
             by: built.by,
+            optimized: built.optimized,
             phases: built.phases.clone(),
             warnings: built.messages.iter().filter(|message| message.level == MessageLevel::Warning).count(),
         });
