@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use crate::compile::link::{Linker, Shape};
 use crate::compile::prelink::Prelinked;
 use crate::compile::process::{self, Ended, Lines};
 use crate::compile::progress::Progress;
+use crate::compile::standby::{self, ArgumentFile, Invocation, Standby};
 use crate::compile::units::{Kind, Script, Unit, Units, stem_of};
 use crate::compile::{BuildOptions, verdict};
 use crate::error::{Error, Result};
@@ -85,6 +85,8 @@ pub(crate) struct Session {
     wrapper: Option<OsString>,
     /// The packages that patch others: non-local crates may be compiled against them.
     patches: BTreeSet<PathBuf>,
+    /// The compiler and the linker for the next edit.
+    standby: Standby,
 }
 
 /// How the linker is called.
@@ -170,6 +172,7 @@ impl Session {
             variables: environment::variables(),
             wrapper,
             patches,
+            standby: Standby::default(),
         })
     }
 
@@ -353,6 +356,19 @@ impl Session {
         Ok(DirectBuilt { library, hash, now, messages })
     }
 
+    /// Starts a compiler and a linker that wait for the next edit, which probably is one of the unit that was edited
+    /// last.
+    pub(crate) fn stand_by(&mut self, order: &[usize]) {
+        let own = |at: &usize| {
+            let unit = &self.known.units[*at];
+            unit.local && unit.kind == Kind::Library && !is_framework(&unit.package_name)
+        };
+        let at = order.first().copied().or_else(|| (0..self.known.units.len()).rev().find(own));
+        let compiler = at.and_then(|at| Some(self.invocation(at, self.known.units[at].call.as_ref()?)));
+        let linker = (!self.by_driver && self.prelinked.is_some()).then(|| self.linker.linker()).flatten();
+        self.standby.prepare(compiler.into_iter().chain(linker).collect());
+    }
+
     /// The files of the units whose own sources changed.
     fn edited(&self, order: &[usize], inputs: &Inputs) -> BTreeSet<PathBuf> {
         let now = inputs.built();
@@ -527,13 +543,14 @@ impl Session {
             How::Prelinked(object) => (Some(object.clone()), true),
             How::Directly(object) => (Some(object.clone()), false),
         };
-        let command = move || linker.command(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
-        let linking = blocking(command).await?;
-        let Some((command, library)) = linking else {
+        let invocation = move || linker.invocation(&wanted, &folder, &exchanged, prelinked.as_ref(), by_driver);
+        let linking = blocking(invocation).await?;
+        let Some((invocation, library)) = linking else {
             return Err(Failure::Cargo("a recompiled crate is not among those that are linked".to_owned()));
         };
         let mut said = Vec::new();
-        let ended = run(command, job, |line| said.extend_from_slice(line)).await?;
+        let child = self.start(&invocation).await?;
+        let ended = run(child, &invocation, job, |line| said.extend_from_slice(line)).await?;
         if !ended.success() {
             let said = String::from_utf8_lossy(&said);
             tracing::debug!(plugin = job.spec.id, by_driver, %said, "relinking failed");
@@ -554,10 +571,12 @@ impl Session {
         unit.from = None;
         unit.needs.iter_mut().for_each(|(need, version)| *version = versions[*need]);
         let wanted = unit.archive.file_name().unwrap_or_default().to_owned();
-        let command = self.command(at, self.known.units[at].call.as_ref()?);
+        let invocation = self.invocation(at, self.known.units[at].call.as_ref()?);
+        let started = self.start(&invocation).await;
         let (line, lines) = mpsc::unbounded_channel();
         let hear = move |said: &[u8]| drop(line.send(said.to_vec()));
-        let mut compiler = Compiler::new(wanted, run(command, job, hear), lines);
+        let running = async move { run(started?, &invocation, job, hear).await };
+        let mut compiler = Compiler::new(wanted, running, lines);
         compiler.library(progress).await;
         Some(compiler)
     }
@@ -578,39 +597,41 @@ impl Session {
     }
 
     /// The call that cargo would make, with outputs in the session's folder and the session's outputs as inputs.
-    fn command(&self, at: usize, call: &Call) -> Command {
+    fn invocation(&self, at: usize, call: &Call) -> Invocation {
         let folder = self.folder.path();
-        let mut command = match &self.wrapper {
-            Some(wrapper) => {
-                let mut command = Command::new(wrapper);
-                command.arg(&call.rustc);
-                command
-            }
-            None => Command::new(&call.rustc),
+        let rustc = call.rustc.clone().into_os_string();
+        let (program, first, reads) = match &self.wrapper {
+            // It need not understand what rustc understands.
+            Some(wrapper) => (wrapper.clone(), vec![rustc], ArgumentFile::None),
+            None => (rustc, Vec::new(), ArgumentFile::Lines),
         };
         // Unless it is set already, this makes rustc's allocator use huge pages: page faults are a tenth of a small
         // crate's time.
-        command.current_dir(&call.folder).env_clear().env("MALLOC_CONF", "thp:always").envs(call.environment_now());
+        let mut environment = vec![("MALLOC_CONF".into(), "thp:always".into())];
+        let now = call.environment_now();
+        environment = standby::with(environment, now.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
         // Meant for cargo only; a wrapper may refuse to work if it is set.
-        command.env_remove("CARGO_INCREMENTAL");
+        environment.retain(|(name, _)| name != "CARGO_INCREMENTAL");
+        let mut arguments = Vec::new();
         let mut before = "";
         for argument in &call.arguments {
             let text = argument.to_str().unwrap_or_default();
-            match before {
-                "--out-dir" => command.arg(folder),
-                "--extern" => match self.exchanged(at, text) {
-                    Some(exchanged) => command.arg(exchanged),
-                    None => command.arg(argument),
-                },
-                _ => command.arg(argument),
-            };
+            arguments.push(match before {
+                "--out-dir" => folder.as_os_str().to_owned(),
+                "--extern" => self.exchanged(at, text).unwrap_or_else(|| argument.clone()),
+                _ => argument.clone(),
+            });
             before = text;
         }
         let mut dependencies = OsString::from("dependency=");
         dependencies.push(folder);
-        command.arg("-L").arg(dependencies);
-        process::prepare(&mut command);
-        command
+        arguments.extend(["-L".into(), dependencies]);
+        Invocation { program, first, arguments, folder: Some(call.folder.clone()), environment, reads }
+    }
+
+    async fn start(&self, invocation: &Invocation) -> Result<tokio::process::Child> {
+        let program = PathBuf::from(&invocation.program);
+        self.standby.start(invocation).await.map_err(Error::io("running the compiler", &program))
     }
 
     /// `name=path` of a recompiled unit.
@@ -641,9 +662,13 @@ async fn tables(library: &Path) -> Result<Tables> {
     blocking(move || Tables::read(&library).map_err(Error::io("reading the built library", &library))).await
 }
 
-async fn run(mut command: Command, job: Job<'_>, line: impl FnMut(&[u8])) -> Result<std::process::ExitStatus> {
-    let program = PathBuf::from(command.as_std().get_program());
-    let child = command.spawn().map_err(Error::io("running the compiler", &program))?;
+async fn run(
+    child: tokio::process::Child,
+    invocation: &Invocation,
+    job: Job<'_>,
+    line: impl FnMut(&[u8]),
+) -> Result<std::process::ExitStatus> {
+    let program = PathBuf::from(&invocation.program);
     let ended = process::run(child, Lines::Stderr, line, stop_of(job.cancel, job.options)).await;
     match ended.map_err(Error::io("waiting for the compiler", &program))?.0 {
         Ended::Exited(status) => Ok(status),

@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 
 use object::read::archive::ArchiveFile;
 use object::{Object, ObjectSection, ObjectSymbol};
-use tokio::process::Command;
 
 use crate::compile::prelink::Prelinked;
-use crate::compile::process;
+use crate::compile::standby::{self, ArgumentFile, Invocation};
 use crate::error::{Error, Result};
 
 /// How rustc called the linker.
@@ -83,6 +82,39 @@ impl LinkCall {
             }
         }
         Some(Self { program, arguments, environment: self.environment.clone() })
+    }
+}
+
+/// How a linker is told which format it writes.
+const FORMAT: &str = "-m";
+
+impl LinkCall {
+    /// Its program and environment, without arguments but those that decide how others are read.
+    fn invocation(&self) -> Invocation {
+        let changed = self.environment.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+        let first = self.format().into_iter().flat_map(|format| [FORMAT.into(), format.into()]).collect();
+        Invocation {
+            program: self.program.clone().into(),
+            first,
+            arguments: Vec::new(),
+            folder: None,
+            environment: standby::with(std::env::vars_os().collect(), changed),
+            // Without a format, lld reads an argument file twice.
+            reads: if self.format().is_some() { ArgumentFile::Words } else { ArgumentFile::None },
+        }
+    }
+
+    /// The format, if it is set by an argument of its own, as compiler drivers do.
+    fn format(&self) -> Option<&String> {
+        let at = self.arguments.iter().position(|argument| argument == FORMAT)?;
+        self.arguments.get(at + 1)
+    }
+
+    /// The arguments that are not in [`LinkCall::invocation`].
+    fn rest(&self) -> impl Iterator<Item = &String> {
+        let at = self.format().and_then(|_| self.arguments.iter().position(|argument| argument == FORMAT));
+        let is_format = move |number: usize| at.is_some_and(|at| number == at || number == at + 1);
+        self.arguments.iter().enumerate().filter(move |(number, _)| !is_format(*number)).map(|(_, argument)| argument)
     }
 }
 
@@ -224,19 +256,24 @@ impl Linker {
         self.templates.iter().filter(|template| template.name.ends_with(".o")).map(|template| template.bytes.as_slice())
     }
 
-    /// The command that links into a folder with this build hash and with some archives replaced; `None` if one of
+    /// The linker without the compiler driver and without arguments, if it can be called so.
+    pub(crate) fn linker(&self) -> Option<Invocation> {
+        self.direct.as_ref().map(LinkCall::invocation)
+    }
+
+    /// The call that links into a folder with this build hash and with some archives replaced; `None` if one of
     /// those is not linked. It calls the linker without the compiler driver, if possible and not `by_driver`. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] if the overlay's files cannot be written.
-    pub(crate) fn command(
+    pub(crate) fn invocation(
         &self,
         hash: &str,
         folder: &Path,
         exchanged: &BTreeMap<PathBuf, PathBuf>,
         prelinked: Option<&Prelinked>,
         by_driver: bool,
-    ) -> Result<Option<(Command, PathBuf)>> {
+    ) -> Result<Option<(Invocation, PathBuf)>> {
         if !exchanged.keys().all(|archive| self.archives.values().any(|linked| linked == archive)) {
             return Ok(None);
         }
@@ -250,18 +287,24 @@ impl Linker {
         let direct = self.direct.as_ref().filter(|_| !by_driver);
         let (call, to_linker) = direct.map_or((&self.call, "-Wl,"), |direct| (direct, ""));
         let script = format!("{to_linker}--version-script=");
-        let mut command = Command::new(&call.program);
-        command.envs(call.environment.iter().map(|(name, value)| (name, value)));
+        let mut invocation = call.invocation();
+        if direct.is_none() {
+            // The driver does more with its arguments than pass them on.
+            invocation.reads = ArgumentFile::None;
+        }
+        let mut add = |argument: String| invocation.arguments.push(argument.into());
         let mut object = prelinked.map(|prelinked| &prelinked.object);
         if prelinked.is_some() {
             // A missing symbol must be noticed now, not when the library is opened.
-            command.arg(format!("{to_linker}--no-undefined"));
+            add(format!("{to_linker}--no-undefined"));
         }
-        for argument in &call.arguments {
+        for argument in call.rest() {
             if let (Some(archive), Some(prelinked)) = (self.archives.get(argument), prelinked)
                 && prelinked.archives.contains(archive)
             {
-                command.args(object.take());
+                if let Some(object) = object.take() {
+                    add(object.to_string_lossy().into_owned());
+                }
                 continue;
             }
             let argument = match argument.strip_prefix(&script) {
@@ -273,10 +316,9 @@ impl Linker {
                 }),
             }
             .unwrap_or_else(|| argument.replace(&self.hash, hash));
-            command.arg(argument);
+            add(argument);
         }
-        process::prepare(&mut command);
-        Ok(Some((command, output)))
+        Ok(Some((invocation, output)))
     }
 }
 

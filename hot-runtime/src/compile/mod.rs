@@ -27,6 +27,7 @@ mod optimized;
 mod prelink;
 mod process;
 mod progress;
+mod standby;
 mod units;
 mod verdict;
 
@@ -470,7 +471,9 @@ impl PluginBuilder {
             texts.extend(salt(job.lenient));
             Overlay::build_hash(workspace, spec, dependencies, &texts, now, &names)
         };
-        let built = session.build(&order, &self.inputs, &hash, job, progress).await?;
+        let built = session.build(&order, &self.inputs, &hash, job, progress).await;
+        session.stand_by(&order);
+        let built = built?;
         let learned = Learned::of(&session.known, &names, beyond.clone());
         let (inputs, messages) = (built.now, built.messages);
         let before = self.last.as_ref().filter(|(last, ..)| last.artifact.is_file());

@@ -1,0 +1,253 @@
+//! Compilers that are started before they are needed: a tenth of a small crate's time passes until rustc has loaded its
+//! libraries.
+//!
+//! rustc and lld read their arguments from a file if they are told so (`@FILE`). That file is a pipe here: both start,
+//! load their libraries and wait, until the arguments of the next edit are written into it. One of each waits for a
+//! plugin, with the environment and the folder of the call that comes next; if that call differs, it is started anew,
+//! as it would be without all this. If the host ends, however that happens, the pipe is closed, and they end with an
+//! error that nobody sees.
+//!
+//! A waiting rustc has 30 MB of memory of its own, so none waits when there was no edit for a while.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::compile::process;
+use crate::sys::files::identity;
+
+/// How long after a build they are started: the new generation comes first.
+const AFTERWARDS: Duration = Duration::from_millis(300);
+
+/// How long they wait for an edit.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// How a program reads arguments from a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ArgumentFile {
+    /// It does not.
+    None,
+    /// One argument in each line, as rustc.
+    Lines,
+    /// Words with quotes, as lld.
+    Words,
+}
+
+/// A call of a compiler or linker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Invocation {
+    pub(crate) program: OsString,
+    /// The arguments that must come before an argument file.
+    pub(crate) first: Vec<OsString>,
+    pub(crate) arguments: Vec<OsString>,
+    /// Where it runs; where this process does unless set.
+    pub(crate) folder: Option<PathBuf>,
+    /// Its whole environment.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) reads: ArgumentFile,
+}
+
+impl Invocation {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value))).args(&self.first);
+        process::prepare(&mut command);
+        command
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The system's, such as that there is no such program.
+    fn start(&self) -> std::io::Result<Child> {
+        self.command().args(&self.arguments).spawn()
+    }
+
+    /// Starts it without its arguments.
+    fn start_to_wait(&self) -> std::io::Result<Child> {
+        self.command().arg("@/dev/stdin").stdin(Stdio::piped()).spawn()
+    }
+
+    /// The content of an argument file; `None` if there is no such file, or an argument cannot be in it.
+    fn argument_file(&self) -> Option<String> {
+        let mut text = String::new();
+        for argument in &self.arguments {
+            let argument = argument.to_str().filter(|argument| !argument.contains(['\n', '\r']))?;
+            match self.reads {
+                ArgumentFile::None => return None,
+                ArgumentFile::Lines => text.push_str(argument),
+                ArgumentFile::Words => {
+                    text.push('"');
+                    text.push_str(&argument.replace('\\', "\\\\").replace('"', "\\\""));
+                    text.push('"');
+                }
+            }
+            text.push('\n');
+        }
+        Some(text)
+    }
+
+    /// Whether only the arguments differ.
+    fn is_like(&self, other: &Self) -> bool {
+        let Self { program, first, arguments: _, folder, environment, reads } = self;
+        (program, first, folder, environment, reads)
+            == (&other.program, &other.first, &other.folder, &other.environment, &other.reads)
+    }
+
+    /// The identity of its folder: another one may get that name.
+    fn folder_identity(&self) -> Option<(u64, u64)> {
+        self.folder.as_ref().and_then(|folder| std::fs::metadata(folder).ok()).as_ref().map(identity)
+    }
+}
+
+struct Waiting {
+    invocation: Invocation,
+    folder: Option<(u64, u64)>,
+    child: Child,
+}
+
+/// The programs that wait for a plugin's next edit.
+#[derive(Default)]
+pub(crate) struct Standby {
+    waiting: Arc<Mutex<Vec<Waiting>>>,
+    task: Option<AbortOnDropHandle<()>>,
+}
+
+impl Standby {
+    /// Starts programs like these soon, in place of those that wait now, and lets them wait.
+    pub(crate) fn prepare(&mut self, invocations: Vec<Invocation>) {
+        if !cfg!(unix) {
+            return;
+        }
+        let waiting = Arc::clone(&self.waiting);
+        self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(AFTERWARDS).await;
+            let started = invocations.into_iter().filter(|it| it.reads != ArgumentFile::None).filter_map(|invocation| {
+                let folder = invocation.folder_identity();
+                let child = invocation.start_to_wait().ok()?;
+                Some(Waiting { invocation, folder, child })
+            });
+            let started = started.collect();
+            let before = std::mem::replace(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner), started);
+            drop(before);
+            tokio::time::sleep(IDLE).await;
+            waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        })));
+    }
+
+    /// Starts a program, or passes its arguments to one that waits for them.
+    ///
+    /// # Errors
+    /// The system's, such as that there is no such program.
+    pub(crate) async fn start(&self, invocation: &Invocation) -> std::io::Result<Child> {
+        if let (Some(text), Some(mut child)) = (invocation.argument_file(), self.take(invocation))
+            && let Some(mut stdin) = child.stdin.take()
+            && stdin.write_all(text.as_bytes()).await.is_ok()
+        {
+            return Ok(child);
+        }
+        invocation.start()
+    }
+
+    fn take(&self, invocation: &Invocation) -> Option<Child> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = waiting.iter().position(|waiting| waiting.invocation.is_like(invocation))?;
+        let mut found = waiting.swap_remove(at);
+        let waits = found.folder == invocation.folder_identity() && matches!(found.child.try_wait(), Ok(None));
+        waits.then_some(found.child)
+    }
+}
+
+/// An environment with some variables changed.
+pub(crate) fn with<'a>(
+    mut environment: Vec<(OsString, OsString)>,
+    changed: impl IntoIterator<Item = (&'a OsStr, &'a OsStr)>,
+) -> Vec<(OsString, OsString)> {
+    for (name, value) in changed {
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.to_owned(), value.to_owned()));
+    }
+    environment
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Prints the arguments that it was given in a file, and where it runs.
+    fn cat(folder: &std::path::Path, arguments: &[&str]) -> Invocation {
+        Invocation {
+            program: "sh".into(),
+            first: ["-c", "cat \"${0#@}\"; pwd; echo $NAME"].map(OsString::from).to_vec(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            folder: Some(folder.to_owned()),
+            environment: vec![("PATH".into(), std::env::var_os("PATH").expect("a path"))],
+            reads: ArgumentFile::Lines,
+        }
+    }
+
+    async fn said(child: Child) -> String {
+        String::from_utf8(child.wait_with_output().await.expect("its end").stdout).expect("text")
+    }
+
+    /// Waits until programs wait, and returns their numbers.
+    async fn waiting(standby: &Standby) -> Vec<Option<u32>> {
+        loop {
+            let ids: Vec<_> =
+                standby.waiting.lock().expect("no panic").iter().map(|waiting| waiting.child.id()).collect();
+            if !ids.is_empty() {
+                return ids;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_gets_the_arguments_of_the_next_call_and_another_call_is_started_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().canonicalize().expect("a path").join("crate");
+        std::fs::create_dir(&path).expect("a folder");
+        let mut standby = Standby::default();
+        standby.prepare(vec![cat(&path, &[])]);
+        let ids = waiting(&standby).await;
+        let call = cat(&path, &["one", "two words"]);
+        let child = standby.start(&call).await.expect("starting");
+        assert_eq!([child.id()], *ids);
+        assert_eq!(said(child).await, format!("one\ntwo words\n{}\n\n", path.display()));
+
+        // Another environment, and another folder of the same name.
+        let mut other = call.clone();
+        other.environment.push(("NAME".into(), "value".into()));
+        standby.prepare(vec![call.clone()]);
+        let ids = waiting(&standby).await;
+        other.arguments = vec!["@/dev/null".into()];
+        let child = standby.start(&other).await.expect("starting");
+        assert_ne!([child.id()], *ids);
+        assert!(said(child).await.ends_with("\nvalue\n"));
+        std::fs::rename(&path, folder.path().join("away")).expect("moving");
+        std::fs::create_dir(&path).expect("a folder");
+        let anew = standby.start(&cat(&path, &["@/dev/null"])).await.expect("starting");
+        assert_ne!([anew.id()], *ids);
+        assert_eq!(said(anew).await, format!("{}\n\n", path.display()));
+    }
+
+    #[test]
+    fn arguments_that_cannot_be_in_a_file_are_passed_as_ever() {
+        let mut call = cat(std::path::Path::new("/"), &["a\nb"]);
+        assert_eq!(call.argument_file(), None);
+        call.arguments = vec!["a \"b\" \\c".into()];
+        call.reads = ArgumentFile::Words;
+        assert_eq!(call.argument_file().as_deref(), Some("\"a \\\"b\\\" \\\\c\"\n"));
+        call.reads = ArgumentFile::None;
+        assert_eq!(call.argument_file(), None);
+    }
+}
