@@ -6,7 +6,7 @@ use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 
 use crate::keys::Keys;
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "id",
     "value",
     "key",
@@ -15,6 +15,7 @@ const KNOWN: [&str; 11] = [
     "keep_for_ms",
     "drop_if_empty",
     "supersede",
+    "unmerged",
     "validate",
     "name",
     "debug_values",
@@ -87,8 +88,8 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
 fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> {
     let (max, keep) = (keys.expression("max_values")?, keys.expression("keep_for_ms")?);
     let (hard_cap, drop_if_empty) = (keys.flag("hard_cap")?, keys.flag("drop_if_empty")?);
-    let supersede = keys.expression("supersede")?;
-    if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty {
+    let (supersede, unmerged) = (keys.expression("supersede")?, keys.flag("unmerged")?);
+    if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty && !unmerged {
         return Ok(None);
     }
     let max = max.map(|max| quote!(.with_max_values(#max)));
@@ -96,10 +97,11 @@ fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> 
     let keep = keep.map(|keep| quote!(.with_keep_for(::std::time::Duration::from_millis(#keep))));
     let drop_if_empty = drop_if_empty.then(|| quote!(.with_drop_if_empty()));
     let supersede = supersede.map(|supersede| quote!(.with_supersede((#supersede)(self))));
+    let unmerged = unmerged.then(|| quote!(.with_unmerged()));
     Ok(Some(quote! {
         fn options(&self) -> #framework::directive::Options {
             <#framework::directive::Options as ::std::default::Default>::default()
-                #max #hard_cap #keep #drop_if_empty #supersede
+                #max #hard_cap #keep #drop_if_empty #supersede #unmerged
         }
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::directive::{AnyDirective, Directive, RawRequest, Request};
+use crate::directive::{AnyDirective, Directive, RawRequest, Request, Wait};
 use crate::{BusError, Result};
 
 /// What adds directives: the engine in this process, or the connection to the host's across the plugin boundary.
@@ -47,27 +47,28 @@ impl BusHandle {
         Ok(self.0.add(directive)?)
     }
 
-    /// The first value of a directive; waits until a controller provides one. Cancel-safe.
+    /// The first value of a directive; waits until a controller provides one. The [`Wait`] takes a deadline and a condition:
+    /// `bus.resolve(directive).matching(check).within(limit)`. Cancel-safe.
     ///
     /// # Errors
     /// As [`BusHandle::request`], or a resolver's error when no other resolver is still working on a value.
-    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>, BusError> {
-        self.request(directive)?.value().await
+    pub fn resolve<D: Directive>(&self, directive: D) -> Wait<'static, D, Arc<D::Value>> {
+        Wait::first(self.request(directive))
     }
 
     /// All values, once no resolver has more to add. Cancel-safe.
     ///
     /// # Errors
     /// As [`BusHandle::request`], or a resolver's error if there is no value.
-    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>, BusError> {
-        self.request(directive)?.values().await
+    pub fn resolve_all<D: Directive>(&self, directive: D) -> Wait<'static, D, Vec<Arc<D::Value>>> {
+        Wait::all(self.request(directive))
     }
 
     /// The first value, or `None` once no resolver has anything to add. Cancel-safe.
     ///
     /// # Errors
     /// As [`BusHandle::resolve_all`].
-    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>, BusError> {
-        self.request(directive)?.value_unless_idle().await
+    pub fn try_resolve<D: Directive>(&self, directive: D) -> Wait<'static, D, Option<Arc<D::Value>>> {
+        Wait::if_any(self.request(directive))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::counts::CountsSnapshot;
@@ -78,17 +78,21 @@ pub struct ValueSnapshot {
 }
 
 /// One controller's answer to a directive as tools see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ResolverSnapshot {
     /// Whose.
     pub controller: ControllerId,
+    /// Who that is: [`Info::id`].
+    pub name: String,
     /// What it is doing.
     pub state: ResolverState,
+    /// How many values it has added that stand.
+    pub values: usize,
 }
 
 /// What a resolver is doing.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ResolverState {

@@ -223,7 +223,7 @@ pub use swap::{Committed, LastStates, Staged};
 use crate::config::ConfigSet;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Info};
-use crate::directive::{Directive, Request};
+use crate::directive::{Directive, Request, Wait};
 use crate::{BusError, Result};
 use configs::{CALLERS, Earlier};
 use engine::Engine;
@@ -310,24 +310,24 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Bus::request`], or a resolver's error when no other resolver is still working on a value.
-    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>, BusError> {
-        self.request(directive)?.value().await
+    pub fn resolve<D: Directive>(&self, directive: D) -> Wait<'static, D, Arc<D::Value>> {
+        Wait::first(self.request(directive))
     }
 
     /// All values of a directive, once no resolver has more to add: [`BusHandle::resolve_all`] on this bus. Cancel-safe.
     ///
     /// # Errors
     /// As [`Bus::request`], or a resolver's error if there is no value.
-    pub async fn resolve_all<D: Directive>(&self, directive: D) -> Result<Vec<Arc<D::Value>>, BusError> {
-        self.request(directive)?.values().await
+    pub fn resolve_all<D: Directive>(&self, directive: D) -> Wait<'static, D, Vec<Arc<D::Value>>> {
+        Wait::all(self.request(directive))
     }
 
     /// The first value of a directive, or `None` if nobody has one: [`BusHandle::try_resolve`] on this bus. Cancel-safe.
     ///
     /// # Errors
     /// As [`Bus::resolve_all`].
-    pub async fn try_resolve<D: Directive>(&self, directive: D) -> Result<Option<Arc<D::Value>>, BusError> {
-        self.request(directive)?.value_unless_idle().await
+    pub fn try_resolve<D: Directive>(&self, directive: D) -> Wait<'static, D, Option<Arc<D::Value>>> {
+        Wait::if_any(self.request(directive))
     }
 
     /// Adds a controller to the bus, which executes it and offers it the active directives.

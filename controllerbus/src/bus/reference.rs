@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::ResolverSnapshot;
 use super::standing::Standing;
 use super::table::Release;
 use crate::Result;
@@ -43,6 +44,10 @@ impl RawRequest for Reference {
         };
         self.standing.notify_changed();
         Ok(Box::new(Self::new(Arc::clone(&self.standing), subscriber)))
+    }
+
+    fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
+        Ok(self.standing.lock().resolver_snapshots())
     }
 }
 

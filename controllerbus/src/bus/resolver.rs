@@ -8,9 +8,11 @@ use std::task::{Context, Poll, Waker};
 use super::contain::{contain, contained};
 use super::entry::LaneRef;
 use super::handover::Gate;
+use super::reference::Reference;
 use super::standing::{ResolverTask, Standing, StandingState};
+use super::table::Release;
 use crate::controller::BoxFuture;
-use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
+use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, superseded};
 use crate::{Backoff, Error, Result};
 
 /// How deep resolvers that are polled in place may nest before one is spawned instead.
@@ -65,6 +67,24 @@ impl ValueSink for ResolverSink {
     }
     fn is_cancelled(&self) -> bool {
         self.standing.lock().is_cancelled(self.lane_ref.id, self.run, &self.standing.options)
+    }
+    fn reference(&self) -> Result<Box<dyn RawRequest>> {
+        let subscriber = {
+            let mut state = self.standing.lock();
+            if state.ended || state.resolver_in(self.lane_ref.id, self.run).is_none() {
+                return Err(superseded(self.standing.directive.id()));
+            }
+            state.subscribe(false)
+        };
+        self.standing.notify_changed();
+        Ok(Box::new(Reference::new(Arc::clone(&self.standing), subscriber)))
+    }
+    fn close(&self, even_if_referred: bool) -> Result<bool> {
+        if self.standing.lock().resolver_in(self.lane_ref.id, self.run).is_none() {
+            return Ok(false);
+        }
+        let release = if even_if_referred { Release::Closed } else { Release::Unreferred };
+        Ok(self.standing.table.release(&self.standing, release))
     }
     fn on_gone(&self, callback: Callback) {
         let refused = self.standing.change(|state, _| match state.resolver_in(self.lane_ref.id, self.run) {

@@ -92,6 +92,10 @@ pub(super) enum Release {
     KeepTimeOver(u64),
     /// It has no references, and has lost its last value.
     Empty,
+    /// A resolver ends it.
+    Closed,
+    /// A resolver ends it if it has no references.
+    Unreferred,
 }
 
 impl TypeTable {
@@ -171,10 +175,11 @@ impl TypeTable {
         Some(own.enter())
     }
 
-    /// Ends a directive if nothing keeps it any more.
-    pub(super) fn release(self: &Arc<Self>, standing: &Arc<Standing>, release: Release) {
+    /// Ends a directive if nothing keeps it any more; whether it has ended by this.
+    pub(super) fn release(self: &Arc<Self>, standing: &Arc<Standing>, release: Release) -> bool {
         let mut effects = Effects::default();
         let mut keep = None;
+        let mut has_ended = false;
         {
             let mut shard = self.shard(standing.hash);
             let mut state = standing.lock();
@@ -182,11 +187,12 @@ impl TypeTable {
                 Release::Reference(subscriber) => state.unsubscribe(subscriber, &mut effects),
                 _ => false,
             };
-            if state.references == 0 && !state.ended {
+            if (state.references == 0 || release == Release::Closed) && !state.ended {
                 let options = &standing.options;
                 let ends = match release {
                     Release::KeepTimeOver(epoch) => epoch == state.epoch,
                     Release::Empty => options.drop_if_empty && state.visible_values() == 0,
+                    Release::Closed | Release::Unreferred => true,
                     Release::Reference(_) => {
                         options.keep_for.is_zero() || (options.drop_if_empty && state.visible_values() == 0)
                     }
@@ -194,6 +200,7 @@ impl TypeTable {
                 if ends {
                     state.end(&mut effects);
                     shard.remove(standing);
+                    has_ended = true;
                 } else if strong {
                     // Dropping a weak reference does not restart the keep time.
                     keep = Some(state.epoch);
@@ -206,6 +213,7 @@ impl TypeTable {
         if let Some(epoch) = keep {
             self.keep(standing, epoch);
         }
+        has_ended
     }
 
     /// Ends a directive without references when its keep time is over, or when there are too many of these.

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Info;
 use crate::bus::BusHandle;
+use crate::directive::Wait;
 use crate::listen::{Address, Listener, Sockets};
 use crate::{Directive, Result};
 
@@ -112,8 +113,8 @@ impl Context {
     ///
     /// # Errors
     /// As [`BusHandle::resolve`].
-    pub async fn resolve<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>> {
-        Ok(self.bus.resolve(directive).await?)
+    pub fn resolve<D: Directive>(&self, directive: D) -> Wait<'static, D, Arc<D::Value>> {
+        self.bus.resolve(directive)
     }
 
     /// Listens at an address on a socket that the host keeps: each generation of the controller, and each config of its key,

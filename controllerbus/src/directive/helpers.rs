@@ -4,29 +4,49 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_core::Stream;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{AnyValue, Callback, Directive, Event, Held, Request, ValueId, ValueSink, Values};
+use super::{AnyValue, Callback, Directive, Event, Held, RawRequest, Request, Shared, ValueId, ValueSink, Values};
 use crate::bus::contained;
 use crate::{Backoff, Result};
 
+/// What a function says that maps something to a value: an `Option`, where `None` is no value, or a `Result` of one, whose
+/// error is the resolver's.
+pub trait Mapped<V> {
+    /// The value, if there is one.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    fn mapped(self) -> Result<Option<V>>;
+}
+
+impl<V> Mapped<V> for Option<V> {
+    fn mapped(self) -> Result<Option<V>> {
+        Ok(self)
+    }
+}
+
+impl<V> Mapped<V> for Result<Option<V>> {
+    fn mapped(self) -> Result<Option<V>> {
+        self
+    }
+}
+
 impl<V: Serialize + Send + Sync + 'static> Values<V> {
-    /// Shows what a watch channel holds, one value at a time, until its sender is gone; the last value stays.
+    /// Shows what a watch channel holds, one value at a time, until its sender is gone; the last value stays. The channel may
+    /// also be one of `Option`s: `None` withdraws the value.
     ///
     /// # Errors
     /// Never; it returns what a resolver returns.
-    pub async fn follow(&self, mut source: watch::Receiver<V>) -> Result<()>
-    where
-        V: Clone,
-    {
+    pub async fn follow<T: Into<Option<V>> + Clone>(&self, mut source: watch::Receiver<T>) -> Result<()> {
         let mut slot = self.slot();
         loop {
             let value = source.borrow_and_update().clone();
-            slot.set(value);
+            slot.show(value.into());
             self.idle();
             if source.changed().await.is_err() {
                 slot.leave();
@@ -39,15 +59,16 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// stays when the stream ends.
     ///
     /// # Errors
-    /// Never; it returns what a resolver returns.
-    pub async fn follow_stream<S: Stream>(&self, stream: S, mut map: impl FnMut(S::Item) -> Option<V>) -> Result<()> {
+    /// Those of the function, which may return an `Option` or a `Result` of one; they withdraw the value.
+    pub async fn follow_stream<S: Stream, R: Mapped<V>>(
+        &self,
+        stream: S,
+        mut map: impl FnMut(S::Item) -> R,
+    ) -> Result<()> {
         let mut stream = std::pin::pin!(stream);
         let mut slot = self.slot();
         while let Some(item) = std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
-            match map(item) {
-                Some(value) => slot.set(value),
-                None => slot.clear(),
-            }
+            slot.show(map(item).mapped()?);
         }
         slot.leave();
         Ok(())
@@ -57,17 +78,18 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     /// directive is. A value that maps to `None` is left out.
     ///
     /// # Errors
-    /// The other directive's, while it has no values; [`crate::error::ErrorKind::Closed`] when it is gone.
-    pub async fn map<D: Directive>(
+    /// Those of the function, which may return an `Option` or a `Result` of one; the other directive's, while it has no values;
+    /// [`crate::error::ErrorKind::Closed`] when it is gone.
+    pub async fn map<D: Directive, R: Mapped<V>>(
         &self,
         mut request: Request<D>,
-        mut map: impl FnMut(&D::Value) -> Option<V>,
+        mut map: impl FnMut(&D::Value) -> R,
     ) -> Result<()> {
         let mut held = self.keyed();
         while let Some(event) = request.next().await {
             match event {
                 Event::Added(id, value) => {
-                    if let Some(value) = map(&value) {
+                    if let Some(value) = map(&value).mapped()? {
                         held.set(id, value);
                     }
                 }
@@ -86,15 +108,26 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
         Keyed { values: self.clone(), held: HashMap::new() }
     }
 
-    /// Shows what a [`Shared`] holds, and keeps that for as long as the value stands.
+    /// Shows what a [`Shared`] holds, and keeps that for as long as the value stands. Whenever it is
+    /// [invalidated](Shared::invalidate), it is made anew, and its value takes the place of the one before.
     ///
     /// # Errors
     /// Why it could not be made.
-    pub async fn share<T: Send + Sync + 'static>(&self, shared: &Shared<T>, view: impl FnOnce(&T) -> V) -> Result<()> {
-        let kept = shared.get().await?;
-        let value = view(&kept);
-        self.add_watched(value, move || drop(kept));
-        Ok(())
+    pub async fn share<T: Send + Sync + 'static>(
+        &self,
+        shared: &Shared<T>,
+        mut view: impl FnMut(&T) -> V,
+    ) -> Result<()> {
+        let mut slot = self.slot();
+        let mut kept = shared.get().await?;
+        loop {
+            slot.set(view(&kept));
+            self.idle();
+            shared.invalidated(&kept).await;
+            self.busy();
+            // The old one stays until there is a new one.
+            kept = shared.get().await?;
+        }
     }
 
     /// Runs another resolver of the same directive within this one: it has its own values, which go when the returned
@@ -185,44 +218,6 @@ impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
     /// Whether no key has a value.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
-    }
-}
-
-type Make<T> = Box<dyn Fn() -> crate::controller::BoxFuture<'static, Result<T>> + Send + Sync>;
-
-/// Something costly that several resolvers use: made when the first one needs it, dropped when the last one lets it go.
-pub struct Shared<T> {
-    make: Make<T>,
-    current: tokio::sync::Mutex<Weak<T>>,
-}
-
-impl<T> std::fmt::Debug for Shared<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
-
-impl<T: Send + Sync + 'static> Shared<T> {
-    /// Shares what a function makes.
-    pub fn new<F>(make: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        Self { make: Box::new(move || Box::pin(make())), current: tokio::sync::Mutex::new(Weak::new()) }
-    }
-
-    /// A reference to it. It is made now if there is none; other callers wait for that. Cancel-safe.
-    ///
-    /// # Errors
-    /// Why it could not be made; the next call tries again.
-    pub async fn get(&self) -> Result<Arc<T>> {
-        let mut current = self.current.lock().await;
-        if let Some(there) = current.upgrade() {
-            return Ok(there);
-        }
-        let made = Arc::new((self.make)().await?);
-        *current = Arc::downgrade(&made);
-        Ok(made)
     }
 }
 
@@ -336,5 +331,11 @@ impl ValueSink for Group {
     }
     fn is_cancelled(&self) -> bool {
         self.live().values.is_none() || self.parent.is_cancelled()
+    }
+    fn reference(&self) -> Result<Box<dyn RawRequest>> {
+        self.parent.reference()
+    }
+    fn close(&self, even_if_referred: bool) -> Result<bool> {
+        self.parent.close(even_if_referred)
     }
 }

@@ -1,8 +1,11 @@
 //! Directives: requests for a state of the world, and the types that carry them.
 
 mod helpers;
+mod latest;
 mod request;
+mod shared;
 mod values;
+mod wait;
 pub mod wire;
 
 use std::any::Any;
@@ -13,14 +16,18 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use helpers::{Child, Keyed, Shared};
+pub use helpers::{Child, Keyed, Mapped};
+pub use latest::Latest;
 pub(crate) use request::superseded;
 pub use request::{Event, RawEvent, RawRequest, Request};
+pub use shared::{Shared, SharedMap};
 pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
+pub use wait::{Verdict, Wait};
 
 use crate::{Result, error::ErrorKind};
 
-/// A request for a state of the world. Equal directives (`Hash` and `Eq`) are merged into one.
+/// A request for a state of the world. Equal directives (`Hash` and `Eq`) are merged into one, unless they are
+/// [unmerged](Options::unmerged).
 ///
 /// Derive it; [the derive](macro@crate::Directive) has options for how the bus keeps it.
 ///
@@ -144,6 +151,9 @@ pub struct Options {
     pub drop_if_empty: bool,
     /// Whether it replaces an equivalent directive that stands.
     pub supersede: Supersede,
+    /// Whether it stands by itself, and is not merged with equivalent ones.
+    #[serde(default)]
+    pub unmerged: bool,
 }
 
 impl Options {
@@ -175,6 +185,12 @@ impl Options {
     #[must_use]
     pub fn with_supersede(self, supersede: Supersede) -> Self {
         Self { supersede, ..self }
+    }
+
+    /// With a directive of its own for each request, even if there is an equivalent one.
+    #[must_use]
+    pub fn with_unmerged(self) -> Self {
+        Self { unmerged: true, ..self }
     }
 }
 

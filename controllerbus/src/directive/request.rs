@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
-use super::{AnyValue, Directive, ValueId};
+use super::{AnyValue, Directive, ValueId, Wait};
+use crate::bus::{ResolverSnapshot, ResolverState};
 use crate::{BusError, Error, Result};
 
 /// What happens to a standing directive, as one requester sees it.
@@ -54,6 +55,14 @@ pub trait RawRequest: Send {
     fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
         let kind = if strong { "strong" } else { "weak" };
         Err(Error::msg(format!("this request has no {kind} references")))
+    }
+
+    /// Who answers the directive, and how far each is.
+    ///
+    /// # Errors
+    /// Where that is not known.
+    fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
+        Err(Error::msg("who is at work on it is not known in this process"))
     }
 }
 
@@ -152,8 +161,46 @@ impl<D: Directive> Request<D> {
         self.idle
     }
 
-    fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<D::Value>>> {
-        self.raw.poll_event(cx).map(|event| event.map(|event| self.take_in(event)))
+    /// Who answers the directive, how far each is, and how many values each has added.
+    ///
+    /// # Errors
+    /// Where that is not known: in a plugin that runs in a process of its own.
+    pub fn resolvers(&self) -> Result<Vec<ResolverSnapshot>, BusError> {
+        Ok(self.raw.resolvers()?)
+    }
+
+    /// The errors of the resolvers that have failed and have not succeeded since.
+    ///
+    /// # Errors
+    /// As [`Request::resolvers`].
+    pub fn errors(&self) -> Result<Vec<Error>, BusError> {
+        let failed = |resolver: ResolverSnapshot| match resolver.state {
+            ResolverState::Failed { error } => Some(error),
+            _ => None,
+        };
+        Ok(self.resolvers()?.into_iter().filter_map(failed).collect())
+    }
+
+    pub(super) fn poll_typed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<D::Value>>> {
+        self.raw.poll_event(cx).map(|event| match event {
+            Some(event) => Some(self.take_in(event)),
+            None => {
+                self.standing.clear();
+                None
+            }
+        })
+    }
+
+    pub(super) fn standing_with_ids(&self) -> impl Iterator<Item = &(ValueId, Arc<D::Value>)> {
+        self.standing.iter()
+    }
+
+    pub(super) fn newest(&self) -> Option<&(ValueId, Arc<D::Value>)> {
+        self.standing.last()
+    }
+
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 
     fn take_in(&mut self, event: RawEvent) -> Event<D::Value> {
@@ -193,74 +240,53 @@ impl<D: Directive> Request<D> {
     ///
     /// # Errors
     /// A resolver's error, once no resolver is at work on a value; [`crate::error::ErrorKind::Closed`] when the bus closes.
-    pub async fn value(&mut self) -> Result<Arc<D::Value>, BusError> {
-        loop {
-            match self.next().await {
-                Some(Event::Added(_, value)) => return Ok(value),
-                Some(Event::Idle) => {
-                    if let Some(error) = self.failure.take() {
-                        return Err(error.into());
-                    }
-                }
-                Some(_) => {}
-                None => return Err(closed::<D>()),
-            }
-        }
+    pub fn value(&mut self) -> Wait<'_, D, Arc<D::Value>> {
+        Wait::next_of(self)
     }
 
     /// Waits for the next value, or for the directive to be idle without one. Cancel-safe.
     ///
     /// # Errors
     /// As [`Request::value`].
-    pub async fn value_unless_idle(&mut self) -> Result<Option<Arc<D::Value>>, BusError> {
-        loop {
-            if self.idle {
-                return self.failure.take().map_or(Ok(None), |error| Err(error.into()));
-            }
-            match self.next().await {
-                Some(Event::Added(_, value)) => return Ok(Some(value)),
-                Some(_) => {}
-                None => return Err(closed::<D>()),
-            }
-        }
+    pub fn value_unless_idle(&mut self) -> Wait<'_, D, Option<Arc<D::Value>>> {
+        Wait::next_unless_idle_of(self)
     }
 
     /// Waits until the directive is idle and returns the values that stand then. Cancel-safe.
     ///
     /// # Errors
     /// A resolver's error if no value stands; [`crate::error::ErrorKind::Closed`] when the bus closes.
-    pub async fn values(&mut self) -> Result<Vec<Arc<D::Value>>, BusError> {
-        // What is already there is read first.
-        let mut ready = self.idle;
-        loop {
-            let event = poll_fn(|cx| match self.poll_typed(cx) {
-                Poll::Pending if ready => Poll::Ready(None),
-                polled => polled.map(Some),
-            })
-            .await;
-            match event {
-                Some(None) => return Err(closed::<D>()),
-                Some(_) if self.idle => ready = true,
-                Some(_) => ready = false,
-                None => {}
-            }
-            if event.is_none() {
-                return match self.failure.take() {
-                    Some(error) if self.standing.is_empty() => Err(error.into()),
-                    _ => Ok(self.standing().cloned().collect()),
-                };
-            }
-        }
+    pub fn values(&mut self) -> Wait<'_, D, Vec<Arc<D::Value>>> {
+        Wait::all_of(self)
     }
 }
 
-fn closed<D: Directive>() -> BusError {
+pub(super) fn closed<D: Directive>() -> BusError {
     superseded(D::ID).into()
 }
 
 /// The error of a directive that is gone.
 pub(crate) fn superseded(id: &str) -> Error {
     Error::new(crate::error::ErrorKind::Closed, format!("the bus closed, or {id} was superseded or released"))
+}
+
+/// Who is at work on a directive, in words.
+pub(super) fn describe(resolvers: &[ResolverSnapshot]) -> String {
+    if resolvers.is_empty() {
+        return "nobody answers it".to_owned();
+    }
+    let one = |resolver: &ResolverSnapshot| {
+        let (who, values) = (format!("`{}` (controller {})", resolver.name, resolver.controller.0), resolver.values);
+        match &resolver.state {
+            ResolverState::Working => format!("{who} is at work on it"),
+            ResolverState::Failed { error } => format!("{who} failed: {error}"),
+            ResolverState::Held => format!("{who} does not serve yet"),
+            ResolverState::Idle if values == 1 => format!("{who} has added one value"),
+            ResolverState::Idle if values > 1 => format!("{who} has added {values} values"),
+            _ => format!("{who} has nothing to add"),
+        }
+    };
+    resolvers.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 impl<D: Directive> futures_core::Stream for Request<D> {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Callback, wire, wrong_type};
-use crate::Result;
+use super::{Callback, Directive, RawRequest, Request, wire, wrong_type};
+use crate::error::ErrorKind;
 use crate::plugin::interface::{self, Object};
+use crate::{Error, Result};
 
 /// Identifies a value among those of one directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
@@ -61,8 +62,8 @@ impl AnyValue {
     pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
         match &self.0 {
             Repr::Encoded(bytes, objects) if objects.is_empty() => Ok(Cow::Borrowed(bytes)),
-            Repr::Encoded(..) => Err(crate::Error::new(
-                crate::error::ErrorKind::Encoding,
+            Repr::Encoded(..) => Err(Error::new(
+                ErrorKind::Encoding,
                 "an interface value can cross a bus, but it cannot be serialized or sent to another process",
             )),
             Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
@@ -111,6 +112,10 @@ impl AnyValue {
     }
 }
 
+fn not_here(what: &str) -> Error {
+    Error::msg(format!("in a process of its own, a plugin's resolver cannot {what}"))
+}
+
 /// Where a resolver's values go. Implemented by the bus and by the guest's side of the boundary.
 pub trait ValueSink: Send + Sync {
     /// Adds a value. `None` when the directive is gone or its hard cap is reached.
@@ -133,6 +138,20 @@ pub trait ValueSink: Send + Sync {
     fn set_idle(&self, idle: bool);
     /// Whether the directive, the controller or the resolver is gone, or as many values as are wanted are there.
     fn is_cancelled(&self) -> bool;
+    /// A weak reference to the directive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] when the directive or the resolver is gone; or that there is none in this process.
+    fn reference(&self) -> Result<Box<dyn RawRequest>> {
+        Err(not_here("refer to the directive that it answers"))
+    }
+    /// Ends the directive, unless it is referred to and that counts. False if it goes on.
+    ///
+    /// # Errors
+    /// That it cannot be ended from this process.
+    fn close(&self, _even_if_referred: bool) -> Result<bool> {
+        Err(not_here("end the directive that it answers"))
+    }
 }
 
 /// A resolver's handle: it adds and withdraws the values of one directive.
@@ -258,6 +277,57 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
     pub fn is_cancelled(&self) -> bool {
         self.sink.is_cancelled()
     }
+
+    /// A weak reference to the directive that this resolver answers: it reads its events, does not keep it, and
+    /// [`Request::strong`] makes one of it that does. `D` is the directive's type.
+    ///
+    /// ```
+    /// # use controllerbus::prelude::*;
+    /// # #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+    /// # #[directive(id = "example/link", value = u64)]
+    /// # struct OpenLink {}
+    /// # async fn open() -> u64 { 7 }
+    /// # async fn is_used() {}
+    /// async fn link(_: OpenLink, values: Values<u64>) -> Result<()> {
+    ///     values.add(open().await);
+    ///     // While packets come, the link stays open without a requester.
+    ///     let _kept = values.directive::<OpenLink>()?.strong()?;
+    ///     is_used().await;
+    ///     Ok(())
+    /// }
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] when the directive is gone. In a plugin that runs in a process of its own there is none.
+    pub fn directive<D: Directive<Value = V>>(&self) -> Result<Request<D>> {
+        Ok(Request::new(self.sink.reference()?))
+    }
+
+    /// How many values stand, from all resolvers of the directive.
+    ///
+    /// # Errors
+    /// As [`Values::directive`].
+    pub fn count(&self) -> Result<usize> {
+        Ok(self.sink.reference()?.resolvers()?.iter().map(|resolver| resolver.values).sum())
+    }
+
+    /// Ends the directive for everybody: its requests read an end. For what cannot be true any more, such as a link that the
+    /// other side has closed. False if it has ended already.
+    ///
+    /// # Errors
+    /// In a plugin that runs in a process of its own, that it cannot.
+    pub fn close(&self) -> Result<bool> {
+        self.sink.close(true)
+    }
+
+    /// Ends the directive if it has no strong reference, whatever time it would be kept. False if it goes on.
+    ///
+    /// # Errors
+    /// As [`Values::close`].
+    pub fn close_unless_referred(&self) -> Result<bool> {
+        self.sink.close(false)
+    }
 }
 
 /// Keeps one value; dropping it withdraws the value.
@@ -328,6 +398,14 @@ impl<V: Serialize + Send + Sync + 'static> Slot<V> {
     /// Withdraws the value.
     pub fn clear(&mut self) {
         self.held = None;
+    }
+
+    /// Sets the value, or withdraws it.
+    pub(super) fn show(&mut self, value: Option<V>) {
+        match value {
+            Some(value) => self.set(value),
+            None => self.clear(),
+        }
     }
 
     /// Leaves the value for as long as the resolver is there.

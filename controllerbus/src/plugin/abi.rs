@@ -189,6 +189,8 @@ pub trait HostRequest {
     /// Makes another reference to the same directive; a weak one does not keep it. A trait cannot speak of itself, so
     /// the host keeps it under a number until [`HostSide::referred`] fetches it.
     extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure>;
+    /// Who answers the directive, as a list of [`crate::bus::ResolverSnapshot`]s in the boundary's encoding.
+    extern "C" fn resolvers(&self) -> stabby::result::Result<List<u8>, Failure>;
 }
 /// An owned [`HostRequest`].
 pub type HostRequestPtr = stabby::dynptr!(Boxed<dyn HostRequest + Send + Sync>);
@@ -240,6 +242,10 @@ pub trait HostSink {
     extern "C" fn is_cancelled(&self) -> bool;
     /// Calls the waker once, when this resolver's values are gone.
     extern "C" fn on_gone(&self, waker: GuestWakerPtr);
+    /// Makes a weak reference to the directive, to be fetched as that of [`HostRequest::refer`].
+    extern "C" fn refer(&self) -> stabby::result::Result<u64, Failure>;
+    /// Ends the directive, unless it is referred to and that counts; 1 if it has ended by this.
+    extern "C" fn close(&self, even_if_referred: bool) -> stabby::result::Result<u64, Failure>;
 }
 /// An owned [`HostSink`].
 pub type HostSinkPtr = stabby::dynptr!(Boxed<dyn HostSink + Send + Sync>);

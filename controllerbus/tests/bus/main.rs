@@ -17,3 +17,4 @@ mod schemas;
 mod sockets;
 mod stop_first;
 mod swaps;
+mod waits;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use controllerbus::bus::Bus;
-use controllerbus::directive::Shared;
+use controllerbus::directive::{Shared, SharedMap};
 use controllerbus::prelude::*;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -272,6 +272,80 @@ async fn what_is_shared_is_made_once_and_dropped_when_the_last_value_of_it_is_go
     soon(dropped).await.unwrap();
     soon(bus.resolve(Words { number: 3 })).await.unwrap();
     assert_eq!(made.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn what_is_shared_is_made_anew_once_it_is_invalidated_and_its_values_are_replaced() {
+    let bus = Bus::new();
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&made);
+    let shared = Arc::new(Shared::new(move || {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(if number == 1 { Err(Error::msg("the network is down")) } else { Ok(number) })
+    }));
+    let source = Arc::clone(&shared);
+    resolver(&bus, move |_, values| {
+        let shared = Arc::clone(&source);
+        async move { values.share(&shared, |number| format!("made {number}")).await }
+    });
+    let mut request = bus.request(Words { number: 1 }).unwrap();
+    assert_eq!(next_value(&mut request).await, "made 0");
+    shared.invalidate();
+    // An error to make it anew is the resolver's, which is tried again.
+    loop {
+        match soon(request.next()).await.expect("it stands") {
+            Event::Failed(error) => assert_eq!(error.to_string(), "the network is down"),
+            Event::Added(_, value) => break assert_eq!(*value, "made 2"),
+            _ => {}
+        }
+    }
+    shared.invalidate();
+    assert_eq!(next_value(&mut request).await, "made 3");
+    assert_eq!(soon(request.values()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_shared_by_key_is_made_once_for_each_key_and_unused_keys_are_forgotten() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&made);
+    let map = SharedMap::new(move |key: u64| {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok(key * 10))
+    });
+    let one = map.of(1).get().await.unwrap();
+    assert!(Arc::ptr_eq(&one, &map.of(1).get().await.unwrap()));
+    assert_eq!((*one, *map.of(2).get().await.unwrap()), (10, 20));
+    assert_eq!(made.load(Ordering::Relaxed), 2);
+    map.of(1).invalidate();
+    assert!(!Arc::ptr_eq(&one, &map.of(1).get().await.unwrap()));
+    // However many keys there were, what is held stays shared.
+    let held = map.of(3).get().await.unwrap();
+    for key in 4..1_000 {
+        map.of(key).get().await.unwrap();
+    }
+    assert!(Arc::ptr_eq(&held, &map.of(3).get().await.unwrap()));
+}
+
+#[tokio::test]
+async fn an_error_of_what_maps_a_value_reaches_whoever_asks() {
+    let bus = Bus::new();
+    answers(&bus, "words about");
+    let (inner, outer) = (bus.clone(), bus.clone());
+    resolver_of::<Length, _>(&outer, move |length, values| {
+        let request = inner.request(Words { number: length.number });
+        async move {
+            let map = |words: &String| match words.len() {
+                12 => Ok(None),
+                13 => Err(Error::msg("thirteen is not served")),
+                length => Ok(Some(length)),
+            };
+            values.map(request?, map).await
+        }
+    });
+    assert!(soon(bus.try_resolve(Length { number: 1 })).await.is_err());
+    let error = soon(bus.resolve(Length { number: 2 })).await.expect_err("it cannot be mapped");
+    assert_eq!(error.to_string(), "thirteen is not served");
+    assert_eq!(*soon(bus.resolve(Length { number: 100 })).await.unwrap(), "words about 100".len());
 }
 
 #[tokio::test]

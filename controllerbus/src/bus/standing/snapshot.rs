@@ -3,12 +3,30 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::Standing;
 use super::resolvers::Resolver;
+use super::{Standing, StandingState};
 use crate::Error;
 use crate::bus::ControllerId;
 use crate::bus::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
 use crate::directive::{AnyValue, ValueId};
+
+impl StandingState {
+    /// Its resolvers as tools see them.
+    pub(in crate::bus) fn resolver_snapshots(&self) -> Vec<ResolverSnapshot> {
+        let one = |resolver: &Resolver| ResolverSnapshot {
+            controller: ControllerId(resolver.lane_ref.id),
+            name: resolver.lane_ref.info.id.clone(),
+            state: match &resolver.error {
+                _ if resolver.lane_ref.is_staged() || resolver.successor.is_some() => ResolverState::Held,
+                Some(error) => ResolverState::Failed { error: error.clone() },
+                None if resolver.idle => ResolverState::Idle,
+                None => ResolverState::Working,
+            },
+            values: self.values.iter().filter(|value| value.resolver == resolver.lane_ref.id && !value.staged).count(),
+        };
+        self.resolvers.iter().map(one).collect()
+    }
+}
 
 impl Standing {
     /// The directive as tools see it.
@@ -18,15 +36,6 @@ impl Standing {
             let state = self.lock();
             let visible = state.values.iter().filter(|value| !value.staged);
             let values: Vec<_> = visible.map(|found| (found.id, found.resolver, found.value.clone())).collect();
-            let resolver = |resolver: &Resolver| ResolverSnapshot {
-                controller: ControllerId(resolver.lane_ref.id),
-                state: match &resolver.error {
-                    _ if resolver.lane_ref.is_staged() || resolver.successor.is_some() => ResolverState::Held,
-                    Some(error) => ResolverState::Failed { error: error.clone() },
-                    None if resolver.idle => ResolverState::Idle,
-                    None => ResolverState::Working,
-                },
-            };
             let snapshot = DirectiveSnapshot {
                 id: String::new(),
                 name: String::new(),
@@ -36,7 +45,7 @@ impl Standing {
                 weak_references: state.subscribers.len() - state.references,
                 idle: state.idle,
                 values: Vec::new(),
-                resolvers: state.resolvers.iter().map(resolver).collect(),
+                resolvers: state.resolver_snapshots(),
             };
             (snapshot, values)
         };

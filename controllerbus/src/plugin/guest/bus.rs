@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 
-use crate::bus::Backend;
-use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawRequest, ValueId, ValueSink};
+use crate::bus::{Backend, ResolverSnapshot};
+use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawRequest, ValueId, ValueSink, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure, GuestWaker,
@@ -81,6 +81,11 @@ impl RawRequest for RemoteRequest {
         let number = self.request.refer(strong).match_owned(Ok, |failure| Err(Error::from(failure)))?;
         requested(self.host.referred(number), &self.host)
     }
+
+    fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
+        let bytes = self.request.resolvers().match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        wire::decode(bytes.as_ref())
+    }
 }
 
 /// Wakes a task of this guest when the host has an event for it. Whatever waker the user's code came with.
@@ -95,6 +100,7 @@ impl GuestWaker for TaskWaker {
 /// The host's sink of one call of a resolver.
 pub(in crate::plugin) struct RemoteSink {
     sink: HostSinkPtr,
+    host: Arc<HostPtr>,
     runtime: Handle,
     removals: Arc<Mutex<Removals>>,
 }
@@ -111,8 +117,8 @@ struct Removals {
 }
 
 impl RemoteSink {
-    pub(in crate::plugin) fn new(sink: HostSinkPtr, runtime: Handle) -> Self {
-        Self { sink, runtime, removals: Arc::default() }
+    pub(in crate::plugin) fn new(sink: HostSinkPtr, host: Arc<HostPtr>, runtime: Handle) -> Self {
+        Self { sink, host, runtime, removals: Arc::default() }
     }
 
     fn removals(&self) -> MutexGuard<'_, Removals> {
@@ -213,5 +219,12 @@ impl ValueSink for RemoteSink {
     }
     fn is_cancelled(&self) -> bool {
         self.sink.is_cancelled()
+    }
+    fn reference(&self) -> Result<Box<dyn RawRequest>> {
+        let number = self.sink.refer().match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        requested(self.host.referred(number), &self.host)
+    }
+    fn close(&self, even_if_referred: bool) -> Result<bool> {
+        self.sink.close(even_if_referred).match_owned(|ended| Ok(ended == 1), |failure| Err(Error::from(failure)))
     }
 }

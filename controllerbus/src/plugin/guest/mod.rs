@@ -56,6 +56,7 @@ struct Guest {
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
     workers: usize,
+    host: Arc<HostPtr>,
     bus: BusHandle,
     factories: Vec<Arc<dyn Factory>>,
 }
@@ -84,7 +85,8 @@ impl Guest {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             workers,
-            bus: BusHandle::new(Arc::new(bus::HostBus::new(host))),
+            bus: BusHandle::new(Arc::new(bus::HostBus::new(Arc::clone(&host)))),
+            host,
             factories,
         };
         Ok(boxed(guest).into())
@@ -119,7 +121,7 @@ impl GuestSide for Guest {
         let cancel = CancellationToken::new();
         let token = cancel.clone();
         let handle = self.handle.clone();
-        let bus = self.bus.clone();
+        let (bus, host) = (self.bus.clone(), Arc::clone(&self.host));
         let factory = self.factories.get(factory as usize).cloned();
         let config = config.as_ref().to_vec();
         spawn(&self.handle, cancel, async move {
@@ -136,6 +138,7 @@ impl GuestSide for Guest {
                     resolves: controller.resolves(),
                     controller: Arc::new(Mutex::new(Some(controller))),
                     context,
+                    host,
                     handle,
                 })
             })
@@ -177,6 +180,7 @@ struct GuestObject {
     controller: Arc<Mutex<Option<Arc<dyn AnyController>>>>,
     resolves: Vec<String>,
     context: Context,
+    host: Arc<HostPtr>,
     handle: Handle,
 }
 
@@ -275,7 +279,7 @@ impl GuestController for GuestObject {
     }
 
     extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr {
-        let sink = Arc::new(bus::RemoteSink::new(sink, self.handle.clone()));
+        let sink = Arc::new(bus::RemoteSink::new(sink, Arc::clone(&self.host), self.handle.clone()));
         self.call(self.controller(), CancellationToken::new(), done, move |controller| async move {
             let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
             match controller.resolve(directive, sink) {

@@ -61,6 +61,7 @@ pub struct Connection {
 
 struct Shared {
     guest: GuestPtr,
+    references: objects::References,
     leases: Arc<Leases>,
     name: String,
 }
@@ -96,7 +97,8 @@ impl Connection {
         let HostOptions { bus, plugin, generation, workers, leases } = options;
         let name = format!("{plugin}#{generation}");
         let ties = Arc::<hooks::Ties>::default();
-        let host = objects::HostObject::new(bus, Handle::current(), Arc::clone(&leases), plugin, generation);
+        let references = objects::References::new(Handle::current(), Arc::clone(&leases));
+        let host = objects::HostObject::new(bus, references.clone(), plugin, generation);
         let mut call = EntryCall::new(GuestStart {
             host: boxed(host).into(),
             hooks: ties.hooks(),
@@ -105,7 +107,7 @@ impl Connection {
         });
         entry(&mut call);
         let guest = call.into_answer().map_err(|error| error.context(format!("starting {name}")))?;
-        Ok(Self { shared: Arc::new(Shared { guest, leases, name }), ties })
+        Ok(Self { shared: Arc::new(Shared { guest, references, leases, name }), ties })
     }
 
     /// The guest's factories; each holds a lease.
@@ -227,6 +229,7 @@ impl Factory for FactoryProxy {
                 pointer,
                 resolves,
                 name: self.shared.name.clone(),
+                references: self.shared.references.clone(),
                 leases: Arc::clone(&self.shared.leases),
                 _lease: self.shared.leases.take(Holder::Controller),
             }) as Arc<dyn AnyController>)
@@ -245,6 +248,7 @@ struct ControllerProxy {
     pointer: GuestControllerPtr,
     resolves: Vec<String>,
     name: String,
+    references: objects::References,
     leases: Arc<Leases>,
     _lease: Lease,
 }
@@ -345,7 +349,7 @@ impl AnyController for ControllerProxy {
         Some(Box::pin(async move {
             let id = Text::from(directive.id());
             let bytes = directive.encode()?;
-            let sink = boxed(objects::Sink::new(sink, Arc::clone(&self.leases))).into();
+            let sink = boxed(objects::Sink::new(sink, self.references.clone())).into();
             let this = Arc::clone(&self);
             self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await
         }))

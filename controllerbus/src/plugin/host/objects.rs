@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::trace::Traces;
 use crate::bus::BusHandle;
 use crate::controller::State;
-use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink};
+use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure,
@@ -35,33 +35,38 @@ pub(super) fn guard<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
 /// The host as one generation sees it.
 pub(super) struct HostObject {
     bus: BusHandle,
-    runtime: Handle,
-    leases: Arc<Leases>,
+    references: References,
     traces: Contained<Traces>,
-    referred: Contained<Arc<Referred>>,
 }
 
-impl HostObject {
-    pub(super) fn new(bus: BusHandle, runtime: Handle, leases: Arc<Leases>, plugin: String, generation: u64) -> Self {
-        let (traces, referred) = (Contained::new(Traces::new(plugin, generation)), Contained::new(Arc::default()));
-        Self { bus, runtime, leases, traces, referred }
-    }
+/// How a generation gets references to directives.
+#[derive(Clone)]
+pub(super) struct References {
+    runtime: Handle,
+    leases: Arc<Leases>,
+    referred: Arc<Contained<Referred>>,
+}
 
-    fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
-        let _runtime = self.runtime.enter();
-        let directive = DirectiveType::decode_with(id, bytes, facts)?;
-        let raw = self.bus.raw(directive)?;
-        Ok(self.object(raw))
+impl References {
+    pub(super) fn new(runtime: Handle, leases: Arc<Leases>) -> Self {
+        Self { runtime, leases, referred: Arc::new(Contained::new(Referred::default())) }
     }
 
     fn object(&self, raw: Box<dyn RawRequest>) -> HostRequestPtr {
-        let request = RequestObject {
-            raw: Mutex::new(raw),
-            runtime: self.runtime.clone(),
-            leases: Arc::clone(&self.leases),
-            referred: Arc::clone(&self.referred),
-        };
-        boxed(request).into()
+        boxed(RequestObject { raw: Mutex::new(raw), references: self.clone() }).into()
+    }
+}
+
+impl HostObject {
+    pub(super) fn new(bus: BusHandle, references: References, plugin: String, generation: u64) -> Self {
+        Self { bus, references, traces: Contained::new(Traces::new(plugin, generation)) }
+    }
+
+    fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
+        let _runtime = self.references.runtime.enter();
+        let directive = DirectiveType::decode_with(id, bytes, facts)?;
+        let raw = self.bus.raw(directive)?;
+        Ok(self.references.object(raw))
     }
 }
 
@@ -72,14 +77,15 @@ impl HostSide for HostObject {
         bytes: List<u8>,
         facts: List<u8>,
     ) -> stabby::result::Result<HostRequestPtr, Failure> {
-        requested(|| self.add(id.as_str(), bytes.as_ref(), facts.as_ref()))
+        answered(|| self.add(id.as_str(), bytes.as_ref(), facts.as_ref())).into()
     }
     extern "C" fn referred(&self, number: u64) -> stabby::result::Result<HostRequestPtr, Failure> {
-        requested(|| {
-            let raw = self.referred.take(number);
+        answered(|| {
+            let raw = self.references.referred.take(number);
             let raw = raw.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no reference {number} is kept")))?;
-            Ok(self.object(raw))
+            Ok(self.references.object(raw))
         })
+        .into()
     }
     extern "C" fn trace_level(&self) -> u8 {
         guard(0, level::listened)
@@ -104,20 +110,16 @@ impl HostSide for HostObject {
     }
 }
 
-fn requested(add: impl FnOnce() -> Result<HostRequestPtr>) -> stabby::result::Result<HostRequestPtr, Failure> {
-    let added = catch_unwind(AssertUnwindSafe(add)).unwrap_or_else(|payload| Err(Error::from_panic(payload)));
-    match added {
-        Ok(request) => stabby::result::Result::Ok(request),
-        Err(error) => stabby::result::Result::Err(error.into()),
-    }
+/// Runs the host's code for a guest; a panic is an error.
+fn answered<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
+    let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::from_panic(payload)));
+    answer.map_err(Failure::from)
 }
 
 /// A guest's reference to a standing directive.
 struct RequestObject {
     raw: Mutex<Box<dyn RawRequest>>,
-    runtime: Handle,
-    leases: Arc<Leases>,
-    referred: Arc<Referred>,
+    references: References,
 }
 
 /// References that a guest has asked for and not yet fetched.
@@ -141,21 +143,25 @@ impl Referred {
 
 impl HostRequest for RequestObject {
     extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure> {
-        let referred = catch_unwind(AssertUnwindSafe(|| {
-            let _runtime = self.runtime.enter();
+        answered(|| {
+            let _runtime = self.references.runtime.enter();
             let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner).reference(strong)?;
-            Ok(self.referred.keep(raw))
-        }));
-        match referred.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
-            Ok(number) => stabby::result::Result::Ok(number),
-            Err(error) => stabby::result::Result::Err(Error::into(error)),
-        }
+            Ok(self.references.referred.keep(raw))
+        })
+        .into()
+    }
+    extern "C" fn resolvers(&self) -> stabby::result::Result<List<u8>, Failure> {
+        answered(|| {
+            let resolvers = self.raw.lock().unwrap_or_else(PoisonError::into_inner).resolvers()?;
+            Ok(wire::encode(&resolvers)?.as_slice().into())
+        })
+        .into()
     }
     extern "C" fn poll(&self, waker: GuestWakerPtr) -> PolledEvent {
-        let holder = WakerHolder { waker, _lease: self.leases.take(Holder::Waker) };
+        let holder = WakerHolder { waker, _lease: self.references.leases.take(Holder::Waker) };
         let failed = polled(EVENT_FAILED, 0, &[], Err(Error::msg("the host's bus panicked")));
         guard(failed, || {
-            let _runtime = self.runtime.enter();
+            let _runtime = self.references.runtime.enter();
             let waker = Waker::from(Arc::new(holder));
             let mut raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
             match raw.poll_event(&mut Context::from_waker(&waker)) {
@@ -183,7 +189,7 @@ impl HostRequest for RequestObject {
 impl Drop for RequestObject {
     fn drop(&mut self) {
         // Releasing may run resolvers' destructors and spawn: the bus wants its runtime, and nothing may unwind.
-        let runtime = self.runtime.clone();
+        let runtime = self.references.runtime.clone();
         let raw = std::mem::replace(&mut *self.raw.lock().unwrap_or_else(PoisonError::into_inner), Box::new(Ended));
         guard((), move || {
             let _runtime = runtime.enter();
@@ -232,16 +238,16 @@ impl Wake for WakerHolder {
 /// The bus's sink of one resolver, for a guest.
 pub(super) struct Sink {
     sink: Contained<Arc<dyn ValueSink>>,
-    leases: Arc<Leases>,
+    references: References,
 }
 
 impl Sink {
-    pub(super) fn new(sink: Arc<dyn ValueSink>, leases: Arc<Leases>) -> Self {
-        Self { sink: Contained::new(sink), leases }
+    pub(super) fn new(sink: Arc<dyn ValueSink>, references: References) -> Self {
+        Self { sink: Contained::new(sink), references }
     }
 
     fn value(&self, bytes: &List<u8>, objects: List<ObjectPtr>) -> AnyValue {
-        let objects = objects.into_iter().map(|object| Object::leased(object, &self.leases)).collect();
+        let objects = objects.into_iter().map(|object| Object::leased(object, &self.references.leases)).collect();
         AnyValue::encoded_with(bytes.as_ref(), objects)
     }
 }
@@ -263,8 +269,22 @@ impl HostSink for Sink {
         guard(true, || self.sink.is_cancelled())
     }
     extern "C" fn on_gone(&self, waker: GuestWakerPtr) {
-        let holder = WakerHolder { waker, _lease: self.leases.take(Holder::Waker) };
+        let holder = WakerHolder { waker, _lease: self.references.leases.take(Holder::Waker) };
         guard((), || self.sink.on_gone(Box::new(move || holder.tell())));
+    }
+    extern "C" fn refer(&self) -> stabby::result::Result<u64, Failure> {
+        answered(|| {
+            let _runtime = self.references.runtime.enter();
+            Ok(self.references.referred.keep(self.sink.reference()?))
+        })
+        .into()
+    }
+    extern "C" fn close(&self, even_if_referred: bool) -> stabby::result::Result<u64, Failure> {
+        answered(|| {
+            let _runtime = self.references.runtime.enter();
+            self.sink.close(even_if_referred).map(u64::from)
+        })
+        .into()
     }
 }
 
@@ -371,8 +391,10 @@ mod tests {
     /// A sink as a guest has it, over the bus's.
     fn remote(leases: &Arc<Leases>) -> (RemoteSink, Arc<Noted>) {
         let noted = Arc::<Noted>::default();
-        let sink = Sink::new(noted.clone(), Arc::clone(leases));
-        (RemoteSink::new(boxed(sink).into(), Handle::current()), noted)
+        let references = References::new(Handle::current(), Arc::clone(leases));
+        let sink = Sink::new(noted.clone(), references.clone());
+        let host = HostObject::new(crate::Bus::new().handle(), references, "test".to_owned(), 1);
+        (RemoteSink::new(boxed(sink).into(), Arc::new(boxed(host).into()), Handle::current()), noted)
     }
 
     #[tokio::test]
