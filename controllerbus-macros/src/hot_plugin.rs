@@ -5,8 +5,8 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Meta, Path, Result, ReturnType, Token, Type,
-    parse_quote,
+    Attribute, Error, Expr, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Meta, Path, Result, ReturnType, Token,
+    Type, parse_quote,
 };
 
 use crate::keys::{Keys, doc_lines};
@@ -111,6 +111,8 @@ struct Resolver {
     directive: Type,
     by_reference: bool,
     has_values: bool,
+    /// How often it is tried again.
+    retry: Option<Expr>,
 }
 
 fn take_resolvers(block: &mut ItemImpl) -> Result<Vec<Resolver>> {
@@ -121,8 +123,9 @@ fn take_resolvers(block: &mut ItemImpl) -> Result<Vec<Resolver>> {
             ImplItem::Fn(mut method) if method.attrs.iter().any(marks) => {
                 let mut conditions: Vec<_> = method.attrs.iter().filter(|it| is_cfg(it)).cloned().collect();
                 conditions.extend(method.attrs.iter().filter_map(marked_if));
+                let retry = method.attrs.iter().filter(|it| marks(it)).map(retry).collect::<Result<Vec<_>>>()?;
                 method.attrs.retain(|attribute| !marks(attribute));
-                resolvers.push(resolver(method, conditions)?);
+                resolvers.push(Resolver { retry: retry.into_iter().flatten().next(), ..resolver(method, conditions)? });
             }
             other => kept.push(other),
         }
@@ -134,6 +137,17 @@ fn take_resolvers(block: &mut ItemImpl) -> Result<Vec<Resolver>> {
 /// Whether an attribute makes a method a resolver, always or sometimes.
 fn marks(attribute: &Attribute) -> bool {
     is_resolves(attribute.path()) || marked_if(attribute).is_some()
+}
+
+/// The value of `#[resolves(retry = ...)]`.
+fn retry(attribute: &Attribute) -> Result<Option<Expr>> {
+    match &attribute.meta {
+        Meta::List(list) if is_resolves(&list.path) => {
+            let keys = Keys::parse(list.tokens.clone(), &["retry"], list.path.span())?;
+            Ok(keys.expression("retry")?.cloned())
+        }
+        _ => Ok(None),
+    }
 }
 
 fn is_resolves(path: &Path) -> bool {
@@ -188,7 +202,7 @@ fn resolver(method: ImplItemFn, conditions: Vec<Attribute>) -> Result<Resolver> 
     if matches!(signature.output, ReturnType::Default) {
         return Err(wrong(name.span(), "it returns nothing"));
     }
-    Ok(Resolver { directive, by_reference, has_values, method, conditions })
+    Ok(Resolver { directive, by_reference, has_values, method, conditions, retry: None })
 }
 
 /// The `routes` function over the resolvers; none if there are none, so that one can be written by hand.
@@ -221,9 +235,10 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver], framework: &TokenStream) -> 
             }
         };
         let conditions = &resolver.conditions;
+        let retry = resolver.retry.as_ref().map(|retry| quote!(.retry(#retry)));
         quote_spanned! {directive.span()=>
             #(#conditions)*
-            routes.add::<#directive>(|#this, #request, #values| ::std::boxed::Box::pin(async move { #body }));
+            routes.add::<#directive>(|#this, #request, #values| ::std::boxed::Box::pin(async move { #body })) #retry;
         }
     });
     syn::parse2(quote! {

@@ -42,7 +42,8 @@ use proc_macro::TokenStream;
 /// ```
 ///
 /// Methods marked `#[resolves]` become resolvers: `async fn name(&self, request: D, values: Values<V>) -> Result<()>`,
-/// or, without `values`, `async fn name(&self, request: D) -> Result<V>`.
+/// or, without `values`, `async fn name(&self, request: D) -> Result<V>`. With `#[resolves(retry = Retry::never())]` one is tried
+/// again as often as its `Retry` says; otherwise the controller's config says it.
 ///
 /// With `swap = "stop-first"` a new controller is made when the old one has ended and been dropped, not beside it: for one
 /// that owns what only one can own, such as a database.

@@ -81,6 +81,7 @@ pub mod listen;
 pub mod plugin;
 
 pub(crate) use backoff::Backoff;
+pub use backoff::Retry;
 pub use bus::{Bus, BusHandle};
 pub use config::{Config, ConfigSet, Schema};
 pub use controller::{Context, Controller, Routes, State};
@@ -94,7 +95,7 @@ pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin, interface}
 pub mod prelude {
     pub use crate::{
         Bus, BusError, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request,
-        Result, Schema, State, Values, hot_plugin,
+        Result, Retry, Schema, State, Values, hot_plugin,
     };
     pub use serde::{Deserialize, Serialize};
 }

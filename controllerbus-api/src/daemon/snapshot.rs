@@ -146,7 +146,7 @@ impl Host {
             let (state, error) = match found.execution {
                 _ if found.staged => (state::STAGED, String::new()),
                 Execution::Running => (state::RUNNING, String::new()),
-                Execution::Failed { error, .. } => (state::FAILED, self.kept(&error)),
+                Execution::Failed { error, .. } | Execution::Stopped { error } => (state::FAILED, self.kept(&error)),
                 Execution::Ended => (state::ENDED, String::new()),
                 Execution::Closing => (state::CLOSING, String::new()),
                 Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not return")),

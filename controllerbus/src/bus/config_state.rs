@@ -38,6 +38,10 @@ pub(super) fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -
     serializer.serialize_u64(duration.as_millis() as u64)
 }
 
+pub(super) fn from_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(Duration::from_millis)
+}
+
 fn optional_millis<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_millis() as u64).serialize(serializer)
 }
@@ -128,9 +132,14 @@ impl Engine {
             state.state = before.state().clone();
             state.since = before.since();
         }
-        if let Some((Execution::Failed { error, retry_in }, since)) = running.map(|entry| entry.execution()) {
+        let failed = running.map(|entry| entry.execution()).and_then(|(execution, since)| match execution {
+            Execution::Failed { error, retry_in } => Some((error, Some(retry_in), since)),
+            Execution::Stopped { error } => Some((error, None, since)),
+            _ => None,
+        });
+        if let Some((error, retry_in, since)) = failed {
             state.problem.get_or_insert_with(|| error.clone());
-            state.state = RunState::Failed { error, retry_in: Some(retry_in) };
+            state.state = RunState::Failed { error, retry_in };
             state.since = since;
         }
         Some(state)

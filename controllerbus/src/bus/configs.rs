@@ -323,6 +323,31 @@ impl Configs {
         self.by_key.iter().filter(|(_, applied)| uses(applied)).map(|(key, _)| key.clone()).collect()
     }
 
+    /// Factories were added: instances whose configs want a better one than they have are replaced, as if the config had changed.
+    pub(super) fn factories_added(&mut self, factories: &Factories, changes: &mut Changes) {
+        let outdated = self.instances.iter().filter(|(_, instance)| instance.is_outdated(factories));
+        for id in outdated.map(|(id, _)| *id).collect::<Vec<_>>() {
+            // The keys get another instance, because this one is not found any more.
+            self.by_identity.retain(|_, known| *known != id);
+            let keys = self.by_key.iter().filter(|(_, applied)| applied.wanted == id);
+            for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+                self.elect(&key, factories, changes);
+            }
+        }
+        self.factories_changed(factories, changes);
+    }
+
+    /// The nudges of all keepers.
+    pub(super) fn nudges(&self) -> Vec<Arc<Notify>> {
+        self.instances.values().map(|instance| Arc::clone(&instance.nudge)).collect()
+    }
+
+    /// The owner of a key's elected config, and that config.
+    pub(super) fn elected(&self, key: &str) -> Option<(Owner, &ConfigEntry, Option<&Place>)> {
+        let best = self.by_key.get(key)?.candidates.first()?;
+        Some((best.owner, &best.config, best.place.as_ref()))
+    }
+
     /// Factories were added or removed: the keepers of instances that do not run have to look again.
     pub(super) fn factories_changed(&mut self, factories: &Factories, changes: &mut Changes) {
         for instance in self.instances.values_mut().filter(|instance| instance.running.is_none()) {
@@ -349,7 +374,7 @@ fn sort(candidates: &mut [Candidate]) {
     candidates.sort_by_key(|found| std::cmp::Reverse((found.config.revision, found.order)));
 }
 
-/// What makes two configs equal: config ID, versions, and the config as a value, whatever the order of its fields.
+/// What makes two configs equal: all but the revision; the config itself as a value, whatever the order of its fields.
 fn identity(config: &ConfigEntry) -> String {
     fn write(value: &serde_json::Value, out: &mut String) {
         match value {
@@ -375,7 +400,8 @@ fn identity(config: &ConfigEntry) -> String {
             other => out.push_str(&other.to_string()),
         }
     }
-    let mut identity = format!("{:?} {:?} ", config.id, config.version.as_ref().map(ToString::to_string));
+    let version = config.version.as_ref().map(ToString::to_string);
+    let mut identity = format!("{:?} {version:?} {} {:?} ", config.id, config.supersede, config.retry);
     write(&config.config, &mut identity);
     identity
 }

@@ -15,15 +15,17 @@ use super::handle::{Backend, BusHandle};
 use super::limits::Limits;
 use super::reference::Reference;
 use super::resolver::offer;
+use super::running::{Held, RawRunning};
 #[cfg(unix)]
 use super::sockets::{ControllerSockets, SocketTable};
 use super::standing::{Effects, Standing, StandingState};
 use super::types::Types;
 use super::{Source, loading};
-use crate::controller::{Context, Info};
+use crate::controller::factory::Factory;
+use crate::controller::{AnyController, Context, Info};
 use crate::directive::{AnyDirective, RawRequest};
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{Error, Result, Retry};
 
 /// Which controllers there are, and which there are to be: under one lock, so that electing a config, installing a controller
 /// and switching generations see each other's results.
@@ -48,6 +50,7 @@ pub(super) struct Engine {
     pub(super) bridges: Mutex<Vec<BridgeTo>>,
     next: AtomicU64,
     closed: AtomicBool,
+    own: Weak<Self>,
 }
 
 impl Engine {
@@ -71,7 +74,14 @@ impl Engine {
             bridges: Mutex::default(),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            own: Weak::clone(engine),
         })
+    }
+
+    /// The engine, unless it is closed.
+    fn open(&self) -> Result<Arc<Self>> {
+        let open = self.own.upgrade().filter(|engine| !engine.is_closed());
+        open.ok_or_else(|| Error::new(ErrorKind::Closed, "the bus is closed"))
     }
 
     pub(super) fn next_id(&self) -> u64 {
@@ -218,5 +228,21 @@ pub(super) fn own_info(id: &str, description: &str) -> Info {
 impl Backend for Engine {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
         Ok(Box::new(self.add_reference(directive)?))
+    }
+
+    fn add_controller(
+        &self,
+        controller: Arc<dyn AnyController>,
+        info: Info,
+        source: Source,
+        retry: Retry,
+    ) -> Result<Box<dyn RawRunning>> {
+        let engine = self.open()?;
+        let entry = engine.add_by_hand(controller, info, source, retry);
+        Ok(Box::new(Held::new(engine, entry)))
+    }
+
+    fn add_factories(&self, factories: Vec<Arc<dyn Factory>>) -> Result<Box<dyn Send + Sync>> {
+        Ok(self.open()?.hold_factories(factories))
     }
 }

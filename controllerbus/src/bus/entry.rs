@@ -17,7 +17,7 @@ use super::resolver::start_run;
 use super::standing::Standing;
 use crate::controller::{AnyController, Info, State, SwapMode};
 use crate::listen::Service;
-use crate::{Error, Result};
+use crate::{Error, Result, Retry};
 
 /// Where a controller is between its construction and its removal from the bus.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,10 @@ pub(super) struct ControllerEntry {
     pub(super) info: Arc<Info>,
     pub(super) source: Source,
     pub(super) swap: SwapMode,
+    /// How often its execution and its resolvers are tried again.
+    pub(super) retry: Retry,
+    /// How its execution has ended, for good.
+    pub(super) exit: watch::Sender<Option<Result<()>>>,
     pub(super) controller: ContainedController,
     /// The ids of the directives that it resolves.
     pub(super) resolves: Vec<String>,
@@ -214,7 +218,7 @@ impl Route {
 }
 
 /// What a controller's execution is doing.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Execution {
@@ -225,8 +229,18 @@ pub enum Execution {
         /// Why.
         error: Error,
         /// When, counted from the failure.
-        #[serde(rename = "retry_in_ms", serialize_with = "super::config_state::millis")]
+        #[serde(
+            rename = "retry_in_ms",
+            serialize_with = "super::config_state::millis",
+            deserialize_with = "super::config_state::from_millis"
+        )]
         retry_in: Duration,
+    },
+    /// It failed as often as its [`Retry`] allows, or with a permanent error, and is not executed again; the controller keeps
+    /// answering directives.
+    Stopped {
+        /// Why it failed the last time.
+        error: Error,
     },
     /// It ended without an error; the controller keeps answering directives.
     Ended,
@@ -235,8 +249,18 @@ pub enum Execution {
     /// It was told to end, but blocks its thread or is used by something that does, so that it cannot be dropped.
     Stuck {
         /// `execute`, `close`, `save` or `drop`.
-        what: &'static str,
+        #[serde(deserialize_with = "step")]
+        what: Step,
     },
+}
+
+/// The name of a step of a controller's end. Behind this name serde does not take it for something to borrow.
+type Step = &'static str;
+
+/// One of the steps, by its name.
+fn step<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name: String = serde::Deserialize::deserialize(deserializer)?;
+    Ok(["execute", "close", "save", "drop"].into_iter().find(|step| *step == name).unwrap_or("another step"))
 }
 
 impl ControllerEntry {
@@ -247,6 +271,8 @@ impl ControllerEntry {
             info: Arc::new(info),
             source,
             swap: SwapMode::Beside,
+            retry: Retry::default(),
+            exit: watch::Sender::new(None),
             resolves: controller.resolves(),
             controller: ContainedController(Some(controller)),
             configured: None,
@@ -271,6 +297,11 @@ impl ControllerEntry {
     /// Constructed from a config, by a factory with this swap mode.
     pub(super) fn configured(self, instance: u64, config: Vec<u8>, swap: SwapMode) -> Self {
         Self { configured: Some((instance, config)), swap, ..self }
+    }
+
+    /// Tried again as often as this says.
+    pub(super) fn retried(self, retry: Retry) -> Self {
+        Self { retry, ..self }
     }
 
     /// Prepared beside the controller that it will replace.

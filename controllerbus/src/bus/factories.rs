@@ -93,7 +93,7 @@ impl Engine {
             let Life { factories, configs, .. } = &mut *life;
             factories.add(known);
             let mut changes = Changes::default();
-            configs.factories_changed(factories, &mut changes);
+            configs.factories_added(factories, &mut changes);
             changes
         };
         self.carry_out(changes);

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use super::Source;
+use super::running::{AddedFactories, RawRunning, Running};
+use crate::controller::factory::Factory;
+use crate::controller::{AnyController, Info};
 use crate::directive::{AnyDirective, Directive, RawRequest, Request, Wait};
-use crate::{BusError, Result};
+use crate::{BusError, Error, Result, Retry};
 
 /// What adds directives: the engine in this process, or the connection to the host's across the plugin boundary.
 pub trait Backend: Send + Sync {
@@ -12,6 +16,33 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// The directive is invalid, or the bus is closed.
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>>;
+
+    /// Adds a controller of a source, which is removed when what is returned is dropped.
+    ///
+    /// # Errors
+    /// Why it cannot be added from here.
+    fn add_controller(
+        &self,
+        _controller: Arc<dyn AnyController>,
+        _info: Info,
+        _source: Source,
+        _retry: Retry,
+    ) -> Result<Box<dyn RawRunning>> {
+        Err(not_here("controllers"))
+    }
+
+    /// Adds factories, which are removed, with their controllers, when what is returned is dropped.
+    ///
+    /// # Errors
+    /// Why they cannot be added from here.
+    fn add_factories(&self, _factories: Vec<Arc<dyn Factory>>) -> Result<Box<dyn Send + Sync>> {
+        Err(not_here("factories"))
+    }
+}
+
+fn not_here(what: &str) -> Error {
+    Error::msg(format!("{what} cannot be added to the bus from here: they are objects of another library or process"))
+        .permanent()
 }
 
 /// A handle to a bus. Cheap to clone.
@@ -25,6 +56,11 @@ impl std::fmt::Debug for BusHandle {
 }
 
 impl BusHandle {
+    /// What is behind the handle, for another backend that stands before it.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.0
+    }
+
     /// A handle on top of a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self(backend)
@@ -37,6 +73,73 @@ impl BusHandle {
     /// [`crate::error::ErrorKind::Closed`] if the bus is closed.
     pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>, BusError> {
         Ok(Request::new(self.0.add(Arc::new(directive))?))
+    }
+
+    /// Adds a controller to the bus, which executes it and offers it the active directives, until what is returned is dropped.
+    /// [`Closures`](crate::controller::Closures) makes one of closures. If its execution fails, it is tried again with backoff.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use controllerbus::bus::Running;
+    /// # use controllerbus::controller::{Closures, Info};
+    /// # use controllerbus::prelude::*;
+    /// # #[derive(Config, Serialize, Deserialize, PartialEq)]
+    /// # #[config(id = "example/house")]
+    /// # struct HouseConfig {}
+    /// /// A controller that has another one, which ends with it.
+    /// struct House {
+    ///     _heating: Running,
+    /// }
+    ///
+    /// #[hot_plugin(id = "example/house", version = "1.0.0")]
+    /// impl Controller for House {
+    ///     type Config = HouseConfig;
+    ///
+    ///     async fn construct(_: HouseConfig, context: &Context) -> Result<Self> {
+    ///         let heating = Closures::new().executes(|context| async move {
+    ///             context.cancelled().await;
+    ///             Ok(())
+    ///         });
+    ///         let info = Info::new("example/heating", "1.0.0".parse()?, "example/heating");
+    ///         Ok(Self { _heating: context.bus().add_controller(Arc::new(heating), info)? })
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let bus = Bus::new();
+    /// # bus.apply(ConfigSet::from_yaml("house: { id: example/house }")?).await?;
+    /// # assert_eq!(bus.controllers().len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the bus is closed, or of another process.
+    pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> Result<Running, BusError> {
+        Ok(Running::new(self.0.add_controller(controller, info, Source::STATIC, Retry::default())?))
+    }
+
+    /// Runs a controller once: adds it, executes it a single time, and removes it. Dropping the future removes it, too.
+    ///
+    /// # Errors
+    /// What its execution fails with; as [`BusHandle::add_controller`].
+    pub async fn run(&self, controller: Arc<dyn AnyController>, info: Info) -> Result<(), BusError> {
+        let running = Running::new(self.0.add_controller(controller, info, Source::STATIC, Retry::never())?);
+        let exited = running.exited().await;
+        running.close().await;
+        exited
+    }
+
+    /// Adds factories, until what is returned is dropped; then their controllers go, too. Configs that wait for them get their
+    /// controllers in the background.
+    ///
+    /// A controller that answers [`LoadFactory`](super::loading::LoadFactory) is asked for every config that has no factory, and
+    /// adds it by this: so factories can come from wherever it finds them.
+    ///
+    /// # Errors
+    /// If the bus is closed, or of another library or process.
+    pub fn add_factories(&self, factories: Vec<Arc<dyn Factory>>) -> Result<AddedFactories, BusError> {
+        Ok(AddedFactories::new(self.0.add_factories(factories)?))
     }
 
     /// [`BusHandle::request`] for a directive whose type is known only at run time.

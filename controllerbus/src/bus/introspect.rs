@@ -16,7 +16,7 @@ use crate::directive::{Options, ValueId};
 use crate::{BusError, Error, Result};
 
 /// A controller as tools see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ControllerSnapshot {
     /// Its id on this bus.
@@ -42,7 +42,7 @@ pub struct ControllerSnapshot {
 }
 
 /// An active directive as tools see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DirectiveSnapshot {
     /// [`crate::Directive::ID`].
@@ -66,7 +66,7 @@ pub struct DirectiveSnapshot {
 }
 
 /// A value as tools see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ValueSnapshot {
     /// Its id among the values of its directive.
@@ -110,7 +110,7 @@ pub enum ResolverState {
 }
 
 /// A factory as tools see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FactorySnapshot {
     /// Who its controllers will be.
@@ -157,6 +157,25 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The controllers on the bus.
+    pub(super) fn controllers(&self) -> Vec<ControllerSnapshot> {
+        let entries: Vec<_> = self.life().controllers.values().cloned().collect();
+        entries.iter().map(|entry| self.snapshot_of(entry)).collect()
+    }
+
+    /// The factories that the bus knows.
+    pub(super) fn factories(&self) -> Vec<FactorySnapshot> {
+        let known: Vec<_> = self.life().factories.all().cloned().collect();
+        let snapshot = |known: &super::factories::KnownFactory| FactorySnapshot {
+            info: known.info.clone(),
+            source: known.source,
+            schema: serde_json::from_str(&known.factory.schema()).unwrap_or_default(),
+        };
+        known.iter().map(snapshot).collect()
+    }
+}
+
 impl Bus {
     /// Everything at once.
     pub fn snapshot(&self) -> Snapshot {
@@ -171,8 +190,7 @@ impl Bus {
 
     /// The controllers on the bus, in the order in which they were added.
     pub fn controllers(&self) -> Vec<ControllerSnapshot> {
-        let entries: Vec<_> = self.0.life().controllers.values().cloned().collect();
-        entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()
+        self.0.controllers()
     }
 
     /// The controllers that were removed and have not ended yet, because they are closing or stuck.
@@ -200,13 +218,7 @@ impl Bus {
 
     /// The factories that the bus knows, with the schemas of their configs.
     pub fn factories(&self) -> Vec<FactorySnapshot> {
-        let known: Vec<_> = self.0.life().factories.all().cloned().collect();
-        let snapshot = |known: &super::factories::KnownFactory| FactorySnapshot {
-            info: known.info.clone(),
-            source: known.source,
-            schema: serde_json::from_str(&known.factory.schema()).unwrap_or_default(),
-        };
-        known.iter().map(snapshot).collect()
+        self.0.factories()
     }
 
     /// Marked as changed whenever configs, controllers, their executions, factories or generations change.

@@ -26,8 +26,11 @@ use tokio_util::sync::CancellationToken;
 use super::contain::contained;
 use super::engine::{Engine, Life};
 use super::entry::{ControllerEntry, Execution};
+use super::loading::LoadFactory;
 use super::{ControllerId, Source};
+use crate::backoff::HEALTHY;
 use crate::controller::{AnyController, Context, State, SwapMode};
+use crate::directive::Directive;
 use crate::error::ErrorKind;
 use crate::listen::Service;
 use crate::{Backoff, Error, Result};
@@ -37,9 +40,6 @@ pub(super) const GRACE: Duration = Duration::from_millis(200);
 
 /// How often a controller that cannot be dropped is tried again.
 const STILL: Duration = Duration::from_secs(60);
-
-/// An execution that has lasted this long begins with the shortest backoff when it fails.
-const HEALTHY: Duration = Duration::from_secs(10);
 
 impl Life {
     /// Takes controllers off; they are in `leaving` until they are closed.
@@ -61,6 +61,11 @@ impl Engine {
         self.types.route(std::slice::from_ref(entry), &[]);
         self.offer_standing(entry);
         self.start_life(entry, before);
+        if entry.resolves.iter().any(|id| id == LoadFactory::ID) {
+            // It may know where to get what configs wait for.
+            let waiting = self.life().configs.nudges();
+            waiting.iter().for_each(|nudge| nudge.notify_one());
+        }
         self.notify_changed();
     }
 
@@ -252,7 +257,7 @@ async fn end_task(
 
 /// Executes a controller until it is cancelled; again, with backoff, after an error or a panic.
 async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::Sender<u64>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(entry.retry);
     while !entry.cancel.is_cancelled() {
         let work = Arc::clone(&entry.controller);
         let this = Arc::clone(&entry);
@@ -261,17 +266,23 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
         let ended = contained(async { work.execute(context.clone(), began).await }).await;
         let Err(error) = ended else {
             entry.set_execution(Execution::Ended, &changed);
+            entry.exit.send_replace(Some(Ok(())));
             return;
         };
         if entry.cancel.is_cancelled() {
             return;
         }
-        tracing::warn!(controller = entry.info.id, %error, "execute failed; retrying");
         entry.note_failure(&error);
         if begun.elapsed() >= HEALTHY {
             backoff.reset();
         }
-        let retry_in = backoff.next();
+        let Some(retry_in) = backoff.next().filter(|_| !error.is_permanent()) else {
+            tracing::warn!(controller = entry.info.id, %error, "execute failed; it is not tried again");
+            entry.set_execution(Execution::Stopped { error: error.clone() }, &changed);
+            entry.exit.send_replace(Some(Err(error)));
+            return;
+        };
+        tracing::warn!(controller = entry.info.id, %error, "execute failed; retrying");
         entry.set_execution(Execution::Failed { error, retry_in }, &changed);
         tokio::select! {
             () = tokio::time::sleep(retry_in) => entry.set_execution(Execution::Running, &changed),

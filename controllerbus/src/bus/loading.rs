@@ -1,25 +1,46 @@
-//! Directives that the bus itself resolves, by which controllers ask for controllers: [`LoadFactory`],
-//! [`LoadConfig`], [`LoadControllerWithConfig`], [`ExecController`] and [`ApplyConfigSet`].
+//! Directives that the bus itself resolves. By them controllers ask for controllers ([`LoadFactory`], [`LoadConfig`],
+//! [`LoadControllerWithConfig`], [`ExecController`]), apply config sets and look them up ([`ApplyConfigSet`],
+//! [`LookupConfigSet`]), and see what there is ([`ListControllers`], [`ListDirectives`], [`ListFactories`]): in plugins as in the
+//! host.
+//!
+//! ```
+//! use controllerbus::bus::loading::ListControllers;
+//! use controllerbus::prelude::*;
+//!
+//! async fn show(context: &Context) -> Result<()> {
+//!     // What there is now; `request` follows it.
+//!     for controller in context.bus().resolve_all(ListControllers {}).await? {
+//!         println!("{} {}", controller.id.0, controller.info.id);
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 // The entries of the derives in their slice are statics in a link section.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, OnceLock, Weak};
 
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::configs::Earlier;
 use super::engine::Engine;
-use super::{ControllerId, RunState, Source};
+use super::{ControllerId, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, RunState, Source};
 use crate::config::{Config, ConfigSet, Entry};
 use crate::controller::factory::erase;
 use crate::controller::{Context, Controller, Info, Routes};
 use crate::directive::Values;
 use crate::error::ErrorKind;
-use crate::{BusError, Error, Event, Result};
+use crate::{BusError, Directive as _, Error, Event, Result, Retry};
 
 /// Asks for the factory of a config ID: the highest version in the range. The value changes when a better one is added.
+///
+/// A controller may answer it, too: it is asked for every config that no factory is known for, and answers by
+/// [adding one](super::BusHandle::add_factories), which it keeps as long as the directive is active.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/load-factory", value = LoadedFactory)]
 pub struct LoadFactory {
@@ -67,6 +88,9 @@ pub struct LoadControllerWithConfig {
     pub version: Option<VersionReq>,
     /// The config as JSON text.
     pub config: String,
+    /// How often it is tried again when it fails.
+    #[serde(default)]
+    pub retry: Option<Retry>,
 }
 
 impl LoadControllerWithConfig {
@@ -77,7 +101,7 @@ impl LoadControllerWithConfig {
     pub fn of<C: Config>(config: &C) -> Result<Self, BusError> {
         let config = serde_json::to_string(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
-        Ok(Self { config_id: C::ID.to_owned(), version: None, config })
+        Ok(Self { config_id: C::ID.to_owned(), version: None, config, retry: None })
     }
 }
 
@@ -118,6 +142,46 @@ pub struct ApplyConfigSet {
     /// The set as YAML or JSON text.
     pub set: String,
 }
+
+impl ApplyConfigSet {
+    /// Applies a set.
+    pub fn of(set: &ConfigSet) -> Self {
+        Self { set: set.to_json() }
+    }
+}
+
+/// Looks up keys of the applied config sets. There is a value for each key that is applied, with its state.
+#[derive(crate::Directive, Clone, Debug, Default, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "controllerbus/lookup-config-set", value = AppliedConfig)]
+pub struct LookupConfigSet {
+    /// The keys; all of them if there is none here.
+    pub keys: Vec<String>,
+    /// Whether the configs of these keys are kept as long as the directive is active, even if whoever has applied them withdraws
+    /// them.
+    pub keep: bool,
+}
+
+/// Lists the controllers on the bus: there is a value for each, which is replaced when something about it changes.
+#[derive(crate::Directive, Clone, Debug, Default, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "controllerbus/list-controllers", value = ControllerSnapshot)]
+pub struct ListControllers {}
+
+/// Lists the factories that the bus knows.
+#[derive(crate::Directive, Clone, Debug, Default, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "controllerbus/list-factories", value = FactorySnapshot)]
+pub struct ListFactories {}
+
+/// Lists the active directives, without those that list what there is: there is a value for each, which is replaced when
+/// something about it changes. While it is active, every change of a directive costs more.
+#[derive(crate::Directive, Clone, Debug, Default, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "controllerbus/list-directives", value = DirectiveSnapshot)]
+pub struct ListDirectives {
+    /// Only directives with this id.
+    pub id: Option<String>,
+}
+
+/// Directives that are not listed: their values change with the list.
+const LISTS: [&str; 3] = [ListControllers::ID, ListFactories::ID, ListDirectives::ID];
 
 /// Reads a config set. Set when a bus is created, and so not in plugins: the host's bus checks their directives, and without
 /// a YAML parser, which each reload would link, a plugin is half as large.
@@ -194,6 +258,40 @@ impl Controller for Loading {
         routes.add::<ExecController>(|this, request, values| Box::pin(async move { this.exec(request, values).await }));
         routes
             .add::<ApplyConfigSet>(|this, request, values| Box::pin(async move { this.apply(request, values).await }));
+        routes.add::<LookupConfigSet>(|this, request, values| {
+            Box::pin(async move { this.look_up(request, values).await })
+        });
+        routes.add::<ListControllers>(|this, _, values| {
+            Box::pin(async move {
+                let changed = this.engine()?.changed.subscribe();
+                this.list(values, changed, |engine| {
+                    engine.controllers().into_iter().map(|found| (found.id.0, found)).collect()
+                })
+                .await
+            })
+        });
+        routes.add::<ListFactories>(|this, _, values| {
+            Box::pin(async move {
+                let changed = this.engine()?.changed.subscribe();
+                let key =
+                    |found: &FactorySnapshot| (found.source, found.info.id.clone(), found.info.version.to_string());
+                this.list(values, changed, |engine| {
+                    engine.factories().into_iter().map(|found| (key(&found), found)).collect()
+                })
+                .await
+            })
+        });
+        routes.add::<ListDirectives>(|this, request, values| {
+            Box::pin(async move {
+                let changed = this.engine()?.directives_changed.subscribe();
+                this.list(values, changed, |engine| {
+                    let wanted = |id: &str| !LISTS.contains(&id) && request.id.as_deref().is_none_or(|only| only == id);
+                    let standing = engine.types.standing().into_iter().filter(|found| wanted(found.directive.id()));
+                    standing.map(|found| (Arc::as_ptr(&found).addr(), found.snapshot())).collect()
+                })
+                .await
+            })
+        });
     }
 }
 
@@ -250,7 +348,8 @@ impl Loading {
         let owner = engine.next_id();
         let key = format!("directive {owner}: {}", request.config_id);
         let mut set = ConfigSet::new();
-        set.set(key.clone(), Entry { version: request.version, ..Entry::new(request.config_id, config) });
+        let (version, retry) = (request.version, request.retry);
+        set.set(key.clone(), Entry { version, retry, ..Entry::new(request.config_id, config) });
         let mut changed = engine.changed.subscribe();
         let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
         engine.add_candidates(owner, set, Earlier::Replace)?;
@@ -310,36 +409,73 @@ impl Loading {
         Ok(())
     }
 
-    async fn apply(&self, request: ApplyConfigSet, values: Values<AppliedConfig>) -> Result<()> {
-        let set = ConfigSet::from_text(&request.set)?;
-        let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
-        let engine = self.engine()?;
-        let owner = engine.next_id();
-        let mut changed = engine.changed.subscribe();
-        let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
-        engine.add_candidates(owner, set, Earlier::Replace)?;
-        drop(engine);
-        let mut shown = values.keyed();
-        let mut last = std::collections::HashMap::new();
+    /// Keeps a value for each of several things up to date.
+    async fn list<K: Hash + Eq + Clone, V: Serialize + PartialEq + Clone + Send + Sync + 'static>(
+        &self,
+        values: Values<V>,
+        mut changed: watch::Receiver<u64>,
+        all: impl Fn(&Arc<Engine>) -> HashMap<K, V>,
+    ) -> Result<()> {
+        let (mut shown, mut last) = (values.keyed(), HashMap::new());
         loop {
             changed.borrow_and_update();
-            for key in &keys {
-                let Some(state) = self.engine()?.config_state(key) else { continue };
-                let controller = match state.state {
-                    RunState::Running(id) => Some(id),
-                    _ => None,
-                };
-                let now =
-                    AppliedConfig { key: key.clone(), revision: state.revision, controller, problem: state.problem };
-                if last.get(key) != Some(&now) {
-                    last.insert(key.clone(), now.clone());
-                    shown.set(key.clone(), now);
-                }
+            let now = all(&self.engine()?);
+            shown.retain(|key| now.contains_key(key));
+            for (key, value) in now.iter().filter(|(key, value)| last.get(*key) != Some(*value)) {
+                shown.set(key.clone(), value.clone());
             }
+            last = now;
             values.idle();
             if changed.changed().await.is_err() {
                 return Ok(());
             }
         }
+    }
+
+    async fn apply(&self, request: ApplyConfigSet, values: Values<AppliedConfig>) -> Result<()> {
+        let set = ConfigSet::from_text(&request.set)?;
+        let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
+        let engine = self.engine()?;
+        let owner = engine.next_id();
+        let changed = engine.changed.subscribe();
+        let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
+        engine.add_candidates(owner, set, Earlier::Replace)?;
+        drop(engine);
+        self.list(values, changed, |engine| engine.applied(&keys)).await
+    }
+
+    async fn look_up(&self, request: LookupConfigSet, values: Values<AppliedConfig>) -> Result<()> {
+        let engine = self.engine()?;
+        let owner = engine.next_id();
+        let changed = engine.changed.subscribe();
+        let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
+        drop(engine);
+        self.list(values, changed, |engine| {
+            let keys = match &request.keys[..] {
+                [] => engine.life().configs.by_key.keys().cloned().collect(),
+                keys => keys.to_vec(),
+            };
+            if request.keep {
+                engine.keep_configs(owner, &keys);
+            }
+            engine.applied(&keys)
+        })
+        .await
+    }
+}
+
+impl Engine {
+    /// The states of those of these keys that are applied.
+    fn applied(&self, keys: &[String]) -> HashMap<String, AppliedConfig> {
+        let state = |key: &String| {
+            let state = self.config_state(key)?;
+            let controller = match state.state {
+                RunState::Running(id) => Some(id),
+                _ => None,
+            };
+            let (revision, problem) = (state.revision, state.problem);
+            Some((key.clone(), AppliedConfig { key: key.clone(), revision, controller, problem }))
+        };
+        keys.iter().filter_map(state).collect()
     }
 }

@@ -193,6 +193,7 @@ pub mod loading;
 mod owning;
 mod reference;
 mod resolver;
+mod running;
 #[cfg(unix)]
 mod sockets;
 mod standing;
@@ -216,6 +217,7 @@ pub use introspect::{
     ValueSnapshot,
 };
 pub use limits::Limits;
+pub use running::{AddedFactories, RawRunning, Running};
 #[cfg(unix)]
 pub use sockets::SocketSnapshot;
 pub use swap::{Committed, LastStates, Staged};
@@ -224,10 +226,9 @@ use crate::config::ConfigSet;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request, Wait};
-use crate::{BusError, Result};
+use crate::{BusError, Result, Retry};
 use configs::{CALLERS, Earlier};
 use engine::Engine;
-use entry::{ControllerEntry, Ties};
 use factories::KnownFactory;
 
 /// Where factories and controllers come from: this binary, or one generation of a plugin.
@@ -332,32 +333,13 @@ impl Bus {
 
     /// Adds a controller to the bus, which executes it and offers it the active directives.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
-        let id = self.0.next_id();
-        let entry = Arc::new(ControllerEntry::new(Ties::new(id), info, Source::STATIC, controller));
-        let is_closed = {
-            let mut life = self.0.life();
-            life.controllers.insert(id, Arc::clone(&entry));
-            self.0.is_closed()
-        };
-        if is_closed {
-            self.0.discard(entry);
-        } else {
-            self.0.attach(&entry, Vec::new());
-        }
-        ControllerId(id)
+        ControllerId(self.0.add_by_hand(controller, info, Source::STATIC, Retry::default()).id)
     }
 
     /// Removes a controller: its values are withdrawn, and it is cancelled and closed. Returns when that is done or its
     /// limits have passed; [`Bus::leaving`] lists it until it has ended. False if there is no such controller.
     pub async fn remove_controller(&self, id: ControllerId) -> bool {
-        let entry = {
-            let mut life = self.0.life();
-            let entry = life.controllers.get(&id.0).cloned();
-            life.leave(&entry);
-            entry
-        };
-        let Some(entry) = entry else { return false };
-        self.0.dismiss(std::slice::from_ref(&entry));
+        let Some(entry) = self.0.take_off(id.0) else { return false };
         self.0.wait_closed(vec![entry]).await;
         true
     }

@@ -13,6 +13,9 @@ use super::standing::{ResolverTask, Standing, StandingState};
 use super::table::Release;
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, superseded};
+use tokio::time::Instant;
+
+use crate::backoff::HEALTHY;
 use crate::{Backoff, Error, Result};
 
 /// How deep resolvers that are polled in place may nest before one is spawned instead.
@@ -185,17 +188,24 @@ fn finish(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32, result: R
 }
 
 async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: BoxFuture<'static, Result<()>>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = None;
     let mut run = run;
     let mut work = work;
     loop {
+        let begun = Instant::now();
         let result = contained(work).await;
         let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
         finish(&standing, &lane_ref, run, result);
         if !is_tried_again {
             return;
         }
-        tokio::time::sleep(backoff.next()).await;
+        let own = || lane_ref.controller.retry(standing.directive.id()).unwrap_or(lane_ref.retry);
+        let backoff = backoff.get_or_insert_with(|| Backoff::new(own()));
+        if begun.elapsed() >= HEALTHY {
+            backoff.reset();
+        }
+        let Some(wait) = backoff.next() else { return };
+        tokio::time::sleep(wait).await;
         let again = standing.change(|state, effects| state.retry(&standing, &lane_ref, run, effects));
         let Some(again) = again else { return };
         run = again;

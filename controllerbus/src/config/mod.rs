@@ -5,6 +5,7 @@ pub(crate) mod origin;
 pub mod schema;
 pub(crate) mod secret;
 mod set;
+mod write;
 #[cfg(feature = "yaml")]
 mod yaml;
 #[cfg(not(feature = "yaml"))]

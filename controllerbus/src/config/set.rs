@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::{Origin, Place};
 use crate::error::{ErrorKind, Location};
-use crate::{BusError, Config, Error, Result};
+use crate::{BusError, Config, Error, Result, Retry};
 
 /// Controller configs by key.
 ///
@@ -49,12 +49,20 @@ impl fmt::Debug for ConfigSet {
 pub struct Entry {
     /// The config ID.
     pub id: String,
-    /// Which versions of the controller are accepted, such as `^1.2`; any if it is not given. The highest one is used.
+    /// Which versions of the controller are accepted, such as `^1.2`; any if it is not given. The highest one that there is when
+    /// the controller is made is used; see [`Entry::supersede`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<semver::VersionReq>,
-    /// Of several entries for a key the one with the highest revision wins.
-    #[serde(default)]
+    /// Of several entries for a key the one with the highest revision wins. A text may say `rev`, too.
+    #[serde(default, alias = "rev", skip_serializing_if = "is_zero")]
     pub revision: u64,
+    /// Whether a factory of a higher version that comes later takes over from the running controller, as if the config had
+    /// changed: the running one serves until the new one runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub supersede: bool,
+    /// How often the controller, its execution and its resolvers are tried again when they fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// The config itself.
     #[serde(default = "empty")]
     pub config: serde_json::Value,
@@ -63,8 +71,65 @@ pub struct Entry {
 impl Entry {
     /// A config of this ID, of revision 0 and for any version.
     pub fn new(id: impl Into<String>, config: serde_json::Value) -> Self {
-        Self { id: id.into(), version: None, revision: 0, config }
+        Self { id: id.into(), version: None, revision: 0, supersede: false, retry: None, config }
     }
+
+    /// Reads a single entry from YAML.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with the line and the column.
+    #[cfg(feature = "yaml")]
+    pub fn from_yaml(text: &str) -> Result<Self, BusError> {
+        let read =
+            super::yaml::read(text).map_err(|(place, message)| invalid("config", None, text, place, &message))?;
+        Ok(read.ok_or_else(|| invalid("config", None, text, Some((1, 1)), "missing field `id`"))?)
+    }
+
+    /// Reads a single entry from JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with the line and the column.
+    pub fn from_json(text: &str) -> Result<Self, BusError> {
+        Ok(json("config", None, text)?)
+    }
+
+    /// The entry as YAML, which reads back equal.
+    pub fn to_yaml(&self) -> String {
+        super::write::entry(&self.fields())
+    }
+
+    /// The entry as JSON, which reads back equal.
+    pub fn to_json(&self) -> String {
+        format!("{:#}\n", self.value())
+    }
+
+    fn value(&self) -> serde_json::Value {
+        self.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// What is written: all that is not the default, and the config.
+    fn fields(&self) -> super::write::Fields {
+        let mut fields = vec![("id", self.id.clone().into())];
+        if let Some(version) = &self.version {
+            fields.push(("version", version.to_string().into()));
+        }
+        if self.revision > 0 {
+            fields.push(("revision", self.revision.into()));
+        }
+        if self.supersede {
+            fields.push(("supersede", true.into()));
+        }
+        if let Some(retry) = &self.retry {
+            fields.push(("retry", serde_json::to_value(retry).unwrap_or_default()));
+        }
+        fields.push(("config", self.config.clone()));
+        fields
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(revision: &u64) -> bool {
+    *revision == 0
 }
 
 fn empty() -> serde_json::Value {
@@ -124,22 +189,35 @@ impl ConfigSet {
     }
 
     fn yaml(file: Option<&str>, text: &str) -> Result<Self> {
-        match super::yaml::read(text) {
-            Ok(set) => Ok(set.placed(file, text)),
-            Err((place, message)) => Err(invalid(file, text, place, &message)),
+        match super::yaml::read::<Self>(text) {
+            Ok(set) => Ok(set.unwrap_or_default().placed(file, text)),
+            Err((place, message)) => Err(invalid("config set", file, text, place, &message)),
         }
     }
 
     fn json(file: Option<&str>, text: &str) -> Result<Self> {
-        match serde_json::from_str::<Self>(text) {
-            Ok(set) => Ok(set.placed(file, text)),
-            Err(error) => {
-                let place = (error.line() as u64, error.column() as u64);
-                let message = error.to_string();
-                let message = message.split(" at line ").next().unwrap_or(&message);
-                Err(invalid(file, text, Some(place), message))
-            }
-        }
+        Ok(json::<Self>("config set", file, text)?.placed(file, text))
+    }
+
+    /// The set as YAML, ordered by key. It reads back equal; comments are not kept.
+    ///
+    /// ```
+    /// # use controllerbus::prelude::*;
+    /// let set = ConfigSet::from_json(r#"{"door": {"id": "house/door", "config": {"code": "007"}}}"#)?;
+    /// assert_eq!(set.to_yaml(), "door:\n  id: house/door\n  config:\n    code: \"007\"\n");
+    /// # Ok::<(), BusError>(())
+    /// ```
+    pub fn to_yaml(&self) -> String {
+        super::write::entries(self.iter().map(|(key, entry)| (key, entry.fields())))
+    }
+
+    /// The set as JSON, ordered by key. It reads back equal.
+    pub fn to_json(&self) -> String {
+        format!("{:#}\n", self.value())
+    }
+
+    fn value(&self) -> serde_json::Value {
+        self.entries.iter().map(|(key, entry)| (key.clone(), entry.value())).collect()
     }
 
     fn placed(mut self, file: Option<&str>, text: &str) -> Self {
@@ -155,7 +233,7 @@ impl ConfigSet {
     pub fn insert<C: Config>(&mut self, key: impl Into<String>, revision: u64, config: &C) -> Result<(), BusError> {
         let config = serde_json::to_value(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
-        self.set(key, Entry { id: C::ID.to_owned(), version: None, revision, config });
+        self.set(key, Entry { revision, ..Entry::new(C::ID, config) });
         Ok(())
     }
 
@@ -173,9 +251,18 @@ impl ConfigSet {
     }
 
     /// Adds another set's entries. Of a key that both have the higher revision wins, and on a tie this set's.
-    pub fn merge(&mut self, mut other: Self) {
+    pub fn merge(&mut self, other: Self) {
+        self.take(other, |own, other| own.revision < other.revision);
+    }
+
+    /// Adds another set's entries in place of this set's of the same keys, whatever their revisions.
+    pub fn overwrite(&mut self, other: Self) {
+        self.take(other, |_, _| true);
+    }
+
+    fn take(&mut self, mut other: Self, wins: impl Fn(&Entry, &Entry) -> bool) {
         for (key, entry) in other.entries {
-            if self.entries.get(&key).is_none_or(|own| own.revision < entry.revision) {
+            if self.entries.get(&key).is_none_or(|own| wins(own, &entry)) {
                 match other.places.remove(&key) {
                     Some(place) => self.places.insert(key.clone(), place),
                     None => self.places.remove(&key),
@@ -215,8 +302,17 @@ impl ConfigSet {
     }
 }
 
-fn invalid(file: Option<&str>, text: &str, place: Option<(u64, u64)>, message: &str) -> Error {
-    let error = Error::new(ErrorKind::Invalid, format!("config set: {message}"));
+fn json<T: serde::de::DeserializeOwned>(what: &str, file: Option<&str>, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        let place = (error.line() as u64, error.column() as u64);
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        invalid(what, file, text, Some(place), message)
+    })
+}
+
+fn invalid(what: &str, file: Option<&str>, text: &str, place: Option<(u64, u64)>, message: &str) -> Error {
+    let error = Error::new(ErrorKind::Invalid, format!("{what}: {message}"));
     match place {
         Some((line, column)) => error.at(Origin::new(file, text).at(line, column)),
         None => error.context(file.unwrap_or("the text")),

@@ -1,10 +1,10 @@
 //! In place of `yaml.rs` without the feature `yaml`: config sets are JSON, and the places in them are not known.
 
-use super::ConfigSet;
+use serde::de::DeserializeOwned;
 
-/// Reads a set. The error is its line and column, and what is wrong.
-pub(super) fn read(text: &str) -> Result<ConfigSet, (Option<(u64, u64)>, String)> {
-    serde_json::from_str(text).map_err(|error| {
+/// Reads a text. The error is its line and column, and what is wrong.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, (Option<(u64, u64)>, String)> {
+    serde_json::from_str(text).map(Some).map_err(|error| {
         let message = error.to_string();
         let what = message.split(" at line ").next().unwrap_or(&message);
         let help = "only JSON is read here, because `controllerbus` was built without its feature `yaml`";

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AnyController, BoxFuture, Context, OnStarted, State};
 use crate::directive::{AnyDirective, ValueSink};
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{Error, Result, Retry};
 
 /// A controller whose calls are counted.
 pub(crate) struct Exclusive {
@@ -191,6 +191,11 @@ impl AnyController for Exclusive {
 
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         self.call("restore", |controller| controller.restore(state)).unwrap_or_else(refused)
+    }
+
+    fn retry(&self, directive: &str) -> Option<Retry> {
+        let controller = lock(&self.state).controller.clone();
+        controller.and_then(|controller| controller.retry(directive))
     }
 
     fn resolves(&self) -> Vec<String> {

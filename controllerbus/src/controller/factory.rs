@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, OnStarted, Routes, State, SwapMode, starting};
 use crate::config::secret::without_secrets;
 use crate::directive::{AnyDirective, ValueSink, wire};
-use crate::{Config, Error, Result, error::ErrorKind};
+use crate::{Config, Error, Result, Retry, error::ErrorKind};
 
 /// Makes controllers of one config ID, from this binary or from behind a plugin boundary.
 pub trait Factory: Send + Sync + 'static {
@@ -169,6 +169,9 @@ impl<C: Controller> AnyController for Erased<C> {
     }
     fn clone_for_lane(&self) -> Option<Arc<dyn AnyController>> {
         Some(Arc::new(Self { controller: self.controller.clone_for_lane(), routes: Arc::clone(&self.routes) }))
+    }
+    fn retry(&self, directive: &str) -> Option<Retry> {
+        self.routes.retry_of(directive)
     }
     fn resolves(&self) -> Vec<String> {
         self.routes.ids().map(str::to_owned).collect()

@@ -1,5 +1,6 @@
 //! Controllers: control loops with a config that execute and resolve directives.
 
+mod closures;
 mod context;
 pub(crate) mod exclusive;
 pub mod factory;
@@ -10,10 +11,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Result;
 use crate::config::Config;
 use crate::directive::{AnyDirective, ValueSink};
+use crate::{Result, Retry};
 
+pub use closures::Closures;
 pub use context::Context;
 pub use routes::{Hold, ResolveWith, Routes};
 
@@ -214,6 +216,10 @@ pub trait AnyController: Send + Sync + 'static {
     /// See [`Controller::restore`].
     fn restore(self: Arc<Self>, _state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+    /// How often a resolver of this directive id is tried again; `None` for what the controller's config says.
+    fn retry(&self, _directive: &str) -> Option<Retry> {
+        None
     }
     /// The same controller with a reference count of its own, for the threads of one lane: counting it does not slow down
     /// those of others. `None` where it is not worth it.

@@ -4,8 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::BoxFuture;
-use crate::Result;
 use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
+use crate::{Result, Retry};
 
 /// A resolver's reference to its controller, to which it derefs.
 pub struct Hold<C>(Arc<PerLane<C>>);
@@ -51,12 +51,12 @@ pub type ResolveWith<C, D> = fn(Hold<C>, D, Values<<D as Directive>::Value>) -> 
 
 /// The resolvers of a controller type, by directive id.
 pub struct Routes<C> {
-    routes: Vec<(&'static str, Resolve<C>)>,
+    routes: Vec<(&'static str, Resolve<C>, Option<Retry>)>,
 }
 
 impl<C> std::fmt::Debug for Routes<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.routes.iter().map(|(id, _)| id)).finish()
+        f.debug_list().entries(self.routes.iter().map(|(id, ..)| id)).finish()
     }
 }
 
@@ -67,23 +67,28 @@ impl<C: Send + Sync + 'static> Routes<C> {
 
     /// Resolves directives of type `D` with a function.
     pub fn add<D: Directive>(&mut self, resolve: ResolveWith<C, D>) -> &mut Self {
-        let erased: Resolve<C> = Box::new(move |controller, directive, sink| {
-            let owned = match directive.as_any().downcast_ref::<D>() {
-                Some(typed) => Ok(typed.duplicate()),
-                // The type of another build under the same id: the encoding bridges versions.
-                None => directive.encode().and_then(|bytes| wire::decode::<D>(&bytes)),
-            };
-            match owned {
-                Ok(owned) => resolve(controller, owned, Values::new(sink)),
-                Err(error) => Box::pin(std::future::ready(Err(error))),
-            }
+        let erased: Resolve<C> = Box::new(move |controller, directive, sink| match owned::<D>(directive) {
+            Ok(owned) => resolve(controller, owned, Values::new(sink)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
         });
-        self.routes.push((D::ID, erased));
+        self.routes.push((D::ID, erased, None));
         self
     }
 
+    /// Says how often the resolver that was added last is tried again when it fails; otherwise its controller's config does.
+    pub fn retry(&mut self, retry: Retry) -> &mut Self {
+        if let Some((.., last)) = self.routes.last_mut() {
+            *last = Some(retry);
+        }
+        self
+    }
+
+    pub(crate) fn retry_of(&self, directive: &str) -> Option<Retry> {
+        self.routes.iter().find(|(id, ..)| *id == directive).and_then(|(.., retry)| *retry)
+    }
+
     pub(crate) fn ids(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.routes.iter().map(|(id, _)| *id)
+        self.routes.iter().map(|(id, ..)| *id)
     }
 
     pub(crate) fn resolve(
@@ -92,7 +97,16 @@ impl<C: Send + Sync + 'static> Routes<C> {
         directive: &dyn AnyDirective,
         sink: Arc<dyn ValueSink>,
     ) -> Option<BoxFuture<'static, Result<()>>> {
-        let (_, resolve) = self.routes.iter().find(|(id, _)| *id == directive.id())?;
+        let (_, resolve, _) = self.routes.iter().find(|(id, ..)| *id == directive.id())?;
         Some(resolve(controller, directive, sink))
+    }
+}
+
+/// A copy of a directive for a resolver to own.
+pub(super) fn owned<D: Directive>(directive: &dyn AnyDirective) -> Result<D> {
+    match directive.as_any().downcast_ref::<D>() {
+        Some(typed) => Ok(typed.duplicate()),
+        // The type of another build under the same id: the encoding bridges versions.
+        None => wire::decode(&directive.encode()?),
     }
 }

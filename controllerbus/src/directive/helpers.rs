@@ -157,7 +157,7 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
                 tracing::warn!(%error, "a child resolver failed; it is tried again");
                 target.withdraw(false);
                 target.idle.send_replace(true);
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.next().unwrap_or_default()).await;
                 target.idle.send_replace(false);
             }
         });

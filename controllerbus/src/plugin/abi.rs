@@ -222,6 +222,20 @@ pub trait HostSide {
     extern "C" fn span_clone(&self, id: u64);
     /// One less refers to a span; the last ends it.
     extern "C" fn span_close(&self, id: u64);
+    /// Adds a controller to the host's bus; `retry` is its [`crate::Retry`] in the boundary's encoding. Returns its id there.
+    extern "C" fn add_controller(
+        &self,
+        info: FactoryInfo,
+        retry: List<u8>,
+        controller: GuestControllerPtr,
+    ) -> stabby::result::Result<u64, Failure>;
+    /// How the execution of one that was added has ended for good: [`EVENT_END`] or [`EVENT_FAILED`]; or [`EVENT_PENDING`], and
+    /// then the waker is kept until it has.
+    extern "C" fn exited(&self, controller: u64, waker: GuestWakerPtr) -> PolledEvent;
+    /// Removes one that was added, and says whether it has ended; if not, the waker is kept until it has.
+    extern "C" fn close(&self, controller: u64, waker: GuestWakerPtr) -> bool;
+    /// Removes one that was added, without another word.
+    extern "C" fn let_go(&self, controller: u64);
 }
 /// An owned [`HostSide`].
 pub type HostPtr = stabby::dynptr!(Boxed<dyn HostSide + Send + Sync>);
@@ -319,6 +333,9 @@ pub trait GuestController {
     extern "C" fn restore(&self, state: SavedState, done: HostDonePtr) -> GuestTaskPtr;
     /// The ids of the directives that it resolves.
     extern "C" fn resolves(&self) -> List<Text>;
+    /// How often its resolvers are tried again, where that is not left to its config: a list of directive ids and
+    /// [`crate::Retry`]s in the boundary's encoding, or nothing.
+    extern "C" fn retries(&self) -> List<u8>;
     /// Starts a resolver; `done` is called when it ends.
     extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr;
 }

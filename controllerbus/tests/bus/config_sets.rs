@@ -168,10 +168,7 @@ async fn applying_a_set_leaves_other_keys_alone_unless_it_is_all_there_is() {
     let bus = bus();
     bus.apply(set(1, 80)).await.expect("applying");
     let mut other = ConfigSet::new();
-    other.set(
-        "gate",
-        Entry { id: "test/door".into(), version: None, revision: 0, config: serde_json::json!({"width": 9}) },
-    );
+    other.set("gate", Entry::new("test/door", serde_json::json!({"width": 9})));
     bus.apply(other.clone()).await.expect("applying");
     assert_eq!(bus.configs().len(), 2);
     bus.apply_only(other).await.expect("applying");
@@ -202,4 +199,185 @@ async fn the_states_of_a_config_can_be_watched() {
     soon(async { while !matches!(watch.next().await.map(|state| state.state), Some(RunState::Running(_))) {} }).await;
     assert!(bus.remove_config("door").await);
     soon(async { while watch.next().await.is_some() {} }).await;
+}
+
+#[test]
+fn an_entry_by_itself_is_read_and_rev_is_short_for_revision() {
+    let entry = Entry::from_yaml("id: test/door\nrev: 4\nconfig: { width: 3 }\n").expect("an entry");
+    assert_eq!((entry.id.as_str(), entry.revision, &entry.config["width"]), ("test/door", 4, &3.into()));
+    assert_eq!(Entry::from_json(r#"{"id": "test/door", "revision": 4, "config": {"width": 3}}"#).expect("it"), entry);
+    let error = Entry::from_yaml("id: test/door\nrevision: 1\nrev: 2\n").expect_err("which one?");
+    assert!(error.to_string().contains("revision"), "{error}");
+    assert_eq!(place(&Entry::from_json("{\"id\": 7}").expect_err("no text")), (None, 1, 8));
+    assert!(Entry::from_yaml("").expect_err("nothing").to_string().contains("id"));
+}
+
+/// Texts that some reader of YAML or JSON takes for something else, or breaks at.
+const TEXTS: [&str; 30] = [
+    "",
+    " ",
+    "plain",
+    "two words",
+    " before",
+    "after ",
+    "a  b",
+    "yes",
+    "No",
+    "null",
+    "~",
+    "1",
+    "1e5",
+    "0x1F",
+    "-",
+    "- a",
+    "a: b",
+    "a #b",
+    "#",
+    "*a",
+    "&a",
+    "!a",
+    "<<",
+    "%",
+    "@",
+    "\"quoted\"",
+    "line\nline",
+    "tab\tand\u{7}bell",
+    "\u{85}\u{2028}\u{feff}\u{ffff}é😀",
+    "2001-12-14",
+];
+
+#[test]
+fn what_is_written_as_yaml_or_json_reads_back_equal() {
+    let mut set = ConfigSet::new();
+    for (at, text) in TEXTS.iter().enumerate() {
+        let nested = serde_json::json!({
+            *text: [text, [], {}, { "deep": [[text], { *text: null }] }],
+            "numbers": [0, -1, u64::MAX, i64::MIN, 1.0, -0.5, 1e300, 1e-7, 123_456_789.25],
+            "truth": [true, false, null],
+        });
+        set.set(format!("{text}{at}"), Entry { revision: at as u64, ..Entry::new(*text, nested) });
+    }
+    let long = "a long key, ".repeat(200);
+    set.set(long.clone(), Entry::new(long, serde_json::json!("only a text")));
+    let bounded = "id: a\nsupersede: true\nversion: ^1.2\nretry: { start_ms: 5, factor: 1.5, stop_after: 2 }\n";
+    set.set("options", Entry::from_yaml(bounded).expect("an entry"));
+    let yaml = set.to_yaml();
+    assert_eq!(ConfigSet::from_yaml(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}")), set, "{yaml}");
+    assert_eq!(ConfigSet::from_json(&set.to_json()).expect("JSON"), set);
+    assert_eq!(ConfigSet::from_yaml(&ConfigSet::new().to_yaml()).expect("an empty set"), ConfigSet::new());
+    for (_, entry) in set.iter() {
+        assert_eq!(&Entry::from_yaml(&entry.to_yaml()).expect("an entry"), entry);
+        assert_eq!(&Entry::from_json(&entry.to_json()).expect("an entry"), entry);
+    }
+}
+
+#[test]
+fn a_set_is_written_in_the_same_order_and_without_what_goes_without_saying() {
+    let set = ConfigSet::from_json(r#"{"b": {"id": "x/b"}, "a": {"id": "x/a", "revision": 2}}"#).expect("a set");
+    assert_eq!(set.to_yaml(), "a:\n  id: x/a\n  revision: 2\n  config: {}\nb:\n  id: x/b\n  config: {}\n");
+}
+
+#[test]
+fn merging_keeps_the_higher_revision_and_overwriting_takes_the_other_one() {
+    let set = |a: u64, config: u64| {
+        let mut set = ConfigSet::new();
+        set.set("a", Entry { revision: a, ..Entry::new("x", config.into()) });
+        set
+    };
+    let mut merged = set(2, 1);
+    merged.merge(set(1, 2));
+    assert_eq!(merged, set(2, 1));
+    merged.overwrite(set(1, 2));
+    assert_eq!(merged, set(1, 2));
+}
+
+struct Tries;
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/tries")]
+struct TriesConfig {
+    fails_in: String,
+}
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/tried", value = u64)]
+struct Tried {}
+
+impl Controller for Tries {
+    type Config = TriesConfig;
+    async fn construct(config: TriesConfig, _: &Context) -> Result<Self> {
+        if config.fails_in == "construct" { Err(Error::msg("it cannot be made")) } else { Ok(Self) }
+    }
+    async fn execute(&self, _: &Context) -> Result<()> {
+        Err(Error::msg("it does not run"))
+    }
+    fn routes(routes: &mut controllerbus::Routes<Self>) {
+        routes.add::<Tried>(|_, _, _| Box::pin(std::future::ready(Err(Error::msg("it does not answer")))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_says_how_often_its_controller_and_its_resolvers_are_tried_again() {
+    let bus = Bus::new();
+    bus.add_factories(Source::STATIC, vec![factory::<Tries>("tries", "1.0.0")]);
+    let config = |place: &str| {
+        let retry = "{ start_ms: 1000, factor: 3, most_ms: 5000, stop_after: 4 }";
+        ConfigSet::from_yaml(&format!("tries: {{ id: test/tries, retry: {retry}, config: {{ fails_in: {place} }} }}"))
+            .unwrap()
+    };
+    bus.apply(config("construct")).await.unwrap();
+    let mut watch = bus.watch_config("tries");
+    let mut waits = Vec::new();
+    loop {
+        match watch.next().await.expect("the key").state {
+            RunState::Failed { retry_in: Some(wait), .. } => waits.push(wait.as_millis()),
+            RunState::Failed { retry_in: None, .. } => break,
+            _ => {}
+        }
+    }
+    for (wait, full) in waits.iter().zip([1_000, 3_000, 5_000]) {
+        assert!((full / 2..=full).contains(wait), "{waits:?}");
+    }
+    assert_eq!(waits.len(), 3);
+
+    // The execution and the resolvers, too.
+    bus.apply_only(config("execute")).await.unwrap();
+    let mut request = bus.request(Tried {}).unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut failures = 0;
+    while failures < 4 {
+        failures += usize::from(matches!(request.next().await, Some(Event::Failed(_))));
+    }
+    assert!(begun.elapsed().as_millis() >= 4_500, "{:?}", begun.elapsed());
+    let more = tokio::time::timeout(std::time::Duration::from_secs(3_600), async {
+        while !matches!(request.next().await, Some(Event::Failed(_))) {}
+    });
+    assert!(more.await.is_err(), "it was given up");
+    let state = bus.config("tries").expect("the key").state;
+    assert!(matches!(state, RunState::Failed { retry_in: None, .. }), "{state:?}");
+}
+
+#[tokio::test]
+async fn a_better_factory_takes_a_running_controller_over_where_the_config_says_so() {
+    let bus = Bus::new();
+    let doors = |version| vec![factory::<DoorController>("door", version)];
+    bus.add_factories(Source(1), doors("1.0.0"));
+    let text =
+        |supersede| format!("door: {{ id: test/door, supersede: {supersede}, version: '^1', config: {{ width: 3 }} }}");
+    let version = || bus.controllers().iter().map(|found| found.info.version.to_string()).collect::<Vec<_>>();
+    soon(bus.apply(ConfigSet::from_yaml(&text(false)).unwrap())).await.unwrap();
+    bus.add_factories(Source(2), doors("1.1.0"));
+    assert_eq!(version(), ["1.0.0"], "nobody has asked for another one");
+    soon(bus.apply_only(ConfigSet::from_yaml(&text(true)).unwrap())).await.unwrap();
+    assert_eq!(version(), ["1.1.0"]);
+    let mut changes = bus.changes();
+    bus.add_factories(Source(3), doors("1.2.0"));
+    bus.add_factories(Source(4), doors("2.0.0"));
+    while version() != ["1.2.0"] {
+        soon(changes.changed()).await.unwrap();
+    }
+    assert!(matches!(bus.config("door").expect("the key").state, RunState::Running(_)));
+    // Nor does a lower one.
+    bus.add_factories(Source(5), doors("1.1.5"));
+    assert_eq!(version(), ["1.2.0"]);
 }

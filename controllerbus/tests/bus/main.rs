@@ -4,6 +4,7 @@ mod bridges;
 mod config_sets;
 mod controllers;
 mod directives;
+mod inside;
 mod introspection;
 mod kit;
 mod life;

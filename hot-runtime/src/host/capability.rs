@@ -6,14 +6,17 @@
 
 use std::sync::Arc;
 
-use controllerbus::bus::loading::{ApplyConfigSet, ExecController, LoadConfig, LoadControllerWithConfig, LoadFactory};
-use controllerbus::bus::{Backend, BusHandle};
+use controllerbus::bus::loading::{
+    ApplyConfigSet, ExecController, ListControllers, ListDirectives, ListFactories, LoadConfig,
+    LoadControllerWithConfig, LoadFactory, LookupConfigSet,
+};
+use controllerbus::bus::{Backend, BusHandle, RawRunning, Source};
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
 use controllerbus::directive::{ANY_DIRECTIVE, AnyDirective, Directive, RawRequest, wire};
 use controllerbus::error::ErrorKind;
 use controllerbus::listen::{Address, HostSocket, Sockets};
-use controllerbus::{Config, ConfigSet, Error, Result, Schema};
+use controllerbus::{Config, ConfigSet, Error, Result, Retry, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::host::Isolation;
@@ -123,9 +126,15 @@ impl Capabilities {
                 let refused = set.iter().find(|(_, entry)| !names_config(&self.apply_configs, &entry.id));
                 refused.map(|(_, entry)| format!("apply configs of `{}` (`apply_configs`)", entry.id))
             }
-            LoadFactory::ID | LoadConfig::ID => {
-                (!self.see_others).then(|| "look up what others are (`see_others`)".to_owned())
+            LookupConfigSet::ID if wire::decode::<LookupConfigSet>(&directive.encode()?)?.keep => {
+                Some("keep the configs of others".to_owned())
             }
+            LoadFactory::ID
+            | LoadConfig::ID
+            | LookupConfigSet::ID
+            | ListControllers::ID
+            | ListDirectives::ID
+            | ListFactories::ID => (!self.see_others).then(|| "look up what others are (`see_others`)".to_owned()),
             id => (!names(&self.ask, id)).then(|| format!("ask `{id}` (`ask`)")),
         })
     }
@@ -172,6 +181,19 @@ impl Backend for Guarded {
         match self.capabilities.refusal(&*directive)? {
             Some(what) => Err(may_not(&self.plugin, &what)),
             None => Ok(self.bus.raw(directive)?),
+        }
+    }
+
+    fn add_controller(
+        &self,
+        controller: Arc<dyn AnyController>,
+        info: Info,
+        source: Source,
+        retry: Retry,
+    ) -> Result<Box<dyn RawRunning>> {
+        match self.capabilities.answers(&controller.resolves()) {
+            Some(what) => Err(may_not(&self.plugin, &what)),
+            None => self.bus.backend().add_controller(controller, info, source, retry),
         }
     }
 }
@@ -317,8 +339,12 @@ mod tests {
 
     #[test]
     fn a_plugin_starts_and_applies_what_it_may_and_never_what_would_give_it_more() {
-        let load =
-            |id: &str| LoadControllerWithConfig { config_id: id.to_owned(), version: None, config: "{}".to_owned() };
+        let load = |id: &str| LoadControllerWithConfig {
+            config_id: id.to_owned(),
+            version: None,
+            config: "{}".to_owned(),
+            retry: None,
+        };
         assert!(!refused(&load("anything")));
         assert!(refused(&load(PluginConfig::ID)) && refused(&load("controllerbus/bus/api")));
         assert!(refused(&ExecController { load: load(PluginConfig::ID) }));

@@ -32,12 +32,15 @@ impl Engine {
         let bytes = config.clone();
         let source = known.source;
         let swap = known.swap;
+        let retry = self.life().configs.instances.get(&instance).and_then(|instance| instance.config.retry);
         let entry = move |controller: Arc<dyn AnyController>| {
             let controller = match swap {
                 SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
                 SwapMode::Beside => controller,
             };
-            ControllerEntry::new(ties, known.info, source, controller).configured(instance, bytes, swap)
+            ControllerEntry::new(ties, known.info, source, controller)
+                .configured(instance, bytes, swap)
+                .retried(retry.unwrap_or_default())
         };
         let engine = Arc::clone(self);
         let late = move |made: ControllerEntry| engine.discard(Arc::new(made));

@@ -11,14 +11,18 @@ use crate::bus::config_state::RunState;
 use crate::bus::configs::Changes;
 use crate::bus::engine::{Engine, Life};
 use crate::bus::entry::ControllerEntry;
+use crate::bus::loading::LoadFactory;
 use crate::bus::stop_first::Claim;
 use crate::controller::SwapMode;
+use crate::directive::{Directive, Request};
 
 /// What a keeper does next.
 enum Step {
     Construct(Box<Construct>),
     /// Wait for a nudge, or until this time.
     Wait(Option<Instant>),
+    /// Ask those who answer it for a factory, and wait for a nudge.
+    Ask(LoadFactory),
     /// No key wants it any more.
     End(Vec<Arc<ControllerEntry>>),
 }
@@ -33,7 +37,13 @@ impl Life {
         }
         let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
         let tried = instance.tried;
-        let Some(known) = instance.look(&self.factories) else { return Step::Wait(instance.retry_at) };
+        let Some(known) = instance.look(&self.factories) else {
+            let asks = *instance.state() == RunState::Queued && self.has_sources();
+            return match self.configs.instances.get(&id).filter(|_| asks) {
+                Some(queued) => Step::Ask(queued.asks_for()),
+                None => Step::Wait(self.configs.instances.get(&id).and_then(|instance| instance.retry_at)),
+            };
+        };
         let predecessors = self.configs.predecessors_of(id, known.swap);
         let any = |is: fn(&Instance) -> bool| {
             predecessors.iter().filter_map(|predecessor| self.configs.instances.get(predecessor)).any(is)
@@ -62,6 +72,11 @@ impl Life {
         let claim = is_alone.then(|| Claim::new(engine));
         claim.iter().for_each(|claim| instance.claim(claim));
         Step::Construct(Box::new(Construct { known, config: instance.config.clone(), claim, legacy, predecessors }))
+    }
+
+    /// Whether a controller answers [`LoadFactory`], beside the bus itself.
+    fn has_sources(&self) -> bool {
+        self.controllers.values().any(|entry| entry.resolves.iter().any(|id| id == LoadFactory::ID))
     }
 
     /// Whether a key wants an instance or is served by it.
@@ -94,6 +109,8 @@ impl Engine {
 
 /// Keeps an instance until no key wants it, or the bus is gone.
 async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
+    // Held until the instance ends: whoever has answered it keeps the factory until then.
+    let mut asked: Option<Request<LoadFactory>> = None;
     loop {
         let step = {
             let Some(engine) = engine.upgrade() else { return };
@@ -107,6 +124,12 @@ async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
                 return;
             }
             Step::Wait(None) => nudge.notified().await,
+            Step::Ask(what) => {
+                if asked.is_none() {
+                    asked = engine.upgrade().and_then(|engine| engine.handle().request(what).ok());
+                }
+                nudge.notified().await;
+            }
             Step::Wait(Some(due)) => tokio::select! {
                 () = nudge.notified() => {}
                 () = tokio::time::sleep_until(due) => {}

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use super::config_state::RunState;
 use super::entry::ControllerEntry;
 use super::factories::{Factories, KnownFactory};
+use super::loading::LoadFactory;
 use super::stop_first::{After, Claim, Fate, Legacy};
 use super::{ControllerId, Source};
 use crate::config::Entry as ConfigEntry;
@@ -70,6 +71,7 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn new(config: ConfigEntry) -> Self {
+        let retry = config.retry.unwrap_or_default();
         Self {
             config,
             users: 1,
@@ -82,7 +84,7 @@ impl Instance {
             at_stake: false,
             tried: None,
             retry_at: None,
-            backoff: Backoff::default(),
+            backoff: Backoff::new(retry),
             last_error: None,
             nudge: Arc::default(),
         }
@@ -108,7 +110,7 @@ impl Instance {
         self.tried = None;
         self.retry_at = None;
         self.last_error = None;
-        self.backoff = Backoff::default();
+        self.backoff.reset();
     }
 
     /// Makes the next look try again, whenever that was due.
@@ -176,6 +178,18 @@ impl Instance {
         self.claim.is_some()
     }
 
+    /// The request for its factory.
+    fn asks_for(&self) -> LoadFactory {
+        LoadFactory { config_id: self.config.id.clone(), version: self.config.version.clone() }
+    }
+
+    /// Whether there is a better factory than that of its controller, and its config wants it.
+    pub(super) fn is_outdated(&self, factories: &Factories) -> bool {
+        let Some(running) = self.running.as_ref().filter(|_| self.config.supersede) else { return false };
+        let best = factories.find(&self.config.id, self.config.version.as_ref());
+        best.is_some_and(|best| best.source != running.source && best.info.version > running.info.version)
+    }
+
     /// What has to be over before another controller is constructed in place of its own, if there cannot be two.
     pub(super) fn after(&self) -> Vec<After> {
         let running = self.running.iter().filter(|running| running.swap == SwapMode::StopFirst);
@@ -232,7 +246,7 @@ impl Instance {
 
     /// Notes a failure; false if it is the same as that of the last try.
     fn fail(&mut self, error: &Error) -> bool {
-        let retry_in = (!error.is_permanent()).then(|| self.backoff.next());
+        let retry_in = if error.is_permanent() { None } else { self.backoff.next() };
         self.retry_at = retry_in.map(|wait| Instant::now() + wait);
         self.set_state(RunState::Failed { error: error.clone(), retry_in });
         self.last_error.replace(error.clone()).as_ref() != Some(error)

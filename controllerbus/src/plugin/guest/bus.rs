@@ -1,28 +1,37 @@
 //! The host's bus and sinks as a guest's code sees them: the same traits, over the boundary.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Backend, ResolverSnapshot};
+use super::GuestObject;
+use crate::bus::{Backend, BusHandle, ControllerId, RawRunning, ResolverSnapshot, Source};
+use crate::controller::{AnyController, BoxFuture, Info};
 use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawRequest, ValueId, ValueSink, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
-    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure, GuestWaker,
-    HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr, List, ObjectPtr, Text, boxed,
+    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo, Failure,
+    GuestWaker, GuestWakerPtr, HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr, List,
+    ObjectPtr, Text, boxed,
 };
 use crate::plugin::contained::{Contained, contain};
 use crate::plugin::interface::Object;
-use crate::{Error, Result};
+use crate::{Error, Result, Retry};
 
 /// The host's bus.
-pub(super) struct HostBus(Arc<HostPtr>);
+#[derive(Clone)]
+pub(super) struct HostBus {
+    host: Arc<HostPtr>,
+    runtime: Handle,
+}
 
 impl HostBus {
-    pub(super) fn new(host: Arc<HostPtr>) -> Self {
-        Self(host)
+    pub(super) fn new(host: Arc<HostPtr>, runtime: Handle) -> Self {
+        Self { host, runtime }
     }
 }
 
@@ -34,9 +43,78 @@ impl Backend for HostBus {
         })?;
         let (bytes, facts) = (directive.encode()?, Facts::encode(&*directive)?);
         let id = Text::from(directive.id());
-        let result = self.0.request(id, bytes.as_slice().into(), facts.as_slice().into());
-        requested(result, &self.0)
+        let result = self.host.request(id, bytes.as_slice().into(), facts.as_slice().into());
+        requested(result, &self.host)
     }
+
+    /// All that this side adds belongs to its own generation, whatever `source` says.
+    fn add_controller(
+        &self,
+        controller: Arc<dyn AnyController>,
+        info: Info,
+        _source: Source,
+        retry: Retry,
+    ) -> Result<Box<dyn RawRunning>> {
+        let told = FactoryInfo {
+            id: Text::from(info.id.as_str()),
+            version: Text::from(info.version.to_string().as_str()),
+            description: Text::from(info.description.as_str()),
+            config_id: Text::from(info.config_id.as_str()),
+            schema: Text::default(),
+            stop_first: false,
+        };
+        let context =
+            crate::Context::new(BusHandle::new(Arc::new(self.clone())), CancellationToken::new(), Arc::new(info));
+        let object = GuestObject {
+            resolves: controller.resolves(),
+            controller: Arc::new(Mutex::new(Some(controller))),
+            context,
+            host: Arc::clone(&self.host),
+            handle: self.runtime.clone(),
+        };
+        let retry = wire::encode(&retry)?;
+        let added = self.host.add_controller(told, retry.as_slice().into(), boxed(object).into());
+        let id = added.match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        Ok(Box::new(RemoteRunning { host: Arc::clone(&self.host), id }))
+    }
+}
+
+/// A controller of this library that was added to the host's bus.
+struct RemoteRunning {
+    host: Arc<HostPtr>,
+    id: u64,
+}
+
+impl RawRunning for RemoteRunning {
+    fn id(&self) -> ControllerId {
+        ControllerId(self.id)
+    }
+
+    fn exited(&self) -> BoxFuture<'static, Result<()>> {
+        let (host, id) = (Arc::clone(&self.host), self.id);
+        Box::pin(poll_fn(move |cx| {
+            let event = host.exited(id, waker_of(cx));
+            match event.kind {
+                EVENT_PENDING => Poll::Pending,
+                _ => Poll::Ready(event.failure.into()),
+            }
+        }))
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let (host, id) = (Arc::clone(&self.host), self.id);
+        Box::pin(poll_fn(move |cx| if host.close(id, waker_of(cx)) { Poll::Ready(()) } else { Poll::Pending }))
+    }
+}
+
+impl Drop for RemoteRunning {
+    fn drop(&mut self) {
+        self.host.let_go(self.id);
+    }
+}
+
+fn waker_of(cx: &Context<'_>) -> GuestWakerPtr {
+    boxed(TaskWaker(Contained::new(cx.waker().clone()))).into()
 }
 
 fn requested(
@@ -56,8 +134,7 @@ struct RemoteRequest {
 
 impl RawRequest for RemoteRequest {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
-        let waker = boxed(TaskWaker(Contained::new(cx.waker().clone()))).into();
-        let event = self.request.poll(waker);
+        let event = self.request.poll(waker_of(cx));
         let id = ValueId(event.value);
         Poll::Ready(Some(match event.kind {
             EVENT_PENDING => return Poll::Pending,

@@ -35,7 +35,7 @@ use crate::bus::BusHandle;
 use crate::controller::exclusive::Exclusive;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Context, State, SwapMode};
-use crate::directive::DirectiveType;
+use crate::directive::{DirectiveType, wire};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -81,11 +81,12 @@ impl Guest {
             .filter(|entry| only.is_none_or(|id| id == entry.id))
             .map(super::super::controller::factory::FactoryEntry::factory)
             .collect();
+        let handle = runtime.handle().clone();
         let guest = Self {
-            handle: runtime.handle().clone(),
+            bus: BusHandle::new(Arc::new(bus::HostBus::new(Arc::clone(&host), handle.clone()))),
+            handle,
             runtime: Mutex::new(Some(runtime)),
             workers,
-            bus: BusHandle::new(Arc::new(bus::HostBus::new(Arc::clone(&host)))),
             host,
             factories,
         };
@@ -276,6 +277,19 @@ impl GuestController for GuestObject {
             out.push(Text::from(id.as_str()));
         }
         out
+    }
+
+    extern "C" fn retries(&self) -> List<u8> {
+        let mut retries = List::default();
+        contain("asking a controller how often it is tried again", || {
+            let Ok(controller) = self.controller() else { return };
+            let own = |id: &String| controller.retry(id).map(|retry| (id.clone(), retry));
+            let all: Vec<_> = self.resolves.iter().filter_map(own).collect();
+            if let Some(bytes) = wire::encode(&all).ok().filter(|_| !all.is_empty()) {
+                retries = bytes.as_slice().into();
+            }
+        });
+        retries
     }
 
     extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr {

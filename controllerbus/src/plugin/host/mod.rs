@@ -25,9 +25,9 @@ use super::lease::{Holder, Lease, Leases};
 use crate::bus::BusHandle;
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
-use crate::directive::{AnyDirective, ValueSink};
+use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{Error, Result, Retry};
 
 /// What a guest is started with.
 pub struct HostOptions {
@@ -224,15 +224,8 @@ impl Factory for FactoryProxy {
                 }
             };
             drop(call);
-            let resolves = pointer.resolves().as_ref().iter().map(|id| id.as_str().to_owned()).collect();
-            Ok(Arc::new(ControllerProxy {
-                pointer,
-                resolves,
-                name: self.shared.name.clone(),
-                references: self.shared.references.clone(),
-                leases: Arc::clone(&self.shared.leases),
-                _lease: self.shared.leases.take(Holder::Controller),
-            }) as Arc<dyn AnyController>)
+            let proxy = ControllerProxy::new(pointer, self.shared.name.clone(), self.shared.references.clone());
+            Ok(Arc::new(proxy) as Arc<dyn AnyController>)
         })
     }
 }
@@ -248,6 +241,7 @@ struct ControllerProxy {
     pointer: GuestControllerPtr,
     resolves: Vec<String>,
     name: String,
+    retries: Vec<(String, Retry)>,
     references: objects::References,
     leases: Arc<Leases>,
     _lease: Lease,
@@ -258,6 +252,15 @@ fn dropped(name: &str) -> Error {
 }
 
 impl ControllerProxy {
+    fn new(pointer: GuestControllerPtr, name: String, references: objects::References) -> Self {
+        let resolves = pointer.resolves().as_ref().iter().map(|id| id.as_str().to_owned()).collect();
+        let retries = pointer.retries();
+        let retries = if retries.as_ref().is_empty() { None } else { wire::decode(retries.as_ref()).ok() };
+        let leases = Arc::clone(references.leases());
+        let lease = leases.take(Holder::Controller);
+        Self { pointer, resolves, name, retries: retries.unwrap_or_default(), references, leases, _lease: lease }
+    }
+
     /// Starts a call of the guest and waits for its end; dropping the future aborts it.
     async fn call(
         self: Arc<Self>,
@@ -332,6 +335,10 @@ impl AnyController for ControllerProxy {
             let state = SavedState { there: true, schema: state.schema, bytes: state.bytes.as_slice().into() };
             self.call(None, |done| this.pointer.restore(state, done)).await
         })
+    }
+
+    fn retry(&self, directive: &str) -> Option<Retry> {
+        self.retries.iter().find(|(id, _)| id == directive).map(|(_, retry)| *retry)
     }
 
     fn resolves(&self) -> Vec<String> {

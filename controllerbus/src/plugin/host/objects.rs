@@ -3,19 +3,20 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::trace::Traces;
-use crate::bus::BusHandle;
-use crate::controller::State;
+use super::{ControllerProxy, read_info};
+use crate::bus::{BusHandle, RawRunning, Source};
+use crate::controller::{BoxFuture, State};
 use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
-    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure,
+    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo, Failure,
     GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr,
     HostSaved, HostSide, HostSink, List, ObjectPtr, Outcome, PolledEvent, SavedState, Text, TraceRecord, boxed,
 };
@@ -36,7 +37,40 @@ pub(super) fn guard<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
 pub(super) struct HostObject {
     bus: BusHandle,
     references: References,
+    /// The generation, as it is named.
+    name: String,
+    source: Source,
     traces: Contained<Traces>,
+    added: Contained<Mutex<HashMap<u64, Added>>>,
+}
+
+/// A controller that the guest has added.
+struct Added {
+    /// `None` once it is being closed.
+    running: Option<Box<dyn RawRunning>>,
+    exited: Later<Result<()>>,
+    closed: Later<()>,
+}
+
+/// What comes at some time, and is told as often as it is asked for.
+enum Later<T> {
+    Coming(BoxFuture<'static, T>),
+    There(T),
+}
+
+impl<T: Clone> Later<T> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<T> {
+        if let Self::Coming(coming) = self {
+            match coming.as_mut().poll(cx) {
+                Poll::Ready(there) => *self = Self::There(there),
+                Poll::Pending => return None,
+            }
+        }
+        match self {
+            Self::There(there) => Some(there.clone()),
+            Self::Coming(_) => None,
+        }
+    }
 }
 
 /// How a generation gets references to directives.
@@ -52,6 +86,10 @@ impl References {
         Self { runtime, leases, referred: Arc::new(Contained::new(Referred::default())) }
     }
 
+    pub(super) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
     fn object(&self, raw: Box<dyn RawRequest>) -> HostRequestPtr {
         boxed(RequestObject { raw: Mutex::new(raw), references: self.clone() }).into()
     }
@@ -59,7 +97,9 @@ impl References {
 
 impl HostObject {
     pub(super) fn new(bus: BusHandle, references: References, plugin: String, generation: u64) -> Self {
-        Self { bus, references, traces: Contained::new(Traces::new(plugin, generation)) }
+        let (name, source) = (format!("{plugin}#{generation}"), Source(generation));
+        let traces = Contained::new(Traces::new(plugin, generation));
+        Self { bus, references, name, source, traces, added: Contained::new(Mutex::default()) }
     }
 
     fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
@@ -67,6 +107,26 @@ impl HostObject {
         let directive = DirectiveType::decode_with(id, bytes, facts)?;
         let raw = self.bus.raw(directive)?;
         Ok(self.references.object(raw))
+    }
+
+    fn added(&self) -> MutexGuard<'_, HashMap<u64, Added>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Polls something about a controller that the guest has added; `None` if there is none.
+    fn ask<T>(
+        &self,
+        id: u64,
+        waker: GuestWakerPtr,
+        poll: impl FnOnce(&mut Added, &mut Context<'_>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        let waker = Waker::from(Arc::new(WakerHolder { waker, _lease: self.references.leases.take(Holder::Waker) }));
+        let _runtime = self.references.runtime.enter();
+        // Not under the lock: it may end something of the guest's.
+        let mut added = self.added().remove(&id)?;
+        let polled = poll(&mut added, &mut Context::from_waker(&waker));
+        self.added().insert(id, added);
+        Some(polled)
     }
 }
 
@@ -86,6 +146,52 @@ impl HostSide for HostObject {
             Ok(self.references.object(raw))
         })
         .into()
+    }
+    extern "C" fn add_controller(
+        &self,
+        info: FactoryInfo,
+        retry: List<u8>,
+        controller: GuestControllerPtr,
+    ) -> stabby::result::Result<u64, Failure> {
+        answered(|| {
+            let _runtime = self.references.runtime.enter();
+            let retry = wire::decode(retry.as_ref())?;
+            let proxy = ControllerProxy::new(controller, self.name.clone(), self.references.clone());
+            let running = self.bus.backend().add_controller(Arc::new(proxy), read_info(&info), self.source, retry)?;
+            let (id, exited) = (running.id().0, Later::Coming(running.exited()));
+            let closed = Later::Coming(running.close());
+            self.added().insert(id, Added { running: Some(running), exited, closed });
+            Ok(id)
+        })
+        .into()
+    }
+    extern "C" fn exited(&self, controller: u64, waker: GuestWakerPtr) -> PolledEvent {
+        let gone = || Err(Error::new(ErrorKind::Closed, "the controller was removed"));
+        guard(polled(EVENT_FAILED, 0, &[], gone()), || {
+            match self.ask(controller, waker, |added, cx| added.exited.poll(cx)) {
+                Some(None) => polled(EVENT_PENDING, 0, &[], Ok(())),
+                Some(Some(Ok(()))) => polled(EVENT_END, 0, &[], Ok(())),
+                Some(Some(Err(error))) => polled(EVENT_FAILED, 0, &[], Err(error)),
+                None => polled(EVENT_FAILED, 0, &[], gone()),
+            }
+        })
+    }
+    extern "C" fn close(&self, controller: u64, waker: GuestWakerPtr) -> bool {
+        guard(true, || {
+            let closed = self.ask(controller, waker, |added, cx| {
+                drop(added.running.take());
+                added.closed.poll(cx)
+            });
+            // One that is not there has ended.
+            closed.is_none_or(|closed| closed.is_some())
+        })
+    }
+    extern "C" fn let_go(&self, controller: u64) {
+        guard((), || {
+            let _runtime = self.references.runtime.enter();
+            let gone = self.added().remove(&controller);
+            drop(gone);
+        });
     }
     extern "C" fn trace_level(&self) -> u8 {
         guard(0, level::listened)

@@ -1,0 +1,189 @@
+//! Controllers and factories that somebody has added by hand, for as long as he holds them.
+
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::entry::{ControllerEntry, Ties};
+use super::factories::KnownFactory;
+use super::{ControllerId, Source};
+use crate::controller::factory::Factory;
+use crate::controller::{AnyController, BoxFuture, Info};
+use crate::error::ErrorKind;
+use crate::{BusError, Error, Result, Retry};
+
+/// What a [`super::Backend`] gives for a controller that it has added. Dropping it removes the controller.
+pub trait RawRunning: Send + Sync {
+    /// The controller's id on the bus.
+    fn id(&self) -> ControllerId;
+    /// How its execution ends for good.
+    fn exited(&self) -> BoxFuture<'static, Result<()>>;
+    /// Removes it, and waits until it has ended or its limits have passed.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// A controller that was added to the bus and runs until this is dropped; made by [`super::BusHandle::add_controller`].
+///
+/// Whoever keeps it, such as another controller in a field of its own, owns the controller: both end together.
+#[must_use = "dropping it removes the controller"]
+pub struct Running(Box<dyn RawRunning>);
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Running").field(&self.id()).finish()
+    }
+}
+
+impl Running {
+    pub(super) fn new(raw: Box<dyn RawRunning>) -> Self {
+        Self(raw)
+    }
+
+    /// Its id on the bus.
+    pub fn id(&self) -> ControllerId {
+        self.0.id()
+    }
+
+    /// Waits until its execution has ended for good: well, or with an error that is not tried again. It keeps answering
+    /// directives. Cancel-safe.
+    ///
+    /// # Errors
+    /// Its last error; [`ErrorKind::Closed`] if it was removed before.
+    pub async fn exited(&self) -> Result<(), BusError> {
+        Ok(self.0.exited().await?)
+    }
+
+    /// Removes it, and waits until it has ended or its limits have passed.
+    pub async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+/// Factories that were added to the bus, which knows them until this is dropped; made by
+/// [`super::BusHandle::add_factories`]. Their controllers go with them.
+#[must_use = "dropping it removes the factories"]
+pub struct AddedFactories(#[allow(dead_code)] Box<dyn Send + Sync>);
+
+impl AddedFactories {
+    pub(super) fn new(guard: Box<dyn Send + Sync>) -> Self {
+        Self(guard)
+    }
+}
+
+impl std::fmt::Debug for AddedFactories {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AddedFactories").finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Puts a controller on the bus.
+    pub(super) fn add_by_hand(
+        self: &Arc<Self>,
+        controller: Arc<dyn AnyController>,
+        info: Info,
+        source: Source,
+        retry: Retry,
+    ) -> Arc<ControllerEntry> {
+        let id = self.next_id();
+        let entry = Arc::new(ControllerEntry::new(Ties::new(id), info, source, controller).retried(retry));
+        let is_closed = {
+            let mut life = self.life();
+            life.controllers.insert(id, Arc::clone(&entry));
+            self.is_closed()
+        };
+        if is_closed {
+            self.discard(Arc::clone(&entry));
+        } else {
+            self.attach(&entry, Vec::new());
+        }
+        entry
+    }
+
+    /// Takes a controller off; whether it was there.
+    pub(super) fn take_off(self: &Arc<Self>, id: u64) -> Option<Arc<ControllerEntry>> {
+        let entry = {
+            let mut life = self.life();
+            let entry = life.controllers.get(&id).cloned()?;
+            life.leave([&entry]);
+            entry
+        };
+        self.dismiss(std::slice::from_ref(&entry));
+        Some(entry)
+    }
+}
+
+/// A controller of this process that somebody holds.
+pub(super) struct Held {
+    engine: Arc<Engine>,
+    entry: Arc<ControllerEntry>,
+}
+
+impl Held {
+    pub(super) fn new(engine: Arc<Engine>, entry: Arc<ControllerEntry>) -> Self {
+        Self { engine, entry }
+    }
+}
+
+impl RawRunning for Held {
+    fn id(&self) -> ControllerId {
+        ControllerId(self.entry.id)
+    }
+
+    fn exited(&self) -> BoxFuture<'static, Result<()>> {
+        let mut exit = self.entry.exit.subscribe();
+        let (closed, name) = (self.entry.closed.clone(), self.entry.info.id.clone());
+        Box::pin(async move {
+            let exited = async {
+                // The sender lives as long as the entry, and that until it is closed.
+                let exited = exit.wait_for(Option::is_some).await.ok().and_then(|exited| exited.clone());
+                exited.unwrap_or(Ok(()))
+            };
+            tokio::select! {
+                biased;
+                exited = exited => exited,
+                () = closed.cancelled() => Err(Error::new(ErrorKind::Closed, format!("{name} was removed"))),
+            }
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let (engine, entry) = (Arc::clone(&self.engine), Arc::clone(&self.entry));
+        Box::pin(async move {
+            engine.take_off(entry.id);
+            engine.wait_closed(vec![entry]).await;
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.engine.take_off(self.entry.id);
+    }
+}
+
+/// Factories of this process that somebody holds.
+struct HeldFactories {
+    engine: Arc<Engine>,
+    source: Source,
+}
+
+impl Drop for HeldFactories {
+    fn drop(&mut self) {
+        let (engine, source) = (Arc::clone(&self.engine), self.source);
+        self.engine.spawn(async move {
+            engine.remove_source(source).await;
+        });
+    }
+}
+
+/// The sources of factories that are added by hand begin here; generations are numbered from 1.
+const BY_HAND: u64 = 1 << 63;
+
+impl Engine {
+    /// Adds factories for as long as what is returned is held.
+    pub(super) fn hold_factories(self: &Arc<Self>, factories: Vec<Arc<dyn Factory>>) -> Box<dyn Send + Sync> {
+        let source = Source(BY_HAND | self.next_id());
+        self.add_factories(KnownFactory::of(source, factories));
+        Box::new(HeldFactories { engine: Arc::clone(self), source })
+    }
+}

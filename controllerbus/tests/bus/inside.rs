@@ -1,0 +1,236 @@
+//! What controllers do on their bus: add others, run them once, follow what there is, look configs up, and get factories.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use controllerbus::bus::loading::{
+    ApplyConfigSet, ListControllers, ListDirectives, ListFactories, LoadFactory, LookupConfigSet,
+};
+use controllerbus::bus::{Bus, Execution, RunState};
+use controllerbus::controller::Closures;
+use controllerbus::error::ErrorKind;
+use controllerbus::prelude::*;
+use tokio::sync::mpsc;
+
+use crate::kit::{Words, factory, info, soon};
+
+fn speaker() -> Arc<Closures> {
+    Arc::new(Closures::new().resolves(|request: Words, values| async move {
+        values.add(format!("word {}", request.number));
+        Ok(())
+    }))
+}
+
+#[tokio::test]
+async fn a_controller_of_closures_answers_and_executes_until_what_keeps_it_is_dropped() {
+    let bus = Bus::new();
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let closures = Closures::new()
+        .resolves(|request: Words, values| async move {
+            values.add(format!("word {}", request.number));
+            Ok(())
+        })
+        .executes(move |context| {
+            let told = told.clone();
+            async move {
+                told.send("begun").unwrap();
+                context.cancelled().await;
+                told.send("ended").unwrap();
+                Ok(())
+            }
+        });
+    let running = bus.handle().add_controller(Arc::new(closures), info("test/closures")).unwrap();
+    assert_eq!(soon(heard.recv()).await, Some("begun"));
+    let mut request = bus.request(Words { number: 1 }).unwrap();
+    assert_eq!(*soon(request.value()).await.unwrap(), "word 1");
+    assert_eq!(bus.controllers()[0].id, running.id());
+    drop(running);
+    assert_eq!(soon(heard.recv()).await, Some("ended"));
+    while request.standing().count() > 0 {
+        soon(request.next()).await;
+    }
+    assert!(bus.controllers().is_empty());
+}
+
+#[tokio::test]
+async fn a_controller_that_runs_once_gives_its_result_and_is_gone_then() {
+    let bus = Bus::new();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let work = move |context: Context| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            context.resolve(Words { number: 1 }).await?;
+            if number == 0 { Ok(()) } else { Err(Error::msg("once is enough")) }
+        }
+    };
+    let _speaker = bus.handle().add_controller(speaker(), info("test/speaker")).unwrap();
+    let closures = Arc::new(Closures::new().executes(work));
+    soon(bus.handle().run(closures.clone(), info("test/once"))).await.expect("it runs well");
+    let error = soon(bus.handle().run(closures, info("test/once"))).await.expect_err("it fails");
+    assert_eq!(error.to_string(), "once is enough");
+    assert_eq!(runs.load(Ordering::Relaxed), 2, "nothing was tried again");
+    assert_eq!(bus.controllers().len(), 1);
+    // A panic is a result, too.
+    let panics = Arc::new(Closures::new().executes(|_| async { panic!("no") }));
+    let error = soon(bus.handle().run(panics, info("test/once"))).await.expect_err("it panics");
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+}
+
+#[tokio::test]
+async fn how_a_controllers_execution_ends_can_be_waited_for() {
+    let bus = Bus::new();
+    let ends = Closures::new().executes(|_| async { Ok(()) });
+    let running = bus.handle().add_controller(Arc::new(ends), info("test/ends")).unwrap();
+    soon(running.exited()).await.expect("it ends well");
+    soon(running.exited()).await.expect("as often as it is asked");
+    let refuses = Closures::new().executes(|_| async { Err(Error::msg("never").permanent()) });
+    let refusing = bus.handle().add_controller(Arc::new(refuses), info("test/refuses")).unwrap();
+    assert_eq!(soon(refusing.exited()).await.expect_err("it refuses").to_string(), "never");
+    let shown = bus.controllers();
+    assert!(matches!(&shown[1].execution, Execution::Stopped { error } if error.to_string() == "never"), "{shown:?}");
+    let stays = bus.handle().add_controller(speaker(), info("test/stays")).unwrap();
+    let id = stays.id();
+    let (exited, removed) = tokio::join!(stays.exited(), bus.remove_controller(id));
+    assert!(removed);
+    assert_eq!(exited.expect_err("it never began").kind(), ErrorKind::Closed);
+    bus.close().await;
+    assert_eq!(bus.handle().add_controller(speaker(), info("late")).expect_err("closed").kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn controllers_and_directives_are_listed_and_followed_from_inside() {
+    let bus = Bus::new();
+    let handle = bus.handle();
+    let mut listed = handle.request(ListControllers {}).unwrap();
+    assert!(soon(listed.values()).await.unwrap().is_empty());
+    let running = handle.add_controller(speaker(), info("test/speaker")).unwrap();
+    let found = soon(listed.value().matching(|found| found.info.id == "test/speaker")).await.unwrap();
+    assert_eq!((found.id, found.resolves.as_slice()), (running.id(), ["test/words".to_owned()].as_slice()));
+
+    let mut directives = handle.request(ListDirectives { id: None }).unwrap();
+    let request = handle.request(Words { number: 7 }).unwrap();
+    let found = soon(directives.value().matching(|found| !found.values.is_empty())).await.unwrap();
+    assert_eq!((found.id.as_str(), found.resolvers[0].controller), ("test/words", running.id()));
+    assert_eq!(soon(handle.resolve_all(ListDirectives { id: Some("test/other".into()) })).await.unwrap().len(), 0);
+    drop(request);
+    while directives.standing().count() > 0 {
+        soon(directives.next()).await;
+    }
+    running.close().await;
+    while listed.standing().count() > 0 {
+        soon(listed.next()).await;
+    }
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/inside")]
+struct InsideConfig {
+    #[serde(default)]
+    number: u64,
+}
+
+struct Inside;
+
+impl Controller for Inside {
+    type Config = InsideConfig;
+    async fn construct(_: InsideConfig, _: &Context) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+#[tokio::test]
+async fn factories_are_added_from_inside_and_go_with_their_controllers() {
+    let bus = Bus::new();
+    let report = bus.apply(ConfigSet::from_yaml("inside: { id: test/inside }").unwrap()).await.unwrap();
+    assert_eq!(report.configs[0].state, RunState::Queued);
+    let added = bus.handle().add_factories(vec![factory::<Inside>("inside", "1.0.0")]).unwrap();
+    soon(bus.watch_config("inside").running()).await.unwrap();
+    let found = soon(bus.resolve_all(ListFactories {})).await.unwrap();
+    assert_eq!(found.iter().filter(|found| found.info.id == "inside").count(), 1);
+    drop(added);
+    let mut watch = bus.watch_config("inside");
+    while soon(watch.next()).await.unwrap().state != RunState::Queued {}
+    let left = soon(bus.resolve_all(ListFactories {})).await.unwrap();
+    assert!(left.iter().all(|found| found.info.id != "inside"));
+}
+
+/// A controller that gets factories of [`Inside`] when somebody needs one.
+fn source(handle: &BusHandle, asked: &Arc<AtomicUsize>) -> Arc<Closures> {
+    let (handle, asked) = (handle.clone(), Arc::clone(asked));
+    Arc::new(Closures::new().resolves(move |request: LoadFactory, values| {
+        let handle = handle.clone();
+        asked.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if request.config_id != "test/inside" {
+                return Ok(());
+            }
+            let _added = handle.add_factories(vec![factory::<Inside>("inside", "1.0.0")])?;
+            values.idle();
+            std::future::pending().await
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_controller_is_a_source_of_factories_for_configs_that_wait_for_one() {
+    let bus = Bus::new();
+    let before = bus.factories().len();
+    let set = "inside: { id: test/inside }\nother: { id: test/other }\n";
+    bus.apply(ConfigSet::from_yaml(set).unwrap()).await.unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let handle = bus.handle();
+    let running = handle.add_controller(source(&handle, &asked), info("test/source")).unwrap();
+    // It is asked for what has waited before it came,
+    soon(bus.watch_config("inside").running()).await.unwrap();
+    // and keeps the factory as long as the config is there.
+    assert_eq!(bus.factories().len(), before + 1);
+    bus.remove_config("inside").await;
+    let mut changes = bus.changes();
+    while bus.factories().len() > before {
+        soon(changes.changed()).await.unwrap();
+    }
+    // And for what comes later.
+    bus.apply(ConfigSet::from_yaml("again: { id: test/inside, config: { number: 2 } }").unwrap()).await.unwrap();
+    soon(bus.watch_config("again").running()).await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    running.close().await;
+    let mut watch = bus.watch_config("again");
+    while soon(watch.next()).await.unwrap().state != RunState::Queued {}
+}
+
+#[tokio::test]
+async fn configs_are_looked_up_from_inside_and_kept_alive() {
+    let bus = Bus::new();
+    let _added = bus.handle().add_factories(vec![factory::<Inside>("inside", "1.0.0")]).unwrap();
+    let mut all = bus.request(LookupConfigSet { keys: Vec::new(), keep: false }).unwrap();
+    assert!(soon(all.values()).await.unwrap().is_empty());
+    let keeps = bus.request(LookupConfigSet { keys: vec!["inside".into()], keep: true }).unwrap();
+
+    let mut set = ConfigSet::new();
+    set.insert("inside", 3, &InsideConfig { number: 1 }).unwrap();
+    let applied = bus.request(ApplyConfigSet::of(&set)).unwrap();
+    let found = soon(all.value().matching(|found| found.controller.is_some())).await.unwrap();
+    assert_eq!((found.key.as_str(), found.revision), ("inside", 3));
+    let controller = found.controller;
+    // Whoever has applied it lets go, and it runs on, the same.
+    drop(applied);
+    let state = bus.config("inside").expect("it is kept");
+    assert_eq!((state.revision, Some(state.state)), (3, controller.map(RunState::Running)));
+    // Another one that comes is kept, too.
+    let newer = bus.config_owner();
+    set.insert("inside", 4, &InsideConfig { number: 2 }).unwrap();
+    soon(newer.apply(set)).await.unwrap();
+    let mut look = bus.request(LookupConfigSet { keys: vec!["inside".into()], keep: false }).unwrap();
+    assert_eq!(soon(look.value()).await.unwrap().revision, 4);
+    let mut changes = bus.changes();
+    while bus.config("inside").expect("it is there").candidates != [4] {
+        soon(changes.changed()).await.unwrap();
+    }
+    soon(newer.withdraw()).await;
+    assert_eq!(bus.config("inside").expect("it is kept").revision, 4);
+    drop(keeps);
+    while all.standing().count() > 0 {
+        soon(all.next()).await;
+    }
+}
