@@ -101,11 +101,21 @@ async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
     let file = work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX));
     let swap = runtime.load_file(&file).await.expect("a swap with the same artifact");
     assert!(swap.from.is_some());
+    // Live values are the next generation's own.
+    assert_eq!(ask(&bus, "references").await.expect("an answer"), "all of it");
+    // And the host is told why it gets none.
+    let error = bus.resolve(OpenLive {}).await.expect_err("they stay in the plugin").to_string();
+    assert!(error.contains("probe/live is local") && error.contains("`probe`"), "{error}");
     let report = runtime.unload("probe").await.expect("unloading");
     assert_eq!(report.unmapped, Some(true));
     runtime.shutdown().await;
     assert_eq!(mapped_below(&work), 0);
 }
+
+/// What the probe answers within its library.
+#[derive(controllerbus::Directive, serde::Serialize, serde::Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "probe/live", value = std::sync::Arc<String>, local)]
+struct OpenLive {}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_construct_execute_or_resolve_is_contained() {

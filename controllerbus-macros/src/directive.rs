@@ -1,12 +1,13 @@
 //! `#[derive(Directive)]`.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 
 use crate::keys::Keys;
 
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "id",
     "value",
     "key",
@@ -16,6 +17,7 @@ const KNOWN: [&str; 12] = [
     "drop_if_empty",
     "supersede",
     "unmerged",
+    "local",
     "validate",
     "name",
     "debug_values",
@@ -61,11 +63,35 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
         }
     });
     let duplicate = duplicate(&item.data)?;
+    // A value that does not serialize is pointed at where it is named.
+    let any = quote!(#framework::directive::AnyValue);
+    let (local, pack, unpack) = if keys.flag("local")? {
+        (
+            Some(quote!(
+                const LOCAL: bool = true;
+            )),
+            quote_spanned!(value.span()=> #any::local::<#value>(value)),
+            quote_spanned!(value.span()=> value.get_local::<#value>()?),
+        )
+    } else {
+        (
+            None,
+            quote_spanned!(value.span()=> #any::native::<#value>(value)),
+            quote_spanned!(value.span()=> value.get::<#value>()?),
+        )
+    };
     Ok(quote! {
         #[automatically_derived]
         impl #framework::Directive for #name {
             type Value = #value;
             const ID: &'static str = #id;
+            #local
+            fn pack(value: Self::Value) -> #any {
+                #pack
+            }
+            fn unpack(value: &#any) -> #framework::Result<::std::sync::Arc<Self::Value>> {
+                ::std::result::Result::Ok(#unpack)
+            }
             fn duplicate(&self) -> Self {
                 #duplicate
             }

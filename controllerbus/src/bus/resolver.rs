@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::Source;
 use super::contain::{contain, contained};
 use super::entry::LaneRef;
 use super::handover::Gate;
@@ -13,6 +14,7 @@ use super::standing::{ResolverTask, Standing, StandingState};
 use super::table::Release;
 use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, superseded};
+use crate::error::ErrorKind;
 use tokio::time::Instant;
 
 use crate::backoff::HEALTHY;
@@ -105,6 +107,9 @@ impl ValueSink for ResolverSink {
 
 /// Offers a directive to a controller. Only the first offer counts.
 pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
+    if let Some(library) = standing.library.filter(|library| *library != lane_ref.source) {
+        return not_asked(standing, lane_ref, library);
+    }
     // Remembered before it begins: if the controller is taken off in between, it does not begin.
     let Some(slot) = lane_ref.remember(standing) else { return };
     match standing.change(|state, effects| state.begin(standing, lane_ref, slot, effects)) {
@@ -113,6 +118,20 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
         // There was another offer, the directive has ended, or another controller has taken over.
         Gate::Shut => lane_ref.forget(slot),
     }
+}
+
+/// A local directive of another library. Between the host and a plugin that is a mistake, which is told; between generations it
+/// is not, because the other one has controllers of its own.
+fn not_asked(standing: &Arc<Standing>, lane_ref: &LaneRef, library: Source) {
+    if (library == Source::STATIC) == (lane_ref.source == Source::STATIC) {
+        return;
+    }
+    let what = format!(
+        "{} is local, so its values stay in the library that makes them; `{}`, which would answer it, is in another one",
+        standing.directive.id(),
+        lane_ref.info.id
+    );
+    standing.change(|state, effects| state.refuse(Error::new(ErrorKind::Invalid, what).permanent(), effects));
 }
 
 /// Starts another run of a resolver, unless it is held back.

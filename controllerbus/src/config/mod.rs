@@ -22,6 +22,9 @@ pub use nearest::{distance, nearest};
 pub use schema::Schema;
 pub use set::{ConfigSet, Entry};
 
+/// Why a text could not be read: its line and column, where they are known, and what is wrong.
+type Unreadable = (Option<(u64, u64)>, String);
+
 /// The config of one kind of controller.
 ///
 /// Derive it: `#[derive(Config, Serialize, Deserialize, PartialEq)]` with `#[config(id = "example/greeter")]`.

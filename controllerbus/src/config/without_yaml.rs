@@ -2,8 +2,10 @@
 
 use serde::de::DeserializeOwned;
 
+use super::Unreadable;
+
 /// Reads a text. The error is its line and column, and what is wrong.
-pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, (Option<(u64, u64)>, String)> {
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, Unreadable> {
     serde_json::from_str(text).map(Some).map_err(|error| {
         let message = error.to_string();
         let what = message.split(" at line ").next().unwrap_or(&message);

@@ -5,8 +5,10 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::Unreadable;
+
 /// Reads a text, which may be empty. The error is its line and column, where they are known, and what is wrong.
-pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, (Option<(u64, u64)>, String)> {
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<Option<T>, Unreadable> {
     match serde_saphyr::from_str::<Option<T>>(text) {
         Ok(read) => Ok(read),
         Err(error) => Err((error.location().map(|at| (at.line(), at.column())), plain(&error))),

@@ -71,7 +71,7 @@ impl Closures {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let resolve: Resolve = Box::new(move |directive, sink| match owned(directive) {
-            Ok(directive) => Box::pin(resolve(directive, Values::new(sink))),
+            Ok(directive) => Box::pin(resolve(directive, Values::of::<D>(sink))),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         });
         self.resolvers.push((D::ID, resolve));
@@ -86,7 +86,13 @@ impl AnyController for Closures {
         Box::pin(async move {
             match work {
                 Some(work) => starting(work, on_started).await,
-                None => starting(async { Ok(token.cancelled().await) }, on_started).await,
+                None => {
+                    let waits = async {
+                        token.cancelled().await;
+                        Ok(())
+                    };
+                    starting(waits, on_started).await
+                }
             }
         })
     }

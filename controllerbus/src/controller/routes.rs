@@ -68,7 +68,7 @@ impl<C: Send + Sync + 'static> Routes<C> {
     /// Resolves directives of type `D` with a function.
     pub fn add<D: Directive>(&mut self, resolve: ResolveWith<C, D>) -> &mut Self {
         let erased: Resolve<C> = Box::new(move |controller, directive, sink| match owned::<D>(directive) {
-            Ok(owned) => resolve(controller, owned, Values::new(sink)),
+            Ok(owned) => resolve(controller, owned, Values::of::<D>(sink)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         });
         self.routes.push((D::ID, erased, None));

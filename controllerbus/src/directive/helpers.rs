@@ -7,7 +7,6 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_core::Stream;
-use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{AnyValue, Callback, Directive, Event, Held, RawRequest, Request, Shared, ValueId, ValueSink, Values};
@@ -36,7 +35,7 @@ impl<V> Mapped<V> for Result<Option<V>> {
     }
 }
 
-impl<V: Serialize + Send + Sync + 'static> Values<V> {
+impl<V: Send + Sync + 'static> Values<V> {
     /// Shows what a watch channel holds, one value at a time, until its sender is gone; the last value stays. The channel may
     /// also be one of `Option`s: `None` withdraws the value.
     ///
@@ -146,11 +145,12 @@ impl<V: Serialize + Send + Sync + 'static> Values<V> {
             idle: watch::Sender::new(false),
         });
         let target = Arc::clone(&group);
+        let handle = self.clone();
         let task = runtime.spawn(async move {
             let mut backoff = Backoff::default();
             loop {
                 let run = Arc::clone(&target) as Arc<dyn ValueSink>;
-                let Err(error) = contained(resolve(Values::new(run))).await else {
+                let Err(error) = contained(resolve(handle.with_sink(run))).await else {
                     target.idle.send_replace(true);
                     return;
                 };
@@ -186,13 +186,13 @@ impl<K: std::fmt::Debug, V> std::fmt::Debug for Keyed<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V: Serialize + Send + Sync + 'static> Keyed<K, V> {
+impl<K: Hash + Eq, V: Send + Sync + 'static> Keyed<K, V> {
     /// Replaces a key's value in one step: the new one is added, then the old one is withdrawn.
     ///
     /// `None` when it is not wanted: the directive is gone, or its hard cap is reached.
     pub fn set(&mut self, key: K, value: V) -> Option<ValueId> {
         let new = match self.held.remove(&key) {
-            Some(held) => held.replace(value)?,
+            Some(held) => held.replace(self.values.pack(value))?,
             None => self.values.hold(value)?,
         };
         let id = new.id();

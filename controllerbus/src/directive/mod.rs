@@ -24,6 +24,7 @@ pub use shared::{Shared, SharedMap};
 pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
 pub use wait::{Verdict, Wait};
 
+use crate::bus::Source;
 use crate::{Result, error::ErrorKind};
 
 /// A request for a state of the world. Equal directives (`Hash` and `Eq`) are merged into one, unless they are
@@ -57,11 +58,61 @@ use crate::{Result, error::ErrorKind};
 /// assert!(Bus::new().request(directive).is_err());
 /// ```
 pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Sized + 'static {
-    /// What satisfies the directive.
-    type Value: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// What satisfies the directive. The derive demands that it serializes, unless the directive is [local](Directive::LOCAL).
+    type Value: Send + Sync + 'static;
 
     /// The name that controllers route by, such as `example/greet`. The same in every process and plugin.
     const ID: &'static str;
+
+    /// Whether its values are live objects, of any type, for the controllers of one library: the host's binary, or one generation
+    /// of one plugin.
+    ///
+    /// Nothing of a value is encoded: whoever asks gets the very object. So directives of different libraries are kept apart, even
+    /// if they are equal, and so are those of two generations: after a swap the new generation's controllers have asked, and
+    /// answered, anew. A host that asks for what only a plugin answers, or the other way round, gets an error that says so; use an
+    /// [`Interface`](crate::Interface) for objects that cross. A value that stands keeps its generation loaded. In a plugin that
+    /// runs in a process of its own there are none.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use controllerbus::prelude::*;
+    ///
+    /// trait Store: Send + Sync {
+    ///     fn get(&self, key: &str) -> Option<String>;
+    /// }
+    ///
+    /// #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+    /// #[directive(id = "example/store", value = Arc<dyn Store>, local)]
+    /// struct OpenStore { name: String }
+    ///
+    /// # struct Nothing;
+    /// # impl Store for Nothing {
+    /// #     fn get(&self, _: &str) -> Option<String> { None }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let bus = Bus::new();
+    /// # let stores = controllerbus::controller::Closures::new().resolves(|_: OpenStore, values| async move {
+    /// #     values.add(Arc::new(Nothing));
+    /// #     Ok(())
+    /// # });
+    /// # let info = controllerbus::controller::Info::new("stores", "1.0.0".parse()?, "stores");
+    /// # bus.add_controller(Arc::new(stores), info);
+    /// let store = bus.resolve(OpenStore { name: "users".into() }).await?;
+    /// assert_eq!(store.get("Ada"), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    const LOCAL: bool = false;
+
+    /// A value on its way over the bus. Written by the derive.
+    #[doc(hidden)]
+    fn pack(value: Self::Value) -> AnyValue;
+
+    /// A value that has come over the bus. Written by the derive.
+    #[doc(hidden)]
+    fn unpack(value: &AnyValue) -> Result<Arc<Self::Value>>;
 
     /// A copy of the directive, for a resolver to own.
     fn duplicate(&self) -> Self;
@@ -219,6 +270,10 @@ pub trait AnyDirective: Send + Sync + 'static {
     fn encode_key(&self) -> Option<Vec<u8>> {
         None
     }
+    /// The library that its values stay in, if it is [local](Directive::LOCAL).
+    fn confined_to(&self) -> Option<Source> {
+        None
+    }
     /// The directive in the boundary's encoding.
     ///
     /// # Errors
@@ -256,6 +311,9 @@ impl<D: Directive> AnyDirective for D {
     fn encode_key(&self) -> Option<Vec<u8>> {
         Directive::encode_key(self)
     }
+    fn confined_to(&self) -> Option<Source> {
+        D::LOCAL.then_some(Source::STATIC)
+    }
     fn encode(&self) -> Result<Vec<u8>> {
         wire::encode(self)
     }
@@ -280,6 +338,9 @@ pub struct Facts {
     pub options: Options,
     /// [`AnyDirective::encode_key`].
     pub key: Option<Vec<u8>>,
+    /// [`Directive::LOCAL`].
+    #[serde(default)]
+    pub local: bool,
 }
 
 impl Facts {
@@ -288,7 +349,8 @@ impl Facts {
     /// # Errors
     /// [`ErrorKind::Encoding`], in theory.
     pub fn encode(directive: &dyn AnyDirective) -> Result<Vec<u8>> {
-        let facts = Self { options: directive.options(), key: directive.encode_key() };
+        let local = directive.confined_to().is_some();
+        let facts = Self { options: directive.options(), key: directive.encode_key(), local };
         if facts == Self::default() { Ok(Vec::new()) } else { wire::encode(&facts) }
     }
 
@@ -337,8 +399,65 @@ impl AnyDirective for OpaqueDirective {
     fn encode_key(&self) -> Option<Vec<u8>> {
         self.facts.key.clone()
     }
+    fn confined_to(&self) -> Option<Source> {
+        self.facts.local.then_some(Source::STATIC)
+    }
     fn encode(&self) -> Result<Vec<u8>> {
         Ok(self.bytes.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A local directive of another library than this process's binary: never the same as one of a different library.
+struct Confined {
+    directive: Arc<dyn AnyDirective>,
+    library: Source,
+}
+
+/// A directive as one of a library's, if it is local.
+pub(crate) fn confined(directive: Arc<dyn AnyDirective>, library: Source) -> Arc<dyn AnyDirective> {
+    if directive.confined_to().is_none() {
+        return directive;
+    }
+    Arc::new(Confined { directive, library })
+}
+
+impl AnyDirective for Confined {
+    fn id(&self) -> &str {
+        self.directive.id()
+    }
+    fn directive_type(&self) -> Option<&'static DirectiveType> {
+        self.directive.directive_type()
+    }
+    fn hash_key(&self, hasher: &mut dyn Hasher) {
+        self.directive.hash_key(hasher);
+    }
+    fn same_key(&self, other: &dyn AnyDirective) -> bool {
+        let other = other.as_any().downcast_ref::<Self>();
+        other.is_some_and(|other| self.library == other.library && self.directive.same_key(&*other.directive))
+    }
+    fn name(&self) -> String {
+        self.directive.name()
+    }
+    fn debug_values(&self) -> Vec<(String, String)> {
+        self.directive.debug_values()
+    }
+    fn options(&self) -> Options {
+        self.directive.options()
+    }
+    fn validate(&self) -> Result<()> {
+        self.directive.validate()
+    }
+    fn encode_key(&self) -> Option<Vec<u8>> {
+        self.directive.encode_key()
+    }
+    fn confined_to(&self) -> Option<Source> {
+        Some(self.library)
+    }
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.directive.encode()
     }
     fn as_any(&self) -> &dyn Any {
         self

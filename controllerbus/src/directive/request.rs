@@ -205,7 +205,7 @@ impl<D: Directive> Request<D> {
 
     fn take_in(&mut self, event: RawEvent) -> Event<D::Value> {
         match event {
-            RawEvent::Added(id, value) => match value.get::<D::Value>() {
+            RawEvent::Added(id, value) => match D::unpack(&value) {
                 Ok(value) => {
                     self.standing.push((id, Arc::clone(&value)));
                     Event::Added(id, value)

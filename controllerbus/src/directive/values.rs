@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -25,6 +24,8 @@ pub struct AnyValue(Repr);
 enum Repr {
     Native(Arc<dyn Any + Send + Sync>, fn(&(dyn Any + Send + Sync)) -> Result<Vec<u8>>),
     Encoded(Arc<[u8]>, Arc<[Object]>),
+    /// A live one of this library, with its type's name.
+    Local(Arc<dyn Any + Send + Sync>, &'static str),
 }
 
 impl std::fmt::Debug for AnyValue {
@@ -32,6 +33,7 @@ impl std::fmt::Debug for AnyValue {
         match &self.0 {
             Repr::Native(..) => f.write_str("AnyValue(native)"),
             Repr::Encoded(bytes, _) => write!(f, "AnyValue({} bytes)", bytes.len()),
+            Repr::Local(_, name) => write!(f, "AnyValue(live {name})"),
         }
     }
 }
@@ -43,6 +45,11 @@ impl AnyValue {
             Some(value) => wire::encode(value),
             None => Err(wrong_type(std::any::type_name::<V>())),
         }))
+    }
+
+    /// A live value of a [local](Directive::LOCAL) directive.
+    pub fn local<V: Send + Sync + 'static>(value: V) -> Self {
+        Self(Repr::Local(Arc::new(value), std::any::type_name::<V>()))
     }
 
     /// A value from across a boundary.
@@ -67,6 +74,7 @@ impl AnyValue {
                 "an interface value can cross a bus, but it cannot be serialized or sent to another process",
             )),
             Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
+            Repr::Local(_, name) => Err(stays(name)),
         }
     }
 
@@ -81,6 +89,8 @@ impl AnyValue {
                 let (bytes, objects) = interface::collecting(|| encode(&**value));
                 Ok((Cow::Owned(bytes?), objects))
             }
+            // To the host and back to the same library: all that crosses is the object.
+            Repr::Local(value, name) => Ok((Cow::Borrowed(&[NIL]), vec![Object::live(Arc::clone(value), name)])),
         }
     }
 
@@ -108,8 +118,29 @@ impl AnyValue {
                 let _offered = interface::offering(objects);
                 wire::decode(bytes).map(Arc::new)
             }
+            Repr::Local(_, name) => Err(stays(name)),
         }
     }
+
+    /// The live value, if it is one of this library.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Encoding`] when it is of another library or another type.
+    pub fn get_local<V: Send + Sync + 'static>(&self) -> Result<Arc<V>> {
+        let value = match &self.0 {
+            Repr::Local(value, _) => Arc::clone(value),
+            Repr::Encoded(_, objects) if objects.len() == 1 => objects[0].as_live()?,
+            _ => return Err(wrong_type(std::any::type_name::<V>())),
+        };
+        value.downcast().map_err(|_| wrong_type(std::any::type_name::<V>()))
+    }
+}
+
+/// MessagePack's nothing.
+const NIL: u8 = 0xc0;
+
+fn stays(name: &str) -> Error {
+    Error::new(ErrorKind::Encoding, format!("a live `{name}` stays in the library that made it, and has no encoding"))
 }
 
 fn not_here(what: &str) -> Error {
@@ -198,12 +229,13 @@ pub trait ValueSink: Send + Sync {
 /// ```
 pub struct Values<V> {
     sink: Arc<dyn ValueSink>,
-    value: PhantomData<fn(V)>,
+    /// [`Directive::pack`].
+    pack: fn(V) -> AnyValue,
 }
 
 impl<V> Clone for Values<V> {
     fn clone(&self) -> Self {
-        Self { sink: Arc::clone(&self.sink), value: PhantomData }
+        Self { sink: Arc::clone(&self.sink), pack: self.pack }
     }
 }
 
@@ -213,22 +245,32 @@ impl<V> std::fmt::Debug for Values<V> {
     }
 }
 
-impl<V: Serialize + Send + Sync + 'static> Values<V> {
+impl<V: Send + Sync + 'static> Values<V> {
+    /// The handle of a resolver of a directive, over where its values go.
     #[doc(hidden)]
-    pub fn new(sink: Arc<dyn ValueSink>) -> Self {
-        Self { sink, value: PhantomData }
+    pub fn of<D: Directive<Value = V>>(sink: Arc<dyn ValueSink>) -> Self {
+        Self { sink, pack: D::pack }
+    }
+
+    /// The same with another place for the values.
+    pub(super) fn with_sink(&self, sink: Arc<dyn ValueSink>) -> Self {
+        Self { sink, pack: self.pack }
+    }
+
+    pub(super) fn pack(&self, value: V) -> AnyValue {
+        (self.pack)(value)
     }
 
     /// Adds a value that stays for as long as this resolver is there.
     ///
     /// `None` when it is not wanted any more: the directive is gone, or its hard cap is reached.
     pub fn add(&self, value: V) -> Option<ValueId> {
-        self.sink.add(AnyValue::native(value))
+        self.sink.add(self.pack(value))
     }
 
     /// Adds a value, and calls back once it is gone: withdrawn, or gone with the resolver or the directive.
     pub fn add_watched(&self, value: V, removed: impl FnOnce() + Send + 'static) -> Option<ValueId> {
-        self.sink.add_watched(AnyValue::native(value), Box::new(removed))
+        self.sink.add_watched(self.pack(value), Box::new(removed))
     }
 
     /// Calls back once this resolver's values are gone: it failed, the directive ended, or the controller went.
@@ -358,8 +400,8 @@ impl Held {
 
 impl Held {
     /// Replaces the value that this guard keeps; `None` when the new one is not wanted any more.
-    pub(crate) fn replace<V: Serialize + Send + Sync + 'static>(mut self, value: V) -> Option<Self> {
-        let new = self.sink.replace(self.id, AnyValue::native(value));
+    pub(crate) fn replace(mut self, value: AnyValue) -> Option<Self> {
+        let new = self.sink.replace(self.id, value);
         self.left = true;
         new.map(|id| Self { sink: Arc::clone(&self.sink), id, left: false })
     }
@@ -386,11 +428,11 @@ impl<V> std::fmt::Debug for Slot<V> {
     }
 }
 
-impl<V: Serialize + Send + Sync + 'static> Slot<V> {
+impl<V: Send + Sync + 'static> Slot<V> {
     /// Replaces the value in one step: the new one is added, then the old one is removed.
     pub fn set(&mut self, value: V) {
         self.held = match self.held.take() {
-            Some(held) => held.replace(value),
+            Some(held) => held.replace(self.values.pack(value)),
             None => self.values.hold(value),
         };
     }

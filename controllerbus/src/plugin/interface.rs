@@ -3,11 +3,13 @@
 //! Like file descriptors on a Unix socket, the objects travel beside the bytes of a value, which refer to them by
 //! their position. While a value is encoded, its objects are collected; while it is decoded, they are offered.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use ::stabby::str::Str as StableStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -24,7 +26,7 @@ pub mod stabby {
 }
 
 use super::abi::{InterfaceObject, InterfaceObjectDyn, ObjectPtr, boxed};
-use super::contained::contain;
+use super::contained::{Contained, contain};
 use super::lease::{Holder, Lease, Leases};
 
 /// An object of a plugin, or of the host, whose methods anybody on the bus calls directly, at the cost of a virtual
@@ -179,6 +181,58 @@ impl Object {
     /// The same object, to go across.
     pub(super) fn pass_on(&self) -> ObjectPtr {
         boxed(Passed(self.clone())).into()
+    }
+}
+
+/// Where live values of this library are told from those of others: its address is the same for none that is loaded, and
+/// whoever holds an object keeps its library loaded.
+static LIBRARY: AtomicU8 = AtomicU8::new(0);
+
+fn library() -> u64 {
+    (&raw const LIBRARY).addr() as u64
+}
+
+/// What the name of a live value begins with, as that of no trait does.
+const LIVE: &str = "live ";
+
+/// A live value on its way over the host's bus, back to the library that made it.
+struct Live {
+    value: Contained<Arc<dyn Any + Send + Sync>>,
+    name: String,
+}
+
+impl InterfaceObject for Live {
+    extern "C" fn shape(&self) -> u64 {
+        library()
+    }
+    extern "C" fn name(&self) -> StableStr<'_> {
+        StableStr::new(&self.name)
+    }
+    extern "C" fn pointer(&self) -> *const () {
+        (&raw const *self.value).cast()
+    }
+}
+
+impl Object {
+    /// A live value of this library.
+    pub(crate) fn live(value: Arc<dyn Any + Send + Sync>, name: &str) -> Self {
+        Self::of(boxed(Live { value: Contained::new(value), name: format!("{LIVE}{name}") }).into())
+    }
+
+    /// The live value that this is.
+    ///
+    /// # Errors
+    /// If it is none, or one of another library.
+    pub(crate) fn as_live(&self) -> crate::Result<Arc<dyn Any + Send + Sync>> {
+        let name = self.0.name();
+        if self.0.shape() != library() || !name.as_str().starts_with(LIVE) {
+            let what = format!("a {} of another library, or of another generation, cannot be used here", name.as_str());
+            return Err(crate::Error::new(crate::error::ErrorKind::Encoding, what));
+        }
+        // SAFETY: the address says that this library has made it, and the name that it is a `Live`, whose pointer is to its
+        // value. The object keeps it in place during this.
+        let value = unsafe { &*self.0.pointer().cast::<Arc<dyn Any + Send + Sync>>() };
+        Ok(Arc::clone(value))
     }
 }
 

@@ -9,6 +9,7 @@ mod introspection;
 mod kit;
 mod life;
 mod life_model;
+mod local;
 mod lost;
 mod model;
 mod requests;

@@ -18,9 +18,12 @@ pub(super) use resolvers::ResolverTask;
 use subscribers::Subscriber;
 use values::StandingValue;
 
+use super::Source;
+use super::entry::LaneRef;
 use super::kept::KeepGuard;
 use super::lane::PerLane;
 use super::table::TypeTable;
+use crate::Error;
 use crate::directive::{AnyDirective, Options, RawEvent};
 
 /// A directive on the bus. It is kept by its references, and then by its keep time.
@@ -28,6 +31,8 @@ pub(super) struct Standing {
     pub(super) directive: Arc<dyn AnyDirective>,
     pub(super) hash: u64,
     pub(super) options: Options,
+    /// The library whose controllers alone answer it, if it is local.
+    pub(super) library: Option<Source>,
     /// Through the lane in which it was added.
     pub(super) table: Arc<PerLane<TypeTable>>,
     state: Mutex<StandingState>,
@@ -52,6 +57,10 @@ pub(super) struct StandingState {
     idle: bool,
     /// Whether a resolver waits for its successor's answer.
     retiring: bool,
+    /// Whether it is local: those who ask and those who answer are of one generation, which nothing is held back from.
+    is_local: bool,
+    /// Why a controller was not asked, because the directive is local, and not of the same side of a boundary.
+    refused: Option<Error>,
 }
 
 impl Standing {
@@ -61,6 +70,7 @@ impl Standing {
         options: Options,
         table: Arc<PerLane<TypeTable>>,
     ) -> Arc<Self> {
+        let library = directive.confined_to();
         let state = StandingState {
             references: 0,
             offers: 1,
@@ -73,8 +83,10 @@ impl Standing {
             next: 0,
             idle: false,
             retiring: false,
+            is_local: library.is_some(),
+            refused: None,
         };
-        Arc::new(Self { directive, hash, options, table, state: Mutex::new(state) })
+        Arc::new(Self { directive, hash, options, library, table, state: Mutex::new(state) })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, StandingState> {
@@ -103,6 +115,19 @@ impl Standing {
 }
 
 impl StandingState {
+    /// Whether what a controller answers is held back, because its generation does not serve yet.
+    fn holds_back(&self, lane_ref: &LaneRef) -> bool {
+        lane_ref.is_staged() && !self.is_local
+    }
+
+    /// Tells references why a controller that resolves such directives is not asked.
+    pub(super) fn refuse(&mut self, error: Error, effects: &mut Effects) {
+        if self.refused.is_none() {
+            self.refused = Some(error.clone());
+            self.emit(&RawEvent::Failed(error), effects);
+        }
+    }
+
     /// Notes that the directive has been offered to the controllers.
     pub(super) fn offered(&mut self, effects: &mut Effects) {
         self.offers -= 1;
@@ -112,7 +137,7 @@ impl StandingState {
     /// Tells references if the directive has become idle or busy.
     fn update_idle(&mut self, options: &Options, effects: &mut Effects) {
         let has_enough = options.max_values.is_some_and(|max| self.visible_values() >= max);
-        let is_idle = |resolver: &Resolver| resolver.idle || has_enough || resolver.lane_ref.is_staged();
+        let is_idle = |resolver: &Resolver| resolver.idle || has_enough || self.holds_back(&resolver.lane_ref);
         let idle = self.offers == 0 && self.resolvers.iter().all(is_idle);
         if idle != self.idle {
             self.idle = idle;

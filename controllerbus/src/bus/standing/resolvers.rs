@@ -198,7 +198,7 @@ impl StandingState {
         lane_ref.counts.failed(&error);
         lane_ref.resolver_failed.store(true, Ordering::Release);
         self.remove_values_of(lane_ref.id, effects);
-        if !lane_ref.is_staged() {
+        if !self.holds_back(lane_ref) {
             self.emit(&RawEvent::Failed(error), effects);
         }
         self.finish_retired(effects);

@@ -17,7 +17,7 @@ impl StandingState {
             controller: ControllerId(resolver.lane_ref.id),
             name: resolver.lane_ref.info.id.clone(),
             state: match &resolver.error {
-                _ if resolver.lane_ref.is_staged() || resolver.successor.is_some() => ResolverState::Held,
+                _ if self.holds_back(&resolver.lane_ref) || resolver.successor.is_some() => ResolverState::Held,
                 Some(error) => ResolverState::Failed { error: error.clone() },
                 None if resolver.idle => ResolverState::Idle,
                 None => ResolverState::Working,

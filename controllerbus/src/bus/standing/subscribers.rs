@@ -28,10 +28,13 @@ impl StandingState {
         for value in self.values.iter().filter(|value| !value.staged) {
             unread.push(RawEvent::Added(value.id, value.value.clone()));
         }
-        for resolver in self.resolvers.iter().filter(|resolver| !resolver.lane_ref.is_staged()) {
+        for resolver in self.resolvers.iter().filter(|resolver| !self.holds_back(&resolver.lane_ref)) {
             if let Some(error) = &resolver.error {
                 unread.push(RawEvent::Failed(error.clone()));
             }
+        }
+        if let Some(error) = &self.refused {
+            unread.push(RawEvent::Failed(error.clone()));
         }
         if self.idle {
             unread.push(RawEvent::Idle);

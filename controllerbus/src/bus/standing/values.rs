@@ -24,7 +24,7 @@ impl StandingState {
     /// The number of values that count towards the cap for a controller. Those of the controller that it replaces do not
     /// count: they go when it has one, so that there is always one.
     fn count_beside(&self, lane_ref: &LaneRef) -> usize {
-        let staged = lane_ref.is_staged();
+        let staged = self.holds_back(lane_ref);
         let replaced = lane_ref.handover.replaces();
         self.values.iter().filter(|value| value.staged == staged && Some(value.resolver) != replaced).count()
     }
@@ -50,7 +50,7 @@ impl StandingState {
         effects: &mut Effects,
     ) -> Option<ValueId> {
         // Read under the lock: a swap changes the phase first, and takes this lock for each directive then.
-        let staged = lane_ref.is_staged();
+        let staged = self.holds_back(lane_ref);
         let full = options.hard_cap && self.is_full(lane_ref, options);
         let ended = self.ended;
         let resolver = self.resolver_in(lane_ref.id, run).filter(|_| !ended && !full);

@@ -13,7 +13,7 @@ use super::trace::Traces;
 use super::{ControllerProxy, read_info};
 use crate::bus::{BusHandle, RawRunning, Source};
 use crate::controller::{BoxFuture, State};
-use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink, wire};
+use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink, confined, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo, Failure,
@@ -105,7 +105,7 @@ impl HostObject {
     fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
         let _runtime = self.references.runtime.enter();
         let directive = DirectiveType::decode_with(id, bytes, facts)?;
-        let raw = self.bus.raw(directive)?;
+        let raw = self.bus.raw(confined(directive, self.source))?;
         Ok(self.references.object(raw))
     }
 
