@@ -57,7 +57,10 @@ impl Controller for Boilerplate {
     async fn execute(&self, context: &Context) -> Result<()> {
         match &self.config.fail_with {
             Some(error) => Err(Error::msg(error)),
-            None => Ok(context.cancelled().await),
+            None => {
+                context.cancelled().await;
+                Ok(())
+            }
         }
     }
 
