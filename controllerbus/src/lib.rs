@@ -79,6 +79,7 @@ pub mod directive;
 pub mod error;
 pub mod listen;
 pub mod plugin;
+pub mod remote;
 
 pub(crate) use backoff::Backoff;
 pub use bus::{Bus, BusHandle};

@@ -18,7 +18,7 @@ pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Resul
 }
 
 /// Runs user code whose result nobody needs, such as a destructor, and logs a panic.
-pub(super) fn contain(what: &str, work: impl FnOnce()) {
+pub(crate) fn contain(what: &str, work: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
         let error = Error::from_panic(payload);
         tracing::error!(%error, "{what} panicked");

@@ -205,9 +205,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use applying::{ApplyReport, ConfigOwner};
+#[cfg(test)]
+pub(crate) use bridge::Crossing;
 pub use bridge::{Across, Bridge};
 pub use config_state::{ConfigState, Pending, RunState};
-pub(crate) use contain::contained;
+pub(crate) use contain::{contain, contained};
 pub use counts::{CountsSnapshot, ResolverCounts};
 pub use entry::Execution;
 pub use handle::{Backend, BusHandle};

@@ -14,9 +14,8 @@ mod sockets;
 pub mod threads;
 mod trace;
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +30,7 @@ use super::abi::{
 };
 use super::contained::contain;
 pub use super::entry::{Entry, EntryCall};
-use crate::bus::BusHandle;
+use crate::bus::{BusHandle, contained};
 use crate::controller::exclusive::Exclusive;
 use crate::controller::factory::{FACTORIES, Factory};
 use crate::controller::{AnyController, Context, State, SwapMode};
@@ -322,14 +321,4 @@ fn spawn(handle: &Handle, cancel: CancellationToken, work: impl Future<Output = 
     let spawned = catch_unwind(AssertUnwindSafe(|| handle.spawn(work).abort_handle()));
     let abort = spawned.map_err(|payload| drop(Error::from_panic(payload))).ok();
     boxed(Task { cancel, abort }).into()
-}
-
-/// Runs user code to its end, turning a panic of it, or of its destructor, into an error.
-async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut work = pin!(work);
-    poll_fn(move |cx| {
-        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
-            .unwrap_or_else(|payload| std::task::Poll::Ready(Err(Error::from_panic(payload))))
-    })
-    .await
 }
