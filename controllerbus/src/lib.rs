@@ -103,6 +103,7 @@ pub mod prelude {
 /// What the macros' output refers to. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::bus::contain::contained;
     pub use crate::config::schema;
     pub use crate::controller::SwapMode;
     pub use crate::controller::factory::{FACTORIES, FactoryEntry, FactoryOf};

@@ -176,7 +176,7 @@ mod applying;
 mod bridge;
 mod config_state;
 mod configs;
-mod contain;
+pub(crate) mod contain;
 mod counts;
 mod engine;
 mod entry;

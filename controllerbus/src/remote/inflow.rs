@@ -78,7 +78,8 @@ impl<P: Post> Endpoint<P> {
         let counted = bytes.len() as u64 + OVERHEAD;
         let old = replaces.and_then(|old| Some((old, lock(&inflow.state).values.get(&old).copied()?)));
         let freed = old.map_or(0, |(_, (_, counted))| counted);
-        if (self.standing.fetch_add(counted, Ordering::Relaxed) + counted).saturating_sub(freed) > self.limits.standing {
+        if (self.standing.fetch_add(counted, Ordering::Relaxed) + counted).saturating_sub(freed) > self.limits.standing
+        {
             self.standing.fetch_sub(counted, Ordering::Relaxed);
             self.flooded.notify_one();
             return;

@@ -423,7 +423,7 @@ impl Keeper {
                     number += 1;
                     let _ = link.outbox.push(&ToChild::Ping { number, trace_level: level::listened() });
                 }
-                () = link.flooded.notified() => {
+                () = link.remote.flooded() => {
                     let most = self.options.limits.standing_values;
                     break format!("killed: its values would exceed the limit of {most} bytes");
                 }
