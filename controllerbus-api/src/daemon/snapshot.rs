@@ -240,6 +240,7 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
     config.state = match found.state {
         RunState::Queued => state::QUEUED,
         RunState::Constructing => state::CONSTRUCTING,
+        RunState::Removed => state::REMOVED,
         RunState::Running(id) => {
             config.controller = id.0;
             state::RUNNING

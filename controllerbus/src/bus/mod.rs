@@ -351,10 +351,13 @@ impl Bus {
 
     /// Removes a controller: its values are withdrawn, and it is cancelled and closed. Returns when that is done or its
     /// limits have passed; [`Bus::leaving`] lists it until it has ended. False if there is no such controller.
+    ///
+    /// If configs ask for it, their keys are [`RunState::Removed`] until one of these configs is applied again.
     pub async fn remove_controller(&self, id: ControllerId) -> bool {
         let entry = {
             let mut life = self.0.life();
             let entry = life.controllers.get(&id.0).cloned();
+            entry.iter().for_each(|entry| life.configs.take_off(entry));
             life.leave(&entry);
             entry
         };
