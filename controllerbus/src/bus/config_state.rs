@@ -8,7 +8,7 @@ use super::ControllerId;
 use super::engine::{Engine, Life};
 use super::entry::Execution;
 use crate::Error;
-use crate::config::nearest;
+use crate::config::nearest::nearest;
 use crate::config::origin::Place;
 use crate::directive::wire;
 use crate::error::{ErrorKind, Location};

@@ -223,9 +223,10 @@ pub use sockets::SocketSnapshot;
 pub use swap::{Committed, LastStates, Staged};
 
 use crate::config::ConfigSet;
-use crate::controller::factory::{FACTORIES, Factory};
+use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request};
+use crate::linked::{FACTORIES, FactoryEntry};
 use crate::{BusError, Result};
 use configs::{CALLERS, Earlier};
 use engine::Engine;
@@ -283,7 +284,7 @@ impl Bus {
     /// A bus with its own limits for the steps of a controller's life; otherwise like [`Bus::new`].
     pub fn with_limits(limits: Limits) -> Self {
         let engine = Engine::new(limits);
-        let factories = FACTORIES.iter().map(super::controller::factory::FactoryEntry::factory).collect();
+        let factories = FACTORIES.iter().map(FactoryEntry::factory).collect();
         let known = KnownFactory::of(Source::STATIC, factories);
         engine.life().factories.add(known);
         Self(engine)
@@ -464,8 +465,9 @@ impl Bus {
 
     /// Checks the health of a source's controllers: the result of [`crate::Controller::health`] for each, or an error for one
     /// that does not answer in time.
-    pub async fn health(&self, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
-        self.0.health(source, within).await
+    pub async fn health(&self, source: Source, within: Duration) -> Vec<(ControllerId, Result<(), BusError>)> {
+        let said = self.0.health(source, within).await;
+        said.into_iter().map(|(id, health)| (id, health.map_err(BusError::from))).collect()
     }
 
     /// Ends every directive, refuses new ones, and then removes every controller, all at the same time and each within its

@@ -164,7 +164,7 @@ impl<D: Directive> Request<D> {
                     Event::Added(id, value)
                 }
                 Err(error) => {
-                    let error = error.context(format!("directive {}", D::ID));
+                    let error = error.into_inner().context(format!("directive {}", D::ID));
                     self.failure = Some(error.clone());
                     Event::Failed(error)
                 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Callback, wire, wrong_type};
-use crate::Result;
 use crate::plugin::interface::{self, Object};
+use crate::{BusError, Error, Result};
 
 /// Identifies a value among those of one directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
@@ -58,14 +58,14 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails, or the value contains interface values.
-    pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
+    pub fn encode(&self) -> Result<Cow<'_, [u8]>, BusError> {
         match &self.0 {
             Repr::Encoded(bytes, objects) if objects.is_empty() => Ok(Cow::Borrowed(bytes)),
-            Repr::Encoded(..) => Err(crate::Error::new(
+            Repr::Encoded(..) => Err(BusError::from(Error::new(
                 crate::error::ErrorKind::Encoding,
                 "an interface value can cross a bus, but it cannot be serialized or sent to another process",
-            )),
-            Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
+            ))),
+            Repr::Native(value, encode) => Ok(Cow::Owned(encode(&**value)?)),
         }
     }
 
@@ -73,7 +73,7 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails.
-    pub fn encode_with_objects(&self) -> Result<(Cow<'_, [u8]>, Vec<Object>)> {
+    pub fn encode_with_objects(&self) -> Result<(Cow<'_, [u8]>, Vec<Object>), BusError> {
         match &self.0 {
             Repr::Encoded(bytes, objects) => Ok((Cow::Borrowed(bytes), objects.to_vec())),
             Repr::Native(value, encode) => {
@@ -92,7 +92,7 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when it is of another type, with the field where it is known.
-    pub fn get<V: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<V>> {
+    pub fn get<V: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<V>, BusError> {
         match &self.0 {
             Repr::Native(value, encode) => match Arc::clone(value).downcast() {
                 Ok(typed) => Ok(typed),
@@ -100,12 +100,12 @@ impl AnyValue {
                 Err(other) => {
                     let (bytes, objects) = interface::collecting(|| encode(&*other));
                     let _offered = interface::offering(&objects);
-                    wire::decode(&bytes?).map(Arc::new)
+                    Ok(Arc::new(wire::decode(&bytes?)?))
                 }
             },
             Repr::Encoded(bytes, objects) => {
                 let _offered = interface::offering(objects);
-                wire::decode(bytes).map(Arc::new)
+                Ok(Arc::new(wire::decode(bytes)?))
             }
         }
     }
@@ -195,8 +195,7 @@ impl<V> std::fmt::Debug for Values<V> {
 }
 
 impl<V: Serialize + Send + Sync + 'static> Values<V> {
-    #[doc(hidden)]
-    pub fn new(sink: Arc<dyn ValueSink>) -> Self {
+    pub(crate) fn new(sink: Arc<dyn ValueSink>) -> Self {
         Self { sink, value: PhantomData }
     }
 

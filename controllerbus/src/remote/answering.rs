@@ -158,7 +158,7 @@ impl<P: Post> Endpoint<P> {
                             Err(error) => return Err(error),
                         }
                     }
-                    Err(error) => Message::Failed { ask, error },
+                    Err(error) => Message::Failed { ask, error: error.into_inner() },
                 },
                 Some(RawEvent::Removed(id)) => Message::Removed { ask, value: id.0 },
                 Some(RawEvent::Idle) => Message::Idle { ask },

@@ -87,7 +87,7 @@ impl<P: Post> WireSink<P> {
         let bytes = match value.encode() {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.fail(error);
+                self.fail(error.into_inner());
                 return None;
             }
         };

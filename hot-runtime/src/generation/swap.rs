@@ -173,7 +173,7 @@ async fn bring_up(
                     let (kind, reason) = (error.kind(), error.to_string());
                     let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, kind, reason };
                     // A config can fix nothing else.
-                    if error.to_string().starts_with("constructing") {
+                    if error.is_of_construction() {
                         *unfit = generation.unfit().await;
                     }
                     let retiring = retire(Arc::clone(shared), plugin.to_owned(), generation, None, false);

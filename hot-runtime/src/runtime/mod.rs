@@ -283,7 +283,7 @@ impl Inner {
 
 /// The error for an unknown plugin, with a suggestion where a known id is close.
 fn unknown<'a>(plugin: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
-    let nearest = controllerbus::config::nearest(plugin, known).map(str::to_owned);
+    let nearest = controllerbus::__private::nearest(plugin, known).map(str::to_owned);
     Error::UnknownPlugin { id: plugin.to_owned(), nearest }
 }
 

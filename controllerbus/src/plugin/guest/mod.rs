@@ -32,10 +32,11 @@ use super::contained::contain;
 pub use super::entry::{Entry, EntryCall};
 use crate::bus::{BusHandle, contained};
 use crate::controller::exclusive::Exclusive;
-use crate::controller::factory::{FACTORIES, Factory};
+use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::directive::DirectiveType;
 use crate::error::ErrorKind;
+use crate::linked::{FACTORIES, FactoryEntry};
 use crate::{Error, Result};
 
 /// The body of every entry symbol: starts the guest, with all factories or only those of one plugin id.
@@ -74,11 +75,8 @@ impl Guest {
             .enable_all()
             .build()
             .map_err(|error| Error::msg(format!("cannot start the plugin's runtime: {error}")))?;
-        let factories: Vec<_> = FACTORIES
-            .iter()
-            .filter(|entry| only.is_none_or(|id| id == entry.id))
-            .map(super::super::controller::factory::FactoryEntry::factory)
-            .collect();
+        let factories: Vec<_> =
+            FACTORIES.iter().filter(|entry| only.is_none_or(|id| id == entry.id)).map(FactoryEntry::factory).collect();
         let guest = Self {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
