@@ -84,5 +84,5 @@ pub use error::{Error, Result};
 pub mod __private {
     pub use crate::daemon::journal::now_ms;
     pub use crate::daemon::secrets::blot;
-    pub use crate::text::{cut, duration, plain};
+    pub use crate::text::{cut, duration, ms, plain};
 }

@@ -376,7 +376,7 @@ impl Keeper {
     }
 
     fn delay(&self, crashes: u32) -> Duration {
-        let most = Duration::from_millis(self.options.backoff_ms);
+        let most = self.options.backoff;
         match crashes {
             0 => Duration::ZERO,
             _ => (DELAY * (1 << (crashes - 1).min(16))).min(most),
