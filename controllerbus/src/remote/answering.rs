@@ -122,7 +122,7 @@ impl<P: Post> Endpoint<P> {
                 };
                 let _ = place.set(added);
                 // Released meanwhile, but added for those that refer to it.
-                if !lock(&this.answers).contains_key(&ask) {
+                if !this.is_open(ask, &place) {
                     return;
                 }
             }
@@ -132,7 +132,14 @@ impl<P: Post> Endpoint<P> {
                 _ => {}
             }
         });
-        answers.insert(ask, Answer::Bus { task: task.abort_handle(), credit, raw });
+        let before = answers.insert(ask, Answer::Bus { task: task.abort_handle(), credit, raw });
+        drop(answers);
+        before.into_iter().for_each(Answer::release);
+    }
+
+    /// Whether an ask is still the one whose reference is in this place.
+    fn is_open(&self, ask: u64, place: &Arc<SetOnce<Option<Raw>>>) -> bool {
+        matches!(lock(&self.answers).get(&ask), Some(Answer::Bus { raw, .. }) if Arc::ptr_eq(raw, place))
     }
 
     fn refuse(&self, ask: u64, error: Error) {
@@ -212,7 +219,9 @@ impl<P: Post> Endpoint<P> {
                 let _ = this.post.push(&Message::Failed { ask, error });
             }
         });
-        answers.insert(ask, Answer::Resolver { task: task.abort_handle(), sink });
+        let before = answers.insert(ask, Answer::Resolver { task: task.abort_handle(), sink });
+        drop(answers);
+        before.into_iter().for_each(Answer::release);
     }
 
     /// The other end has accepted or rejected a value.

@@ -23,7 +23,8 @@
 //! # Rules
 //!
 //! * **An ask has one entry at each end**, from when it is made or arrives until it is released, or the connection is cut. What
-//!   comes for a number without an entry is ignored; so nothing is told after a release or a cut, and nothing twice.
+//!   comes for a number without an entry is ignored; so nothing is told after a release or a cut, and nothing twice. A number that
+//!   is used again, which no proper end does, releases what had it.
 //! * **A cut ends everything at both ends**: what this end has asked fails with the reason and ends, and what the other end has
 //!   asked is released here. An ask that is made after a cut fails with the same reason.
 //! * **No lock is held while user code, the bus or the carrier is called**, nor while a sink, a reference or a callback is dropped.

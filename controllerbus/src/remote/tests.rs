@@ -395,6 +395,24 @@ async fn an_end_has_no_more_asks_open_than_it_allows() {
     assert!(lock(&answers.answers).contains_key(&4));
 }
 
+#[tokio::test]
+async fn an_end_that_uses_a_number_again_has_released_what_had_it() {
+    let (there, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let (answers, _told) = end(there.handle(), EndpointLimits::none("the plugin"), false);
+    for room in ["hall", "attic"] {
+        let bytes = lamp(room).encode().expect("it is encoded");
+        answers.handle(Message::Ask { ask: 1, directive: LAMP, bytes: &bytes, facts: &[] });
+        until("it is asked", || {
+            there.directives().iter().any(|found| found.debug.iter().any(|(_, value)| value == room))
+        })
+        .await;
+    }
+    until("the first one is gone", || there.directives().len() == 1).await;
+    answers.cut(Error::msg("it is over"));
+    until("both are gone", || there.directives().is_empty()).await;
+}
+
 /// A bus's sink that has room for one value at a time.
 #[derive(Default)]
 struct Place(Mutex<(u64, Option<(ValueId, String)>)>);
