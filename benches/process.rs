@@ -126,8 +126,8 @@ async fn of_plugin(artifact: &std::path::Path, isolation: Isolation) -> Vec<Meas
             resolve("sentence").await;
             answered.push(begun.elapsed().as_secs_f64() * 1000.0);
             pid = loop {
-                if let RuntimeEvent::Restarted { pid, start_ms, .. } = events.recv().await.expect("an event") {
-                    ready.push(start_ms);
+                if let RuntimeEvent::Restarted { pid, took, .. } = events.recv().await.expect("an event") {
+                    ready.push(took.as_secs_f64() * 1000.0);
                     break pid;
                 }
             };

@@ -57,7 +57,7 @@ async fn a_plugin_is_built_to_a_path_with_its_build_hash_features_and_profile() 
         phases.into_inner().expect("no panic").into_iter().filter(|p| *p != BuildPhase::Waiting).collect();
     assert_eq!(phases.first(), Some(&BuildPhase::Reading));
     assert_eq!(phases.last(), Some(&BuildPhase::Sealing));
-    assert!(built.phases.iter().map(|phase| phase.ms).sum::<f64>() <= built.build_ms);
+    assert!(built.phases.iter().map(|phase| phase.took).sum::<std::time::Duration>() <= built.took);
     let artifact = verify(&built.artifact).expect("it is verified");
     assert_eq!(artifact.hash, built.hash);
     assert_eq!(artifact.bundle.version.to_string(), format!("1.2.3+{}", built.build_hash));

@@ -364,7 +364,7 @@ async fn a_plugin_whose_process_crashes_in_a_loop_is_mended_at_once_by_the_next_
     let mut host = Host::new(ProcessOptions::default().env("HAZARD_EXECUTE", "abort")).await;
     // Until the next start is not due soon, so that the state of what crashes cannot be asked for.
     wait_for(&mut host.told, |event| match event {
-        RuntimeEvent::Crashed { restart_in_ms, .. } if *restart_in_ms > 2500.0 => Some(()),
+        RuntimeEvent::Crashed { restart_in, .. } if *restart_in > Duration::from_millis(2500) => Some(()),
         _ => None,
     })
     .await;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::{Folders, Source};
 use crate::report::{explain, report};
+use crate::text;
 
 /// The result of a build, as JSON shows it.
 #[derive(Serialize)]
@@ -47,7 +48,7 @@ impl Output {
             build_hash: report.build_hash,
             hash: report.hash,
             size: report.size,
-            build_ms: report.build_ms,
+            build_ms: text::ms(report.took),
             warnings,
         }
     }

@@ -84,7 +84,7 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
     {
         let known: Vec<String> = allowed.iter().map(text).collect();
         let near = value.as_str().and_then(|word| {
-            controllerbus::config::nearest(word, allowed.iter().filter_map(Value::as_str)).map(str::to_owned)
+            controllerbus::__private::nearest(word, allowed.iter().filter_map(Value::as_str)).map(str::to_owned)
         });
         let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
@@ -159,7 +159,7 @@ fn look_in_object(
         match (known.get(name), schema.get("additionalProperties")) {
             (Some(schema), _) => look(schema, member, &at(name), found),
             (None, Some(Value::Bool(false))) => {
-                let hint = match controllerbus::config::nearest(name, known.keys().map(String::as_str)) {
+                let hint = match controllerbus::__private::nearest(name, known.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None if known.is_empty() => "no keys are allowed here".to_owned(),
                     None => format!("known keys are {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
-pub use controllerbus_api::text::{cut, duration, plain};
+pub use controllerbus_api::__private::{cut, duration, ms, plain};
 use hot_runtime::text::{coloured_text, escaped, escaped_lines, is_unprintable};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};

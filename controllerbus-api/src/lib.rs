@@ -59,8 +59,7 @@ mod server;
 pub mod sockets;
 pub mod state;
 mod streams;
-#[doc(hidden)]
-pub mod text;
+mod text;
 
 /// The messages and the client of the API, generated from `proto/controllerbus/api/v1/api.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -85,4 +84,5 @@ pub use error::{Error, Result};
 pub mod __private {
     pub use crate::daemon::journal::now_ms;
     pub use crate::daemon::secrets::blot;
+    pub use crate::text::{cut, duration, ms, plain};
 }

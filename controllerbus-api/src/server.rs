@@ -107,7 +107,7 @@ impl Service {
         let report = runtime.unload(id).await.map_err(status)?;
         Ok(UnloadPluginResponse {
             generation: report.generation,
-            unload_ms: report.unload_ms,
+            unload_ms: crate::text::ms(report.took),
             unmapped: report.unmapped,
             left: report.left.unwrap_or_default(),
         })

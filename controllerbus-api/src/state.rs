@@ -33,6 +33,8 @@ pub const CLOSING: &str = "closing";
 pub const QUEUED: &str = "queued";
 /// Of a config whose controller is being constructed.
 pub const CONSTRUCTING: &str = "constructing";
+/// Of a config whose controller was taken off the bus by hand.
+pub const REMOVED: &str = "removed";
 /// Of a config that waits, while the one before runs on.
 pub const PENDING: &str = "pending";
 /// Of a config that failed, while the one before runs on.

@@ -1,5 +1,12 @@
 //! Texts for people.
 
+use std::time::Duration;
+
+/// A duration as the API has it: in milliseconds.
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
 /// A duration in milliseconds, for people.
 pub fn duration(ms: f64) -> String {
     if ms < 10.0 {

@@ -307,7 +307,7 @@ fn plugin(
                 config_id: __CONFIG,
                 swap: __cbus::SwapMode::#mode,
                 record: &__RECORD,
-                factory: __cbus::FactoryOf::<#controller>::new,
+                factory: __cbus::factory_of::<#controller>,
             };
 
             #[unsafe(export_name = #entry)]

@@ -82,7 +82,8 @@ pub fn derive_config(item: TokenStream) -> TokenStream {
 }
 
 /// Implements `Schema` for a struct or an enum that a config consists of, from its fields, its doc comments and serde's
-/// attributes. `#[config(secret)]` marks a field whose value is never shown.
+/// attributes. `#[config(secret)]` marks a field whose value is never shown, and `#[config(schema = u64)]` says as what a field
+/// is written that has `#[serde(with = ...)]`.
 ///
 /// ```
 /// use controllerbus::prelude::*;

@@ -190,18 +190,24 @@ fn object_field(own: &str, field: &Field, rename_all: Option<&str>, all_default:
     };
     let (name, description) = (json_escaped(&name), json_escaped(&doc(&field.attrs)));
     let optional = serde.default || all_default || is_option(&field.ty);
-    let node = if serde.foreign { quote!(&__Node::Any) } else { value(own, &field.ty) };
-    let node = if is_secret(field)? { quote!(&__Node::Secret(#node)) } else { node };
+    let keys = keys_of(field)?;
+    let written = keys.as_ref().map(|keys| keys.expression("schema")).transpose()?.flatten();
+    let node = match written {
+        Some(of) => value(own, &syn::parse2(of.to_token_stream())?),
+        None if serde.foreign => quote!(&__Node::Any),
+        None => value(own, &field.ty),
+    };
+    let is_secret = keys.map(|keys| keys.flag("secret")).transpose()?.unwrap_or_default();
+    let node = if is_secret { quote!(&__Node::Secret(#node)) } else { node };
     Ok(quote!(__Field { name: #name, description: #description, optional: #optional, node: #node },))
 }
 
-/// Whether a field has `#[config(secret)]`.
-fn is_secret(field: &Field) -> Result<bool> {
+/// A field's `#[config(...)]`.
+fn keys_of(field: &Field) -> Result<Option<Keys>> {
     let attribute = field.attrs.iter().find(|attribute| attribute.path().is_ident("config"));
-    let Some(attribute) = attribute else { return Ok(false) };
+    let Some(attribute) = attribute else { return Ok(None) };
     let list = attribute.meta.require_list()?;
-    let keys = Keys::parse(list.tokens.clone(), &["secret"], list.path.segments[0].ident.span())?;
-    keys.flag("secret")
+    Keys::parse(list.tokens.clone(), &["secret", "schema"], list.path.segments[0].ident.span()).map(Some)
 }
 
 fn enumeration(own: &str, title: &str, description: &str, variants: &[&Variant], serde: &Serde) -> Result<TokenStream> {

@@ -1,4 +1,10 @@
 //! The two error types: [`Error`], which controllers answer with, and [`BusError`], which a host gets from the bus.
+//!
+//! * [`Error`] is what user code returns (everything in a trait that it implements), and what it is given to answer with:
+//!   [`Context`](crate::Context), [`State`](crate::State), [`Values`](crate::Values) and the encoding in
+//!   [`directive::wire`](crate::directive::wire). It is also what events and snapshots contain.
+//! * [`BusError`] is what every other function returns: of buses, requests, config sets, values and directives without a type.
+//!   Inside a controller, `?` makes an [`Error`] of it.
 
 use std::fmt;
 use std::ops::Deref;
@@ -36,6 +42,9 @@ pub struct Error {
     location: Option<Box<Location>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     permanent: bool,
+    /// Known where the controller was constructed only.
+    #[serde(skip)]
+    of_construction: bool,
 }
 
 /// A place in a text, such as a config file.
@@ -83,7 +92,7 @@ pub enum ErrorKind {
 impl Error {
     /// An error of a class with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), location: None, permanent: false }
+        Self { kind, message: message.into(), location: None, permanent: false, of_construction: false }
     }
 
     /// An error of class [`ErrorKind::Failed`]: the usual one in controllers.
@@ -135,6 +144,18 @@ impl Error {
     /// Whether retrying does not fix it; see [`Error::permanent`].
     pub fn is_permanent(&self) -> bool {
         self.permanent
+    }
+
+    /// Notes that a controller could not be constructed.
+    pub(crate) fn of_construction(self) -> Self {
+        Self { of_construction: true, ..self }
+    }
+
+    /// Whether it says why a controller could not be constructed: [`Bus::stage`](crate::Bus::stage) and
+    /// [`Staged::commit`](crate::bus::Staged::commit) fail so when the new code does not take a config that the old code took.
+    /// Not known of an error that has crossed a boundary.
+    pub fn is_of_construction(&self) -> bool {
+        self.of_construction
     }
 
     /// The place in a text that the error is about. It does not cross a plugin's boundary, but the text that names it does.

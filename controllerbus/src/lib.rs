@@ -77,8 +77,10 @@ pub mod config;
 pub mod controller;
 pub mod directive;
 pub mod error;
+mod linked;
 pub mod listen;
 pub mod plugin;
+pub mod remote;
 
 pub(crate) use backoff::Backoff;
 pub use backoff::Retry;
@@ -100,15 +102,21 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 }
 
-/// What the macros' output refers to. Not part of the public interface.
+/// What the macros' output and the framework's other crates refer to. Not part of the public interface: anything may change.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::config::schema;
+    pub use crate::bus::contain::contained;
+    pub use crate::config::nearest::{distance, nearest};
     pub use crate::controller::SwapMode;
-    pub use crate::controller::factory::{FACTORIES, FactoryEntry, FactoryOf};
-    pub use crate::directive::{DIRECTIVE_TYPES, DirectiveType};
+    pub use crate::directive::DirectiveType;
+    pub use crate::linked::{DIRECTIVE_TYPES, FACTORIES, FactoryEntry, factory_of};
     pub use crate::plugin::{guest, manifest};
     pub use libc;
     pub use linkme;
     pub use serde_json;
+
+    pub mod schema {
+        pub use crate::config::probe::{Probe, Unknown};
+        pub use crate::config::schema::{Field, Node};
+    }
 }

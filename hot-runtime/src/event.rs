@@ -1,33 +1,42 @@
 //! What the runtime reports: events, and how swaps, unloads and its own end went.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::message::CompilerMessage;
 use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
 
-/// How long each phase took, in milliseconds.
+/// How long each phase took. In JSON, times are numbers of milliseconds, and their names end in `_ms`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Timeline {
     /// From the file event until the new code serves; `None` if nothing was edited.
-    pub edit_to_live_ms: Option<f64>,
+    #[serde(rename = "edit_to_live_ms", with = "crate::util::millis_if_any")]
+    pub edit_to_live: Option<Duration>,
     /// The build; 0 for a ready-made artifact.
-    pub build_ms: f64,
+    #[serde(rename = "build_ms", with = "crate::util::millis")]
+    pub build: Duration,
     /// Reading, hashing and checking the artifact.
-    pub verify_ms: f64,
+    #[serde(rename = "verify_ms", with = "crate::util::millis")]
+    pub verify: Duration,
     /// Writing the private copy, opening the library and starting its guest.
-    pub load_ms: f64,
+    #[serde(rename = "load_ms", with = "crate::util::millis")]
+    pub load: Duration,
     /// From constructing the new controllers to the one step that makes them serve.
-    pub swap_ms: f64,
+    #[serde(rename = "swap_ms", with = "crate::util::millis")]
+    pub swap: Duration,
 }
 
 impl std::fmt::Display for Timeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { edit_to_live_ms, build_ms, verify_ms, load_ms, swap_ms } = self;
-        if let Some(ms) = edit_to_live_ms {
-            write!(f, "live {ms:.0} ms after the edit: ")?;
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let Self { edit_to_live, build, verify, load, swap } = *self;
+        if let Some(time) = edit_to_live {
+            write!(f, "live {:.0} ms after the edit: ", ms(time))?;
         }
-        write!(f, "build {build_ms:.0} ms, verify {verify_ms:.1} ms, load {load_ms:.1} ms, swap {swap_ms:.2} ms")
+        let (build, verify, load, swap) = (ms(build), ms(verify), ms(load), ms(swap));
+        write!(f, "build {build:.0} ms, verify {verify:.1} ms, load {load:.1} ms, swap {swap:.2} ms")
     }
 }
 
@@ -53,8 +62,9 @@ pub struct UnloadReport {
     pub plugin: String,
     /// The generation that was unloaded.
     pub generation: u64,
-    /// From taking it off the bus to closing its library, in milliseconds.
-    pub unload_ms: f64,
+    /// From taking it off the bus to closing its library.
+    #[serde(rename = "unload_ms", with = "crate::util::millis")]
+    pub took: Duration,
     /// Whether the process's maps confirm that it is unmapped; `None` where the system does not say.
     pub unmapped: Option<bool>,
     /// How many of its thread-local values were left behind on the host's threads.
@@ -84,7 +94,7 @@ pub struct StillLoaded {
     pub why: String,
 }
 
-/// Something that happened to a plugin.
+/// Something that happened to a plugin. In JSON, times are numbers of milliseconds, and their names end in `_ms`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -113,8 +123,9 @@ pub enum RuntimeEvent {
         phase: BuildPhase,
         /// The crate that was just compiled, if one was.
         compiled: Option<String>,
-        /// Since the start of the build, in milliseconds.
-        elapsed_ms: f64,
+        /// Since the start of the build.
+        #[serde(rename = "elapsed_ms", with = "crate::util::millis")]
+        elapsed: Duration,
     },
     /// The compiler emitted a message; sent at once, while the build continues.
     CompilerSays {
@@ -127,8 +138,9 @@ pub enum RuntimeEvent {
     Built {
         /// The plugin's id.
         plugin: String,
-        /// How long it took, in milliseconds.
-        build_ms: f64,
+        /// How long it took.
+        #[serde(rename = "build_ms", with = "crate::util::millis")]
+        took: Duration,
         /// Who compiled.
         by: BuiltBy,
         /// Whether its dependencies are optimised although its profile does not say so; see
@@ -209,8 +221,9 @@ pub enum RuntimeEvent {
         reason: String,
         /// The last lines that it printed.
         last_lines: Vec<String>,
-        /// Time until it is restarted, in milliseconds.
-        restart_in_ms: f64,
+        /// Time until it is restarted.
+        #[serde(rename = "restart_in_ms", with = "crate::util::millis")]
+        restart_in: Duration,
     },
     /// A process-hosted plugin serves again after a crash.
     Restarted {
@@ -220,8 +233,9 @@ pub enum RuntimeEvent {
         generation: u64,
         /// The new process's id.
         pid: u32,
-        /// How long it took to start, in milliseconds.
-        start_ms: f64,
+        /// How long it took to start.
+        #[serde(rename = "start_ms", with = "crate::util::millis")]
+        took: Duration,
     },
     /// A replaced generation is still in use after the drain time.
     Draining {
@@ -249,9 +263,40 @@ pub enum RuntimeEvent {
         plugin: String,
         /// The generation.
         generation: u64,
-        /// From taking it off the bus to closing its library, in milliseconds.
-        unload_ms: f64,
+        /// From taking it off the bus to closing its library.
+        #[serde(rename = "unload_ms", with = "crate::util::millis")]
+        took: Duration,
         /// Whether the process's maps confirm it; `None` where the system does not say.
         unmapped: Option<bool>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_milliseconds_in_json() {
+        let timeline = Timeline {
+            edit_to_live: Some(Duration::from_millis(250)),
+            swap: Duration::from_micros(1500),
+            ..Timeline::default()
+        };
+        let written = serde_json::to_value(&timeline).expect("it is written");
+        let expected = json!({
+            "edit_to_live_ms": 250.0, "build_ms": 0.0, "verify_ms": 0.0, "load_ms": 0.0, "swap_ms": 1.5,
+        });
+        assert_eq!(written, expected);
+        let event = RuntimeEvent::Restarted {
+            plugin: "one".to_owned(),
+            generation: 1,
+            pid: 2,
+            took: Duration::from_micros(2250),
+        };
+        let written = serde_json::to_value(&event).expect("it is written");
+        let expected = json!({ "event": "restarted", "plugin": "one", "generation": 1, "pid": 2, "start_ms": 2.25 });
+        assert_eq!(written, expected);
+    }
 }

@@ -1,5 +1,7 @@
 //! The steps of a build, and how long each took.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 /// A step of a build.
@@ -60,6 +62,7 @@ impl std::fmt::Display for BuiltBy {
 pub struct PhaseTime {
     /// The step.
     pub phase: BuildPhase,
-    /// How long it took, in milliseconds.
-    pub ms: f64,
+    /// How long it took; in JSON, milliseconds.
+    #[serde(rename = "ms", with = "crate::util::millis")]
+    pub took: Duration,
 }

@@ -1,13 +1,44 @@
 //! Small helpers that several modules share.
 
 use std::path::{Component, Path, PathBuf};
-use std::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// Milliseconds since `from`.
-pub(crate) fn millis(from: Instant) -> f64 {
-    from.elapsed().as_secs_f64() * 1000.0
+/// For `#[serde(with)]`: a duration as milliseconds, with a fraction.
+pub(crate) mod millis {
+    use std::time::Duration;
+
+    use serde::Serializer;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(time.as_secs_f64() * 1000.0)
+    }
+}
+
+/// The same for a duration that there may not be.
+pub(crate) mod millis_if_any {
+    use std::time::Duration;
+
+    use serde::{Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64() * 1000.0).serialize(serializer)
+    }
+}
+
+/// The same as a whole number, which is also read.
+pub(crate) mod whole_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
 }
 
 /// Lets another thread run on this core.

@@ -91,9 +91,9 @@ impl Progress {
             return;
         }
         let text = match event {
-            BuildEvent::Phase { phase, elapsed_ms } => format!("{phase} ({})", text::duration(elapsed_ms)),
-            BuildEvent::Compiled { package, elapsed_ms } => {
-                format!("compiling ({}): {package} done", text::duration(elapsed_ms))
+            BuildEvent::Phase { phase, elapsed } => format!("{phase} ({})", text::duration(text::ms(elapsed))),
+            BuildEvent::Compiled { package, elapsed } => {
+                format!("compiling ({}): {package} done", text::duration(text::ms(elapsed)))
             }
             // The compiler's messages come with the build's end.
             _ => return,

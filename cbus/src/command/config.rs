@@ -91,7 +91,7 @@ fn problems(set: &ConfigSet, configs: &BTreeMap<String, Value>, complete: bool) 
     for (key, entry) in set.iter() {
         let Some(schema) = configs.get(&entry.id) else {
             if complete {
-                let hint = match controllerbus::config::nearest(&entry.id, configs.keys().map(String::as_str)) {
+                let hint = match controllerbus::__private::nearest(&entry.id, configs.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known ids are {}", configs.keys().cloned().collect::<Vec<_>>().join(", ")),
                 };

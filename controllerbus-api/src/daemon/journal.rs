@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 use super::metrics::Metrics;
 use super::secrets::{hide, names_in};
 use crate::proto::{Event, LogLine, Timeline};
+use crate::text::ms;
 
 /// How many events are kept.
 const EVENTS: usize = 1000;
@@ -48,8 +49,8 @@ struct Inner {
 /// What is known about a plugin and is not in the registry.
 #[derive(Clone, Debug, Default)]
 pub struct PluginNotes {
-    /// When the running build started, in milliseconds since 1970; 0 if none is running.
-    pub building_since_ms: u64,
+    /// When the running build started, if one is running.
+    pub building_since: Option<SystemTime>,
     /// What the running build is doing.
     pub phase: String,
     /// Why the last build or swap failed; empty if it did not.
@@ -168,17 +169,17 @@ impl Inner {
         };
         match event {
             RuntimeEvent::BuildStarted { plugin } => {
-                self.notes(plugin).building_since_ms = told.at_ms;
+                self.notes(plugin).building_since = Some(SystemTime::now());
                 about(&mut told, "build_started", plugin, 0, "building".to_owned());
             }
             RuntimeEvent::BuildFailed { plugin, rendered, .. } => {
                 let notes = self.notes(plugin);
-                (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), rendered.clone());
+                (notes.building_since, notes.phase, notes.error) = (None, String::new(), rendered.clone());
                 about(&mut told, "build_failed", plugin, 0, rendered.clone());
             }
-            RuntimeEvent::Built { plugin, build_ms, .. } => {
+            RuntimeEvent::Built { plugin, took, .. } => {
                 *self.notes(plugin) = PluginNotes::default();
-                about(&mut told, "built", plugin, 0, format!("built in {}", crate::text::duration(*build_ms)));
+                about(&mut told, "built", plugin, 0, format!("built in {}", crate::text::duration(ms(*took))));
             }
             RuntimeEvent::Unchanged { plugin, .. } => {
                 *self.notes(plugin) = PluginNotes::default();
@@ -202,7 +203,7 @@ impl Inner {
             }
             RuntimeEvent::RolledBack { plugin, reason, serving } => {
                 let notes = self.notes(plugin);
-                (notes.building_since_ms, notes.phase, notes.error) = (0, String::new(), reason.clone());
+                (notes.building_since, notes.phase, notes.error) = (None, String::new(), reason.clone());
                 let text = match serving {
                     Some(serving) => format!("not swapped; generation {serving} is still serving: {reason}"),
                     None => format!("not loaded: {reason}"),
@@ -223,9 +224,9 @@ impl Inner {
                 let text = format!("generation {generation} stays loaded: {reason}");
                 about(&mut told, "stuck", plugin, *generation, text);
             }
-            RuntimeEvent::Unloaded { plugin, generation, unload_ms, unmapped } => {
+            RuntimeEvent::Unloaded { plugin, generation, took, unmapped } => {
                 let seen = if *unmapped == Some(true) { "and unmapped " } else { "" };
-                let text = format!("generation {generation} unloaded {seen}in {}", crate::text::duration(*unload_ms));
+                let text = format!("generation {generation} unloaded {seen}in {}", crate::text::duration(ms(*took)));
                 about(&mut told, "unloaded", plugin, *generation, text);
             }
             RuntimeEvent::BuildProgress { plugin, phase, compiled, .. } => {
@@ -239,8 +240,8 @@ impl Inner {
             }
             // They all come with the end of the build.
             RuntimeEvent::CompilerSays { .. } => return None,
-            RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms } => {
-                let again = crate::text::duration(*restart_in_ms);
+            RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in } => {
+                let again = crate::text::duration(ms(*restart_in));
                 let said = match last_lines.as_slice() {
                     [] => String::new(),
                     lines => format!("; its last output:\n{}", lines.join("\n")),
@@ -248,8 +249,8 @@ impl Inner {
                 let text = format!("generation {generation} crashed ({reason}), restarting in {again}{said}");
                 about(&mut told, "crashed", plugin, *generation, text);
             }
-            RuntimeEvent::Restarted { plugin, generation, pid, start_ms } => {
-                let took = crate::text::duration(*start_ms);
+            RuntimeEvent::Restarted { plugin, generation, pid, took } => {
+                let took = crate::text::duration(ms(*took));
                 let text = format!("generation {generation} serves again, in process {pid}, after {took}");
                 about(&mut told, "restarted", plugin, *generation, text);
             }

@@ -143,16 +143,16 @@ impl Metrics {
             self.builds.get_or_create(&BuildEnd { plugin: plugin.to_owned(), result }).inc();
         };
         match event {
-            RuntimeEvent::Built { plugin, build_ms, .. } => {
+            RuntimeEvent::Built { plugin, took, .. } => {
                 build(plugin, "ok");
-                self.build_seconds.observe(build_ms / 1000.0);
+                self.build_seconds.observe(took.as_secs_f64());
             }
             RuntimeEvent::BuildFailed { plugin, .. } => build(plugin, "failed"),
             RuntimeEvent::Swapped { plugin, timeline, .. } => {
                 self.swaps.get_or_create(&of(plugin)).inc();
-                self.swap_seconds.observe(timeline.swap_ms / 1000.0);
-                if let Some(ms) = timeline.edit_to_live_ms {
-                    self.live_seconds.observe(ms / 1000.0);
+                self.swap_seconds.observe(timeline.swap.as_secs_f64());
+                if let Some(time) = timeline.edit_to_live {
+                    self.live_seconds.observe(time.as_secs_f64());
                 }
             }
             RuntimeEvent::TakenBack { plugin, .. } => drop(self.taken_back.get_or_create(&of(plugin)).inc()),

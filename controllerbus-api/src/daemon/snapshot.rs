@@ -12,6 +12,7 @@ use super::journal::millis;
 use super::metrics::Counts;
 use crate::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 use crate::state;
+use crate::text::ms;
 
 /// What the page shows.
 pub struct Shown {
@@ -81,7 +82,7 @@ impl Host {
             let plugin = Plugin {
                 id: id.clone(),
                 error: notes.error,
-                building_since_ms: notes.building_since_ms,
+                building_since_ms: notes.building_since.map_or(0, millis),
                 building: notes.phase,
                 ..Plugin::default()
             };
@@ -240,6 +241,7 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
     config.state = match found.state {
         RunState::Queued => state::QUEUED,
         RunState::Constructing => state::CONSTRUCTING,
+        RunState::Removed => state::REMOVED,
         RunState::Running(id) => {
             config.controller = id.0;
             state::RUNNING
@@ -270,11 +272,11 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
 impl From<&hot_runtime::Timeline> for Timeline {
     fn from(timeline: &hot_runtime::Timeline) -> Self {
         Self {
-            edit_to_live_ms: timeline.edit_to_live_ms,
-            build_ms: timeline.build_ms,
-            verify_ms: timeline.verify_ms,
-            load_ms: timeline.load_ms,
-            swap_ms: timeline.swap_ms,
+            edit_to_live_ms: timeline.edit_to_live.map(ms),
+            build_ms: ms(timeline.build),
+            verify_ms: ms(timeline.verify),
+            load_ms: ms(timeline.load),
+            swap_ms: ms(timeline.swap),
         }
     }
 }

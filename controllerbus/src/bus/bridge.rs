@@ -120,15 +120,21 @@ impl Bus {
         self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(bridge);
         drop(looking);
         let info = own_info("controllerbus/bridge", "Resolves directives on another bus");
-        let id = self.add_controller(Arc::new(Crossing { to: to.handle(), across }), info);
+        let id = self.add_controller(Arc::new(Crossing::new(to.handle(), across)), info);
         Ok(Bridge { from: self.clone(), id })
     }
 }
 
 /// The bridge as a controller of the bus that it begins at.
-struct Crossing {
+pub(crate) struct Crossing {
     to: BusHandle,
     across: Arc<Across>,
+}
+
+impl Crossing {
+    pub(crate) fn new(to: BusHandle, across: Arc<Across>) -> Self {
+        Self { to, across }
+    }
 }
 
 impl AnyController for Crossing {
@@ -152,8 +158,11 @@ impl AnyController for Crossing {
             let id = directive.id().to_owned();
             let mut request = self.to.raw(directive)?;
             let mut here: HashMap<ValueId, ValueId> = HashMap::new();
+            let mut last_failure = None;
             loop {
-                match poll_fn(|cx| request.poll_event(cx)).await {
+                let event = poll_fn(|cx| request.poll_event(cx)).await;
+                let failure = last_failure.take();
+                match event {
                     Some(RawEvent::Added(there, value)) => {
                         if let Some(id) = sink.add(value) {
                             here.insert(there, id);
@@ -169,9 +178,10 @@ impl AnyController for Crossing {
                     Some(RawEvent::Failed(error)) if here.is_empty() => return Err(error),
                     Some(RawEvent::Failed(error)) => {
                         tracing::debug!(id, %error, "a resolver on the other side of a bridge failed");
+                        last_failure = Some(error);
                     }
-                    // The other bus has closed or superseded it: retried with backoff.
-                    None => return Err(superseded(&id)),
+                    // The other bus has closed or superseded it, or is out of reach: retried with backoff.
+                    None => return Err(failure.unwrap_or_else(|| superseded(&id))),
                 }
             }
         }))

@@ -8,7 +8,7 @@ use super::ControllerId;
 use super::engine::{Engine, Life};
 use super::entry::Execution;
 use crate::Error;
-use crate::config::nearest;
+use crate::config::nearest::nearest;
 use crate::config::origin::Place;
 use crate::directive::wire;
 use crate::error::{ErrorKind, Location};
@@ -24,6 +24,9 @@ pub enum RunState {
     Constructing,
     /// It is running.
     Running(ControllerId),
+    /// [`Bus::remove_controller`](super::Bus::remove_controller) has taken it off. It is constructed again when the config is
+    /// applied again, for this key or another; a new factory does not bring it back.
+    Removed,
     /// It could not be constructed, or its execution failed.
     Failed {
         /// Why.
@@ -110,14 +113,16 @@ impl Engine {
         if let RunState::Failed { error, .. } = &mut state.state {
             *error = placed(error.clone(), place);
         }
+        let told = |error: Error| match state.location.clone() {
+            Some(location) => error.at(location),
+            None => error.context(format!("config `{key}`")),
+        };
         state.problem = match &state.state {
             RunState::Failed { error, .. } => Some(error.clone()),
-            RunState::Queued => {
-                let error = life.no_factory(&state.config_id, state.version.as_ref());
-                Some(match state.location.clone() {
-                    Some(location) => error.at(location),
-                    None => error.context(format!("config `{key}`")),
-                })
+            RunState::Queued => Some(told(life.no_factory(&state.config_id, state.version.as_ref()))),
+            RunState::Removed => {
+                let what = "its controller was taken off the bus; apply the config again to construct it";
+                Some(told(Error::new(ErrorKind::Closed, what)))
             }
             RunState::Constructing | RunState::Running(_) => None,
         };

@@ -107,7 +107,8 @@ impl Configs {
         changes: &mut Changes,
     ) {
         self.next += 1;
-        let candidate = Candidate { owner, order: self.next, config, place };
+        let order = self.next;
+        let candidate = Candidate { owner, order, config, place };
         if let Some(applied) = self.by_key.get_mut(key) {
             let revision = candidate.config.revision;
             applied.candidates.retain(|other| other.owner != owner || other.config.revision != revision);
@@ -119,6 +120,13 @@ impl Configs {
                 other.owner != owner || own <= CANDIDATES
             });
             self.elect(key, factories, changes);
+            let elected = self
+                .by_key
+                .get(key)
+                .filter(|applied| applied.candidates.first().is_some_and(|best| best.order == order));
+            if let Some(wanted) = elected.map(|applied| applied.wanted) {
+                self.ask_again(wanted, factories, changes);
+            }
             return;
         }
         let config = candidate.config.clone();
@@ -126,8 +134,26 @@ impl Configs {
         let wanted = self.use_instance(&config, factories, changes);
         let after = self.departed.remove(key).unwrap_or_default();
         self.wait_for(wanted, after);
+        self.ask_again(wanted, factories, changes);
         let applied = Applied { config, place, candidates: vec![candidate], wanted, serving: None };
         self.by_key.insert(key.to_owned(), applied);
+    }
+
+    /// A config was applied: if its instance's controller was taken off by hand, it is constructed again.
+    fn ask_again(&mut self, wanted: u64, factories: &Factories, changes: &mut Changes) {
+        if let Some(instance) = self.instances.get_mut(&wanted)
+            && instance.is_asked_for_again()
+        {
+            instance.look(factories);
+            changes.nudged.push(Arc::clone(&instance.nudge));
+        }
+    }
+
+    /// A controller is taken off by hand: its keys say so until their config is applied again.
+    pub(super) fn take_off(&mut self, entry: &ControllerEntry) {
+        let instance = entry.instance().and_then(|instance| self.instances.get_mut(&instance));
+        let own = instance.filter(|found| found.running.as_ref().is_some_and(|running| running.id == entry.id));
+        own.into_iter().for_each(Instance::take_off);
     }
 
     /// Withdraws the candidates for which `gone` returns true; it is given key, owner and revision. False if there is none.

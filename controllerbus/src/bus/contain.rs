@@ -8,7 +8,10 @@ use std::task::Poll;
 use crate::{Error, Result};
 
 /// Runs user code and turns a panic into an error.
-pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+///
+/// # Errors
+/// The code's own, or [`ErrorKind::Panicked`](crate::error::ErrorKind::Panicked).
+pub async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     poll_fn(move |cx| {
         catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
@@ -18,7 +21,7 @@ pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Resul
 }
 
 /// Runs user code whose result nobody needs, such as a destructor, and logs a panic.
-pub(super) fn contain(what: &str, work: impl FnOnce()) {
+pub(crate) fn contain(what: &str, work: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
         let error = Error::from_panic(payload);
         tracing::error!(%error, "{what} panicked");

@@ -366,7 +366,7 @@ impl Loading {
                 }
                 // Reported and retried like the failure of any resolver.
                 Some(RunState::Failed { error, .. }) => return Err(error.transient()),
-                Some(RunState::Queued) => {
+                Some(RunState::Queued | RunState::Removed) => {
                     values.idle();
                     None
                 }

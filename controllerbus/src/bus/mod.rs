@@ -176,7 +176,7 @@ mod applying;
 mod bridge;
 mod config_state;
 mod configs;
-mod contain;
+pub(crate) mod contain;
 mod counts;
 mod engine;
 mod entry;
@@ -206,9 +206,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use applying::{ApplyReport, ConfigOwner};
+#[cfg(test)]
+pub(crate) use bridge::Crossing;
 pub use bridge::{Across, Bridge};
 pub use config_state::{ConfigState, Pending, RunState};
-pub(crate) use contain::contained;
+pub(crate) use contain::{contain, contained};
 pub use counts::{CountsSnapshot, ResolverCounts};
 pub use entry::Execution;
 pub use handle::{Backend, BusHandle};
@@ -223,9 +225,10 @@ pub use sockets::SocketSnapshot;
 pub use swap::{Committed, LastStates, Staged};
 
 use crate::config::ConfigSet;
-use crate::controller::factory::{FACTORIES, Factory};
+use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Info};
 use crate::directive::{Directive, Request, Wait};
+use crate::linked::{FACTORIES, FactoryEntry};
 use crate::{BusError, Result, Retry};
 use configs::{CALLERS, Earlier};
 use engine::Engine;
@@ -282,7 +285,7 @@ impl Bus {
     /// A bus with its own limits for the steps of a controller's life; otherwise like [`Bus::new`].
     pub fn with_limits(limits: Limits) -> Self {
         let engine = Engine::new(limits);
-        let factories = FACTORIES.iter().map(super::controller::factory::FactoryEntry::factory).collect();
+        let factories = FACTORIES.iter().map(FactoryEntry::factory).collect();
         let known = KnownFactory::of(Source::STATIC, factories);
         engine.life().factories.add(known);
         Self(engine)
@@ -338,6 +341,8 @@ impl Bus {
 
     /// Removes a controller: its values are withdrawn, and it is cancelled and closed. Returns when that is done or its
     /// limits have passed; [`Bus::leaving`] lists it until it has ended. False if there is no such controller.
+    ///
+    /// If configs ask for it, their keys are [`RunState::Removed`] until one of these configs is applied again.
     pub async fn remove_controller(&self, id: ControllerId) -> bool {
         let Some(entry) = self.0.take_off(id.0) else { return false };
         self.0.wait_closed(vec![entry]).await;
@@ -441,8 +446,9 @@ impl Bus {
 
     /// Checks the health of a source's controllers: the result of [`crate::Controller::health`] for each, or an error for one
     /// that does not answer in time.
-    pub async fn health(&self, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
-        self.0.health(source, within).await
+    pub async fn health(&self, source: Source, within: Duration) -> Vec<(ControllerId, Result<(), BusError>)> {
+        let said = self.0.health(source, within).await;
+        said.into_iter().map(|(id, health)| (id, health.map_err(BusError::from))).collect()
     }
 
     /// Ends every directive, refuses new ones, and then removes every controller, all at the same time and each within its

@@ -104,6 +104,7 @@ impl Engine {
         let entry = {
             let mut life = self.life();
             let entry = life.controllers.get(&id).cloned()?;
+            life.configs.take_off(&entry);
             life.leave([&entry]);
             entry
         };

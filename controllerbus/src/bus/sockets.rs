@@ -267,7 +267,7 @@ impl SocketTable {
         // A controller that does not run yet may ask when it does.
         let runs = |key: &String| {
             let instance = configs.by_key.get(key).and_then(|applied| configs.instances.get(&applied.wanted));
-            instance.is_none_or(|instance| matches!(instance.state(), RunState::Running(_)))
+            instance.is_none_or(|instance| matches!(instance.state(), RunState::Running(_) | RunState::Removed))
         };
         if socket.keys.iter().all(runs) { (false, Some(self.sockets.remove(at))) } else { (true, None) }
     }

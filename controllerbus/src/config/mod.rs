@@ -1,7 +1,8 @@
 //! Configs: what a controller is made from, and keyed sets of them.
 
-mod nearest;
+pub(crate) mod nearest;
 pub(crate) mod origin;
+pub(crate) mod probe;
 pub mod schema;
 pub(crate) mod secret;
 mod set;
@@ -17,8 +18,6 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 
-#[doc(hidden)]
-pub use nearest::{distance, nearest};
 pub use schema::Schema;
 pub use set::{ConfigSet, Entry};
 

@@ -4,8 +4,8 @@
 ///
 /// ```
 /// let known = ["example/greeter", "clock"];
-/// assert_eq!(controllerbus::config::nearest("example/greter", known), Some("example/greeter"));
-/// assert_eq!(controllerbus::config::nearest("database", known), None);
+/// assert_eq!(controllerbus::__private::nearest("example/greter", known), Some("example/greeter"));
+/// assert_eq!(controllerbus::__private::nearest("database", known), None);
 /// ```
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let (distance, best) =

@@ -3,8 +3,6 @@
 //! `#[derive(Config)]` and `#[derive(Schema)]` describe a type as a tree of [`Node`]s; `#[hot_plugin]` has the compiler
 //! write it as JSON into the plugin's manifest record.
 
-use std::marker::PhantomData;
-
 /// A type whose JSON schema is known when it is compiled.
 ///
 /// The usual types of the standard library have it, `#[derive(Config)]` gives it to a config, and
@@ -331,25 +329,6 @@ impl Node {
     }
 }
 
-/// Finds the schema of a type that may not have one: its own constant is there only if it has.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Probe<T: ?Sized>(PhantomData<T>);
-
-impl<T: Schema + ?Sized> Probe<T> {
-    /// The type's schema.
-    pub const NODE: &'static Node = T::NODE;
-}
-
-/// What [`Probe`] says of every other type.
-#[doc(hidden)]
-pub trait Unknown {
-    /// Anything.
-    const NODE: &'static Node = &Node::Any;
-}
-
-impl<T: ?Sized> Unknown for Probe<T> {}
-
 macro_rules! written {
     ($($type:ty => $members:literal),* $(,)?) => {
         $(impl Schema for $type {
@@ -453,6 +432,7 @@ tuples!((A)(A, B)(A, B, C)(A, B, C, D)(A, B, C, D, E)(A, B, C, D, E, F));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::probe::{Probe, Unknown};
 
     #[test]
     fn what_the_compiler_writes_is_json_and_as_long_as_it_was_counted() {

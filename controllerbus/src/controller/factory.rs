@@ -1,4 +1,4 @@
-//! Factories, which make controllers of one config ID, and the slice that plugins fill.
+//! Factories, which make controllers of one config ID.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -32,58 +32,6 @@ pub trait Factory: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>>;
 }
 
-/// One `#[hot_plugin]`, as an element of the slice.
-#[doc(hidden)]
-pub struct FactoryEntry {
-    /// The plugin id.
-    pub id: &'static str,
-    /// The plugin's version, which the attribute has checked to be semver.
-    pub version: &'static str,
-    /// One line about the controller.
-    pub description: &'static str,
-    /// The config ID.
-    pub config_id: &'static str,
-    /// How its controllers replace others.
-    pub swap: SwapMode,
-    /// The manifest record. This reference keeps the linker from dropping its section.
-    pub record: &'static [u8],
-    /// Makes the factory.
-    pub factory: fn(&'static FactoryEntry) -> Arc<dyn Factory>,
-}
-
-impl std::fmt::Debug for FactoryEntry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FactoryEntry")
-            .field("id", &self.id)
-            .field("version", &self.version)
-            .field("config_id", &self.config_id)
-            .field("swap", &self.swap)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Every `#[hot_plugin]` linked into this binary or plugin.
-#[doc(hidden)]
-#[linkme::distributed_slice]
-pub static FACTORIES: [FactoryEntry];
-
-impl FactoryEntry {
-    /// The factory of this entry.
-    pub fn factory(&'static self) -> Arc<dyn Factory> {
-        (self.factory)(self)
-    }
-
-    /// What its controllers will be called.
-    pub fn info(&self) -> Info {
-        Info {
-            id: self.id.to_owned(),
-            version: self.version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
-            description: self.description.to_owned(),
-            config_id: self.config_id.to_owned(),
-        }
-    }
-}
-
 /// The factory of a [`Controller`] type.
 pub struct FactoryOf<C> {
     info: Info,
@@ -98,12 +46,6 @@ impl<C> std::fmt::Debug for FactoryOf<C> {
 }
 
 impl<C: Controller> FactoryOf<C> {
-    /// The factory for an entry of the slice.
-    #[allow(clippy::new_ret_no_self)]
-    pub fn new(entry: &'static FactoryEntry) -> Arc<dyn Factory> {
-        Self::with_swap(entry.info(), entry.swap)
-    }
-
     /// A factory for a controller without `#[hot_plugin]`.
     pub fn with_info(info: Info) -> Arc<dyn Factory> {
         Self::with_swap(info, SwapMode::Beside)

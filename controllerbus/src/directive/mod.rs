@@ -25,7 +25,8 @@ pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
 pub use wait::{Verdict, Wait};
 
 use crate::bus::Source;
-use crate::{Result, error::ErrorKind};
+use crate::linked::DIRECTIVE_TYPES;
+use crate::{BusError, Result, error::ErrorKind};
 
 /// A request for a state of the world. Equal directives (`Hash` and `Eq`) are merged into one, unless they are
 /// [unmerged](Options::unmerged).
@@ -348,10 +349,10 @@ impl Facts {
     ///
     /// # Errors
     /// [`ErrorKind::Encoding`], in theory.
-    pub fn encode(directive: &dyn AnyDirective) -> Result<Vec<u8>> {
+    pub fn encode(directive: &dyn AnyDirective) -> Result<Vec<u8>, BusError> {
         let local = directive.confined_to().is_some();
         let facts = Self { options: directive.options(), key: directive.encode_key(), local };
-        if facts == Self::default() { Ok(Vec::new()) } else { wire::encode(&facts) }
+        if facts == Self::default() { Ok(Vec::new()) } else { Ok(wire::encode(&facts)?) }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
@@ -482,11 +483,6 @@ impl std::fmt::Debug for DirectiveType {
     }
 }
 
-/// Every directive type linked into this binary or plugin; filled by `#[derive(Directive)]`.
-#[doc(hidden)]
-#[linkme::distributed_slice]
-pub static DIRECTIVE_TYPES: [&'static DirectiveType];
-
 impl DirectiveType {
     /// The functions of `D`.
     pub const fn of<D: Directive>() -> &'static Self {
@@ -515,7 +511,7 @@ impl DirectiveType {
     ///
     /// # Errors
     /// [`ErrorKind::Encoding`], with the type and the field, when the bytes do not fit the type.
-    pub fn decode(id: &str, bytes: &[u8]) -> Result<Arc<dyn AnyDirective>> {
+    pub fn decode(id: &str, bytes: &[u8]) -> Result<Arc<dyn AnyDirective>, BusError> {
         Self::decode_with(id, bytes, &[])
     }
 
@@ -523,9 +519,9 @@ impl DirectiveType {
     ///
     /// # Errors
     /// As [`DirectiveType::decode`].
-    pub fn decode_with(id: &str, bytes: &[u8], facts: &[u8]) -> Result<Arc<dyn AnyDirective>> {
+    pub fn decode_with(id: &str, bytes: &[u8], facts: &[u8]) -> Result<Arc<dyn AnyDirective>, BusError> {
         match Self::find(id) {
-            Some(kind) => (kind.decode)(bytes),
+            Some(kind) => Ok((kind.decode)(bytes)?),
             None => {
                 let facts = Facts::decode(facts)?;
                 Ok(Arc::new(OpaqueDirective { id: id.to_owned(), bytes: bytes.to_vec(), facts }))

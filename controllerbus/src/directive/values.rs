@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{Callback, Directive, RawRequest, Request, wire, wrong_type};
 use crate::error::ErrorKind;
 use crate::plugin::interface::{self, Object};
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 /// Identifies a value among those of one directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
@@ -66,15 +66,15 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails, or the value contains interface values.
-    pub fn encode(&self) -> Result<Cow<'_, [u8]>> {
+    pub fn encode(&self) -> Result<Cow<'_, [u8]>, BusError> {
         match &self.0 {
             Repr::Encoded(bytes, objects) if objects.is_empty() => Ok(Cow::Borrowed(bytes)),
-            Repr::Encoded(..) => Err(Error::new(
+            Repr::Encoded(..) => Err(BusError::from(Error::new(
                 ErrorKind::Encoding,
                 "an interface value can cross a bus, but it cannot be serialized or sent to another process",
-            )),
-            Repr::Native(value, encode) => encode(&**value).map(Cow::Owned),
-            Repr::Local(_, name) => Err(stays(name)),
+            ))),
+            Repr::Native(value, encode) => Ok(Cow::Owned(encode(&**value)?)),
+            Repr::Local(_, name) => Err(stays(name).into()),
         }
     }
 
@@ -82,7 +82,7 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when `Serialize` fails.
-    pub fn encode_with_objects(&self) -> Result<(Cow<'_, [u8]>, Vec<Object>)> {
+    pub fn encode_with_objects(&self) -> Result<(Cow<'_, [u8]>, Vec<Object>), BusError> {
         match &self.0 {
             Repr::Encoded(bytes, objects) => Ok((Cow::Borrowed(bytes), objects.to_vec())),
             Repr::Native(value, encode) => {
@@ -103,7 +103,7 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when it is of another type, with the field where it is known.
-    pub fn get<V: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<V>> {
+    pub fn get<V: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<V>, BusError> {
         match &self.0 {
             Repr::Native(value, encode) => match Arc::clone(value).downcast() {
                 Ok(typed) => Ok(typed),
@@ -111,14 +111,14 @@ impl AnyValue {
                 Err(other) => {
                     let (bytes, objects) = interface::collecting(|| encode(&*other));
                     let _offered = interface::offering(&objects);
-                    wire::decode(&bytes?).map(Arc::new)
+                    Ok(Arc::new(wire::decode(&bytes?)?))
                 }
             },
             Repr::Encoded(bytes, objects) => {
                 let _offered = interface::offering(objects);
-                wire::decode(bytes).map(Arc::new)
+                Ok(Arc::new(wire::decode(bytes)?))
             }
-            Repr::Local(_, name) => Err(stays(name)),
+            Repr::Local(_, name) => Err(stays(name).into()),
         }
     }
 
@@ -126,13 +126,13 @@ impl AnyValue {
     ///
     /// # Errors
     /// [`ErrorKind::Encoding`] when it is of another library or another type.
-    pub fn get_local<V: Send + Sync + 'static>(&self) -> Result<Arc<V>> {
+    pub fn get_local<V: Send + Sync + 'static>(&self) -> Result<Arc<V>, BusError> {
         let value = match &self.0 {
             Repr::Local(value, _) => Arc::clone(value),
             Repr::Encoded(_, objects) if objects.len() == 1 => objects[0].as_live()?,
-            _ => return Err(wrong_type(std::any::type_name::<V>())),
+            _ => return Err(wrong_type(std::any::type_name::<V>()).into()),
         };
-        value.downcast().map_err(|_| wrong_type(std::any::type_name::<V>()))
+        value.downcast().map_err(|_| wrong_type(std::any::type_name::<V>()).into())
     }
 }
 
@@ -247,8 +247,7 @@ impl<V> std::fmt::Debug for Values<V> {
 
 impl<V: Send + Sync + 'static> Values<V> {
     /// The handle of a resolver of a directive, over where its values go.
-    #[doc(hidden)]
-    pub fn of<D: Directive<Value = V>>(sink: Arc<dyn ValueSink>) -> Self {
+    pub(crate) fn of<D: Directive<Value = V>>(sink: Arc<dyn ValueSink>) -> Self {
         Self { sink, pack: D::pack }
     }
 

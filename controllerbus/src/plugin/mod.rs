@@ -18,6 +18,7 @@ pub mod lease;
 pub mod level;
 pub mod manifest;
 mod shape;
+pub mod traces;
 
 pub use host::{Connection, HostOptions};
 pub use interface::Interface;

@@ -51,6 +51,39 @@ fn place(error: &Error) -> (Option<&str>, u64, u64) {
     (at.file.as_deref(), at.line, at.column)
 }
 
+#[tokio::test]
+async fn a_key_whose_controller_was_taken_off_says_so_until_its_config_is_applied_again() {
+    let bus = bus();
+    let door = || ConfigSet::from_yaml("front: { id: test/door, config: { width: 2 } }").expect("a set");
+    let both = "{ front: { id: test/door, config: { width: 2 } }, back: { id: test/door, config: { width: 2 } } }";
+    bus.apply(ConfigSet::from_yaml(both).expect("a set")).await.expect("applying");
+    let states = |bus: &Bus| bus.configs().into_iter().map(|config| config.state).collect::<Vec<_>>();
+    let RunState::Running(first) = states(&bus)[0] else { panic!("{:?}", states(&bus)) };
+    assert!(soon(bus.remove_controller(first)).await);
+    assert_eq!(states(&bus), [RunState::Removed, RunState::Removed], "both keys asked for it");
+    let problem = bus.configs().remove(1).problem.expect("a problem");
+    let said = "line 1, column 16: its controller was taken off the bus; apply the config again to construct it";
+    assert_eq!(problem.to_string(), said);
+    assert!(bus.controllers().is_empty());
+
+    // Neither another factory nor the end of a key brings it back.
+    bus.add_factories(Source(7), vec![factory::<DoorController>("door", "2.0.0")]);
+    assert!(soon(bus.remove_config("back")).await);
+    assert_eq!(states(&bus), [RunState::Removed]);
+
+    let report = soon(bus.apply(door())).await.expect("applying");
+    let RunState::Running(second) = report.configs[0].state else { panic!("{report:?}") };
+    assert_ne!(first, second);
+    assert_eq!(report.configs[0].problem, None);
+    assert!(soon(bus.remove_controller(second)).await);
+    assert_eq!(states(&bus), [RunState::Removed]);
+
+    // An equal config of another key asks for it as well.
+    let side = ConfigSet::from_yaml("side: { id: test/door, config: { width: 2 } }").expect("a set");
+    soon(bus.apply(side)).await.expect("applying");
+    assert!(matches!(states(&bus)[..], [RunState::Running(one), RunState::Running(other)] if one == other));
+}
+
 #[test]
 fn a_text_that_is_no_config_set_is_refused_with_line_and_column() {
     let error = ConfigSet::from_yaml("door:\n  id: test/door\n  revision: first\n").expect_err("no number");

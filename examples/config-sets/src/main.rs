@@ -93,6 +93,7 @@ fn show(title: &str, bus: &Bus) {
             RunState::Running(id) => format!("running as controller {}", id.0),
             RunState::Queued => "queued".to_owned(),
             RunState::Constructing => "being constructed".to_owned(),
+            RunState::Removed => "taken off the bus".to_owned(),
             RunState::Failed { retry_in, .. } => format!("failed, retrying in {retry_in:?}"),
             _ => "in an unknown state".to_owned(),
         };

@@ -12,7 +12,7 @@ use crate::api::{Boilerplate, Greet};
 use crate::load::Load;
 use crate::scratch::Scratch;
 use crate::show::Show;
-use crate::summary::{Summary, Swap};
+use crate::summary::{Summary, Swap, millis};
 
 /// The crates that the demo bundles into one plugin.
 const CRATES: [&str; 2] = ["boilerplate", "greeter"];
@@ -70,9 +70,9 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     let (generation, timeline) = loaded.map_err(Error::msg)?;
     show.say(&format!(
         "built in {:.0} ms, verified in {:.1} ms, loaded in {:.1} ms: generation {generation}{}",
-        timeline.build_ms,
-        timeline.verify_ms,
-        timeline.load_ms,
+        millis(timeline.build),
+        millis(timeline.verify),
+        millis(timeline.load),
         pid_of(&runtime, generation).map(|pid| format!(", in its own process {pid}")).unwrap_or_default(),
     ));
 
@@ -115,7 +115,7 @@ pub async fn run(show: &Show, isolation: Isolation) -> Result<Summary> {
     let unmapped = runtime.generations().iter().filter(|found| found.state == GenerationState::Unloaded).count();
     show.say(&format!(
         "unloaded in {:.1} ms; of {unmapped} unloaded generations, {}: {}",
-        report.unload_ms,
+        millis(report.took),
         match isolation {
             Isolation::Process => "processes still running",
             _ => "still mapped",
@@ -164,10 +164,10 @@ impl Demo<'_> {
             .await?;
         let (old, new, timeline) = swapped.map_err(Error::msg)?;
         let mut swap = Swap::new(what, old, new, &timeline);
-        let (unload_ms, unmapped) = self
+        let (took, unmapped) = self
             .event(|event| match event {
-                RuntimeEvent::Unloaded { generation, unload_ms, unmapped, .. } if *generation == old => {
-                    Some((*unload_ms, *unmapped))
+                RuntimeEvent::Unloaded { generation, took, unmapped, .. } if *generation == old => {
+                    Some((*took, *unmapped))
                 }
                 _ => None,
             })
@@ -175,7 +175,7 @@ impl Demo<'_> {
         if unmapped == Some(false) {
             return Err(Error::msg(format!("generation {old} is closed, but still mapped")));
         }
-        swap.unload_ms = (unload_ms * 1000.0).round() / 1000.0;
+        swap.unload_ms = millis(took);
         self.show.say(&format!(
             "generation {} serves {} after the save; generation {} is unloaded",
             swap.to,

@@ -1,5 +1,7 @@
 //! The results of a run: JSON for machines, a timeline for people.
 
+use std::time::Duration;
+
 use console::{Style, style};
 use hot_runtime::Timeline;
 use serde::Serialize;
@@ -40,19 +42,23 @@ pub struct Swap {
 impl Swap {
     /// A swap whose old generation is not unloaded yet.
     pub fn new(what: &str, from: u64, to: u64, timeline: &Timeline) -> Self {
-        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
         Self {
             what: what.to_owned(),
             from,
             to,
-            build_ms: rounded(timeline.build_ms),
-            verify_ms: rounded(timeline.verify_ms),
-            load_ms: rounded(timeline.load_ms),
-            swap_ms: rounded(timeline.swap_ms),
+            build_ms: millis(timeline.build),
+            verify_ms: millis(timeline.verify),
+            load_ms: millis(timeline.load),
+            swap_ms: millis(timeline.swap),
             unload_ms: 0.0,
-            edit_to_live_ms: rounded(timeline.edit_to_live_ms.unwrap_or_default()),
+            edit_to_live_ms: millis(timeline.edit_to_live.unwrap_or_default()),
         }
     }
+}
+
+/// A duration in milliseconds, to the microsecond.
+pub fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 /// The width of the longest bar.

@@ -104,7 +104,9 @@ async fn story(arguments: &Arguments, say: &impl Fn(String)) -> Result<Counts> {
 async fn swapped(events: &mut UnboundedReceiver<RuntimeEvent>) -> Result<f64> {
     loop {
         match events.recv().await {
-            Some(RuntimeEvent::Swapped { timeline, .. }) => return Ok(timeline.edit_to_live_ms.unwrap_or_default()),
+            Some(RuntimeEvent::Swapped { timeline, .. }) => {
+                return Ok(timeline.edit_to_live.unwrap_or_default().as_secs_f64() * 1000.0);
+            }
             Some(RuntimeEvent::BuildFailed { .. }) => return Err(Error::msg("the server does not compile")),
             Some(RuntimeEvent::RolledBack { reason, .. }) => return Err(Error::msg(reason)),
             Some(_) => {}

@@ -8,7 +8,7 @@
 //! let spec = PluginSpec::new("greeter").crate_path("../greeter").release(true).watch(false);
 //! let options = BuildOptions::new("target/controllerbus").output("out/greeter-{buildHash}.cbus.so");
 //! let built = PluginBuilder::new(spec, options).build(&|event| println!("{event:?}"), &Default::default()).await?;
-//! println!("{} in {:.0} ms", built.artifact.display(), built.build_ms);
+//! println!("{} in {:?}", built.artifact.display(), built.took);
 //! # Ok(())
 //! # }
 //! ```
@@ -190,8 +190,9 @@ pub struct BuildReport {
     pub why_full_link: Option<String>,
     /// The warnings.
     pub messages: Vec<CompilerMessage>,
-    /// How long the build took, in milliseconds.
-    pub build_ms: f64,
+    /// How long the build took; in JSON, milliseconds.
+    #[serde(rename = "build_ms", with = "crate::util::millis")]
+    pub took: Duration,
     /// How long each step took.
     pub phases: Vec<PhaseTime>,
 }
@@ -216,7 +217,7 @@ impl BuildReport {
             why_cargo: None,
             why_full_link: None,
             messages,
-            build_ms: 0.0,
+            took: Duration::ZERO,
             phases: Vec::new(),
         }
     }
@@ -383,7 +384,7 @@ impl PluginBuilder {
                 (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory, inputs)
             }
         };
-        let (build_ms, phases) = progress.end();
+        let (took, phases) = progress.end();
         if report.by == BuiltBy::Rustc && self.dependencies == Dependencies::Plain {
             self.optimizing.start(&self.workspace, &self.spec, &self.options);
         }
@@ -392,7 +393,7 @@ impl PluginBuilder {
             BuiltBy::Rustc => self.dependencies == Dependencies::Optimized,
             _ => report.optimized,
         };
-        let report = BuildReport { optimized, why_cargo, why_full_link, build_ms, phases, ..report };
+        let report = BuildReport { optimized, why_cargo, why_full_link, took, phases, ..report };
         self.last = Some((report.clone(), inputs, environment()));
         Ok((report, in_memory))
     }

@@ -1,12 +1,11 @@
 //! Reports and times the steps of a build.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::message::CompilerMessage;
 use crate::phase::{BuildPhase, PhaseTime};
-use crate::util::millis;
 
 /// An event of a running build.
 #[derive(Clone, Debug, Serialize)]
@@ -17,15 +16,17 @@ pub enum BuildEvent {
     Phase {
         /// The step.
         phase: BuildPhase,
-        /// Since the start of the build, in milliseconds.
-        elapsed_ms: f64,
+        /// Since the start of the build; in JSON, milliseconds.
+        #[serde(rename = "elapsed_ms", with = "crate::util::millis")]
+        elapsed: Duration,
     },
     /// A crate was compiled.
     Compiled {
         /// Its package's name.
         package: String,
-        /// Since the start of the build, in milliseconds.
-        elapsed_ms: f64,
+        /// Since the start of the build; in JSON, milliseconds.
+        #[serde(rename = "elapsed_ms", with = "crate::util::millis")]
+        elapsed: Duration,
     },
     /// The compiler emitted a message.
     Message {
@@ -56,23 +57,23 @@ impl<'a> Progress<'a> {
     pub(crate) fn phase(&mut self, phase: BuildPhase) {
         self.end_phase();
         self.current = Some(phase);
-        (self.observer)(BuildEvent::Phase { phase, elapsed_ms: millis(self.begun) });
+        (self.observer)(BuildEvent::Phase { phase, elapsed: self.begun.elapsed() });
     }
 
     fn end_phase(&mut self) {
         let now = Instant::now();
         if let Some(phase) = self.current.take() {
-            let ms = now.duration_since(self.since).as_secs_f64() * 1000.0;
+            let took = now.duration_since(self.since);
             match self.done.iter_mut().find(|done| done.phase == phase) {
-                Some(again) => again.ms += ms,
-                None => self.done.push(PhaseTime { phase, ms }),
+                Some(again) => again.took += took,
+                None => self.done.push(PhaseTime { phase, took }),
             }
         }
         self.since = now;
     }
 
     pub(crate) fn compiled(&self, package: &str) {
-        (self.observer)(BuildEvent::Compiled { package: package.to_owned(), elapsed_ms: millis(self.begun) });
+        (self.observer)(BuildEvent::Compiled { package: package.to_owned(), elapsed: self.begun.elapsed() });
     }
 
     pub(crate) fn message(&self, message: &CompilerMessage) {
@@ -80,8 +81,8 @@ impl<'a> Progress<'a> {
     }
 
     /// The total time so far, and that of each step.
-    pub(crate) fn end(&mut self) -> (f64, Vec<PhaseTime>) {
+    pub(crate) fn end(&mut self) -> (Duration, Vec<PhaseTime>) {
         self.end_phase();
-        (millis(self.begun), std::mem::take(&mut self.done))
+        (self.begun.elapsed(), std::mem::take(&mut self.done))
     }
 }

@@ -77,17 +77,15 @@ impl Shared {
         Arc::new(move |event| {
             let Some(shared) = shared.upgrade() else { return };
             let plugin = plugin.clone();
-            let millis = |time: Duration| time.as_secs_f64() * 1000.0;
             match event {
                 ProcessEvent::Crashed { reason, last_lines, restart_in } => {
                     tracing::error!(plugin, generation, reason, "a plugin's process crashed");
                     shared.registry.set_process(generation, None, Some(&reason));
-                    let restart_in_ms = millis(restart_in);
-                    shared.emit(RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in_ms });
+                    shared.emit(RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in });
                 }
                 ProcessEvent::Restarted { pid, took } => {
                     shared.registry.set_process(generation, Some(pid), None);
-                    shared.emit(RuntimeEvent::Restarted { plugin, generation, pid, start_ms: millis(took) });
+                    shared.emit(RuntimeEvent::Restarted { plugin, generation, pid, took });
                 }
             }
         })

@@ -17,7 +17,7 @@ use crate::generation::history::{History, Past};
 use crate::generation::probation::counts_of;
 use crate::generation::swap::{self, Generation, Unfit};
 use crate::host::Isolation;
-use crate::util::{blocking, millis};
+use crate::util::blocking;
 
 /// How often a generation on probation is checked.
 const LOOK: Duration = Duration::from_millis(100);
@@ -119,7 +119,7 @@ impl Serving {
         let (begun, copy) = (Instant::now(), waiting.past.copy.clone());
         let tried = match blocking(move || Verified::again(&copy)).await {
             Ok(artifact) => {
-                let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+                let timeline = Timeline { verify: begun.elapsed(), ..Timeline::default() };
                 self.swap_now(&mut state, artifact, timeline, None, None).await.map(drop)
             }
             Err(error) => Err(self.rolled_back(&state, error)),
@@ -198,7 +198,7 @@ impl Serving {
             Ok(artifact) => artifact,
             Err(error) => return Err(self.rolled_back(&state, error)),
         };
-        let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+        let timeline = Timeline { verify: begun.elapsed(), ..Timeline::default() };
         self.swap_now(&mut state, artifact, timeline, None, None).await.map(|(report, _)| Some(report))
     }
 
@@ -242,7 +242,7 @@ impl Serving {
         let wanted = past.copy.hash().to_owned();
         let begun = Instant::now();
         let artifact = blocking(move || Verified::again(&copy)).await?;
-        let timeline = Timeline { verify_ms: millis(begun), ..Timeline::default() };
+        let timeline = Timeline { verify: begun.elapsed(), ..Timeline::default() };
         state.refused.retain(|(refused, _)| *refused != wanted);
         if hash != wanted {
             state.refused.push_back((hash, reason.to_owned()));

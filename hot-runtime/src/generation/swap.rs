@@ -17,7 +17,7 @@ use crate::host::capability::{guarded, guarded_factories};
 use crate::host::library::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::host::placement::Placement;
 use crate::host::{Instance, Opening};
-use crate::util::{blocking, millis};
+use crate::util::blocking;
 
 /// A started generation.
 pub(crate) struct Generation {
@@ -92,7 +92,7 @@ pub(crate) async fn replace(
     let result = bring_up(shared, plugin, (current, back), artifact, number, placement, (&mut timeline, unfit)).await;
     match result {
         Ok((generation, committed)) => {
-            timeline.edit_to_live_ms = edited.map(millis);
+            timeline.edit_to_live = edited.map(|edited| edited.elapsed());
             shared.registry.set(number, GenerationState::Serving, None);
             let from = current.map(|generation| generation.number);
             if let Some(from) = from {
@@ -146,7 +146,7 @@ async fn bring_up(
         ..GenerationInfo::loading(plugin, number, &bundle, copy.path(), placement.isolation)
     };
     shared.registry.add(info, Some(Arc::clone(instance.leases())));
-    timeline.load_ms = millis(begun);
+    timeline.load = begun.elapsed();
 
     let begun = Instant::now();
     let (build_hash, plugin_id) = (bundle.build_hash, plugin.to_owned());
@@ -173,7 +173,7 @@ async fn bring_up(
                     let (kind, reason) = (error.kind(), error.to_string());
                     let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, kind, reason };
                     // A config can fix nothing else.
-                    if error.to_string().starts_with("constructing") {
+                    if error.is_of_construction() {
                         *unfit = generation.unfit().await;
                     }
                     let retiring = retire(Arc::clone(shared), plugin.to_owned(), generation, None, false);
@@ -183,7 +183,7 @@ async fn bring_up(
             }
         }
     };
-    timeline.swap_ms = millis(begun);
+    timeline.swap = begun.elapsed();
     Ok((generation, committed))
 }
 
@@ -235,12 +235,7 @@ pub(crate) async fn retire(
             Unload::Closed { unmapped, leaked_thread_locals } => {
                 let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
                 state(GenerationState::Unloaded, (unmapped == Some(false)).then(|| STAYS_MAPPED.to_owned()));
-                shared.emit(RuntimeEvent::Unloaded {
-                    plugin,
-                    generation: number,
-                    unload_ms: report.unload_ms,
-                    unmapped,
-                });
+                shared.emit(RuntimeEvent::Unloaded { plugin, generation: number, took: report.took, unmapped });
                 return report;
             }
             Unload::Stuck { threads, reason } => {
@@ -280,8 +275,8 @@ fn report(
     unmapped: Option<bool>,
     leaked_thread_locals: u64,
 ) -> UnloadReport {
-    let unload_ms = millis(begun);
-    UnloadReport { plugin: plugin.to_owned(), generation, unload_ms, unmapped, leaked_thread_locals, left: None }
+    let took = begun.elapsed();
+    UnloadReport { plugin: plugin.to_owned(), generation, took, unmapped, leaked_thread_locals, left: None }
 }
 
 /// Takes a plugin off the bus and unloads its serving generation in the background.

@@ -123,7 +123,7 @@ impl Loaded {
     /// A worker did not answer, or the guest is shut down.
     pub(crate) async fn ping(&self) -> controllerbus::Result<()> {
         match &self.connection {
-            Some(connection) => connection.ping().await,
+            Some(connection) => Ok(connection.ping().await?),
             None => Err(controllerbus::Error::msg("the guest is shut down")),
         }
     }

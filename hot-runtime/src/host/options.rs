@@ -56,11 +56,15 @@ pub struct ProcessOptions {
     pub working_dir: Option<PathBuf>,
     /// Which files and networks it can reach; the same as the host unless set. Linux only (Landlock).
     pub sandbox: Option<Sandbox>,
-    /// How long a heartbeat may go unanswered before the process is killed and restarted, in milliseconds.
-    pub watchdog_ms: u64,
-    /// The longest delay before a restart, in milliseconds. The first restart is immediate; each further crash within
-    /// ten seconds doubles the delay.
-    pub backoff_ms: u64,
+    /// How long a heartbeat may go unanswered before the process is killed and restarted; in text, in milliseconds.
+    #[serde(rename = "watchdog_ms", with = "crate::util::whole_millis")]
+    #[config(schema = u64)]
+    pub watchdog: Duration,
+    /// The longest delay before a restart; in text, in milliseconds. The first restart is immediate; each further crash
+    /// within ten seconds doubles the delay.
+    #[serde(rename = "backoff_ms", with = "crate::util::whole_millis")]
+    #[config(schema = u64)]
+    pub backoff: Duration,
 }
 
 impl Default for ProcessOptions {
@@ -71,8 +75,8 @@ impl Default for ProcessOptions {
             env: BTreeMap::new(),
             working_dir: None,
             sandbox: None,
-            watchdog_ms: 10_000,
-            backoff_ms: 30_000,
+            watchdog: Duration::from_secs(10),
+            backoff: Duration::from_secs(30),
         }
     }
 }
@@ -113,27 +117,23 @@ impl ProcessOptions {
         self
     }
 
-    /// Sets how long a heartbeat may go unanswered before the process is killed and restarted, to the millisecond.
+    /// Sets how long a heartbeat may go unanswered before the process is killed and restarted.
     #[must_use]
     pub fn watchdog(mut self, limit: Duration) -> Self {
-        self.watchdog_ms = whole_millis(limit);
+        self.watchdog = limit;
         self
     }
 
-    /// Sets the longest time from a crash to the next start, to the millisecond.
+    /// Sets the longest time from a crash to the next start.
     #[must_use]
     pub fn backoff(mut self, longest: Duration) -> Self {
-        self.backoff_ms = whole_millis(longest);
+        self.backoff = longest;
         self
     }
 
     pub(crate) fn watchdog_time(&self) -> Duration {
-        Duration::from_millis(self.watchdog_ms.max(10))
+        self.watchdog.max(Duration::from_millis(10))
     }
-}
-
-fn whole_millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Limits of a plugin's process. `None` means the host's own limit.
@@ -268,5 +268,21 @@ impl Sandbox {
     pub fn unix_sockets(mut self, allowed: bool) -> Self {
         self.unix_sockets = allowed;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_milliseconds_in_text_and_in_the_schema() {
+        let options = ProcessOptions::default().watchdog(Duration::from_millis(1500));
+        let text = serde_json::to_value(&options).expect("it is written");
+        assert_eq!((&text["watchdog_ms"], &text["backoff_ms"]), (&1500.into(), &30_000.into()));
+        assert_eq!(serde_json::from_value::<ProcessOptions>(text).expect("it is read"), options);
+        let schema = <ProcessOptions as Schema>::NODE.to_json();
+        let schema: serde_json::Value = serde_json::from_str(&schema).expect("a schema");
+        assert_eq!(schema["properties"]["watchdog_ms"]["type"], "integer", "{schema}");
     }
 }

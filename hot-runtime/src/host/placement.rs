@@ -75,11 +75,13 @@ impl PlacementRules {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn the_latest_and_most_specific_setting_counts() {
-        let limited = ProcessOptions { watchdog_ms: 1, ..ProcessOptions::default() };
+        let limited = ProcessOptions { watchdog: Duration::from_secs(1), ..ProcessOptions::default() };
         let placements = PlacementRules {
             default: Placement { process: limited, ..Placement::default() },
             ..PlacementRules::default()
@@ -87,11 +89,11 @@ mod tests {
         assert_eq!(placements.resolve("one").isolation, Isolation::None);
         placements.set_spec("one", Override { isolation: Some(Isolation::Process), ..Override::default() });
         assert_eq!(placements.resolve("one").isolation, Isolation::Process);
-        assert_eq!(placements.resolve("one").process.watchdog_ms, 1);
-        let process = Some(ProcessOptions { watchdog_ms: 2, ..ProcessOptions::default() });
+        assert_eq!(placements.resolve("one").process.watchdog, Duration::from_secs(1));
+        let process = Some(ProcessOptions { watchdog: Duration::from_secs(2), ..ProcessOptions::default() });
         placements.set_override("one", Override { isolation: Some(Isolation::None), process, ..Override::default() });
         placements.set_override("one", Override { isolation: Some(Isolation::Process), ..Override::default() });
-        assert_eq!(placements.resolve("one").process.watchdog_ms, 2);
+        assert_eq!(placements.resolve("one").process.watchdog, Duration::from_secs(2));
         assert_eq!(placements.resolve("two"), placements.default);
     }
 }

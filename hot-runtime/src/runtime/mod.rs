@@ -26,7 +26,7 @@ use crate::host::placement::Override;
 use crate::host::{Isolation, ProcessOptions};
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
-use crate::util::{blocking, millis};
+use crate::util::blocking;
 use task::{Command, Plugin, Source};
 
 pub use builder::Builder;
@@ -154,7 +154,7 @@ impl HotRuntime {
         Ok(UnloadReport {
             plugin: plugin.to_owned(),
             generation: info.generation,
-            unload_ms: millis(begun),
+            took: begun.elapsed(),
             unmapped: Some(false),
             leaked_thread_locals: 0,
             left: Some(info.keeps()),
@@ -260,7 +260,7 @@ impl Inner {
         let begun = Instant::now();
         let (path, checks) = (path.to_owned(), self.shared.settings.checks.clone());
         let artifact = blocking(move || checks.verify(&path)).await?;
-        Ok((artifact, Timeline { verify_ms: millis(begun), ..Timeline::default() }))
+        Ok((artifact, Timeline { verify: begun.elapsed(), ..Timeline::default() }))
     }
 
     /// Swaps a verified artifact in.
@@ -283,7 +283,7 @@ impl Inner {
 
 /// The error for an unknown plugin, with a suggestion where a known id is close.
 fn unknown<'a>(plugin: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
-    let nearest = controllerbus::config::nearest(plugin, known).map(str::to_owned);
+    let nearest = controllerbus::__private::nearest(plugin, known).map(str::to_owned);
     Error::UnknownPlugin { id: plugin.to_owned(), nearest }
 }
 

@@ -15,7 +15,7 @@ use crate::generation::context::Shared;
 use crate::generation::serving::Serving;
 use crate::source::spec::PluginSpec;
 use crate::source::watch::{Following, Watched, Watcher};
-use crate::util::{blocking, millis};
+use crate::util::blocking;
 
 /// What a plugin's task is asked to do.
 pub(crate) enum Command {
@@ -184,7 +184,7 @@ impl Plugin {
         };
         self.shared.emit(RuntimeEvent::Built {
             plugin: self.id.clone(),
-            build_ms: built.build_ms,
+            took: built.took,
             by: built.by,
             optimized: built.optimized,
             phases: built.phases.clone(),
@@ -203,7 +203,7 @@ impl Plugin {
             Ok(artifact) => artifact,
             Err(error) => return Err(self.serving.refused(error).await),
         };
-        let timeline = Timeline { build_ms: built.build_ms, verify_ms: millis(begun), ..Timeline::default() };
+        let timeline = Timeline { build: built.took, verify: begun.elapsed(), ..Timeline::default() };
         self.serving.swap(artifact, timeline, edited).await.map(Some)
     }
 }
@@ -212,12 +212,10 @@ impl Plugin {
 fn to_runtime_event(plugin: &str, event: BuildEvent) -> RuntimeEvent {
     let plugin = plugin.to_owned();
     match event {
-        BuildEvent::Phase { phase, elapsed_ms } => {
-            RuntimeEvent::BuildProgress { plugin, phase, compiled: None, elapsed_ms }
-        }
-        BuildEvent::Compiled { package, elapsed_ms } => {
+        BuildEvent::Phase { phase, elapsed } => RuntimeEvent::BuildProgress { plugin, phase, compiled: None, elapsed },
+        BuildEvent::Compiled { package, elapsed } => {
             let phase = BuildPhase::Compiling;
-            RuntimeEvent::BuildProgress { plugin, phase, compiled: Some(package), elapsed_ms }
+            RuntimeEvent::BuildProgress { plugin, phase, compiled: Some(package), elapsed }
         }
         BuildEvent::Message { message } => RuntimeEvent::CompilerSays { plugin, message },
     }

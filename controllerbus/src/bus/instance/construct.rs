@@ -7,7 +7,6 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::ConstructFailure;
-use crate::Result;
 use crate::bus::engine::Engine;
 use crate::bus::entry::{ControllerEntry, Ties, span_of};
 use crate::bus::factories::KnownFactory;
@@ -15,6 +14,7 @@ use crate::bus::life::{limited, restore};
 use crate::bus::stop_first::After;
 use crate::controller::exclusive::Exclusive;
 use crate::controller::{AnyController, State, SwapMode};
+use crate::{Error, Result};
 
 impl Engine {
     /// Constructs a controller, within the limit. It is neither executed nor routed to yet.
@@ -62,7 +62,7 @@ impl Engine {
         config: Vec<u8>,
         state: Option<State>,
     ) -> Result<ControllerEntry, ConstructFailure> {
-        let made = self.construct(known, instance, config).await?;
+        let made = self.construct(known, instance, config).await.map_err(Error::of_construction)?;
         let Some(state) = state else { return Ok(made) };
         match restore(self, Arc::clone(&made.controller), &known.info.id, state).await {
             Ok(()) => Ok(made),

@@ -73,7 +73,7 @@ impl Engine {
                         match instance.shown() {
                             RunState::Failed { error, .. } => all = all.and(Err(error)),
                             RunState::Constructing => is_settled = false,
-                            RunState::Running(_) | RunState::Queued => {}
+                            RunState::Running(_) | RunState::Queued | RunState::Removed => {}
                         }
                     }
                 }

@@ -10,6 +10,8 @@
 //!                           Failed (error, retry_in)
 //! ```
 //!
+//! A controller that is taken off by hand leaves its instance `Removed`, until its config is applied again.
+//!
 //! A controller that cannot run beside another one is constructed after that has ended, with what it has left: see
 //! [`super::stop_first`]. If that fails, the previous one is constructed again; after that there is no retry, because it would
 //! end what is running.
@@ -119,6 +121,15 @@ impl Instance {
         self.retry_at = None;
     }
 
+    /// Its config was applied again: one whose controller was taken off by hand is asked for again. False for others.
+    pub(super) fn is_asked_for_again(&mut self) -> bool {
+        let was_removed = self.state == RunState::Removed;
+        if was_removed {
+            self.set_state(RunState::Queued);
+        }
+        was_removed
+    }
+
     /// Notes its controller.
     pub(super) fn run(&mut self, entry: &Arc<ControllerEntry>) {
         self.reset_tries();
@@ -134,6 +145,12 @@ impl Instance {
         self.reset_tries();
         let gone = self.running.take().filter(|gone| gone.swap == SwapMode::StopFirst);
         self.legacy = gone.map(|gone| Legacy::after(&gone));
+    }
+
+    /// Notes that its controller was taken off by hand.
+    pub(super) fn take_off(&mut self) {
+        self.stop();
+        self.set_state(RunState::Removed);
     }
 
     /// Leaves something to its next controller.
@@ -209,7 +226,7 @@ impl Instance {
     /// The factory to construct its controller with now, if it should be. Sets the state, so that it is never `Queued` while
     /// there is a factory.
     pub(super) fn look(&mut self, factories: &Factories) -> Option<KnownFactory> {
-        if self.running.is_some() || self.is_claimed() || self.is_staged {
+        if self.running.is_some() || self.is_claimed() || self.is_staged || self.state == RunState::Removed {
             return None;
         }
         let found = factories.find(&self.config.id, self.config.version.as_ref());

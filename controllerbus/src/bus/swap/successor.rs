@@ -70,7 +70,7 @@ impl SuccessorSpec {
         let made = self.engine.make(&self.known, self.instance, self.config.clone(), state).await;
         let entry = made.map_err(|ConstructFailure { error, after }| {
             let what = format!("constructing {}", self.known.info.id);
-            let said = error.message().starts_with("restoring") || error.message().starts_with(&what);
+            let said = !error.is_of_construction() || error.message().starts_with(&what);
             ConstructFailure { error: with_advice(if said { error } else { error.context(what) }), after }
         })?;
         entry.handover.set_replaces(self.old);

@@ -1,8 +1,8 @@
 //! The host's bus and sinks as a guest's code sees them: the same traits, over the boundary.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use crate::plugin::abi::{
 };
 use crate::plugin::contained::{Contained, contain};
 use crate::plugin::interface::Object;
+use crate::remote::Removals;
 use crate::{Error, Result, Retry};
 
 /// The host's bus.
@@ -181,31 +182,18 @@ pub(in crate::plugin) struct RemoteSink {
     sink: HostSinkPtr,
     host: Arc<HostPtr>,
     runtime: Handle,
-    removals: Arc<Mutex<Removals>>,
-}
-
-/// What is to be called when values are gone.
-#[derive(Default)]
-struct Removals {
-    /// The host has been asked to tell.
-    asked: bool,
-    /// They were called.
-    gone: bool,
-    values: HashMap<ValueId, Callback>,
-    all: Vec<Callback>,
+    removals: Arc<Removals>,
+    /// Whether the host has been asked to tell when values are gone.
+    asked: AtomicBool,
 }
 
 impl RemoteSink {
     pub(in crate::plugin) fn new(sink: HostSinkPtr, host: Arc<HostPtr>, runtime: Handle) -> Self {
-        Self { sink, host, runtime, removals: Arc::default() }
-    }
-
-    fn removals(&self) -> MutexGuard<'_, Removals> {
-        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { sink, host, runtime, removals: Arc::default(), asked: AtomicBool::new(false) }
     }
 
     fn ask(&self) {
-        if !std::mem::replace(&mut self.removals().asked, true) {
+        if !self.asked.swap(true, Ordering::AcqRel) {
             let gone = Gone(Contained::new((Arc::clone(&self.removals), self.runtime.clone())));
             self.sink.on_gone(boxed(gone).into());
         }
@@ -225,28 +213,15 @@ impl RemoteSink {
             }
         }
     }
-
-    /// Calls what was to be called when a value is gone.
-    fn tell_gone(&self, id: ValueId) {
-        let callback = self.removals().values.remove(&id);
-        if let Some(callback) = callback {
-            callback();
-        }
-    }
 }
 
 /// Hears from the host that a resolver's values are gone, and tells it on the guest's runtime.
-struct Gone(Contained<(Arc<Mutex<Removals>>, Handle)>);
+struct Gone(Contained<(Arc<Removals>, Handle)>);
 
 impl GuestWaker for Gone {
     extern "C" fn wake(&self) {
         let (removals, runtime) = &*self.0;
-        let callbacks: Vec<_> = {
-            let mut removals = removals.lock().unwrap_or_else(PoisonError::into_inner);
-            removals.gone = true;
-            let values = std::mem::take(&mut removals.values);
-            values.into_values().chain(std::mem::take(&mut removals.all)).collect()
-        };
+        let callbacks = removals.end();
         // Where the runtime has ended, they are dropped here.
         contain("telling that values are gone", move || {
             let tell = |callback: Callback| contain("telling that a value is gone", callback);
@@ -262,35 +237,23 @@ impl ValueSink for RemoteSink {
     fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
         self.ask();
         let id = self.add(value)?;
-        let mut removals = self.removals();
-        if removals.gone {
-            drop(removals);
-            removed();
-        } else {
-            removals.values.insert(id, removed);
-        }
+        self.removals.watch(id, removed);
         Some(id)
     }
     fn on_gone(&self, callback: Callback) {
         self.ask();
-        let mut removals = self.removals();
-        if removals.gone {
-            drop(removals);
-            callback();
-        } else {
-            removals.all.push(callback);
-        }
+        self.removals.on_gone(callback);
     }
     fn remove(&self, id: ValueId) -> bool {
         let removed = self.sink.remove(id.0);
         if removed {
-            self.tell_gone(id);
+            self.removals.removed(id);
         }
         removed
     }
     fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
         let new = self.hand_over(&value, |bytes, objects| self.sink.replace(old.0, bytes, objects));
-        self.tell_gone(old);
+        self.removals.removed(old);
         new
     }
     fn set_idle(&self, idle: bool) {

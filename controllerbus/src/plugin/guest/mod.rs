@@ -14,9 +14,8 @@ mod sockets;
 pub mod threads;
 mod trace;
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,12 +30,13 @@ use super::abi::{
 };
 use super::contained::contain;
 pub use super::entry::{Entry, EntryCall};
-use crate::bus::BusHandle;
+use crate::bus::{BusHandle, contained};
 use crate::controller::exclusive::Exclusive;
-use crate::controller::factory::{FACTORIES, Factory};
+use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::directive::{DirectiveType, wire};
 use crate::error::ErrorKind;
+use crate::linked::{FACTORIES, FactoryEntry};
 use crate::{Error, Result};
 
 /// The body of every entry symbol: starts the guest, with all factories or only those of one plugin id.
@@ -76,11 +76,8 @@ impl Guest {
             .enable_all()
             .build()
             .map_err(|error| Error::msg(format!("cannot start the plugin's runtime: {error}")))?;
-        let factories: Vec<_> = FACTORIES
-            .iter()
-            .filter(|entry| only.is_none_or(|id| id == entry.id))
-            .map(super::super::controller::factory::FactoryEntry::factory)
-            .collect();
+        let factories: Vec<_> =
+            FACTORIES.iter().filter(|entry| only.is_none_or(|id| id == entry.id)).map(FactoryEntry::factory).collect();
         let handle = runtime.handle().clone();
         let guest = Self {
             bus: BusHandle::new(Arc::new(bus::HostBus::new(Arc::clone(&host), handle.clone()))),
@@ -366,14 +363,4 @@ fn spawn(handle: &Handle, cancel: CancellationToken, work: impl Future<Output = 
     let spawned = catch_unwind(AssertUnwindSafe(|| handle.spawn(work).abort_handle()));
     let abort = spawned.map_err(|payload| drop(Error::from_panic(payload))).ok();
     boxed(Task { cancel, abort }).into()
-}
-
-/// Runs user code to its end, turning a panic of it, or of its destructor, into an error.
-async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut work = pin!(work);
-    poll_fn(move |cx| {
-        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
-            .unwrap_or_else(|payload| std::task::Poll::Ready(Err(Error::from_panic(payload))))
-    })
-    .await
 }

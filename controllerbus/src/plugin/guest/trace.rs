@@ -1,16 +1,16 @@
 //! Forwards the guest's `tracing` events and spans, and its `log` records, to the host's subscriber.
 
 use std::cell::Cell;
-use std::fmt::{Debug, Write};
+use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::plugin::abi::{HostPtr, HostSideDyn, Text, TraceRecord};
 use crate::plugin::level;
+use crate::plugin::traces::Fields;
 
 static HOST: RwLock<Option<Arc<HostPtr>>> = RwLock::new(None);
 
@@ -92,29 +92,6 @@ impl Logged {
 }
 
 struct Forward;
-
-#[derive(Default)]
-struct Fields {
-    message: String,
-    others: String,
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a String does not fail; a panic in the value's Debug must not cross.
-        let written = catch_unwind(AssertUnwindSafe(|| {
-            if field.name() == "message" {
-                let _ = write!(self.message, "{value:?}");
-            } else {
-                let gap = if self.others.is_empty() { "" } else { " " };
-                let _ = write!(self.others, "{gap}{}={value:?}", field.name());
-            }
-        }));
-        if let Err(payload) = written {
-            drop(crate::Error::from_panic(payload));
-        }
-    }
-}
 
 fn record(metadata: &Metadata<'_>, message: &str, fields: &str) -> TraceRecord {
     TraceRecord {

@@ -27,7 +27,7 @@ use crate::controller::factory::Factory;
 use crate::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::error::ErrorKind;
-use crate::{Error, Result, Retry};
+use crate::{BusError, Error, Result, Retry};
 
 /// What a guest is started with.
 pub struct HostOptions {
@@ -93,7 +93,7 @@ impl Connection {
     ///
     /// # Errors
     /// What kept the guest from starting; a panic in it is one.
-    pub unsafe fn start(entry: Entry, options: HostOptions) -> Result<Self> {
+    pub unsafe fn start(entry: Entry, options: HostOptions) -> Result<Self, BusError> {
         let HostOptions { bus, plugin, generation, workers, leases } = options;
         let name = format!("{plugin}#{generation}");
         let ties = Arc::<hooks::Ties>::default();
@@ -130,14 +130,15 @@ impl Connection {
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] when one did not in time: it is blocked, or computes without a pause.
-    pub async fn ping(&self) -> Result<()> {
+    pub async fn ping(&self) -> Result<(), BusError> {
         let _lease = self.shared.leases.take(Holder::Waker);
         let (done, ended) = oneshot::channel();
         let _task = self.shared.guest.ping(boxed(objects::Told::by(done)).into());
-        ended.await.unwrap_or_else(|_| {
+        let answered = ended.await.unwrap_or_else(|_| {
             let what = format!("a worker thread of {} does not answer", self.shared.name);
             Err(Error::new(ErrorKind::TimedOut, what))
-        })
+        });
+        Ok(answered?)
     }
 
     /// Ends the guest's runtime and joins its threads. Blocks for up to `timeout`.

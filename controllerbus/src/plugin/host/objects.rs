@@ -280,7 +280,7 @@ impl HostRequest for RequestObject {
                             objects.iter().for_each(|object| event.objects.push(object.pass_on()));
                             event
                         }
-                        Err(error) => polled(EVENT_FAILED, id.0, &[], Err(error)),
+                        Err(error) => polled(EVENT_FAILED, id.0, &[], Err(error.into_inner())),
                     },
                     RawEvent::Removed(id) => polled(EVENT_REMOVED, id.0, &[], Ok(())),
                     RawEvent::Idle => polled(EVENT_IDLE, 0, &[], Ok(())),

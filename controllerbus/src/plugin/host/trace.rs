@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use tracing::{Level, Span};
+use tracing::Span;
 
 use crate::plugin::abi::TraceRecord;
+use crate::plugin::traces::{Inside, Origin, Record};
 
 /// The spans of one generation that are open.
 pub(super) struct Traces {
-    plugin: String,
-    generation: u64,
+    origin: Origin,
     next: AtomicU64,
     /// With how many refer to each.
     spans: Mutex<HashMap<u64, (Span, usize)>>,
@@ -19,43 +19,15 @@ pub(super) struct Traces {
 
 impl Traces {
     pub(super) fn new(plugin: String, generation: u64) -> Self {
-        Self { plugin, generation, next: AtomicU64::new(1), spans: Mutex::default() }
+        Self { origin: Origin::new(plugin, generation), next: AtomicU64::new(1), spans: Mutex::default() }
     }
 
     pub(super) fn event(&self, record: &TraceRecord) {
-        let (plugin, generation) = (self.plugin.as_str(), self.generation);
-        let (module, message, fields) = (record.target.as_str(), record.message.as_str(), record.fields.as_str());
-        let (file, line) = (record.file.as_str(), record.line);
-        // A callsite's level is a constant, so there is one for each.
-        macro_rules! emit {
-            ($level:expr) => {
-                tracing::event!(target: "controllerbus::guest", $level, plugin, generation, module, fields, file, line, "{message}")
-            };
-        }
-        match record.level {
-            1 => emit!(Level::ERROR),
-            2 => emit!(Level::WARN),
-            3 => emit!(Level::INFO),
-            4 => emit!(Level::DEBUG),
-            _ => emit!(Level::TRACE),
-        }
+        self.origin.event(Inside::Entered, &of(record));
     }
 
     pub(super) fn open(&self, record: &TraceRecord) -> u64 {
-        let (plugin, generation) = (self.plugin.as_str(), self.generation);
-        let (name, module, fields) = (record.message.as_str(), record.target.as_str(), record.fields.as_str());
-        macro_rules! open {
-            ($level:expr) => {
-                tracing::span!(target: "controllerbus::guest", $level, "guest", name, plugin, generation, module, fields)
-            };
-        }
-        let span = match record.level {
-            1 => open!(Level::ERROR),
-            2 => open!(Level::WARN),
-            3 => open!(Level::INFO),
-            4 => open!(Level::DEBUG),
-            _ => open!(Level::TRACE),
-        };
+        let span = self.origin.span(Inside::Entered, &of(record));
         if span.is_disabled() {
             return 0;
         }
@@ -95,5 +67,16 @@ impl Traces {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Span, usize)>> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn of(record: &TraceRecord) -> Record<'_> {
+    Record {
+        level: record.level,
+        module: record.target.as_str(),
+        text: record.message.as_str(),
+        fields: record.fields.as_str(),
+        file: record.file.as_str(),
+        line: record.line,
     }
 }

@@ -4,6 +4,7 @@
 //! proxies implement the same `Factory` and `AnyController` traits as a library's. In the process, [`child`] loads the
 //! artifact as the host would, and gives the guest a bus that goes back over the socket.
 
+mod carrier;
 #[cfg(target_os = "linux")]
 mod cgroup;
 mod child;
@@ -17,7 +18,6 @@ mod output;
 pub(crate) mod plugin;
 mod protocol;
 mod proxy;
-mod requests;
 mod socket;
 mod spawn;
 mod traces;

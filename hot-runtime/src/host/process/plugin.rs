@@ -376,7 +376,7 @@ impl Keeper {
     }
 
     fn delay(&self, crashes: u32) -> Duration {
-        let most = Duration::from_millis(self.options.backoff_ms);
+        let most = self.options.backoff;
         match crashes {
             0 => Duration::ZERO,
             _ => (DELAY * (1 << (crashes - 1).min(16))).min(most),
@@ -423,7 +423,7 @@ impl Keeper {
                     number += 1;
                     let _ = link.outbox.push(&ToChild::Ping { number, trace_level: level::listened() });
                 }
-                () = link.flooded.notified() => {
+                () = link.remote.flooded() => {
                     let most = self.options.limits.standing_values;
                     break format!("killed: its values would exceed the limit of {most} bytes");
                 }

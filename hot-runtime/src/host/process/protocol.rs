@@ -6,16 +6,14 @@
 use controllerbus::Error;
 use controllerbus::controller::{Info, SwapMode};
 use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
+use controllerbus::remote::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::PrivateCopy;
 use crate::host::options::{Limits, Sandbox};
 
 /// The protocol's version; increased when the messages change.
-pub(super) const PROTOCOL: u32 = 4;
-
-/// How many events of a guest's request the runtime may send before some were reported as read.
-pub(super) const EVENT_CREDIT: u32 = 32;
+pub(super) const PROTOCOL: u32 = 5;
 
 /// What both sides must agree on: the first fields of the first message each way, by name, whatever else follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,20 +116,11 @@ pub(super) enum ToChild<'a> {
         #[serde(with = "serde_bytes")]
         state: &'a [u8],
     },
-    Resolve {
-        call: u64,
-        controller: u64,
-        directive: &'a str,
-        #[serde(with = "serde_bytes")]
-        bytes: &'a [u8],
-        /// Whether to answer each value with [`ToChild::Accepted`], because the directive may reject some.
-        answered: bool,
-    },
     /// Cancels the context of a call.
     Cancel {
         call: u64,
     },
-    /// Drops a call's future and everything that it holds.
+    /// Drops a call's future.
     Abort {
         call: u64,
     },
@@ -139,17 +128,8 @@ pub(super) enum ToChild<'a> {
     Forget {
         controller: u64,
     },
-    Accepted {
-        call: u64,
-        value: u64,
-        yes: bool,
-    },
-    /// An event of a directive that the guest requested.
-    Event {
-        request: u64,
-        #[serde(borrow)]
-        event: WireEvent<'a>,
-    },
+    /// What is asked and answered. Controllers have the numbers of the other messages.
+    Remote(#[serde(borrow)] Message<'a>),
     /// The result of [`ToParent::Listen`], with a descriptor of the socket unless there is an error.
     Listening {
         listener: u64,
@@ -169,23 +149,6 @@ pub(super) enum ToChild<'a> {
     },
 }
 
-/// A `RawEvent` in transit.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum WireEvent<'a> {
-    Added {
-        value: u64,
-        #[serde(with = "serde_bytes")]
-        bytes: &'a [u8],
-    },
-    Removed {
-        value: u64,
-    },
-    Idle,
-    Busy,
-    Failed(Error),
-    End,
-}
-
 /// A message from a plugin host to its runtime.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToParent<'a> {
@@ -199,46 +162,8 @@ pub(super) enum ToParent<'a> {
     Began {
         call: u64,
     },
-    Add {
-        call: u64,
-        value: u64,
-        /// The value that it replaces, which is removed in any case.
-        replaces: Option<u64>,
-        #[serde(with = "serde_bytes")]
-        bytes: &'a [u8],
-    },
-    Remove {
-        call: u64,
-        value: u64,
-    },
-    Idle {
-        call: u64,
-        idle: bool,
-    },
-    /// The guest adds a directive to the runtime's bus.
-    Request {
-        request: u64,
-        directive: &'a str,
-        #[serde(with = "serde_bytes")]
-        bytes: &'a [u8],
-        /// `controllerbus::directive::Facts`, encoded.
-        #[serde(with = "serde_bytes")]
-        facts: &'a [u8],
-    },
-    /// The guest adds a reference to a directive that it already refers to; a weak one does not keep it active.
-    Refer {
-        request: u64,
-        to: u64,
-        strong: bool,
-    },
-    /// The guest has read this many events.
-    Credit {
-        request: u64,
-        events: u32,
-    },
-    Release {
-        request: u64,
-    },
+    /// What is asked and answered.
+    Remote(#[serde(borrow)] Message<'a>),
     /// A controller listens at an address.
     Listen {
         listener: u64,
@@ -299,6 +224,7 @@ pub(super) struct TraceEvent<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::process::carrier::Carried;
 
     #[test]
     fn messages_are_read_as_they_were_written() {
@@ -309,17 +235,13 @@ mod tests {
             format!("{:?}", rmp_serde::from_slice::<ToParent<'_>>(&bytes).expect("decoding"))
         );
         for error in [Error::msg("no"), Error::msg("no").permanent()] {
-            let message = ToChild::Event { request: 3, event: WireEvent::Failed(error) };
-            let bytes = rmp_serde::to_vec(&message).expect("encoding");
-            let read = rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding");
-            assert_eq!(format!("{message:?}"), format!("{read:?}"));
+            let message = Message::Failed { ask: 3, error };
+            let bytes = rmp_serde::to_vec(&Carried::Remote(&message)).expect("encoding");
+            let to_child = rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding");
+            assert_eq!(format!("Remote({message:?})"), format!("{to_child:?}"));
+            let to_parent = rmp_serde::from_slice::<ToParent<'_>>(&bytes).expect("decoding");
+            assert_eq!(format!("Remote({message:?})"), format!("{to_parent:?}"));
         }
-        let message = ToChild::Event { request: 3, event: WireEvent::Failed(Error::msg("no")) };
-        let bytes = rmp_serde::to_vec(&message).expect("encoding");
-        assert_eq!(
-            format!("{message:?}"),
-            format!("{:?}", rmp_serde::from_slice::<ToChild<'_>>(&bytes).expect("decoding"))
-        );
         let message = ToChild::Ping { number: 1, trace_level: 3 };
         let bytes = rmp_serde::to_vec(&message).expect("encoding");
         assert!(matches!(rmp_serde::from_slice(&bytes), Ok(ToChild::Ping { number: 1, trace_level: 3 })));

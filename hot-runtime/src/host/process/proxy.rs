@@ -16,7 +16,7 @@ use controllerbus::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::current::Current;
-use super::link::{Call, CallResult, Link};
+use super::link::{CallResult, Link};
 use super::protocol::{Offered, ToChild};
 
 /// A factory of a process-hosted plugin.
@@ -85,7 +85,7 @@ async fn construct(
     sockets: &Arc<dyn Sockets>,
 ) -> Result<Vec<String>> {
     link.listeners.know(controller, sockets);
-    let mut call = link.begin(None, false);
+    let mut call = link.begin();
     link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
     match call.ended().await? {
         CallResult::Constructed(resolves) => Ok(resolves),
@@ -140,7 +140,7 @@ impl ControllerProxy {
 
     /// Makes a call and waits for its end.
     async fn call(&self, link: &Arc<Link>, message: impl FnOnce(u64) -> ToChild<'static>) -> Result<CallResult> {
-        let mut call = link.begin(None, false);
+        let mut call = link.begin();
         let message = message(call.number);
         link.send(&message).await?;
         call.ended().await
@@ -148,7 +148,7 @@ impl ControllerProxy {
 
     /// Executes it in one process.
     async fn execute_once(&self, link: &Arc<Link>, context: &Context, began: OnStarted) -> Result<()> {
-        let mut call = link.begin(None, false);
+        let mut call = link.begin();
         call.when_begun(began);
         link.send(&ToChild::Execute { call: call.number, controller: self.number }).await?;
         tokio::select! {
@@ -255,7 +255,7 @@ impl AnyController for ControllerProxy {
         Box::pin(async move {
             let _lease = self.host.leases.take(Holder::Call);
             let link = self.ready().await?;
-            let mut call = link.begin(None, false);
+            let mut call = link.begin();
             let State { schema, bytes } = &state;
             let message =
                 ToChild::Restore { call: call.number, controller: self.number, schema: *schema, state: bytes };
@@ -278,29 +278,15 @@ impl AnyController for ControllerProxy {
         }
         Some(Box::pin(async move {
             let lease = self.host.leases.take(Holder::Call);
-            let bytes = directive.encode()?;
-            let answered = directive.options().hard_cap;
             let link = self.ready().await?;
-            let mut call: Call = link.begin(Some(Arc::clone(&sink)), answered);
-            let message = ToChild::Resolve {
-                call: call.number,
-                controller: self.number,
-                directive: directive.id(),
-                bytes: &bytes,
-                answered,
-            };
-            link.send(&message).await?;
-            call.ended().await?;
-            if answered && !call.stands() {
-                // All its values were rejected: the bus asks again when there is room.
-                return Ok(());
-            }
-            // Its values remain while the directive is active: the bus drops this future with the directive. If the
-            // process crashes, the error withdraws them, and the bus resolves again.
-            sink.set_idle(true);
+            let asked = link.remote.resolve(self.number, directive, sink).await?;
             drop(lease);
-            drop((bytes, directive));
-            Err(link.died().await)
+            match asked {
+                // Its values remain while the directive is active: the bus drops this future with the directive. If the
+                // process crashes, the error withdraws them, and the bus resolves again.
+                Some(asked) => Err(asked.cut().await),
+                None => Ok(()),
+            }
         }))
     }
 }

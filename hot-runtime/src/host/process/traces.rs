@@ -3,23 +3,23 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tracing::{Level, Span};
+use controllerbus::plugin::traces::{Inside, Origin, Record};
+use tracing::Span;
 
 use super::protocol::TraceEvent;
 
 /// The most open spans of one process; events in further ones come without their span.
 const SPANS: usize = 10_000;
 
-/// The open spans of one process.
+/// The open spans of one process, by its numbers.
 pub(super) struct Traces {
-    plugin: String,
-    generation: u64,
+    origin: Origin,
     spans: Mutex<HashMap<u64, Span>>,
 }
 
 impl Traces {
-    pub(super) fn new(plugin: String, generation: u64) -> Self {
-        Self { plugin, generation, spans: Mutex::default() }
+    pub(super) fn new(plugin: &str, generation: u64) -> Self {
+        Self { origin: Origin::new(plugin, generation), spans: Mutex::default() }
     }
 
     fn spans(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Span>> {
@@ -27,29 +27,15 @@ impl Traces {
     }
 
     pub(super) fn event(&self, event: &TraceEvent<'_>) {
-        let (plugin, generation) = (self.plugin.as_str(), self.generation);
         let TraceEvent { level, span, module, message, fields, file, line, lost } = *event;
         if lost > 0 {
-            tracing::warn!(target: "controllerbus::guest", plugin, generation, "{lost} events of the plugin were lost");
+            self.origin.lost(lost);
         }
         let span = self.spans().get(&span).and_then(Span::id);
-        // A callsite's level is a constant, so there is one callsite for each.
-        macro_rules! emit {
-            ($level:expr) => {
-                tracing::event!(target: "controllerbus::guest", parent: span, $level, plugin, generation, module, fields, file, line, "{message}")
-            };
-        }
-        match level {
-            1 => emit!(Level::ERROR),
-            2 => emit!(Level::WARN),
-            3 => emit!(Level::INFO),
-            4 => emit!(Level::DEBUG),
-            _ => emit!(Level::TRACE),
-        }
+        self.origin.event(Inside::Span(span), &Record { level, module, text: message, fields, file, line });
     }
 
     pub(super) fn open(&self, id: u64, parent: u64, level: u8, name: &str, module: &str, fields: &str) {
-        let (plugin, generation) = (self.plugin.as_str(), self.generation);
         let parent = {
             let spans = self.spans();
             if spans.len() >= SPANS {
@@ -57,18 +43,8 @@ impl Traces {
             }
             spans.get(&parent).and_then(Span::id)
         };
-        macro_rules! open {
-            ($level:expr) => {
-                tracing::span!(target: "controllerbus::guest", parent: parent, $level, "guest", name, plugin, generation, module, fields)
-            };
-        }
-        let span = match level {
-            1 => open!(Level::ERROR),
-            2 => open!(Level::WARN),
-            3 => open!(Level::INFO),
-            4 => open!(Level::DEBUG),
-            _ => open!(Level::TRACE),
-        };
+        let record = Record { level, module, text: name, fields, file: "", line: 0 };
+        let span = self.origin.span(Inside::Span(parent), &record);
         if !span.is_disabled() {
             self.spans().insert(id, span);
         }

@@ -8,12 +8,11 @@ macro_rules! say {
     }};
 }
 
-mod bus;
 mod confine;
 #[cfg(target_os = "linux")]
 mod filter;
+mod line;
 mod server;
-mod sink;
 mod sockets;
 mod trace;
 

@@ -1,25 +1,21 @@
 //! Serves one loaded artifact: each message of the runtime becomes a call of the guest, on a thread for that alone.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
+use controllerbus::__private::contained;
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, Context, Info, State};
-use controllerbus::directive::OpaqueDirective;
 use controllerbus::error::ErrorKind;
 use controllerbus::listen::Service;
+use controllerbus::remote::{Endpoint, EndpointLimits, Offers};
 use controllerbus::{BusHandle, Error, Result};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::bus::SocketBus;
-use super::sink::{Line, Sink};
+use super::line::Line;
 use super::sockets::{Listeners, SocketsOf};
 use super::trace;
 use crate::host::library::{LoadOptions, Loaded};
@@ -48,8 +44,10 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
         };
         let outbox = Arc::new(Outbox::new(writing, longest));
         let line = Line { outbox: Arc::clone(&outbox), serving: std::thread::current().id() };
-        let bus = Arc::new(SocketBus::new(line.clone()));
-        let handle = BusHandle::new(bus.clone());
+        let tables = Arc::<Tables>::default();
+        let offers = Controllers(Arc::clone(&tables));
+        let remote = Endpoint::new(line.clone(), offers, EndpointLimits::none("the runtime"));
+        let handle = remote.bus();
         let options = LoadOptions {
             bus: handle.clone(),
             plugin: hello.plugin.clone(),
@@ -81,7 +79,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
             async move { outbox.run().await }
         });
         let (listeners, loaded) = (Listeners::new(line.clone()), Arc::new(loaded));
-        let server = Server { line, bus, handle, listeners, factories, loaded, tables: Arc::default() };
+        let server = Server { line, remote, handle, listeners, factories, loaded, tables };
         let code = server.serve(Inbox::with_descriptors(reading, longest)).await;
         flushing.abort();
         code
@@ -90,7 +88,8 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
 
 struct Server {
     line: Line,
-    bus: Arc<SocketBus>,
+    /// What is asked of these controllers, and what they ask of the runtime's bus.
+    remote: Arc<Endpoint<Line>>,
     handle: BusHandle,
     listeners: Arc<Listeners>,
     factories: Vec<Arc<dyn Factory>>,
@@ -114,7 +113,15 @@ struct Controller {
 struct Call {
     task: AbortHandle,
     cancel: CancellationToken,
-    sink: Option<Arc<Sink>>,
+}
+
+/// The controllers, for the runtime to ask.
+struct Controllers(Arc<Tables>);
+
+impl Offers for Controllers {
+    fn controller(&self, number: u64) -> Option<Arc<dyn AnyController>> {
+        lock(&self.0.controllers).get(&number).map(|found| Arc::clone(&found.object))
+    }
 }
 
 /// The result of a call, before it is encoded.
@@ -165,7 +172,7 @@ impl Server {
             ToChild::Execute { call, controller } => {
                 let cancel = CancellationToken::new();
                 let (token, bus, line) = (cancel.clone(), self.handle.clone(), self.line.clone());
-                self.with(call, controller, cancel, None, move |found| async move {
+                self.with(call, controller, cancel, move |found| async move {
                     let context = Context::new(bus, token, found.info);
                     // Sent on the guest's thread before the execution can end, so that it arrives before the result.
                     let began = Box::new(move || drop(line.say(&ToParent::Began { call })));
@@ -173,44 +180,32 @@ impl Server {
                 });
             }
             ToChild::Close { call, controller } => {
-                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                self.with(call, controller, CancellationToken::new(), |found| async move {
                     found.object.close().await;
                     Ok(CallResult::Nothing)
                 });
             }
             ToChild::Part { call, controller, within_ms } => {
                 let within = Duration::from_millis(within_ms);
-                self.with(call, controller, CancellationToken::new(), None, move |found| async move {
+                self.with(call, controller, CancellationToken::new(), move |found| async move {
                     found.object.part(within).await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Serves { listener, service } => self.listeners.serves(listener, Service::of(service)),
             ToChild::Health { call, controller } => {
-                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                self.with(call, controller, CancellationToken::new(), |found| async move {
                     found.object.health().await.map(|()| CallResult::Nothing)
                 });
             }
             ToChild::Save { call, controller } => {
-                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                self.with(call, controller, CancellationToken::new(), |found| async move {
                     found.object.save().await.map(CallResult::State)
                 });
             }
             ToChild::Restore { call, controller, schema, state } => {
                 let state = State { schema, bytes: state.to_vec() };
-                self.with(call, controller, CancellationToken::new(), None, |found| async move {
+                self.with(call, controller, CancellationToken::new(), |found| async move {
                     found.object.restore(state).await.map(|()| CallResult::Nothing)
-                });
-            }
-            ToChild::Resolve { call, controller, directive, bytes, answered } => {
-                let id = directive.to_owned();
-                let directive = OpaqueDirective::new(directive, bytes.to_vec());
-                let sink = Arc::new(Sink::new(call, self.line.clone(), answered));
-                let target = Arc::clone(&sink);
-                self.with(call, controller, CancellationToken::new(), Some(sink), move |found| async move {
-                    match found.object.resolve(Arc::new(directive), target) {
-                        Some(work) => work.await.map(|()| CallResult::Nothing),
-                        None => Err(Error::new(ErrorKind::NotFound, format!("no resolver for {id}"))),
-                    }
                 });
             }
             ToChild::Cancel { call } => {
@@ -222,9 +217,6 @@ impl Server {
                 let call = lock(&self.tables.calls).remove(&call);
                 if let Some(call) = call {
                     call.cancel.cancel();
-                    if let Some(sink) = &call.sink {
-                        sink.cancel();
-                    }
                     call.task.abort();
                 }
             }
@@ -233,13 +225,7 @@ impl Server {
                 let controller = lock(&self.tables.controllers).remove(&controller);
                 drop(controller);
             }
-            ToChild::Accepted { call, value, yes } => {
-                let sink = lock(&self.tables.calls).get(&call).and_then(|call| call.sink.clone());
-                if let Some(sink) = sink {
-                    sink.accepted(value, yes);
-                }
-            }
-            ToChild::Event { request, event } => self.bus.event(request, event),
+            ToChild::Remote(message) => self.remote.handle(message),
             ToChild::Ping { number, trace_level } => {
                 trace::set_level(trace_level);
                 let (loaded, outbox) = (Arc::clone(&self.loaded), Arc::clone(&self.line.outbox));
@@ -263,7 +249,7 @@ impl Server {
         let (token, bus, tables) = (cancel.clone(), self.handle.clone(), Arc::clone(&self.tables));
         let factory = self.factories.get(factory as usize).cloned();
         let sockets = Arc::new(SocketsOf { listeners: Arc::clone(&self.listeners), controller: number });
-        self.start(call, cancel, None, async move {
+        self.start(call, cancel, async move {
             let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
             let info = Arc::new(factory.info());
             let context = Context::new(bus, token, Arc::clone(&info)).with_sockets(sockets);
@@ -280,11 +266,10 @@ impl Server {
         call: u64,
         controller: u64,
         cancel: CancellationToken,
-        sink: Option<Arc<Sink>>,
         work: impl FnOnce(Controller) -> F + Send + 'static,
     ) {
         let found = lock(&self.tables.controllers).get(&controller).cloned();
-        self.start(call, cancel, sink, async move {
+        self.start(call, cancel, async move {
             match found {
                 Some(found) => work(found).await,
                 None => Err(Error::new(ErrorKind::NotFound, "the controller is not in this process")),
@@ -292,25 +277,18 @@ impl Server {
         });
     }
 
-    /// Runs a call to its end, sends the result to the runtime, and forgets the call unless it has values.
+    /// Runs a call to its end, forgets it, and sends the result to the runtime.
     fn start(
         &self,
         call: u64,
         cancel: CancellationToken,
-        sink: Option<Arc<Sink>>,
         work: impl Future<Output = Result<CallResult>> + Send + 'static,
     ) {
         let (outbox, tables) = (Arc::clone(&self.line.outbox), Arc::clone(&self.tables));
-        let stands = sink.is_some();
         let task = tokio::spawn(async move {
             let given = contained(work).await;
-            if !stands || given.is_err() {
-                let ended = lock(&tables.calls).remove(&call);
-                // The runtime withdraws the values of a call that failed.
-                if let Some(sink) = ended.and_then(|call| call.sink) {
-                    sink.cancel();
-                }
-            }
+            let ended = lock(&tables.calls).remove(&call);
+            drop(ended);
             let result = given.as_ref().map(|given| match given {
                 CallResult::Nothing => Answer::Nothing,
                 CallResult::Constructed(resolves) => Answer::Constructed(resolves.clone()),
@@ -324,7 +302,7 @@ impl Server {
             }
         });
         // The task cannot have run yet, because this thread runs it.
-        lock(&self.tables.calls).insert(call, Call { task: task.abort_handle(), cancel, sink });
+        lock(&self.tables.calls).insert(call, Call { task: task.abort_handle(), cancel });
     }
 
     /// Ends the guest as an unload in the runtime's own process would, within a time limit.
@@ -334,6 +312,7 @@ impl Server {
             call.cancel.cancel();
             call.task.abort();
         }
+        self.remote.release_all();
         lock(&self.tables.controllers).clear();
         let Self { factories, loaded, .. } = self;
         drop(factories);
@@ -342,14 +321,4 @@ impl Server {
         }
         0
     }
-}
-
-/// Runs a call to its end; a panic becomes an error.
-async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut work = pin!(work);
-    poll_fn(move |cx| {
-        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
-            .unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload))))
-    })
-    .await
 }

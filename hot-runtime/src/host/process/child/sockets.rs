@@ -11,7 +11,7 @@ use controllerbus::listen::{Address, HostSocket, Kept, Service, Sockets};
 use controllerbus::{Error, Result};
 use tokio::sync::{oneshot, watch};
 
-use super::sink::Line;
+use super::line::Line;
 use crate::host::process::protocol::ToParent;
 
 /// The sockets of the controllers of this process.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fmt::{Debug, Write};
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::{Event, Metadata, Subscriber};
 
-use controllerbus::plugin::level;
+use controllerbus::plugin::{level, traces};
 
 use crate::host::process::outbox::Outbox;
 use crate::host::process::protocol::{ToParent, TraceEvent};
@@ -54,10 +54,9 @@ struct Open {
 /// The fields of an event: a guest's are already formatted, this process's own are not.
 #[derive(Default)]
 struct Fields {
+    text: traces::Fields,
     name: String,
     module: String,
-    message: String,
-    fields: String,
     file: String,
     line: u64,
 }
@@ -65,29 +64,24 @@ struct Fields {
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => self.message.push_str(value),
+            "message" => self.text.message.push_str(value),
             "module" => self.module.push_str(value),
-            "fields" => self.fields.push_str(value),
+            "fields" => self.text.others.push_str(value),
             "file" => self.file.push_str(value),
             "name" => self.name.push_str(value),
             "plugin" => {}
-            _ => self.record_debug(field, &value),
+            _ => self.text.record_str(field, value),
         }
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
         match field.name() {
             "line" => self.line = value,
             "generation" => {}
-            _ => self.record_debug(field, &value),
+            _ => self.text.record_u64(field, value),
         }
     }
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let gap = if self.fields.is_empty() { "" } else { " " };
-        // Writing to a String does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, "{gap}{name}={value:?}"),
-        };
+        self.text.record_debug(field, value);
     }
 }
 
@@ -134,7 +128,7 @@ impl Subscriber for Forward {
         let name = if found.name.is_empty() { metadata.name() } else { &found.name };
         let module = if found.module.is_empty() { metadata.target() } else { &found.module };
         let level = level::number(metadata.level());
-        let opened = ToParent::SpanOpened { span: id, parent, level, name, module, fields: &found.fields };
+        let opened = ToParent::SpanOpened { span: id, parent, level, name, module, fields: &found.text.others };
         let told = self.outbox.try_send(&opened);
         self.spans().insert(id, Open { references: 1, told });
         Id::from_u64(id)
@@ -153,8 +147,8 @@ impl Subscriber for Forward {
             level: level::number(metadata.level()),
             span: event.parent().map_or_else(current, Id::into_u64),
             module: if found.module.is_empty() { metadata.target() } else { &found.module },
-            message: &found.message,
-            fields: &found.fields,
+            message: &found.text.message,
+            fields: &found.text.others,
             file: if found.file.is_empty() { metadata.file().unwrap_or_default() } else { &found.file },
             line: if found.line == 0 { metadata.line().unwrap_or(0) } else { found.line as u32 },
             lost,

@@ -1,0 +1,66 @@
+//! What the macros leave in this binary's or library's link sections: its factories and directive types.
+
+use std::sync::Arc;
+
+use crate::Controller;
+use crate::controller::factory::{Factory, FactoryOf};
+use crate::controller::{Info, SwapMode};
+use crate::directive::DirectiveType;
+
+/// Every directive type; filled by `#[derive(Directive)]`.
+#[linkme::distributed_slice]
+pub static DIRECTIVE_TYPES: [&'static DirectiveType];
+
+/// Every `#[hot_plugin]`.
+#[linkme::distributed_slice]
+pub static FACTORIES: [FactoryEntry];
+
+/// One `#[hot_plugin]`, as an element of the slice.
+pub struct FactoryEntry {
+    /// The plugin id.
+    pub id: &'static str,
+    /// The plugin's version, which the attribute has checked to be semver.
+    pub version: &'static str,
+    /// One line about the controller.
+    pub description: &'static str,
+    /// The config ID.
+    pub config_id: &'static str,
+    /// How its controllers replace others.
+    pub swap: SwapMode,
+    /// The manifest record. This reference keeps the linker from dropping its section.
+    pub record: &'static [u8],
+    /// Makes the factory.
+    pub factory: fn(&'static FactoryEntry) -> Arc<dyn Factory>,
+}
+
+impl std::fmt::Debug for FactoryEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FactoryEntry")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .field("config_id", &self.config_id)
+            .field("swap", &self.swap)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FactoryEntry {
+    /// The factory of this entry.
+    pub fn factory(&'static self) -> Arc<dyn Factory> {
+        (self.factory)(self)
+    }
+
+    fn info(&self) -> Info {
+        Info {
+            id: self.id.to_owned(),
+            version: self.version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
+            description: self.description.to_owned(),
+            config_id: self.config_id.to_owned(),
+        }
+    }
+}
+
+/// The factory of a [`Controller`] type for an entry of the slice.
+pub fn factory_of<C: Controller>(entry: &'static FactoryEntry) -> Arc<dyn Factory> {
+    FactoryOf::<C>::with_swap(entry.info(), entry.swap)
+}

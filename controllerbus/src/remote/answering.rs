@@ -1,0 +1,249 @@
+//! What the other end has asked: a directive of this end's bus, or one of this end's controllers.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Semaphore, SetOnce};
+use tokio::task::AbortHandle;
+
+use super::message::EVENT_CREDIT;
+use super::sink::WireSink;
+use super::{Endpoint, Message, Post, lock};
+use crate::bus::contained;
+use crate::controller::AnyController;
+use crate::directive::{AnyDirective, DirectiveType, OpaqueDirective, RawEvent, RawRequest, ValueSink};
+use crate::error::ErrorKind;
+use crate::{Error, Result};
+
+/// One open ask of the other end.
+pub(super) enum Answer<P> {
+    /// By the bus.
+    Bus {
+        /// Forwards the events.
+        task: AbortHandle,
+        credit: Arc<Semaphore>,
+        /// The reference, once it was added; `None` if that failed.
+        raw: Arc<SetOnce<Option<Raw>>>,
+    },
+    /// By a controller.
+    Resolver { task: AbortHandle, sink: Arc<WireSink<P>> },
+}
+
+pub(super) type Raw = Mutex<Box<dyn RawRequest>>;
+
+impl<P> Answer<P> {
+    /// To be called when it is not in the table any more.
+    pub(super) fn release(self) {
+        match self {
+            // While it is being added it is left alone, for those that refer to it.
+            Self::Bus { task, raw, .. } if raw.initialized() => task.abort(),
+            Self::Bus { .. } => {}
+            Self::Resolver { task, sink } => {
+                sink.cancel();
+                task.abort();
+            }
+        }
+    }
+}
+
+fn released() -> Error {
+    Error::new(ErrorKind::Closed, "the request was released")
+}
+
+impl<P: Post> Endpoint<P> {
+    /// Adds a directive for the other end. If that fails, the error is its first event.
+    pub(super) fn ask(self: &Arc<Self>, ask: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
+        let Some(bus) = self.offers.bus() else {
+            return self.refuse(ask, Error::new(ErrorKind::NotFound, "this end of the connection offers no bus"));
+        };
+        let (directive, bytes, facts) = (directive.to_owned(), bytes.to_vec(), facts.to_vec());
+        let add = async move { Ok(bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?)?) };
+        self.answer_by_bus(ask, None, add);
+    }
+
+    /// Adds another reference to the directive of an ask. The other end may release that next, so this is done at once, unless
+    /// the directive itself is still being added.
+    pub(super) fn refer(self: &Arc<Self>, ask: u64, to: u64, strong: bool) {
+        let known = match lock(&self.answers).get(&to) {
+            Some(Answer::Bus { raw, .. }) => Some(Arc::clone(raw)),
+            _ => None,
+        };
+        let refer = move |raw: Option<&Raw>| raw.ok_or_else(released).and_then(|raw| lock(raw).reference(strong));
+        let made = match &known {
+            Some(known) => known.get().map(|raw| refer(raw.as_ref())),
+            None => Some(Err(released())),
+        };
+        // Only a reference that still waits for the other ask keeps it.
+        let known = known.filter(|_| made.is_none());
+        self.answer_by_bus(ask, made, async move {
+            match known {
+                Some(known) => refer(known.wait().await.as_ref()),
+                None => Err(released()),
+            }
+        });
+    }
+
+    fn answer_by_bus(
+        self: &Arc<Self>,
+        ask: u64,
+        made: Option<Result<Box<dyn RawRequest>>>,
+        add: impl Future<Output = Result<Box<dyn RawRequest>>> + Send + 'static,
+    ) {
+        let mut answers = lock(&self.answers);
+        if self.cut.initialized() {
+            return;
+        }
+        if answers.len() as u64 >= self.limits.asks {
+            drop(answers);
+            let what = format!("{} has {} requests open, which is its limit", self.limits.name, self.limits.asks);
+            return self.refuse(ask, Error::new(ErrorKind::Invalid, what));
+        }
+        let credit = Arc::new(Semaphore::new(EVENT_CREDIT as usize));
+        let place = Arc::new(SetOnce::new());
+        let failed = made.and_then(|made| {
+            let (raw, error) = match made {
+                Ok(raw) => (Some(Mutex::new(raw)), None),
+                Err(error) => (None, Some(error)),
+            };
+            let _ = place.set(raw);
+            error
+        });
+        let (this, spending, raw) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&place));
+        // Adding it may run controllers' code, which must not delay the other end's next messages.
+        let task = tokio::spawn(async move {
+            let mut failed = failed;
+            if !place.initialized() {
+                let added = match add.await {
+                    Ok(raw) => Some(Mutex::new(raw)),
+                    Err(error) => {
+                        failed = Some(error);
+                        None
+                    }
+                };
+                let _ = place.set(added);
+                // Released meanwhile, but added for those that refer to it.
+                if !this.is_open(ask, &place) {
+                    return;
+                }
+            }
+            match (place.get(), failed) {
+                (Some(Some(raw)), _) => drop(this.forward(ask, raw, &spending).await),
+                (_, Some(error)) => this.refuse(ask, error),
+                _ => {}
+            }
+        });
+        let before = answers.insert(ask, Answer::Bus { task: task.abort_handle(), credit, raw });
+        drop(answers);
+        before.into_iter().for_each(Answer::release);
+    }
+
+    /// Whether an ask is still the one whose reference is in this place.
+    fn is_open(&self, ask: u64, place: &Arc<SetOnce<Option<Raw>>>) -> bool {
+        matches!(lock(&self.answers).get(&ask), Some(Answer::Bus { raw, .. }) if Arc::ptr_eq(raw, place))
+    }
+
+    fn refuse(&self, ask: u64, error: Error) {
+        for message in [Message::Failed { ask, error }, Message::Idle { ask }, Message::End { ask }] {
+            let _ = self.post.push(&message);
+        }
+    }
+
+    async fn forward(&self, ask: u64, raw: &Raw, credit: &Semaphore) -> Result<()> {
+        loop {
+            // Unread events stay in the bus's queue, which is bounded by the number of current values.
+            match credit.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => return Ok(()),
+            }
+            let message = match poll_fn(|cx| lock(raw).poll_event(cx)).await {
+                Some(RawEvent::Added(id, value)) => match value.encode() {
+                    Ok(bytes) => {
+                        let added = Message::Added { ask, value: id.0, replaces: None, bytes: &bytes };
+                        match self.post.send(&added).await {
+                            Ok(()) => continue,
+                            Err(error) if error.kind() == ErrorKind::Encoding => Message::Failed { ask, error },
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    Err(error) => Message::Failed { ask, error: error.into_inner() },
+                },
+                Some(RawEvent::Removed(id)) => Message::Removed { ask, value: id.0 },
+                Some(RawEvent::Idle) => Message::Idle { ask },
+                Some(RawEvent::Busy) => Message::Busy { ask },
+                Some(RawEvent::Failed(error)) => Message::Failed { ask, error },
+                None => return self.post.send(&Message::End { ask }).await,
+            };
+            self.post.send(&message).await?;
+        }
+    }
+
+    /// The other end has read events.
+    pub(super) fn credit(&self, ask: u64, events: u32) {
+        if let Some(Answer::Bus { credit, .. }) = lock(&self.answers).get(&ask) {
+            credit.add_permits(events.min(EVENT_CREDIT) as usize);
+        }
+    }
+
+    /// Has a controller resolve a directive for the other end.
+    pub(super) fn start_resolver(
+        self: &Arc<Self>,
+        ask: u64,
+        controller: u64,
+        directive: &str,
+        bytes: &[u8],
+        answered: bool,
+    ) {
+        let found = self.offers.controller(controller);
+        let directive = OpaqueDirective::new(directive, bytes.to_vec());
+        let sink = Arc::new(WireSink::new(Arc::clone(self), ask, answered));
+        let (this, target) = (Arc::clone(self), Arc::clone(&sink));
+        let mut answers = lock(&self.answers);
+        if self.cut.initialized() {
+            return;
+        }
+        let task = tokio::spawn(async move {
+            let resolved = contained(resolve(found, directive, target)).await;
+            let ended = match resolved {
+                Ok(()) => Message::Done { ask },
+                Err(error) => {
+                    // The other end withdraws the values of one that failed.
+                    let ended = lock(&this.answers).remove(&ask);
+                    if let Some(Answer::Resolver { sink, .. }) = ended {
+                        sink.cancel();
+                    }
+                    Message::Failed { ask, error }
+                }
+            };
+            if let Err(error) = this.post.push(&ended) {
+                // It may be too long, but the ask must end all the same.
+                let _ = this.post.push(&Message::Failed { ask, error });
+            }
+        });
+        let before = answers.insert(ask, Answer::Resolver { task: task.abort_handle(), sink });
+        drop(answers);
+        before.into_iter().for_each(Answer::release);
+    }
+
+    /// The other end has accepted or rejected a value.
+    pub(super) fn accepted(&self, ask: u64, value: u64, yes: bool) {
+        let sink = match lock(&self.answers).get(&ask) {
+            Some(Answer::Resolver { sink, .. }) => Arc::clone(sink),
+            _ => return,
+        };
+        sink.accepted(value, yes);
+    }
+}
+
+async fn resolve(
+    controller: Option<Arc<dyn AnyController>>,
+    directive: OpaqueDirective,
+    sink: Arc<dyn ValueSink>,
+) -> Result<()> {
+    let missing = |what| Error::new(ErrorKind::NotFound, what);
+    let controller = controller.ok_or_else(|| missing("the controller is not in this process".to_owned()))?;
+    let id = directive.id().to_owned();
+    match controller.resolve(Arc::new(directive), sink) {
+        Some(work) => work.await,
+        None => Err(missing(format!("no resolver for {id}"))),
+    }
+}

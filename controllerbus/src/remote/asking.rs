@@ -1,0 +1,120 @@
+//! The other end's bus: a reference to a directive there, read as events, with credit for those that were read.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use super::message::EVENT_CREDIT;
+use super::{Endpoint, Message, Post, Receiving, lock};
+use crate::bus::Backend;
+use crate::directive::{AnyDirective, Facts, RawEvent, RawRequest};
+use crate::{BusHandle, Result};
+
+/// The events of one ask that have not been read. Bounded by the credit that the other end has.
+#[derive(Default)]
+pub(super) struct EventQueue(Mutex<Unread>);
+
+#[derive(Default)]
+struct Unread {
+    events: VecDeque<RawEvent>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl EventQueue {
+    pub(super) fn push(&self, event: RawEvent) {
+        self.change(|unread| unread.events.push_back(event));
+    }
+
+    /// There are no events after those that are there.
+    pub(super) fn end(&self) {
+        self.change(|unread| unread.ended = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Unread)) {
+        let waker = {
+            let mut unread = lock(&self.0);
+            change(&mut unread);
+            unread.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<P: Post> Endpoint<P> {
+    /// The other end's bus.
+    pub fn bus(self: &Arc<Self>) -> BusHandle {
+        BusHandle::new(Arc::new(RemoteBus(Arc::clone(self))))
+    }
+}
+
+struct RemoteBus<P>(Arc<Endpoint<P>>);
+
+impl<P: Post> Backend for RemoteBus<P> {
+    fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
+        let (bytes, facts) = (directive.encode()?, Facts::encode(&*directive)?);
+        let request = WireRequest::open(&self.0);
+        request.say(&Message::Ask { ask: request.ask, directive: directive.id(), bytes: &bytes, facts: &facts })?;
+        Ok(Box::new(request))
+    }
+}
+
+/// A reference to a directive of the other end's bus.
+struct WireRequest<P: Post> {
+    endpoint: Arc<Endpoint<P>>,
+    ask: u64,
+    queue: Arc<EventQueue>,
+    /// Events that were read and not yet reported.
+    read: u32,
+}
+
+impl<P: Post> WireRequest<P> {
+    fn open(endpoint: &Arc<Endpoint<P>>) -> Self {
+        let queue = Arc::<EventQueue>::default();
+        let ask = endpoint.open(Receiving::Events(Arc::clone(&queue)));
+        Self { endpoint: Arc::clone(endpoint), ask, queue, read: 0 }
+    }
+
+    fn say(&self, message: &Message<'_>) -> Result<()> {
+        self.endpoint.post.say(message).map_err(|error| self.endpoint.unsent(error))
+    }
+}
+
+impl<P: Post> RawRequest for WireRequest<P> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
+        let event = {
+            let mut unread = lock(&self.queue.0);
+            match unread.events.pop_front() {
+                Some(event) => event,
+                None if unread.ended => return Poll::Ready(None),
+                None => {
+                    let before = unread.waker.replace(cx.waker().clone());
+                    drop(unread);
+                    drop(before);
+                    return Poll::Pending;
+                }
+            }
+        };
+        self.read += 1;
+        if self.read >= EVENT_CREDIT / 2 {
+            let _ = self.say(&Message::Credit { ask: self.ask, events: self.read });
+            self.read = 0;
+        }
+        Poll::Ready(Some(event))
+    }
+
+    fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
+        let request = Self::open(&self.endpoint);
+        request.say(&Message::Refer { ask: request.ask, to: self.ask, strong })?;
+        Ok(Box::new(request))
+    }
+}
+
+impl<P: Post> Drop for WireRequest<P> {
+    fn drop(&mut self) {
+        self.endpoint.close(self.ask);
+        let _ = self.say(&Message::Release { ask: self.ask });
+    }
+}

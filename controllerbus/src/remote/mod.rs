@@ -1,0 +1,334 @@
+//! Asking and answering over a wire: two buses, or a bus and the controllers of another process, each at one [`Endpoint`].
+//!
+//! There is no transport in here. A *carrier* moves [`Message`]s: it implements [`Post`] for what this end says, and gives what
+//! the other end said to [`Endpoint::handle`], in order. When the connection is gone it calls [`Endpoint::cut`]. Process-hosted
+//! plugins are carried over a socket pair, by `hot-runtime`.
+//!
+//! ```text
+//!   the end that asks                                   the end that answers
+//!
+//!   BusHandle::request ──> EventQueue  ── Ask ────────> a task, which reads a reference to the bus's directive
+//!                            ^            Credit ─────>   and waits for credit: what is not read stays in the bus's own
+//!                            └─────────── Added, .. <──   queue, which is bounded by what stands
+//!
+//!   Endpoint::resolve ──> Inflow ─────── Resolve ─────> a controller's resolver, with a `WireSink`
+//!     (a proxy's future)     ^            Accepted ───>   (a value waits for this if the directive has a hard cap)
+//!                            └─────────── Added, .. <──
+//!
+//!   dropping either ──────────────────── Release ─────> the reference, or the resolver and its values, are dropped
+//! ```
+//!
+//! Both ends have the same type, and each may do both.
+//!
+//! # Rules
+//!
+//! * **An ask has one entry at each end**, from when it is made or arrives until it is released, or the connection is cut. What
+//!   comes for a number without an entry is ignored; so nothing is told after a release or a cut, and nothing twice. A number that
+//!   is used again, which no proper end does, releases what had it.
+//! * **A cut ends everything at both ends**: what this end has asked fails with the reason and ends, and what the other end has
+//!   asked is released here. An ask that is made after a cut fails with the same reason.
+//! * **No lock is held while user code, the bus or the carrier is called**, nor while a sink, a reference or a callback is dropped.
+//! * **[`Endpoint::handle`] does not wait.** What may take time runs in a task, and so a slow controller delays no other ask.
+//! * Values wait nowhere in here: an event is posted when its reader has credit and the carrier has room.
+
+mod answering;
+mod asking;
+mod inflow;
+mod message;
+mod removals;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, SetOnce};
+
+use answering::Answer;
+use asking::EventQueue;
+pub use inflow::Asked;
+use inflow::Inflow;
+pub use message::Message;
+pub(crate) use removals::Removals;
+
+use crate::controller::AnyController;
+use crate::directive::{AnyValue, RawEvent, ValueId, superseded};
+use crate::error::ErrorKind;
+use crate::{BusHandle, Error, Result};
+
+/// Where the messages of one end go. Implemented by a carrier.
+///
+/// All of these may be called from any thread, and keep the order of calls from one thread. They fail with
+/// [`ErrorKind::Closed`] once the connection is gone, and with [`ErrorKind::Encoding`] for a message that is too long.
+pub trait Post: Send + Sync + 'static {
+    /// Sends a message, without waiting for room: it answers another, or ends something.
+    ///
+    /// # Errors
+    /// As above.
+    fn push(&self, message: &Message<'_>) -> Result<()>;
+
+    /// [`Post::push`] for a message that nobody waits for, and which may therefore be sent with the next one.
+    ///
+    /// # Errors
+    /// As above.
+    fn push_later(&self, message: &Message<'_>) -> Result<()> {
+        self.push(message)
+    }
+
+    /// Sends a message of this thread's code, which the carrier may block until there is room.
+    ///
+    /// # Errors
+    /// As above.
+    fn say(&self, message: &Message<'_>) -> Result<()> {
+        self.push(message)
+    }
+
+    /// Sends a message once there is room. Cancel-safe.
+    ///
+    /// # Errors
+    /// As above.
+    fn send(&self, message: &Message<'_>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Whether this thread may be blocked until the other end has answered.
+    fn may_block(&self) -> bool {
+        false
+    }
+}
+
+/// What one end lets the other ask.
+pub trait Offers: Send + Sync + 'static {
+    /// The bus that answers.
+    fn bus(&self) -> Option<BusHandle> {
+        None
+    }
+
+    /// A controller, by the number that both ends have for it.
+    fn controller(&self, number: u64) -> Option<Arc<dyn AnyController>> {
+        let _ = number;
+        None
+    }
+}
+
+impl Offers for BusHandle {
+    fn bus(&self) -> Option<BusHandle> {
+        Some(self.clone())
+    }
+}
+
+/// How much the other end may use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointLimits {
+    /// The name of the other end in errors, such as `the plugin`.
+    pub name: String,
+    /// How many asks of the other end may be open; further ones fail.
+    pub asks: u64,
+    /// How many bytes of its values may stand; [`Endpoint::flooded`] returns when there would be more.
+    pub standing: u64,
+}
+
+impl EndpointLimits {
+    /// Without limits.
+    pub fn none(name: impl Into<String>) -> Self {
+        Self { name: name.into(), asks: u64::MAX, standing: u64::MAX }
+    }
+
+    /// With a limit on open asks.
+    #[must_use]
+    pub fn with_asks(self, most: u64) -> Self {
+        Self { asks: most, ..self }
+    }
+
+    /// With a limit on the bytes of standing values.
+    #[must_use]
+    pub fn with_standing(self, bytes: u64) -> Self {
+        Self { standing: bytes, ..self }
+    }
+}
+
+/// One end of a wire.
+pub struct Endpoint<P> {
+    post: P,
+    offers: Box<dyn Offers>,
+    limits: EndpointLimits,
+    /// The number of the next ask.
+    next: AtomicU64,
+    /// What this end has asked.
+    asks: Mutex<HashMap<u64, Receiving>>,
+    /// What the other end has asked.
+    answers: Mutex<HashMap<u64, Answer<P>>>,
+    /// The bytes of the other end's values that stand here.
+    standing: AtomicU64,
+    flooded: Notify,
+    /// Why the connection is gone. Set before the tables are emptied: whoever adds an entry looks at it afterwards, or under
+    /// the table's lock.
+    cut: SetOnce<Error>,
+}
+
+impl<P> std::fmt::Debug for Endpoint<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("asks", &lock(&self.asks).len())
+            .field("answers", &lock(&self.answers).len())
+            .field("cut", &self.cut.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What receives the answers to one ask.
+#[derive(Clone)]
+enum Receiving {
+    /// Events, for whoever reads them.
+    Events(Arc<EventQueue>),
+    /// Values, for a sink.
+    Values(Arc<Inflow>),
+}
+
+impl Receiving {
+    fn fail(&self, why: Error) {
+        match self {
+            Self::Events(queue) => {
+                queue.push(RawEvent::Failed(why));
+                queue.end();
+            }
+            Self::Values(inflow) => inflow.done(Err(why)),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<P: Post> Endpoint<P> {
+    /// An end whose messages go to `post`, and which lets the other end ask what `offers` has.
+    pub fn new(post: P, offers: impl Offers, limits: EndpointLimits) -> Arc<Self> {
+        Arc::new(Self {
+            post,
+            offers: Box::new(offers),
+            limits,
+            next: AtomicU64::new(1),
+            asks: Mutex::default(),
+            answers: Mutex::default(),
+            standing: AtomicU64::new(0),
+            flooded: Notify::new(),
+            cut: SetOnce::new(),
+        })
+    }
+
+    /// Handles a message of the other end. Does not wait. Must be called inside a tokio runtime.
+    pub fn handle(self: &Arc<Self>, message: Message<'_>) {
+        match message {
+            Message::Ask { ask, directive, bytes, facts } => self.ask(ask, directive, bytes, facts),
+            Message::Refer { ask, to, strong } => self.refer(ask, to, strong),
+            Message::Credit { ask, events } => self.credit(ask, events),
+            Message::Resolve { ask, controller, directive, bytes, answered } => {
+                self.start_resolver(ask, controller, directive, bytes, answered);
+            }
+            Message::Accepted { ask, value, yes } => self.accepted(ask, value, yes),
+            Message::Release { ask } => {
+                let released = lock(&self.answers).remove(&ask);
+                if let Some(released) = released {
+                    released.release();
+                }
+            }
+            Message::Added { ask, value, replaces, bytes } => match self.receiving(ask) {
+                Some(Receiving::Events(queue)) => {
+                    queue.push(RawEvent::Added(ValueId(value), AnyValue::encoded(bytes)));
+                }
+                Some(Receiving::Values(inflow)) => self.add(ask, &inflow, (value, replaces), bytes),
+                None => {}
+            },
+            Message::Removed { ask, value } => match self.receiving(ask) {
+                Some(Receiving::Events(queue)) => queue.push(RawEvent::Removed(ValueId(value))),
+                Some(Receiving::Values(inflow)) => self.remove(&inflow, value),
+                None => {}
+            },
+            Message::Idle { ask } => self.idle(ask, true),
+            Message::Busy { ask } => self.idle(ask, false),
+            Message::Failed { ask, error } => match self.receiving(ask) {
+                Some(Receiving::Events(queue)) => queue.push(RawEvent::Failed(error)),
+                Some(Receiving::Values(inflow)) => inflow.done(Err(error)),
+                None => {}
+            },
+            Message::Done { ask } => {
+                if let Some(Receiving::Values(inflow)) = self.receiving(ask) {
+                    inflow.done(Ok(()));
+                }
+            }
+            Message::End { ask } => match self.receiving(ask) {
+                Some(Receiving::Events(queue)) => queue.end(),
+                Some(Receiving::Values(inflow)) => inflow.done(Err(superseded("the directive"))),
+                None => {}
+            },
+        }
+    }
+
+    /// The connection is gone: what this end has asked fails with `why` and ends, and what the other end has asked is released.
+    /// Only the first call counts.
+    pub fn cut(&self, why: Error) {
+        if self.cut.set(why).is_err() {
+            return;
+        }
+        self.release_all();
+        let asks = std::mem::take(&mut *lock(&self.asks));
+        for asked in asks.into_values() {
+            asked.fail(self.why());
+        }
+    }
+
+    /// Releases what the other end has asked.
+    pub fn release_all(&self) {
+        let answers = std::mem::take(&mut *lock(&self.answers));
+        answers.into_values().for_each(Answer::release);
+    }
+
+    /// Waits until the other end's values would exceed their limit. They are not taken then: the carrier has to end the
+    /// connection.
+    pub async fn flooded(&self) {
+        self.flooded.notified().await;
+    }
+
+    fn why(&self) -> Error {
+        self.cut.get().cloned().unwrap_or_else(|| Error::new(ErrorKind::Closed, "the connection is closed"))
+    }
+
+    /// The error of a message that could not be sent.
+    fn unsent(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::Closed { self.cut.get().cloned().unwrap_or(error) } else { error }
+    }
+
+    /// Adds an ask and returns its number. If the connection is cut, the ask has failed.
+    fn open(&self, receiving: Receiving) -> u64 {
+        let ask = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.asks).insert(ask, receiving);
+        if let Some(why) = self.cut.get() {
+            let late = lock(&self.asks).remove(&ask);
+            if let Some(late) = late {
+                late.fail(why.clone());
+            }
+        }
+        ask
+    }
+
+    /// Removes an ask: what still comes for it is ignored.
+    fn close(&self, ask: u64) {
+        let closed = lock(&self.asks).remove(&ask);
+        drop(closed);
+    }
+
+    /// What receives the answers to an ask; cloned, because it is called without the lock.
+    fn receiving(&self, ask: u64) -> Option<Receiving> {
+        lock(&self.asks).get(&ask).cloned()
+    }
+
+    fn idle(&self, ask: u64, idle: bool) {
+        match self.receiving(ask) {
+            Some(Receiving::Events(queue)) => queue.push(if idle { RawEvent::Idle } else { RawEvent::Busy }),
+            Some(Receiving::Values(inflow)) => inflow.sink.set_idle(idle),
+            None => {}
+        }
+    }
+}

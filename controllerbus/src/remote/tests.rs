@@ -1,0 +1,509 @@
+//! Two ends in one process, over a carrier that encodes each message and has a record of it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::bus::{Across, Crossing};
+use crate::controller::{BoxFuture, Info};
+use crate::directive::{AnyDirective, Callback, Directive, Event, Options, Request, ValueSink};
+use crate::{Bus, Values};
+
+const LAMP: &str = "remote/lamp";
+
+#[derive(Debug, Hash, PartialEq, Eq, serde::Serialize, Deserialize)]
+struct Lamp {
+    room: String,
+    most: Option<usize>,
+}
+
+fn lamp(room: &str) -> Lamp {
+    Lamp { room: room.to_owned(), most: None }
+}
+
+impl Directive for Lamp {
+    type Value = String;
+    const ID: &'static str = LAMP;
+
+    fn pack(value: Self::Value) -> AnyValue {
+        AnyValue::native(value)
+    }
+    fn unpack(value: &AnyValue) -> Result<Arc<Self::Value>> {
+        Ok(value.get()?)
+    }
+    fn duplicate(&self) -> Self {
+        Self { room: self.room.clone(), most: self.most }
+    }
+
+    fn options(&self) -> Options {
+        match self.most {
+            Some(most) => Options::default().with_max_values(most).with_hard_cap(),
+            None => Options::default(),
+        }
+    }
+}
+
+/// A controller whose values the test decides on.
+#[derive(Default)]
+struct Lamps(Mutex<Vec<Values<String>>>);
+
+impl Lamps {
+    fn begun(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    fn last(&self) -> Values<String> {
+        lock(&self.0).last().expect("a resolver has begun").clone()
+    }
+}
+
+impl AnyController for Lamps {
+    fn resolves(&self) -> Vec<String> {
+        vec![LAMP.to_owned()]
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        _: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        lock(&self.0).push(Values::of::<Lamp>(sink));
+        Some(Box::pin(std::future::pending()))
+    }
+}
+
+struct OfController(Arc<dyn AnyController>);
+
+impl Offers for OfController {
+    fn controller(&self, number: u64) -> Option<Arc<dyn AnyController>> {
+        (number == 7).then(|| Arc::clone(&self.0))
+    }
+}
+
+struct Nothing;
+
+impl Offers for Nothing {}
+
+/// The posting half of a wire.
+struct Wire {
+    to: UnboundedSender<Vec<u8>>,
+    sent: Arc<Mutex<Vec<String>>>,
+    may_block: bool,
+}
+
+impl Post for Wire {
+    fn push(&self, message: &Message<'_>) -> Result<()> {
+        let text = format!("{message:?}");
+        lock(&self.sent).push(text.split(' ').next().unwrap_or_default().to_owned());
+        let bytes = rmp_serde::to_vec(message).expect("it is encoded");
+        self.to.send(bytes).map_err(|_| Error::new(ErrorKind::Closed, "the wire is cut"))
+    }
+
+    async fn send(&self, message: &Message<'_>) -> Result<()> {
+        self.push(message)
+    }
+
+    fn may_block(&self) -> bool {
+        self.may_block
+    }
+}
+
+type End = Arc<Endpoint<Wire>>;
+
+fn end(offers: impl Offers, limits: EndpointLimits, may_block: bool) -> (End, UnboundedReceiver<Vec<u8>>) {
+    let (to, from) = unbounded_channel();
+    (Endpoint::new(Wire { to, sent: Arc::default(), may_block }, offers, limits), from)
+}
+
+/// Two ends, and what moves messages between them.
+struct Joined {
+    asks: End,
+    answers: End,
+    moving: [JoinHandle<()>; 2],
+}
+
+impl Joined {
+    fn new(asks: impl Offers, answers: impl Offers) -> Self {
+        let limits = || EndpointLimits::none("the other end");
+        let ((asks, from_asks), (answers, from_answers)) = (end(asks, limits(), true), end(answers, limits(), true));
+        let carry = |mut from: UnboundedReceiver<Vec<u8>>, to: &End| {
+            let to = Arc::clone(to);
+            tokio::spawn(async move {
+                while let Some(bytes) = from.recv().await {
+                    to.handle(rmp_serde::from_slice(&bytes).expect("it is a message"));
+                }
+            })
+        };
+        let moving = [carry(from_asks, &answers), carry(from_answers, &asks)];
+        Self { asks, answers, moving }
+    }
+
+    fn cut(&self) {
+        self.moving.iter().for_each(JoinHandle::abort);
+        let why = || Error::new(ErrorKind::Crashed, "the cable is out");
+        self.asks.cut(why());
+        self.answers.cut(why());
+    }
+
+    async fn is_empty(&self) {
+        until("nothing is left at the ends", || {
+            [&self.asks, &self.answers].iter().all(|end| lock(&end.asks).is_empty() && lock(&end.answers).is_empty())
+        })
+        .await;
+        assert_eq!(self.asks.standing.load(Ordering::Relaxed), 0);
+    }
+
+    /// How many messages of a kind the answering end has sent.
+    fn told(&self, kind: &str) -> usize {
+        lock(&self.answers.post.sent).iter().filter(|sent| *sent == kind).count()
+    }
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let reached = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// The next event, as text.
+async fn next(request: &mut Request<Lamp>) -> String {
+    let event = tokio::time::timeout(Duration::from_secs(20), request.next()).await.expect("an event");
+    match event {
+        Some(Event::Added(_, value)) => format!("added {value}"),
+        Some(Event::Removed(_)) => "removed".to_owned(),
+        Some(Event::Idle) => "idle".to_owned(),
+        Some(Event::Busy) => "busy".to_owned(),
+        Some(Event::Failed(error)) => format!("failed: {error}"),
+        None => "end".to_owned(),
+    }
+}
+
+/// The next event that is not about who is at work.
+async fn news(request: &mut Request<Lamp>) -> String {
+    loop {
+        let event = next(request).await;
+        if event != "idle" && event != "busy" {
+            return event;
+        }
+    }
+}
+
+fn info(id: &str) -> Info {
+    Info::new(id, semver::Version::new(1, 0, 0), id)
+}
+
+/// Lets a bus ask the bus at the other end.
+fn cross(bus: &Bus, joined: &Joined) -> crate::bus::ControllerId {
+    let crossing = Crossing::new(joined.asks.bus(), Arc::new(Across::types([LAMP])));
+    bus.add_controller(Arc::new(crossing), info("test/crossing"))
+}
+
+#[tokio::test]
+async fn what_is_asked_of_one_bus_is_answered_by_another_until_it_is_released() {
+    let (here, there, lamps) = (Bus::new(), Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let joined = Joined::new(Nothing, there.handle());
+    cross(&here, &joined);
+    let mut first = here.request(lamp("hall")).expect("a request");
+    let mut second = here.request(lamp("hall")).expect("a request");
+    until("it is asked there", || lamps.begun() == 1).await;
+    let on = lamps.last().add("on".to_owned()).expect("it is wanted");
+    assert_eq!((news(&mut first).await, news(&mut second).await), ("added on".into(), "added on".into()));
+    lamps.last().remove(on);
+    lamps.last().add("off".to_owned());
+    assert_eq!((news(&mut first).await, news(&mut first).await), ("removed".into(), "added off".into()));
+    lamps.last().idle();
+    let values = first.values().await.expect("its values");
+    assert_eq!(values.iter().map(|value| value.as_str()).collect::<Vec<_>>(), ["off"]);
+
+    drop(first);
+    assert_eq!((news(&mut second).await, news(&mut second).await), ("removed".into(), "added off".into()));
+    assert_eq!(there.directives().len(), 1, "the other reference keeps it");
+    drop(second);
+    until("it is released there", || there.directives().is_empty()).await;
+    joined.is_empty().await;
+    assert!(lamps.last().is_cancelled());
+    assert_eq!(lamps.begun(), 1, "equal directives are one ask");
+    assert_eq!((joined.told("Added"), joined.told("Removed")), (2, 1), "nothing is told twice, or after a release");
+}
+
+#[tokio::test]
+async fn a_cut_withdraws_what_came_from_there_with_the_reason_and_releases_what_was_asked() {
+    let (here, there, lamps) = (Bus::new(), Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let joined = Joined::new(Nothing, there.handle());
+    let crossing = cross(&here, &joined);
+    let mut request = here.request(lamp("hall")).expect("a request");
+    let mut direct = joined.asks.bus().request(lamp("hall")).expect("a request");
+    until("it is asked there", || lamps.begun() == 1).await;
+    lamps.last().add("on".to_owned());
+    assert_eq!((news(&mut request).await, news(&mut direct).await), ("added on".into(), "added on".into()));
+
+    joined.cut();
+    let mut told = [news(&mut request).await, news(&mut request).await];
+    told.sort();
+    assert_eq!(told, ["failed: the cable is out", "removed"]);
+    assert_eq!(news(&mut direct).await, "failed: the cable is out");
+    assert_eq!(news(&mut direct).await, "end");
+    until("it is released there", || there.directives().is_empty()).await;
+    // What was under way when it was cut, and what the other end's code still says, is not heard.
+    joined.asks.handle(Message::Added { ask: 1, value: 9, replaces: None, bytes: &[0xc0] });
+    joined.asks.handle(Message::Failed { ask: 2, error: Error::msg("late") });
+    assert_eq!(lamps.last().add("late".to_owned()), None);
+    assert_eq!(next(&mut direct).await, "end");
+    // What is asked now fails with the reason, at once.
+    let error = joined.asks.bus().resolve(lamp("attic")).await.expect_err("it is cut");
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Crashed, "the cable is out"));
+    drop(direct);
+    here.remove_controller(crossing).await;
+    joined.is_empty().await;
+
+    let again = Joined::new(Nothing, there.handle());
+    cross(&here, &again);
+    until("it is asked there again", || lamps.begun() == 2).await;
+    lamps.last().add("on again".to_owned());
+    assert_eq!(news(&mut request).await, "added on again");
+    assert_eq!(request.standing().count(), 1);
+    assert_eq!(again.told("Added"), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_read_stays_at_the_bus_that_answers_and_crosses_only_if_it_still_stands() {
+    let (there, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let joined = Joined::new(Nothing, there.handle());
+    let mut request = joined.asks.bus().request(lamp("hall")).expect("a request");
+    until("it is asked there", || lamps.begun() == 1).await;
+    let values: Vec<_> = (0..100).map(|value| lamps.last().add(value.to_string()).expect("it is wanted")).collect();
+    until("the credit is used up", || joined.told("Added") == 32).await;
+    for value in &values[40..] {
+        assert!(lamps.last().remove(*value));
+    }
+    lamps.last().idle();
+    let stands = request.values().await.expect("its values");
+    assert_eq!(stands.len(), 40);
+    assert_eq!(joined.told("Added"), 40, "what came and went unread did not cross");
+    drop(request);
+    joined.is_empty().await;
+}
+
+#[tokio::test]
+async fn a_reference_outlives_the_ask_that_it_was_made_of() {
+    let (there, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let joined = Joined::new(Nothing, there.handle());
+    let first = joined.asks.bus().request(lamp("hall")).expect("a request");
+    let mut weak = first.weak().expect("a reference");
+    let mut strong = first.strong().expect("a reference");
+    drop(first);
+    until("it is asked there", || lamps.begun() == 1).await;
+    lamps.last().add("on".to_owned());
+    assert_eq!((news(&mut weak).await, news(&mut strong).await), ("added on".into(), "added on".into()));
+    drop(strong);
+    assert_eq!(news(&mut weak).await, "end");
+    let error = weak.strong().expect("it is asked").value().await.expect_err("it is gone");
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    drop(weak);
+    joined.is_empty().await;
+}
+
+/// Asks one controller at the other end.
+struct Proxy(End);
+
+impl AnyController for Proxy {
+    fn resolves(&self) -> Vec<String> {
+        vec![LAMP.to_owned()]
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        Some(Box::pin(async move {
+            match self.0.resolve(7, directive, sink).await? {
+                Some(asked) => Err(asked.cut().await),
+                None => Ok(()),
+            }
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_controller_at_the_other_end_hears_what_became_of_its_values() {
+    let (here, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    let joined = Joined::new(Nothing, OfController(lamps.clone()));
+    here.add_controller(Arc::new(Proxy(Arc::clone(&joined.asks))), info("test/proxy"));
+    let mut request = here.request(Lamp { room: "hall".to_owned(), most: Some(1) }).expect("a request");
+    until("it is asked there", || lamps.begun() == 1).await;
+    let (gone, is_gone) = std::sync::mpsc::channel();
+    let (all, are_gone) = std::sync::mpsc::channel();
+    let values = lamps.last();
+    values.on_gone(move || all.send(()).expect("it is heard"));
+    let tell = move || gone.send(()).expect("it is heard");
+    let on = values.add_watched("on".to_owned(), tell).expect("there is room");
+    assert_eq!(values.add("too many".to_owned()), None);
+    assert_eq!(news(&mut request).await, "added on");
+    let mut slot = values.slot();
+    assert!(values.remove(on));
+    assert!(is_gone.try_recv().is_ok(), "it is told before the call returns");
+    assert!(!values.remove(on));
+    assert_eq!(news(&mut request).await, "removed");
+    slot.set("low".to_owned());
+    assert_eq!(news(&mut request).await, "added low");
+    slot.set("high".to_owned());
+    let mut told = [news(&mut request).await, news(&mut request).await];
+    told.sort();
+    assert_eq!(told, ["added high", "removed"]);
+    assert!(are_gone.try_recv().is_err());
+    drop(request);
+    until("it is told", || are_gone.try_recv().is_ok()).await;
+    assert!(values.is_cancelled());
+    assert_eq!(values.add("late".to_owned()), None);
+    joined.is_empty().await;
+}
+
+#[tokio::test]
+async fn an_ask_of_what_is_not_there_fails_and_leaves_nothing() {
+    let joined = Joined::new(Nothing, Nothing);
+    let error = joined.asks.bus().resolve(lamp("hall")).await.expect_err("there is no bus");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let sink = Arc::new(Place::default());
+    let error = joined.asks.resolve(3, Arc::new(lamp("hall")), sink).await.expect_err("there is no controller");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    joined.is_empty().await;
+}
+
+#[tokio::test]
+async fn an_end_has_no_more_asks_open_than_it_allows() {
+    let (there, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps, info("test/lamps"));
+    let (answers, mut told) = end(there.handle(), EndpointLimits::none("the plugin").with_asks(2), false);
+    let bytes = lamp("hall").encode().expect("it is encoded");
+    for ask in 1..=3 {
+        answers.handle(Message::Ask { ask, directive: LAMP, bytes: &bytes, facts: &[] });
+    }
+    let refused = told.recv().await.expect("an answer");
+    match rmp_serde::from_slice(&refused).expect("a message") {
+        Message::Failed { ask: 3, error } => {
+            assert_eq!(error.to_string(), "the plugin has 2 requests open, which is its limit");
+        }
+        other => panic!("{other:?}"),
+    }
+    answers.handle(Message::Release { ask: 1 });
+    answers.handle(Message::Ask { ask: 4, directive: LAMP, bytes: &bytes, facts: &[] });
+    assert!(lock(&answers.answers).contains_key(&4));
+}
+
+#[tokio::test]
+async fn an_end_that_uses_a_number_again_has_released_what_had_it() {
+    let (there, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let (answers, _told) = end(there.handle(), EndpointLimits::none("the plugin"), false);
+    for room in ["hall", "attic"] {
+        let bytes = lamp(room).encode().expect("it is encoded");
+        answers.handle(Message::Ask { ask: 1, directive: LAMP, bytes: &bytes, facts: &[] });
+        until("it is asked", || {
+            there.directives().iter().any(|found| found.debug.iter().any(|(_, value)| value == room))
+        })
+        .await;
+    }
+    until("the first one is gone", || there.directives().len() == 1).await;
+    answers.cut(Error::msg("it is over"));
+    until("both are gone", || there.directives().is_empty()).await;
+}
+
+/// A bus's sink that has room for one value at a time.
+#[derive(Default)]
+struct Place(Mutex<(u64, Option<(ValueId, String)>)>);
+
+impl Place {
+    fn put(&self, value: &AnyValue) -> Option<ValueId> {
+        let mut place = lock(&self.0);
+        place.0 += 1;
+        place.1 = Some((ValueId(place.0), value.to_json().to_string()));
+        Some(ValueId(place.0))
+    }
+
+    fn holds(&self) -> Option<String> {
+        lock(&self.0).1.clone().map(|(_, value)| value)
+    }
+}
+
+impl ValueSink for Place {
+    fn add(&self, value: AnyValue) -> Option<ValueId> {
+        if self.holds().is_some() { None } else { self.put(&value) }
+    }
+    fn add_watched(&self, _: AnyValue, _: Callback) -> Option<ValueId> {
+        None
+    }
+    fn on_gone(&self, _: Callback) {}
+    fn remove(&self, _: ValueId) -> bool {
+        lock(&self.0).1.take().is_some()
+    }
+    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
+        let there = lock(&self.0).1.as_ref().is_some_and(|(id, _)| *id == old);
+        if there { self.put(&value) } else { None }
+    }
+    fn set_idle(&self, _: bool) {}
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_value_of_the_other_end_takes_the_place_of_another_where_there_is_room_for_one() {
+    let (asks, _told) = end(Nothing, EndpointLimits::none("the plugin").with_standing(200), false);
+    let place = Arc::<Place>::default();
+    let asked = tokio::spawn({
+        let (asks, place) = (Arc::clone(&asks), Arc::clone(&place));
+        async move { asks.resolve(7, Arc::new(lamp("hall")), place).await }
+    });
+    until("it is asked", || !lock(&asks.asks).is_empty()).await;
+    let add = |value, replaces, text: &str| {
+        let bytes = AnyValue::native(text.to_owned()).encode().expect("it is encoded").into_owned();
+        asks.handle(Message::Added { ask: 1, value, replaces, bytes: &bytes });
+    };
+    add(0, None, "first");
+    add(1, None, "refused");
+    assert_eq!(place.holds().as_deref(), Some("\"first\""));
+    // More often than would stand beside each other.
+    for value in 2..20 {
+        add(value, Some(if value == 2 { 0 } else { value - 1 }), "next");
+        assert_eq!(place.holds().as_deref(), Some("\"next\""));
+    }
+    asks.handle(Message::Done { ask: 1 });
+    let asked = asked.await.expect("it ends").expect("it is done").expect("it stands");
+    asks.handle(Message::Removed { ask: 1, value: 19 });
+    assert!(!asked.stands() && place.holds().is_none());
+    assert_eq!(asks.standing.load(Ordering::Relaxed), 0);
+    // More than may stand is not taken, and is the carrier's affair.
+    add(20, None, &"long".repeat(100));
+    asks.flooded().await;
+    assert!(place.holds().is_none());
+    drop(asked);
+    assert_eq!(asks.standing.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn messages_are_read_as_they_were_written() {
+    for message in [
+        Message::Ask { ask: 1, directive: LAMP, bytes: b"directive", facts: b"" },
+        Message::Resolve { ask: 2, controller: 7, directive: LAMP, bytes: b"directive", answered: true },
+        Message::Added { ask: 2, value: 3, replaces: Some(2), bytes: b"value" },
+        Message::Failed { ask: 2, error: Error::msg("no") },
+        Message::Failed { ask: 2, error: Error::msg("no").permanent() },
+        Message::End { ask: 2 },
+    ] {
+        let bytes = rmp_serde::to_vec(&message).expect("encoding");
+        let read: Message<'_> = rmp_serde::from_slice(&bytes).expect("decoding");
+        assert_eq!(format!("{message:?}"), format!("{read:?}"));
+        assert!(bytes.len() < 64, "bytes are written as bytes");
+    }
+}
