@@ -105,8 +105,6 @@ impl Engine {
     /// The context of a controller.
     pub(super) fn context(self: &Arc<Self>, ties: &Ties, info: Arc<Info>, instance: Option<u64>) -> Context {
         let context = Context::new(self.handle(), ties.cancel.clone(), info);
-        let keys = instance.map(|instance| self.life().configs.keys_of(instance).join(", "));
-        let context = context.with_config_key(&keys.unwrap_or_default());
         #[cfg(unix)]
         let context = context.with_sockets(Arc::new(ControllerSockets {
             engine: Arc::downgrade(self),
@@ -154,7 +152,6 @@ impl Engine {
     pub(super) fn close(&self) {
         for standing in self.types.drain(|| self.closed.store(true, Ordering::Release)) {
             standing.change(StandingState::end);
-            standing.log("directive removed");
         }
     }
 
@@ -207,10 +204,8 @@ impl Engine {
         };
         if let Some((superseded, mut effects)) = superseded {
             effects.apply(&superseded);
-            superseded.log("directive removed");
         }
         if new {
-            reference.standing().log("directive added");
             let routes = table.routes.load();
             for route in routes.iter() {
                 offer(reference.standing(), route.get());

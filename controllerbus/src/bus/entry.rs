@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
 use super::Source;
 use super::contain::contain;
@@ -60,8 +59,6 @@ pub(super) struct ControllerEntry {
     pub(super) swap: SwapMode,
     /// How often its execution and its resolvers are tried again.
     pub(super) retry: Retry,
-    /// What it does is logged within this.
-    pub(super) span: Span,
     /// How its execution has ended, for good.
     pub(super) exit: watch::Sender<Option<Result<()>>>,
     pub(super) controller: ContainedController,
@@ -257,16 +254,6 @@ pub enum Execution {
     },
 }
 
-/// What a controller does is logged within this.
-pub(super) fn span_of(info: &Info, config_key: &str) -> Span {
-    let controller = info.id.as_str();
-    if config_key.is_empty() {
-        tracing::error_span!(parent: None, "controller", controller)
-    } else {
-        tracing::error_span!(parent: None, "controller", controller, config_key)
-    }
-}
-
 /// The name of a step of a controller's end. Behind this name serde does not take it for something to borrow.
 type Step = &'static str;
 
@@ -281,7 +268,6 @@ impl ControllerEntry {
     pub(super) fn new(ties: Ties, info: Info, source: Source, controller: Arc<dyn AnyController>) -> Self {
         Self {
             id: ties.id,
-            span: span_of(&info, ""),
             info: Arc::new(info),
             source,
             swap: SwapMode::Beside,
@@ -311,11 +297,6 @@ impl ControllerEntry {
     /// Constructed from a config, by a factory with this swap mode.
     pub(super) fn configured(self, instance: u64, config: Vec<u8>, swap: SwapMode) -> Self {
         Self { configured: Some((instance, config)), swap, ..self }
-    }
-
-    /// Logged within a span of its own.
-    pub(super) fn within(self, span: Span) -> Self {
-        Self { span, ..self }
     }
 
     /// Tried again as often as this says.

@@ -22,7 +22,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::contain::contained;
 use super::engine::{Engine, Life};
@@ -206,14 +205,7 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
 pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Result<Option<State>> {
     let running = Arc::clone(&entry.controller);
     let what = format!("saving the state of {}", entry.info.id);
-    let saved = limited(
-        engine,
-        engine.limits.save,
-        &what,
-        async move { running.save().await }.instrument(entry.span.clone()),
-        drop,
-    )
-    .await;
+    let saved = limited(engine, engine.limits.save, &what, async move { running.save().await }, drop).await;
     saved.map_err(|error| named(error, &what))
 }
 
@@ -271,8 +263,7 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
         let this = Arc::clone(&entry);
         let began = Box::new(move || this.handover.set_begun());
         let begun = Instant::now();
-        let ended =
-            contained(async { work.execute(context.clone(), began).await }.instrument(entry.span.clone())).await;
+        let ended = contained(async { work.execute(context.clone(), began).await }).await;
         let Err(error) = ended else {
             entry.set_execution(Execution::Ended, &changed);
             entry.exit.send_replace(Some(Ok(())));
@@ -306,7 +297,7 @@ async fn close(entry: Arc<ControllerEntry>) {
         controller.close().await;
         Ok(())
     };
-    if let Err(error) = contained(closing.instrument(entry.span.clone())).await {
+    if let Err(error) = contained(closing).await {
         tracing::warn!(controller = entry.info.id, %error, "close failed");
     }
 }

@@ -16,7 +16,6 @@ use crate::controller::BoxFuture;
 use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, superseded};
 use crate::error::ErrorKind;
 use tokio::time::Instant;
-use tracing::{Instrument, Span};
 
 use crate::backoff::HEALTHY;
 use crate::{Backoff, Error, Result};
@@ -149,13 +148,11 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         Ok(None) => return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects)),
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };
-    let span = span_of(standing, lane_ref);
     let depth = NESTED.get();
     if depth < DEPTH {
         NESTED.set(depth + 1);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let _inside = standing.table.enter();
-            let _logged = span.enter();
             work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         }));
         NESTED.set(depth);
@@ -181,14 +178,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
     if is_over {
         return discard(work);
     }
-    task.began(
-        runtime.spawn(drive(Arc::clone(standing), Arc::clone(lane_ref), run, work).instrument(span)).abort_handle(),
-    );
-}
-
-/// What a resolver does is logged within this.
-fn span_of(standing: &Standing, lane_ref: &LaneRef) -> Span {
-    tracing::error_span!(parent: &lane_ref.span, "resolve", directive = standing.directive.id())
+    task.began(runtime.spawn(drive(Arc::clone(standing), Arc::clone(lane_ref), run, work)).abort_handle());
 }
 
 /// Drops a future. A panic of its destructor is contained.

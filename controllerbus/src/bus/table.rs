@@ -209,9 +209,6 @@ impl TypeTable {
             }
         }
         effects.apply(standing);
-        if has_ended {
-            standing.log("directive removed");
-        }
         self.notify_changed();
         if let Some(epoch) = keep {
             self.keep(standing, epoch);

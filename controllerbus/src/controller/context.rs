@@ -49,7 +49,6 @@ pub struct Context {
     bus: BusHandle,
     cancel: CancellationToken,
     info: Arc<Info>,
-    config_key: Arc<str>,
     sockets: Arc<dyn Sockets>,
 }
 
@@ -65,13 +64,7 @@ impl std::fmt::Debug for Context {
 impl Context {
     /// A context on a bus, cancelled by a token. The addresses at which it [listens](Context::listen) are bound for it alone.
     pub fn new(bus: BusHandle, cancel: CancellationToken, info: Arc<Info>) -> Self {
-        Self { bus, cancel, info, config_key: Arc::from(""), sockets: Arc::new(Unshared) }
-    }
-
-    /// The same context with the key of its config.
-    #[must_use]
-    pub fn with_config_key(self, key: &str) -> Self {
-        Self { config_key: Arc::from(key), ..self }
+        Self { bus, cancel, info, sockets: Arc::new(Unshared) }
     }
 
     /// The same context with another source of sockets.
@@ -99,12 +92,6 @@ impl Context {
     /// The controller's id, version and config ID.
     pub fn info(&self) -> &Info {
         &self.info
-    }
-
-    /// The key of the config set that the controller was made for; several, separated by commas, if they share it, and nothing if no
-    /// config asked for it. What it logs has this and its id in the fields `config_key` and `controller`.
-    pub fn config_key(&self) -> &str {
-        &self.config_key
     }
 
     /// The token behind [`Context::cancelled`].

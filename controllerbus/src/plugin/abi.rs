@@ -364,12 +364,11 @@ pub struct LastCall {
 pub trait GuestSide {
     /// Its factories; the index is what [`GuestSide::construct`] takes.
     extern "C" fn factories(&self) -> List<FactoryInfo>;
-    /// Starts the construction of a controller for a key of a config set, which has its sockets from there.
+    /// Starts the construction of a controller, which has its sockets from there.
     extern "C" fn construct(
         &self,
         factory: u32,
         config: List<u8>,
-        key: Text,
         sockets: HostSocketsPtr,
         done: HostConstructedPtr,
     ) -> GuestTaskPtr;

@@ -10,7 +10,6 @@ mod kit;
 mod life;
 mod life_model;
 mod local;
-mod logs;
 mod lost;
 mod model;
 mod requests;

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::time::timeout;
-use tracing::Instrument;
 
 use super::ConstructFailure;
 use crate::bus::engine::Engine;
-use crate::bus::entry::{ControllerEntry, Ties, span_of};
+use crate::bus::entry::{ControllerEntry, Ties};
 use crate::bus::factories::KnownFactory;
 use crate::bus::life::{limited, restore};
 use crate::bus::stop_first::After;
@@ -27,8 +26,6 @@ impl Engine {
         let ties = Ties::new(self.next_id());
         let context = self.context(&ties, Arc::new(known.info.clone()), Some(instance));
         let factory = Arc::clone(&known.factory);
-        let span = span_of(&known.info, context.config_key());
-        let own = span.clone();
         let what = format!("constructing {}", known.info.id);
         let known = known.clone();
         let guard = ties.cancel.clone().drop_guard();
@@ -44,11 +41,10 @@ impl Engine {
             ControllerEntry::new(ties, known.info, source, controller)
                 .configured(instance, bytes, swap)
                 .retried(retry.unwrap_or_default())
-                .within(own)
         };
         let engine = Arc::clone(self);
         let late = move |made: ControllerEntry| engine.discard(Arc::new(made));
-        let work = async move { factory.construct(config, context).await.map(entry) }.instrument(span);
+        let work = async move { factory.construct(config, context).await.map(entry) };
         let made = limited(self, self.limits.construct, &what, work, late).await?;
         guard.disarm();
         Ok(made)

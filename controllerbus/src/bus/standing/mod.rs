@@ -19,7 +19,6 @@ use subscribers::Subscriber;
 use values::StandingValue;
 
 use super::Source;
-use super::contain::contain;
 use super::entry::LaneRef;
 use super::kept::KeepGuard;
 use super::lane::PerLane;
@@ -107,19 +106,6 @@ impl Standing {
         effects.apply(self);
         self.notify_changed();
         result
-    }
-
-    /// Logs what has become of it.
-    pub(super) fn log(&self, what: &str) {
-        // Its name is the user's code, and is asked for only if somebody listens.
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            contain("a directive's name", || {
-                let (directive, name) = (self.directive.id(), self.directive.name());
-                let values = self.directive.debug_values();
-                let values = values.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
-                tracing::debug!(directive, name, values, "{what}");
-            });
-        }
     }
 
     /// Notifies those who watch the bus's directives.

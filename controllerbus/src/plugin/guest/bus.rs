@@ -66,9 +66,7 @@ impl Backend for HostBus {
         };
         let context =
             crate::Context::new(BusHandle::new(Arc::new(self.clone())), CancellationToken::new(), Arc::new(info));
-        let logged = Arc::new(super::trace::Logged::of(&context.info().id, ""));
         let object = GuestObject {
-            logged,
             resolves: controller.resolves(),
             controller: Arc::new(Mutex::new(Some(controller))),
             context,

@@ -112,7 +112,6 @@ impl GuestSide for Guest {
         &self,
         factory: u32,
         config: List<u8>,
-        key: Text,
         sockets: HostSocketsPtr,
         done: HostConstructedPtr,
     ) -> GuestTaskPtr {
@@ -123,40 +122,30 @@ impl GuestSide for Guest {
         let (bus, host) = (self.bus.clone(), Arc::clone(&self.host));
         let factory = self.factories.get(factory as usize).cloned();
         let config = config.as_ref().to_vec();
-        let id = factory.as_ref().map(|factory| factory.info().id).unwrap_or_default();
-        let logged = Arc::new(trace::Logged::of(&id, key.as_str()));
-        let own = Arc::clone(&logged);
-        spawn(
-            &self.handle,
-            cancel,
-            logged.within(async move {
-                let logged = own;
-                let made = contained(async move {
-                    let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
-                    let context = Context::new(bus, token, Arc::new(factory.info())).with_sockets(sockets);
-                    let context = context.with_config_key(key.as_str());
-                    let swap = factory.swap_mode();
-                    let controller = factory.construct(config, context.clone()).await?;
-                    let controller = match swap {
-                        SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
-                        SwapMode::Beside => controller,
-                    };
-                    Ok(GuestObject {
-                        resolves: controller.resolves(),
-                        controller: Arc::new(Mutex::new(Some(controller))),
-                        context,
-                        logged,
-                        host,
-                        handle,
-                    })
+        spawn(&self.handle, cancel, async move {
+            let made = contained(async move {
+                let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
+                let context = Context::new(bus, token, Arc::new(factory.info())).with_sockets(sockets);
+                let swap = factory.swap_mode();
+                let controller = factory.construct(config, context.clone()).await?;
+                let controller = match swap {
+                    SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
+                    SwapMode::Beside => controller,
+                };
+                Ok(GuestObject {
+                    resolves: controller.resolves(),
+                    controller: Arc::new(Mutex::new(Some(controller))),
+                    context,
+                    host,
+                    handle,
                 })
-                .await;
-                done.done(match made {
-                    Ok(object) => stabby::result::Result::Ok(boxed(object).into()),
-                    Err(error) => stabby::result::Result::Err(error.into()),
-                });
-            }),
-        )
+            })
+            .await;
+            done.done(match made {
+                Ok(object) => stabby::result::Result::Ok(boxed(object).into()),
+                Err(error) => stabby::result::Result::Err(error.into()),
+            });
+        })
     }
 
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr {
@@ -189,8 +178,6 @@ struct GuestObject {
     controller: Arc<Mutex<Option<Arc<dyn AnyController>>>>,
     resolves: Vec<String>,
     context: Context,
-    /// What its events say of it.
-    logged: Arc<trace::Logged>,
     host: Arc<HostPtr>,
     handle: Handle,
 }
@@ -211,22 +198,10 @@ impl GuestObject {
         done: HostDonePtr,
         work: impl FnOnce(Arc<dyn AnyController>) -> F + Send + 'static,
     ) -> GuestTaskPtr {
-        self.call_logged(&self.logged, controller, cancel, done, work)
-    }
-
-    fn call_logged<F: Future<Output = Result<()>> + Send + 'static>(
-        &self,
-        logged: &Arc<trace::Logged>,
-        controller: Open,
-        cancel: CancellationToken,
-        done: HostDonePtr,
-        work: impl FnOnce(Arc<dyn AnyController>) -> F + Send + 'static,
-    ) -> GuestTaskPtr {
-        let called = async move {
+        spawn(&self.handle, cancel, async move {
             let outcome = contained(async move { work(controller?).await }).await;
             done.done(outcome.into());
-        };
-        spawn(&self.handle, cancel, logged.within(called))
+        })
     }
 }
 
@@ -316,8 +291,7 @@ impl GuestController for GuestObject {
 
     extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr {
         let sink = Arc::new(bus::RemoteSink::new(sink, Arc::clone(&self.host), self.handle.clone()));
-        let logged = Arc::new(self.logged.resolving(id.as_str()));
-        self.call_logged(&logged, self.controller(), CancellationToken::new(), done, move |controller| async move {
+        self.call(self.controller(), CancellationToken::new(), done, move |controller| async move {
             let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
             match controller.resolve(directive, sink) {
                 Some(work) => work.await,

@@ -1,6 +1,5 @@
 //! Forwards the guest's `tracing` events and spans, and its `log` records, to the host's subscriber.
 
-use std::cell::Cell;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -32,63 +31,6 @@ pub(super) fn stop() {
 
 fn host() -> Option<Arc<HostPtr>> {
     HOST.read().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// What a call runs for, which its events say.
-pub(super) struct Logged {
-    controller: String,
-    config_key: String,
-    directive: String,
-}
-
-thread_local! {
-    /// What the call that is polled on this thread runs for; null outside of calls. Without a destructor, so that it ties no library
-    /// to a thread.
-    static POLLED: Cell<*const Logged> = const { Cell::new(std::ptr::null()) };
-}
-
-impl Logged {
-    pub(super) fn of(controller: &str, config_key: &str) -> Self {
-        Self { controller: controller.to_owned(), config_key: config_key.to_owned(), directive: String::new() }
-    }
-
-    /// The same for one of its resolvers.
-    pub(super) fn resolving(&self, directive: &str) -> Self {
-        let Self { controller, config_key, .. } = self;
-        Self { controller: controller.clone(), config_key: config_key.clone(), directive: directive.to_owned() }
-    }
-
-    /// Runs a call whose events say what it runs for. That costs nothing but where one is logged.
-    pub(super) fn within<T, F: Future<Output = T>>(self: &Arc<Self>, work: F) -> impl Future<Output = T> + use<T, F> {
-        struct Before(*const Logged);
-        impl Drop for Before {
-            fn drop(&mut self) {
-                POLLED.set(self.0);
-            }
-        }
-        let logged = Arc::clone(self);
-        async move {
-            let mut work = std::pin::pin!(work);
-            std::future::poll_fn(move |cx| {
-                let _before = Before(POLLED.replace(Arc::as_ptr(&logged)));
-                work.as_mut().poll(cx)
-            })
-            .await
-        }
-    }
-
-    /// Adds what the call on this thread runs for to an event's fields.
-    fn add_to(fields: &mut String) {
-        // SAFETY: null, or what a `within` that is on this thread's stack keeps.
-        let Some(logged) = (unsafe { POLLED.get().as_ref() }) else { return };
-        let all =
-            [("controller", &logged.controller), ("config_key", &logged.config_key), ("directive", &logged.directive)];
-        for (name, value) in all.into_iter().filter(|(_, value)| !value.is_empty()) {
-            let gap = if fields.is_empty() { "" } else { " " };
-            // Writing to a String does not fail.
-            let _ = write!(fields, "{gap}{name}={value:?}");
-        }
-    }
 }
 
 struct Forward;
@@ -132,7 +74,6 @@ impl Subscriber for Forward {
         if let Some(host) = host() {
             let mut fields = Fields::default();
             event.record(&mut fields);
-            Logged::add_to(&mut fields.others);
             host.trace_event(record(event.metadata(), &fields.message, &fields.others));
         }
     }
@@ -178,12 +119,10 @@ impl log::Log for Forward {
         if let Err(payload) = written {
             drop(crate::Error::from_panic(payload));
         }
-        let mut fields = String::new();
-        Logged::add_to(&mut fields);
         host.trace_event(TraceRecord {
             target: Text::from(record.target()),
             message: Text::from(message.as_str()),
-            fields: Text::from(fields.as_str()),
+            fields: Text::from(""),
             file: Text::from(record.file().unwrap_or_default()),
             line: record.line().unwrap_or(0),
             level: level_of(record.level()),

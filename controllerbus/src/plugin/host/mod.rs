@@ -216,10 +216,7 @@ impl Factory for FactoryProxy {
             let done = boxed(objects::Told::by(done)).into();
             let sockets = Arc::clone(context.sockets());
             let sockets = boxed(sockets::SocketsObject::new(sockets, Arc::clone(&self.shared.leases))).into();
-            let task = {
-                let key = Text::from(context.config_key());
-                self.shared.guest.construct(self.index, config.as_slice().into(), key, sockets, done)
-            };
+            let task = self.shared.guest.construct(self.index, config.as_slice().into(), sockets, done);
             let call = Call { task, _lease: lease };
             let pointer = tokio::select! {
                 made = made => made.map_err(|_| dropped(&self.shared.name))??,
