@@ -312,9 +312,9 @@ SIGHUP makes it reload its config; SIGTERM or Ctrl-C shuts it down gracefully, w
 pub struct Run {
     /// The config set: which controllers to run. Changes to the file are applied
     pub config: Option<PathBuf>,
-    /// Load every *.cbus.so (.dylib, .dll) in this directory, and follow its changes
+    /// Load every *.cbus.so (.dylib, .dll) in this directory, and follow its changes; can be given several times
     #[arg(long, value_name = "DIR")]
-    pub plugins: Option<PathBuf>,
+    pub plugins: Vec<PathBuf>,
     /// Build this controller crate and watch its sources; can be given several times
     #[arg(long, value_name = "CRATE")]
     pub watch: Vec<PathBuf>,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use controllerbus::ConfigSet;
+use controllerbus::{Config, ConfigSet};
 use controllerbus_api::{Address, ApiConfig, CONFIG_ID, Host, Journal, sockets};
 use hot_runtime::sign::PublicKey;
 use hot_runtime::watch::Watcher;
-use hot_runtime::{PluginSpec, Trust};
+use hot_runtime::{CrateConfig, FolderConfig, PluginSpec, Trust};
 use miette::Result;
 
 use crate::cli::{self, Api, Listen, Run};
@@ -21,9 +21,7 @@ pub async fn run(args: Run) -> Result<()> {
     let mut config = args.config.as_deref().map(ConfigFile::new);
     let set = config.as_mut().map(ConfigFile::read).transpose()?;
     let plugins = specs(&args.watch, args.release).await?;
-    if let Some(dir) = &args.plugins
-        && !dir.is_dir()
-    {
+    for dir in args.plugins.iter().filter(|dir| !dir.is_dir()) {
         if dir.exists() {
             return Err(report(
                 format!("{} is not a directory", dir.display()),
@@ -35,10 +33,12 @@ pub async fn run(args: Run) -> Result<()> {
             format!("create it with `mkdir -p {}`; plugin files that are added later will be loaded", dir.display()),
         ));
     }
-    let no_plugins = plugins.is_empty() && args.plugins.is_none();
+    let has = |id: &str| set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == id));
+    let loads = has(FolderConfig::ID) || has(CrateConfig::ID);
+    let no_plugins = plugins.is_empty() && args.plugins.is_empty() && !loads;
     let options = Options {
         plugins,
-        plugins_dir: args.plugins.clone(),
+        plugins_dirs: args.plugins.clone(),
         work_dir: absolute(&args.folders.work_dir),
         target_dir: target_dir(&args.folders),
         trust: read_trust(&args.trust)?,
@@ -51,12 +51,11 @@ pub async fn run(args: Run) -> Result<()> {
 
     let ending = asked_to_end();
     let host = daemon::new(journal);
-    let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
-    if !configured {
+    if !has(CONFIG_ID) {
         serve_api(&host, &args.api, sockets::DEFAULT_NAME).await?;
     }
     if no_plugins {
-        tracing::warn!(target: "cbus", "no plugins: pass --plugins DIR or --watch CRATE");
+        tracing::warn!(target: "cbus", "no plugins: pass --plugins DIR or --watch CRATE, or put a {} or {} into the config", FolderConfig::ID, CrateConfig::ID);
     }
     let served = serve(&host, config.zip(set), options, "ready");
     let result = tokio::select! {

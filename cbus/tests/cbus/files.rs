@@ -271,7 +271,8 @@ fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
 
     let schema = json(at, &["config", "schema", "--plugins", "plugins"]);
     let ids = schema["additionalProperties"]["properties"]["id"]["anyOf"][0]["enum"].to_string();
-    assert_eq!(ids, "[\"controllerbus/bus/api\",\"hot-runtime/plugin\",\"second\"]");
+    let loaders = "\"hot-runtime/crate\",\"hot-runtime/folder\",\"hot-runtime/plugin\"";
+    assert_eq!(ids, format!("[\"controllerbus/bus/api\",{loaders},\"second\"]"));
 }
 
 #[test]
