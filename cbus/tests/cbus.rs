@@ -11,6 +11,8 @@ mod daemon;
 mod files;
 #[path = "cbus/help.rs"]
 mod help;
+#[path = "cbus/logs.rs"]
+mod logs;
 #[path = "cbus/process.rs"]
 #[allow(dead_code)]
 mod process;

@@ -79,6 +79,7 @@ pub mod directive;
 pub mod error;
 pub mod listen;
 pub mod plugin;
+mod spans;
 
 pub(crate) use backoff::Backoff;
 pub use bus::{Bus, BusHandle};
@@ -107,6 +108,7 @@ pub mod __private {
     pub use crate::controller::factory::{FACTORIES, FactoryEntry, FactoryOf};
     pub use crate::directive::{DIRECTIVE_TYPES, DirectiveType};
     pub use crate::plugin::{guest, manifest};
+    pub use crate::spans::RUN;
     pub use libc;
     pub use linkme;
     pub use serde_json;

@@ -196,6 +196,8 @@ impl Engine {
             effects.apply(&superseded);
         }
         if new {
+            let standing = reference.standing();
+            tracing::debug!(directive = standing.directive.id(), about = standing.about(), "directive added");
             let routes = table.routes.load();
             for route in routes.iter() {
                 offer(reference.standing(), route.get());

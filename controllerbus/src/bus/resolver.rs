@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tracing::Instrument;
+
 use super::contain::{contain, contained};
 use super::entry::LaneRef;
 use super::handover::Gate;
@@ -111,6 +113,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         NESTED.set(depth + 1);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let _inside = standing.table.enter();
+            let _span = lane_ref.span.enter();
             work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         }));
         NESTED.set(depth);
@@ -152,6 +155,7 @@ fn call_resolver(
     let sink = Arc::new(ResolverSink { standing: Arc::clone(standing), lane_ref: Arc::clone(lane_ref), run });
     let controller = Arc::clone(&lane_ref.controller);
     lane_ref.counts.began();
+    let _span = lane_ref.span.enter();
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))
         .map_err(Error::from_panic)
 }
@@ -169,7 +173,7 @@ async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: 
     let mut run = run;
     let mut work = work;
     loop {
-        let result = contained(work).await;
+        let result = contained(work).instrument(lane_ref.span.clone()).await;
         let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
         finish(&standing, &lane_ref, run, result);
         if !is_tried_again {

@@ -8,6 +8,7 @@ mod takeover;
 mod unread;
 mod values;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
@@ -21,6 +22,7 @@ use values::StandingValue;
 use super::kept::KeepGuard;
 use super::lane::PerLane;
 use super::table::TypeTable;
+use crate::Error;
 use crate::directive::{AnyDirective, Options, RawEvent};
 
 /// A directive on the bus. It is kept by its references, and then by its keep time.
@@ -77,6 +79,13 @@ impl Standing {
         Arc::new(Self { directive, hash, options, table, state: Mutex::new(state) })
     }
 
+    /// What distinguishes it from others with its id, for people.
+    pub(super) fn about(&self) -> String {
+        let said = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values()));
+        let said = said.map_err(Error::from_panic).unwrap_or_default();
+        said.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, StandingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,6 +132,7 @@ impl StandingState {
     /// Ends the directive: its resolvers and values go, and its references read an end.
     pub(super) fn end(&mut self, effects: &mut Effects) {
         self.ended = true;
+        effects.ended = true;
         self.kept = None;
         effects.resolvers.append(&mut self.resolvers);
         effects.values.append(&mut self.values);

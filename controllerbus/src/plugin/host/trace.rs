@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use tracing::{Level, Span};
 
 use crate::plugin::abi::TraceRecord;
+use crate::spans::RUN;
 
 /// The spans of one generation that are open.
 pub(super) struct Traces {
@@ -50,6 +51,8 @@ impl Traces {
             };
         }
         let span = match record.level {
+            // A call of this plugin: a child of the span in which it is called.
+            _ if module == RUN => tracing::error_span!(target: RUN, "guest", fields),
             1 => open!(Level::ERROR),
             2 => open!(Level::WARN),
             3 => open!(Level::INFO),
