@@ -2,6 +2,9 @@
 
 #[path = "cbus/browser.rs"]
 mod browser;
+#[cfg(unix)]
+#[path = "cbus/clients.rs"]
+mod clients;
 #[path = "cbus/command.rs"]
 #[allow(dead_code)]
 mod command;
