@@ -67,7 +67,9 @@ async fn line(journal: &Journal, message: &str) -> LogLine {
         }
     };
     let lines = || journal.lines().0.into_iter().map(|line| line.message).collect::<Vec<_>>();
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("no {message}: {:?}", lines()))
+    tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("no {message}: {:?}", lines()))
 }
 
 /// Its controller, config key and directive.
@@ -86,9 +88,7 @@ async fn a_line_says_whose_controller_config_and_directive_it_is_in_plugins_too(
     bus.apply(ConfigSet::from_yaml("hall: { id: lamp }").expect("a set")).await.expect("applying");
     assert_eq!(bus.resolve(Light { room: "the hall".to_owned() }).await.expect("an answer").0, "on");
     assert!(bus.remove_config("hall").await);
-    for message in
-        ["the lamp is made", "the lamp is executed", "the lamp is told to end", "the lamp is closed"]
-    {
+    for message in ["the lamp is made", "the lamp is executed", "the lamp is told to end", "the lamp is closed"] {
         assert_eq!(origin(&line(&journal, message).await), ["house/lamp", "hall", ""], "{message}");
     }
     assert_eq!(origin(&line(&journal, "the lamp is asked").await), ["house/lamp", "hall", "lamp/light"]);

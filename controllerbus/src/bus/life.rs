@@ -255,7 +255,11 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
     while !entry.cancel.is_cancelled() {
         let work = Arc::clone(&entry.controller);
         let this = Arc::clone(&entry);
-        let began = Box::new(move || this.handover.set_begun());
+        let told = changed.clone();
+        let began = Box::new(move || {
+            this.handover.set_begun();
+            told.send_modify(|version| *version += 1);
+        });
         let begun = Instant::now();
         let ended = contained(async { work.execute(context.clone(), began).await }).await;
         let Err(error) = ended else {
