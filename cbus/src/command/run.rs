@@ -24,7 +24,7 @@ pub async fn run(args: Run) -> Result<()> {
         args.config = Some(PathBuf::from(DEFAULT_CONFIG));
     }
     let mut plugins = specs(&args.watch, args.release).await?;
-    for dir in args.plugins.iter().filter(|dir| !dir.is_dir()) {
+    if let Some(dir) = args.plugins.iter().find(|dir| !dir.is_dir()) {
         if dir.exists() {
             return Err(report(
                 format!("{} is not a directory", dir.display()),
