@@ -103,9 +103,14 @@ pub(super) fn restart(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u3
 
 /// Starts a run that was admitted.
 pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) {
+    // Where nobody listens, this costs two branches.
+    let entered = (!lane_ref.span.is_disabled()).then(|| lane_ref.span.enter());
     let mut work = match call_resolver(standing, lane_ref, run) {
         Ok(Some(work)) => work,
-        Ok(None) => return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects)),
+        Ok(None) => {
+            drop(entered);
+            return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects));
+        }
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };
     let depth = NESTED.get();
@@ -113,13 +118,13 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         NESTED.set(depth + 1);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let _inside = standing.table.enter();
-            let _span = lane_ref.span.enter();
             work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         }));
         NESTED.set(depth);
         match polled.unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload)))) {
             Poll::Ready(Ok(())) => {
                 discard(work);
+                drop(entered);
                 return finish(standing, lane_ref, run, Ok(()));
             }
             Poll::Ready(Err(error)) => {
@@ -129,6 +134,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
             Poll::Pending => {}
         }
     }
+    drop(entered);
     let Some(runtime) = standing.table.runtime() else {
         let error = Error::msg("the bus was created and is used outside a tokio runtime; create it inside one");
         return standing.change(|state, effects| state.fail(lane_ref, run, error, effects));
@@ -155,7 +161,6 @@ fn call_resolver(
     let sink = Arc::new(ResolverSink { standing: Arc::clone(standing), lane_ref: Arc::clone(lane_ref), run });
     let controller = Arc::clone(&lane_ref.controller);
     lane_ref.counts.began();
-    let _span = lane_ref.span.enter();
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))
         .map_err(Error::from_panic)
 }
@@ -183,7 +188,7 @@ async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: 
         let again = standing.change(|state, effects| state.retry(&standing, &lane_ref, run, effects));
         let Some(again) = again else { return };
         run = again;
-        work = match call_resolver(&standing, &lane_ref, run) {
+        work = match lane_ref.span.in_scope(|| call_resolver(&standing, &lane_ref, run)) {
             Ok(Some(work)) => work,
             Ok(None) => return finish(&standing, &lane_ref, run, Ok(())),
             Err(error) => Box::pin(std::future::ready(Err(error))),

@@ -33,8 +33,6 @@ pub(in crate::bus) struct Effects {
     pub(super) tasks: Vec<Arc<ResolverTask>>,
     /// The directive has no references, and has lost its last value.
     pub(super) empty: bool,
-    /// The directive has ended.
-    pub(super) ended: bool,
 }
 
 impl Effects {
@@ -89,9 +87,6 @@ impl Effects {
         }
         while let Some((lane_ref, run)) = self.again.pop() {
             restart(standing, &lane_ref, run);
-        }
-        if std::mem::take(&mut self.ended) {
-            tracing::debug!(directive = standing.directive.id(), about = standing.about(), "directive removed");
         }
         if std::mem::take(&mut self.empty) {
             standing.table.release(standing, Release::Empty);

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
+use tracing::level_filters::LevelFilter;
 
 pub(super) use effects::Effects;
 use resolvers::Resolver;
@@ -79,11 +80,21 @@ impl Standing {
         Arc::new(Self { directive, hash, options, table, state: Mutex::new(state) })
     }
 
-    /// What distinguishes it from others with its id, for people.
-    pub(super) fn about(&self) -> String {
+    /// Logs that it was added or removed. Not under a lock: it tells the subscriber.
+    pub(super) fn log(&self, what: &'static str) {
+        // All that this costs where nobody listens.
+        if tracing::Level::DEBUG <= LevelFilter::current() {
+            self.log_now(what);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn log_now(&self, what: &'static str) {
         let said = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values()));
         let said = said.map_err(Error::from_panic).unwrap_or_default();
-        said.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        let about = said.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+        tracing::debug!(directive = self.directive.id(), about, "{what}");
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, StandingState> {
@@ -132,7 +143,6 @@ impl StandingState {
     /// Ends the directive: its resolvers and values go, and its references read an end.
     pub(super) fn end(&mut self, effects: &mut Effects) {
         self.ended = true;
-        effects.ended = true;
         self.kept = None;
         effects.resolvers.append(&mut self.resolvers);
         effects.values.append(&mut self.values);
