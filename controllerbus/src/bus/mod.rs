@@ -336,7 +336,8 @@ impl Bus {
     /// Adds a controller to the bus, which executes it and offers it the active directives.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
         let id = self.0.next_id();
-        let entry = Arc::new(ControllerEntry::new(Ties::new(id), info, Source::STATIC, controller));
+        let entry =
+            Arc::new(ControllerEntry::new(Ties::new(id).named(&info.id, &[]), info, Source::STATIC, controller));
         let is_closed = {
             let mut life = self.0.life();
             life.controllers.insert(id, Arc::clone(&entry));

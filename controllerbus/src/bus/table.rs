@@ -175,6 +175,7 @@ impl TypeTable {
     pub(super) fn release(self: &Arc<Self>, standing: &Arc<Standing>, release: Release) {
         let mut effects = Effects::default();
         let mut keep = None;
+        let mut ended = false;
         {
             let mut shard = self.shard(standing.hash);
             let mut state = standing.lock();
@@ -194,6 +195,7 @@ impl TypeTable {
                 if ends {
                     state.end(&mut effects);
                     shard.remove(standing);
+                    ended = true;
                 } else if strong {
                     // Dropping a weak reference does not restart the keep time.
                     keep = Some(state.epoch);
@@ -202,6 +204,9 @@ impl TypeTable {
             }
         }
         effects.apply(standing);
+        if ended {
+            standing.log("directive removed");
+        }
         self.notify_changed();
         if let Some(epoch) = keep {
             self.keep(standing, epoch);

@@ -8,9 +8,11 @@ mod takeover;
 mod unread;
 mod values;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
+use tracing::level_filters::LevelFilter;
 
 pub(super) use effects::Effects;
 use resolvers::Resolver;
@@ -21,6 +23,7 @@ use values::StandingValue;
 use super::kept::KeepGuard;
 use super::lane::PerLane;
 use super::table::TypeTable;
+use crate::Error;
 use crate::directive::{AnyDirective, Options, RawEvent};
 
 /// A directive on the bus. It is kept by its references, and then by its keep time.
@@ -75,6 +78,23 @@ impl Standing {
             retiring: false,
         };
         Arc::new(Self { directive, hash, options, table, state: Mutex::new(state) })
+    }
+
+    /// Logs that it was added or removed. Not under a lock: it tells the subscriber.
+    pub(super) fn log(&self, what: &'static str) {
+        // All that this costs where nobody listens.
+        if tracing::Level::DEBUG <= LevelFilter::current() {
+            self.log_now(what);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn log_now(&self, what: &'static str) {
+        let said = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values()));
+        let said = said.map_err(Error::from_panic).unwrap_or_default();
+        let about = said.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+        tracing::debug!(directive = self.directive.id(), about, "{what}");
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, StandingState> {
