@@ -131,11 +131,12 @@ impl Standby {
         let waiting = Arc::clone(&self.waiting);
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(AFTERWARDS).await;
-            let started = invocations.into_iter().filter(|it| it.reads != ArgumentFile::None).filter_map(|invocation| {
-                let folder = invocation.folder_identity();
-                let child = invocation.start_to_wait().ok()?;
-                Some(Waiting { invocation, folder, child })
-            });
+            let started =
+                invocations.into_iter().filter(|it| it.reads != ArgumentFile::None).filter_map(|invocation| {
+                    let folder = invocation.folder_identity();
+                    let child = invocation.start_to_wait().ok()?;
+                    Some(Waiting { invocation, folder, child })
+                });
             let started = started.collect();
             let before = std::mem::replace(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner), started);
             drop(before);

@@ -51,7 +51,8 @@ impl Overlay {
         names: &Names,
     ) -> Result<String> {
         let toolchain = Toolchain::of(&workspace.root)?;
-        let mut all = vec![names.in_text(&manifest(workspace, spec, dependencies)?), spec.id.clone(), spec.version.to_string()];
+        let mut all =
+            vec![names.in_text(&manifest(workspace, spec, dependencies)?), spec.id.clone(), spec.version.to_string()];
         all.extend([toolchain.version, toolchain.target, spec.profile_name().to_owned()]);
         all.extend_from_slice(texts);
         Ok(hash::build_hash(&all, inputs, names))

@@ -103,9 +103,9 @@ impl ByHand {
         loop {
             let mut batch = vec![self.messages.recv_timeout(LIMIT).expect("an event")];
             batch.extend(self.messages.try_iter());
-            let named = batch.iter().any(|message| {
-                matches!(message, Message::Event(Ok(event)) if event.paths.iter().any(|named| named == path))
-            });
+            let named = batch.iter().any(
+                |message| matches!(message, Message::Event(Ok(event)) if event.paths.iter().any(|named| named == path)),
+            );
             self.task.take(batch);
             if named {
                 return;
