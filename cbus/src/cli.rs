@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use controllerbus_api::logs::Filter;
 use controllerbus_api::{Address, Error, is_name};
 
@@ -25,6 +26,10 @@ First steps:
   cbus dev greeter            build it, run it, and swap in every save
   cbus plugins                in another terminal: what is loaded, and how long each swap took
 
+Options of commands that build, run or ask can be variables too: CBUS_PLUGINS for --plugins, CBUS_ALLOW_EXEC=1
+for --allow-exec; CBUS_CONFIG is the config file. The daemon's own token file and certificates are
+CBUS_API_TOKEN_FILE, CBUS_API_TLS_CERT and so on, because CBUS_TOKEN_FILE and CBUS_TLS_CERT are the client's.
+
 Output is coloured on a terminal; NO_COLOR, CLICOLOR=0 and CLICOLOR_FORCE=1 override that.
 Times are local; set TZ for another zone.
 
@@ -33,6 +38,69 @@ Exit status: 0 success, 1 failure, 2 usage error."
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The commands whose options can be variables.
+const WITH_VARIABLES: [&str; 15] = [
+    "build",
+    "watch",
+    "dev",
+    "run",
+    "bus",
+    "plugins",
+    "controllers",
+    "directives",
+    "exec",
+    "reload",
+    "rollback",
+    "unload",
+    "logs",
+    "events",
+    "page",
+];
+
+/// What says what to do now, rather than how, is no variable.
+const ACTIONS: [&str; 9] =
+    ["file", "attach", "remove", "codegen_only", "build", "print", "follow", "write_config", "last_words"];
+
+/// What both a daemon and its clients have, each its own.
+const OF_THE_API: [&str; 4] = ["token_file", "tls_cert", "tls_key", "tls_client_ca"];
+
+impl Cli {
+    /// Reads the arguments and the environment; ends the process if they make no sense.
+    pub fn read() -> Self {
+        let matches = Self::with_variables().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command line, in which options can be variables too: CBUS_NAME for `--name`.
+    pub fn with_variables() -> clap::Command {
+        Self::command().mut_subcommands(|command| {
+            if !WITH_VARIABLES.contains(&command.get_name()) {
+                return command;
+            }
+            let serves = ["run", "dev"].contains(&command.get_name());
+            command.mut_args(|arg| with_variable(arg, serves))
+        })
+    }
+}
+
+fn with_variable(arg: clap::Arg, serves: bool) -> clap::Arg {
+    let id = arg.get_id().as_str().to_owned();
+    if arg.get_long().is_none() || arg.get_env().is_some() || ACTIONS.contains(&&*id) {
+        return arg;
+    }
+    let is_flag = match arg.get_action() {
+        ArgAction::SetTrue => true,
+        ArgAction::Set | ArgAction::Append => false,
+        _ => return arg,
+    };
+    let api = if serves && OF_THE_API.contains(&&*id) { "API_" } else { "" };
+    // Kept for the process, as the other names are: they are made once.
+    let name: &'static str = format!("CBUS_{api}{}", id.to_uppercase()).leak();
+    let arg = arg.env(name).hide_env(true);
+    // 1 and 0 as well as true and false.
+    if is_flag { arg.value_parser(FalseyValueParser::new()) } else { arg }
 }
 
 #[derive(Subcommand)]
@@ -206,7 +274,7 @@ pub struct Build {
 #[command(after_help = "\
 Examples:
   cbus watch greeter -o plugins/greeter.cbus.so
-  cbus watch greeter -o 'plugins/greeter-{buildHash}.cbus.so'     older files matching the pattern are removed
+  cbus watch greeter -o 'plugins/greeter-{buildHash}.cbus.so'     older builds with such a name are removed
 
 A daemon that follows the directory (`cbus run --plugins plugins`) swaps in each build.")]
 pub struct Watch {
@@ -303,6 +371,7 @@ pub struct Trust {
 #[command(after_help = "\
 Examples:
   cbus run config.yaml --plugins plugins
+  cbus run --plugins plugins --write-config            writes cbus.yaml; from then on `cbus run` is enough
   cbus run config.yaml --watch greeter --watch clock --allow-control
   cbus run --plugins plugins --name second             another daemon next to the first
   cbus run --plugins plugins --listen 0.0.0.0:7411 --token-file tokens --tls-cert cert.pem --tls-key key.pem
@@ -310,11 +379,15 @@ Examples:
 It listens on a socket that only this user can connect to; `cbus page` opens its page.
 SIGHUP makes it reload its config; SIGTERM or Ctrl-C shuts it down gracefully, within 5 seconds.")]
 pub struct Run {
-    /// The config set: which controllers to run. Changes to the file are applied
+    /// The config set: which controllers to run. Changes to the file are applied [default: cbus.yaml, if it exists]
+    #[arg(env = "CBUS_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
-    /// Load every *.cbus.so (.dylib, .dll) in this directory, and follow its changes
+    /// Write the config file first, with what --plugins, --watch and --release say; it must not exist yet
+    #[arg(long)]
+    pub write_config: bool,
+    /// Load every *.cbus.so (.dylib, .dll) in this directory, and follow its changes; can be given several times
     #[arg(long, value_name = "DIR")]
-    pub plugins: Option<PathBuf>,
+    pub plugins: Vec<PathBuf>,
     /// Build this controller crate and watch its sources; can be given several times
     #[arg(long, value_name = "CRATE")]
     pub watch: Vec<PathBuf>,
@@ -401,8 +474,8 @@ pub struct Known {
     /// Use the schemas that a daemon knows: its name, HOST:PORT or unix:PATH
     #[arg(long, value_name = "NAME|ADDR")]
     pub connect: Option<Address>,
-    /// A file containing the token that the daemon requires
-    #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE", requires = "connect")]
+    /// A file containing the token that the daemon of --connect requires
+    #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 }
 

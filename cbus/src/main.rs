@@ -15,12 +15,10 @@ mod view;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // This executable also serves plugins in processes of their own; then this call does not return.
     hot_runtime::plugin_host();
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     report::set_up();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -2,6 +2,9 @@
 
 #[path = "cbus/browser.rs"]
 mod browser;
+#[cfg(unix)]
+#[path = "cbus/clients.rs"]
+mod clients;
 #[path = "cbus/command.rs"]
 #[allow(dead_code)]
 mod command;
@@ -11,6 +14,8 @@ mod daemon;
 mod files;
 #[path = "cbus/help.rs"]
 mod help;
+#[path = "cbus/logs.rs"]
+mod logs;
 #[path = "cbus/process.rs"]
 #[allow(dead_code)]
 mod process;

@@ -282,14 +282,18 @@ function wanted(line) {
   const text = $("text").value.toLowerCase();
   return LEVELS[line.level] <= Number($("level").value)
     && (!$("who").value || line.plugin === $("who").value || ($("who").value === "daemon" && !line.plugin))
-    && (!text || `${line.message} ${line.fields} ${line.target}`.toLowerCase().includes(text));
+    && (!text || `${line.message} ${more(line)} ${line.target}`.toLowerCase().includes(text));
 }
+
+// What it says beside its message: its fields, and whose it is.
+const more = (line) => [line.fields, ...["controller", "config_key", "directive"].map((name) => line[name] && `${name}=${line[name]}`)]
+  .filter(Boolean).join("  ");
 
 const logLine = (line) => make("li", {},
   moment(line.at_ms),
   make("span", { class: `level ${LEVEL_TONES[line.level] ?? "off"}` }, line.level),
   make("b", {}, line.plugin ? `${line.plugin}${line.generation ? ` #${line.generation}` : ""}` : line.target),
-  make("span", {}, ...coloured(line.message), line.fields ? make("span", { class: "off" }, `  ${line.fields}`) : ""));
+  make("span", {}, ...coloured(line.message), more(line) ? make("span", { class: "off" }, `  ${more(line)}`) : ""));
 
 function logs(list) {
   if (list.length && lines.length && list[0].number <= lines.at(-1).number) {

@@ -1,6 +1,7 @@
 //! Answers the calls of the bus API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use controllerbus::ConfigSet;
 use hot_runtime::text::{coloured_text, escaped};
@@ -36,6 +37,9 @@ pub struct Service {
     /// The page on its own port, once `cbus page` has asked for it.
     pub pages: Arc<Pages>,
 }
+
+/// How long `Execute` waits for a controller to get to the first wait of its execution.
+const BEGUN: Duration = Duration::from_secs(10);
 
 /// The caller, as the door has determined it.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
@@ -113,11 +117,18 @@ impl Service {
         })
     }
 
-    /// The states of some keys, and whether all of them have settled.
+    /// The states of some keys, and whether all of them have settled: a controller that runs has begun to, because until
+    /// then it may fail at once.
     fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
         let configs: Vec<Config> =
             self.host.configs().into_iter().filter(|config| keys.contains(&config.key)).collect();
-        let settled = configs.iter().all(|config| config.state != state::CONSTRUCTING);
+        let controllers = self.host.bus.controllers();
+        let begins = |id: u64| controllers.iter().any(|controller| controller.id.0 == id && !controller.begun);
+        let settled = configs.iter().all(|config| match config.state.as_str() {
+            state::CONSTRUCTING => false,
+            state::RUNNING => !begins(config.controller),
+            _ => true,
+        });
         (configs, settled)
     }
 }
@@ -267,7 +278,10 @@ impl BusApi for Service {
                 return;
             }
             let mut told = Vec::new();
+            let mut patience = std::pin::pin!(tokio::time::sleep(BEGUN));
+            let mut is_over = false;
             loop {
+                changes.borrow_and_update();
                 let (configs, settled) = service.settled(&keys);
                 if configs != told {
                     told.clone_from(&configs);
@@ -275,8 +289,14 @@ impl BusApi for Service {
                         return;
                     }
                 }
-                if (settled && !attach) || changes.changed().await.is_err() {
+                if !attach && (settled || is_over) {
                     return;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() {
+                        return;
+                    },
+                    () = &mut patience, if !is_over => is_over = true,
                 }
             }
         })))

@@ -81,6 +81,7 @@ mod linked;
 pub mod listen;
 pub mod plugin;
 pub mod remote;
+mod spans;
 
 pub(crate) use backoff::Backoff;
 pub use backoff::Retry;
@@ -111,6 +112,7 @@ pub mod __private {
     pub use crate::directive::DirectiveType;
     pub use crate::linked::{DIRECTIVE_TYPES, FACTORIES, FactoryEntry, factory_of};
     pub use crate::plugin::{guest, manifest};
+    pub use crate::spans::RUN;
     pub use libc;
     pub use linkme;
     pub use serde_json;

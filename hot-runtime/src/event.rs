@@ -158,6 +158,11 @@ pub enum RuntimeEvent {
         /// The generation that keeps serving, if any.
         serving: Option<u64>,
     },
+    /// A plugin's crates are not built any more, because the config that said so was removed. It is being unloaded.
+    SourceRemoved {
+        /// The plugin's id.
+        plugin: String,
+    },
     /// A verified artifact is about to be loaded.
     Loading {
         /// The plugin's id.
@@ -178,7 +183,7 @@ pub enum RuntimeEvent {
         /// How long each phase took.
         timeline: Timeline,
     },
-    /// A file in the plugins folder, or the folder itself, was refused. None of its code ran; loaded plugins keep
+    /// A file in a plugins folder, or the folder itself, was refused. None of its code ran; loaded plugins keep
     /// serving.
     Refused {
         /// The file or folder.

@@ -52,6 +52,6 @@ pub use host::plugin_host;
 #[cfg(unix)]
 pub use host::process::{ending, plugin_host};
 pub use host::{Isolation, Limits, ProcessOptions, Sandbox};
-pub use runtime::{Builder, HotRuntime};
+pub use runtime::{Builder, CrateConfig, FolderConfig, HotRuntime};
 pub use source::spec::PluginSpec;
 pub use source::{overlay, watch, workspace};

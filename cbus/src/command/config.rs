@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use controllerbus::{Config, ConfigSet, Error};
 use controllerbus_api::ApiConfig;
 use controllerbus_api::proto::ListFactoriesRequest;
-use hot_runtime::PluginConfig;
 use hot_runtime::artifact::inspect;
+use hot_runtime::{CrateConfig, FolderConfig, PluginConfig};
 use miette::Result;
 use serde::Serialize;
 use serde_json::Value;
@@ -126,6 +126,8 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     };
     add(ApiConfig::ID, &ApiConfig::SCHEMA.to_json());
     add(PluginConfig::ID, &PluginConfig::SCHEMA.to_json());
+    add(FolderConfig::ID, &FolderConfig::SCHEMA.to_json());
+    add(CrateConfig::ID, &CrateConfig::SCHEMA.to_json());
     let mut files = from.plugin.clone();
     if let Some(dir) = &from.plugins {
         files.extend(plugin_files(dir)?);

@@ -42,7 +42,7 @@ pub async fn run(args: Dev) -> Result<()> {
     }
     let options = Options {
         plugins,
-        plugins_dir: None,
+        plugins_dirs: Vec::new(),
         work_dir: absolute(&args.folders.work_dir),
         target_dir: target_dir(&args.folders),
         trust: Trust::anyone(),

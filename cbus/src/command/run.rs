@@ -1,29 +1,30 @@
 //! `cbus run`: the daemon.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use controllerbus::ConfigSet;
+use controllerbus::{Config, ConfigSet};
 use controllerbus_api::{Address, ApiConfig, CONFIG_ID, Host, Journal, sockets};
 use hot_runtime::sign::PublicKey;
 use hot_runtime::watch::Watcher;
-use hot_runtime::{PluginSpec, Trust};
+use hot_runtime::{CrateConfig, FolderConfig, PluginSpec, Trust};
 use miette::Result;
 
 use crate::cli::{self, Api, Listen, Run};
 use crate::daemon::{self, ConfigFile, Options, service, set_up_logs};
 use crate::pipeline::{absolute, read_crates, target_dir};
-use crate::report::{explain, explain_api, report};
+use crate::report::{explain, explain_api, io, report};
 
 pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
     set_up_logs(args.logging.log.clone(), &journal, Some(args.logging.log_format));
     // Errors in the arguments are reported before anything starts.
-    let mut config = args.config.as_deref().map(ConfigFile::new);
-    let set = config.as_mut().map(ConfigFile::read).transpose()?;
-    let plugins = specs(&args.watch, args.release).await?;
-    if let Some(dir) = &args.plugins
-        && !dir.is_dir()
-    {
+    let mut args = args;
+    if args.config.is_none() && (args.write_config || Path::new(DEFAULT_CONFIG).exists()) {
+        args.config = Some(PathBuf::from(DEFAULT_CONFIG));
+    }
+    let mut plugins = specs(&args.watch, args.release).await?;
+    if let Some(dir) = args.plugins.iter().find(|dir| !dir.is_dir()) {
         if dir.exists() {
             return Err(report(
                 format!("{} is not a directory", dir.display()),
@@ -35,10 +36,20 @@ pub async fn run(args: Run) -> Result<()> {
             format!("create it with `mkdir -p {}`; plugin files that are added later will be loaded", dir.display()),
         ));
     }
-    let no_plugins = plugins.is_empty() && args.plugins.is_none();
+    if let Some(path) = args.config.as_ref().filter(|_| args.write_config) {
+        write_config(path, &args, &plugins)?;
+        // They are the file's now.
+        plugins.clear();
+        args.plugins.clear();
+    }
+    let mut config = args.config.as_deref().map(ConfigFile::new);
+    let set = config.as_mut().map(ConfigFile::read).transpose()?;
+    let has = |id: &str| set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == id));
+    let loads = has(FolderConfig::ID) || has(CrateConfig::ID);
+    let no_plugins = plugins.is_empty() && args.plugins.is_empty() && !loads;
     let options = Options {
         plugins,
-        plugins_dir: args.plugins.clone(),
+        plugins_dirs: args.plugins.clone(),
         work_dir: absolute(&args.folders.work_dir),
         target_dir: target_dir(&args.folders),
         trust: read_trust(&args.trust)?,
@@ -51,12 +62,11 @@ pub async fn run(args: Run) -> Result<()> {
 
     let ending = asked_to_end();
     let host = daemon::new(journal);
-    let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
-    if !configured {
+    if !has(CONFIG_ID) {
         serve_api(&host, &args.api, sockets::DEFAULT_NAME).await?;
     }
     if no_plugins {
-        tracing::warn!(target: "cbus", "no plugins: pass --plugins DIR or --watch CRATE");
+        tracing::warn!(target: "cbus", "no plugins: pass --plugins DIR or --watch CRATE, or put a {} or {} into the config", FolderConfig::ID, CrateConfig::ID);
     }
     let served = serve(&host, config.zip(set), options, "ready");
     let result = tokio::select! {
@@ -73,6 +83,45 @@ pub async fn run(args: Run) -> Result<()> {
         tracing::warn!(target: "cbus", "did not shut down in time, and ends with the process: {}", left.join("; "));
     }
     result
+}
+
+/// The config file that is used if none is named.
+const DEFAULT_CONFIG: &str = "cbus.yaml";
+
+/// Writes a config file with the plugins that the arguments name; it is not there yet.
+fn write_config(path: &Path, args: &Run, plugins: &[PluginSpec]) -> Result<()> {
+    use std::io::Write;
+    if args.plugins.is_empty() && plugins.is_empty() {
+        return Err(report(
+            "there is nothing to write into the config file",
+            "pass --plugins DIR or --watch CRATE too",
+        ));
+    }
+    let mut text =
+        "# Where plugins come from, as `cbus run --write-config` found it; `cbus run` reads it.\n".to_owned();
+    let mut add = |key: &str, id: &str, config: serde_json::Value| {
+        // JSON is YAML, whatever is in a path.
+        text.push_str(&format!("{}:\n  id: {id}\n  config: {config}\n", serde_json::json!(key)));
+    };
+    for (at, dir) in args.plugins.iter().enumerate() {
+        let key = if at == 0 { "plugins".to_owned() } else { format!("plugins-{}", at + 1) };
+        add(&key, FolderConfig::ID, serde_json::json!({ "dir": dir }));
+    }
+    for spec in plugins {
+        let mut config = serde_json::json!({ "crates": spec.crates });
+        if spec.release {
+            config["release"] = true.into();
+        }
+        add(&format!("crate-{}", spec.id), CrateConfig::ID, config);
+    }
+    let written = std::fs::File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let what = format!("{} is there already, and is not overwritten", path.display());
+            Err(report(what, "leave --write-config out to use it, or name another file"))
+        }
+        written => written.map_err(io("writing the config", path)),
+    }
 }
 
 /// Runs the configs and plugins of a host and follows their changes, until it is dropped.

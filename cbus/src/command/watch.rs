@@ -1,9 +1,10 @@
 //! `cbus watch`: builds, and rebuilds on every change.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use hot_runtime::Error;
+use hot_runtime::artifact::inspect;
 use hot_runtime::compile::{BUILD_HASH, Inputs};
 use hot_runtime::watch::Following;
 use miette::Result;
@@ -72,9 +73,10 @@ pub async fn run(args: Watch) -> Result<()> {
                 }
                 let output = Output::of(&job, built);
                 let same = last.as_ref().is_some_and(|last| last.hash == output.hash);
-                if let Some(last) = last.take() {
-                    remove_older(&args.output, &last.path, &output.path);
+                if let Some(last) = last.take().filter(|last| has_own_names(&args.output) && last.path != output.path) {
+                    let _ = std::fs::remove_file(last.path);
                 }
+                remove_older(&args.output, &output.id, &output.path);
                 match (args.json, same) {
                     (true, _) => text::print_json(&output, true),
                     (false, true) => text::print_line(&format!("{}  unchanged", output.path.display())),
@@ -109,9 +111,31 @@ async fn changed(inputs: &Inputs, following: &mut Following) {
     }
 }
 
-/// Removes the last build's file if every build has its own name.
-fn remove_older(pattern: &Path, old: &PathBuf, new: &PathBuf) {
-    if pattern.to_string_lossy().contains(BUILD_HASH) && old != new {
-        let _ = std::fs::remove_file(old);
+/// Whether each build has a name of its own.
+fn has_own_names(pattern: &Path) -> bool {
+    pattern.to_string_lossy().contains(BUILD_HASH)
+}
+
+/// Removes the files of other builds of a plugin, with their signatures: those that have a name of the pattern, and in which
+/// there is this plugin. An earlier session may have left them, and a daemon would load one of them instead of the new one.
+fn remove_older(pattern: &Path, id: &str, new: &Path) {
+    let Some((start, end)) = pattern.file_name().and_then(|name| name.to_str()?.split_once(BUILD_HASH)) else { return };
+    let folder = new.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let hash = name.to_str().and_then(|name| name.strip_prefix(start)?.strip_suffix(end));
+        let is_hash = hash.is_some_and(|hash| !hash.is_empty() && hash.chars().all(|c| c.is_ascii_hexdigit()));
+        if !is_hash || Some(name.as_os_str()) == new.file_name() {
+            continue;
+        }
+        let path = entry.path();
+        if inspect(&path).is_ok_and(|found| found.bundle.id == id) {
+            let mut signature = path.clone().into_os_string();
+            signature.push(".minisig");
+            let _ = std::fs::remove_file(signature);
+            if let Err(error) = std::fs::remove_file(&path) {
+                text::tell(&format!("{} cannot be removed: {error}", path.display()));
+            }
+        }
     }
 }

@@ -26,8 +26,8 @@ const END: Duration = Duration::from_millis(4500);
 pub struct Options {
     /// The plugins that are built and watched.
     pub plugins: Vec<PluginSpec>,
-    /// The directory whose plugin files are loaded.
-    pub plugins_dir: Option<PathBuf>,
+    /// The directories whose plugin files are loaded.
+    pub plugins_dirs: Vec<PathBuf>,
     /// Where overlays, builds and private copies go.
     pub work_dir: PathBuf,
     /// Where cargo compiles.
@@ -69,7 +69,7 @@ pub async fn start(host: &Host, options: Options) -> Result<()> {
     for spec in options.plugins {
         builder = builder.plugin(spec);
     }
-    if let Some(dir) = options.plugins_dir {
+    for dir in options.plugins_dirs {
         builder = builder.plugins_dir(dir);
     }
     let runtime = builder.start().await.map_err(explain)?;

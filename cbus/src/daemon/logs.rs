@@ -67,9 +67,13 @@ pub fn render(line: &LogLine, colour: bool) -> String {
         escaped_lines(&line.message)
     };
     let mut text = format!("{} {level} {}: {message}", crate::text::time(line.at_ms), escaped(&who));
+    // Writing to a String does not fail.
     if !line.fields.is_empty() {
-        // Writing to a String does not fail.
         let _ = write!(text, "  {}", escaped(&line.fields));
+    }
+    let origin = [("controller", &line.controller), ("config_key", &line.config_key), ("directive", &line.directive)];
+    for (name, said) in origin.into_iter().filter(|(_, said)| !said.is_empty()) {
+        let _ = write!(text, "  {name}={}", escaped(said));
     }
     text
 }
@@ -84,6 +88,9 @@ fn json(line: &LogLine) -> serde_json::Value {
         "fields": line.fields,
         "plugin": line.plugin,
         "generation": line.generation,
+        "controller": line.controller,
+        "config_key": line.config_key,
+        "directive": line.directive,
     });
     let serde_json::Value::Object(members) = all else { return all };
     members.into_iter().filter(|(_, value)| *value != "" && *value != 0).collect()

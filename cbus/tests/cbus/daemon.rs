@@ -78,6 +78,37 @@ fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
 }
 
 #[test]
+fn where_plugins_come_from_is_written_into_a_config_that_a_daemon_reads_by_itself() {
+    let folder = daemon_folder();
+    let at = folder.path();
+    fails(at, &["run", "--write-config"], 1, "pass --plugins DIR or --watch CRATE too");
+    std::fs::create_dir(at.join("more")).expect("a folder");
+    std::fs::copy(&built().1, at.join("more/second.cbus.so")).expect("copying");
+    let loaded = |mut daemon: Daemon| {
+        daemon.wait("generation 1 serves");
+        let found = daemon.json(&["controllers"]);
+        let configs = found["configs"].as_array().expect("a list").iter();
+        let loaders: Vec<_> = configs.filter(|config| config["config_id"] == "hot-runtime/folder").collect();
+        assert_eq!(loaders.len(), 2, "{found}");
+        assert!(loaders.iter().all(|config| config["state"] == "running"), "{found}");
+        daemon
+    };
+    let daemon = loaded(Daemon::start(at, &["--plugins", "plugins", "--plugins", "more", "--write-config"]));
+    daemon.end();
+    let written = std::fs::read_to_string(at.join("cbus.yaml")).expect("the file");
+    assert!(written.contains("config: {\"dir\":\"more\"}"), "{written}");
+    fails(at, &["run", "--plugins", "plugins", "--write-config"], 1, "is not overwritten");
+    fine(at, &["config", "check", "cbus.yaml"]);
+
+    // It is the daemon's config from now on, and what is taken out of it is unloaded.
+    let mut daemon = loaded(Daemon::start(at, &[]));
+    let left = written.split("\"plugins-2\"").next().expect("a part");
+    std::fs::write(at.join("cbus.yaml"), left).expect("writing");
+    daemon.wait("generation 1 unloaded");
+    daemon.end();
+}
+
+#[test]
 fn a_watched_crate_is_swapped_in_at_a_save_and_on_request() {
     let scratch = Scratch::new(&["second"]);
     std::fs::write(scratch.folder().join("config.yaml"), "one:\n  id: second\n").expect("writing");

@@ -162,6 +162,18 @@ fn bad_crates_are_refused_with_what_is_wrong() {
 #[test]
 fn watch_builds_again_at_a_save_tells_compiler_errors_and_removes_older_files() {
     let scratch = Scratch::new(&["second"]);
+    // What an earlier session has left, with its signature; and what only looks like it.
+    let out = scratch.folder().join("out");
+    std::fs::create_dir(&out).expect("a folder");
+    let (left, signature) =
+        (out.join("second-0123456789abcdef.cbus.so"), out.join("second-0123456789abcdef.cbus.so.minisig"));
+    let others =
+        [out.join("second-abcdef.cbus.so"), out.join("second-special.cbus.so"), out.join("other-0123.cbus.so")];
+    std::fs::copy(&built().1, &left).expect("copying");
+    std::fs::write(&signature, "a signature").expect("writing");
+    std::fs::write(&others[0], "no plugin").expect("writing");
+    std::fs::copy(&built().1, &others[1]).expect("copying");
+    std::fs::copy(&built().1, &others[2]).expect("copying");
     let mut command = cbus(scratch.folder());
     command.args(["watch", "second", "-o", "out/second-{buildHash}.cbus.so", "--json"]);
     command.env("CBUS_WORK_DIR", work_dir().join("cbus-watch"));
@@ -173,6 +185,11 @@ fn watch_builds_again_at_a_save_tells_compiler_errors_and_removes_older_files() 
     let first = next();
     let first_file = scratch.folder().join(first["path"].as_str().expect("a path"));
     assert!(first_file.is_file());
+    assert!(!left.exists() && !signature.exists(), "what an earlier session has left is removed");
+    for other in others {
+        assert!(other.is_file(), "{} is not such a build", other.display());
+        std::fs::remove_file(other).expect("removing");
+    }
 
     scratch.edit("second", "\"from the second\"", "\"from the second\" oops");
     let told = errors.find(|line| line.as_ref().is_ok_and(|line| line.contains("does not build")));
@@ -271,7 +288,8 @@ fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
 
     let schema = json(at, &["config", "schema", "--plugins", "plugins"]);
     let ids = schema["additionalProperties"]["properties"]["id"]["anyOf"][0]["enum"].to_string();
-    assert_eq!(ids, "[\"controllerbus/bus/api\",\"hot-runtime/plugin\",\"second\"]");
+    let loaders = "\"hot-runtime/crate\",\"hot-runtime/folder\",\"hot-runtime/plugin\"";
+    assert_eq!(ids, format!("[\"controllerbus/bus/api\",{loaders},\"second\"]"));
 }
 
 #[test]

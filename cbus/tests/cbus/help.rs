@@ -36,6 +36,34 @@ fn arguments_that_make_no_sense_are_told_before_anything_begins() {
 }
 
 #[test]
+fn options_can_be_variables_and_a_daemons_own_secrets_are_not_its_clients() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let with = |settings: &[(&str, &str)], arguments: &[&str], message: &str| {
+        let said = finish(cbus(folder.path()).envs(settings.iter().copied()).args(arguments));
+        assert_ne!(said.code, Some(0));
+        assert!(said.err.contains(message), "{settings:?} {arguments:?}: {}", said.err);
+    };
+    with(&[], &["watch", "nowhere"], "--output");
+    with(&[("CBUS_OUTPUT", "x.cbus.so")], &["watch", "nowhere"], "nowhere");
+    with(&[("CBUS_ID", "two words")], &["build", "nowhere"], "an id consists of words of letters");
+    with(&[("CBUS_REQUIRE_SIGNATURE", "1")], &["run"], "--trust-key");
+    with(&[("CBUS_PROBATION", "soon")], &["run"], "invalid value 'soon'");
+    with(&[("CBUS_PLUGINS", "no-such-folder")], &["run"], "mkdir -p no-such-folder");
+    with(&[("CBUS_CONFIG", "nowhere.yaml")], &["run"], "nowhere.yaml");
+    // A flag of another command, and what says what to do, are none.
+    with(&[("CBUS_CODEGEN_ONLY", "1"), ("CBUS_ATTACH", "1"), ("CBUS_FILE", "x")], &["exec"], "--file");
+    // The client's token is not the daemon's.
+    with(&[("CBUS_TOKEN_FILE", "x")], &["run", "nowhere.yaml"], "nowhere.yaml");
+    std::fs::create_dir(folder.path().join("plugins")).expect("a folder");
+    let own = "tokens and certificates are for clients over TCP";
+    with(&[("CBUS_API_TOKEN_FILE", "x")], &["run", "--plugins", "plugins"], own);
+    // It needs no daemon where none is asked.
+    std::fs::write(folder.path().join("good.yaml"), "one: { id: second }\n").expect("writing");
+    let said = finish(cbus(folder.path()).env("CBUS_TOKEN_FILE", "x").args(["config", "check", "good.yaml"]));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+}
+
+#[test]
 fn colours_are_written_where_they_are_asked_for_and_not_where_they_are_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let coloured = |settings: &[(&str, &str)], arguments: &[&str]| {

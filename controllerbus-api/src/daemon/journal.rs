@@ -185,6 +185,10 @@ impl Inner {
                 *self.notes(plugin) = PluginNotes::default();
                 about(&mut told, "unchanged", plugin, 0, "the build produced what is already loaded".to_owned());
             }
+            RuntimeEvent::SourceRemoved { plugin } => {
+                self.plugins.remove(plugin);
+                about(&mut told, "source_removed", plugin, 0, "its crates are not built any more".to_owned());
+            }
             RuntimeEvent::Swapped { plugin, from, to, timeline } => {
                 *self.notes(plugin) = PluginNotes::default();
                 let timeline = Timeline::from(timeline);

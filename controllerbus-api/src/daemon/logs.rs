@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use controllerbus::__private::RUN;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer};
@@ -63,6 +65,8 @@ where
     // Plugins' modules are filtered in the layer, where their names are known.
     let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
     let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
+    // Whose a line is, whichever modules' lines are kept.
+    let outer = outer.with_target(RUN, LevelFilter::ERROR);
     Lines { filter, journal: Arc::clone(journal), print }.with_filter(outer)
 }
 
@@ -72,8 +76,25 @@ struct Lines<P> {
     print: P,
 }
 
-impl<S: Subscriber, P: Fn(&LogLine) + Send + Sync + 'static> Layer<S> for Lines<P> {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S, P> Layer<S> for Lines<P>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    P: Fn(&LogLine) + Send + Sync + 'static,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let target = attributes.metadata().target();
+        if target != RUN && target != GUEST {
+            return;
+        }
+        let mut found = FindOrigin { origin: Origin::default(), is_run: target == RUN };
+        attributes.record(&mut found);
+        let origin = found.origin;
+        if let Some(span) = context.span(id).filter(|_| origin != Origin::default()) {
+            span.extensions_mut().insert(origin);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let level = *event.metadata().level();
         let mut line = LogLine {
             at_ms: now_ms(),
@@ -86,9 +107,68 @@ impl<S: Subscriber, P: Fn(&LogLine) + Send + Sync + 'static> Layer<S> for Lines<
         if guest && !self.filter.0.would_enable(&line.target, &level) {
             return;
         }
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(origin) = span.extensions().get::<Origin>() {
+                origin.add_to(&mut line);
+            }
+        }
         let line = self.journal.shown_line(line);
         (self.print)(&line);
         self.journal.line(line);
+    }
+}
+
+/// Whose code runs in a span, and what for.
+#[derive(Debug, Default, PartialEq)]
+struct Origin {
+    controller: String,
+    config_key: String,
+    directive: String,
+}
+
+impl Origin {
+    /// Adds what neither the event nor an inner span has said.
+    fn add_to(&self, line: &mut LogLine) {
+        let said = [
+            (&mut line.controller, &self.controller),
+            (&mut line.config_key, &self.config_key),
+            (&mut line.directive, &self.directive),
+        ];
+        for (said, own) in said.into_iter().filter(|(said, _)| said.is_empty()) {
+            said.clone_from(own);
+        }
+    }
+}
+
+/// Finds it in a span's fields.
+struct FindOrigin {
+    origin: Origin,
+    /// Whether it is a span of this kind, and not one that a plugin's author has made.
+    is_run: bool,
+}
+
+impl Visit for FindOrigin {
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let Origin { controller, config_key, directive } = &mut self.origin;
+        match field.name() {
+            "module" => self.is_run = value == RUN,
+            _ if !self.is_run => {}
+            "controller" => value.clone_into(controller),
+            "config_key" => value.clone_into(config_key),
+            "directive" => value.clone_into(directive),
+            // Out of another process the fields come as text; the ids in it have no spaces.
+            "fields" => {
+                for (name, own) in [("controller", controller), ("directive", directive)] {
+                    let said = value.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+                    if let Some(said) = said {
+                        said.trim_matches('"').clone_into(own);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -103,6 +183,9 @@ impl Fields<'_> {
         match name {
             "message" => self.line.message = value.to_owned(),
             "plugin" => self.line.plugin = value.to_owned(),
+            "controller" => self.line.controller = value.to_owned(),
+            "config_key" => self.line.config_key = value.to_owned(),
+            "directive" => self.line.directive = value.to_owned(),
             "module" if self.guest => self.line.target = value.to_owned(),
             "fields" if self.guest => self.line.fields = value.to_owned(),
             "file" | "line" if self.guest => {}

@@ -55,6 +55,7 @@ impl Host {
             allow_exec,
             allow_control,
             memory_bytes: memory_bytes(),
+            api_revision: crate::API_REVISION,
         }
     }
 

@@ -152,6 +152,7 @@ impl Engine {
     pub(super) fn close(&self) {
         for standing in self.types.drain(|| self.closed.store(true, Ordering::Release)) {
             standing.change(StandingState::end);
+            standing.log("directive removed");
         }
     }
 
@@ -204,8 +205,10 @@ impl Engine {
         };
         if let Some((superseded, mut effects)) = superseded {
             effects.apply(&superseded);
+            superseded.log("directive removed");
         }
         if new {
+            reference.standing().log("directive added");
             let routes = table.routes.load();
             for route in routes.iter() {
                 offer(reference.standing(), route.get());

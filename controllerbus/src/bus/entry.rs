@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::Source;
 use super::contain::contain;
@@ -69,6 +70,8 @@ pub(super) struct ControllerEntry {
     pub(super) cancel: CancellationToken,
     /// Whether it serves, for its contexts.
     pub(super) service: Arc<watch::Sender<Service>>,
+    /// Where its code runs.
+    pub(super) span: Span,
     /// How far its end has got.
     pub(super) end: watch::Sender<End>,
     /// Whether its state is saved once it has been closed.
@@ -100,12 +103,18 @@ pub(super) struct Ties {
     pub(super) id: u64,
     pub(super) cancel: CancellationToken,
     pub(super) service: Arc<watch::Sender<Service>>,
+    pub(super) span: Span,
 }
 
 impl Ties {
     pub(super) fn new(id: u64) -> Self {
         let service = Arc::new(watch::Sender::new(Service::Waiting));
-        Self { id, cancel: CancellationToken::new(), service }
+        Self { id, cancel: CancellationToken::new(), service, span: Span::none() }
+    }
+
+    /// What it logs says whose it is. Not under a lock: it tells the subscriber.
+    pub(super) fn named(self, controller: &str, keys: &[String]) -> Self {
+        Self { span: crate::spans::controller(controller, &keys.join(", ")), ..self }
     }
 }
 
@@ -151,6 +160,8 @@ pub(super) struct LaneRef {
     pub(super) controller: ContainedController,
     /// What the controller did for the directives that it was offered through this reference.
     pub(super) counts: Counts,
+    /// Where its resolver of these directives runs.
+    pub(super) span: Span,
     lane: usize,
 }
 
@@ -162,9 +173,14 @@ impl Deref for LaneRef {
 }
 
 impl LaneRef {
-    pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
+    pub(super) fn new(entry: Arc<ControllerEntry>, directive: Option<&str>) -> Self {
         let controller = entry.controller.clone_for_lane().unwrap_or_else(|| Arc::clone(&entry.controller));
-        Self { entry, controller: ContainedController(Some(controller)), counts: Counts::default(), lane: lane() }
+        let controller = ContainedController(Some(controller));
+        let span = match directive {
+            Some(id) => crate::spans::resolver(&entry.span, id),
+            None => entry.span.clone(),
+        };
+        Self { entry, controller, counts: Counts::default(), span, lane: lane() }
     }
 
     /// Remembers that the controller answers a directive, and returns the slot; `None` once it is removed.
@@ -196,17 +212,19 @@ impl LaneRef {
 /// A controller on the list of those that a directive id is routed to; one for all ids, if it resolves every directive.
 pub(super) struct Route {
     pub(super) entry: Arc<ControllerEntry>,
+    /// The directive id, if it is one.
+    directive: Option<String>,
     lanes: Lanes<Arc<LaneRef>>,
 }
 
 impl Route {
-    pub(super) fn new(entry: Arc<ControllerEntry>) -> Self {
-        Self { entry, lanes: Lanes::new() }
+    pub(super) fn new(entry: Arc<ControllerEntry>, directive: Option<&str>) -> Self {
+        Self { entry, directive: directive.map(str::to_owned), lanes: Lanes::new() }
     }
 
     /// The reference of this thread's lane.
     pub(super) fn get(&self) -> &Arc<LaneRef> {
-        self.lanes.get(|_| Arc::new(LaneRef::new(Arc::clone(&self.entry))))
+        self.lanes.get(|_| Arc::new(LaneRef::new(Arc::clone(&self.entry), self.directive.as_deref())))
     }
 
     /// What the controller did for directives that it was offered through here.
@@ -278,6 +296,7 @@ impl ControllerEntry {
             configured: None,
             cancel: ties.cancel,
             service: ties.service,
+            span: ties.span,
             end: watch::Sender::new(End::default()),
             is_inherited: AtomicBool::new(false),
             is_waited_for: AtomicBool::new(false),
@@ -323,7 +342,8 @@ impl ControllerEntry {
 
     /// What its contexts share with the bus.
     pub(super) fn ties(&self) -> Ties {
-        Ties { id: self.id, cancel: self.cancel.clone(), service: Arc::clone(&self.service) }
+        let (cancel, service) = (self.cancel.clone(), Arc::clone(&self.service));
+        Ties { id: self.id, cancel, service, span: self.span.clone() }
     }
 
     /// Opens its gate and starts the runs that waited there; unless it is ending, in which case its successor gets them.

@@ -35,6 +35,8 @@ pub struct ControllerSnapshot {
     pub execution: Execution,
     /// Since when.
     pub since: SystemTime,
+    /// Whether its execution has ever got to its first wait, or to its end without an error.
+    pub begun: bool,
     /// How often its execution has failed.
     pub failures: u64,
     /// How many active directives it answers.
@@ -151,6 +153,7 @@ impl Engine {
             staged: entry.is_staged(),
             execution,
             since,
+            begun: entry.handover.has_begun.load(std::sync::atomic::Ordering::Acquire),
             failures: entry.failures.load(std::sync::atomic::Ordering::Relaxed),
             answers: entry.answer_count(),
         }

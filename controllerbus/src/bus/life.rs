@@ -22,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::contain::contained;
 use super::engine::{Engine, Life};
@@ -106,7 +107,7 @@ impl Engine {
             asking.spawn(async move {
                 let controller = Arc::clone(&entry.controller);
                 let what = format!("checking the health of {}", entry.info.id);
-                let work = async move { controller.health().await };
+                let work = async move { controller.health().await }.instrument(entry.span.clone());
                 (ControllerId(entry.id), limited(&engine, within, &what, work, drop).await)
             });
         }
@@ -141,7 +142,8 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
     let changed = engine.changed.clone();
     if !entry.cancel.is_cancelled() {
         let context = engine.context(&entry.ties(), Arc::clone(&entry.info), entry.instance());
-        let mut executing = tokio::spawn(execute(Arc::clone(&entry), context, changed.clone()));
+        let mut executing =
+            tokio::spawn(execute(Arc::clone(&entry), context, changed.clone()).instrument(entry.span.clone()));
         let has_ended = tokio::select! {
             _ = &mut executing => true,
             () = entry.cancel.cancelled() => false,
@@ -153,7 +155,7 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
         }
     }
     entry.set_execution(Execution::Closing, &changed);
-    let closing = tokio::spawn(close(Arc::clone(&entry)));
+    let closing = tokio::spawn(close(Arc::clone(&entry)).instrument(entry.span.clone()));
     end_task(&engine, &entry, closing, ("close", engine.limits.close)).await;
     if entry.is_inherited.load(Ordering::Acquire) {
         let left = save(&engine, &entry).await;
@@ -187,7 +189,7 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
     let is_waited_for = asked || entry.swap == SwapMode::StopFirst;
     let mut within = if is_waited_for { engine.limits.close } else { GRACE };
     loop {
-        let parting = Arc::clone(&entry.controller).part(within);
+        let parting = Arc::clone(&entry.controller).part(within).instrument(entry.span.clone());
         let error = match contained(parting).await {
             Err(error) if error.kind() == ErrorKind::TimedOut && is_waited_for => error,
             // Other errors mean that it is gone already.
@@ -205,19 +207,16 @@ async fn part_from(engine: &Engine, entry: &ControllerEntry) {
 pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Result<Option<State>> {
     let running = Arc::clone(&entry.controller);
     let what = format!("saving the state of {}", entry.info.id);
-    let saved = limited(engine, engine.limits.save, &what, async move { running.save().await }, drop).await;
+    let work = async move { running.save().await }.instrument(entry.span.clone());
+    let saved = limited(engine, engine.limits.save, &what, work, drop).await;
     saved.map_err(|error| named(error, &what))
 }
 
 /// Has a controller restore a state, within the limit.
-pub(super) async fn restore(
-    engine: &Engine,
-    controller: Arc<dyn AnyController>,
-    name: &str,
-    state: State,
-) -> Result<()> {
-    let what = format!("restoring the state of {name}");
-    let work = async move { controller.restore(state).await };
+pub(super) async fn restore(engine: &Engine, entry: &ControllerEntry, state: State) -> Result<()> {
+    let controller = Arc::clone(&entry.controller);
+    let what = format!("restoring the state of {}", entry.info.id);
+    let work = async move { controller.restore(state).await }.instrument(entry.span.clone());
     let restored = limited(engine, engine.limits.restore, &what, work, drop).await;
     restored.map_err(|error| named(error, &what))
 }
@@ -261,7 +260,11 @@ async fn execute(entry: Arc<ControllerEntry>, context: Context, changed: watch::
     while !entry.cancel.is_cancelled() {
         let work = Arc::clone(&entry.controller);
         let this = Arc::clone(&entry);
-        let began = Box::new(move || this.handover.set_begun());
+        let told = changed.clone();
+        let began = Box::new(move || {
+            this.handover.set_begun();
+            told.send_modify(|version| *version += 1);
+        });
         let begun = Instant::now();
         let ended = contained(async { work.execute(context.clone(), began).await }).await;
         let Err(error) = ended else {

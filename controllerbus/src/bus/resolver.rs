@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tracing::Instrument;
+
 use super::Source;
 use super::contain::{contain, contained};
 use super::entry::LaneRef;
@@ -143,9 +145,14 @@ pub(super) fn restart(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u3
 
 /// Starts a run that was admitted.
 pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32) {
+    // Where nobody listens, this costs two branches.
+    let entered = (!lane_ref.span.is_disabled()).then(|| lane_ref.span.enter());
     let mut work = match call_resolver(standing, lane_ref, run) {
         Ok(Some(work)) => work,
-        Ok(None) => return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects)),
+        Ok(None) => {
+            drop(entered);
+            return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects));
+        }
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };
     let depth = NESTED.get();
@@ -159,6 +166,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         match polled.unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload)))) {
             Poll::Ready(Ok(())) => {
                 discard(work);
+                drop(entered);
                 return finish(standing, lane_ref, run, Ok(()));
             }
             Poll::Ready(Err(error)) => {
@@ -168,6 +176,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
             Poll::Pending => {}
         }
     }
+    drop(entered);
     let Some(runtime) = standing.table.runtime() else {
         let error = Error::msg("the bus was created and is used outside a tokio runtime; create it inside one");
         return standing.change(|state, effects| state.fail(lane_ref, run, error, effects));
@@ -212,7 +221,7 @@ async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: 
     let mut work = work;
     loop {
         let begun = Instant::now();
-        let result = contained(work).await;
+        let result = contained(work).instrument(lane_ref.span.clone()).await;
         let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
         finish(&standing, &lane_ref, run, result);
         if !is_tried_again {
@@ -228,7 +237,7 @@ async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: 
         let again = standing.change(|state, effects| state.retry(&standing, &lane_ref, run, effects));
         let Some(again) = again else { return };
         run = again;
-        work = match call_resolver(&standing, &lane_ref, run) {
+        work = match lane_ref.span.in_scope(|| call_resolver(&standing, &lane_ref, run)) {
             Ok(Some(work)) => work,
             Ok(None) => return finish(&standing, &lane_ref, run, Ok(())),
             Err(error) => Box::pin(std::future::ready(Err(error))),

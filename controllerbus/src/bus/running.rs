@@ -85,7 +85,8 @@ impl Engine {
         retry: Retry,
     ) -> Arc<ControllerEntry> {
         let id = self.next_id();
-        let entry = Arc::new(ControllerEntry::new(Ties::new(id), info, source, controller).retried(retry));
+        let entry =
+            Arc::new(ControllerEntry::new(Ties::new(id).named(&info.id, &[]), info, source, controller).retried(retry));
         let is_closed = {
             let mut life = self.life();
             life.controllers.insert(id, Arc::clone(&entry));

@@ -179,7 +179,7 @@ impl TypeTable {
     pub(super) fn release(self: &Arc<Self>, standing: &Arc<Standing>, release: Release) -> bool {
         let mut effects = Effects::default();
         let mut keep = None;
-        let mut has_ended = false;
+        let mut ended = false;
         {
             let mut shard = self.shard(standing.hash);
             let mut state = standing.lock();
@@ -200,7 +200,7 @@ impl TypeTable {
                 if ends {
                     state.end(&mut effects);
                     shard.remove(standing);
-                    has_ended = true;
+                    ended = true;
                 } else if strong {
                     // Dropping a weak reference does not restart the keep time.
                     keep = Some(state.epoch);
@@ -209,11 +209,14 @@ impl TypeTable {
             }
         }
         effects.apply(standing);
+        if ended {
+            standing.log("directive removed");
+        }
         self.notify_changed();
         if let Some(epoch) = keep {
             self.keep(standing, epoch);
         }
-        has_ended
+        ended
     }
 
     /// Ends a directive without references when its keep time is over, or when there are too many of these.

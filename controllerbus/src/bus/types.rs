@@ -48,7 +48,7 @@ struct Routing {
 
 impl Types {
     pub(super) fn new(own: Arc<ControllerEntry>, runtime: Option<Handle>, changed: watch::Sender<u64>) -> Self {
-        let own = Arc::new(Route::new(own));
+        let own = Arc::new(Route::new(own, None));
         Self {
             hasher: RandomState::new(),
             shards: std::array::from_fn(|_| ArcSwap::default()),
@@ -140,7 +140,7 @@ impl Types {
         let everywhere: Vec<_> = added
             .iter()
             .filter(|entry| is_everywhere(entry))
-            .map(|entry| Arc::new(Route::new(Arc::clone(entry))))
+            .map(|entry| Arc::new(Route::new(Arc::clone(entry), None)))
             .collect();
         let mut routing = self.routing();
         let affected: Vec<Arc<TypeLanes>> = {
@@ -172,7 +172,7 @@ impl Types {
             for entry in added {
                 let resolves = !is_everywhere(entry) && entry.resolves.contains(&lanes.id);
                 if resolves && !is_known(&changed, entry) {
-                    changed.push(Arc::new(Route::new(Arc::clone(entry))));
+                    changed.push(Arc::new(Route::new(Arc::clone(entry), Some(&lanes.id))));
                 }
             }
             for route in &everywhere {

@@ -42,8 +42,8 @@ pub struct Capabilities {
     pub ask: Vec<String>,
     /// The directives that it may answer, by id.
     pub answer: Vec<String>,
-    /// The config ids of the controllers that it may start. `*` does not include those that decide what plugins may do
-    /// and who may control the daemon: these must be named in full.
+    /// The config ids of the controllers that it may start. `*` does not include those that load plugins, decide what
+    /// plugins may do, or who may control the daemon: these must be named in full.
     pub load_controllers: Vec<String>,
     /// The config ids that it may apply; named as in `load_controllers`.
     pub apply_configs: Vec<String>,
@@ -54,8 +54,8 @@ pub struct Capabilities {
     pub listen: Vec<String>,
 }
 
-/// Config ids with which a plugin could grant itself everything.
-const POWERFUL: [&str; 2] = [PluginConfig::ID, "controllerbus/bus/api"];
+/// Config ids with which a plugin could grant itself everything: the last two load code into the host.
+const POWERFUL: [&str; 4] = [PluginConfig::ID, "controllerbus/bus/api", "hot-runtime/folder", "hot-runtime/crate"];
 
 fn names(list: &[String], id: &str) -> bool {
     list.iter().any(|named| match named.strip_suffix('*') {
@@ -346,7 +346,10 @@ mod tests {
             retry: None,
         };
         assert!(!refused(&load("anything")));
-        assert!(refused(&load(PluginConfig::ID)) && refused(&load("controllerbus/bus/api")));
+        for powerful in POWERFUL {
+            assert!(refused(&load(powerful)), "{powerful}");
+        }
+        assert!(POWERFUL.contains(&crate::FolderConfig::ID) && POWERFUL.contains(&crate::CrateConfig::ID));
         assert!(refused(&ExecController { load: load(PluginConfig::ID) }));
         let apply = |id: &str| ApplyConfigSet { set: format!("a:\n  id: example/one\nb:\n  id: {id}\n") };
         assert!(!refused(&apply("example/two")) && !refused(&apply(PluginConfig::ID)));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use controllerbus::{Bus, bus};
@@ -10,8 +10,9 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::claims::Claims;
 use super::config::PluginSettings;
-use super::{HotRuntime, Inner, folder};
+use super::{HotRuntime, Inner, folder, loaders};
 use crate::artifact::{Checks, Trust};
 use crate::compile::BuildOptions;
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ pub struct Builder {
     bus: Bus,
     plugins: Vec<PluginSpec>,
     watches: Vec<PathBuf>,
-    plugins_dir: Option<PathBuf>,
+    plugins_dirs: Vec<PathBuf>,
     work_dir: Option<PathBuf>,
     target_dir: Option<PathBuf>,
     optimize_dependencies: Option<bool>,
@@ -56,7 +57,7 @@ impl Builder {
             bus: bus.clone(),
             plugins: Vec::new(),
             watches: Vec::new(),
-            plugins_dir: None,
+            plugins_dirs: Vec::new(),
             work_dir: None,
             target_dir: None,
             optimize_dependencies: None,
@@ -76,7 +77,8 @@ impl Builder {
         }
     }
 
-    /// Builds the controller crate at `path` as a plugin and rebuilds it on each change.
+    /// Builds the controller crate at `path` as a plugin and rebuilds it on each change. A
+    /// [`CrateConfig`](crate::CrateConfig) adds and removes one while the runtime runs.
     #[must_use]
     pub fn watch(mut self, path: impl Into<PathBuf>) -> Self {
         self.watches.push(path.into());
@@ -90,14 +92,15 @@ impl Builder {
         self
     }
 
-    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a folder, and follows changes there. [`Builder::trust`] decides
-    /// which are accepted.
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a folder, and follows changes there; can be called for several.
+    /// [`Builder::trust`] decides which are accepted. A [`FolderConfig`](crate::FolderConfig) adds and removes one while the
+    /// runtime runs.
     ///
     /// # What a host takes on
     /// The same as with [`HotRuntime::load_file`], for every file that is ever put there.
     #[must_use]
     pub fn plugins_dir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.plugins_dir = Some(path.into());
+        self.plugins_dirs.push(path.into());
         self
     }
 
@@ -265,7 +268,7 @@ impl Builder {
             let reason = "signatures are required but there is no key to verify them with; pass one to `Trust::keys`";
             return Err(Error::Settings { reason: reason.to_owned() });
         }
-        if self.plugins_dir.is_some() && self.settings.checks.are_undecided() {
+        if !self.plugins_dirs.is_empty() && self.settings.checks.are_undecided() {
             let reason = "there is a plugins folder, but it is not set whose files are loaded from it; pass `Trust::keys(..)` to \
                           `Builder::trust`, or `Trust::anyone()` to accept every file where nobody else can write";
             return Err(Error::Settings { reason: reason.to_owned() });
@@ -307,13 +310,15 @@ impl Builder {
                 build,
                 watcher: self.watcher.unwrap_or_default(),
                 plugins: Mutex::default(),
+                claims: Claims::default(),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
                 settings,
             }),
         };
-        let factory = PluginSettings::of(Arc::downgrade(&runtime.inner));
-        runtime.inner.shared.bus.add_factories(settings, vec![factory]);
+        let weak = Arc::downgrade(&runtime.inner);
+        let add = |factories| runtime.inner.shared.bus.add_factories(settings, factories);
+        add(vec![PluginSettings::of(Weak::clone(&weak))]);
         let mut specs = self.plugins;
         for path in self.watches {
             let read = path.clone();
@@ -326,9 +331,11 @@ impl Builder {
         for spec in specs {
             first.push(runtime.inner.add_source(spec).await?);
         }
-        if let Some(dir) = self.plugins_dir {
+        for dir in self.plugins_dirs {
             folder::follow(&runtime.inner, dir).await?;
         }
+        // What the program itself loads comes first.
+        add(loaders::factories(&weak).into());
         for loaded in first {
             let _ = loaded.await;
         }
@@ -338,11 +345,11 @@ impl Builder {
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { plugins, watches, plugins_dir, work_dir, target_dir, build_timeout, .. } = self;
+        let Self { plugins, watches, plugins_dirs, work_dir, target_dir, build_timeout, .. } = self;
         f.debug_struct("Builder")
             .field("plugins", plugins)
             .field("watches", watches)
-            .field("plugins_dir", plugins_dir)
+            .field("plugins_dirs", plugins_dirs)
             .field("work_dir", work_dir)
             .field("target_dir", target_dir)
             .field("build_timeout", build_timeout)

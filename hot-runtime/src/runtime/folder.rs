@@ -1,5 +1,5 @@
 //! Follows a plugins folder: loads files that are there, appear or change, unloads those that are removed, and copes
-//! with the removal of the folder itself.
+//! with the removal of the folder itself. One that is a config's unloads all of them when it is not followed any more.
 //!
 //! A change event is only a hint. What is done depends on the folder's contents, and on each file's own state: the same
 //! bytes written again after an unload are loaded again, and a file that was refused because another file was the same
@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::artifact::is_artifact;
 use crate::error::{Error, Result};
-use crate::event::RuntimeEvent;
+use crate::event::{RuntimeEvent, UnloadReport};
 use crate::runtime::Inner;
+use crate::runtime::claims::Loader;
 use crate::runtime::task::Command;
 use crate::source::inputs::Stamp;
 use crate::source::watch::{Following, Watched};
@@ -34,28 +36,66 @@ const GONE: Duration = Duration::from_millis(300);
 /// removed file is unloaded; if the folder itself is removed, everything stays loaded.
 pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
-    let dir = in_full(&dir);
-    inner.shared.settings.checks.check_folder(&dir)?;
-    let mut folder = Folder { dir, there: true, files: BTreeMap::new() };
-    let following = inner.watcher.follow();
-    following.set(folder.watched());
+    let mut folder = Folder::new(inner, dir)?;
+    let following = folder.followed(inner);
     folder.look(inner).await;
     following.set(folder.watched());
-    let (weak, stop) = (Arc::downgrade(inner), inner.stop.clone());
-    inner.tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = folder.go_on(&weak, following) => {}
-        }
-    });
+    let weak = Arc::downgrade(inner);
+    inner.tasks.spawn(async move { folder.go_on(&weak, following).await });
     Ok(())
+}
+
+/// Does the same, all of it in the background, for a folder that has to be there, until `stop` is cancelled; then its
+/// plugins are unloaded, and the returned token is cancelled. Unless `watch` is set, the folder is read once.
+pub(crate) fn load(
+    inner: &Arc<Inner>,
+    dir: PathBuf,
+    watch: bool,
+    stop: CancellationToken,
+) -> Result<CancellationToken> {
+    let checks = &inner.shared.settings.checks;
+    if checks.are_undecided() {
+        let reason = "it is not set whose plugin files this host loads; pass `Trust::keys(..)` or `Trust::anyone()` to \
+                      `Builder::trust`";
+        return Err(Error::Settings { reason: reason.to_owned() });
+    }
+    let found = std::fs::metadata(&dir).map_err(Error::io("opening the plugins folder", &dir))?;
+    if !found.is_dir() {
+        let (reason, help) =
+            ("it is not a folder".to_owned(), "name the folder that the plugin files are in".to_owned());
+        return Err(Error::Folder { path: dir, reason, help });
+    }
+    let mut folder = Folder::new(inner, dir)?;
+    folder.stop = stop;
+    let following = watch.then(|| folder.followed(inner));
+    let (ended, weak) = (CancellationToken::new(), Arc::downgrade(inner));
+    let guard = ended.clone().drop_guard();
+    let first = Arc::clone(inner);
+    inner.tasks.spawn(async move {
+        let _guard = guard;
+        folder.look(&first).await;
+        drop(first);
+        match following {
+            Some(following) => {
+                following.set(folder.watched());
+                folder.go_on(&weak, following).await;
+            }
+            None => folder.stop.cancelled().await,
+        }
+        folder.end(&weak).await;
+    });
+    Ok(ended)
 }
 
 /// The folder as last seen.
 struct Folder {
+    loader: Loader,
     dir: PathBuf,
     there: bool,
     files: BTreeMap<PathBuf, File>,
+    /// Plugins that others give up may be loaded from here.
+    given_up: watch::Receiver<()>,
+    stop: CancellationToken,
 }
 
 /// A plugin file.
@@ -80,10 +120,28 @@ enum State {
 }
 
 impl Folder {
-    async fn go_on(mut self, inner: &Weak<Inner>, mut following: Following) {
+    /// A folder that is a safe place for plugins; nothing of it is loaded yet.
+    fn new(inner: &Inner, dir: PathBuf) -> Result<Self> {
+        let dir = in_full(&dir);
+        inner.shared.settings.checks.check_folder(&dir)?;
+        let (loader, given_up) = (inner.claims.add_folder(&dir), inner.claims.given_up());
+        Ok(Self { loader, dir, there: true, files: BTreeMap::new(), given_up, stop: inner.stop.clone() })
+    }
+
+    fn followed(&self, inner: &Inner) -> Following {
+        let following = inner.watcher.follow();
+        following.set(self.watched());
+        following
+    }
+
+    /// Follows the folder until it is stopped.
+    async fn go_on(&mut self, inner: &Weak<Inner>, mut following: Following) {
         loop {
-            following.changed().await;
-            following.settle(QUIET, SETTLED).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = following.changed() => following.settle(QUIET, SETTLED).await,
+                Ok(()) = self.given_up.changed() => {}
+            }
             {
                 let Some(inner) = inner.upgrade() else { return };
                 self.look(&inner).await;
@@ -96,6 +154,23 @@ impl Folder {
                 self.unload_what_went(&inner).await;
                 following.set(self.watched());
             }
+        }
+    }
+
+    /// Unloads the plugins that nobody else has, if the runtime goes on, and waits for that.
+    async fn end(self, inner: &Weak<Inner>) {
+        let Some(inner) = inner.upgrade() else { return };
+        let own = inner.claims.remove_folder(self.loader);
+        let mut leaving = Vec::new();
+        for (path, file) in self.files {
+            match &file.state {
+                State::Loaded { id, .. } if !own.contains(id) => {}
+                _ => leaving.extend(file.leave(&inner, &path).await),
+            }
+        }
+        drop(inner);
+        for answered in leaving {
+            let _ = answered.await;
         }
     }
 
@@ -133,6 +208,9 @@ impl Folder {
         };
         self.files.retain(|path, file| file.is_plugin() || there.contains(path));
         for path in &there {
+            if self.stop.is_cancelled() {
+                return;
+            }
             let seen = (Stamp::of(path), Stamp::of(&signature_of(path)));
             if seen.0.is_some() && self.files.get(path).is_none_or(|file| file.seen != seen) {
                 self.load_or_tell(inner, path, seen).await;
@@ -142,21 +220,18 @@ impl Folder {
         for path in there {
             let Some(File { state: State::Waiting { id }, seen, .. }) = self.files.get(&path) else { continue };
             let (id, seen) = (id.clone(), *seen);
-            if !self.is_another_file(&id, &path) {
+            if !self.stop.is_cancelled() && self.other_file(inner, &id, &path).is_none() {
                 self.load_or_tell(inner, &path, seen).await;
             }
         }
     }
 
-    /// Whether another existing file is this plugin.
-    fn is_another_file(&self, id: &str, path: &Path) -> bool {
-        self.other_file(id, path).is_some()
-    }
-
-    fn other_file(&self, id: &str, path: &Path) -> Option<&PathBuf> {
+    /// Another existing file that is this plugin, here or in another folder.
+    fn other_file(&self, inner: &Inner, id: &str, path: &Path) -> Option<PathBuf> {
         let is = |file: &File| matches!(&file.state, State::Loaded { id: loaded, .. } if loaded == id);
         let mut others = self.files.iter().filter(|(other, file)| *other != path && is(file) && other.is_file());
-        others.next().map(|(other, _)| other)
+        let other = others.next().map(|(other, _)| other.clone());
+        other.or_else(|| inner.claims.rival(self.loader, id, path))
     }
 
     async fn load_or_tell(&mut self, inner: &Arc<Inner>, path: &Path, seen: Seen) {
@@ -176,7 +251,8 @@ impl Folder {
                 }
             }
         };
-        if let State::Loaded { id, .. } = &state {
+        if let State::Loaded { id, hash, .. } = &state {
+            inner.claims.take(self.loader, id, path, hash);
             // This replaces what was loaded from a removed file.
             self.files.retain(|_, file| !matches!(&file.state, State::Loaded { id: other, .. } if other == id));
         }
@@ -188,7 +264,7 @@ impl Folder {
         let (artifact, timeline) = inner.read(path).await?;
         let (id, hash, build_hash) =
             (artifact.bundle.id.clone(), artifact.hash.clone(), artifact.bundle.build_hash.clone());
-        if let Some(other) = self.other_file(&id, path) {
+        if let Some(other) = self.other_file(inner, &id, path) {
             let error = Error::Artifact {
                 path: path.to_owned(),
                 reason: format!("it is the plugin `{id}`, as is {}", other.display()),
@@ -198,7 +274,11 @@ impl Folder {
             return Ok(State::Waiting { id });
         }
         let known = self.files.get(path).map(|file| &file.state);
-        let same = matches!(known, Some(State::Loaded { hash: loaded, .. }) if *loaded == hash);
+        // What another config has loaded from the same file runs on.
+        let same = match known {
+            Some(State::Loaded { hash: loaded, .. }) => *loaded == hash,
+            _ => inner.claims.has(&id, path, &hash),
+        };
         if !same || inner.shared.registry.serving_build(&id).as_ref() != Some(&build_hash) {
             *waits = Some((id.clone(), build_hash.clone()));
             inner.load(artifact, timeline).await?;
@@ -211,40 +291,51 @@ impl Folder {
     async fn unload_what_went(&mut self, inner: &Arc<Inner>) {
         let gone: Vec<PathBuf> = self.gone().cloned().collect();
         for path in gone {
-            let Some(File { state, waits, .. }) = self.files.remove(&path) else { continue };
-            if let Some((id, build_hash)) = waits {
-                if let Ok(known) = inner.known(&id) {
-                    known.serving.forget(&build_hash).await;
-                }
-                unload(inner, &path, &id, build_hash).await;
+            let Some(file) = self.files.remove(&path) else { continue };
+            if let State::Loaded { id, .. } = &file.state {
+                inner.claims.give_up(self.loader, id, &path);
             }
-            if let State::Loaded { id, build_hash, .. } = state {
-                unload(inner, &path, &id, build_hash).await;
+            for answered in file.leave(inner, &path).await {
+                // Not awaited, so that other changes of the folder need not wait for it.
+                inner.tasks.spawn(async move { drop(answered.await) });
             }
         }
     }
 }
+
+type Unloading = oneshot::Receiver<Result<UnloadReport>>;
 
 impl File {
     /// Whether something was loaded from it, or may be later.
     fn is_plugin(&self) -> bool {
         matches!(self.state, State::Loaded { .. }) || self.waits.is_some()
     }
+
+    /// Unloads what was loaded from it, and has nothing loaded from it later.
+    async fn leave(self, inner: &Inner, path: &Path) -> Vec<Unloading> {
+        let mut unloading = Vec::new();
+        if let Some((id, build_hash)) = self.waits {
+            if let Ok(known) = inner.known(&id) {
+                known.serving.forget(&build_hash).await;
+            }
+            unloading.extend(unload(inner, path, &id, build_hash).await);
+        }
+        if let State::Loaded { id, build_hash, .. } = self.state {
+            unloading.extend(unload(inner, path, &id, build_hash).await);
+        }
+        unloading
+    }
 }
 
-/// Unloads a plugin whose file was removed, if what serves is from that file.
-async fn unload(inner: &Arc<Inner>, path: &Path, id: &str, build_hash: String) {
+/// Unloads a plugin whose file is not in a followed folder any more, if what serves is from that file.
+async fn unload(inner: &Inner, path: &Path, id: &str, build_hash: String) -> Option<Unloading> {
     if inner.shared.registry.serving_build(id) != Some(build_hash) {
-        return;
+        return None;
     }
-    tracing::info!(plugin = id, path = %path.display(), "unloading a plugin because its file was removed");
+    let why = if path.is_file() { "its folder is not followed any more" } else { "its file was removed" };
+    tracing::info!(plugin = id, path = %path.display(), "unloading a plugin because {why}");
     let (answer, answered) = oneshot::channel();
-    // Not awaited, so that other changes of the folder need not wait for it.
-    if inner.send(id, Command::Unload(answer)).await.is_ok() {
-        inner.tasks.spawn(async move {
-            let _ = answered.await;
-        });
-    }
+    inner.send(id, Command::Unload(answer)).await.is_ok().then_some(answered)
 }
 
 /// The file with the signature of a plugin file.

@@ -1,8 +1,10 @@
 //! The runtime that a host embeds: one task per plugin, which builds, swaps and unloads one after the other.
 
 mod builder;
+mod claims;
 pub(crate) mod config;
 mod folder;
+mod loaders;
 mod task;
 
 use std::collections::HashMap;
@@ -27,9 +29,11 @@ use crate::host::{Isolation, ProcessOptions};
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
 use crate::util::blocking;
-use task::{Command, Plugin, Source};
+use claims::Claims;
+use task::{Command, NewSource, Plugin, Source};
 
 pub use builder::Builder;
+pub use loaders::{CrateConfig, FolderConfig};
 
 /// Compiles controller crates, loads them onto a bus, and swaps and unloads them while the process serves. Cheap to
 /// clone; all clones are the same runtime.
@@ -55,9 +59,11 @@ pub(crate) struct Inner {
     /// Shared by all plugins.
     watcher: Watcher,
     plugins: Mutex<HashMap<String, Known>>,
+    /// Where each plugin comes from.
+    claims: Claims,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    /// The source of the factory of its config-set entries.
+    /// The source of the factories of its config-set entries.
     settings: bus::Source,
 }
 
@@ -247,7 +253,9 @@ impl Inner {
         let id = spec.id.clone();
         let (process, capabilities) = (spec.process.clone(), spec.capabilities.clone());
         self.shared.placements.set_spec(&id, Override { isolation: spec.isolation, process, capabilities });
-        let source = Source::new(spec, self.build.clone(), &self.watcher).await?;
+        self.claims.add_crate(&id);
+        let (options, watcher) = (self.build.clone(), self.watcher.clone());
+        let source = Source::new(NewSource { spec, options, watcher, stop: self.stop.child_token() }).await?;
         let known = self.spawn(&id, Some(source));
         self.lock().insert(id, known.clone());
         let (answer, answered) = oneshot::channel();

@@ -27,17 +27,32 @@ pub(crate) enum Command {
     Place(oneshot::Sender<Result<Option<SwapReport>>>),
     /// Take it off the bus and unload it.
     Unload(oneshot::Sender<Result<UnloadReport>>),
+    /// Build it from here from now on.
+    Source(Box<NewSource>, oneshot::Sender<Result<()>>),
+    /// Build it no more, and unload it.
+    Leave(oneshot::Sender<Result<UnloadReport>>),
+}
+
+/// What a plugin is to be built from.
+pub(crate) struct NewSource {
+    pub(crate) spec: PluginSpec,
+    pub(crate) options: BuildOptions,
+    pub(crate) watcher: Watcher,
+    /// Ends its builds.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Where a plugin is built from.
 pub(crate) struct Source {
     builder: PluginBuilder,
     changes: Changes,
+    /// Ends its builds.
+    stop: CancellationToken,
 }
 
 impl Source {
     /// Reads what the plugin is made of and starts watching it, if its spec says so.
-    pub(crate) async fn new(spec: PluginSpec, options: BuildOptions, watcher: &Watcher) -> Result<Self> {
+    pub(crate) async fn new(NewSource { spec, options, watcher, stop }: NewSource) -> Result<Self> {
         let following = spec.watch.then(|| watcher.follow());
         let mut builder = PluginBuilder::new(spec, options);
         builder.generate().await?;
@@ -45,7 +60,7 @@ impl Source {
         if let Some(following) = &following {
             following.set(inputs.watched());
         }
-        Ok(Self { builder, changes: Changes { inputs, following, hint: None } })
+        Ok(Self { builder, changes: Changes { inputs, following, hint: None }, stop })
     }
 }
 
@@ -106,8 +121,8 @@ impl Plugin {
         loop {
             let change = async {
                 match &mut self.source {
-                    Some(source) => source.changes.next().await,
-                    None => std::future::pending().await,
+                    Some(source) if !source.stop.is_cancelled() => source.changes.next().await,
+                    _ => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -115,7 +130,7 @@ impl Plugin {
                 () = stop.cancelled() => break,
                 command = commands.recv() => match command {
                     Some(Command::Build(answer)) => {
-                        let result = self.build_and_swap(None, &stop).await;
+                        let result = self.build_and_swap(None).await;
                         if let Some(answer) = answer {
                             let _ = answer.send(result);
                         }
@@ -128,11 +143,30 @@ impl Plugin {
                         let _ = answer.send(self.serving.place().await);
                     }
                     Some(Command::Unload(answer)) => self.serving.unload(Some(answer)).await,
+                    Some(Command::Source(source, answer)) => {
+                        // The one before has the same overlay.
+                        self.source = None;
+                        let (found, said) = match Source::new(*source).await {
+                            Ok(source) => (Some(source), Ok(())),
+                            Err(error) => (None, Err(error)),
+                        };
+                        self.source = found;
+                        let builds = said.is_ok();
+                        let _ = answer.send(said);
+                        if builds {
+                            let _ = self.build_and_swap(None).await;
+                        }
+                    }
+                    Some(Command::Leave(answer)) => {
+                        self.source = None;
+                        self.serving.unload(Some(answer)).await;
+                        self.shared.emit(RuntimeEvent::SourceRemoved { plugin: self.id.clone() });
+                    }
                     None => break,
                 },
                 edited = change => {
                     // Errors are reported as events; there is no caller to answer.
-                    let _ = self.build_and_swap(Some(edited), &stop).await;
+                    let _ = self.build_and_swap(Some(edited)).await;
                 }
             }
         }
@@ -140,11 +174,7 @@ impl Plugin {
     }
 
     /// Builds until no change overtakes the build, then swaps. Never two builds at once.
-    async fn build_and_swap(
-        &mut self,
-        edited: Option<Instant>,
-        stop: &CancellationToken,
-    ) -> Result<Option<SwapReport>> {
+    async fn build_and_swap(&mut self, edited: Option<Instant>) -> Result<Option<SwapReport>> {
         let mut edited = edited;
         let mut overtaken = 0;
         let serving = self.serving.number().await;
@@ -152,7 +182,7 @@ impl Plugin {
             let Some(source) = self.source.as_mut() else {
                 return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
             };
-            let cancel = stop.child_token();
+            let cancel = source.stop.child_token();
             self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
             let observer = |event| self.shared.emit(to_runtime_event(&self.id, event));
             let building = source.builder.build_watching(&observer, &cancel, source.changes.set());

@@ -205,7 +205,7 @@ impl Engine {
         };
         changes.ended.extend(old);
         if let Some(keys) = keys {
-            tracing::warn!(key = keys.join(", "), %error, "a controller could not be constructed");
+            tracing::warn!(config_key = keys.join(", "), %error, "a controller could not be constructed");
         }
         self.carry_out(changes);
         if let Some(claim) = claim {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::ConstructFailure;
 use crate::bus::engine::Engine;
@@ -23,7 +24,9 @@ impl Engine {
         instance: u64,
         config: Vec<u8>,
     ) -> Result<ControllerEntry> {
-        let ties = Ties::new(self.next_id());
+        let keys = self.life().configs.keys_of(instance);
+        let ties = Ties::new(self.next_id()).named(&known.info.id, &keys);
+        let span = ties.span.clone();
         let context = self.context(&ties, Arc::new(known.info.clone()), Some(instance));
         let factory = Arc::clone(&known.factory);
         let what = format!("constructing {}", known.info.id);
@@ -45,7 +48,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let late = move |made: ControllerEntry| engine.discard(Arc::new(made));
         let work = async move { factory.construct(config, context).await.map(entry) };
-        let made = limited(self, self.limits.construct, &what, work, late).await?;
+        let made = limited(self, self.limits.construct, &what, work.instrument(span), late).await?;
         guard.disarm();
         Ok(made)
     }
@@ -60,7 +63,7 @@ impl Engine {
     ) -> Result<ControllerEntry, ConstructFailure> {
         let made = self.construct(known, instance, config).await.map_err(Error::of_construction)?;
         let Some(state) = state else { return Ok(made) };
-        match restore(self, Arc::clone(&made.controller), &known.info.id, state).await {
+        match restore(self, &made, state).await {
             Ok(()) => Ok(made),
             Err(error) => Err(ConstructFailure { error, after: self.end_made(Arc::new(made)).await }),
         }

@@ -8,9 +8,11 @@ mod takeover;
 mod unread;
 mod values;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
+use tracing::level_filters::LevelFilter;
 
 pub(super) use effects::Effects;
 use resolvers::Resolver;
@@ -87,6 +89,23 @@ impl Standing {
             refused: None,
         };
         Arc::new(Self { directive, hash, options, library, table, state: Mutex::new(state) })
+    }
+
+    /// Logs that it was added or removed. Not under a lock: it tells the subscriber.
+    pub(super) fn log(&self, what: &'static str) {
+        // All that this costs where nobody listens.
+        if tracing::Level::DEBUG <= LevelFilter::current() {
+            self.log_now(what);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn log_now(&self, what: &'static str) {
+        let said = catch_unwind(AssertUnwindSafe(|| self.directive.debug_values()));
+        let said = said.map_err(Error::from_panic).unwrap_or_default();
+        let about = said.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+        tracing::debug!(directive = self.directive.id(), about, "{what}");
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, StandingState> {

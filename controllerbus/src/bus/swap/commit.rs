@@ -89,7 +89,7 @@ impl Staged {
                         }
                     });
                 }
-                match restore(&self.engine, Arc::clone(&new.controller), &new.info.id, state.clone()).await {
+                match restore(&self.engine, new, state.clone()).await {
                     Err(error) if self.last_states.is_some() => self.notes.push(error.to_string()),
                     restored => restored?,
                 }

@@ -118,7 +118,7 @@ pub(super) async fn make_successor(
             let fresh = spec.construct(None).await.map_err(|failure| failure.error)?;
             let state = save(&spec.engine, &old).await?;
             if let (Some(state), Some(entry)) = (state.clone(), &fresh.entry) {
-                restore(&spec.engine, Arc::clone(&entry.controller), &entry.info.id, state).await?;
+                restore(&spec.engine, entry, state).await?;
             }
             Ok(Successor { controller: fresh, state, has_own_state: false, note: None })
         }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::abi::{
     FactoryInfo, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr, HostConstructedDyn,
@@ -37,7 +38,7 @@ use crate::controller::{AnyController, Context, State, SwapMode};
 use crate::directive::{DirectiveType, wire};
 use crate::error::ErrorKind;
 use crate::linked::{FACTORIES, FactoryEntry};
-use crate::{Error, Result};
+use crate::{Error, Result, spans};
 
 /// The body of every entry symbol: starts the guest, with all factories or only those of one plugin id.
 pub fn enter(call: &mut EntryCall, only: Option<&'static str>) {
@@ -122,7 +123,8 @@ impl GuestSide for Guest {
         let (bus, host) = (self.bus.clone(), Arc::clone(&self.host));
         let factory = self.factories.get(factory as usize).cloned();
         let config = config.as_ref().to_vec();
-        spawn(&self.handle, cancel, async move {
+        let span = factory.as_ref().map_or_else(Span::none, |factory| spans::call(&factory.info().id, None));
+        let constructing = async move {
             let made = contained(async move {
                 let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
                 let context = Context::new(bus, token, Arc::new(factory.info())).with_sockets(sockets);
@@ -145,7 +147,8 @@ impl GuestSide for Guest {
                 Ok(object) => stabby::result::Result::Ok(boxed(object).into()),
                 Err(error) => stabby::result::Result::Err(error.into()),
             });
-        })
+        };
+        spawn(&self.handle, cancel, constructing.instrument(span))
     }
 
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr {
@@ -198,10 +201,23 @@ impl GuestObject {
         done: HostDonePtr,
         work: impl FnOnce(Arc<dyn AnyController>) -> F + Send + 'static,
     ) -> GuestTaskPtr {
-        spawn(&self.handle, cancel, async move {
+        self.call_in(spans::call(&self.context.info().id, None), controller, cancel, done, work)
+    }
+
+    /// Starts a call in a span.
+    fn call_in<F: Future<Output = Result<()>> + Send + 'static>(
+        &self,
+        span: Span,
+        controller: Open,
+        cancel: CancellationToken,
+        done: HostDonePtr,
+        work: impl FnOnce(Arc<dyn AnyController>) -> F + Send + 'static,
+    ) -> GuestTaskPtr {
+        let calling = async move {
             let outcome = contained(async move { work(controller?).await }).await;
             done.done(outcome.into());
-        })
+        };
+        spawn(&self.handle, cancel, calling.instrument(span))
     }
 }
 
@@ -244,7 +260,8 @@ impl GuestController for GuestObject {
     extern "C" fn save(&self, done: HostSavedPtr) -> GuestTaskPtr {
         let controller = self.controller();
         let handle = self.handle.clone();
-        let saving = self.handle.spawn_blocking(move || handle.block_on(controller?.save()));
+        let span = spans::call(&self.context.info().id, None);
+        let saving = self.handle.spawn_blocking(move || span.in_scope(|| handle.block_on(controller?.save())));
         spawn(&self.handle, CancellationToken::new(), async move {
             let saved = saving
                 .await
@@ -291,7 +308,8 @@ impl GuestController for GuestObject {
 
     extern "C" fn resolve(&self, id: Text, bytes: List<u8>, sink: HostSinkPtr, done: HostDonePtr) -> GuestTaskPtr {
         let sink = Arc::new(bus::RemoteSink::new(sink, Arc::clone(&self.host), self.handle.clone()));
-        self.call(self.controller(), CancellationToken::new(), done, move |controller| async move {
+        let span = spans::call(&self.context.info().id, Some(id.as_str()));
+        self.call_in(span, self.controller(), CancellationToken::new(), done, move |controller| async move {
             let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
             match controller.resolve(directive, sink) {
                 Some(work) => work.await,

@@ -8,6 +8,7 @@ use tracing::Span;
 
 use crate::plugin::abi::TraceRecord;
 use crate::plugin::traces::{Inside, Origin, Record};
+use crate::spans::RUN;
 
 /// The spans of one generation that are open.
 pub(super) struct Traces {
@@ -27,7 +28,11 @@ impl Traces {
     }
 
     pub(super) fn open(&self, record: &TraceRecord) -> u64 {
-        let span = self.origin.span(Inside::Entered, &of(record));
+        let span = match record.target.as_str() {
+            // A call of this plugin: a child of the span in which it is called.
+            RUN => tracing::error_span!(target: RUN, "guest", fields = record.fields.as_str()),
+            _ => self.origin.span(Inside::Entered, &of(record)),
+        };
         if span.is_disabled() {
             return 0;
         }

@@ -1,0 +1,178 @@
+//! Which folder or crate each plugin comes from, so that two of them do not keep replacing each other's, and so that one
+//! that takes another's place takes over its plugins as they run.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// Identifies whoever loads plugins: a followed folder, or a crate that is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Loader(u64);
+
+/// What all loaders of a runtime have.
+#[derive(Default)]
+pub(crate) struct Claims {
+    state: Mutex<State>,
+    /// Changes when a plugin is given up, for folders with another file of it.
+    given_up: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    folders: BTreeMap<Loader, PathBuf>,
+    /// By plugin: the file that it was loaded from.
+    files: HashMap<String, Claim>,
+    /// By plugin: those that build it, or want to. The first one does.
+    crates: HashMap<String, Vec<Loader>>,
+}
+
+/// A folder's claim to a plugin.
+#[derive(Clone)]
+struct Claim {
+    loader: Loader,
+    file: PathBuf,
+    /// The hash of what was loaded.
+    hash: String,
+}
+
+impl State {
+    fn loader(&mut self) -> Loader {
+        self.next += 1;
+        Loader(self.next)
+    }
+}
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes when a plugin is given up.
+    pub(crate) fn given_up(&self) -> watch::Receiver<()> {
+        self.given_up.subscribe()
+    }
+
+    /// A folder is followed.
+    pub(crate) fn add_folder(&self, dir: &Path) -> Loader {
+        let mut state = self.lock();
+        let loader = state.loader();
+        state.folders.insert(loader, dir.to_owned());
+        loader
+    }
+
+    /// The file in another folder that has a plugin, if it is still there.
+    pub(crate) fn rival(&self, loader: Loader, plugin: &str, file: &Path) -> Option<PathBuf> {
+        let claimed = self.lock().files.get(plugin).cloned();
+        claimed.filter(|it| it.loader != loader && it.file != file && it.file.is_file()).map(|it| it.file)
+    }
+
+    /// Whether a plugin was loaded from this file when it had this hash.
+    pub(crate) fn has(&self, plugin: &str, file: &Path, hash: &str) -> bool {
+        self.lock().files.get(plugin).is_some_and(|claim| claim.file == file && claim.hash == hash)
+    }
+
+    /// A plugin was loaded from a file with this hash.
+    pub(crate) fn take(&self, loader: Loader, plugin: &str, file: &Path, hash: &str) {
+        let claim = Claim { loader, file: file.to_owned(), hash: hash.to_owned() };
+        self.lock().files.insert(plugin.to_owned(), claim);
+    }
+
+    /// A file is gone.
+    pub(crate) fn give_up(&self, loader: Loader, plugin: &str, file: &Path) {
+        let given_up = {
+            let mut state = self.lock();
+            let is_its = state.files.get(plugin).is_some_and(|claim| claim.loader == loader && claim.file == file);
+            is_its && state.files.remove(plugin).is_some()
+        };
+        if given_up {
+            self.given_up.send_replace(());
+        }
+    }
+
+    /// A folder is not followed any more. Returns the plugins that nobody else has: those of a folder that another loader
+    /// follows as well are that one's from now on.
+    pub(crate) fn remove_folder(&self, loader: Loader) -> Vec<String> {
+        let given_up = {
+            let mut state = self.lock();
+            let dir = state.folders.remove(&loader);
+            let heir = state.folders.iter().find(|(_, other)| Some(*other) == dir.as_ref()).map(|(heir, _)| *heir);
+            let its = state.files.iter().filter(|(_, claim)| claim.loader == loader);
+            let own: Vec<String> = its.map(|(plugin, _)| plugin.clone()).collect();
+            match heir {
+                Some(heir) => {
+                    for plugin in &own {
+                        state.files.get_mut(plugin).into_iter().for_each(|claim| claim.loader = heir);
+                    }
+                    Vec::new()
+                }
+                None => {
+                    own.iter().for_each(|plugin| drop(state.files.remove(plugin)));
+                    own
+                }
+            }
+        };
+        if !given_up.is_empty() {
+            self.given_up.send_replace(());
+        }
+        given_up
+    }
+
+    /// Somebody wants to build a plugin.
+    pub(crate) fn add_crate(&self, plugin: &str) -> Loader {
+        let mut state = self.lock();
+        let loader = state.loader();
+        state.crates.entry(plugin.to_owned()).or_default().push(loader);
+        loader
+    }
+
+    /// Whether it is this one that builds a plugin.
+    pub(crate) fn builds(&self, loader: Loader, plugin: &str) -> bool {
+        self.lock().crates.get(plugin).is_some_and(|loaders| loaders.first() == Some(&loader))
+    }
+
+    /// One that builds a plugin, or wants to, goes. Returns whether it was the one that did, and nobody comes after it.
+    pub(crate) fn remove_crate(&self, loader: Loader, plugin: &str) -> bool {
+        let mut state = self.lock();
+        let Some(loaders) = state.crates.get_mut(plugin) else { return false };
+        let built = loaders.first() == Some(&loader);
+        loaders.retain(|other| *other != loader);
+        let is_last = loaders.is_empty();
+        if is_last {
+            state.crates.remove(plugin);
+        }
+        built && is_last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_followed_twice_keeps_its_plugins_when_one_of_them_ends() {
+        let claims = Claims::default();
+        let (first, second) = (claims.add_folder(Path::new("plugins")), claims.add_folder(Path::new("plugins")));
+        let elsewhere = claims.add_folder(Path::new("elsewhere"));
+        claims.take(first, "one", Path::new("plugins/one.cbus.so"), "1");
+        claims.take(elsewhere, "two", Path::new("elsewhere/two.cbus.so"), "2");
+        assert!(claims.remove_folder(first).is_empty());
+        assert!(claims.has("one", Path::new("plugins/one.cbus.so"), "1"));
+        assert_eq!(claims.remove_folder(second), ["one"]);
+        assert_eq!(claims.remove_folder(elsewhere), ["two"]);
+    }
+
+    #[test]
+    fn a_plugin_is_built_by_the_first_that_asks_and_then_by_the_next() {
+        let claims = Claims::default();
+        let (first, second) = (claims.add_crate("one"), claims.add_crate("one"));
+        assert!(claims.builds(first, "one") && !claims.builds(second, "one"));
+        assert!(!claims.remove_crate(first, "one"), "somebody else wants it");
+        assert!(claims.builds(second, "one"));
+        let third = claims.add_crate("one");
+        assert!(!claims.remove_crate(third, "one"), "it never built it");
+        assert!(claims.remove_crate(second, "one"));
+    }
+}
