@@ -107,9 +107,22 @@ impl Side {
         std::fs::write(&manifest, text.replacen("[lints]", &format!("{bench}[lints]"), 1)).map_err(failed)
     }
 
+    /// Makes its sources newer than anything that was built: the packages of both commits have the same names, and cargo would
+    /// take what it compiled of the other one for up to date.
+    fn touch(&self) -> Result<()> {
+        let now = std::time::SystemTime::now();
+        let files = said(Command::new("git").current_dir(&self.tree).args(["ls-files", "-z"]))?;
+        for file in files.split('\0').map(|file| self.tree.join(file)).filter(|file| file.is_file()) {
+            let touched = std::fs::File::options().append(true).open(&file).and_then(|file| file.set_modified(now));
+            touched.map_err(|error| format!("touching {}: {error}", file.display()))?;
+        }
+        Ok(())
+    }
+
     /// Builds a bench, which need not be there under this name in an older commit; its binary.
     fn build(&self, bench: &str) -> Result<PathBuf> {
         eprintln!("building {bench} of {}", self.short());
+        self.touch()?;
         let mut cargo = Command::new("cargo");
         cargo.args(["bench", "-q", "-p", "benches", "--no-run", "--message-format=json", "--bench", bench]);
         cargo.current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.build);
