@@ -1,6 +1,8 @@
 //! What the other end has asked: a directive of this end's bus, or one of this end's controllers.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, SetOnce};
@@ -11,9 +13,9 @@ use super::sink::WireSink;
 use super::{Endpoint, Message, Post, lock};
 use crate::bus::contained;
 use crate::controller::AnyController;
-use crate::directive::{AnyDirective, DirectiveType, OpaqueDirective, RawEvent, RawRequest, ValueSink};
+use crate::directive::{AnyDirective, AnyValue, DirectiveType, OpaqueDirective, RawEvent, RawRequest, ValueSink};
 use crate::error::ErrorKind;
-use crate::{Error, Result};
+use crate::{BusError, Error, Result};
 
 /// One open ask of the other end.
 pub(super) enum Answer<P> {
@@ -95,8 +97,7 @@ impl<P: Post> Endpoint<P> {
         }
         if answers.len() as u64 >= self.limits.asks {
             drop(answers);
-            let what = format!("{} has {} requests open, which is its limit", self.limits.name, self.limits.asks);
-            return self.refuse(ask, Error::new(ErrorKind::Invalid, what));
+            return self.refuse(ask, self.too_many());
         }
         let credit = Arc::new(Semaphore::new(EVENT_CREDIT as usize));
         let place = Arc::new(SetOnce::new());
@@ -113,7 +114,8 @@ impl<P: Post> Endpoint<P> {
         let task = tokio::spawn(async move {
             let mut failed = failed;
             if !place.initialized() {
-                let added = match add.await {
+                // It reads a directive, whose type is a user's.
+                let added = match contained(add).await {
                     Ok(raw) => Some(Mutex::new(raw)),
                     Err(error) => {
                         failed = Some(error);
@@ -127,7 +129,11 @@ impl<P: Post> Endpoint<P> {
                 }
             }
             match (place.get(), failed) {
-                (Some(Some(raw)), _) => drop(this.forward(ask, raw, &spending).await),
+                (Some(Some(raw)), _) => {
+                    if let Err(error) = contained(this.forward(ask, raw, &spending)).await {
+                        this.refuse(ask, error);
+                    }
+                }
                 (_, Some(error)) => this.refuse(ask, error),
                 _ => {}
             }
@@ -135,6 +141,11 @@ impl<P: Post> Endpoint<P> {
         let before = answers.insert(ask, Answer::Bus { task: task.abort_handle(), credit, raw });
         drop(answers);
         before.into_iter().for_each(Answer::release);
+    }
+
+    fn too_many(&self) -> Error {
+        let what = format!("{} has {} requests open, which is its limit", self.limits.name, self.limits.asks);
+        Error::new(ErrorKind::Invalid, what)
     }
 
     /// Whether an ask is still the one whose reference is in this place.
@@ -156,7 +167,7 @@ impl<P: Post> Endpoint<P> {
                 Err(_) => return Ok(()),
             }
             let message = match poll_fn(|cx| lock(raw).poll_event(cx)).await {
-                Some(RawEvent::Added(id, value)) => match value.encode() {
+                Some(RawEvent::Added(id, value)) => match encoded(&value) {
                     Ok(bytes) => {
                         let added = Message::Added { ask, value: id.0, replaces: None, bytes: &bytes };
                         match self.post.send(&added).await {
@@ -165,7 +176,7 @@ impl<P: Post> Endpoint<P> {
                             Err(error) => return Err(error),
                         }
                     }
-                    Err(error) => Message::Failed { ask, error: error.into_inner() },
+                    Err(error) => Message::Failed { ask, error },
                 },
                 Some(RawEvent::Removed(id)) => Message::Removed { ask, value: id.0 },
                 Some(RawEvent::Idle) => Message::Idle { ask },
@@ -196,9 +207,14 @@ impl<P: Post> Endpoint<P> {
         let found = self.offers.controller(controller);
         let directive = OpaqueDirective::new(directive, bytes.to_vec());
         let sink = Arc::new(WireSink::new(Arc::clone(self), ask, answered));
-        let (this, target) = (Arc::clone(self), Arc::clone(&sink));
+        let (this, target, own) = (Arc::clone(self), Arc::clone(&sink), Arc::clone(&sink));
         let mut answers = lock(&self.answers);
         if self.cut.initialized() {
+            return;
+        }
+        if answers.len() as u64 >= self.limits.asks {
+            drop(answers);
+            let _ = self.post.push(&Message::Failed { ask, error: self.too_many() });
             return;
         }
         let task = tokio::spawn(async move {
@@ -207,10 +223,15 @@ impl<P: Post> Endpoint<P> {
                 Ok(()) => Message::Done { ask },
                 Err(error) => {
                     // The other end withdraws the values of one that failed.
-                    let ended = lock(&this.answers).remove(&ask);
-                    if let Some(Answer::Resolver { sink, .. }) = ended {
-                        sink.cancel();
-                    }
+                    let ended = {
+                        let mut answers = lock(&this.answers);
+                        // The number may have been used again.
+                        let is_own =
+                            |answer: &Answer<P>| matches!(answer, Answer::Resolver { sink, .. } if Arc::ptr_eq(sink, &own));
+                        if answers.get(&ask).is_some_and(is_own) { answers.remove(&ask) } else { None }
+                    };
+                    drop(ended);
+                    own.cancel();
                     Message::Failed { ask, error }
                 }
             };
@@ -232,6 +253,12 @@ impl<P: Post> Endpoint<P> {
         };
         sink.accepted(value, yes);
     }
+}
+
+/// A value's encoding, which is a user's code.
+fn encoded(value: &AnyValue) -> Result<Cow<'_, [u8]>> {
+    let encoded = catch_unwind(AssertUnwindSafe(|| value.encode().map_err(BusError::into_inner)));
+    encoded.unwrap_or_else(|payload| Err(Error::from_panic(payload)))
 }
 
 async fn resolve(

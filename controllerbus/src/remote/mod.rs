@@ -28,6 +28,8 @@
 //! * **A cut ends everything at both ends**: what this end has asked fails with the reason and ends, and what the other end has
 //!   asked is released here. An ask that is made after a cut fails with the same reason.
 //! * **No lock is held while user code, the bus or the carrier is called**, nor while a sink, a reference or a callback is dropped.
+//!   (But for a reference's own lock, which only what forwards its events takes, and who refers to it.)
+//! * **What a user's type does, its encoding, decoding and destructor, is contained**: a panic there is the error of who asked.
 //! * **[`Endpoint::handle`] does not wait.** What may take time runs in a task, and so a slow controller delays no other ask.
 //! * Values wait nowhere in here: an event is posted when its reader has credit and the carrier has room.
 

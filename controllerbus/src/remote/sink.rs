@@ -103,6 +103,8 @@ impl<P: Post> WireSink<P> {
             && !answer.recv_timeout(ANSWER).unwrap_or(false)
         {
             lock(&self.live).remove(&value);
+            // It may still be accepted, only later.
+            let _ = self.say(&Message::Removed { ask: self.ask, value });
             return None;
         }
         Some(ValueId(value))
@@ -118,6 +120,9 @@ impl<P: Post> ValueSink for WireSink<P> {
         let there = lock(&self.live).remove(&old.0);
         let new = self.hand_over(&value, there.then_some(old.0));
         if there {
+            if new.is_none() {
+                let _ = self.say(&Message::Removed { ask: self.ask, value: old.0 });
+            }
             self.removals.removed(old);
         }
         new
