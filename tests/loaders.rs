@@ -240,3 +240,32 @@ async fn a_crate_is_built_watched_changed_and_removed_by_its_config() {
     assert!(problem.contains("nowhere"), "{problem}");
     runtime.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_file_was_removed_goes_when_its_folders_config_changes() {
+    let mut host = Host::new("loaders-removed").await;
+    let dir = host.dir("plugins");
+    host.install(&dir.join("probe.cbus.so"), "0000001");
+    host.apply("plugins", &FolderConfig::new(&dir).watch(false)).await;
+    assert_eq!(host.came().await, None);
+    std::fs::remove_file(dir.join("probe.cbus.so")).expect("removing");
+    host.apply("plugins", &FolderConfig::new(&dir)).await;
+    host.went().await;
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_read_once_takes_over_a_plugin_that_another_folder_gives_up() {
+    let mut host = Host::new("loaders-once").await;
+    let (first, second) = (host.dir("first"), host.dir("second"));
+    host.install(&first.join("probe.cbus.so"), "0000001");
+    host.install(&second.join("probe.cbus.so"), "0000002");
+    host.apply("first", &FolderConfig::new(&first)).await;
+    assert_eq!(host.came().await, None);
+    host.apply("second", &FolderConfig::new(&second).watch(false)).await;
+    wait_for(&mut host.told, |event| matches!(event, RuntimeEvent::Refused { .. }).then_some(())).await;
+    assert!(host.bus.remove_config("first").await);
+    wait_for(&mut host.told, |event| matches!(event, RuntimeEvent::Swapped { .. }).then_some(())).await;
+    assert_eq!(host.number().await, "generation-0000002");
+    host.runtime.shutdown().await;
+}

@@ -226,8 +226,7 @@ impl<P: Post> Endpoint<P> {
                     let ended = {
                         let mut answers = lock(&this.answers);
                         // The number may have been used again.
-                        let is_own =
-                            |answer: &Answer<P>| matches!(answer, Answer::Resolver { sink, .. } if Arc::ptr_eq(sink, &own));
+                        let is_own = |answer: &Answer<P>| matches!(answer, Answer::Resolver { sink, .. } if Arc::ptr_eq(sink, &own));
                         if answers.get(&ask).is_some_and(is_own) { answers.remove(&ask) } else { None }
                     };
                     drop(ended);

@@ -491,6 +491,112 @@ async fn a_value_of_the_other_end_takes_the_place_of_another_where_there_is_room
     assert_eq!(asks.standing.load(Ordering::Relaxed), 0);
 }
 
+/// Its encoding panics, or fails.
+struct Cursed {
+    panics: bool,
+}
+
+impl serde::Serialize for Cursed {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+        assert!(!self.panics, "it has a curse");
+        Err(serde::ser::Error::custom("it has no encoding"))
+    }
+}
+
+/// Calls a function with each sink, and what it returns is the resolver's result.
+struct With<F>(F);
+
+impl<F: Fn(Arc<dyn ValueSink>) -> Result<()> + Send + Sync + 'static> AnyController for With<F> {
+    fn resolves(&self) -> Vec<String> {
+        vec![LAMP.to_owned()]
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        _: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        Some(Box::pin(async move { (self.0)(sink) }))
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_panics_when_it_is_written_is_an_error_of_who_asked_and_leaves_nothing() {
+    let there = Bus::new();
+    let adds = With(|sink: Arc<dyn ValueSink>| {
+        sink.add(AnyValue::native("on".to_owned()));
+        sink.add(AnyValue::native(Cursed { panics: true }));
+        sink.add(AnyValue::native("off".to_owned()));
+        Ok(())
+    });
+    there.add_controller(Arc::new(adds), info("test/cursed"));
+    let joined = Joined::new(Nothing, there.handle());
+    let mut request = joined.asks.bus().request(lamp("hall")).expect("a request");
+    let mut told = [news(&mut request).await, news(&mut request).await, news(&mut request).await];
+    told.sort();
+    assert_eq!(told, ["added off", "added on", "failed: panicked: it has a curse"]);
+    drop(request);
+    until("it is released there", || there.directives().is_empty()).await;
+    joined.is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_value_that_cannot_cross_still_takes_the_one_that_it_replaces_away() {
+    let place = Arc::<Place>::default();
+    let replaces = With(|sink: Arc<dyn ValueSink>| {
+        let on = sink.add(AnyValue::native("on".to_owned())).expect("there is room");
+        assert_eq!(sink.replace(on, AnyValue::native(Cursed { panics: false })), None);
+        Ok(())
+    });
+    let joined = Joined::new(Nothing, OfController(Arc::new(replaces)));
+    let target = Arc::clone(&place);
+    let error = joined.asks.resolve(7, Arc::new(lamp("hall")), target).await.expect_err("it has no encoding");
+    assert!(error.to_string().contains("it has no encoding"), "{error}");
+    until("nothing stands", || place.holds().is_none()).await;
+    joined.is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_resolver_that_fails_after_its_number_was_used_again_takes_nothing_with_it() {
+    struct Both(BusHandle, Arc<dyn AnyController>);
+    impl Offers for Both {
+        fn bus(&self) -> Option<BusHandle> {
+            Some(self.0.clone())
+        }
+        fn controller(&self, _: u64) -> Option<Arc<dyn AnyController>> {
+            Some(Arc::clone(&self.1))
+        }
+    }
+    let (began, has_begun) = std::sync::mpsc::sync_channel(0);
+    let (go, may_go) = std::sync::mpsc::sync_channel::<()>(0);
+    let may_go = Mutex::new(may_go);
+    let fails = With(move |_| {
+        began.send(()).expect("the test waits");
+        lock(&may_go).recv().expect("the test goes on");
+        Err(Error::msg("too late"))
+    });
+    let (there, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    there.add_controller(lamps.clone(), info("test/lamps"));
+    let offers = Both(there.handle(), Arc::new(fails));
+    let (answers, mut told) = end(offers, EndpointLimits::none("the plugin"), false);
+    let bytes = lamp("hall").encode().expect("it is encoded");
+    answers.handle(Message::Resolve { ask: 1, controller: 7, directive: LAMP, bytes: &bytes, answered: false });
+    has_begun.recv().expect("it begins");
+    answers.handle(Message::Ask { ask: 1, directive: LAMP, bytes: &bytes, facts: &[] });
+    until("it is asked", || lamps.begun() == 1).await;
+    go.send(()).expect("it waits");
+    loop {
+        let bytes = told.recv().await.expect("a message");
+        if let Message::Failed { ask: 1, error } = rmp_serde::from_slice(&bytes).expect("a message") {
+            assert_eq!(error.to_string(), "too late");
+            break;
+        }
+    }
+    assert!(lock(&answers.answers).contains_key(&1), "the ask that has the number now");
+    answers.cut(Error::msg("it is over"));
+    until("it is released", || there.directives().is_empty()).await;
+}
+
 #[test]
 fn messages_are_read_as_they_were_written() {
     for message in [

@@ -365,8 +365,12 @@ impl PluginBuilder {
                 None => round += 1,
             }
         };
+        let mut optimized = false;
         let (report, in_memory, inputs) = match made {
-            BuildOutput::Unchanged(report, messages, inputs) => (BuildReport { messages, ..report }, None, inputs),
+            BuildOutput::Unchanged(report, messages, inputs) => {
+                optimized = report.optimized;
+                (BuildReport { messages, ..report }, None, inputs)
+            }
             BuildOutput::Cached { artifact, build_hash, sealed, messages, inputs } => {
                 (BuildReport::new(artifact, build_hash, sealed, BuiltBy::Kept, messages), None, inputs)
             }
@@ -381,6 +385,7 @@ impl PluginBuilder {
                 if self.spec.watch && round < ROUNDS {
                     self.cache.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
                 }
+                optimized = by == BuiltBy::Rustc && self.dependencies == Dependencies::Optimized;
                 (BuildReport::new(artifact, build_hash, sealed, by, messages), in_memory, inputs)
             }
         };
@@ -389,10 +394,6 @@ impl PluginBuilder {
             self.optimizing.start(&self.workspace, &self.spec, &self.options);
         }
         let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
-        let optimized = match report.by {
-            BuiltBy::Rustc => self.dependencies == Dependencies::Optimized,
-            _ => report.optimized,
-        };
         let report = BuildReport { optimized, why_cargo, why_full_link, took, phases, ..report };
         self.last = Some((report.clone(), inputs, environment()));
         Ok((report, in_memory))
@@ -415,8 +416,13 @@ impl PluginBuilder {
         tracing::debug!(plugin = self.spec.id, why, "cargo builds");
         // With cargo, dependencies are compiled as soon as can be.
         self.optimizing.stop();
-        self.dependencies = Dependencies::Plain;
-        let made = self.build_by_cargo(progress, cancel, watch, round).await?;
+        let before = std::mem::replace(&mut self.dependencies, Dependencies::Plain);
+        let made = self.build_by_cargo(progress, cancel, watch, round).await;
+        if !matches!(made, Ok(Some(_))) {
+            // The session is still the one before.
+            self.dependencies = before;
+        }
+        let made = made?;
         Ok(made.map(|made| (made, Some(why))))
     }
 

@@ -19,7 +19,7 @@ use super::learned::Learned;
 use super::lock::BuildLock;
 use super::progress::Progress;
 use super::{BuildOptions, PluginBuilder};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::inputs::Snapshot;
 use crate::source::overlay::Dependencies;
 use crate::source::spec::PluginSpec;
@@ -33,10 +33,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The build with optimised dependencies.
 pub(super) enum Optimizing {
-    /// It was not needed yet.
+    /// It was not needed yet, or has to be done again.
     NotYet,
     /// It runs, or has ended.
-    Running { task: JoinHandle<Result<Optimized, String>>, _stop: DropGuard },
+    Running { task: JoinHandle<Result<Optimized>>, _stop: DropGuard },
     /// It failed, or makes no difference: the workspace's profile says how dependencies are optimised.
     Never,
 }
@@ -82,17 +82,22 @@ impl Optimizing {
         if !task.is_finished() {
             return None;
         }
-        match task.await.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(optimized) => {
-                *self = Self::NotYet;
-                Some(optimized)
+        let ended = task.await;
+        *self = Self::NotYet;
+        let error = match ended {
+            Ok(Ok(optimized)) => return Some(optimized),
+            // A mistake in the plugin, which is mended by a later edit. The dependencies are compiled by then.
+            Ok(Err(error @ Error::Build { .. })) => {
+                let error = error.with_causes().to_string();
+                tracing::debug!(plugin, error, "optimising the dependencies is put off");
+                return None;
             }
-            Err(error) => {
-                tracing::debug!(plugin, error, "the dependencies stay as they are: optimising them failed");
-                *self = Self::Never;
-                None
-            }
-        }
+            Ok(Err(error)) => error.with_causes().to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::debug!(plugin, error, "the dependencies stay as they are: optimising them failed");
+        *self = Self::Never;
+        None
     }
 }
 
@@ -109,15 +114,14 @@ fn target_dir(beside: &Path) -> PathBuf {
 }
 
 impl PluginBuilder {
-    async fn build_optimized(mut self, cancel: CancellationToken) -> Result<Optimized, String> {
-        if cancel.run_until_cancelled(tokio::time::sleep(QUIET)).await.is_none() {
-            return Err("it was cancelled".to_owned());
-        }
-        self.build_in_background(&cancel).await.map_err(|error| error.with_causes().to_string())?;
+    async fn build_optimized(mut self, cancel: CancellationToken) -> Result<Optimized> {
+        // If it is cancelled, that is noticed next.
+        let _ = cancel.run_until_cancelled(tokio::time::sleep(QUIET)).await;
+        self.build_in_background(&cancel).await?;
         let inputs = self.inputs.built();
         match (self.session, self.learned) {
             (Some(session), Some(learned)) => Ok(Optimized { workspace: self.workspace, learned, session, inputs }),
-            _ => Err("it is not known how cargo called rustc".to_owned()),
+            _ => Err(Error::Settings { reason: "it is not known how cargo called rustc".to_owned() }),
         }
     }
 

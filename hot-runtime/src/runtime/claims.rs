@@ -31,11 +31,12 @@ struct State {
 
 /// A folder's claim to a plugin.
 #[derive(Clone)]
-struct Claim {
+pub(crate) struct Claim {
     loader: Loader,
-    file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The hash of what was loaded.
     hash: String,
+    pub(crate) build_hash: String,
 }
 
 impl State {
@@ -75,8 +76,9 @@ impl Claims {
     }
 
     /// A plugin was loaded from a file with this hash.
-    pub(crate) fn take(&self, loader: Loader, plugin: &str, file: &Path, hash: &str) {
-        let claim = Claim { loader, file: file.to_owned(), hash: hash.to_owned() };
+    pub(crate) fn take(&self, loader: Loader, plugin: &str, file: &Path, hash: &str, build_hash: &str) {
+        let (hash, build_hash) = (hash.to_owned(), build_hash.to_owned());
+        let claim = Claim { loader, file: file.to_owned(), hash, build_hash };
         self.lock().files.insert(plugin.to_owned(), claim);
     }
 
@@ -92,28 +94,31 @@ impl Claims {
         }
     }
 
-    /// A folder is not followed any more. Returns the plugins that nobody else has: those of a folder that another loader
-    /// follows as well are that one's from now on.
-    pub(crate) fn remove_folder(&self, loader: Loader) -> Vec<String> {
-        let given_up = {
+    /// A folder is not followed any more. Returns the plugins that nobody else has, with their claims: those of a folder that
+    /// another loader follows as well are that one's from now on, as long as their files are there.
+    pub(crate) fn remove_folder(&self, loader: Loader) -> Vec<(String, Claim)> {
+        let its: Vec<(String, Claim)> = {
+            let state = self.lock();
+            let its = state.files.iter().filter(|(_, claim)| claim.loader == loader);
+            its.map(|(plugin, claim)| (plugin.clone(), claim.clone())).collect()
+        };
+        let its: Vec<_> = its.into_iter().map(|(plugin, claim)| (claim.file.is_file(), plugin, claim)).collect();
+        let mut given_up = Vec::new();
+        {
             let mut state = self.lock();
             let dir = state.folders.remove(&loader);
             let heir = state.folders.iter().find(|(_, other)| Some(*other) == dir.as_ref()).map(|(heir, _)| *heir);
-            let its = state.files.iter().filter(|(_, claim)| claim.loader == loader);
-            let own: Vec<String> = its.map(|(plugin, _)| plugin.clone()).collect();
-            match heir {
-                Some(heir) => {
-                    for plugin in &own {
-                        state.files.get_mut(plugin).into_iter().for_each(|claim| claim.loader = heir);
+            for (is_there, plugin, claim) in its {
+                let Some(known) = state.files.get_mut(&plugin).filter(|known| known.loader == loader) else { continue };
+                match heir.filter(|_| is_there) {
+                    Some(heir) => known.loader = heir,
+                    None => {
+                        state.files.remove(&plugin);
+                        given_up.push((plugin, claim));
                     }
-                    Vec::new()
-                }
-                None => {
-                    own.iter().for_each(|plugin| drop(state.files.remove(plugin)));
-                    own
                 }
             }
-        };
+        }
         if !given_up.is_empty() {
             self.given_up.send_replace(());
         }
@@ -152,16 +157,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_followed_twice_keeps_its_plugins_when_one_of_them_ends() {
+    fn a_folder_that_is_followed_twice_keeps_its_plugins_when_one_of_them_ends_unless_their_files_are_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |inside: &str| folder.path().join(inside);
+        for inside in ["plugins", "elsewhere"] {
+            std::fs::create_dir(at(inside)).expect("a folder");
+        }
+        std::fs::write(at("plugins/one.cbus.so"), "").expect("writing");
         let claims = Claims::default();
-        let (first, second) = (claims.add_folder(Path::new("plugins")), claims.add_folder(Path::new("plugins")));
-        let elsewhere = claims.add_folder(Path::new("elsewhere"));
-        claims.take(first, "one", Path::new("plugins/one.cbus.so"), "1");
-        claims.take(elsewhere, "two", Path::new("elsewhere/two.cbus.so"), "2");
-        assert!(claims.remove_folder(first).is_empty());
-        assert!(claims.has("one", Path::new("plugins/one.cbus.so"), "1"));
-        assert_eq!(claims.remove_folder(second), ["one"]);
-        assert_eq!(claims.remove_folder(elsewhere), ["two"]);
+        let (first, second) = (claims.add_folder(&at("plugins")), claims.add_folder(&at("plugins")));
+        let elsewhere = claims.add_folder(&at("elsewhere"));
+        claims.take(first, "one", &at("plugins/one.cbus.so"), "1", "build");
+        claims.take(first, "gone", &at("plugins/gone.cbus.so"), "1", "build");
+        claims.take(elsewhere, "two", &at("elsewhere/two.cbus.so"), "2", "build");
+        let removed = |loader| claims.remove_folder(loader).into_iter().map(|(plugin, _)| plugin).collect::<Vec<_>>();
+        assert_eq!(removed(first), ["gone"]);
+        assert!(claims.has("one", &at("plugins/one.cbus.so"), "1"));
+        assert_eq!(removed(second), ["one"]);
+        assert_eq!(removed(elsewhere), ["two"]);
     }
 
     #[test]

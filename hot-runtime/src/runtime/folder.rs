@@ -80,7 +80,7 @@ pub(crate) fn load(
                 following.set(folder.watched());
                 folder.go_on(&weak, following).await;
             }
-            None => folder.stop.cancelled().await,
+            None => folder.take_what_is_given_up(&weak).await,
         }
         folder.end(&weak).await;
     });
@@ -162,11 +162,15 @@ impl Folder {
         let Some(inner) = inner.upgrade() else { return };
         let own = inner.claims.remove_folder(self.loader);
         let mut leaving = Vec::new();
-        for (path, file) in self.files {
-            match &file.state {
-                State::Loaded { id, .. } if !own.contains(id) => {}
-                _ => leaving.extend(file.leave(&inner, &path).await),
+        for (path, mut file) in self.files {
+            let is_an_heirs =
+                matches!(&file.state, State::Loaded { id, .. } if own.iter().all(|(plugin, _)| plugin != id));
+            if !is_an_heirs {
+                leaving.extend(file.forget(&inner, &path).await);
             }
+        }
+        for (plugin, claim) in own {
+            leaving.extend(unload(&inner, &claim.file, &plugin, claim.build_hash).await);
         }
         drop(inner);
         for answered in leaving {
@@ -216,13 +220,31 @@ impl Folder {
                 self.load_or_tell(inner, path, seen).await;
             }
         }
-        // A file that waited for another one takes over from it without a gap.
-        for path in there {
-            let Some(File { state: State::Waiting { id }, seen, .. }) = self.files.get(&path) else { continue };
-            let (id, seen) = (id.clone(), *seen);
-            if !self.stop.is_cancelled() && self.other_file(inner, &id, &path).is_none() {
+        self.load_what_waits(inner).await;
+    }
+
+    /// A file that waited for another one takes over from it without a gap.
+    async fn load_what_waits(&mut self, inner: &Arc<Inner>) {
+        let waits = self.files.iter().filter_map(|(path, file)| match &file.state {
+            State::Waiting { id } => Some((path.clone(), id.clone(), file.seen)),
+            _ => None,
+        });
+        for (path, id, seen) in waits.collect::<Vec<_>>() {
+            if !self.stop.is_cancelled() && path.is_file() && self.other_file(inner, &id, &path).is_none() {
                 self.load_or_tell(inner, &path, seen).await;
             }
+        }
+    }
+
+    /// Loads what others give up, of a folder that is read once, until it is stopped.
+    async fn take_what_is_given_up(&mut self, inner: &Weak<Inner>) {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = self.given_up.changed() => if changed.is_err() { return },
+            }
+            let Some(inner) = inner.upgrade() else { return };
+            self.load_what_waits(&inner).await;
         }
     }
 
@@ -251,8 +273,17 @@ impl Folder {
                 }
             }
         };
-        if let State::Loaded { id, hash, .. } = &state {
-            inner.claims.take(self.loader, id, path, hash);
+        if let Some(File { state: State::Loaded { id: before, build_hash, .. }, .. }) = self.files.get(path)
+            && !matches!(&state, State::Loaded { id, .. } if id == before)
+        {
+            // The file has become another plugin's.
+            inner.claims.give_up(self.loader, before, path);
+            if let Some(answered) = unload(inner, path, before, build_hash.clone()).await {
+                inner.tasks.spawn(async move { drop(answered.await) });
+            }
+        }
+        if let State::Loaded { id, hash, build_hash } = &state {
+            inner.claims.take(self.loader, id, path, hash, build_hash);
             // This replaces what was loaded from a removed file.
             self.files.retain(|_, file| !matches!(&file.state, State::Loaded { id: other, .. } if other == id));
         }
@@ -311,15 +342,18 @@ impl File {
         matches!(self.state, State::Loaded { .. }) || self.waits.is_some()
     }
 
-    /// Unloads what was loaded from it, and has nothing loaded from it later.
-    async fn leave(self, inner: &Inner, path: &Path) -> Vec<Unloading> {
-        let mut unloading = Vec::new();
-        if let Some((id, build_hash)) = self.waits {
-            if let Ok(known) = inner.known(&id) {
-                known.serving.forget(&build_hash).await;
-            }
-            unloading.extend(unload(inner, path, &id, build_hash).await);
+    /// Has nothing loaded from it later.
+    async fn forget(&mut self, inner: &Inner, path: &Path) -> Option<Unloading> {
+        let (id, build_hash) = self.waits.take()?;
+        if let Ok(known) = inner.known(&id) {
+            known.serving.forget(&build_hash).await;
         }
+        unload(inner, path, &id, build_hash).await
+    }
+
+    /// Unloads what was loaded from it, and has nothing loaded from it later.
+    async fn leave(mut self, inner: &Inner, path: &Path) -> Vec<Unloading> {
+        let mut unloading: Vec<_> = self.forget(inner, path).await.into_iter().collect();
         if let State::Loaded { id, build_hash, .. } = self.state {
             unloading.extend(unload(inner, path, &id, build_hash).await);
         }

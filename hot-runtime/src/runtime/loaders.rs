@@ -10,7 +10,8 @@
 //!   config: { crates: [../greeter] }
 //! ```
 //!
-//! A changed entry takes the place of the one before, and its plugins go on running meanwhile.
+//! A changed entry of the same folder, or the same plugin, takes the place of the one before, and its plugins go on running
+//! meanwhile.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};

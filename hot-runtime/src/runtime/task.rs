@@ -157,6 +157,12 @@ impl Plugin {
                             let _ = self.build_and_swap(None).await;
                         }
                     }
+                    Some(Command::Leave(answer))
+                        if self.source.as_ref().is_some_and(|source| !source.stop.is_cancelled()) =>
+                    {
+                        // Another config builds it by now; whoever leaves has stopped its own source before.
+                        let _ = answer.send(Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None }));
+                    }
                     Some(Command::Leave(answer)) => {
                         self.source = None;
                         self.serving.unload(Some(answer)).await;

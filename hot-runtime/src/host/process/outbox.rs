@@ -26,11 +26,18 @@ const LATER: Duration = Duration::from_millis(1);
 /// An emptied queue with a larger capacity is freed.
 const KEPT: usize = 4 << 20;
 
+/// How much more than that, and than the longest message, may be queued by those that do not wait.
+pub(super) const ANSWERS: usize = 16 << 20;
+
 /// The queue of messages, and the senders that wait for room.
 pub(super) struct Outbox {
     socket: WritingHalf,
     longest: usize,
+    /// How many bytes may be queued by those that do not wait for room.
+    most: usize,
     queue: Mutex<Queue>,
+    /// There would have been more.
+    overfull: Notify,
     flush: Notify,
     later: Notify,
     room: Notify,
@@ -54,10 +61,14 @@ struct Queue {
 }
 
 impl Outbox {
-    pub(super) fn new(socket: WritingHalf, longest: usize) -> Self {
+    /// For messages of at most `longest` bytes. [`Outbox::overfull`] returns when `answers` bytes more than that are queued,
+    /// because the other end does not read.
+    pub(super) fn new(socket: WritingHalf, longest: usize, answers: usize) -> Self {
         Self {
             socket,
             longest,
+            most: FULL.saturating_add(longest).saturating_add(answers),
+            overfull: Notify::new(),
             queue: Mutex::new(Queue {
                 bytes: BytesMut::new(),
                 descriptors: VecDeque::new(),
@@ -73,6 +84,11 @@ impl Outbox {
             room: Notify::new(),
             freed: Condvar::new(),
         }
+    }
+
+    /// Returns when more was to be queued than may be.
+    pub(super) async fn overfull(&self) {
+        self.overfull.notified().await;
     }
 
     /// Queues a message without waiting: for rare messages, and for answers to received ones.
@@ -260,6 +276,11 @@ impl Outbox {
             queue.bytes.truncate(start);
             return Err(Error::new(ErrorKind::Encoding, refused));
         }
+        if queue.bytes.len() > self.most {
+            queue.bytes.truncate(start);
+            self.overfull.notify_one();
+            return Err(Error::new(ErrorKind::Closed, "a plugin's process does not read what it is sent"));
+        }
         queue.bytes[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
         Ok(())
     }
@@ -325,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn who_sends_more_than_is_read_waits_and_everything_arrives_in_order() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
-        let outbox = Arc::new(Outbox::new(halves(ours).expect("halves").1, LONGEST));
+        let outbox = Arc::new(Outbox::new(halves(ours).expect("halves").1, LONGEST, ANSWERS));
         let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let sending = tokio::spawn({
             let (outbox, sent) = (Arc::clone(&outbox), Arc::clone(&sent));
@@ -386,7 +407,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_is_too_long_is_an_error_and_the_connection_goes_on() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
-        let outbox = Outbox::new(halves(ours).expect("halves").1, 100);
+        let outbox = Outbox::new(halves(ours).expect("halves").1, 100, 1000);
         let error = outbox.push(&message(101)).expect_err("refused");
         assert!(error.to_string().contains("longer than the limit of 100 bytes"), "{error}");
         outbox.push(&message(50)).expect("queued");
@@ -397,5 +418,20 @@ mod tests {
         }
         outbox.close();
         assert!(outbox.push(&message(1)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_asks_and_never_reads_is_noticed_before_the_host_grows() {
+        let (ours, _never_read) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let outbox = Outbox::new(halves(ours).expect("halves").1, 1000, 10_000);
+        let most = FULL + 1000 + 10_000;
+        let refused = loop {
+            match outbox.push(&message(900)) {
+                Ok(()) => assert!(queued(&outbox) <= most),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.kind(), ErrorKind::Closed);
+        outbox.overfull().await;
     }
 }

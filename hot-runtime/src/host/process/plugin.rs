@@ -20,7 +20,7 @@ use super::current::{Current, State};
 use super::find;
 use super::inbox::Inbox;
 use super::link::Link;
-use super::outbox::Outbox;
+use super::outbox::{ANSWERS, Outbox};
 use super::output::{Output, ending};
 use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
 use super::proxy::FactoryProxy;
@@ -310,7 +310,7 @@ impl Keeper {
             return Err(mismatch);
         }
         let welcome = rmp_serde::from_slice(&frame).map_err(unknown)?;
-        Ok((welcome, inbox, Outbox::new(writing, longest.saturating_add(4096))))
+        Ok((welcome, inbox, Outbox::new(writing, longest.saturating_add(4096), ANSWERS)))
     }
 
     /// Monitors a process and its successors until the generation ends.
@@ -410,7 +410,7 @@ impl Keeper {
                 }
                 _ = beat.tick() => {
                     // It cannot have answered a heartbeat that was not sent.
-                    let last = link.answered.load(Ordering::Relaxed).min(number);
+                    let last = link.answered.swap(0, Ordering::Relaxed).min(number);
                     if last > answered {
                         answered = last;
                         alive = Instant::now();
@@ -423,6 +423,7 @@ impl Keeper {
                     number += 1;
                     let _ = link.outbox.push(&ToChild::Ping { number, trace_level: level::listened() });
                 }
+                () = link.outbox.overfull() => break "killed: it does not read what it is sent".to_owned(),
                 () = link.remote.flooded() => {
                     let most = self.options.limits.standing_values;
                     break format!("killed: its values would exceed the limit of {most} bytes");

@@ -42,7 +42,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
                 return 66;
             }
         };
-        let outbox = Arc::new(Outbox::new(writing, longest));
+        let outbox = Arc::new(Outbox::new(writing, longest, usize::MAX));
         let line = Line { outbox: Arc::clone(&outbox), serving: std::thread::current().id() };
         let tables = Arc::<Tables>::default();
         let offers = Controllers(Arc::clone(&tables));
