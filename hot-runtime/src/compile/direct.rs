@@ -369,6 +369,11 @@ impl Session {
         self.standby.prepare(compiler.into_iter().chain(linker).collect());
     }
 
+    /// Ends the compiler that waits, because cargo's are next.
+    pub(crate) fn stand_down(&mut self) {
+        self.standby.clear();
+    }
+
     /// The files of the units whose own sources changed.
     fn edited(&self, order: &[usize], inputs: &Inputs) -> BTreeSet<PathBuf> {
         let now = inputs.built();

@@ -416,6 +416,9 @@ impl PluginBuilder {
         tracing::debug!(plugin = self.spec.id, why, "cargo builds");
         // With cargo, dependencies are compiled as soon as can be.
         self.optimizing.stop();
+        if let Some(session) = &mut self.session {
+            session.stand_down();
+        }
         let before = std::mem::replace(&mut self.dependencies, Dependencies::Plain);
         let made = self.build_by_cargo(progress, cancel, watch, round).await;
         if !matches!(made, Ok(Some(_))) {

@@ -12,7 +12,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -115,34 +115,68 @@ struct Waiting {
     child: Child,
 }
 
+#[derive(Default)]
+struct State {
+    waiting: Vec<Waiting>,
+    /// How often programs were asked for or started: those that were asked for before do not start any more.
+    turn: u64,
+}
+
 /// The programs that wait for a plugin's next edit.
 #[derive(Default)]
 pub(crate) struct Standby {
-    waiting: Arc<Mutex<Vec<Waiting>>>,
+    state: Arc<Mutex<State>>,
     task: Option<AbortOnDropHandle<()>>,
 }
 
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Standby {
-    /// Starts programs like these soon, in place of those that wait now, and lets them wait.
+    /// Starts programs like these soon, unless one is needed before, and lets them wait in place of those that do now.
     pub(crate) fn prepare(&mut self, invocations: Vec<Invocation>) {
         if !cfg!(unix) {
             return;
         }
-        let waiting = Arc::clone(&self.waiting);
+        let state = Arc::clone(&self.state);
+        let turn = {
+            let mut state = lock(&state);
+            state.turn += 1;
+            state.turn
+        };
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(AFTERWARDS).await;
-            let started =
-                invocations.into_iter().filter(|it| it.reads != ArgumentFile::None).filter_map(|invocation| {
+            let before = {
+                let mut state = lock(&state);
+                if state.turn != turn {
+                    return;
+                }
+                let before = std::mem::take(&mut state.waiting);
+                let wanted = invocations.into_iter().filter(|it| it.reads != ArgumentFile::None);
+                state.waiting.extend(wanted.filter_map(|invocation| {
                     let folder = invocation.folder_identity();
                     let child = invocation.start_to_wait().ok()?;
                     Some(Waiting { invocation, folder, child })
-                });
-            let started = started.collect();
-            let before = std::mem::replace(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner), started);
+                }));
+                before
+            };
             drop(before);
             tokio::time::sleep(IDLE).await;
-            waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let idle = std::mem::take(&mut lock(&state).waiting);
+            drop(idle);
         })));
+    }
+
+    /// Ends those that wait, and starts none.
+    pub(crate) fn clear(&mut self) {
+        self.task = None;
+        let waiting = {
+            let mut state = lock(&self.state);
+            state.turn += 1;
+            std::mem::take(&mut state.waiting)
+        };
+        drop(waiting);
     }
 
     /// Starts a program, or passes its arguments to one that waits for them.
@@ -150,7 +184,7 @@ impl Standby {
     /// # Errors
     /// The system's, such as that there is no such program.
     pub(crate) async fn start(&self, invocation: &Invocation) -> std::io::Result<Child> {
-        if let (Some(text), Some(mut child)) = (invocation.argument_file(), self.take(invocation))
+        if let (Some(mut child), Some(text)) = (self.take(invocation), invocation.argument_file())
             && let Some(mut stdin) = child.stdin.take()
             && stdin.write_all(text.as_bytes()).await.is_ok()
         {
@@ -159,10 +193,18 @@ impl Standby {
         invocation.start()
     }
 
+    /// The program that waits for such a call. Another one of its kind is ended: there are never two compilers.
     fn take(&self, invocation: &Invocation) -> Option<Child> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = waiting.iter().position(|waiting| waiting.invocation.is_like(invocation))?;
-        let mut found = waiting.swap_remove(at);
+        let (found, others) = {
+            let mut state = lock(&self.state);
+            state.turn += 1;
+            let waits_for = |waiting: &mut Waiting| waiting.invocation.reads == invocation.reads;
+            let mut of_its_kind: Vec<_> = state.waiting.extract_if(.., waits_for).collect();
+            let at = of_its_kind.iter().position(|waiting| waiting.invocation.is_like(invocation));
+            (at.map(|at| of_its_kind.swap_remove(at)), of_its_kind)
+        };
+        drop(others);
+        let mut found = found?;
         let waits = found.folder == invocation.folder_identity() && matches!(found.child.try_wait(), Ok(None));
         waits.then_some(found.child)
     }
@@ -204,7 +246,7 @@ mod tests {
     async fn waiting(standby: &Standby) -> Vec<Option<u32>> {
         loop {
             let ids: Vec<_> =
-                standby.waiting.lock().expect("no panic").iter().map(|waiting| waiting.child.id()).collect();
+                lock(&standby.state).waiting.iter().map(|waiting| waiting.child.id()).collect();
             if !ids.is_empty() {
                 return ids;
             }
@@ -233,7 +275,10 @@ mod tests {
         other.arguments = vec!["@/dev/null".into()];
         let child = standby.start(&other).await.expect("starting");
         assert_ne!([child.id()], *ids);
+        assert!(lock(&standby.state).waiting.is_empty(), "there are never two");
         assert!(said(child).await.ends_with("\nvalue\n"));
+        standby.prepare(vec![call.clone()]);
+        let ids = waiting(&standby).await;
         std::fs::rename(&path, folder.path().join("away")).expect("moving");
         std::fs::create_dir(&path).expect("a folder");
         let anew = standby.start(&cat(&path, &["@/dev/null"])).await.expect("starting");
