@@ -370,8 +370,8 @@ impl Session {
     }
 
     /// Ends the compiler that waits, because cargo's are next.
-    pub(crate) fn stand_down(&mut self) {
-        self.standby.clear();
+    pub(crate) async fn stand_down(&mut self) {
+        self.standby.clear().await;
     }
 
     /// The files of the units whose own sources changed.

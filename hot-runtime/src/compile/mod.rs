@@ -417,7 +417,7 @@ impl PluginBuilder {
         // With cargo, dependencies are compiled as soon as can be.
         self.optimizing.stop();
         if let Some(session) = &mut self.session {
-            session.stand_down();
+            session.stand_down().await;
         }
         let before = std::mem::replace(&mut self.dependencies, Dependencies::Plain);
         let made = self.build_by_cargo(progress, cancel, watch, round).await;

@@ -147,21 +147,26 @@ impl Standby {
         };
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(AFTERWARDS).await;
-            let before = {
+            let unwanted: Vec<_> = {
+                let mut state = lock(&state);
+                let is_unwanted = |waiting: &mut Waiting| !invocations.iter().any(|it| it.is_like(&waiting.invocation));
+                state.waiting.extract_if(.., is_unwanted).collect()
+            };
+            end(unwanted).await;
+            {
                 let mut state = lock(&state);
                 if state.turn != turn {
                     return;
                 }
-                let before = std::mem::take(&mut state.waiting);
                 let wanted = invocations.into_iter().filter(|it| it.reads != ArgumentFile::None);
-                state.waiting.extend(wanted.filter_map(|invocation| {
-                    let folder = invocation.folder_identity();
-                    let child = invocation.start_to_wait().ok()?;
-                    Some(Waiting { invocation, folder, child })
-                }));
-                before
-            };
-            drop(before);
+                for invocation in wanted {
+                    if !state.waiting.iter().any(|waiting| waiting.invocation.is_like(&invocation)) {
+                        let folder = invocation.folder_identity();
+                        let started = invocation.start_to_wait().ok();
+                        state.waiting.extend(started.map(|child| Waiting { invocation, folder, child }));
+                    }
+                }
+            }
             tokio::time::sleep(IDLE).await;
             let idle = std::mem::take(&mut lock(&state).waiting);
             drop(idle);
@@ -169,14 +174,14 @@ impl Standby {
     }
 
     /// Ends those that wait, and starts none.
-    pub(crate) fn clear(&mut self) {
+    pub(crate) async fn clear(&mut self) {
         self.task = None;
         let waiting = {
             let mut state = lock(&self.state);
             state.turn += 1;
             std::mem::take(&mut state.waiting)
         };
-        drop(waiting);
+        end(waiting).await;
     }
 
     /// Starts a program, or passes its arguments to one that waits for them.
@@ -184,7 +189,9 @@ impl Standby {
     /// # Errors
     /// The system's, such as that there is no such program.
     pub(crate) async fn start(&self, invocation: &Invocation) -> std::io::Result<Child> {
-        if let (Some(mut child), Some(text)) = (self.take(invocation), invocation.argument_file())
+        let (waiting, others) = self.take(invocation);
+        end(others).await;
+        if let (Some(mut child), Some(text)) = (waiting, invocation.argument_file())
             && let Some(mut stdin) = child.stdin.take()
             && stdin.write_all(text.as_bytes()).await.is_ok()
         {
@@ -193,20 +200,29 @@ impl Standby {
         invocation.start()
     }
 
-    /// The program that waits for such a call. Another one of its kind is ended: there are never two compilers.
-    fn take(&self, invocation: &Invocation) -> Option<Child> {
-        let (found, others) = {
+    /// The program that waits for such a call, and others of its kind, which are to be ended.
+    fn take(&self, invocation: &Invocation) -> (Option<Child>, Vec<Waiting>) {
+        let folder = invocation.folder_identity();
+        let mut of_its_kind: Vec<_> = {
             let mut state = lock(&self.state);
             state.turn += 1;
-            let waits_for = |waiting: &mut Waiting| waiting.invocation.reads == invocation.reads;
-            let mut of_its_kind: Vec<_> = state.waiting.extract_if(.., waits_for).collect();
-            let at = of_its_kind.iter().position(|waiting| waiting.invocation.is_like(invocation));
-            (at.map(|at| of_its_kind.swap_remove(at)), of_its_kind)
+            let is_of_its_kind = |waiting: &mut Waiting| waiting.invocation.reads == invocation.reads;
+            state.waiting.extract_if(.., is_of_its_kind).collect()
         };
-        drop(others);
-        let mut found = found?;
-        let waits = found.folder == invocation.folder_identity() && matches!(found.child.try_wait(), Ok(None));
-        waits.then_some(found.child)
+        let waits = |waiting: &mut Waiting| {
+            let is_alive = matches!(waiting.child.try_wait(), Ok(None));
+            waiting.invocation.is_like(invocation) && waiting.folder == folder && is_alive
+        };
+        let found = of_its_kind.iter_mut().position(waits).map(|at| of_its_kind.swap_remove(at).child);
+        (found, of_its_kind)
+    }
+}
+
+/// Ends programs that wait, and waits until they have: there are never two compilers.
+async fn end(waiting: Vec<Waiting>) {
+    for mut waiting in waiting {
+        // Otherwise it has ended already.
+        let _ = waiting.child.kill().await;
     }
 }
 
