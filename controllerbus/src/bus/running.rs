@@ -181,6 +181,13 @@ impl Drop for HeldFactories {
 /// The sources of factories that are added by hand begin here; generations are numbered from 1.
 const BY_HAND: u64 = 1 << 63;
 
+impl Source {
+    /// The library whose code this is. Only the host adds factories by hand, because they are objects of its own.
+    pub(super) fn library(self) -> Self {
+        if self.0 & BY_HAND == 0 { self } else { Self::STATIC }
+    }
+}
+
 impl Engine {
     /// Adds factories for as long as what is returned is held.
     pub(super) fn hold_factories(self: &Arc<Self>, factories: Vec<Arc<dyn Factory>>) -> Box<dyn Send + Sync> {
