@@ -368,6 +368,12 @@ impl Configs {
 
     /// Factories were added: instances whose configs want a better one than they have are replaced, as if the config had changed.
     pub(super) fn factories_added(&mut self, factories: &Factories, changes: &mut Changes) {
+        self.supersede(factories, changes);
+        self.factories_changed(factories, changes);
+    }
+
+    /// Replaces the instances whose configs want a better factory than they have.
+    pub(super) fn supersede(&mut self, factories: &Factories, changes: &mut Changes) {
         let outdated = self.instances.iter().filter(|(_, instance)| instance.is_outdated(factories));
         for id in outdated.map(|(id, _)| *id).collect::<Vec<_>>() {
             // The keys get another instance, because this one is not found any more.
@@ -377,7 +383,6 @@ impl Configs {
                 self.elect(&key, factories, changes);
             }
         }
-        self.factories_changed(factories, changes);
     }
 
     /// The nudges of all keepers.

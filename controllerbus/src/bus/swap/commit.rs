@@ -200,7 +200,7 @@ impl Life {
                 self.configs.unclaim(id, &mut changes);
             }
         }
-        self.configs.factories_changed(&self.factories, &mut changes);
+        self.configs.factories_added(&self.factories, &mut changes);
         (gone, changes)
     }
 }
