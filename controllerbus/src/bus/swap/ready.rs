@@ -212,6 +212,10 @@ impl Staged {
             if new.resolver_failed.swap(false, Ordering::AcqRel) {
                 // It does not count if the old one fails, too.
                 for standing in new.answers() {
+                    // Nobody but its own generation is asked, so that the old one tells nothing about it.
+                    if standing.library.is_some() {
+                        continue;
+                    }
                     let state = standing.lock();
                     if let Some(error) = state.error_of(new.id).filter(|_| state.error_of(pair.old.id).is_none()) {
                         let what = format!("resolving {} with {}", standing.directive.id(), new.info.id);
