@@ -43,9 +43,10 @@ impl Drop for StagedConfig {
 }
 
 impl Life {
-    /// The controllers of a source.
+    /// The controllers of a source that configs ask for: the others get no successors.
     pub(super) fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
-        self.controllers.values().filter(|entry| entry.source == source).cloned().collect()
+        let serves = |entry: &&Arc<ControllerEntry>| entry.source == source && entry.configured.is_some();
+        self.controllers.values().filter(serves).cloned().collect()
     }
 
     /// Stages the pending config of an old controller's keys, if constructing it has failed and this factory is for it.
