@@ -139,15 +139,16 @@ fn marks(attribute: &Attribute) -> bool {
     is_resolves(attribute.path()) || marked_if(attribute).is_some()
 }
 
-/// The value of `#[resolves(retry = ...)]`.
+/// The value of `#[resolves(retry = ...)]`, or of `#[cfg_attr(condition, resolves(retry = ...))]`.
 fn retry(attribute: &Attribute) -> Result<Option<Expr>> {
-    match &attribute.meta {
-        Meta::List(list) if is_resolves(&list.path) => {
-            let keys = Keys::parse(list.tokens.clone(), &["retry"], list.path.span())?;
-            Ok(keys.expression("retry")?.cloned())
-        }
-        _ => Ok(None),
-    }
+    let parts = conditional(attribute).map_or_else(|| vec![attribute.meta.clone()], |(_, parts)| parts);
+    let list = parts.iter().find_map(|part| match part {
+        Meta::List(list) if is_resolves(&list.path) => Some(list),
+        _ => None,
+    });
+    let Some(list) = list else { return Ok(None) };
+    let keys = Keys::parse(list.tokens.clone(), &["retry"], list.path.span())?;
+    Ok(keys.expression("retry")?.cloned())
 }
 
 fn is_resolves(path: &Path) -> bool {
@@ -156,12 +157,18 @@ fn is_resolves(path: &Path) -> bool {
 
 /// The condition of `#[cfg_attr(condition, resolves)]`.
 fn marked_if(attribute: &Attribute) -> Option<Attribute> {
+    let (condition, parts) = conditional(attribute)?;
+    parts.iter().any(|part| is_resolves(part.path())).then(|| parse_quote!(#[cfg(#condition)]))
+}
+
+/// The condition of a `#[cfg_attr(...)]`, and what stands under it.
+fn conditional(attribute: &Attribute) -> Option<(Meta, Vec<Meta>)> {
     if !attribute.path().is_ident("cfg_attr") {
         return None;
     }
     let parts = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
-    let condition = parts.first()?;
-    parts.iter().skip(1).any(|part| is_resolves(part.path())).then(|| parse_quote!(#[cfg(#condition)]))
+    let mut parts = parts.into_iter();
+    Some((parts.next()?, parts.collect()))
 }
 
 fn resolver(method: ImplItemFn, conditions: Vec<Attribute>) -> Result<Resolver> {

@@ -135,25 +135,12 @@ impl Engine {
 
     /// Makes an owner want, too, what is elected for these keys.
     pub(super) fn keep_configs(self: &Arc<Self>, owner: Owner, keys: &[String]) {
-        let mut changes = Changes::default();
-        let mut has_changed = false;
-        {
+        let has_changed = {
             let mut life = self.life();
-            let Life { factories, configs, .. } = &mut *life;
-            for key in keys {
-                let elected = configs.elected(key).filter(|(of, ..)| *of != owner);
-                let Some((config, place)) = elected.map(|(_, config, place)| (config.clone(), place.cloned())) else {
-                    continue;
-                };
-                let revision = config.revision;
-                configs.add(owner, key, (config, place), factories, &mut changes);
-                let older = |of: &str, by, which| of == key && by == owner && which != revision;
-                configs.take_back(older, factories, &mut changes);
-                has_changed = true;
-            }
-        }
+            keys.iter().fold(false, |has_changed, key| life.configs.keep(owner, key) | has_changed)
+        };
         if has_changed {
-            self.carry_out(changes);
+            self.notify_changed();
         }
     }
 

@@ -139,6 +139,23 @@ impl Configs {
         self.by_key.insert(key.to_owned(), applied);
     }
 
+    /// Makes an owner want, too, what is elected for a key, which changes nothing else. False if he does already.
+    pub(super) fn keep(&mut self, owner: Owner, key: &str) -> bool {
+        let Some(applied) = self.by_key.get_mut(key) else { return false };
+        let Some(best) = applied.candidates.first() else { return false };
+        let what = (best.config.revision, identity(&best.config));
+        let is_same = |own: &Candidate| own.owner == owner && (own.config.revision, identity(&own.config)) == what;
+        if applied.candidates.iter().any(is_same) {
+            return false;
+        }
+        // With the order of what it copies, and so right behind it: the sort is stable.
+        let kept = Candidate { owner, order: best.order, config: best.config.clone(), place: best.place.clone() };
+        applied.candidates.retain(|own| own.owner != owner);
+        applied.candidates.push(kept);
+        sort(&mut applied.candidates);
+        true
+    }
+
     /// A config was applied: if its instance's controller was taken off by hand, it is constructed again.
     fn ask_again(&mut self, wanted: u64, factories: &Factories, changes: &mut Changes) {
         if let Some(instance) = self.instances.get_mut(&wanted)
@@ -351,6 +368,12 @@ impl Configs {
 
     /// Factories were added: instances whose configs want a better one than they have are replaced, as if the config had changed.
     pub(super) fn factories_added(&mut self, factories: &Factories, changes: &mut Changes) {
+        self.supersede(factories, changes);
+        self.factories_changed(factories, changes);
+    }
+
+    /// Replaces the instances whose configs want a better factory than they have.
+    pub(super) fn supersede(&mut self, factories: &Factories, changes: &mut Changes) {
         let outdated = self.instances.iter().filter(|(_, instance)| instance.is_outdated(factories));
         for id in outdated.map(|(id, _)| *id).collect::<Vec<_>>() {
             // The keys get another instance, because this one is not found any more.
@@ -360,18 +383,11 @@ impl Configs {
                 self.elect(&key, factories, changes);
             }
         }
-        self.factories_changed(factories, changes);
     }
 
     /// The nudges of all keepers.
     pub(super) fn nudges(&self) -> Vec<Arc<Notify>> {
         self.instances.values().map(|instance| Arc::clone(&instance.nudge)).collect()
-    }
-
-    /// The owner of a key's elected config, and that config.
-    pub(super) fn elected(&self, key: &str) -> Option<(Owner, &ConfigEntry, Option<&Place>)> {
-        let best = self.by_key.get(key)?.candidates.first()?;
-        Some((best.owner, &best.config, best.place.as_ref()))
     }
 
     /// Factories were added or removed: the keepers of instances that do not run have to look again.

@@ -242,7 +242,7 @@ impl Backend for Engine {
     ) -> Result<Box<dyn RawRunning>> {
         let engine = self.open()?;
         let entry = engine.add_by_hand(controller, info, source, retry);
-        Ok(Box::new(Held::new(engine, entry)))
+        Ok(Box::new(Held::new(engine, &entry)))
     }
 
     fn add_factories(&self, factories: Vec<Arc<dyn Factory>>) -> Result<Box<dyn Send + Sync>> {

@@ -60,6 +60,10 @@ impl Engine {
     pub(super) fn attach(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
         entry.set_service(Service::Serving);
         self.types.route(std::slice::from_ref(entry), &[]);
+        // Whoever has taken it off in between has found no routes yet.
+        if !self.life().controllers.contains_key(&entry.id) {
+            self.types.route(&[], std::slice::from_ref(entry));
+        }
         self.offer_standing(entry);
         self.start_life(entry, before);
         if entry.resolves.iter().any(|id| id == LoadFactory::ID) {

@@ -88,7 +88,8 @@ pub struct LoadControllerWithConfig {
     pub version: Option<VersionReq>,
     /// The config as JSON text.
     pub config: String,
-    /// How often it is tried again when it fails.
+    /// How often it is tried again when it fails; the last failure is the directive's. Without it, each failure is, and it is
+    /// tried again like any resolver.
     #[serde(default)]
     pub retry: Option<Retry>,
 }
@@ -349,6 +350,7 @@ impl Loading {
         let key = format!("directive {owner}: {}", request.config_id);
         let mut set = ConfigSet::new();
         let (version, retry) = (request.version, request.retry);
+        let own_retry = retry.is_some();
         set.set(key.clone(), Entry { version, retry, ..Entry::new(request.config_id, config) });
         let mut changed = engine.changed.subscribe();
         let _withdraw = WithdrawOnDrop { engine: Weak::clone(&self.0), owner };
@@ -364,6 +366,12 @@ impl Loading {
                     let entry = engine.life().controllers.get(&id.0).cloned();
                     entry.map(|entry| LoadedController { id, info: Info::clone(&entry.info) })
                 }
+                // Tried again as often as was said: only the last failure is reported.
+                Some(RunState::Failed { retry_in: Some(_), .. }) if own_retry => {
+                    values.idle();
+                    None
+                }
+                Some(RunState::Failed { error, .. }) if own_retry => return Err(error.permanent()),
                 // Reported and retried like the failure of any resolver.
                 Some(RunState::Failed { error, .. }) => return Err(error.transient()),
                 Some(RunState::Queued | RunState::Removed) => {

@@ -109,7 +109,7 @@ impl ValueSink for ResolverSink {
 
 /// Offers a directive to a controller. Only the first offer counts.
 pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
-    if let Some(library) = standing.library.filter(|library| *library != lane_ref.source) {
+    if let Some(library) = standing.library.filter(|library| *library != lane_ref.source.library()) {
         return not_asked(standing, lane_ref, library);
     }
     // Remembered before it begins: if the controller is taken off in between, it does not begin.
@@ -123,9 +123,10 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
 }
 
 /// A local directive of another library. Between the host and a plugin that is a mistake, which is told; between generations it
-/// is not, because the other one has controllers of its own.
+/// is not, because the other one has controllers of its own; nor is it where a controller resolves whatever there is.
 fn not_asked(standing: &Arc<Standing>, lane_ref: &LaneRef, library: Source) {
-    if (library == Source::STATIC) == (lane_ref.source == Source::STATIC) {
+    let is_meant = lane_ref.resolves.iter().any(|id| id == standing.directive.id());
+    if !is_meant || (library == Source::STATIC) == (lane_ref.source.library() == Source::STATIC) {
         return;
     }
     let what = format!(
@@ -133,7 +134,8 @@ fn not_asked(standing: &Arc<Standing>, lane_ref: &LaneRef, library: Source) {
         standing.directive.id(),
         lane_ref.info.id
     );
-    standing.change(|state, effects| state.refuse(Error::new(ErrorKind::Invalid, what).permanent(), effects));
+    let error = Error::new(ErrorKind::Invalid, what).permanent();
+    standing.change(|state, effects| state.refuse(&lane_ref.cancel, error, effects));
 }
 
 /// Starts another run of a resolver, unless it is held back.

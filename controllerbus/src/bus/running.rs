@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
 use super::engine::Engine;
 use super::entry::{ControllerEntry, Ties};
 use super::factories::KnownFactory;
@@ -114,52 +118,53 @@ impl Engine {
     }
 }
 
-/// A controller of this process that somebody holds.
+/// A controller of this process that somebody holds. Once it was removed, nothing of it is kept here.
 pub(super) struct Held {
     engine: Arc<Engine>,
-    entry: Arc<ControllerEntry>,
+    id: u64,
+    name: String,
+    exit: watch::Receiver<Option<Result<()>>>,
+    closed: CancellationToken,
 }
 
 impl Held {
-    pub(super) fn new(engine: Arc<Engine>, entry: Arc<ControllerEntry>) -> Self {
-        Self { engine, entry }
+    pub(super) fn new(engine: Arc<Engine>, entry: &ControllerEntry) -> Self {
+        let (name, exit) = (entry.info.id.clone(), entry.exit.subscribe());
+        Self { engine, id: entry.id, name, exit, closed: entry.closed.clone() }
     }
 }
 
 impl RawRunning for Held {
     fn id(&self) -> ControllerId {
-        ControllerId(self.entry.id)
+        ControllerId(self.id)
     }
 
     fn exited(&self) -> BoxFuture<'static, Result<()>> {
-        let mut exit = self.entry.exit.subscribe();
-        let (closed, name) = (self.entry.closed.clone(), self.entry.info.id.clone());
+        let (mut exit, closed, name) = (self.exit.clone(), self.closed.clone(), self.name.clone());
         Box::pin(async move {
-            let exited = async {
-                // The sender lives as long as the entry, and that until it is closed.
-                let exited = exit.wait_for(Option::is_some).await.ok().and_then(|exited| exited.clone());
-                exited.unwrap_or(Ok(()))
-            };
-            tokio::select! {
+            let exited = tokio::select! {
                 biased;
-                exited = exited => exited,
-                () = closed.cancelled() => Err(Error::new(ErrorKind::Closed, format!("{name} was removed"))),
-            }
+                // `None` if the controller is gone, and the sender with it.
+                exited = exit.wait_for(Option::is_some) => exited.ok().and_then(|exited| exited.clone()),
+                () = closed.cancelled() => None,
+            };
+            exited.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, format!("{name} was removed"))))
         })
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        let (engine, entry) = (Arc::clone(&self.engine), Arc::clone(&self.entry));
+        let (engine, id, closed) = (Arc::clone(&self.engine), self.id, self.closed.clone());
         Box::pin(async move {
-            engine.take_off(entry.id);
-            engine.wait_closed(vec![entry]).await;
+            // If somebody else has taken it off, it may still be ending.
+            drop(engine.take_off(id));
+            let _ = timeout(engine.limits.end(), closed.cancelled()).await;
         })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.engine.take_off(self.entry.id);
+        self.engine.take_off(self.id);
     }
 }
 
@@ -180,6 +185,13 @@ impl Drop for HeldFactories {
 
 /// The sources of factories that are added by hand begin here; generations are numbered from 1.
 const BY_HAND: u64 = 1 << 63;
+
+impl Source {
+    /// The library whose code this is. Only the host adds factories by hand, because they are objects of its own.
+    pub(super) fn library(self) -> Self {
+        if self.0 & BY_HAND == 0 { self } else { Self::STATIC }
+    }
+}
 
 impl Engine {
     /// Adds factories for as long as what is returned is held.

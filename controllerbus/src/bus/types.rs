@@ -142,6 +142,8 @@ impl Types {
             .filter(|entry| is_everywhere(entry))
             .map(|entry| Arc::new(Route::new(Arc::clone(entry), None)))
             .collect();
+        // Dropped after the lock: with a route ends a span, of which a subscriber hears.
+        let mut replaced = Vec::new();
         let mut routing = self.routing();
         let affected: Vec<Arc<TypeLanes>> = {
             let entries = added.iter();
@@ -161,8 +163,9 @@ impl Types {
             }
             lanes
         };
-        routing.everywhere.retain(|route| !is_removed(route));
-        routing.everywhere.extend(everywhere.iter().cloned());
+        let (gone, mut stay): (Vec<_>, Vec<_>) = routing.everywhere.drain(..).partition(is_removed);
+        stay.extend(everywhere.iter().cloned());
+        routing.everywhere = stay;
         for lanes in affected {
             let routes = lanes.table.routes.load();
             let mut changed: Vec<_> = routes.iter().filter(|route| !is_removed(route)).cloned().collect();
@@ -180,9 +183,11 @@ impl Types {
                     changed.push(Arc::clone(route));
                 }
             }
-            lanes.table.routes.store(Arc::new(changed));
+            replaced.push(lanes.table.routes.swap(Arc::new(changed)));
         }
         added.iter().for_each(|entry| entry.is_routed.store(true, std::sync::atomic::Ordering::Release));
+        drop(routing);
+        drop((gone, replaced));
     }
 
     /// The standing directives of the ids that a controller resolves, with its reference on their routes.

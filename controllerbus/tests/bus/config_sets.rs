@@ -2,6 +2,8 @@
 
 use controllerbus::bus::{RunState, Source};
 use controllerbus::config::Entry;
+use controllerbus::controller::factory::erase;
+use controllerbus::controller::{AnyController, BoxFuture};
 use controllerbus::prelude::*;
 
 use crate::kit::{factory, soon};
@@ -413,4 +415,66 @@ async fn a_better_factory_takes_a_running_controller_over_where_the_config_says_
     // Nor does a lower one.
     bus.add_factories(Source(5), doors("1.1.5"));
     assert_eq!(version(), ["1.2.0"]);
+}
+
+/// A factory of doors that constructs none before it is allowed to.
+struct SlowDoors {
+    begun: tokio::sync::Semaphore,
+    allowed: tokio::sync::Semaphore,
+}
+
+impl controllerbus::controller::factory::Factory for SlowDoors {
+    fn info(&self) -> controllerbus::controller::Info {
+        controllerbus::controller::Info::new("door", "1.0.0".parse().expect("a version"), "test/door")
+    }
+    fn construct(
+        self: std::sync::Arc<Self>,
+        _: Vec<u8>,
+        _: Context,
+    ) -> BoxFuture<'static, Result<std::sync::Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            self.begun.add_permits(1);
+            self.allowed.acquire().await?.forget();
+            Ok(erase(DoorController))
+        })
+    }
+}
+
+async fn until_door_is(bus: &Bus, version: &str) {
+    let mut changes = bus.changes();
+    let found = || bus.controllers().iter().map(|found| found.info.version.to_string()).collect::<Vec<_>>();
+    while found() != [version] {
+        soon(changes.changed()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_better_factory_that_comes_while_the_controller_is_made_takes_over_too() {
+    let bus = Bus::new();
+    let semaphore = || tokio::sync::Semaphore::new(0);
+    let slow = std::sync::Arc::new(SlowDoors { begun: semaphore(), allowed: semaphore() });
+    bus.add_factories(Source(1), vec![slow.clone()]);
+    let set = ConfigSet::from_yaml("door: { id: test/door, supersede: true, config: { width: 3 } }").unwrap();
+    let applies = bus.clone();
+    let applied = tokio::spawn(async move { applies.apply(set).await.map(drop) });
+    soon(slow.begun.acquire()).await.unwrap().forget();
+    bus.add_factories(Source(2), vec![factory::<DoorController>("door", "1.1.0")]);
+    slow.allowed.add_permits(1);
+    until_door_is(&bus, "1.1.0").await;
+    soon(applied).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_better_factory_that_a_swap_brings_takes_over_where_the_config_says_so() {
+    let bus = Bus::new();
+    let doors = |version| vec![factory::<DoorController>("door", version)];
+    bus.add_factories(Source(1), doors("1.0.0"));
+    bus.add_factories(Source(2), doors("0.9.0"));
+    let set = ConfigSet::from_yaml("door: { id: test/door, supersede: true, config: { width: 3 } }").unwrap();
+    soon(bus.apply(set)).await.unwrap();
+    until_door_is(&bus, "1.0.0").await;
+    let second = std::time::Duration::from_secs(1);
+    let staged = soon(bus.stage(Source(2), Source(3), doors("1.1.0"), second)).await.unwrap();
+    soon(staged.commit(second)).await.unwrap();
+    until_door_is(&bus, "1.1.0").await;
 }

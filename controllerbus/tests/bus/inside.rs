@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use controllerbus::bus::loading::{
-    ApplyConfigSet, ListControllers, ListDirectives, ListFactories, LoadFactory, LookupConfigSet,
+    ApplyConfigSet, ListControllers, ListDirectives, ListFactories, LoadControllerWithConfig, LoadFactory,
+    LookupConfigSet,
 };
-use controllerbus::bus::{Bus, Execution, RunState};
+use controllerbus::bus::{Bus, Execution, RunState, Source};
 use controllerbus::controller::Closures;
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 use tokio::sync::mpsc;
 
-use crate::kit::{Words, factory, info, soon};
+use crate::kit::{Fails, Words, at_rest, factory, info, soon};
 
 fn speaker() -> Arc<Closures> {
     Arc::new(Closures::new().resolves(|request: Words, values| async move {
@@ -233,4 +234,123 @@ async fn configs_are_looked_up_from_inside_and_kept_alive() {
     while all.standing().count() > 0 {
         soon(all.next()).await;
     }
+}
+
+/// Waits until a key has so many candidates that are not elected.
+async fn others_of(bus: &Bus, key: &str, number: usize) {
+    let mut changes = bus.changes();
+    while bus.config(key).expect("the key").candidates.len() != number {
+        soon(changes.changed()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_who_keep_the_same_key_come_to_rest() {
+    let bus = Bus::new();
+    bus.add_factories(Source(1), vec![factory::<Inside>("inside", "1.0.0")]);
+    let _all = bus.request(LookupConfigSet { keys: Vec::new(), keep: true }).unwrap();
+    let _one = bus.request(LookupConfigSet { keys: vec!["inside".into()], keep: true }).unwrap();
+    let owner = bus.config_owner();
+    let text = |number| format!("inside: {{ id: test/inside, revision: 2, config: {{ number: {number} }} }}");
+    for number in [1, 2] {
+        soon(owner.apply(ConfigSet::from_yaml(&text(number)).unwrap())).await.unwrap();
+        others_of(&bus, "inside", 2).await;
+        at_rest(&bus).await;
+    }
+    // What they keep is what was elected last.
+    let RunState::Running(controller) = bus.config("inside").expect("it is there").state else { panic!("it runs") };
+    soon(owner.withdraw()).await;
+    at_rest(&bus).await;
+    let state = bus.config("inside").expect("it is kept");
+    assert_eq!((state.state, state.candidates.len()), (RunState::Running(controller), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keeping_a_config_neither_retries_it_nor_brings_a_removed_controller_back() {
+    let bus = Bus::new();
+    let fails = Arc::<Fails>::default();
+    bus.add_factories(Source(1), vec![fails.clone(), factory::<Inside>("inside", "1.0.0")]);
+    let text = "bad: { id: test/fails, retry: { stop_after: 1 } }\ninside: { id: test/inside }\n";
+    soon(bus.apply(ConfigSet::from_yaml(text).unwrap())).await.unwrap();
+    let RunState::Running(controller) = bus.config("inside").expect("it is there").state else { panic!("it runs") };
+    assert!(soon(bus.remove_controller(controller)).await);
+    let _keeps = bus.request(LookupConfigSet { keys: Vec::new(), keep: true }).unwrap();
+    for key in ["bad", "inside"] {
+        others_of(&bus, key, 1).await;
+    }
+    at_rest(&bus).await;
+    assert_eq!(fails.tries.load(Ordering::Relaxed), 1);
+    assert!(matches!(bus.config("bad").expect("it is there").state, RunState::Failed { retry_in: None, .. }));
+    assert_eq!(bus.config("inside").expect("it is there").state, RunState::Removed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_is_asked_for_is_tried_as_often_as_was_said() {
+    let bus = Bus::new();
+    let fails = Arc::<Fails>::default();
+    bus.add_factories(Source(1), vec![fails.clone()]);
+    let retry = Retry::default().with_start(std::time::Duration::from_secs(1)).with_stop_after(3);
+    let load = LoadControllerWithConfig::of(&FailsConfig {}).unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut request = bus.request(LoadControllerWithConfig { retry: Some(retry), ..load }).unwrap();
+    let error = soon(request.value()).await.expect_err("it cannot be made");
+    assert!(error.to_string().contains("it cannot be made"), "{error}");
+    assert_eq!(fails.tries.load(Ordering::Relaxed), 3);
+    assert!(begun.elapsed().as_millis() >= 1_500, "1 s and 2 s, or half of each: {:?}", begun.elapsed());
+    tokio::time::sleep(std::time::Duration::from_secs(3_600)).await;
+    assert_eq!(fails.tries.load(Ordering::Relaxed), 3, "it was given up");
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/fails")]
+struct FailsConfig {}
+
+#[tokio::test]
+async fn a_controller_that_a_detached_task_of_a_plugin_has_added_does_not_keep_the_generation() {
+    let bus = Bus::new();
+    // What would keep the plugin's code loaded.
+    let proxy = speaker();
+    let adds = bus.handle().backend().add_controller(proxy.clone(), info("test/added"), Source(7), Retry::never());
+    let running = adds.unwrap();
+    let exited = running.exited();
+    soon(bus.remove_source(Source(7))).await;
+    soon(async {
+        while Arc::strong_count(&proxy) > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(soon(exited).await.expect_err("it was removed").kind(), ErrorKind::Closed);
+    assert_eq!(soon(running.exited()).await.expect_err("it was removed").kind(), ErrorKind::Closed);
+    soon(running.close()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_is_removed_while_it_is_added_leaves_nothing_behind() {
+    let bus = Bus::new();
+    let controller = speaker();
+    let (done, removing) = (tokio_util::sync::CancellationToken::new(), bus.clone());
+    let over = done.clone();
+    let remover = tokio::spawn(async move {
+        while !over.is_cancelled() {
+            for found in removing.controllers() {
+                removing.remove_controller(found.id).await;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    for _ in 0..2_000 {
+        bus.add_controller(controller.clone(), info("test/added"));
+    }
+    done.cancel();
+    soon(remover).await.unwrap();
+    for found in bus.controllers() {
+        soon(bus.remove_controller(found.id)).await;
+    }
+    soon(async {
+        while Arc::strong_count(&controller) > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

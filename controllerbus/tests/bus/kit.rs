@@ -1,13 +1,17 @@
 //! What the tests share: directives, controllers made of closures, and waits for states.
 
+use std::any::Any;
+use std::future::poll_fn;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use controllerbus::Routes;
-use controllerbus::bus::{Bus, ControllerId};
+use controllerbus::bus::{Bus, ControllerId, Source};
 use controllerbus::controller::factory::{Factory, FactoryOf, erase};
-use controllerbus::controller::{BoxFuture, Info};
+use controllerbus::controller::{AnyController, BoxFuture, Info};
+use controllerbus::directive::{AnyDirective, DirectiveType, Options, RawEvent, RawRequest};
 use controllerbus::prelude::*;
 
 /// Asks for the words about a number.
@@ -91,4 +95,79 @@ pub fn counted(bus: &Bus) -> Arc<AtomicUsize> {
         std::future::ready(Ok(()))
     });
     calls
+}
+
+/// A local directive as a plugin's code asks it: it is that library's.
+pub struct AskedBy<D> {
+    pub library: Source,
+    pub directive: D,
+}
+
+impl<D: Directive> AnyDirective for AskedBy<D> {
+    fn id(&self) -> &str {
+        D::ID
+    }
+    fn directive_type(&self) -> Option<&'static DirectiveType> {
+        self.directive.directive_type()
+    }
+    fn hash_key(&self, hasher: &mut dyn Hasher) {
+        self.directive.hash_key(hasher);
+    }
+    fn same_key(&self, other: &dyn AnyDirective) -> bool {
+        let other = other.as_any().downcast_ref::<Self>();
+        other.is_some_and(|other| self.library == other.library && self.directive == other.directive)
+    }
+    fn name(&self) -> String {
+        Directive::name(&self.directive)
+    }
+    fn debug_values(&self) -> Vec<(String, String)> {
+        Directive::debug_values(&self.directive)
+    }
+    fn options(&self) -> Options {
+        Directive::options(&self.directive)
+    }
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+    fn confined_to(&self) -> Option<Source> {
+        Some(self.library)
+    }
+    fn encode(&self) -> Result<Vec<u8>> {
+        AnyDirective::encode(&self.directive)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What happens next to a directive.
+pub async fn next_of(request: &mut Box<dyn RawRequest>) -> RawEvent {
+    soon(poll_fn(|cx| request.poll_event(cx))).await.expect("it stands")
+}
+
+/// Waits until nothing changes on the bus any more. The test's clock is paused: it goes on only when all are at rest.
+pub async fn at_rest(bus: &Bus) {
+    let mut changes = bus.changes();
+    let mut seen = 0;
+    while let Ok(changed) = tokio::time::timeout(Duration::from_millis(1), changes.changed()).await {
+        changed.expect("the bus is there");
+        seen += 1;
+        assert!(seen < 1_000, "it does not come to rest");
+    }
+}
+
+/// A factory whose controllers cannot be constructed, which counts the tries.
+#[derive(Default)]
+pub struct Fails {
+    pub tries: AtomicUsize,
+}
+
+impl Factory for Fails {
+    fn info(&self) -> Info {
+        info("test/fails")
+    }
+    fn construct(self: Arc<Self>, _: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::ready(Err(Error::msg("it cannot be made"))))
+    }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use controllerbus::bus::{Across, Source};
 use controllerbus::controller::Closures;
-use controllerbus::directive::AnyValue;
+use controllerbus::directive::{AnyValue, RawEvent};
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 
-use crate::kit::{info, soon};
+use crate::kit::{AskedBy, factory, info, next_of, soon};
 
 trait Store: Send + Sync {
     fn take(&self) -> usize;
@@ -92,4 +93,74 @@ fn a_live_value_has_no_encoding_and_is_found_again_only_as_what_it_is() {
     assert!(back.get_local::<String>().is_err());
     assert!(AnyValue::native(7_u64).get_local::<u64>().is_err());
     assert!(AnyValue::encoded(&bytes).get_local::<Counting>().is_err());
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/stores")]
+struct StoresConfig {}
+
+struct Stores;
+
+impl Controller for Stores {
+    type Config = StoresConfig;
+    async fn construct(_: StoresConfig, _: &Context) -> Result<Self> {
+        Ok(Self)
+    }
+    fn routes(routes: &mut controllerbus::Routes<Self>) {
+        routes.add::<OpenStore>(|_, _, values| {
+            values.add(Arc::new(Counting(AtomicUsize::new(5))));
+            Box::pin(std::future::ready(Ok(())))
+        });
+    }
+}
+
+async fn with_stores(bus: &Bus) {
+    soon(bus.apply(ConfigSet::from_yaml("stores: { id: test/stores }").unwrap())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bridge_for_everything_leaves_a_plugins_local_directives_alone() {
+    let (bus, other) = (Bus::new(), Bus::new());
+    let _bridge = bus.bridge(&other, Across::when(|_| true)).unwrap();
+    let asked = AskedBy { library: Source(7), directive: open("users") };
+    let mut request = bus.handle().raw(Arc::new(asked)).unwrap();
+    let first = next_of(&mut request).await;
+    assert!(matches!(first, RawEvent::Idle), "{first:?}");
+    with_stores(&bus).await;
+    bus.add_factories(Source(7), vec![factory::<Stores>("stores", "1.0.0")]);
+    loop {
+        match next_of(&mut request).await {
+            RawEvent::Added(..) => break,
+            RawEvent::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    assert!(other.directives().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_goes_with_the_controller_that_it_was_about() {
+    let bus = Bus::new();
+    with_stores(&bus).await;
+    bus.add_factories(Source(7), vec![factory::<Stores>("stores", "1.0.0")]);
+    soon(bus.watch_config("stores").running()).await.unwrap();
+    let error = soon(bus.resolve(open("users"))).await.err().expect("it is a plugin's");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let mut early = bus.request(open("users")).unwrap();
+    assert!(matches!(soon(early.next()).await, Some(Event::Failed(_))));
+    soon(bus.remove_source(Source(7))).await;
+    // It is the same directive, and nobody refuses it any more.
+    let mut late = bus.request(open("users")).unwrap();
+    let first = soon(late.next()).await;
+    assert!(matches!(first, Some(Event::Idle)), "an error that is over");
+    bus.add_controller(controllerbus::controller::factory::erase(Stores), info("test/stores"));
+    assert_eq!(soon(late.value()).await.unwrap().take(), 5);
+}
+
+#[tokio::test]
+async fn a_controller_of_a_factory_that_was_added_by_hand_answers_local_directives() {
+    let bus = Bus::new();
+    let _added = bus.handle().add_factories(vec![factory::<Stores>("stores", "1.0.0")]).unwrap();
+    with_stores(&bus).await;
+    assert_eq!(soon(bus.resolve(open("users"))).await.unwrap().take(), 5);
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use controllerbus::bus::{Bus, Source};
 use controllerbus::controller::factory::{Factory, erase};
-use controllerbus::controller::{AnyController, BoxFuture, Info};
+use controllerbus::controller::{AnyController, BoxFuture, Closures, Info};
+use controllerbus::directive::RawEvent;
 use controllerbus::prelude::*;
 use tokio::sync::Semaphore;
 
-use crate::kit::{info, resolver_of, soon};
+use crate::kit::{AskedBy, info, next_of, resolver_of, soon};
 
 /// Notes a number, and says who noted it.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -423,4 +424,112 @@ async fn the_controllers_of_a_source_say_how_they_are_within_a_time() {
     assert!(found[0].1.is_ok());
     assert_eq!(found[1].1.as_ref().unwrap_err().to_string(), "no database");
     assert!(found[2].1.as_ref().unwrap_err().to_string().contains("took longer"), "{:?}", found[2].1);
+}
+
+/// Asks for a number that stays in its library.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/own-number", value = Arc<AtomicU64>, local)]
+struct OwnNumber {}
+
+type Make = Box<dyn Fn(Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> + Send + Sync>;
+
+/// A factory made of a closure.
+struct Makes(&'static str, Make);
+
+impl Factory for Makes {
+    fn info(&self) -> Info {
+        info(self.0)
+    }
+    fn construct(self: Arc<Self>, _: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        (self.1)(context)
+    }
+}
+
+fn makes<F>(id: &'static str, make: impl Fn(Context) -> F + Send + Sync + 'static) -> Arc<dyn Factory>
+where
+    F: Future<Output = Result<Arc<dyn AnyController>>> + Send + 'static,
+{
+    Arc::new(Makes(id, Box::new(move |context| Box::pin(make(context)))))
+}
+
+fn asked_by(generation: u64) -> Arc<AskedBy<OwnNumber>> {
+    Arc::new(AskedBy { library: Source(generation), directive: OwnNumber {} })
+}
+
+#[tokio::test]
+async fn a_local_directive_that_fails_in_both_generations_does_not_keep_the_next_one_out() {
+    let bus = Bus::new();
+    let generation = || {
+        vec![makes("test/numbers", |_| async {
+            let fails = |_: OwnNumber, _| std::future::ready(Err(Error::msg("no numbers").permanent()));
+            Ok(Arc::new(Closures::new().resolves(fails)) as Arc<dyn AnyController>)
+        })]
+    };
+    bus.add_factories(Source(1), generation());
+    soon(bus.apply(ConfigSet::from_yaml("numbers: { id: test/numbers }").unwrap())).await.unwrap();
+    let mut old = bus.handle().raw(asked_by(1)).unwrap();
+    let mut new = bus.handle().raw(asked_by(2)).unwrap();
+    while !matches!(next_of(&mut old).await, RawEvent::Failed(_)) {}
+    let staged = soon(bus.stage(Source(1), Source(2), generation(), PATIENCE)).await.expect("it is ready");
+    drop(old);
+    soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
+    while !matches!(next_of(&mut new).await, RawEvent::Failed(_)) {}
+}
+
+#[tokio::test]
+async fn a_controller_that_needs_a_live_value_to_be_constructed_can_be_swapped() {
+    let bus = Bus::new();
+    let generation = |number: u64| {
+        let needs = makes("test/needs", move |context| async move {
+            let mut request = context.bus().raw(asked_by(number))?;
+            while !matches!(next_of(&mut request).await, RawEvent::Added(..)) {}
+            Ok(Arc::new(Closures::new()) as Arc<dyn AnyController>)
+        });
+        let has = makes("test/has", |_| async {
+            let answers = |_: OwnNumber, values: Values<Arc<AtomicU64>>| {
+                values.add(Arc::new(AtomicU64::new(1)));
+                std::future::ready(Ok(()))
+            };
+            Ok(Arc::new(Closures::new().resolves(answers)) as Arc<dyn AnyController>)
+        });
+        vec![needs, has]
+    };
+    bus.add_factories(Source(1), generation(1));
+    let set = "needs: { id: test/needs }\nhas: { id: test/has }\n";
+    soon(bus.apply(ConfigSet::from_yaml(set).unwrap())).await.unwrap();
+    assert_eq!(bus.controllers().len(), 2);
+    for number in 2..4 {
+        let staged = bus.stage(Source(number - 1), Source(number), generation(number), PATIENCE);
+        let staged = soon(staged).await.expect("it is ready");
+        soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
+    }
+    assert_eq!(bus.controllers().len(), 2);
+}
+
+#[tokio::test]
+async fn a_plugin_that_keeps_running_short_controllers_can_be_swapped() {
+    /// Adds another controller whenever it is saved, as one that does so all the time happens to.
+    struct Adds(BusHandle, Mutex<Vec<Box<dyn controllerbus::bus::RawRunning>>>);
+    impl Controller for Adds {
+        type Config = NotebookConfig;
+        async fn construct(_: NotebookConfig, _: &Context) -> Result<Self> {
+            Err(Error::msg("it is made by its factory"))
+        }
+        fn save(&self) -> Result<Option<State>> {
+            let short = Arc::new(Closures::new());
+            let added = self.0.backend().add_controller(short, info("test/short"), Source(1), Retry::never())?;
+            self.1.lock().unwrap().push(added);
+            State::encode(1, &()).map(Some)
+        }
+    }
+    let bus = Bus::new();
+    let generation = || {
+        vec![makes("test/notebook", |context| async move { Ok(erase(Adds(context.bus().clone(), Mutex::default()))) })]
+    };
+    bus.add_factories(Source(1), generation());
+    soon(bus.apply(ConfigSet::from_yaml("notebook: { id: test/notebook }").unwrap())).await.unwrap();
+    let staged = soon(bus.stage(Source(1), Source(2), generation(), PATIENCE)).await.expect("it is ready");
+    assert!(bus.controllers().len() > 2, "a short one was added");
+    soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
+    assert_eq!(bus.controllers().len(), 1, "the short ones end with their generation");
 }

@@ -52,6 +52,8 @@ impl Life {
         }
         self.configs.unclaim(id, &mut changes);
         self.configs.runs(id, &mut changes);
+        // One may have come while it was constructed.
+        self.configs.supersede(&self.factories, &mut changes);
         Some(changes)
     }
 

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
+use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 pub(super) use effects::Effects;
@@ -61,8 +62,9 @@ pub(super) struct StandingState {
     retiring: bool,
     /// Whether it is local: those who ask and those who answer are of one generation, which nothing is held back from.
     is_local: bool,
-    /// Why a controller was not asked, because the directive is local, and not of the same side of a boundary.
-    refused: Option<Error>,
+    /// Why controllers were not asked, because the directive is local, and not of the same side of a boundary; each with what is
+    /// cancelled when its controller goes.
+    refused: Vec<(CancellationToken, Error)>,
 }
 
 impl Standing {
@@ -86,7 +88,7 @@ impl Standing {
             idle: false,
             retiring: false,
             is_local: library.is_some(),
-            refused: None,
+            refused: Vec::new(),
         };
         Arc::new(Self { directive, hash, options, library, table, state: Mutex::new(state) })
     }
@@ -140,11 +142,17 @@ impl StandingState {
     }
 
     /// Tells references why a controller that resolves such directives is not asked.
-    pub(super) fn refuse(&mut self, error: Error, effects: &mut Effects) {
-        if self.refused.is_none() {
-            self.refused = Some(error.clone());
+    pub(super) fn refuse(&mut self, controller: &CancellationToken, error: Error, effects: &mut Effects) {
+        self.refused.retain(|(controller, _)| !controller.is_cancelled());
+        self.refused.push((controller.clone(), error.clone()));
+        if self.refused.len() == 1 {
             self.emit(&RawEvent::Failed(error), effects);
         }
+    }
+
+    /// Why a controller that is still there is not asked.
+    fn refusal(&self) -> Option<&Error> {
+        self.refused.iter().find(|(controller, _)| !controller.is_cancelled()).map(|(_, error)| error)
     }
 
     /// Notes that the directive has been offered to the controllers.

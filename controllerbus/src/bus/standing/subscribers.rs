@@ -33,7 +33,7 @@ impl StandingState {
                 unread.push(RawEvent::Failed(error.clone()));
             }
         }
-        if let Some(error) = &self.refused {
+        if let Some(error) = self.refusal() {
             unread.push(RawEvent::Failed(error.clone()));
         }
         if self.idle {

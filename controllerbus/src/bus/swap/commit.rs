@@ -12,6 +12,7 @@ use super::{Committed, LastStates, Pair, Staged, Stop};
 use crate::bus::Source;
 use crate::bus::configs::Changes;
 use crate::bus::engine::Life;
+use crate::bus::entry::ControllerEntry;
 use crate::bus::factories::KnownFactory;
 use crate::bus::life::{restore, save};
 use crate::bus::stop_first::{After, is_at_work};
@@ -120,7 +121,7 @@ impl Staged {
     /// The one step. Gives the generation back if there are new controllers, which have no successors yet.
     fn switch(mut self) -> Result<Committed, Box<Self>> {
         let engine = Arc::clone(&self.engine);
-        let (gone, changes) = {
+        let (gone, others, changes) = {
             let mut life = engine.life();
             let serving: HashSet<u64> = life.serving(self.from).iter().map(|entry| entry.id).collect();
             let is_whole =
@@ -152,12 +153,13 @@ impl Staged {
         for entry in pairs.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])) {
             entry.handover.unwatch(&self.activity);
         }
-        let switched: Vec<_> = pairs.iter().map(|pair| (Arc::clone(&pair.old), pair.new.clone())).collect();
+        let mut switched: Vec<_> = pairs.iter().map(|pair| (Arc::clone(&pair.old), pair.new.clone())).collect();
+        switched.extend(others.iter().map(|other| (Arc::clone(other), None)));
         engine.take_over(&switched);
         // Other configs may have waited for the factories of this generation.
         engine.carry_out(changes);
         let mut states = LastStates::default();
-        let mut old = Vec::new();
+        let mut old = others;
         for pair in pairs {
             let instance = pair.new.as_ref().and_then(|new| new.instance()).or_else(|| pair.old.instance());
             if let (Some(instance), Some(state)) = (instance, pair.restored) {
@@ -178,11 +180,19 @@ impl Staged {
 }
 
 impl Life {
-    /// Replaces the factories and controllers of one generation by those of the next.
-    fn switch(&mut self, from: Source, to: Vec<KnownFactory>, pairs: &[Pair]) -> (Vec<KnownFactory>, Changes) {
+    /// Replaces the factories and controllers of one generation by those of the next. Returns the factories, and the controllers
+    /// that no config has asked for, which end with their generation.
+    fn switch(
+        &mut self,
+        from: Source,
+        to: Vec<KnownFactory>,
+        pairs: &[Pair],
+    ) -> (Vec<KnownFactory>, Vec<Arc<ControllerEntry>>, Changes) {
         self.factories.add(to);
         let gone = self.factories.remove(from);
         self.leave(pairs.iter().map(|pair| &pair.old));
+        let others: Vec<_> = self.controllers.values().filter(|entry| entry.source == from).cloned().collect();
+        self.leave(&others);
         let mut changes = Changes::default();
         for pair in pairs {
             let Some(id) = pair.old.instance() else { continue };
@@ -200,7 +210,7 @@ impl Life {
                 self.configs.unclaim(id, &mut changes);
             }
         }
-        self.configs.factories_changed(&self.factories, &mut changes);
-        (gone, changes)
+        self.configs.factories_added(&self.factories, &mut changes);
+        (gone, others, changes)
     }
 }

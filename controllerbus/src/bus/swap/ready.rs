@@ -1,10 +1,11 @@
 //! Prepares successors beside the controllers that serve: constructs them, restores their states, executes them, and waits until
 //! they have answered the standing directives.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::roll_back::roll_back;
@@ -43,9 +44,10 @@ impl Drop for StagedConfig {
 }
 
 impl Life {
-    /// The controllers of a source.
+    /// The controllers of a source that configs ask for: the others get no successors.
     pub(super) fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
-        self.controllers.values().filter(|entry| entry.source == source).cloned().collect()
+        let serves = |entry: &&Arc<ControllerEntry>| entry.source == source && entry.configured.is_some();
+        self.controllers.values().filter(serves).cloned().collect()
     }
 
     /// Stages the pending config of an old controller's keys, if constructing it has failed and this factory is for it.
@@ -102,9 +104,7 @@ impl Staged {
             if missing.is_empty() {
                 return self.until_ready().await;
             }
-            let begun = self.pairs.len();
             self.construct(missing).await?;
-            self.start(&(begun..self.pairs.len()).collect::<Vec<_>>());
             self.until_ready().await?;
         }
     }
@@ -119,10 +119,11 @@ impl Staged {
         self.last_states.as_ref().map(|last| old.instance().and_then(|instance| last.0.get(&instance).cloned()))
     }
 
-    /// Constructs successors concurrently, with the states of the controllers that they will replace; except for those that are
-    /// constructed after these have ended.
+    /// Constructs successors concurrently, with the states of the controllers that they will replace, and starts each; except for
+    /// those that are constructed after these have ended.
     async fn construct(&mut self, old: Vec<Arc<ControllerEntry>>) -> Result<()> {
-        let mut making = Vec::new();
+        let runtime = self.engine.runtime()?;
+        let (mut making, mut replaced) = (JoinSet::new(), HashMap::new());
         for old in old {
             let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
                 self.pairs.push(Pair::new(old, None, Stop::Beside));
@@ -134,10 +135,11 @@ impl Staged {
             }
             let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
             let making_one = make_successor(spec, Arc::clone(&old), self.last_of(&old));
-            making.push((old, AbortOnDrop(self.engine.runtime()?.spawn(making_one))));
+            replaced.insert(making.spawn_on(making_one, &runtime).id(), old);
         }
-        for (old, mut made) in making {
-            let made = (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error)));
+        while let Some(made) = making.join_next_with_id().await {
+            let (task, made) = made.unwrap_or_else(|error| (error.id(), Err(Error::msg(error))));
+            let Some(old) = replaced.remove(&task) else { continue };
             let (made, instead) = match made {
                 Err(error) if self.last_states.is_none() => self.make_instead(&old, error).await?,
                 made => (made?, None),
@@ -145,6 +147,8 @@ impl Staged {
             self.notes.extend(made.note);
             let pair = Pair::new(old, Some(made.controller.keep()), Stop::Beside);
             self.pairs.push(Pair { restored: made.state, has_own_state: made.has_own_state, instead, ..pair });
+            // Not once all are: to be constructed, another one may need what this one resolves.
+            self.start(&[self.pairs.len() - 1]);
         }
         Ok(())
     }
@@ -212,6 +216,10 @@ impl Staged {
             if new.resolver_failed.swap(false, Ordering::AcqRel) {
                 // It does not count if the old one fails, too.
                 for standing in new.answers() {
+                    // Nobody but its own generation is asked, so that the old one tells nothing about it.
+                    if standing.library.is_some() {
+                        continue;
+                    }
                     let state = standing.lock();
                     if let Some(error) = state.error_of(new.id).filter(|_| state.error_of(pair.old.id).is_none()) {
                         let what = format!("resolving {} with {}", standing.directive.id(), new.info.id);
