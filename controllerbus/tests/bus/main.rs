@@ -17,6 +17,7 @@ mod resolvers;
 mod schemas;
 #[cfg(unix)]
 mod sockets;
+mod spans;
 mod stop_first;
 mod swaps;
 mod waits;
