@@ -7,8 +7,9 @@ use controllerbus::bus::loading::{
     ApplyConfigSet, ListControllers, ListDirectives, ListFactories, LoadControllerWithConfig, LoadFactory,
     LookupConfigSet,
 };
-use controllerbus::bus::{Bus, Execution, RunState, Source};
-use controllerbus::controller::Closures;
+use controllerbus::bus::{Bus, ControllerId, Execution, RunState, Source};
+use controllerbus::controller::{AnyController, BoxFuture, Closures};
+use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 use tokio::sync::mpsc;
@@ -325,25 +326,35 @@ async fn a_controller_that_a_detached_task_of_a_plugin_has_added_does_not_keep_t
     soon(running.close()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// It resolves so much that routing to it takes a while.
+struct Wide;
+
+impl AnyController for Wide {
+    fn resolves(&self) -> Vec<String> {
+        vec!["test/words".to_owned(); 1_000]
+    }
+    fn resolve(
+        self: Arc<Self>,
+        _: Arc<dyn AnyDirective>,
+        _: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_that_is_removed_while_it_is_added_leaves_nothing_behind() {
     let bus = Bus::new();
-    let controller = speaker();
-    let (done, removing) = (tokio_util::sync::CancellationToken::new(), bus.clone());
-    let over = done.clone();
-    let remover = tokio::spawn(async move {
-        while !over.is_cancelled() {
-            for found in removing.controllers() {
-                removing.remove_controller(found.id).await;
-            }
-            tokio::task::yield_now().await;
-        }
-    });
-    for _ in 0..2_000 {
-        bus.add_controller(controller.clone(), info("test/added"));
+    let controller = Arc::new(Wide);
+    let mut last = bus.add_controller(controller.clone(), info("test/added"));
+    for _ in 0..50 {
+        // Whoever removes it tries that all the time, and so comes as soon as it is there.
+        let (next, removing) = (ControllerId(last.0 + 1), bus.clone());
+        let remover = tokio::spawn(async move { while !removing.remove_controller(next).await {} });
+        last = bus.add_controller(controller.clone(), info("test/added"));
+        assert_eq!(last, next);
+        soon(remover).await.unwrap();
     }
-    done.cancel();
-    soon(remover).await.unwrap();
     for found in bus.controllers() {
         soon(bus.remove_controller(found.id)).await;
     }
