@@ -2,10 +2,12 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::GuestObject;
@@ -25,13 +27,13 @@ use crate::{Error, Result, Retry};
 
 /// The host's bus.
 #[derive(Clone)]
-pub(super) struct HostBus {
+pub(in crate::plugin) struct HostBus {
     host: Arc<HostPtr>,
     runtime: Handle,
 }
 
 impl HostBus {
-    pub(super) fn new(host: Arc<HostPtr>, runtime: Handle) -> Self {
+    pub(in crate::plugin) fn new(host: Arc<HostPtr>, runtime: Handle) -> Self {
         Self { host, runtime }
     }
 }
@@ -76,7 +78,8 @@ impl Backend for HostBus {
         let retry = wire::encode(&retry)?;
         let added = self.host.add_controller(told, retry.as_slice().into(), boxed(object).into());
         let id = added.match_owned(Ok, |failure| Err(Error::from(failure)))?;
-        Ok(Box::new(RemoteRunning { host: Arc::clone(&self.host), id }))
+        let (host, runtime) = (Arc::clone(&self.host), self.runtime.clone());
+        Ok(Box::new(RemoteRunning { host, id, runtime, exit: OnceLock::new() }))
     }
 }
 
@@ -84,6 +87,10 @@ impl Backend for HostBus {
 struct RemoteRunning {
     host: Arc<HostPtr>,
     id: u64,
+    runtime: Handle,
+    /// How its execution has ended, and the task that asks the host for that; once somebody wants to know. The host tells only
+    /// one, so that one asks for all.
+    exit: OnceLock<(watch::Receiver<Option<Result<()>>>, AbortHandle)>,
 }
 
 impl RawRunning for RemoteRunning {
@@ -92,14 +99,26 @@ impl RawRunning for RemoteRunning {
     }
 
     fn exited(&self) -> BoxFuture<'static, Result<()>> {
-        let (host, id) = (Arc::clone(&self.host), self.id);
-        Box::pin(poll_fn(move |cx| {
-            let event = host.exited(id, waker_of(cx));
-            match event.kind {
-                EVENT_PENDING => Poll::Pending,
-                _ => Poll::Ready(event.failure.into()),
-            }
-        }))
+        let (told, _) = self.exit.get_or_init(|| {
+            let (tell, told) = watch::channel(None);
+            let (host, id) = (Arc::clone(&self.host), self.id);
+            let asking = self.runtime.spawn(async move {
+                let exited = poll_fn(|cx| {
+                    let event = host.exited(id, waker_of(cx));
+                    match event.kind {
+                        EVENT_PENDING => Poll::Pending,
+                        _ => Poll::Ready(Result::from(event.failure)),
+                    }
+                });
+                tell.send_replace(Some(exited.await));
+            });
+            (told, asking.abort_handle())
+        });
+        let mut told = told.clone();
+        Box::pin(async move {
+            let exited = told.wait_for(Option::is_some).await.ok().and_then(|exited| exited.clone());
+            exited.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, "the controller was removed")))
+        })
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -110,6 +129,9 @@ impl RawRunning for RemoteRunning {
 
 impl Drop for RemoteRunning {
     fn drop(&mut self) {
+        if let Some((_, asking)) = self.exit.get() {
+            asking.abort();
+        }
         self.host.let_go(self.id);
     }
 }

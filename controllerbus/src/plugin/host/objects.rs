@@ -41,15 +41,27 @@ pub(super) struct HostObject {
     name: String,
     source: Source,
     traces: Contained<Traces>,
-    added: Contained<Mutex<HashMap<u64, Added>>>,
+    added: Contained<Mutex<HashMap<u64, Arc<Added>>>>,
 }
 
-/// A controller that the guest has added.
+/// A controller that the guest has added. Of each of these, one task of the guest's asks, so that nobody waits for its lock.
 struct Added {
     /// `None` once it is being closed.
-    running: Option<Box<dyn RawRunning>>,
-    exited: Later<Result<()>>,
-    closed: Later<()>,
+    running: Mutex<Option<Box<dyn RawRunning>>>,
+    exited: Mutex<Later<Result<()>>>,
+    closed: Mutex<Later<()>>,
+}
+
+impl Added {
+    /// Begins to remove it.
+    fn let_go(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(running);
+    }
+}
+
+fn poll_later<T: Clone>(later: &Mutex<Later<T>>, cx: &mut Context<'_>) -> Option<T> {
+    later.lock().unwrap_or_else(PoisonError::into_inner).poll(cx)
 }
 
 /// What comes at some time, and is told as often as it is asked for.
@@ -109,7 +121,7 @@ impl HostObject {
         Ok(self.references.object(raw))
     }
 
-    fn added(&self) -> MutexGuard<'_, HashMap<u64, Added>> {
+    fn added(&self) -> MutexGuard<'_, HashMap<u64, Arc<Added>>> {
         self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,15 +130,13 @@ impl HostObject {
         &self,
         id: u64,
         waker: GuestWakerPtr,
-        poll: impl FnOnce(&mut Added, &mut Context<'_>) -> Option<T>,
+        poll: impl FnOnce(&Added, &mut Context<'_>) -> Option<T>,
     ) -> Option<Option<T>> {
         let waker = Waker::from(Arc::new(WakerHolder { waker, _lease: self.references.leases.take(Holder::Waker) }));
         let _runtime = self.references.runtime.enter();
         // Not under the lock: it may end something of the guest's.
-        let mut added = self.added().remove(&id)?;
-        let polled = poll(&mut added, &mut Context::from_waker(&waker));
-        self.added().insert(id, added);
-        Some(polled)
+        let added = self.added().get(&id).cloned()?;
+        Some(poll(&added, &mut Context::from_waker(&waker)))
     }
 }
 
@@ -158,9 +168,9 @@ impl HostSide for HostObject {
             let retry = wire::decode(retry.as_ref())?;
             let proxy = ControllerProxy::new(controller, self.name.clone(), self.references.clone());
             let running = self.bus.backend().add_controller(Arc::new(proxy), read_info(&info), self.source, retry)?;
-            let (id, exited) = (running.id().0, Later::Coming(running.exited()));
-            let closed = Later::Coming(running.close());
-            self.added().insert(id, Added { running: Some(running), exited, closed });
+            let (id, exited) = (running.id().0, Mutex::new(Later::Coming(running.exited())));
+            let closed = Mutex::new(Later::Coming(running.close()));
+            self.added().insert(id, Arc::new(Added { running: Mutex::new(Some(running)), exited, closed }));
             Ok(id)
         })
         .into()
@@ -168,7 +178,7 @@ impl HostSide for HostObject {
     extern "C" fn exited(&self, controller: u64, waker: GuestWakerPtr) -> PolledEvent {
         let gone = || Err(Error::new(ErrorKind::Closed, "the controller was removed"));
         guard(polled(EVENT_FAILED, 0, &[], gone()), || {
-            match self.ask(controller, waker, |added, cx| added.exited.poll(cx)) {
+            match self.ask(controller, waker, |added, cx| poll_later(&added.exited, cx)) {
                 Some(None) => polled(EVENT_PENDING, 0, &[], Ok(())),
                 Some(Some(Ok(()))) => polled(EVENT_END, 0, &[], Ok(())),
                 Some(Some(Err(error))) => polled(EVENT_FAILED, 0, &[], Err(error)),
@@ -179,8 +189,8 @@ impl HostSide for HostObject {
     extern "C" fn close(&self, controller: u64, waker: GuestWakerPtr) -> bool {
         guard(true, || {
             let closed = self.ask(controller, waker, |added, cx| {
-                drop(added.running.take());
-                added.closed.poll(cx)
+                added.let_go();
+                poll_later(&added.closed, cx)
             });
             // One that is not there has ended.
             closed.is_none_or(|closed| closed.is_some())
@@ -190,6 +200,8 @@ impl HostSide for HostObject {
         guard((), || {
             let _runtime = self.references.runtime.enter();
             let gone = self.added().remove(&controller);
+            // At once, even if another thread is asking about it.
+            gone.iter().for_each(|gone| gone.let_go());
             drop(gone);
         });
     }
@@ -453,8 +465,10 @@ impl HostSaved for Told<Result<Option<State>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::Backend;
+    use crate::controller::{Closures, Info};
     use crate::directive::Callback;
-    use crate::plugin::guest::bus::RemoteSink;
+    use crate::plugin::guest::bus::{HostBus, RemoteSink};
 
     /// A bus's sink that notes what comes, and keeps whom to tell at the end.
     #[derive(Default)]
@@ -516,6 +530,42 @@ mod tests {
         assert_eq!(sink.replace(ValueId(8), AnyValue::native("refused".to_owned())), None);
         let calls = noted.calls.lock().expect("the list").join(", ");
         assert_eq!(calls, "add \"old\", replace 7 by \"new\", replace 8 by \"refused\"");
+    }
+
+    #[tokio::test]
+    async fn everybody_who_waits_for_the_end_of_an_execution_hears_of_it() {
+        let bus = crate::Bus::new();
+        let leases = Leases::new();
+        let references = References::new(Handle::current(), Arc::clone(&leases));
+        let host = HostObject::new(bus.handle(), references, "test".to_owned(), 1);
+        let guest = HostBus::new(Arc::new(boxed(host).into()), Handle::current());
+        let (end, ended) = tokio::sync::watch::channel(false);
+        let controller = Closures::new().executes(move |_| {
+            let mut ended = ended.clone();
+            async move {
+                let _ = ended.wait_for(|ended| *ended).await;
+                Ok(())
+            }
+        });
+        let info = Info::new("test/ends", "1.0.0".parse().expect("a version"), "test/ends");
+        let add = |controller| guest.add_controller(controller, info.clone(), Source::STATIC, crate::Retry::never());
+        let running = add(Arc::new(controller)).expect("it is added");
+        let waiting = [tokio::spawn(running.exited()), tokio::spawn(running.exited())];
+        // Each has been polled once this has.
+        let unfinished = tokio::time::timeout(std::time::Duration::from_millis(50), running.exited()).await;
+        assert!(unfinished.is_err());
+        end.send_replace(true);
+        for waits in waiting {
+            let exited = tokio::time::timeout(std::time::Duration::from_secs(20), waits).await;
+            exited.expect("it hears").expect("no panic").expect("it ends well");
+        }
+        // One that is removed first has not ended by itself.
+        let stays = add(Arc::new(Closures::new().executes(|_| std::future::pending()))).expect("it is added");
+        let exited = tokio::spawn(stays.exited());
+        tokio::task::yield_now().await;
+        drop(stays);
+        let exited = tokio::time::timeout(std::time::Duration::from_secs(20), exited).await;
+        assert_eq!(exited.expect("it hears").expect("no panic").expect_err("removed").kind(), ErrorKind::Closed);
     }
 
     #[tokio::test]
