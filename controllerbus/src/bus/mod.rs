@@ -33,7 +33,8 @@
 //   writing wakes tasks.
 // * User code does not run under a lock: no controller, factory, callback, destructor or requester's waker. What a
 //   change of a directive wakes, calls or drops is collected in `Effects`, which `Standing::change` applies after the
-//   lock is released; what a change of configs entails is collected in `Changes`, which `Engine::carry_out` does. The
+//   lock is released; what a change of configs entails is collected in `Changes`, which `Engine::carry_out` does;
+//   `Types::route` drops the lists that it replaces, and the spans of their routes, after `routing`. The
 //   exceptions are: `AnyDirective::same_key` (the directive's `Eq`) and `AnyDirective::id` run under a shard's or
 //   directive's lock; a requester's waker is cloned under the directive's lock; and the task that awaits `Bus::stage`
 //   or `Staged::commit` is woken under `Handover::watchers`.
@@ -167,7 +168,8 @@
 //    commit  1 a controller that cannot run beside its successor is saved and ended, and its successor constructed; on an
 //              error, the old one is constructed again
 //            2 where there is a state, the gates of both are held, and it is handed over again; on an error, they open
-//            3 `switch`, under `life`: factories, instances, phases. There is no way back from here
+//            3 `switch`, under `life`: factories, instances, phases; what the old generation has added by hand leaves. There
+//              is no way back from here
 //            4 `take_over`: the old ones lose their routes, and their gates are shut; on each directive the new values
 //              become visible, and the old ones go; the gates of the new ones open
 //    drained   the old ones answer nothing any more, or OUTLAST is over; they are closed
