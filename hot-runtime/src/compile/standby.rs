@@ -261,8 +261,7 @@ mod tests {
     /// Waits until programs wait, and returns their numbers.
     async fn waiting(standby: &Standby) -> Vec<Option<u32>> {
         loop {
-            let ids: Vec<_> =
-                lock(&standby.state).waiting.iter().map(|waiting| waiting.child.id()).collect();
+            let ids: Vec<_> = lock(&standby.state).waiting.iter().map(|waiting| waiting.child.id()).collect();
             if !ids.is_empty() {
                 return ids;
             }
