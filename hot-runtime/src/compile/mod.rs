@@ -83,7 +83,7 @@ pub struct BuildOptions {
     /// How many bytes of artifacts to cache, so that returning to earlier sources needs no compiler.
     pub keep: u64,
     /// Whether to compile the dependencies of a plugin again after its first edit, with optimisation, in the background
-    /// and at a low priority. Libraries are then half as large, and further edits are linked and loaded sooner. It needs
+    /// and at a low priority. Libraries are then about half as large, and further edits are linked and loaded sooner. It needs
     /// some minutes of a core and 300 MB in the target folder, once. It is not done for release builds, nor if the
     /// workspace's dev profile sets an `opt-level`.
     pub optimize_dependencies: bool,
@@ -414,7 +414,7 @@ impl PluginBuilder {
             Err(Failure::Cargo(why)) => why,
         };
         tracing::debug!(plugin = self.spec.id, why, "cargo builds");
-        // With cargo, dependencies are compiled as soon as can be.
+        // The plain build comes first, because it takes less time.
         self.optimizing.stop();
         if let Some(session) = &mut self.session {
             session.stand_down().await;
