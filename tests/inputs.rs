@@ -485,6 +485,34 @@ async fn a_target_folder_that_goes_costs_one_build_by_cargo_and_a_wrapper_that_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_of_a_file_that_was_written_meanwhile_has_ended_before_the_next_one_starts() {
+    let small = Small::new("written", "", "const V: &str = \"one\";", "V.to_owned()");
+    // Writes the next edit while it compiles, if there is one, and takes its time to end.
+    let called = small.path("tools/called");
+    small.script(
+        "tools/wrap.sh",
+        "case \"$*\" in *'--crate-name written '*) ;; *) exec \"$@\" ;; esac\n\
+         echo begins >> \"$here/called\"\n\
+         if [ -e \"$here/next\" ]; then cat \"$here/next\" > \"$here/../crate/src/lib.rs\"; rm \"$here/next\"; fi\n\
+         \"$@\"; code=$?; sleep 0.3; echo ended >> \"$here/called\"; exit $code\n",
+    );
+    small.write(".cargo/config.toml", "[build]\nrustc-wrapper = \"tools/wrap.sh\"\n");
+    let mut builder = PluginBuilder::new(small.spec(), options("written"));
+    let cancel = CancellationToken::new();
+    let mut build = async || builder.build(&|_| {}, &cancel).await.expect("a build");
+    assert_eq!(build().await.by, BuiltBy::Cargo);
+    std::fs::write(&called, "").expect("writing");
+    let next = std::fs::read_to_string(small.path("crate/src/lib.rs")).expect("the source").replace("one", "three");
+    small.write("tools/next", &next);
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    let built = build().await;
+    assert_eq!(built.by, BuiltBy::Rustc, "{:?}", built.why_cargo);
+    let bytes = std::fs::read(&built.artifact).expect("the artifact");
+    assert!(bytes.windows(5).any(|part| part == b"three"));
+    assert_eq!(std::fs::read_to_string(&called).expect("the calls"), "begins\nended\nbegins\nended\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_config_and_the_code_that_needs_it_may_change_in_either_order() {
     let small = Small::new("either-order", "", "", "WORD.lock().unwrap().clone()");
     small.replace(

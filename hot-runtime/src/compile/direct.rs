@@ -307,16 +307,34 @@ impl Session {
         job: Job<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<DirectBuilt, Failure> {
+        let mut last = None;
+        let built = self.build_leaving(&mut last, order, inputs, hash, job, progress).await;
+        if let Some((_, mut compiler)) = last {
+            // The next one must not start before this one has ended.
+            compiler.end().await;
+        }
+        built
+    }
+
+    /// [`build`](Self::build), which may leave a compiler running, in `last`, if it fails.
+    async fn build_leaving<'a>(
+        &mut self,
+        last: &mut Option<(usize, Compiler<'a>)>,
+        order: &[usize],
+        inputs: &Inputs,
+        hash: HashOf<'_>,
+        job: Job<'a>,
+        progress: &mut Progress<'_>,
+    ) -> Result<DirectBuilt, Failure> {
         progress.phase(BuildPhase::Compiling);
         let (edited, began) = (self.edited(order, inputs), SystemTime::now());
         let mut messages = Vec::new();
-        let mut last: Option<(usize, Compiler)> = None;
         for at in order.iter().copied() {
             if let Some((before, compiler)) = last.take() {
                 self.finish(before, compiler, &edited, job, progress, &mut messages).await?;
                 self.note(before, inputs, began, job).await?;
             }
-            last = self.compile(at, job, progress).await.map(|compiler| (at, compiler));
+            *last = self.compile(at, job, progress).await.map(|compiler| (at, compiler));
             if let Some((_, ended)) = last.take_if(|(_, compiler)| compiler.has_ended()) {
                 self.finish(at, ended, &edited, job, progress, &mut messages).await?;
             }
@@ -326,7 +344,7 @@ impl Session {
             }
         }
         let mut of_last = None;
-        if let Some((at, _)) = &last {
+        if let Some((at, _)) = last {
             of_last = self.read_by(*at, inputs, began).await?;
             if of_last.is_none() && !job.lenient {
                 return Err(Failure::Written);
@@ -337,12 +355,12 @@ impl Session {
         let hash = hash(&self.known, &now)?;
         // The last compiler cleans up while its output is linked.
         let ending = async {
-            if let Some((_, compiler)) = &mut last {
+            if let Some((_, compiler)) = last {
                 compiler.end().await;
             }
         };
         let (linked, ()) = tokio::join!(self.link_anew(&hash, job, progress), ending);
-        if let Some((at, compiler)) = last {
+        if let Some((at, compiler)) = last.take() {
             self.finish(at, compiler, &edited, job, progress, &mut messages).await?;
             self.known.units[at].from = of_last;
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::compile::process;
 use crate::sys::files::identity;
@@ -127,6 +127,8 @@ struct State {
 pub(crate) struct Standby {
     state: Arc<Mutex<State>>,
     task: Option<AbortOnDropHandle<()>>,
+    /// The ends of those that are not needed; they go on whoever gives up waiting for them.
+    ending: TaskTracker,
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -139,7 +141,7 @@ impl Standby {
         if !cfg!(unix) {
             return;
         }
-        let state = Arc::clone(&self.state);
+        let (state, ending) = (Arc::clone(&self.state), self.ending.clone());
         let turn = {
             let mut state = lock(&state);
             state.turn += 1;
@@ -152,7 +154,7 @@ impl Standby {
                 let is_unwanted = |waiting: &mut Waiting| !invocations.iter().any(|it| it.is_like(&waiting.invocation));
                 state.waiting.extract_if(.., is_unwanted).collect()
             };
-            end(unwanted).await;
+            end(unwanted, &ending).await;
             {
                 let mut state = lock(&state);
                 if state.turn != turn {
@@ -169,7 +171,7 @@ impl Standby {
             }
             tokio::time::sleep(IDLE).await;
             let idle = std::mem::take(&mut lock(&state).waiting);
-            drop(idle);
+            end(idle, &ending).await;
         })));
     }
 
@@ -181,7 +183,7 @@ impl Standby {
             state.turn += 1;
             std::mem::take(&mut state.waiting)
         };
-        end(waiting).await;
+        end(waiting, &self.ending).await;
     }
 
     /// Starts a program, or passes its arguments to one that waits for them.
@@ -190,18 +192,20 @@ impl Standby {
     /// The system's, such as that there is no such program.
     pub(crate) async fn start(&self, invocation: &Invocation) -> std::io::Result<Child> {
         let (waiting, others) = self.take(invocation);
-        end(others).await;
-        if let (Some(mut child), Some(text)) = (waiting, invocation.argument_file())
-            && let Some(mut stdin) = child.stdin.take()
-            && stdin.write_all(text.as_bytes()).await.is_ok()
-        {
-            return Ok(child);
+        end(others, &self.ending).await;
+        if let Some(mut waiting) = waiting {
+            if let (Some(mut stdin), Some(text)) = (waiting.child.stdin.take(), invocation.argument_file())
+                && stdin.write_all(text.as_bytes()).await.is_ok()
+            {
+                return Ok(waiting.child);
+            }
+            end(vec![waiting], &self.ending).await;
         }
         invocation.start()
     }
 
     /// The program that waits for such a call, and others of its kind, which are to be ended.
-    fn take(&self, invocation: &Invocation) -> (Option<Child>, Vec<Waiting>) {
+    fn take(&self, invocation: &Invocation) -> (Option<Waiting>, Vec<Waiting>) {
         let folder = invocation.folder_identity();
         let mut of_its_kind: Vec<_> = {
             let mut state = lock(&self.state);
@@ -213,17 +217,19 @@ impl Standby {
             let is_alive = matches!(waiting.child.try_wait(), Ok(None));
             waiting.invocation.is_like(invocation) && waiting.folder == folder && is_alive
         };
-        let found = of_its_kind.iter_mut().position(waits).map(|at| of_its_kind.swap_remove(at).child);
+        let found = of_its_kind.iter_mut().position(waits).map(|at| of_its_kind.swap_remove(at));
         (found, of_its_kind)
     }
 }
 
-/// Ends programs that wait, and waits until they have: there are never two compilers.
-async fn end(waiting: Vec<Waiting>) {
+/// Ends programs that wait, and waits until these and all others have ended: there are never two compilers.
+async fn end(waiting: Vec<Waiting>, ending: &TaskTracker) {
     for mut waiting in waiting {
-        // Otherwise it has ended already.
-        let _ = waiting.child.kill().await;
+        // If it cannot be killed, it has ended already.
+        ending.spawn(async move { drop(waiting.child.kill().await) });
     }
+    ending.close();
+    ending.wait().await;
 }
 
 /// An environment with some variables changed.
