@@ -9,31 +9,7 @@ use crate::sys::files::open_nonblocking;
 use crate::util::yield_core;
 
 /// How many bytes are read, hashed or written in one step: less than half a millisecond's work.
-const STEP: usize = 512 << 10;
-
-/// A buffer for a file's bytes whose memory is returned to the system when it is dropped. Of smaller buffers glibc
-/// keeps twice the largest in each of its arenas; those of more than 32 MiB it maps and unmaps. Capacity that is not
-/// used takes no memory.
-pub(super) fn buffer_for(length: usize) -> Vec<u8> {
-    let small = length < STEP;
-    Vec::with_capacity(if small { length } else { length.max(33 << 20) })
-}
-
-/// Reads to the end, and passes each part to `look` while it is still in the processor's cache.
-pub(super) fn read_in_steps(
-    mut from: impl Read,
-    bytes: &mut Vec<u8>,
-    mut look: impl FnMut(&[u8]),
-) -> std::io::Result<()> {
-    loop {
-        let before = bytes.len();
-        if from.by_ref().take(STEP as u64).read_to_end(bytes)? == 0 {
-            return Ok(());
-        }
-        look(&bytes[before..]);
-        yield_core();
-    }
-}
+pub(super) const STEP: usize = 512 << 10;
 
 pub(super) fn write_in_steps(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
     bytes.chunks(STEP).try_for_each(|part| {

@@ -12,6 +12,7 @@
 //!
 //! Only [`Checks`] and this crate's own builds make a [`Verified`], and only a [`PrivateCopy`] of one can be opened.
 
+mod buffer;
 mod io;
 mod manifest;
 mod place;

@@ -1,8 +1,10 @@
 //! Reads files once, hashing them as they are read, and inspects them.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::io::{buffer_for, open_bounded, read_in_steps};
+use super::buffer::Buffer;
+use super::io::open_bounded;
 use super::manifest::{BundleRecord, FactoryRecord, compatible, described};
 use super::trailer::{self, TRAILER};
 use super::{LARGEST, PrivateCopy, refused};
@@ -12,7 +14,7 @@ use crate::error::{Error, Result};
 pub struct Read {
     /// Where it was read from, for messages.
     pub(super) path: PathBuf,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Buffer,
     pub(super) hash: blake3::Hash,
 }
 
@@ -29,7 +31,7 @@ impl Read {
     /// Takes bytes that were read already; `path` is for messages.
     pub fn bytes(path: &Path, bytes: Vec<u8>) -> Self {
         let hash = blake3::hash(&bytes[..bytes.len().saturating_sub(TRAILER)]);
-        Self { path: path.to_owned(), bytes, hash }
+        Self { path: path.to_owned(), bytes: bytes.into(), hash }
     }
 
     /// Reads a private copy, which is the library alone, and adds its trailer.
@@ -37,15 +39,14 @@ impl Read {
         let path = copy.path();
         let failed = || Error::io("reading the private copy of a plugin", path);
         let (file, found) = open_bounded(path, u64::MAX, "reading the private copy of a plugin")?;
-        let mut bytes = buffer_for(found.len() as usize + TRAILER + 1);
+        let mut bytes = Buffer::with_room(found.len() as usize + TRAILER).map_err(failed())?;
         let mut hasher = blake3::Hasher::new();
-        read_in_steps(file, &mut bytes, |part| {
+        let read = bytes.read_in_steps(file.take(found.len()), |part| {
             hasher.update(part);
-        })
-        .map_err(failed())?;
+        });
+        read.map_err(failed())?;
         let hash = hasher.finalize();
-        let trailer = trailer::trailer(&hash, bytes.len());
-        bytes.extend_from_slice(&trailer);
+        bytes.add(&trailer::trailer(&hash, bytes.len()));
         Ok(Self { path: copy.shown().to_owned(), bytes, hash })
     }
 
@@ -56,17 +57,18 @@ impl Read {
         length: u64,
         mut look: impl FnMut(&[u8]),
     ) -> Result<Self> {
-        use std::io::Read as _;
-        let mut bytes = buffer_for(length as usize + 1);
+        let failed = || Error::io("reading the plugin file", path);
+        // One more than there should be.
+        let mut bytes = Buffer::with_room(length as usize + 1).map_err(failed())?;
         let mut hasher = blake3::Hasher::new();
         let mut left = (length as usize).saturating_sub(TRAILER);
-        let read = read_in_steps(file.take(length + 1), &mut bytes, |part| {
+        let read = bytes.read_in_steps(file, |part| {
             let body = &part[..part.len().min(left)];
             hasher.update(body);
             left -= body.len();
             look(part);
         });
-        read.map_err(Error::io("reading the plugin file", path))?;
+        read.map_err(failed())?;
         if bytes.len() as u64 != length {
             let reason = "it changed while it was being read".to_owned();
             return Err(refused(path, (reason, "write it under another name, and rename it when it is complete")));
@@ -121,7 +123,7 @@ pub fn inspect(path: &Path) -> Result<Inspected> {
 pub struct Inspected {
     /// Where it was read from.
     pub path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// The BLAKE3 hash of the library, as hex.
     pub hash: String,
     /// The record of the whole plugin.

@@ -1,9 +1,10 @@
 //! Seals built libraries: a trailer with the hash, the length and a magic word makes an artifact of one.
 
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read as _, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::io::{buffer_for, read_in_steps, write_in_steps};
+use super::buffer::Buffer;
+use super::io::write_in_steps;
 use super::read::{Inspected, Read};
 use super::refused;
 use super::trailer::{TRAILER, trailer};
@@ -69,12 +70,12 @@ fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     let failed = || Error::io("reading the built library", library);
     let file = std::fs::File::open(library).map_err(failed())?;
     let length = file.metadata().map_err(failed())?.len() as usize;
-    let mut bytes = buffer_for(length + TRAILER + 1);
+    let mut bytes = Buffer::with_room(length + TRAILER).map_err(failed())?;
     let mut hasher = blake3::Hasher::new();
-    read_in_steps(file, &mut bytes, |part| {
+    let read = bytes.read_in_steps(file.take(length as u64), |part| {
         hasher.update(part);
-    })
-    .map_err(failed())?;
+    });
+    read.map_err(failed())?;
     let patches = unmap::to_be_unmapped(&bytes);
     if !patches.is_empty() {
         tracing::info!(library = %library.display(), "the library is marked as never to be unmapped; the artifact is not");
@@ -83,7 +84,7 @@ fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     }
     let hash = hasher.finalize();
     let trailer = trailer(&hash, bytes.len());
-    bytes.extend_from_slice(&trailer);
+    bytes.add(&trailer);
     let told = Sealed { hash: hash.to_hex().to_string(), size: bytes.len() as u64 };
     Ok((Read { path: PathBuf::new(), bytes, hash }, told, patches))
 }
