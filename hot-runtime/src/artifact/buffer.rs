@@ -14,9 +14,14 @@ use crate::util::yield_core;
 /// thousands of page faults take longer than reading the file.
 pub(super) struct Buffer {
     memory: Memory,
-    /// How many bytes of the memory were read or added.
+    /// How many bytes of the memory may be used.
+    room: usize,
+    /// How many bytes of it were read or added.
     length: usize,
 }
+
+/// The size of a huge page in bytes, on most systems.
+const HUGE_PAGE: usize = 2 << 20;
 
 enum Memory {
     Allocated(Vec<u8>),
@@ -32,20 +37,22 @@ impl Buffer {
         let memory = if room < STEP {
             Memory::Allocated(vec![0; room])
         } else {
-            let mapped = MmapMut::map_anon(room)?;
+            // Linux aligns a mapping of whole huge pages to them. What is not used takes no memory.
+            let mapped = MmapMut::map_anon(room.next_multiple_of(HUGE_PAGE))?;
             // Without huge pages it only takes longer.
             #[cfg(target_os = "linux")]
             let _ = mapped.advise(memmap2::Advice::HugePage);
             Memory::Mapped(mapped)
         };
-        Ok(Self { memory, length: 0 })
+        Ok(Self { memory, room, length: 0 })
     }
 
     fn room(&mut self) -> &mut [u8] {
-        match &mut self.memory {
+        let memory: &mut [u8] = match &mut self.memory {
             Memory::Allocated(memory) => memory,
             Memory::Mapped(memory) => memory,
-        }
+        };
+        &mut memory[..self.room]
     }
 
     /// Reads until the end or until there is no room, and passes each part to `look` while it is still in the
@@ -85,7 +92,7 @@ impl Buffer {
 
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { length: bytes.len(), memory: Memory::Allocated(bytes) }
+        Self { room: bytes.len(), length: bytes.len(), memory: Memory::Allocated(bytes) }
     }
 }
 
