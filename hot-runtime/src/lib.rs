@@ -16,11 +16,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//!
+//! All of them are on by default.
+//!
+//! * `process`: plugins in a process of their own. Without it, a plugin that asks for one is refused.
+//! * `sign`: making keys and signing artifacts. Signatures are verified without it too.
+//! * `yaml`: config sets in YAML. Without it, they are in JSON.
 
 #![warn(missing_debug_implementations)]
+// Some functions are only for what a feature, or another system, has.
+#![cfg_attr(not(all(unix, feature = "process", feature = "sign")), allow(dead_code, unused_variables))]
 
 /// The README's program is compiled as a test.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "yaml"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
@@ -47,9 +57,9 @@ pub use generation::probation::Probation;
 pub use generation::registry::{GenerationInfo, GenerationState, Registry};
 pub use host::capability::Capabilities;
 pub use host::config::PluginConfig;
-#[cfg(not(unix))]
+#[cfg(not(all(unix, feature = "process")))]
 pub use host::plugin_host;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub use host::process::{ending, plugin_host};
 pub use host::{Isolation, Limits, ProcessOptions, Sandbox};
 pub use runtime::{Builder, CrateConfig, FolderConfig, HotRuntime};

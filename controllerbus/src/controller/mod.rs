@@ -227,16 +227,21 @@ pub trait AnyController: Send + Sync + 'static {
     fn clone_for_lane(&self) -> Option<Arc<dyn AnyController>> {
         None
     }
-    /// The ids of the directives that this controller resolves; [`crate::directive::ANY_DIRECTIVE`] for all.
-    fn resolves(&self) -> Vec<String>;
+    /// The ids of the directives that this controller resolves; [`crate::directive::ANY_DIRECTIVE`] for all. None, unless
+    /// overridden.
+    fn resolves(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Resolves a directive into a sink. `None` if the controller has no resolver for it.
     ///
     /// The future ends when the resolver is done, and its values stay. Dropping the future cancels the resolver.
     fn resolve(
         self: Arc<Self>,
-        directive: Arc<dyn AnyDirective>,
-        sink: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>>;
+        _directive: Arc<dyn AnyDirective>,
+        _sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
 }
 
 /// Called once when an execution has reached its first wait, or its end without an error.

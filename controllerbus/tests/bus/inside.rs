@@ -8,8 +8,7 @@ use controllerbus::bus::loading::{
     LookupConfigSet,
 };
 use controllerbus::bus::{Bus, ControllerId, Execution, RunState, Source};
-use controllerbus::controller::{AnyController, BoxFuture, Closures};
-use controllerbus::directive::{AnyDirective, ValueSink};
+use controllerbus::controller::{AnyController, Closures};
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 use tokio::sync::mpsc;
@@ -332,13 +331,6 @@ struct Wide;
 impl AnyController for Wide {
     fn resolves(&self) -> Vec<String> {
         vec!["test/words".to_owned(); 1_000]
-    }
-    fn resolve(
-        self: Arc<Self>,
-        _: Arc<dyn AnyDirective>,
-        _: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        None
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use controllerbus::bus::{Bus, Source};
 use controllerbus::controller::factory::{Factory, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Info, OnStarted, starting};
-use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::listen::{Address, Service};
 use controllerbus::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -284,16 +283,6 @@ impl AnyController for Told {
             }
         };
         Box::pin(starting(execution, on_started))
-    }
-    fn resolves(&self) -> Vec<String> {
-        Vec::new()
-    }
-    fn resolve(
-        self: Arc<Self>,
-        _: Arc<dyn AnyDirective>,
-        _: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        None
     }
 }
 

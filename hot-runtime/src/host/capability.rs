@@ -122,7 +122,7 @@ impl Capabilities {
             ExecController::ID => loads(&wire::decode::<ExecController>(&directive.encode()?)?.load),
             ApplyConfigSet::ID => {
                 let apply: ApplyConfigSet = wire::decode(&directive.encode()?)?;
-                let set = ConfigSet::from_yaml(&apply.set)?;
+                let set = ConfigSet::parse("the set", &apply.set)?;
                 let refused = set.iter().find(|(_, entry)| !names_config(&self.apply_configs, &entry.id));
                 refused.map(|(_, entry)| format!("apply configs of `{}` (`apply_configs`)", entry.id))
             }

@@ -5,7 +5,7 @@ pub(crate) mod config;
 pub(crate) mod library;
 mod options;
 pub(crate) mod placement;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub(crate) mod process;
 
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ use crate::util::blocking;
 
 pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
 
-/// Process isolation is not available on this system: returns at once.
-#[cfg(not(unix))]
+/// Process isolation is not available on this system or in this build: returns at once.
+#[cfg(not(all(unix, feature = "process")))]
 pub fn plugin_host() {}
 
 /// Something that happened to a generation's process.
@@ -60,7 +60,7 @@ pub(crate) enum Instance {
     /// A library in this process.
     InProcess(Loaded),
     /// A process of its own.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     Process(crate::host::process::plugin::ProcessPlugin),
 }
 
@@ -86,7 +86,7 @@ impl Instance {
                 let (loaded, private) = blocking(opening).await?;
                 Ok((Self::InProcess(loaded), private))
             }
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Isolation::Process => {
                 let private = blocking(move || artifact.write_private(&folder)).await?;
                 let start = crate::host::process::plugin::Start {
@@ -104,9 +104,14 @@ impl Instance {
                     }
                 }
             }
-            #[cfg(not(unix))]
+            #[cfg(not(all(unix, feature = "process")))]
             Isolation::Process => {
-                let reason = "process isolation is not available on this system; use `isolation: none`".to_owned();
+                let reason = if cfg!(unix) {
+                    "this host was built without hot-runtime's feature `process`; enable it, or use `isolation: none`"
+                } else {
+                    "process isolation is not available on this system; use `isolation: none`"
+                };
+                let reason = reason.to_owned();
                 Err(Error::Load { path: artifact.path.clone(), reason })
             }
         }
@@ -116,7 +121,7 @@ impl Instance {
     pub(crate) fn factories(&self) -> Vec<Arc<dyn Factory>> {
         match self {
             Self::InProcess(loaded) => loaded.factories(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Process(instance) => instance.factories(),
         }
     }
@@ -125,7 +130,7 @@ impl Instance {
     pub(crate) fn leases(&self) -> &Arc<Leases> {
         match self {
             Self::InProcess(loaded) => loaded.leases(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Process(instance) => instance.leases(),
         }
     }
@@ -134,7 +139,7 @@ impl Instance {
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
             Self::InProcess(_) => None,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Process(instance) => instance.pid(),
         }
     }
@@ -143,7 +148,7 @@ impl Instance {
     pub(crate) fn layers(&self, capabilities: bool) -> Vec<String> {
         let mut layers = match self {
             Self::InProcess(_) => Vec::new(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Process(instance) => instance.layers.clone(),
         };
         if capabilities {
@@ -158,7 +163,7 @@ impl Instance {
         tokio::pin!(work);
         match self {
             Self::InProcess(_) => work.await,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Process(instance) => match tokio::time::timeout(patience, &mut work).await {
                 Ok(done) => done,
                 Err(_) => {
@@ -180,7 +185,7 @@ impl Instance {
                 let (outcome, loaded) = tokio::task::spawn_blocking(unloading).await?;
                 Ok((outcome, Self::InProcess(loaded)))
             }
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Process(mut instance) => Ok((instance.unload().await, Self::Process(instance))),
         }
     }

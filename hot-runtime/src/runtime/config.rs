@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info};
-use controllerbus::directive::{AnyDirective, ValueSink, wire};
+use controllerbus::directive::wire;
 use controllerbus::error::ErrorKind;
 use controllerbus::{Config, Error, Result};
 
@@ -60,15 +60,4 @@ impl Factory for PluginSettings {
 /// The controller of an entry, which has nothing left to do.
 struct Noted;
 
-impl AnyController for Noted {
-    fn resolves(&self) -> Vec<String> {
-        Vec::new()
-    }
-    fn resolve(
-        self: Arc<Self>,
-        _: Arc<dyn AnyDirective>,
-        _: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        None
-    }
-}
+impl AnyController for Noted {}

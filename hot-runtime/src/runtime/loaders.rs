@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, OnStarted, starting};
-use controllerbus::directive::{AnyDirective, ValueSink, wire};
+use controllerbus::directive::wire;
 use controllerbus::error::ErrorKind;
 use controllerbus::{Config, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,9 @@ const fn yes() -> bool {
 /// # fn main() -> controllerbus::Result<()> {
 /// let mut set = ConfigSet::new();
 /// set.insert("plugins", 0, &FolderConfig::new("plugins"))?;
-/// let written = ConfigSet::from_yaml("plugins: { id: hot-runtime/folder, config: { dir: plugins, watch: true } }")?;
+/// let written = ConfigSet::from_json(
+///     r#"{ "plugins": { "id": "hot-runtime/folder", "config": { "dir": "plugins", "watch": true } } }"#,
+/// )?;
 /// assert_eq!(set.get("plugins"), written.get("plugins"));
 /// # Ok(())
 /// # }
@@ -287,18 +289,6 @@ impl AnyController for FolderLoader {
             self.ended.cancelled().await;
         })
     }
-
-    fn resolves(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn resolve(
-        self: Arc<Self>,
-        _: Arc<dyn AnyDirective>,
-        _: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        None
-    }
 }
 
 struct Crates {
@@ -394,17 +384,5 @@ impl AnyController for CrateLoader {
 
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move { self.end().await })
-    }
-
-    fn resolves(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn resolve(
-        self: Arc<Self>,
-        _: Arc<dyn AnyDirective>,
-        _: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        None
     }
 }
