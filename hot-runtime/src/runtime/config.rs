@@ -10,13 +10,12 @@ use std::sync::{Arc, Weak};
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info};
-use controllerbus::directive::wire;
-use controllerbus::error::ErrorKind;
-use controllerbus::{Config, Error, Result};
+use controllerbus::{Config, Result};
 
 use crate::host::config::PluginConfig;
 use crate::host::placement::Override;
 use crate::runtime::Inner;
+use crate::runtime::loaders::{decoded, info, upgraded};
 
 /// The factory of [`PluginConfig`] entries.
 pub(crate) struct PluginSettings {
@@ -31,8 +30,7 @@ impl PluginSettings {
 
 impl Factory for PluginSettings {
     fn info(&self) -> Info {
-        let version = env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0));
-        Info::new(PluginConfig::ID, version, PluginConfig::ID).with_description("Where a plugin runs.")
+        info(PluginConfig::ID, "Where a plugin runs.")
     }
 
     fn schema(&self) -> String {
@@ -41,12 +39,10 @@ impl Factory for PluginSettings {
 
     fn construct(self: Arc<Self>, config: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let config: PluginConfig = wire::decode(&config)?;
-            config.validate()?;
-            let runtime = self.runtime.upgrade();
-            let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))?;
-            // Later loads follow the entry at once; what is already loaded is moved in the background, because a swap
-            // needs the bus's lock that this construction holds. The runtime's events report how that goes.
+            let config = decoded::<PluginConfig>(&config)?;
+            let runtime = upgraded(&self.runtime)?;
+            // Later loads follow the entry at once; what is already loaded is moved in the background, because that may take
+            // longer than a construction may. The runtime's events report how that goes.
             let said =
                 Override { isolation: config.isolation, process: config.process, capabilities: config.capabilities };
             runtime.shared.placements.set_override(&config.plugin, said);

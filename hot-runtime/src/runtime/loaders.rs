@@ -236,16 +236,16 @@ pub(crate) fn factories(runtime: &Weak<Inner>) -> [Arc<dyn Factory>; 2] {
     [Arc::new(Folders { runtime: Weak::clone(runtime) }), Arc::new(Crates { runtime: Weak::clone(runtime) })]
 }
 
-fn info(id: &str, description: &str) -> Info {
+pub(super) fn info(id: &str, description: &str) -> Info {
     let version = env!("CARGO_PKG_VERSION").parse().unwrap_or(semver::Version::new(0, 0, 0));
     Info::new(id, version, id).with_description(description)
 }
 
-fn upgraded(runtime: &Weak<Inner>) -> Result<Arc<Inner>> {
+pub(super) fn upgraded(runtime: &Weak<Inner>) -> Result<Arc<Inner>> {
     runtime.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "the runtime has ended"))
 }
 
-fn decoded<C: Config>(config: &[u8]) -> Result<C> {
+pub(super) fn decoded<C: Config>(config: &[u8]) -> Result<C> {
     let config: C = wire::decode(config).map_err(Error::permanent)?;
     config.validate().map_err(Error::permanent)?;
     Ok(config)
