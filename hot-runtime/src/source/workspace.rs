@@ -37,7 +37,7 @@ pub struct Workspace {
     /// The overlay's dependency on the same `controllerbus` that the crates use, as the entries of a TOML inline table.
     pub controllerbus: String,
     /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths, and `cargo-features`.
-    pub settings: toml::Table,
+    pub(crate) settings: toml::Table,
     /// The names and folders of local packages.
     pub local: BTreeMap<String, PathBuf>,
     /// The version of cargo's resolver in the crates' workspace, which affects the features of dependencies.
