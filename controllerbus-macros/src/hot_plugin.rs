@@ -14,7 +14,7 @@ use crate::schema::json_escaped;
 use crate::tokens::Hash;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let keys = Keys::parse(arguments, &["id", "version", "swap"], Span::call_site())?;
+    let keys = Keys::parse(arguments, &["id", "version", "swap", "state"], Span::call_site())?;
     let id = keys.id("example/greeter")?;
     let framework = keys.framework()?;
     let version = keys.text("version", "1.0.0")?;
@@ -26,6 +26,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     }
     let swap = Swap::read(&keys)?;
     let mut block = controller_block(item)?;
+    let state = state(&keys, &block, &framework)?;
     let resolvers = take_resolvers(&mut block)?;
     let routes = routes(&block, &resolvers, &framework)?;
     let plugin = plugin(&block, &id, &version, swap, &resolvers, &framework);
@@ -38,6 +39,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
         (!resolvers.is_empty()).then(|| quote!(#(#conditions)* #(#lints)* impl #controller { #(#methods)* }));
     let tokens = {
         block.items.extend(routes);
+        block.items.extend(state);
         quote!(#block #inherent #(#conditions)* #plugin #(#conditions)* #unique)
     };
     Ok(tokens)
@@ -101,6 +103,36 @@ fn controller_block(item: TokenStream) -> Result<ItemImpl> {
         ));
     }
     Ok(block)
+}
+
+/// The `save` and `restore` of a controller that names a field as its state.
+fn state(keys: &Keys, block: &ItemImpl, framework: &TokenStream) -> Result<Vec<ImplItem>> {
+    let Some(field) = keys.expression("state")? else { return Ok(Vec::new()) };
+    let field = match field {
+        Expr::Path(path) => path.path.require_ident()?,
+        other => return Err(Error::new_spanned(other, "`state` is the name of a field: `state = count`")),
+    };
+    let by_hand = block.items.iter().find_map(|item| match item {
+        ImplItem::Fn(method) if method.sig.ident == "save" || method.sig.ident == "restore" => Some(&method.sig.ident),
+        _ => None,
+    });
+    if let Some(method) = by_hand {
+        let message = format!("either write `{method}` by hand or name the state, not both");
+        return Err(Error::new(method.span(), message));
+    }
+    let cell = quote_spanned!(field.span()=> &self.#field);
+    Ok(vec![
+        parse_quote! {
+            fn save(&self) -> #framework::Result<::std::option::Option<#framework::State>> {
+                #framework::controller::StateCell::save(#cell).map(::std::option::Option::Some)
+            }
+        },
+        parse_quote! {
+            async fn restore(&self, state: #framework::State) -> #framework::Result<()> {
+                #framework::controller::StateCell::restore(#cell, &state)
+            }
+        },
+    ])
 }
 
 /// A method marked `#[resolves]`.

@@ -7,6 +7,7 @@ mod hot_plugin;
 mod interface;
 mod keys;
 mod schema;
+mod state;
 mod tokens;
 
 use proc_macro::TokenStream;
@@ -44,6 +45,9 @@ use proc_macro::TokenStream;
 /// Methods marked `#[resolves]` become resolvers: `async fn name(&self, request: D, values: Values<V>) -> Result<()>`,
 /// or, without `values`, `async fn name(&self, request: D) -> Result<V>`. With `#[resolves(retry = Retry::never())]` one is tried
 /// again as often as its `Retry` says; otherwise the controller's config says it.
+///
+/// With `state = field` the next generation goes on with what the controller has in that field, a `Mutex`, an `RwLock` or a
+/// `watch::Sender` of a `#[derive(State)]` struct.
 ///
 /// With `swap = "stop-first"` a new controller is made when the old one has ended and been dropped, not beside it: for one
 /// that owns what only one can own, such as a database.
@@ -118,6 +122,42 @@ pub fn derive_schema(item: TokenStream) -> TokenStream {
 #[proc_macro_derive(Directive, attributes(directive))]
 pub fn derive_directive(item: TokenStream) -> TokenStream {
     directive::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Implements `Stateful` for a struct: its fields are saved and restored by their names, so that each version of the code goes on
+/// with what another one has saved, older ones included, as in a roll-back. `#[hot_plugin(.., state = field)]` hands it over.
+///
+/// A field that was not saved gets its `Default`, or what `#[state(default = ...)]` says. One with `#[state(was = "name")]` had
+/// that name before: it is found under both, and saved under both. `#[state(skip)]` leaves one out. For a field that was removed,
+/// `#[state(removed(name = expression))]` on the struct says what an older version is to find. A field whose type differs
+/// in a way that serde cannot read is refused by its name, and the swap is rolled back.
+///
+/// ```
+/// use controllerbus::State;
+///
+/// #[derive(State)]
+/// struct Before { hits: u64, total: u64 }
+///
+/// #[derive(State)]
+/// #[state(removed(total = self.visits * 2))]
+/// struct Now {
+///     #[state(was = "hits")]
+///     visits: u64,
+///     #[state(default = 1)]
+///     runs: u32,
+/// }
+///
+/// # fn main() -> controllerbus::Result<()> {
+/// let now: Now = State::of(&Before { hits: 41, total: 90 })?.restore()?;
+/// assert_eq!((now.visits, now.runs), (41, 1));
+/// let before: Before = State::of(&now)?.restore()?;
+/// assert_eq!((before.hits, before.total), (41, 82));
+/// # Ok(())
+/// # }
+/// ```
+#[proc_macro_derive(State, attributes(state))]
+pub fn derive_state(item: TokenStream) -> TokenStream {
+    state::expand(item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// Makes a trait an interface: something that a value of a directive can be, and whose methods are called directly.

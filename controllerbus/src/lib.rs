@@ -87,12 +87,12 @@ pub(crate) use backoff::Backoff;
 pub use backoff::Retry;
 pub use bus::{Bus, BusHandle};
 pub use config::{Config, ConfigSet, Schema};
-pub use controller::{Context, Controller, Routes, State};
+pub use controller::{Context, Controller, Routes, State, Stateful};
 pub use directive::{Directive, Event, Request, ValueId, Values};
 pub use error::{BusError, Error, Result};
 pub use plugin::Interface;
 
-pub use controllerbus_macros::{Config, Directive, Schema, hot_plugin, interface};
+pub use controllerbus_macros::{Config, Directive, Schema, State, hot_plugin, interface};
 
 /// Everything that a controller crate needs.
 pub mod prelude {
@@ -116,6 +116,10 @@ pub mod __private {
     pub use libc;
     pub use linkme;
     pub use serde_json;
+
+    pub mod state {
+        pub use crate::controller::state::{FieldError, FieldRef, FieldValue};
+    }
 
     pub mod schema {
         pub use crate::config::probe::{Probe, Unknown};

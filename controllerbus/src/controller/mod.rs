@@ -5,6 +5,7 @@ mod context;
 pub(crate) mod exclusive;
 pub mod factory;
 mod routes;
+pub(crate) mod state;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use crate::{Result, Retry};
 pub use closures::Closures;
 pub use context::Context;
 pub use routes::{Hold, ResolveWith, Routes};
+pub use state::{State, StateCell, Stateful};
 
 /// A boxed future, as object-safe traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -152,33 +154,6 @@ pub enum SwapMode {
     Beside,
     /// The old one is ended and dropped before the new one is made, for what only one can own.
     StopFirst,
-}
-
-/// A controller's state on its way to the next generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// The version of the state's shape, which the author raises when the shape changes.
-    pub schema: u32,
-    /// The state in an encoding of the author's choice.
-    pub bytes: Vec<u8>,
-}
-
-impl State {
-    /// Encodes a serde value as state, with field names.
-    ///
-    /// # Errors
-    /// [`crate::error::ErrorKind::Encoding`] when the value cannot be serialized.
-    pub fn encode<T: serde::Serialize>(schema: u32, value: &T) -> Result<Self> {
-        Ok(Self { schema, bytes: crate::directive::wire::encode(value)? })
-    }
-
-    /// Decodes a state made by [`State::encode`].
-    ///
-    /// # Errors
-    /// [`crate::error::ErrorKind::Encoding`] with the field that does not fit.
-    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        crate::directive::wire::decode(&self.bytes)
-    }
 }
 
 /// A controller as the bus holds it: object-safe, of this binary or behind a plugin boundary.

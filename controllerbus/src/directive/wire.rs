@@ -28,14 +28,14 @@ fn encode_erased(value: &dyn erased_serde::Serialize, type_name: &str) -> Result
 /// [`ErrorKind::Encoding`] with the type's name and the path to the field.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let mut decoded = None;
-    decode_erased(bytes, std::any::type_name::<T>(), &mut |deserializer| {
+    decode_with(bytes, std::any::type_name::<T>(), &mut |deserializer| {
         decoded = Some(T::deserialize(deserializer)?);
         Ok(())
     })?;
     decoded.ok_or_else(|| Error::new(ErrorKind::Encoding, "nothing was decoded"))
 }
 
-type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
+pub(crate) type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
 
 /// How deep a value may nest. Deeper ones would overflow a thread's stack, which cannot be reported as an error.
 const DEPTH: usize = 128;
@@ -50,7 +50,8 @@ fn as_json(bytes: &[u8]) -> Result<serde_json::Value, rmp_serde::decode::Error> 
     serde::Deserialize::deserialize(&mut reader(bytes))
 }
 
-fn decode_erased(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
+/// Decodes with a function, which may be called more than once if it fails.
+pub(crate) fn decode_with(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
     let mut deserializer = reader(bytes);
     let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
     first.map_err(|error| {

@@ -18,6 +18,7 @@ mod schemas;
 #[cfg(unix)]
 mod sockets;
 mod spans;
+mod state;
 mod stop_first;
 mod swaps;
 mod waits;

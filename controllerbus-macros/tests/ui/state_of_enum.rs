@@ -1,0 +1,9 @@
+use controllerbus::State;
+
+#[derive(State)]
+enum Door {
+    Open,
+    Closed,
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use controllerbus::State;
+
+#[derive(State)]
+struct Count {
+    #[state(rename = "hits")]
+    visits: u64,
+}
+
+fn main() {}

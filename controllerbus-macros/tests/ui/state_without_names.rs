@@ -1,0 +1,6 @@
+use controllerbus::State;
+
+#[derive(State)]
+struct Count(u64);
+
+fn main() {}
