@@ -133,6 +133,8 @@ pub enum Command {
     Directives(Show),
     /// Run the controllers of a config set on a daemon's bus
     Exec(Exec),
+    /// Ask a directive on a daemon's bus, and print its values
+    Ask(Ask),
     /// Rebuild a plugin of a daemon and swap it in
     Reload(OnePlugin),
     /// Roll a plugin back to an earlier generation
@@ -637,6 +639,32 @@ pub struct Exec {
     #[command(flatten)]
     pub to: Connect,
     /// Print each change as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cbus ask`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cbus ask greeter/greet '{\"name\":\"Ada\"}'   print the values as they come, until no controller has more to add
+  cbus ask example/count --watch             follow it until Ctrl-C
+
+The daemon must be `cbus dev`, or have been started with --allow-exec.")]
+pub struct Ask {
+    /// The directive's id; `cbus controllers` shows what they resolve
+    pub directive: String,
+    /// Its fields, as JSON; not needed if it has none, or all of them have defaults
+    pub fields: Option<String>,
+    /// Go on until Ctrl-C, and also print which values go
+    #[arg(long)]
+    pub watch: bool,
+    /// How long to wait for more, in seconds, if a controller does not come to an end
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "watch")]
+    pub within: u64,
+    #[command(flatten)]
+    pub to: Connect,
+    /// Print everything that happens, one line of JSON each
     #[arg(long)]
     pub json: bool,
 }

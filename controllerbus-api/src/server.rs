@@ -15,7 +15,7 @@ use super::auth::{Caller, Door, Way};
 use super::pages::Pages;
 use super::proto::bus_api_server::BusApi;
 use super::proto::{
-    Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
+    AskRequest, AskResponse, Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
     ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
     ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest,
     OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse,
@@ -57,7 +57,7 @@ impl Service {
             return Ok(());
         }
         Err(Status::permission_denied(
-            "this daemon does not allow clients to execute config sets; start it with --allow-exec, or set \
+            "this daemon does not allow clients to execute config sets or ask directives; start it with --allow-exec, or set \
              `allow_exec: true` in the config of controllerbus/bus/api",
         ))
     }
@@ -247,6 +247,24 @@ impl BusApi for Service {
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
+                }
+            }
+        })))
+    }
+
+    type AskStream = ReceiverStream<Result<AskResponse, Status>>;
+
+    async fn ask(&self, request: Request<AskRequest>) -> Streamed<AskResponse> {
+        self.may_execute()?;
+        let caller = caller(&request)?;
+        let ends = [self.end.clone(), caller.revoked.clone()];
+        let request = request.into_inner();
+        caller.audit(format_args!("asks {}", escaped(&request.directive)));
+        let mut asked = crate::ask::ask(&self.host.bus, &request)?;
+        Ok(Response::new(stream(ends, |sender| async move {
+            while let Some(event) = crate::ask::next(&mut asked).await {
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
                 }
             }
         })))

@@ -1,5 +1,6 @@
 //! One file for each command; those about signatures share one.
 
+mod ask;
 mod build;
 mod bus;
 mod completions;
@@ -43,6 +44,7 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Controllers(args) => controllers::run(&args).await,
         Command::Directives(args) => directives::run(&args).await,
         Command::Exec(args) => exec::run(&args).await,
+        Command::Ask(args) => ask::run(args).await,
         Command::Reload(args) => reload::run(&args).await,
         Command::Rollback(args) => rollback::run(&args).await,
         Command::Unload(args) => unload::run(&args).await,

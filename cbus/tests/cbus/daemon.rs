@@ -170,6 +170,30 @@ fn configs_are_executed_only_where_that_is_allowed() {
 }
 
 #[test]
+fn a_directive_of_a_plugin_is_asked_in_json_and_a_mistake_in_it_is_told() {
+    let folder = daemon_folder();
+    std::fs::copy(&built().1, folder.path().join("plugins/second.cbus.so")).expect("copying");
+    let daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins"]);
+    daemon.fails(&["ask", "second/ask", "{\"nonce\":1}"], "--allow-exec");
+    daemon.end();
+
+    let daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins", "--allow-exec"]);
+    assert_eq!(daemon.fine(&["ask", "second/ask", "{\"nonce\":1}"]), "\"from the second\"\n");
+    let lines = daemon.json_lines(&["ask", "second/ask", "{\"nonce\":1}"]);
+    assert_eq!(lines[0]["kind"], "added");
+    assert_eq!(lines[0]["content"], "from the second");
+    assert_eq!(lines.last().expect("a line")["kind"], "idle");
+    daemon.fails(&["ask", "second/aks", "{}"], "did you mean `second/ask`?");
+    daemon.fails(&["ask", "second/ask", "{nonce"], "the fields are not JSON");
+    daemon.fails(&["ask", "second/ask", "{\"nonce\":\"one\"}"], "nonce");
+    // Without its field.
+    daemon.fails(&["ask", "second/ask"], "Second");
+    // A directive of the daemon's own, all of whose fields have defaults.
+    assert!(daemon.fine(&["ask", "controllerbus/list-controllers"]).contains("second"));
+    daemon.end();
+}
+
+#[test]
 fn a_daemon_that_cannot_serve_says_why() {
     let folder = daemon_folder();
     let at = folder.path();

@@ -3,7 +3,7 @@
 use super::caller::Need::{self, Apply, Control, Look};
 
 /// The calls of the bus API.
-const BUS: [(&str, Need); 14] = [
+const BUS: [(&str, Need); 15] = [
     ("GetInfo", Look),
     ("ListPlugins", Look),
     ("ListControllers", Look),
@@ -13,6 +13,7 @@ const BUS: [(&str, Need); 14] = [
     ("WatchEvents", Look),
     ("WatchLogs", Look),
     ("OpenPage", Look),
+    ("Ask", Apply),
     ("Execute", Apply),
     ("RemoveConfigs", Apply),
     ("ReloadPlugin", Control),

@@ -1,0 +1,98 @@
+//! `cbus ask`: asks a directive on a daemon's bus.
+
+use std::time::Duration;
+
+use controllerbus_api::proto::{AskRequest, AskResponse};
+use hot_runtime::text::coloured_text;
+use miette::Result;
+use serde_json::json;
+
+use crate::cli::Ask;
+use crate::client::{connect, daemon, refused};
+use crate::report::report;
+use crate::text::print_line;
+
+pub async fn run(args: Ask) -> Result<()> {
+    let json = args.fields.clone().unwrap_or_default();
+    if !json.is_empty()
+        && let Err(error) = serde_json::from_str::<serde_json::Value>(&json)
+    {
+        return Err(report(format!("the fields are not JSON: {error}"), r#"write them as '{"name":"Ada"}'"#));
+    }
+    let to = daemon(&args.to)?;
+    let mut client = connect(&to).await?;
+    let request = AskRequest { directive: args.directive.clone(), json };
+    let mut told = client.ask(request).await.map_err(refused(&to))?.into_inner();
+    let limit = async {
+        if args.watch { std::future::pending().await } else { tokio::time::sleep(Duration::from_secs(args.within)).await }
+    };
+    let mut limit = std::pin::pin!(limit);
+    let mut asked = Asked::default();
+    loop {
+        let next = tokio::select! {
+            next = told.message() => next.map_err(refused(&to))?,
+            () = &mut limit => return asked.end(&args, Some(args.within)),
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        };
+        let Some(event) = next else { return Err(super::went_away(&to)) };
+        asked.hear(&event, &args);
+        if event.kind == "idle" && !args.watch {
+            return asked.end(&args, None);
+        }
+    }
+}
+
+/// What came until now.
+#[derive(Default)]
+struct Asked {
+    values: usize,
+    error: Option<String>,
+}
+
+impl Asked {
+    fn hear(&mut self, event: &AskResponse, args: &Ask) {
+        let AskResponse { kind, value, json, error } = event;
+        match kind.as_str() {
+            "added" => self.values += 1,
+            "failed" => self.error = Some(coloured_text(error, false)),
+            _ => {}
+        }
+        if args.json {
+            let mut line = json!({ "kind": kind });
+            if *value != 0 {
+                line["value"] = json!(value);
+            }
+            if !json.is_empty() {
+                line["content"] = serde_json::from_str(json).unwrap_or_default();
+            }
+            if !error.is_empty() {
+                line["error"] = json!(error);
+            }
+            print_line(&line.to_string());
+            return;
+        }
+        match (kind.as_str(), args.watch) {
+            ("added", false) => print_line(&coloured_text(json, false)),
+            ("added", true) => print_line(&format!("added #{value} {}", coloured_text(json, false))),
+            ("removed", true) => print_line(&format!("removed #{value}")),
+            ("failed", true) => print_line(&format!("failed: {}", coloured_text(error, false))),
+            _ => {}
+        }
+    }
+
+    /// The result of a question that is not followed any more.
+    fn end(self, args: &Ask, waited: Option<u64>) -> Result<()> {
+        if self.values > 0 {
+            return Ok(());
+        }
+        let id = &args.directive;
+        Err(match (self.error, waited) {
+            (Some(error), _) => report(format!("`{id}` was not answered: {error}"), "`cbus logs` may say more"),
+            (None, Some(waited)) => report(
+                format!("`{id}` has no value after {waited} s, and a controller is still at work on it"),
+                "wait longer with --within, or follow it with --watch",
+            ),
+            (None, None) => report(format!("`{id}` has no value: its controllers have none for this"), ""),
+        })
+    }
+}

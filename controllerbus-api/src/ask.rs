@@ -1,0 +1,55 @@
+//! Asks a directive whose type may be known in a plugin only.
+
+use std::future::poll_fn;
+
+use controllerbus::__private::nearest;
+use controllerbus::Bus;
+use controllerbus::directive::{ANY_DIRECTIVE, DirectiveType, RawEvent, RawRequest, wire};
+use hot_runtime::text::escaped;
+use tonic::Status;
+
+use crate::proto::{AskRequest, AskResponse};
+
+/// Asks a directive; it stands until the request is dropped.
+pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>, Status> {
+    let AskRequest { directive: id, json } = request;
+    let wrong = |error: String| Status::invalid_argument(format!("`{}`: {error}", escaped(id)));
+    resolved(bus, id)?;
+    let fields = if json.is_empty() {
+        // What a struct without fields, or with defaults for all of them, is read from.
+        serde_json::Value::Array(Vec::new())
+    } else {
+        serde_json::from_str(json).map_err(|error| wrong(format!("the fields are not JSON: {error}")))?
+    };
+    let bytes = wire::encode(&fields).map_err(|error| wrong(error.to_string()))?;
+    let directive = DirectiveType::decode(id, &bytes).map_err(|error| wrong(error.to_string()))?;
+    bus.handle().raw(directive).map_err(|error| wrong(error.to_string()))
+}
+
+/// Checks that a controller resolves this directive.
+fn resolved(bus: &Bus, id: &str) -> Result<(), Status> {
+    let controllers = bus.controllers();
+    let mut known = controllers.iter().flat_map(|controller| &controller.resolves).map(String::as_str);
+    // Those that the bus itself resolves are linked into this program.
+    if DirectiveType::find(id).is_some() || known.clone().any(|known| known == id || known == ANY_DIRECTIVE) {
+        return Ok(());
+    }
+    let help = match nearest(id, known.by_ref()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`cbus controllers` shows what they resolve".to_owned(),
+    };
+    Err(Status::not_found(format!("no controller resolves `{}`; {help}", escaped(id))))
+}
+
+/// The next thing that happens to it; `None` at its end.
+pub(crate) async fn next(request: &mut Box<dyn RawRequest>) -> Option<AskResponse> {
+    let event = poll_fn(|context| request.poll_event(context)).await?;
+    let kind = |kind: &str| AskResponse { kind: kind.to_owned(), ..AskResponse::default() };
+    Some(match event {
+        RawEvent::Added(id, value) => AskResponse { value: id.0, json: value.to_json().to_string(), ..kind("added") },
+        RawEvent::Removed(id) => AskResponse { value: id.0, ..kind("removed") },
+        RawEvent::Idle => kind("idle"),
+        RawEvent::Busy => kind("busy"),
+        RawEvent::Failed(error) => AskResponse { error: error.to_string(), ..kind("failed") },
+    })
+}
