@@ -15,12 +15,12 @@ use super::auth::{Caller, Door, Way};
 use super::pages::Pages;
 use super::proto::bus_api_server::BusApi;
 use super::proto::{
-    AskRequest, AskResponse, Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse,
-    ListControllersRequest, ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse,
-    ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest,
-    OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse,
-    RollBackPluginRequest, RollBackPluginResponse, Timeline, UnloadPluginRequest, UnloadPluginResponse,
-    WatchEventsRequest, WatchLogsRequest,
+    AskRequest, AskResponse, Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest,
+    ListConfigsResponse, ListControllersRequest, ListControllersResponse, ListDirectivesRequest,
+    ListDirectivesResponse, ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse,
+    LogLine, OpenPageRequest, OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse,
+    RemoveConfigsRequest, RemoveConfigsResponse, RollBackPluginRequest, RollBackPluginResponse, Timeline,
+    UnloadPluginRequest, UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
 };
 use super::state;
 use super::streams::stream;

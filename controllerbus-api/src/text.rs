@@ -9,17 +9,7 @@ pub fn ms(time: Duration) -> f64 {
 
 /// A duration in milliseconds, for people.
 pub fn duration(ms: f64) -> String {
-    if ms < 10.0 {
-        format!("{ms:.1} ms")
-    } else if ms < 1000.0 {
-        format!("{ms:.0} ms")
-    } else if ms < 60_000.0 {
-        format!("{:.1} s", ms / 1000.0)
-    } else if ms < 3_600_000.0 {
-        format!("{} min {} s", (ms / 60_000.0) as u64, (ms / 1000.0) as u64 % 60)
-    } else {
-        format!("{} h {} min", (ms / 3_600_000.0) as u64, (ms / 60_000.0) as u64 % 60)
-    }
+    hot_runtime::text::duration(Duration::from_secs_f64(ms.max(0.0) / 1000.0))
 }
 
 /// A text without terminal colours.

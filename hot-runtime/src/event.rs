@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::message::CompilerMessage;
 use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
+use crate::text::{coloured_lines, duration, escaped};
 
 /// How long each phase took. In JSON, times are numbers of milliseconds, and their names end in `_ms`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -276,6 +277,96 @@ pub enum RuntimeEvent {
     },
 }
 
+impl RuntimeEvent {
+    /// The id of the plugin that it is about; `None` for a file or folder that was refused.
+    pub fn plugin(&self) -> Option<&str> {
+        match self {
+            Self::Refused { .. } => None,
+            Self::BuildStarted { plugin }
+            | Self::BuildFailed { plugin, .. }
+            | Self::BuildProgress { plugin, .. }
+            | Self::CompilerSays { plugin, .. }
+            | Self::Built { plugin, .. }
+            | Self::Unchanged { plugin, .. }
+            | Self::SourceRemoved { plugin }
+            | Self::Loading { plugin, .. }
+            | Self::Swapped { plugin, .. }
+            | Self::RolledBack { plugin, .. }
+            | Self::TakenBack { plugin, .. }
+            | Self::Crashed { plugin, .. }
+            | Self::Restarted { plugin, .. }
+            | Self::Draining { plugin, .. }
+            | Self::Stuck { plugin, .. }
+            | Self::Unloaded { plugin, .. } => Some(plugin),
+        }
+    }
+
+    /// What happened, for people, without the plugin's name. It has several lines where a compiler or a crashed process has
+    /// said something, and may contain anything that these have said: [`crate::text`] makes it safe to print, as this
+    /// event's `Display` does.
+    pub fn text(&self) -> String {
+        let kept = |serving: &Option<u64>| match serving {
+            Some(serving) => format!("generation {serving} is still serving"),
+            None => "none is serving".to_owned(),
+        };
+        match self {
+            Self::BuildStarted { .. } => "building".to_owned(),
+            Self::BuildFailed { rendered, serving, .. } => {
+                format!("does not build; {}:\n{}", kept(serving), rendered.trim_end())
+            }
+            Self::BuildProgress { phase, compiled: Some(package), .. } => format!("{phase}, {package} done"),
+            Self::BuildProgress { phase, .. } => phase.to_string(),
+            Self::CompilerSays { message, .. } => message.rendered.trim_end().to_owned(),
+            Self::Built { took, warnings: 0, .. } => format!("built in {}", duration(*took)),
+            Self::Built { took, warnings, .. } => format!("built in {}, with {warnings} warnings", duration(*took)),
+            Self::Unchanged { .. } => "the build produced what is already loaded".to_owned(),
+            Self::SourceRemoved { .. } => "its crates are not built any more".to_owned(),
+            Self::Loading { generation, .. } => format!("loading generation {generation}"),
+            Self::Swapped { from: Some(from), to, timeline, .. } => {
+                format!("generation {to} serves, after {from}: {timeline}")
+            }
+            Self::Swapped { to, timeline, .. } => format!("generation {to} serves: {timeline}"),
+            Self::Refused { path, reason } => format!("{}: {reason}", path.display()),
+            Self::RolledBack { reason, serving: Some(serving), .. } => {
+                format!("not swapped; generation {serving} is still serving: {reason}")
+            }
+            Self::RolledBack { reason, .. } => format!("not loaded: {reason}"),
+            Self::TakenBack { from, to, was, reason, notes, .. } => {
+                let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
+                format!("generation {from} is taken back, {was} serves again, as {to}: {reason}{notes}")
+            }
+            Self::Crashed { generation, reason, last_lines, restart_in, .. } => {
+                let said = match last_lines.as_slice() {
+                    [] => String::new(),
+                    lines => format!("; its last output:\n{}", lines.join("\n")),
+                };
+                format!("generation {generation} crashed ({reason}), restarting in {}{said}", duration(*restart_in))
+            }
+            Self::Restarted { generation, pid, took, .. } => {
+                format!("generation {generation} serves again, in process {pid}, after {}", duration(*took))
+            }
+            Self::Draining { generation, leases, .. } => {
+                format!("generation {generation} is still held by {leases} and stays loaded")
+            }
+            Self::Stuck { generation, reason, .. } => format!("generation {generation} stays loaded: {reason}"),
+            Self::Unloaded { generation, took, unmapped, .. } => {
+                let seen = if *unmapped == Some(true) { "and unmapped " } else { "" };
+                format!("generation {generation} unloaded {seen}in {}", duration(*took))
+            }
+        }
+    }
+}
+
+/// The plugin's name and what happened, safe to print on a terminal. With `{:#}` the compiler's colours are kept.
+impl std::fmt::Display for RuntimeEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(plugin) = self.plugin() {
+            write!(f, "{}: ", escaped(plugin))?;
+        }
+        f.write_str(&coloured_lines(&self.text(), f.alternate()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -303,5 +394,29 @@ mod tests {
         let written = serde_json::to_value(&event).expect("it is written");
         let expected = json!({ "event": "restarted", "plugin": "one", "generation": 1, "pid": 2, "start_ms": 2.25 });
         assert_eq!(written, expected);
+        assert_eq!(event.to_string(), "one: generation 1 serves again, in process 2, after 2.2 ms");
+    }
+    #[test]
+    fn an_event_is_told_in_a_sentence_that_no_plugin_can_forge() {
+        let failed = RuntimeEvent::BuildFailed {
+            plugin: "one\u{1b}[2K".to_owned(),
+            rendered: "\u{1b}[31merror\u{1b}[0m: no\nWARN all is well\u{7}\n".to_owned(),
+            messages: Vec::new(),
+            serving: Some(3),
+        };
+        assert_eq!(
+            failed.to_string(),
+            "one\\u{1b}[2K: does not build; generation 3 is still serving:\n    | error: no\n    | WARN all is well\\u{7}"
+        );
+        assert!(format!("{failed:#}").contains("\u{1b}[31merror"));
+        let swapped = RuntimeEvent::Swapped {
+            plugin: "one".to_owned(),
+            from: Some(1),
+            to: 2,
+            timeline: Timeline { swap: Duration::from_micros(1500), ..Timeline::default() },
+        };
+        assert!(swapped.to_string().starts_with("one: generation 2 serves, after 1: build"), "{swapped}");
+        let refused = RuntimeEvent::Refused { path: "plugins/a.so".into(), reason: "it is empty".to_owned() };
+        assert_eq!(refused.to_string(), "plugins/a.so: it is empty");
     }
 }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// The prefix of each continuation line of a text.
 pub const CONTINUED: &str = "    | ";
@@ -46,6 +47,23 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
         if is_unprintable(c) { escape(c, &mut out) } else { out.push(c) }
     }
     Cow::Owned(out)
+}
+
+/// A duration as people say it: `1.5 ms`, `230 ms`, `4.0 s`, `2 min 5 s`.
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1000.0;
+    if ms < 10.0 {
+        format!("{ms:.1} ms")
+    } else if ms < 1000.0 {
+        format!("{ms:.0} ms")
+    } else if ms < 60_000.0 {
+        format!("{:.1} s", ms / 1000.0)
+    } else if ms < 3_600_000.0 {
+        format!("{} min {} s", (ms / 60_000.0) as u64, (ms / 1000.0) as u64 % 60)
+    } else {
+        format!("{} h {} min", (ms / 3_600_000.0) as u64, (ms / 60_000.0) as u64 % 60)
+    }
 }
 
 /// A text of several lines, each but the first prefixed with [`CONTINUED`], and otherwise as [`escaped`].

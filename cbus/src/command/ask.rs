@@ -24,7 +24,11 @@ pub async fn run(args: Ask) -> Result<()> {
     let request = AskRequest { directive: args.directive.clone(), json };
     let mut told = client.ask(request).await.map_err(refused(&to))?.into_inner();
     let limit = async {
-        if args.watch { std::future::pending().await } else { tokio::time::sleep(Duration::from_secs(args.within)).await }
+        if args.watch {
+            std::future::pending().await
+        } else {
+            tokio::time::sleep(Duration::from_secs(args.within)).await
+        }
     };
     let mut limit = std::pin::pin!(limit);
     let mut asked = Asked::default();

@@ -10,7 +10,6 @@ use tokio::sync::broadcast;
 use super::metrics::Metrics;
 use super::secrets::{hide, names_in};
 use crate::proto::{Event, LogLine, Timeline};
-use crate::text::ms;
 
 /// How many events are kept.
 const EVENTS: usize = 1000;
@@ -170,24 +169,24 @@ impl Inner {
         match event {
             RuntimeEvent::BuildStarted { plugin } => {
                 self.notes(plugin).building_since = Some(SystemTime::now());
-                about(&mut told, "build_started", plugin, 0, "building".to_owned());
+                about(&mut told, "build_started", plugin, 0, event.text());
             }
             RuntimeEvent::BuildFailed { plugin, rendered, .. } => {
                 let notes = self.notes(plugin);
                 (notes.building_since, notes.phase, notes.error) = (None, String::new(), rendered.clone());
                 about(&mut told, "build_failed", plugin, 0, rendered.clone());
             }
-            RuntimeEvent::Built { plugin, took, .. } => {
+            RuntimeEvent::Built { plugin, .. } => {
                 *self.notes(plugin) = PluginNotes::default();
-                about(&mut told, "built", plugin, 0, format!("built in {}", crate::text::duration(ms(*took))));
+                about(&mut told, "built", plugin, 0, event.text());
             }
             RuntimeEvent::Unchanged { plugin, .. } => {
                 *self.notes(plugin) = PluginNotes::default();
-                about(&mut told, "unchanged", plugin, 0, "the build produced what is already loaded".to_owned());
+                about(&mut told, "unchanged", plugin, 0, event.text());
             }
             RuntimeEvent::SourceRemoved { plugin } => {
                 self.plugins.remove(plugin);
-                about(&mut told, "source_removed", plugin, 0, "its crates are not built any more".to_owned());
+                about(&mut told, "source_removed", plugin, 0, event.text());
             }
             RuntimeEvent::Swapped { plugin, from, to, timeline } => {
                 *self.notes(plugin) = PluginNotes::default();
@@ -208,55 +207,33 @@ impl Inner {
             RuntimeEvent::RolledBack { plugin, reason, serving } => {
                 let notes = self.notes(plugin);
                 (notes.building_since, notes.phase, notes.error) = (None, String::new(), reason.clone());
-                let text = match serving {
-                    Some(serving) => format!("not swapped; generation {serving} is still serving: {reason}"),
-                    None => format!("not loaded: {reason}"),
-                };
-                about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), text);
+                about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), event.text());
             }
-            RuntimeEvent::TakenBack { plugin, from, to, was, reason, notes } => {
+            RuntimeEvent::TakenBack { plugin, from, to, reason, .. } => {
                 self.notes(plugin).error = format!("generation {from} was taken back: {reason}");
-                let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
-                let text = format!("generation {from} is taken back, {was} serves again, as {to}: {reason}{notes}");
-                about(&mut told, "taken_back", plugin, *to, text);
+                about(&mut told, "taken_back", plugin, *to, event.text());
             }
-            RuntimeEvent::Draining { plugin, generation, leases } => {
-                let text = format!("generation {generation} is still held by {leases} and stays loaded");
-                about(&mut told, "draining", plugin, *generation, text);
+            RuntimeEvent::Draining { plugin, generation, .. } => {
+                about(&mut told, "draining", plugin, *generation, event.text());
             }
-            RuntimeEvent::Stuck { plugin, generation, reason, .. } => {
-                let text = format!("generation {generation} stays loaded: {reason}");
-                about(&mut told, "stuck", plugin, *generation, text);
+            RuntimeEvent::Stuck { plugin, generation, .. } => {
+                about(&mut told, "stuck", plugin, *generation, event.text());
             }
-            RuntimeEvent::Unloaded { plugin, generation, took, unmapped } => {
-                let seen = if *unmapped == Some(true) { "and unmapped " } else { "" };
-                let text = format!("generation {generation} unloaded {seen}in {}", crate::text::duration(ms(*took)));
-                about(&mut told, "unloaded", plugin, *generation, text);
+            RuntimeEvent::Unloaded { plugin, generation, .. } => {
+                about(&mut told, "unloaded", plugin, *generation, event.text());
             }
-            RuntimeEvent::BuildProgress { plugin, phase, compiled, .. } => {
-                let notes = self.notes(plugin);
-                notes.phase = match compiled {
-                    Some(package) => format!("{phase}, {package} done"),
-                    None => phase.to_string(),
-                };
+            RuntimeEvent::BuildProgress { plugin, .. } => {
+                self.notes(plugin).phase = event.text();
                 // The state tells it; as events these would push out what matters.
                 return None;
             }
             // They all come with the end of the build.
             RuntimeEvent::CompilerSays { .. } => return None,
-            RuntimeEvent::Crashed { plugin, generation, reason, last_lines, restart_in } => {
-                let again = crate::text::duration(ms(*restart_in));
-                let said = match last_lines.as_slice() {
-                    [] => String::new(),
-                    lines => format!("; its last output:\n{}", lines.join("\n")),
-                };
-                let text = format!("generation {generation} crashed ({reason}), restarting in {again}{said}");
-                about(&mut told, "crashed", plugin, *generation, text);
+            RuntimeEvent::Crashed { plugin, generation, .. } => {
+                about(&mut told, "crashed", plugin, *generation, event.text());
             }
-            RuntimeEvent::Restarted { plugin, generation, pid, took } => {
-                let took = crate::text::duration(ms(*took));
-                let text = format!("generation {generation} serves again, in process {pid}, after {took}");
-                about(&mut told, "restarted", plugin, *generation, text);
+            RuntimeEvent::Restarted { plugin, generation, .. } => {
+                about(&mut told, "restarted", plugin, *generation, event.text());
             }
             other => self.take_in_other(&mut told, other)?,
         }

@@ -27,6 +27,32 @@ impl ApplyReport {
     pub fn problems(&self) -> impl Iterator<Item = &ConfigState> {
         self.configs.iter().filter(|config| config.problem.is_some())
     }
+
+    /// For a caller that has nothing to do unless all of it runs. What waits for a factory may be made by a plugin that is loaded
+    /// later.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> controllerbus::Result<()> {
+    /// # use controllerbus::prelude::*;
+    /// let bus = Bus::new();
+    /// let set = ConfigSet::from_yaml("lamp: { id: house/lamp }")?;
+    /// let error = bus.apply(set).await?.all_running().unwrap_err();
+    /// assert!(error.to_string().contains("lamp (house/lamp): no factory makes"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with each key whose config is not running, and why.
+    pub fn all_running(&self) -> Result<(), BusError> {
+        let told = |config: &ConfigState| {
+            let why = config.problem.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!("{} ({}): {why}", config.key, config.config_id)
+        };
+        let problems: Vec<_> = self.problems().map(told).collect();
+        if problems.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Invalid, problems.join("; ")).into()) }
+    }
 }
 
 /// The owner of some configs, such as a file that is watched or a client that is connected.

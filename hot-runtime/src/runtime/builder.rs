@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::Claims;
 use super::config::PluginSettings;
+use super::printer::printer;
 use super::{HotRuntime, Inner, folder, loaders};
 use crate::artifact::{Checks, Trust};
 use crate::compile::BuildOptions;
@@ -253,6 +254,13 @@ impl Builder {
     pub fn on_event(mut self, listener: impl Fn(&RuntimeEvent) + Send + Sync + 'static) -> Self {
         self.listeners.push(Arc::new(listener));
         self
+    }
+
+    /// Prints what happens to the plugins on standard error, in colours on a terminal: builds and what the compiler says,
+    /// swaps, roll-backs, crashes, unloads. For a program whose log has it all already, see [`Builder::on_event`].
+    #[must_use]
+    pub fn print_events(self) -> Self {
+        self.on_event(printer())
     }
 
     /// Starts the runtime and waits until each plugin has been built and loaded, or has failed once.

@@ -5,6 +5,7 @@ mod claims;
 pub(crate) mod config;
 mod folder;
 mod loaders;
+mod printer;
 mod task;
 
 use std::collections::HashMap;

@@ -1,0 +1,58 @@
+//! Prints events for whoever sits in front of the program.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::event::RuntimeEvent;
+
+/// How often a long build says what it is doing.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// A listener that prints events on standard error.
+pub(super) fn printer() -> impl Fn(&RuntimeEvent) + Send + Sync + 'static {
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let last = Mutex::new(Instant::now());
+    move |event| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_printed(event, last.elapsed()) {
+            *last = Instant::now();
+            // Without standard error there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{}", if colours { format!("{event:#}") } else { event.to_string() });
+        }
+    }
+}
+
+/// Whether a person needs to see it, given how long nothing was printed.
+fn is_printed(event: &RuntimeEvent, silent_for: Duration) -> bool {
+    match event {
+        // Compilers do hundreds of steps.
+        RuntimeEvent::BuildProgress { .. } => silent_for >= PROGRESS,
+        // What the compiler says comes with the end of the build, and a load with the swap.
+        RuntimeEvent::CompilerSays { .. } | RuntimeEvent::Loading { .. } => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phase::BuildPhase;
+
+    #[test]
+    fn a_long_build_is_not_silent_and_a_short_one_is_two_lines() {
+        let plugin = || "one".to_owned();
+        let progress = RuntimeEvent::BuildProgress {
+            plugin: plugin(),
+            phase: BuildPhase::Compiling,
+            compiled: Some("serde".to_owned()),
+            elapsed: Duration::from_secs(3),
+        };
+        assert!(!is_printed(&progress, Duration::from_millis(100)));
+        assert!(is_printed(&progress, Duration::from_secs(3)));
+        assert_eq!(progress.to_string(), "one: compiling, serde done");
+        assert!(is_printed(&RuntimeEvent::BuildStarted { plugin: plugin() }, Duration::ZERO));
+        let loading = RuntimeEvent::Loading { plugin: plugin(), generation: 1, schemas: Vec::new() };
+        assert!(!is_printed(&loading, Duration::from_secs(60)));
+    }
+}
