@@ -31,7 +31,7 @@ struct Resource {
     log: Mutex<Vec<String>>,
     /// What was entered: outlives each owner.
     entered: Mutex<BTreeSet<u64>>,
-    /// Constructions fail that have this generation or config.
+    /// Constructions fail that have this generation or config, or both: see [`both`].
     refuses: Mutex<Vec<u64>>,
     /// A resolver that is asked for 13 blocks its thread until this is true.
     released: (Mutex<bool>, Condvar),
@@ -168,7 +168,8 @@ impl Factory for Stores {
             let resource = Arc::clone(&self.resource);
             let owned = Owned::take(&resource)?;
             tokio::task::yield_now().await;
-            let refuses = resource.refuses.lock().unwrap().iter().any(|refused| [generation, number].contains(refused));
+            let refused = [generation, number, both(generation, number)];
+            let refuses = resource.refuses.lock().unwrap().iter().any(|one| refused.contains(one));
             if refuses {
                 resource.log(format_args!("{generation} refused"));
                 return Err(Error::msg(format!("{generation} with {number} is refused")));
@@ -177,6 +178,11 @@ impl Factory for Stores {
             Ok(erase(Store { generation, number, resource, restored: Mutex::default(), _owned: owned }))
         })
     }
+}
+
+/// A generation with a config.
+fn both(generation: u64, number: u64) -> u64 {
+    1_000 * generation + number
 }
 
 fn stores(generation: u64, resource: &Arc<Resource>) -> Vec<Arc<dyn Factory>> {
@@ -308,6 +314,43 @@ async fn if_the_new_one_cannot_be_made_the_code_before_is_made_again_with_the_sa
     swap(&bus, 2, 4, &resource).await.unwrap();
     assert_eq!(serves(&bus, 2).await, 4);
     assert!(resource.take_log().join(", ").ends_with("4 restored [100, 200, 200]"));
+    assert!(!resource.twice.load(Ordering::SeqCst));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_and_the_code_that_needs_it_change_in_either_order_and_the_state_goes_along() {
+    let resource = Arc::<Resource>::default();
+    let bus = serving(&resource).await;
+    // The old code cannot use the new config, nor the new code the old one.
+    *resource.refuses.lock().unwrap() = vec![both(1, 7), both(2, 0), both(3, 0), both(3, 7)];
+    let error = swap(&bus, 1, 2, &resource).await.expect_err("it is refused").to_string();
+    assert!(error.contains("2 with 0 is refused; test/store was restarted"), "{error}");
+    let report = soon(bus.apply(config(7))).await.unwrap();
+    assert!(report.configs[0].pending.is_some(), "{:?}", report.configs[0]);
+    // Code that can use neither leaves everything as it was.
+    resource.take_log();
+    let error = swap(&bus, 1, 3, &resource).await.expect_err("it is refused").to_string();
+    assert!(error.contains("3 with 0 is refused"), "{error}");
+    assert!(error.contains("constructing it with the pending config failed, too:"), "{error}");
+    assert!(error.contains("3 with 7 is refused"), "{error}");
+    assert!(error.contains("test/store was restarted with the previous code and its state"), "{error}");
+    let log = resource.take_log().join(", ");
+    let ended = "1 saved, 1 cancelled, 1 closed, 1 saved, 1 dropped";
+    assert_eq!(log, format!("{ended}, 3 refused, 3 refused, 1 constructed, 1 restored [100, 100, 100]"));
+    assert_eq!(serves(&bus, 1).await, 1);
+    assert!(bus.config("store").unwrap().pending.is_some());
+
+    swap(&bus, 1, 2, &resource).await.unwrap();
+    let log = resource.take_log().join(", ");
+    assert_eq!(log, format!("{ended}, 2 refused, 2 constructed, 2 restored [100, 100, 100, 100]"));
+    let state = bus.config("store").unwrap();
+    assert!(state.pending.is_none() && state.problem.is_none(), "{state:?}");
+    assert!(matches!(state.state, RunState::Running(_)), "{state:?}");
+    assert_eq!(serves(&bus, 2).await, 2);
+    // It is as swappable as before.
+    swap(&bus, 2, 4, &resource).await.unwrap();
+    assert!(resource.take_log().join(", ").ends_with("4 restored [100, 100, 100, 100, 207]"));
+    assert_eq!(bus.controllers().len(), 1);
     assert!(!resource.twice.load(Ordering::SeqCst));
 }
 
@@ -467,6 +510,10 @@ async fn a_swap_or_an_apply_that_is_dropped_on_the_way_leaves_one_that_runs_with
 async fn swaps_configs_and_removals_at_the_same_time_never_make_two() {
     let resource = Arc::<Resource>::default();
     let bus = serving(&resource).await;
+    // Not every generation can use every config.
+    let unusable = |generation: u64| (100..140).filter(move |number| (number / 4 + generation).is_multiple_of(3));
+    let refuses = (2..40).flat_map(|generation| unusable(generation).map(move |number| both(generation, number)));
+    resource.refuses.lock().unwrap().extend(refuses);
     let swaps = tokio::spawn({
         let (bus, resource) = (bus.clone(), Arc::clone(&resource));
         async move {

@@ -1,13 +1,15 @@
 //! The part of a commit for controllers that cannot run beside their successors: see [`crate::bus::stop_first`].
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::time::{Instant, timeout};
 
-use super::successor::{SuccessorSpec, make_after_stop, note_replacement};
+use super::ready::StagedConfig;
+use super::successor::{Successor, SuccessorSpec, make_after_stop, note_replacement};
 use super::{Pair, Staged, Stop, Stopping};
 use crate::bus::life::save;
-use crate::bus::stop_first::{Claim, Legacy};
+use crate::bus::stop_first::{After, Claim, Legacy};
+use crate::directive::wire;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -67,10 +69,15 @@ impl Staged {
         let mut all = Ok(());
         for (at, made) in making {
             // All are waited for, even after an error, so that the end of each is known.
-            match made.await.unwrap_or_else(|error| Err(Error::msg(error))) {
-                Ok(made) => {
+            let made = match made.await.unwrap_or_else(|error| Err(Error::msg(error))) {
+                Err(error) if all.is_ok() => self.make_instead_after_stop(at, error).await,
+                made => made.map(|made| (made, None)),
+            };
+            match made {
+                Ok((made, instead)) => {
                     self.notes.extend(made.note);
                     let pair = &mut self.pairs[at];
+                    pair.instead = instead;
                     pair.restored = made.state;
                     pair.has_own_state = made.has_own_state;
                     pair.new = Some(made.controller.keep());
@@ -81,6 +88,39 @@ impl Staged {
         all?;
         self.start(&due);
         self.make_ready().await
+    }
+
+    /// Constructs the successor of an old controller that has ended from the pending config of its keys, with the same state: as
+    /// [`Staged::make_instead`].
+    async fn make_instead_after_stop(&mut self, at: usize, error: Error) -> Result<(Successor, Option<StagedConfig>)> {
+        let Pair { old, stop: Stop::Begun(stopping), .. } = &self.pairs[at] else { return Err(error) };
+        // What was constructed in its place may still be there.
+        let is_over = {
+            let replacements = self.replacements.lock().unwrap_or_else(PoisonError::into_inner);
+            replacements.get(&old.id).is_none_or(After::is_over)
+        };
+        if !is_over || self.last_states.is_some() {
+            return Err(error);
+        }
+        let known = self.factory_of(old).cloned();
+        let claimed = known.and_then(|known| {
+            let (instead, wanted) = self.engine.life().stage_config_instead(&self.engine, old, &known)?;
+            Some((known, instead, wanted))
+        });
+        let Some((known, instead, wanted)) = claimed else { return Err(error) };
+        let state = Legacy::of(old, stopping.before.clone()).state_for(&known.info.config_id);
+        let engine = Arc::clone(&self.engine);
+        let config = wire::encode(&wanted.config)?;
+        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, old: old.id };
+        let claim = Claim::new(&self.engine);
+        note_replacement(&self.replacements, old.id, claim.after());
+        let making = make_after_stop(spec, state, None, claim, Arc::clone(&self.replacements));
+        let made = self.engine.runtime()?.spawn(making).await.unwrap_or_else(|error| Err(Error::msg(error)));
+        self.deadline = Instant::now() + self.grace;
+        match made {
+            Ok(made) => Ok((made, Some(instead))),
+            Err(other) => Err(error.and(format_args!("constructing it with the pending config failed, too: {other}"))),
+        }
     }
 
     /// Claims the instances of these pairs, so that no config replaces their controllers meanwhile; waits if one is doing so.

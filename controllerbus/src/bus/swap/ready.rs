@@ -19,6 +19,7 @@ use crate::bus::entry::ControllerEntry;
 use crate::bus::factories::KnownFactory;
 use crate::bus::owning::with_advice;
 use crate::bus::standing::Standing;
+use crate::bus::stop_first::After;
 use crate::config::Entry as ConfigEntry;
 use crate::controller::{State, SwapMode};
 use crate::directive::wire;
@@ -51,7 +52,7 @@ impl Life {
     }
 
     /// Stages the pending config of an old controller's keys, if constructing it has failed and this factory is for it.
-    fn stage_config_instead(
+    pub(super) fn stage_config_instead(
         &mut self,
         engine: &Arc<Engine>,
         old: &ControllerEntry,
@@ -64,6 +65,8 @@ impl Life {
             && config.version.as_ref().is_none_or(|range| range.matches(&known.info.version))
             && matches!(instance.state(), RunState::Failed { .. })
             && !instance.is_claimed()
+            && !instance.is_at_stake()
+            && instance.after().iter().all(After::is_over)
             && !std::mem::replace(&mut instance.is_staged, true);
         fits.then(|| (StagedConfig { engine: Arc::clone(engine), instance: id }, config))
     }
