@@ -82,3 +82,22 @@ pub(crate) fn foreign_writer(_: &Metadata) -> Option<Writer> {
 pub(crate) fn is_sticky(_: &Metadata) -> bool {
     false
 }
+
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) mod tests {
+    use rustix::thread::CapabilitySet;
+
+    /// From now on this thread, and what it starts, can read and enter only what the modes of files allow, even as root.
+    pub(crate) fn give_up_reading_everything() {
+        for one in [CapabilitySet::DAC_OVERRIDE, CapabilitySet::DAC_READ_SEARCH] {
+            // Only root can, and has to.
+            let _ = rustix::thread::remove_capability_from_bounding_set(one);
+        }
+        let given_up = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        let mut sets = rustix::thread::capabilities(None).expect("this thread's capabilities");
+        sets.effective.remove(given_up);
+        sets.permitted.remove(given_up);
+        sets.inheritable.remove(given_up);
+        rustix::thread::set_capabilities(None, sets).expect("to have less");
+    }
+}

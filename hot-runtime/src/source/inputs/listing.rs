@@ -52,9 +52,10 @@ impl Listings {
     }
 }
 
-/// The state of a folder in which a file of the package may appear.
+/// The state of a folder in which a file of the package may appear. Not one that nobody here can read, such as a database's
+/// that another user runs: cargo does not read it either, and it cannot be watched.
 fn folder(path: &Path) -> Option<Stamp> {
-    let never = path.ends_with(".git") || path.join(CACHE_TAG).is_file() || !path.is_dir();
+    let never = path.ends_with(".git") || path.join(CACHE_TAG).is_file() || std::fs::read_dir(path).is_err();
     if never { None } else { Stamp::of_any(path) }
 }
 
@@ -130,5 +131,45 @@ mod tests {
         let manifest = std::fs::read_to_string(folder.path().join("Cargo.toml")).expect("the manifest");
         write("Cargo.toml", &manifest.replace("[workspace]", "exclude = [\"*.log\"]\n[workspace]"));
         assert!(!has("app.log") && has("data.txt"));
+    }
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn folders_that_cannot_be_read_are_neither_inputs_nor_watched() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |inside: &str| folder.path().join(inside);
+        let locked = |inside: &str| {
+            std::fs::create_dir(at(inside)).expect("a folder");
+            std::fs::write(at(inside).join("base"), "").expect("writing");
+            std::fs::set_permissions(at(inside), std::fs::Permissions::from_mode(0)).expect("its mode");
+        };
+        std::fs::write(at("Cargo.toml"), "[package]\nname = \"locked\"\nedition = \"2021\"\n[workspace]\n")
+            .expect("writing");
+        std::fs::create_dir_all(at("src")).expect("a folder");
+        std::fs::create_dir_all(at("data")).expect("a folder");
+        std::fs::write(at("src/lib.rs"), "").expect("writing");
+        // What root may do, nobody else can.
+        crate::sys::access::tests::give_up_reading_everything();
+        let inputs = super::super::Inputs::new(&at("target"));
+        // A package whose script says nothing of what it reads, and a folder that one has named.
+        let packages = BTreeSet::from([folder.path().to_owned()]);
+        let set = super::super::InputSet { packages, trees: [at("data")].into(), ..Default::default() };
+        locked("pgdata");
+        locked("data/pgdata");
+        assert!(std::fs::read_dir(at("pgdata")).is_err());
+        let snapshot = inputs.begin(set);
+        assert!(snapshot.present().any(|(path, _)| *path == at("src/lib.rs")));
+        assert!(!snapshot.present().any(|(path, _)| path.to_string_lossy().contains("pgdata")));
+        locked("src/later");
+        locked("data/later");
+        assert!(!inputs.changed());
+        let watched = inputs.watched();
+        assert!(watched.iter().any(|it| *it.path() == at("src")), "{watched:?}");
+        assert!(!watched.iter().any(|it| it.path().ends_with("pgdata") || it.path().ends_with("later")), "{watched:?}");
+        std::fs::write(at("src/new.rs"), "").expect("writing");
+        assert!(inputs.changed());
+        for inside in ["pgdata", "data/pgdata", "src/later", "data/later"] {
+            std::fs::set_permissions(at(inside), std::fs::Permissions::from_mode(0o700)).expect("its mode");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{EventKind, RecursiveMode};
 
 use super::places::Names;
 use super::{Change, Watched};
@@ -48,9 +48,13 @@ struct Folder {
     all: Vec<Watched>,
 }
 
+/// What requests the system's events, and what it calls with each.
+pub(super) type System = Box<dyn notify::Watcher + Send>;
+pub(super) type Handler = Box<dyn FnMut(notify::Result<notify::Event>) + Send>;
+
 pub(super) struct Task {
     /// `None` if there are no events, or they are not wanted.
-    system: Option<RecommendedWatcher>,
+    system: Option<System>,
     polling: Option<Duration>,
     followers: HashMap<u64, Follower>,
     folders: HashMap<PathBuf, Folder>,
@@ -67,6 +71,14 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(polling: Option<Duration>, messages: &Sender<Message>) -> Self {
+        Self::with_system(polling, messages, |handler| Ok(Box::new(notify::recommended_watcher(handler)?)))
+    }
+
+    pub(super) fn with_system(
+        polling: Option<Duration>,
+        messages: &Sender<Message>,
+        system: impl FnOnce(Handler) -> notify::Result<System>,
+    ) -> Self {
         let messages = messages.clone();
         let handler = move |event: notify::Result<notify::Event>| {
             // Opening or reading a file changes nothing.
@@ -77,7 +89,7 @@ impl Task {
         let mut said = HashSet::new();
         let system = match polling {
             Some(_) => None,
-            None => notify::recommended_watcher(handler).map_err(|error| say_no_events(&error, &mut said)).ok(),
+            None => system(Box::new(handler)).map_err(|error| say_no_events(&error, &mut said)).ok(),
         };
         let first = polling.unwrap_or(if system.is_some() { NOW_AND_THEN } else { OFTEN });
         Self {
@@ -251,6 +263,7 @@ impl Task {
                         if !only_on_the_way || matches!(error.kind, notify::ErrorKind::MaxFilesWatch) {
                             say_no_events(&error, &mut self.said);
                             self.refused.insert(path.clone());
+                            self.next_look = self.next_look.min(Instant::now() + OFTEN);
                         }
                     }
                 }

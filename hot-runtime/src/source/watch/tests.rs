@@ -1,9 +1,14 @@
 //! What followers are told, and what they are not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::task::{Message, Task};
+use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, WatcherKind};
+
+use super::task::{Handler, Message, System, Task};
 use super::{Change, Following, Watched, Watcher};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -224,4 +229,173 @@ async fn what_is_written_while_it_begins_to_be_watched_is_told() {
         }
         next(&mut following).await;
     }
+}
+
+/// A system whose events get lost, and whose watches run out, when a test says so.
+struct Wanting {
+    system: RecommendedWatcher,
+    wants: Arc<Wants>,
+}
+
+#[derive(Default)]
+struct Wants {
+    loses_events: AtomicBool,
+    /// The paths of the events that were lost.
+    lost: Mutex<Vec<PathBuf>>,
+    has_no_watches: AtomicBool,
+    /// The folders that it was asked to watch when it had no watches left.
+    refused: Mutex<Vec<PathBuf>>,
+}
+
+impl Wanting {
+    fn system(wants: &Arc<Wants>, mut handler: Handler) -> notify::Result<System> {
+        let (wants, loses) = (Arc::clone(wants), Arc::clone(wants));
+        let system = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if !loses.loses_events.load(Ordering::Relaxed) {
+                return handler(event);
+            }
+            loses.lost.lock().expect("no panic").extend(event.into_iter().flat_map(|event| event.paths));
+        });
+        Ok(Box::new(Self { system: system?, wants }))
+    }
+}
+
+impl notify::Watcher for Wanting {
+    fn new<F: notify::EventHandler>(_: F, _: Config) -> notify::Result<Self> {
+        Err(notify::Error::generic("made by a test only"))
+    }
+
+    fn watch(&mut self, path: &Path, mode: RecursiveMode) -> notify::Result<()> {
+        if self.wants.has_no_watches.load(Ordering::Relaxed) {
+            self.wants.refused.lock().expect("no panic").push(path.to_owned());
+            return Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch));
+        }
+        self.system.watch(path, mode)
+    }
+
+    fn unwatch(&mut self, path: &Path) -> notify::Result<()> {
+        self.system.unwatch(path)
+    }
+
+    fn kind() -> WatcherKind {
+        RecommendedWatcher::kind()
+    }
+}
+
+/// The messages of what was logged as a warning.
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl tracing::Subscriber for &'static Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        self.0.lock().expect("no panic").push(message.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A watcher on such a system, its thread, and the warnings that this logs.
+fn wanting(wants: &Arc<Wants>) -> (Watcher, std::thread::JoinHandle<()>, &'static Warnings) {
+    let warnings: &'static Warnings = Box::leak(Box::default());
+    let (sender, messages): (_, Receiver<Message>) = std::sync::mpsc::channel();
+    let task = Task::with_system(None, &sender, |handler| Wanting::system(wants, handler));
+    let thread =
+        std::thread::spawn(move || tracing::subscriber::with_default(warnings, || task.run(&messages)));
+    (Watcher(Arc::new(super::Sender(sender))), thread, warnings)
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let waiting = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.expect("in time");
+}
+
+#[tokio::test]
+async fn when_events_are_lost_all_may_have_changed_and_is_looked_at_and_all_is_watched_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |inside: &str| folder.path().join(inside);
+    std::fs::create_dir(at("src")).expect("a folder");
+    std::fs::write(at("src/lib.rs"), "one").expect("writing");
+    let wants = Arc::<Wants>::default();
+    let (watcher, thread, _) = wanting(&wants);
+    let mut first = following(&watcher, &[file(at("src/lib.rs")), file(at("last"))]).await;
+    let mut second = following(&watcher, &[file(at("other"))]).await;
+    wants.loses_events.store(true, Ordering::Relaxed);
+    // The folder that was watched is not there any more, and nobody has told.
+    std::fs::remove_dir_all(at("src")).expect("removing");
+    std::fs::create_dir(at("src")).expect("a folder");
+    std::fs::write(at("src/lib.rs"), "two").expect("writing");
+    std::fs::write(at("last"), "").expect("writing");
+    until(|| wants.lost.lock().expect("no panic").contains(&at("last"))).await;
+    wants.loses_events.store(false, Ordering::Relaxed);
+    // As inotify tells that its queue was full.
+    let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+    watcher.0.0.send(Message::Event(Ok(overflow))).expect("it runs");
+    for following in [&mut first, &mut second] {
+        assert!(next(following).await.paths.is_empty(), "it may be any of them");
+    }
+    std::fs::write(at("src/lib.rs"), "three").expect("writing");
+    assert_eq!(next(&mut first).await.paths, [at("src/lib.rs")]);
+    drop((first, second, watcher));
+    thread.join().expect("its end");
+}
+
+#[tokio::test]
+async fn where_no_watches_are_left_it_is_said_once_and_what_is_not_watched_is_polled_until_there_are_some() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |inside: &str| folder.path().join(inside);
+    for inside in ["watched", "polled", "later"] {
+        std::fs::create_dir(at(inside)).expect("a folder");
+    }
+    let wants = Arc::<Wants>::default();
+    let (watcher, thread, warnings) = wanting(&wants);
+    let mut watched = following(&watcher, &[file(at("watched/lib.rs"))]).await;
+    wants.has_no_watches.store(true, Ordering::Relaxed);
+    let mut polled = following(&watcher, &[file(at("polled/lib.rs"))]).await;
+    let later = following(&watcher, &[file(at("later/lib.rs"))]).await;
+    for text in ["one", "other"] {
+        let begun = std::time::Instant::now();
+        std::fs::write(at("polled/lib.rs"), text).expect("writing");
+        told(&mut polled, &at("polled/lib.rs")).await;
+        assert!(begun.elapsed() < Duration::from_secs(7), "each second, even on a busy machine");
+        std::fs::write(at("watched/lib.rs"), text).expect("writing");
+        told(&mut watched, &at("watched/lib.rs")).await;
+    }
+    assert!(wants.refused.lock().expect("no panic").contains(&at("polled")));
+    // They are asked for again, without a word, and with success at last.
+    wants.has_no_watches.store(false, Ordering::Relaxed);
+    std::fs::write(at("polled/lib.rs"), "third").expect("writing");
+    told(&mut polled, &at("polled/lib.rs")).await;
+    drop((watched, polled, later, watcher));
+    thread.join().expect("its end");
+    let warnings = warnings.0.lock().expect("no panic");
+    let [said] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(said.contains("polled once a second") && said.contains("fs.inotify.max_user_watches"), "{said}");
 }
