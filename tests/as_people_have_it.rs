@@ -1,13 +1,14 @@
 //! Projects as people have them: what other tools stumble over is built, or there is a message that says what to do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use hot_runtime::artifact::inspect;
-use hot_runtime::compile::{BuildOptions, BuildReport, BuiltBy, PluginBuilder};
-use hot_runtime::{Error, HotRuntime, PluginSpec};
+use hot_runtime::compile::{BuildEvent, BuildOptions, BuildReport, BuiltBy, PluginBuilder};
+use hot_runtime::{Error, HotRuntime, PluginSpec, RuntimeEvent};
 use tests::small::Small;
-use tests::{target_dir, work_dir};
+use tests::{in_own_process, root, target_dir, wait_for, work_dir};
 use tokio_util::sync::CancellationToken;
 
 fn builder(small: &Small) -> PluginBuilder {
@@ -266,4 +267,314 @@ async fn after_the_first_edit_dependencies_are_optimised_and_what_was_saved_is_w
         assert!(begun.elapsed() < std::time::Duration::from_secs(600), "nothing is optimised again");
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_with_which_no_plugin_works_are_refused_before_anything_is_compiled() {
+    let small = Small::new("unfit-flags", "", "", "\"one\".to_owned()");
+    let settings = [
+        ("[build]\nrustflags = [\"-Cpanic=abort\"]\n", "a plugin must unwind from a panic"),
+        (
+            "[target.'cfg(unix)']\nrustflags = [\"-C\", \"target-feature=+crt-static\"]\n",
+            "take `-C target-feature=+crt-static` out",
+        ),
+        (
+            "[build]\ntarget = \"x86_64-unknown-linux-musl\"\n",
+            "needs musl as one too: add `-C target-feature=-crt-static`",
+        ),
+    ];
+    for (settings, wanted) in settings {
+        small.write(".cargo/config.toml", settings);
+        let compiled = std::sync::Mutex::new(Vec::new());
+        let observer = |event| {
+            if let BuildEvent::Compiled { package, .. } = event {
+                compiled.lock().expect("no panic").push(package);
+            }
+        };
+        let built = builder(&small).build(&observer, &CancellationToken::new()).await;
+        let said = built.expect_err("it is refused").to_string();
+        assert!(said.contains(wanted) && said.contains("cargo's settings"), "{said}");
+        assert!(!said.contains("cbus-refuses") && !said.contains("process didn't exit"), "{said}");
+        assert_eq!(compiled.into_inner().expect("no panic"), Vec::<String>::new());
+    }
+    small.write(".cargo/config.toml", "");
+    assert!(has(&build(&mut builder(&small)).await.expect("a build"), "one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relative_paths_are_those_of_the_start_wherever_the_process_goes_then() {
+    if !in_own_process("relative_paths_are_those_of_the_start_wherever_the_process_goes_then", |_| ()) {
+        return;
+    }
+    let small = Small::new("relative", "", "const V: &str = \"one\";", "V.to_owned(), env!(\"CARGO_PKG_VERSION\").to_owned()");
+    std::env::set_current_dir(small.path("")).expect("going there");
+    let up = "../".repeat(small.path("").components().count());
+    let target = Path::new(&up).join(target_dir().strip_prefix("/").expect("an absolute path"));
+    let spec = PluginSpec::new("relative-file").crate_path("crate");
+    let options = BuildOptions::new("files").target_dir(&target).output("out/relative.cbus.so").overlay_dir("overlay");
+    let mut files = PluginBuilder::new(spec, options);
+    let mut host = small
+        .host_with(|builder| {
+            builder.work_dir("work").target_dir(&target).plugins_dir("plugins").trust(hot_runtime::Trust::anyone())
+        })
+        .await;
+    host.answers("one 0.1.0").await;
+    std::env::set_current_dir("/").expect("going away");
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    host.answers("two 0.1.0").await;
+    small.replace("crate/Cargo.toml", "version = \"0.1.0\"\nedition", "version = \"0.2.0\"\nedition");
+    host.answers("two 0.2.0").await;
+    assert!(small.path("work/artifacts").is_dir());
+    let built = build(&mut files).await.expect("a build");
+    assert_eq!(built.artifact, small.path("out/relative.cbus.so"));
+    assert!(has(&built, "0.2.0") && small.path("overlay/Cargo.toml").is_file());
+    std::fs::copy(&built.artifact, small.path("plugins/relative.cbus.so")).expect("copying");
+    wait_for(&mut host.told, |event| match event {
+        RuntimeEvent::Swapped { plugin, .. } => (plugin == "relative-file").then_some(()),
+        _ => None,
+    })
+    .await;
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_pins_compiles_it_although_another_toolchains_cargo_has_started_the_host() {
+    let test = "what_a_plugin_pins_compiles_it_although_another_toolchains_cargo_has_started_the_host";
+    let folder = tempfile::tempdir().expect("a folder");
+    let started_by_cargo = |child: &mut Command| {
+        let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc").stdout;
+        let bin = Path::new(String::from_utf8(sysroot).expect("a path").trim()).join("bin");
+        for tool in ["cargo", "rustc"] {
+            // As rustup chooses: the variable, or else the nearest pin. It writes down what it was called for.
+            let script = format!(
+                "#!/bin/sh\nat=$PWD\nwhile [ -z \"$RUSTUP_TOOLCHAIN\" ] && [ \"$at\" != / ]; do\n\
+                 [ -e \"$at/rust-toolchain.toml\" ] && RUSTUP_TOOLCHAIN=pinned\nat=$(dirname \"$at\")\ndone\n\
+                 export RUSTUP_TOOLCHAIN=${{RUSTUP_TOOLCHAIN:-none}}\n\
+                 echo \"{tool} $RUSTUP_TOOLCHAIN $*\" >> '{}/calls'\nexec '{}/{tool}' \"$@\"\n",
+                folder.path().display(),
+                bin.display(),
+            );
+            let path = folder.path().join(tool);
+            std::fs::write(&path, script).expect("a script");
+            let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, executable).expect("it can be run");
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        child.env("PATH", format!("{}:{path}", folder.path().display())).env("CALLS", folder.path().join("calls"));
+        child.env("CARGO", bin.join("cargo")).env("RUSTUP_TOOLCHAIN", "the-hosts");
+        child.env_remove("RUSTUP_TOOLCHAIN_SOURCE").env_remove("RUSTC");
+    };
+    if !in_own_process(test, started_by_cargo) {
+        return;
+    }
+    let calls = PathBuf::from(std::env::var_os("CALLS").expect("set by the test"));
+    let small = Small::new("pinned", "", "", "\"one\".to_owned()");
+    small.write("crate/rust-toolchain.toml", "[toolchain]\nchannel = \"nightly-2026-01-01\"\n");
+    let mut builder = builder(&small);
+    let first = build(&mut builder).await.expect("a build");
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    let second = build(&mut builder).await.expect("a build");
+    assert_eq!((first.by, second.by), (BuiltBy::Cargo, BuiltBy::Rustc), "{:?}", second.why_cargo);
+    let calls = std::fs::read_to_string(calls).expect("the calls");
+    let decides = |call: &&str| {
+        call.starts_with("cargo ") || call.contains("--crate-name pinned ") || call.ends_with(" -vV")
+    };
+    let calls: Vec<_> = calls.lines().filter(decides).collect();
+    assert!(calls.iter().all(|call| call.split(' ').nth(1) == Some("pinned")), "{calls:#?}");
+    let of = |start: &str| calls.iter().filter(|call| call.starts_with(start)).count();
+    assert!(of("cargo pinned metadata") > 0 && of("cargo pinned rustc") == 1, "{calls:#?}");
+    assert_eq!(of("rustc pinned --crate-name pinned "), 2, "{calls:#?}");
+}
+
+/// A compiler cache that refuses what sccache refuses, says something of its own, and writes down its calls.
+const CACHE: &str = "[ \"$CARGO_INCREMENTAL\" = 1 ] && { echo 'sccache: increment compilation is  prohibited' >&2; exit 1; }\n\
+                     echo 'sccache: the server is not running' >&2\necho \"$*\" >> \"$here/called\"\nexec \"$@\"\n";
+
+async fn behind_a_compiler_cache(small: &Small, called: &Path) {
+    let name = small.spec().id;
+    let mut builder = builder(small);
+    let first = build(&mut builder).await.expect("a build");
+    assert!(has(&first, "one") && first.by == BuiltBy::Cargo);
+    let calls = std::fs::read_to_string(called).expect("it was called");
+    assert!(calls.contains(&format!("--crate-name {} ", name.replace('-', "_"))), "{calls}");
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    let second = build(&mut builder).await.expect("a build");
+    assert!(has(&second, "two") && second.by == BuiltBy::Rustc, "{:?}", second.why_cargo);
+    small.replace("crate/src/lib.rs", "\"two\"", "7");
+    let said = build(&mut builder).await.expect_err("a mistake").to_string();
+    assert!(said.contains("E0599") && !said.contains("sccache"), "{said}");
+    small.replace("crate/src/lib.rs", "7.to_owned()", "\"three\".to_owned()");
+    let third = build(&mut builder).await.expect("a build");
+    assert!(has(&third, "three") && third.by == BuiltBy::Rustc, "{:?}", third.why_cargo);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_cache_in_the_settings_compiles_for_cargo_and_delays_no_edit() {
+    let small = Small::new("cache-in-settings", "", "", "\"one\".to_owned()");
+    small.script("tools/sccache", CACHE);
+    small.write(".cargo/config.toml", "[build]\nrustc-wrapper = \"tools/sccache\"\n");
+    behind_a_compiler_cache(&small, &small.path("tools/called")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_cache_in_a_variable_compiles_for_cargo_and_delays_no_edit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("sccache");
+    let with_it = |child: &mut Command| {
+        std::fs::write(&cache, format!("#!/bin/sh\nhere=$(dirname \"$0\")\n{CACHE}")).expect("a script");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&cache, executable).expect("it can be run");
+        child.env("RUSTC_WRAPPER", &cache);
+    };
+    if in_own_process("a_compiler_cache_in_a_variable_compiles_for_cargo_and_delays_no_edit", with_it) {
+        let cache = PathBuf::from(std::env::var_os("RUSTC_WRAPPER").expect("set by the test"));
+        let small = Small::new("cache-in-variable", "", "", "\"one\".to_owned()");
+        behind_a_compiler_cache(&small, &cache.with_file_name("called")).await;
+    }
+}
+
+/// Counts the warnings that have a text in them.
+#[derive(Clone, Default)]
+struct Warnings(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        self.0.lock().expect("no panic").push(message.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+// On one thread, so that its subscriber hears all.
+#[tokio::test]
+async fn a_wrapper_for_workspace_members_compiles_nothing_of_a_plugin_and_that_is_said_once() {
+    let small = Small::new("members-wrapper", "", "", "\"one\".to_owned()");
+    small.script("tools/members.sh", "echo \"$*\" >> \"$here/called\"\nexec \"$@\"\n");
+    small.write(".cargo/config.toml", "[build]\nrustc-workspace-wrapper = \"tools/members.sh\"\n");
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let mut builder = builder(&small);
+    assert!(has(&build(&mut builder).await.expect("a build"), "one"));
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    let built = build(&mut builder).await.expect("a build");
+    assert!(has(&built, "two") && built.by == BuiltBy::Rustc, "{:?}", built.why_cargo);
+    small.replace("crate/Cargo.toml", "version = \"0.1.0\"\nedition", "version = \"0.2.0\"\nedition");
+    assert_eq!(build(&mut builder).await.expect("a build").by, BuiltBy::Cargo);
+    assert!(!small.path("tools/called").exists());
+    let warnings = warnings.0.lock().expect("no panic");
+    let said: Vec<_> = warnings.iter().filter(|said| said.contains("rustc-workspace-wrapper")).collect();
+    let [said] = said[..] else { panic!("{said:?}") };
+    assert!(said.contains("config.toml") && said.contains("set it as `build.rustc-wrapper`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_folder_of_its_own_changes_nothing() {
+    let small = Small::new("build-dir", "", "", "\"one\".to_owned()");
+    small.write(".cargo/config.toml", "[build]\nbuild-dir = \"{workspace-root}/elsewhere\"\ntarget-dir = \"nor-here\"\n");
+    let mut builder = builder(&small);
+    assert_eq!(build(&mut builder).await.expect("a build").by, BuiltBy::Cargo);
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    let built = build(&mut builder).await.expect("a build");
+    assert!(has(&built, "two") && built.by == BuiltBy::Rustc, "{:?}", built.why_cargo);
+    // What was put back with an old time is new to cargo as well.
+    let source = std::fs::read_to_string(small.path("crate/src/lib.rs")).expect("the source");
+    small.put_back("crate/src/lib.rs", &source.replace("\"two\"", "\"three\""));
+    small.replace("crate/Cargo.toml", "version = \"0.1.0\"\nedition", "version = \"0.2.0\"\nedition");
+    let built = build(&mut builder).await.expect("a build");
+    assert!(has(&built, "three") && built.by == BuiltBy::Cargo);
+    for unused in ["elsewhere", "nor-here", "crate/elsewhere", "crate/nor-here"] {
+        assert!(!small.path(unused).exists(), "{unused}");
+    }
+}
+
+/// Makes a folder as `cargo vendor` does, of links to what cargo has unpacked.
+fn vendor(lock: &str, to: &Path) {
+    let lock: toml::Table = lock.parse().expect("TOML");
+    let unpacked = || {
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).expect("cargo's home");
+        let indices = std::fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten();
+        indices.map(|index| index.path()).collect::<Vec<_>>()
+    };
+    let find = |name: &str| unpacked().into_iter().map(|index| index.join(name)).find(|path| path.is_dir());
+    for package in lock["package"].as_array().expect("packages") {
+        let of = |key: &str| package.get(key).and_then(toml::Value::as_str);
+        let (Some(name), Some(version), Some(checksum)) = (of("name"), of("version"), of("checksum")) else { continue };
+        let name = format!("{name}-{version}");
+        let from = find(&name).or_else(|| {
+            // What is for other systems only is fetched when it is asked for.
+            let mut fetch = Command::new("cargo");
+            fetch.args(["metadata", "--format-version=1", "--locked"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            assert!(fetch.output().expect("cargo").status.success());
+            find(&name)
+        });
+        let (from, to) = (from.unwrap_or_else(|| panic!("{name} is not unpacked")), to.join(&name));
+        std::fs::create_dir_all(&to).expect("a folder");
+        for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+            std::os::unix::fs::symlink(entry.path(), to.join(entry.file_name())).expect("a link");
+        }
+        let text = format!("{{\"files\":{{}},\"package\":\"{checksum}\"}}");
+        std::fs::write(to.join(".cargo-checksum.json"), text).expect("writing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vendored_crates_are_found_without_a_network_by_cargo_and_by_rustc() {
+    // From a registry that is not there, so that only this one is vendored, and the others are not compiled once more.
+    let small = Small::new("vendored", "corp-word = { version = \"1\", registry = \"corp\" }", "", "corp_word::word(\"one\")");
+    small.write("vendor/corp-word/Cargo.toml", "[package]\nname = \"corp-word\"\nversion = \"1.2.3\"\nedition = \"2024\"\n");
+    small.write("vendor/corp-word/src/lib.rs", "pub fn word(of: &str) -> String {\n    format!(\"corp {of}\")\n}\n");
+    small.write("vendor/corp-word/.cargo-checksum.json", "{\"files\":{}}");
+    let registry = "registry = \"sparse+https://corp.invalid/index/\"\nreplace-with = \"vendored-sources\"\n";
+    let rest = "[source.vendored-sources]\ndirectory = \"vendor\"\n\n[net]\noffline = true\n";
+    let index = "[registries.corp]\nindex = \"sparse+https://corp.invalid/index/\"\n";
+    small.write(".cargo/config.toml", &format!("{index}\n[source.corp]\n{registry}\n{rest}"));
+    let mut one = builder(&small);
+    let built = build(&mut one).await.expect("a build");
+    assert!(has(&built, "corp ") && built.by == BuiltBy::Cargo);
+    small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+    let built = build(&mut one).await.expect("a build");
+    assert!(has(&built, "two") && built.by == BuiltBy::Rustc, "{:?}", built.why_cargo);
+    // All of crates.io, as `cargo vendor` says.
+    let lock = std::fs::read_to_string(small.path("crate/Cargo.lock")).expect("the lock file");
+    vendor(&lock, &small.path("vendor"));
+    let all = format!("[source.crates-io]\nreplace-with = \"vendored-sources\"\n\n{index}\n[source.corp]\n{registry}\n{rest}");
+    small.write(".cargo/config.toml", &all);
+    let overlay = builder(&small).generate().await.expect("the overlay");
+    let mut asked = Command::new("cargo");
+    asked.args(["metadata", "--format-version=1", "--manifest-path"]).arg(overlay.dir.join("Cargo.toml"));
+    let said = asked.current_dir(&overlay.root).env("CARGO_NET_OFFLINE", "false").output().expect("cargo");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said = String::from_utf8(said.stdout).expect("JSON");
+    let manifests = said.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let manifests: Vec<_> = manifests.map(Path::new).collect();
+    let local = [root().canonicalize().expect("the workspace"), small.path("crate"), overlay.dir];
+    let is_local = |path: &&&Path| local.iter().any(|folder| path.starts_with(folder));
+    let others: Vec<_> = manifests.iter().filter(|path| !is_local(path)).collect();
+    assert!(others.iter().all(|path| path.starts_with(small.path("vendor"))), "{others:?}");
+    assert!(others.len() > 20, "{others:?}");
 }

@@ -514,7 +514,17 @@ async fn a_compiler_of_a_file_that_was_written_meanwhile_has_ended_before_the_ne
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_and_the_code_that_needs_it_may_change_in_either_order() {
-    let small = Small::new("either-order", "", "", "WORD.lock().unwrap().clone()");
+    in_either_order(Small::new("either-order", "", "", "WORD.lock().unwrap().clone()")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_and_the_code_that_needs_it_may_change_in_either_order_where_one_stops_first() {
+    let small = Small::new("either-stops", "", "", "WORD.lock().unwrap().clone()");
+    small.replace("crate/src/lib.rs", "version = \"1.0.0\")]", "version = \"1.0.0\", swap = \"stop-first\")]");
+    in_either_order(small).await;
+}
+
+async fn in_either_order(small: Small) {
     small.replace(
         "crate/src/lib.rs",
         "pub struct SmallConfig {}",
@@ -556,4 +566,88 @@ async fn a_config_and_the_code_that_needs_it_may_change_in_either_order() {
     apply(&host.bus, "{ line: third }").await;
     host.answers("a third").await;
     host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_checked_out_is_what_serves_whatever_the_times_of_the_files_say() {
+    let small = Small::new("checked-out", "", "mod many;\nconst V: &str = \"one\";", "V.to_owned(), many::sum().to_string()");
+    let files = 100;
+    let write = |each: u32| {
+        let modules: String = (0..files).map(|at| format!("mod m{at};\n")).collect();
+        let sum: Vec<_> = (0..files).map(|at| format!("m{at}::V")).collect();
+        small.write("crate/src/many.rs", &format!("{modules}pub fn sum() -> u32 {{\n    {}\n}}\n", sum.join(" + ")));
+        for at in 0..files {
+            small.write(&format!("crate/src/many/m{at}.rs"), &format!("pub const V: u32 = {each};\n"));
+        }
+    };
+    let git = |arguments: &[&str]| {
+        let who = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main"];
+        let done = Command::new("git").current_dir(small.path("")).args(who).args(arguments).output().expect("git");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    write(1);
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "one"]);
+    git(&["checkout", "-q", "-b", "other"]);
+    write(2);
+    git(&["commit", "-q", "-a", "-m", "two each"]);
+    git(&["checkout", "-q", "main"]);
+    let mut host = small.host().await;
+    host.answers("one 100").await;
+    host.begun();
+    for _ in 0..2 {
+        git(&["checkout", "-q", "other"]);
+        host.answers("one 200").await;
+        git(&["checkout", "-q", "main"]);
+        host.answers("one 100").await;
+    }
+    // Each checkout is one build, or two if it was noticed half-way.
+    let begun = host.begun();
+    assert!(begun <= 8, "{begun} builds of 4 checkouts");
+    // A rebase goes through commits of others.
+    small.replace("crate/src/lib.rs", "\"one\"", "\"main\"");
+    git(&["commit", "-q", "-a", "-m", "main"]);
+    git(&["checkout", "-q", "other"]);
+    git(&["rebase", "-q", "main"]);
+    host.answers("main 200").await;
+    // What is unpacked, restored or synchronised has the times of then.
+    small.put_back("crate/src/many/m7.rs", "pub const V: u32 = 3;\n");
+    host.answers("main 201").await;
+    small.put_back("crate/src/many/m7.rs", "pub const V: u32 = 4;\n");
+    host.answers("main 202").await;
+    git(&["reset", "-q", "--hard", "main"]);
+    host.answers("main 100").await;
+    assert!(!host.rebuild().await, "it is what it is");
+    host.runtime.shutdown().await;
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn folders_that_cannot_be_read_beside_sources_neither_fail_a_build_nor_keep_an_edit_from_being_served() {
+    use std::os::unix::fs::PermissionsExt;
+    let small = Small::new("locked", "", "const V: &str = \"one\";", "V.to_owned(), env!(\"MADE\").to_owned()");
+    // Its script says nothing of what it reads, so that all of its package counts.
+    small.write("crate/build.rs", "fn main() {\n    println!(\"cargo:rustc-env=MADE=made\");\n}\n");
+    let mode = |inside: &str, mode: u32| {
+        std::fs::create_dir_all(small.path(inside)).expect("a folder");
+        std::fs::set_permissions(small.path(inside), std::fs::Permissions::from_mode(mode)).expect("its mode");
+    };
+    mode("crate/pgdata", 0);
+    // This thread's, and those of what it starts.
+    tests::give_up_reading_everything();
+    assert!(std::fs::read_dir(small.path("crate/pgdata")).is_err());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut host = small.host().await;
+        host.answers("one made").await;
+        mode("crate/src/later", 0);
+        small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
+        host.answers("two made").await;
+        small.replace("crate/build.rs", "MADE=made", "MADE=anew");
+        host.answers("two anew").await;
+        host.runtime.shutdown().await;
+    });
+    mode("crate/pgdata", 0o700);
+    mode("crate/src/later", 0o700);
 }

@@ -182,6 +182,39 @@ pub fn target_dir() -> PathBuf {
     workspace_target().join("plugins")
 }
 
+/// Runs a test of this executable again as a process of its own, because what it needs belongs to a process: variables, the
+/// current folder. Returns true there; elsewhere, it panics with what was said if the test fails.
+pub fn in_own_process(test: &str, prepare: impl FnOnce(&mut std::process::Command)) -> bool {
+    const CHILD: &str = "CONTROLLERBUS_TEST_IN_OWN_PROCESS";
+    if std::env::var_os(CHILD).is_some_and(|own| own == test) {
+        return true;
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this executable"));
+    child.args(["--exact", test, "--nocapture", "--include-ignored"]).env(CHILD, test);
+    prepare(&mut child);
+    let output = child.output().expect("the process");
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{errors}");
+    println!("{said}\n{errors}");
+    false
+}
+
+/// From now on this thread, and what it starts, can read and enter only what the modes of files allow, even as root.
+#[cfg(target_os = "linux")]
+pub fn give_up_reading_everything() {
+    use rustix::thread::CapabilitySet;
+    for one in [CapabilitySet::DAC_OVERRIDE, CapabilitySet::DAC_READ_SEARCH] {
+        // Only root can, and has to.
+        let _ = rustix::thread::remove_capability_from_bounding_set(one);
+    }
+    let given_up = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    let mut sets = rustix::thread::capabilities(None).expect("this thread's capabilities");
+    sets.effective.remove(given_up);
+    sets.permitted.remove(given_up);
+    sets.inheritable.remove(given_up);
+    rustix::thread::set_capabilities(None, sets).expect("to have less");
+}
+
 /// A bus with a config set.
 pub async fn host(config: &str) -> Bus {
     let bus = Bus::new();

@@ -298,4 +298,34 @@ mod tests {
         assert!(now.iter().any(|(name, _)| name == "PATH") && now.iter().any(|(name, _)| name == "CHANGED"));
         assert!(!now.iter().any(|(name, _)| name == "AWS_SECRET_ACCESS_KEY"));
     }
+    #[cfg(unix)]
+    #[test]
+    fn flags_with_which_no_plugin_works_are_refused_when_cargo_asks_what_they_amount_to() {
+        let target = tempfile::tempdir().expect("a folder");
+        let shim = Capture::prepare(target.path()).expect("the recorder").shim;
+        let said = |flags: &str| {
+            // As cargo asks: see `TargetInfo` in its sources.
+            let mut asked = std::process::Command::new(&shim);
+            asked.args(["true", "-", "--crate-name", "___", "--print=file-names"]).args(flags.split(' '));
+            let output = asked.args(["--crate-type", "cdylib", "--print=cfg"]).output().expect("running it");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.success(), said.is_empty(), "{said}");
+            said
+        };
+        for aborts in ["-Cpanic=abort", "-C panic=abort", "--codegen panic=abort", "--codegen=panic=abort"] {
+            assert!(said(aborts).starts_with("cbus-refuses: a plugin must unwind from a panic"), "{aborts}");
+        }
+        let own = "cannot have one of its own: take `-C target-feature=+crt-static` out";
+        assert!(said("-Ctarget-feature=+sse3,+crt-static --target x86_64-unknown-linux-gnu").contains(own));
+        for musl in ["--target x86_64-unknown-linux-musl", "--target=aarch64-unknown-linux-musl -Cdebuginfo=0"] {
+            assert!(said(musl).contains("needs musl as one too: add `-C target-feature=-crt-static`"), "{musl}");
+            assert_eq!(said(&format!("{musl} -C target-feature=-crt-static")), "");
+        }
+        for fits in ["-Cpanic=abort -Cpanic=unwind", "-Ctarget-cpu=native -Copt-level=1", "--target riscv64gc-unknown-linux-gnu"] {
+            assert_eq!(said(fits), "", "{fits}");
+        }
+        // A program that a build script compiles is not a plugin.
+        let other = std::process::Command::new(&shim).args(["true", "--crate-name", "a", "-Cpanic=abort"]).status();
+        assert!(other.expect("running it").success());
+    }
 }

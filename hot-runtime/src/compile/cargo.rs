@@ -183,7 +183,9 @@ pub(crate) fn failed(spec: &PluginSpec, messages: Vec<CompilerMessage>, said: &s
     let errors = messages.iter().filter(|message| message.level == MessageLevel::Error);
     let mut rendered: String = errors.map(|message| message.rendered.as_str()).collect();
     if rendered.is_empty() {
-        said.clone_into(&mut rendered);
+        // What the recorder refuses is somewhere in what cargo says of a compiler that does not answer.
+        let refused = said.lines().find_map(|line| line.trim_start().strip_prefix("cbus-refuses: "));
+        rendered = refused.map_or_else(|| said.to_owned(), |why| format!("error: {why}\n"));
     }
     Error::Build { plugin: spec.id.clone(), rendered, messages }
 }
@@ -211,6 +213,7 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
     } else {
         Command::new("cargo")
     };
+    environment::scrub_cargo_env(command.as_std_mut());
     command.args(["rustc", "--lib", "--message-format=json-diagnostic-rendered-ansi", "--manifest-path"]);
     command.arg(overlay.dir.join("Cargo.toml"));
     if spec.release {
@@ -233,6 +236,8 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
         }
         command.env("CBUS_WRAPPER", how.wrapper.unwrap_or_default());
         command.env("RUSTC_WRAPPER", &capture.shim);
+        // Cargo would use a configured one for the overlay, which is a workspace of its own, and for nothing else.
+        command.env("RUSTC_WORKSPACE_WRAPPER", "");
         command.env("CBUS_REMAP", lines(&[(environment::cargo_home().join("registry/src"), "/registry".to_owned())]));
         if !spec.watch {
             // Equal inputs give an equal artifact, wherever it is built.
@@ -244,7 +249,6 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
     command.env("CARGO_BUILD_BUILD_DIR", &options.target_dir);
     // Rebuilds are three times faster with it; a single build is better without.
     command.env("CARGO_INCREMENTAL", if how.incremental { "1" } else { "0" });
-    environment::scrub_cargo_env(command.as_std_mut());
     process::prepare(&mut command);
     command
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,6 +31,28 @@ pub(crate) async fn cargo_permit(
         let mut all = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(target_dir.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(CARGOS))))
     };
+    permit(places, spec, progress, cancel).await
+}
+
+/// Waits for a permit to compile without cargo: an edit of a crate that a hundred plugins share would start a hundred
+/// compilers at once. There are as many permits as cores.
+pub(crate) async fn compiler_permit(
+    spec: &PluginSpec,
+    progress: &mut Progress<'_>,
+    cancel: &CancellationToken,
+) -> Result<OwnedSemaphorePermit> {
+    static PLACES: OnceLock<Arc<Semaphore>> = OnceLock::new();
+    let cores = || std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let places = PLACES.get_or_init(|| Arc::new(Semaphore::new(cores())));
+    permit(Arc::clone(places), spec, progress, cancel).await
+}
+
+async fn permit(
+    places: Arc<Semaphore>,
+    spec: &PluginSpec,
+    progress: &mut Progress<'_>,
+    cancel: &CancellationToken,
+) -> Result<OwnedSemaphorePermit> {
     if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
         return Ok(place);
     }
@@ -77,5 +99,65 @@ impl BuildLock {
                 () = cancel.cancelled() => return Err(Error::Cancelled { plugin: spec.id.clone() }),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::compile::BuildEvent;
+
+    #[tokio::test]
+    async fn of_more_than_a_hundred_builds_two_run_cargo_at_once_and_none_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().to_owned();
+        let (at_work, most, waited) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0), AtomicUsize::new(0));
+        let build = async |number: usize| {
+            let spec = PluginSpec::new(format!("plugin-{number}"));
+            let observer = |event: BuildEvent| {
+                let waits = matches!(event, BuildEvent::Phase { phase: BuildPhase::Waiting, .. });
+                waited.fetch_add(usize::from(waits), Ordering::Relaxed);
+            };
+            let mut progress = Progress::new(&observer);
+            let cancel = CancellationToken::new();
+            // One is not wanted any more before its turn comes.
+            if number == 100 {
+                cancel.cancel();
+            }
+            let permit = cargo_permit(&target, &spec, &mut progress, &cancel).await;
+            most.fetch_max(at_work.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            at_work.fetch_sub(1, Ordering::Relaxed);
+            permit.is_ok()
+        };
+        let mut building = Vec::new();
+        for number in 0..120 {
+            building.push(Box::pin(build(number)));
+        }
+        let done = all(building).await;
+        assert_eq!(done.iter().filter(|done| !**done).count(), 1);
+        assert!(most.into_inner() <= CARGOS + 1, "and the one that was not wanted");
+        assert_eq!(waited.into_inner(), 120 - CARGOS);
+    }
+
+    /// Runs all at the same time.
+    async fn all<T>(mut futures: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> Vec<T> {
+        let mut done = Vec::new();
+        std::future::poll_fn(|cx| {
+            futures.retain_mut(|future| match future.as_mut().poll(cx) {
+                std::task::Poll::Ready(value) => {
+                    done.push(value);
+                    false
+                }
+                std::task::Poll::Pending => true,
+            });
+            if futures.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        done
     }
 }

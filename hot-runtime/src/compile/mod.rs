@@ -117,14 +117,14 @@ impl BuildOptions {
     /// Sets the overlay's folder.
     #[must_use]
     pub fn overlay_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.overlay_dir = Some(dir.into());
+        self.overlay_dir = Some(in_full(&dir.into()));
         self
     }
 
     /// Sets the artifact's path.
     #[must_use]
     pub fn output(mut self, path: impl Into<PathBuf>) -> Self {
-        self.output = Some(path.into());
+        self.output = Some(in_full(&path.into()));
         self
     }
 
@@ -481,7 +481,12 @@ impl PluginBuilder {
             texts.extend(salt(job.lenient));
             Overlay::build_hash(workspace, spec, dependencies, &texts, now, &names)
         };
+        let permit = match order.is_empty() {
+            true => None,
+            false => Some(lock::compiler_permit(&self.spec, progress, cancel).await?),
+        };
         let built = session.build(&order, &self.inputs, &hash, job, progress).await;
+        drop(permit);
         session.stand_by(&order);
         let built = built?;
         let learned = Learned::of(&session.known, &names, beyond.clone());
@@ -683,8 +688,8 @@ impl PluginBuilder {
         {
             tracing::warn!(
                 plugin = self.spec.id,
-                "plugins are compiled without the wrapper that {said} sets, because they are bundled outside of the \
-                 workspace; to apply it to them, set it as `build.rustc-wrapper`"
+                "nothing of a plugin is compiled by the wrapper that {said} sets, because that is for the members of a \
+                 workspace, and a plugin is bundled outside of it; to apply it to plugins, set it as `build.rustc-wrapper`"
             );
         }
         let _permit = lock::cargo_permit(&self.options.target_dir, &self.spec, progress, cancel).await?;

@@ -7,7 +7,8 @@
 //! as it would be without all this. If the host ends, however that happens, the pipe is closed, and they end with an
 //! error that nobody sees.
 //!
-//! A waiting rustc has 30 MB of memory of its own, so none waits when there was no edit for a while.
+//! A waiting rustc has 30 MB of memory of its own, so none waits when there was no edit for a while, and only a few wait
+//! where there are many plugins.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::compile::process;
@@ -27,6 +29,9 @@ const AFTERWARDS: Duration = Duration::from_millis(300);
 
 /// How long they wait for an edit.
 const IDLE: Duration = Duration::from_secs(600);
+
+/// How many wait at once in this process.
+static PLACES: Semaphore = Semaphore::const_new(16);
 
 /// How a program reads arguments from a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +118,7 @@ struct Waiting {
     invocation: Invocation,
     folder: Option<(u64, u64)>,
     child: Child,
+    _place: SemaphorePermit<'static>,
 }
 
 #[derive(Default)]
@@ -123,12 +129,18 @@ struct State {
 }
 
 /// The programs that wait for a plugin's next edit.
-#[derive(Default)]
 pub(crate) struct Standby {
     state: Arc<Mutex<State>>,
+    places: &'static Semaphore,
     task: Option<AbortOnDropHandle<()>>,
     /// The ends of those that are not needed; they go on whoever gives up waiting for them.
     ending: TaskTracker,
+}
+
+impl Default for Standby {
+    fn default() -> Self {
+        Self { state: Arc::default(), places: &PLACES, task: None, ending: TaskTracker::new() }
+    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -141,7 +153,7 @@ impl Standby {
         if !cfg!(unix) {
             return;
         }
-        let (state, ending) = (Arc::clone(&self.state), self.ending.clone());
+        let (state, places, ending) = (Arc::clone(&self.state), self.places, self.ending.clone());
         let turn = {
             let mut state = lock(&state);
             state.turn += 1;
@@ -162,11 +174,13 @@ impl Standby {
                 }
                 let wanted = invocations.into_iter().filter(|it| it.reads != ArgumentFile::None);
                 for invocation in wanted {
-                    if !state.waiting.iter().any(|waiting| waiting.invocation.is_like(&invocation)) {
-                        let folder = invocation.folder_identity();
-                        let started = invocation.start_to_wait().ok();
-                        state.waiting.extend(started.map(|child| Waiting { invocation, folder, child }));
+                    if state.waiting.iter().any(|waiting| waiting.invocation.is_like(&invocation)) {
+                        continue;
                     }
+                    let Ok(_place) = places.try_acquire() else { break };
+                    let folder = invocation.folder_identity();
+                    let started = invocation.start_to_wait().ok();
+                    state.waiting.extend(started.map(|child| Waiting { invocation, folder, child, _place }));
                 }
             }
             tokio::time::sleep(IDLE).await;
@@ -305,6 +319,33 @@ mod tests {
         let anew = standby.start(&cat(&path, &["@/dev/null"])).await.expect("starting");
         assert_ne!([anew.id()], *ids);
         assert_eq!(said(anew).await, format!("{}\n\n", path.display()));
+    }
+
+    #[tokio::test]
+    async fn of_many_plugins_only_a_few_have_programs_that_wait_and_the_others_start_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().canonicalize().expect("a path");
+        let places: &'static Semaphore = Box::leak(Box::new(Semaphore::new(2)));
+        let mut all: Vec<_> = (0..5).map(|_| Standby { places, ..Standby::default() }).collect();
+        let count = |all: &[Standby]| all.iter().map(|one| lock(&one.state).waiting.len()).sum::<usize>();
+        for standby in &mut all {
+            standby.prepare(vec![cat(&path, &[])]);
+        }
+        for task in all.iter_mut().filter_map(|one| one.task.as_mut()) {
+            // Whoever has started one, or found no place, goes on to wait for the end of the idle time.
+            let _ = tokio::time::timeout(AFTERWARDS * 2, task).await;
+        }
+        assert_eq!(count(&all), 2);
+        let call = cat(&path, &["one"]);
+        for standby in &mut all {
+            let mut call = call.clone();
+            if lock(&standby.state).waiting.is_empty() {
+                call.arguments = vec!["@/dev/null".into()];
+            }
+            let child = standby.start(&call).await.expect("starting");
+            assert!(said(child).await.contains(&*path.to_string_lossy()));
+        }
+        assert_eq!(places.available_permits(), 2);
     }
 
     #[test]

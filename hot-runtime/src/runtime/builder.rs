@@ -30,7 +30,7 @@ use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
 use crate::source::workspace::Workspace;
 use crate::sys::scratch::ScratchDir;
-use crate::util::blocking;
+use crate::util::{blocking, in_full};
 
 /// How many runtimes this process has started.
 static RUNTIMES: AtomicU64 = AtomicU64::new(0);
@@ -245,7 +245,8 @@ impl Builder {
     /// `cbus-plugin-host` beside it or in `PATH`.
     #[must_use]
     pub fn plugin_host(mut self, executable: impl Into<PathBuf>) -> Self {
-        self.placements.plugin_host = Some(executable.into());
+        // Wherever this process goes.
+        self.placements.plugin_host = Some(in_full(&executable.into()));
         self
     }
 

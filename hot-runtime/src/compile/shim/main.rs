@@ -6,6 +6,8 @@
 // CBUS_WRAPPER  the wrapper that would have been called instead of this one
 // CBUS_REMAP    lines FROM=TO: paths to replace in the outputs
 // CBUS_LOCAL    lines FROM=TO for the plugin's own crates, if their outputs must not depend on where they are
+//
+// It also refuses flags with which no plugin works: cargo asks for what they amount to before it compiles anything.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -16,6 +18,10 @@ fn main() {
     let mut arguments = std::env::args_os().skip(1);
     let Some(rustc) = arguments.next() else { std::process::exit(2) };
     let mut arguments: Vec<OsString> = arguments.collect();
+    if let Some(why) = arguments.iter().any(|argument| argument == "--print=cfg").then(|| unfit(&arguments)).flatten() {
+        eprintln!("cbus-refuses: {why}");
+        std::process::exit(1);
+    }
     hide_paths(&mut arguments);
     if let Some(folder) = std::env::var_os("CBUS_CAPTURE") {
         // Without the record the next build is only slower.
@@ -35,6 +41,57 @@ fn main() {
         command.env_remove(name);
     }
     run(command)
+}
+
+/// Why no plugin works that is compiled with these arguments.
+fn unfit(arguments: &[OsString]) -> Option<&'static str> {
+    let texts: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    let after = |at: usize| texts.get(at + 1).map(|text| &**text);
+    // This program is compiled without flags, and so has what the host's target has by default.
+    let (mut is_musl, mut by_default) = (cfg!(target_env = "musl"), cfg!(target_feature = "crt-static"));
+    let (mut unwinds, mut is_static) = (true, None);
+    for (at, text) in texts.iter().enumerate() {
+        if let Some(target) = text.strip_prefix("--target=").or_else(|| after(at).filter(|_| text == "--target")) {
+            is_musl = target.contains("-musl");
+            // Distributions have targets of their own, where this is off.
+            by_default = target.contains("-unknown-linux-musl");
+        }
+        let option = match text.strip_prefix("--codegen").or_else(|| text.strip_prefix("-C")) {
+            Some("") => after(at).unwrap_or_default(),
+            Some(option) => option.strip_prefix('=').unwrap_or(option),
+            None => continue,
+        };
+        match option.split_once('=') {
+            Some(("panic", how)) => unwinds = how == "unwind",
+            Some(("target-feature", features)) => {
+                for feature in features.split(',') {
+                    match feature {
+                        "+crt-static" => is_static = Some(true),
+                        "-crt-static" => is_static = Some(false),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if !unwinds {
+        return Some(
+            "a plugin must unwind from a panic, or one in it would end the host: take `-C panic=...` out of RUSTFLAGS and of \
+             `rustflags` in cargo's settings",
+        );
+    }
+    match (is_static.unwrap_or(by_default), is_musl) {
+        (false, _) => None,
+        (true, true) => Some(
+            "a plugin is a shared library, which needs musl as one too: add `-C target-feature=-crt-static` to RUSTFLAGS or to \
+             `rustflags` in cargo's settings, for the host program as well",
+        ),
+        (true, false) => Some(
+            "a plugin has the C library of its host, and cannot have one of its own: take `-C target-feature=+crt-static` out of \
+             RUSTFLAGS and of `rustflags` in cargo's settings",
+        ),
+    }
 }
 
 /// Adds arguments that keep paths out of the outputs. Cargo's `-C metadata`, which is part of every symbol's name, is a
