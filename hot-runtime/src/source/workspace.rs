@@ -337,7 +337,10 @@ fn resolver(manifest: &toml::Table) -> &str {
 /// Cargo's metadata for the packages of a workspace, without dependencies, which need not exist yet.
 fn ask(folder: &Path) -> Result<Metadata> {
     let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
-    let mut command = MetadataCommand::new().manifest_path(folder.join("Cargo.toml")).no_deps().cargo_command();
+    // Not the cargo that has started this process, and which a variable names: the folder may pin another one.
+    let mut asked = MetadataCommand::new();
+    asked.cargo_path("cargo").manifest_path(folder.join("Cargo.toml")).no_deps();
+    let mut command = asked.cargo_command();
     environment::scrub_cargo_env(&mut command);
     let output =
         command.current_dir(folder).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
