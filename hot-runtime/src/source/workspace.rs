@@ -153,7 +153,8 @@ impl Workspace {
             return Err(not_a_controller("it has no Cargo.toml; give the folder of a controller crate"));
         }
         std::fs::metadata(&manifest).map_err(Error::io("finding the crate's manifest", &manifest))?;
-        let metadata = ask(path)?;
+        // What is pinned where the first crate is compiles the others, too.
+        let metadata = ask(path, if self.crates.is_empty() { path } else { &self.root })?;
         self.members.extend(metadata.packages.iter().map(|member| member.manifest_path.as_std_path().to_owned()));
         let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
         let package = package.ok_or_else(|| not_a_controller("its manifest has no [package]"))?.clone();
@@ -237,7 +238,7 @@ impl Workspace {
                 continue;
             }
             if !known.contains_key(&folder) {
-                let metadata = ask(&folder)?;
+                let metadata = ask(&folder, &self.root)?;
                 self.roots.insert(metadata.workspace_root.as_std_path().to_owned());
                 learn(&metadata, &mut known);
             }
@@ -334,8 +335,9 @@ fn resolver(manifest: &toml::Table) -> &str {
     })
 }
 
-/// Cargo's metadata for the packages of a workspace, without dependencies, which need not exist yet.
-fn ask(folder: &Path) -> Result<Metadata> {
+/// Cargo's metadata for the packages of a workspace, without dependencies, which need not exist yet; from the cargo that is
+/// used at another folder.
+fn ask(folder: &Path, at: &Path) -> Result<Metadata> {
     let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
     // Not the cargo that has started this process, and which a variable names: the folder may pin another one.
     let mut asked = MetadataCommand::new();
@@ -343,7 +345,7 @@ fn ask(folder: &Path) -> Result<Metadata> {
     let mut command = asked.cargo_command();
     environment::scrub_cargo_env(&mut command);
     let output =
-        command.current_dir(folder).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
+        command.current_dir(at).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
     if !output.status.success() {
         return Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
