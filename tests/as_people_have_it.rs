@@ -306,7 +306,8 @@ async fn relative_paths_are_those_of_the_start_wherever_the_process_goes_then() 
     if !in_own_process("relative_paths_are_those_of_the_start_wherever_the_process_goes_then", |_| ()) {
         return;
     }
-    let small = Small::new("relative", "", "const V: &str = \"one\";", "V.to_owned(), env!(\"CARGO_PKG_VERSION\").to_owned()");
+    let small =
+        Small::new("relative", "", "const V: &str = \"one\";", "V.to_owned(), env!(\"CARGO_PKG_VERSION\").to_owned()");
     std::env::set_current_dir(small.path("")).expect("going there");
     let up = "../".repeat(small.path("").components().count());
     let target = Path::new(&up).join(target_dir().strip_prefix("/").expect("an absolute path"));
@@ -376,9 +377,8 @@ async fn what_a_plugin_pins_compiles_it_although_another_toolchains_cargo_has_st
     let second = build(&mut builder).await.expect("a build");
     assert_eq!((first.by, second.by), (BuiltBy::Cargo, BuiltBy::Rustc), "{:?}", second.why_cargo);
     let calls = std::fs::read_to_string(calls).expect("the calls");
-    let decides = |call: &&str| {
-        call.starts_with("cargo ") || call.contains("--crate-name pinned ") || call.ends_with(" -vV")
-    };
+    let decides =
+        |call: &&str| call.starts_with("cargo ") || call.contains("--crate-name pinned ") || call.ends_with(" -vV");
     let calls: Vec<_> = calls.lines().filter(decides).collect();
     assert!(calls.iter().all(|call| call.split(' ').nth(1) == Some("pinned")), "{calls:#?}");
     let of = |start: &str| calls.iter().filter(|call| call.starts_with(start)).count();
@@ -494,7 +494,10 @@ async fn a_wrapper_for_workspace_members_compiles_nothing_of_a_plugin_and_that_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_folder_of_its_own_changes_nothing() {
     let small = Small::new("build-dir", "", "", "\"one\".to_owned()");
-    small.write(".cargo/config.toml", "[build]\nbuild-dir = \"{workspace-root}/elsewhere\"\ntarget-dir = \"nor-here\"\n");
+    small.write(
+        ".cargo/config.toml",
+        "[build]\nbuild-dir = \"{workspace-root}/elsewhere\"\ntarget-dir = \"nor-here\"\n",
+    );
     let mut builder = builder(&small);
     assert_eq!(build(&mut builder).await.expect("a build").by, BuiltBy::Cargo);
     small.replace("crate/src/lib.rs", "\"one\"", "\"two\"");
@@ -545,8 +548,12 @@ fn vendor(lock: &str, to: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn vendored_crates_are_found_without_a_network_by_cargo_and_by_rustc() {
     // From a registry that is not there, so that only this one is vendored, and the others are not compiled once more.
-    let small = Small::new("vendored", "corp-word = { version = \"1\", registry = \"corp\" }", "", "corp_word::word(\"one\")");
-    small.write("vendor/corp-word/Cargo.toml", "[package]\nname = \"corp-word\"\nversion = \"1.2.3\"\nedition = \"2024\"\n");
+    let small =
+        Small::new("vendored", "corp-word = { version = \"1\", registry = \"corp\" }", "", "corp_word::word(\"one\")");
+    small.write(
+        "vendor/corp-word/Cargo.toml",
+        "[package]\nname = \"corp-word\"\nversion = \"1.2.3\"\nedition = \"2024\"\n",
+    );
     small.write("vendor/corp-word/src/lib.rs", "pub fn word(of: &str) -> String {\n    format!(\"corp {of}\")\n}\n");
     small.write("vendor/corp-word/.cargo-checksum.json", "{\"files\":{}}");
     let registry = "registry = \"sparse+https://corp.invalid/index/\"\nreplace-with = \"vendored-sources\"\n";
@@ -562,7 +569,9 @@ async fn vendored_crates_are_found_without_a_network_by_cargo_and_by_rustc() {
     // All of crates.io, as `cargo vendor` says.
     let lock = std::fs::read_to_string(small.path("crate/Cargo.lock")).expect("the lock file");
     vendor(&lock, &small.path("vendor"));
-    let all = format!("[source.crates-io]\nreplace-with = \"vendored-sources\"\n\n{index}\n[source.corp]\n{registry}\n{rest}");
+    let all = format!(
+        "[source.crates-io]\nreplace-with = \"vendored-sources\"\n\n{index}\n[source.corp]\n{registry}\n{rest}"
+    );
     small.write(".cargo/config.toml", &all);
     let overlay = builder(&small).generate().await.expect("the overlay");
     let mut asked = Command::new("cargo");

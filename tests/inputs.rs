@@ -570,7 +570,8 @@ async fn in_either_order(small: Small) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_checked_out_is_what_serves_whatever_the_times_of_the_files_say() {
-    let small = Small::new("checked-out", "", "mod many;\nconst V: &str = \"one\";", "V.to_owned(), many::sum().to_string()");
+    let small =
+        Small::new("checked-out", "", "mod many;\nconst V: &str = \"one\";", "V.to_owned(), many::sum().to_string()");
     let files = 100;
     let write = |each: u32| {
         let modules: String = (0..files).map(|at| format!("mod m{at};\n")).collect();

@@ -79,3 +79,17 @@ pub(crate) fn in_full(path: &Path) -> PathBuf {
     }
     plain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_differ_have_file_names_that_differ() {
+        let ids = ["team/a", "team-a", "team.a", "team a", "tëam-a", "Team-a", "../team-a", ""];
+        let names: std::collections::BTreeSet<_> = ids.iter().map(|id| slug(id)).collect();
+        assert_eq!(names.len(), ids.len(), "{names:?}");
+        assert!(names.iter().all(|name| !name.contains(['/', '.', ' '])), "{names:?}");
+        assert_eq!(slug("team-a"), "team-a");
+    }
+}

@@ -321,7 +321,11 @@ mod tests {
             assert!(said(musl).contains("needs musl as one too: add `-C target-feature=-crt-static`"), "{musl}");
             assert_eq!(said(&format!("{musl} -C target-feature=-crt-static")), "");
         }
-        for fits in ["-Cpanic=abort -Cpanic=unwind", "-Ctarget-cpu=native -Copt-level=1", "--target riscv64gc-unknown-linux-gnu"] {
+        for fits in [
+            "-Cpanic=abort -Cpanic=unwind",
+            "-Ctarget-cpu=native -Copt-level=1",
+            "--target riscv64gc-unknown-linux-gnu",
+        ] {
             assert_eq!(said(fits), "", "{fits}");
         }
         // A program that a build script compiles is not a plugin.

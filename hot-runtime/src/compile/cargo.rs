@@ -252,3 +252,32 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
     process::prepare(&mut command);
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_takes_for_built_is_forgotten_in_every_layout_of_its_folders() {
+        let target = tempfile::tempdir().expect("a folder");
+        let at = |inside: &str| target.path().join(inside);
+        let old = ["debug/.fingerprint/put-back-1f2e", "x86_64-unknown-linux-gnu/release/.fingerprint/put-back-1f2e"];
+        let new =
+            ["debug/build/put-back/1f2e/fingerprint", "x86_64-unknown-linux-gnu/debug/build/put-back/1f2e/fingerprint"];
+        let others = [
+            "debug/.fingerprint/put-back-too-1f2e",
+            "debug/.fingerprint/other-1f2e",
+            "debug/build/other/1f2e/fingerprint",
+            "debug/build/put-back/1f2e/out",
+            "debug/build/put-back-1f2e/out",
+        ];
+        old.iter().chain(&new).chain(&others).for_each(|folder| std::fs::create_dir_all(at(folder)).expect("a folder"));
+        invalidate_fingerprints(target.path(), &BTreeSet::from(["put-back".to_owned()]));
+        for folder in old.iter().chain(&new) {
+            assert!(!at(folder).exists(), "{folder}");
+        }
+        for folder in others {
+            assert!(at(folder).is_dir(), "{folder}");
+        }
+    }
+}

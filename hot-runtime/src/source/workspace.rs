@@ -344,8 +344,7 @@ fn ask(folder: &Path, at: &Path) -> Result<Metadata> {
     asked.cargo_path("cargo").manifest_path(folder.join("Cargo.toml")).no_deps();
     let mut command = asked.cargo_command();
     environment::scrub_cargo_env(&mut command);
-    let output =
-        command.current_dir(at).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
+    let output = command.current_dir(at).output().map_err(Error::io("running cargo (is Rust installed?)", folder))?;
     if !output.status.success() {
         return Err(wrong(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

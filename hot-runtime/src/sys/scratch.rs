@@ -142,7 +142,6 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn where_there_are_no_locks_a_folder_is_ones_own_all_the_same() {
-        use std::process::Command;
         const CHILD: &str = "CONTROLLERBUS_TEST_NO_LOCKS";
         let parent = tempfile::tempdir().expect("a folder");
         if std::env::var_os(CHILD).is_some() {
@@ -158,19 +157,57 @@ mod tests {
             assert!(other.path().is_dir() && third.path() != other.path());
             return;
         }
-        let (source, library) = (parent.path().join("no.c"), parent.path().join("no.so"));
         let text = format!(
             "#include <errno.h>\n#include <stdlib.h>\nint flock(int file, int how) {{ errno = atoi(getenv(\"{CHILD}\")); return -1; }}\n"
         );
+        for error in [libc::ENOSYS, libc::ENOLCK, libc::EOPNOTSUPP] {
+            run_again_with(&text, CHILD, &error.to_string());
+        }
+    }
+
+    /// The same for a file system on which every file is everybody's.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_there_are_no_permissions_private_copies_are_elsewhere() {
+        const CHILD: &str = "CONTROLLERBUS_TEST_NO_PERMISSIONS";
+        if let Some(mounted) = std::env::var_os(CHILD) {
+            let mounted = Path::new(&mounted);
+            assert!(is_open_to_others(&std::fs::metadata(mounted).expect("the folder")));
+            let one = ScratchDir::reserve_private(mounted, "loaded-").expect("a folder");
+            assert!(!one.path().starts_with(mounted), "{}", one.path().display());
+            create_private_dir(one.path()).expect("a folder");
+            assert!(!is_open_to_others(&std::fs::metadata(one.path()).expect("the folder")));
+            return;
+        }
+        let parent = tempfile::tempdir().expect("a folder");
+        let mounted = parent.path().join("mounted");
+        std::fs::create_dir(&mounted).expect("a folder");
+        let here = ScratchDir::reserve_private(&mounted, "loaded-").expect("a folder");
+        assert!(here.path().starts_with(&mounted));
+        let text = format!(
+            "#define _GNU_SOURCE\n#include <stdlib.h>\n#include <string.h>\n#include <sys/stat.h>\n#include <sys/syscall.h>\n\
+             #include <unistd.h>\nint statx(int at, const char *path, int flags, unsigned mask, struct statx *found) {{\n\
+             const char *mounted = getenv(\"{CHILD}\");\nint failed = syscall(SYS_statx, at, path, flags, mask, found);\n\
+             if (!failed && path && strncmp(path, mounted, strlen(mounted)) == 0) found->stx_mode |= 0777;\n\
+             return failed;\n}}\n"
+        );
+        run_again_with(&text, CHILD, &mounted.to_string_lossy());
+    }
+
+    /// Runs the calling test again as a process of its own, with a variable, and with a C source's functions in place of the
+    /// system's.
+    #[cfg(target_os = "linux")]
+    fn run_again_with(text: &str, variable: &str, value: &str) {
+        use std::process::Command;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (source, library) = (folder.path().join("instead.c"), folder.path().join("instead.so"));
         std::fs::write(&source, text).expect("writing");
         let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().expect("cc");
         assert!(made.success());
-        for error in [libc::ENOSYS, libc::ENOLCK, libc::EOPNOTSUPP] {
-            let mut child = Command::new(std::env::current_exe().expect("this executable"));
-            child.args(["--exact", std::thread::current().name().unwrap_or_default()]);
-            let output = child.env(CHILD, error.to_string()).env("LD_PRELOAD", &library).output().expect("the child");
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        }
+        let mut child = Command::new(std::env::current_exe().expect("this executable"));
+        child.args(["--exact", std::thread::current().name().unwrap_or_default()]);
+        let output = child.env(variable, value).env("LD_PRELOAD", &library).output().expect("the child");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 }

@@ -277,7 +277,7 @@ impl Task {
     }
 
     /// Checks all stamps, and reports what has changed.
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         let begun = Instant::now();
         let events = self.polling.is_none() && self.system.is_some() && self.refused.is_empty();
         for watched in std::mem::take(&mut self.untold) {

@@ -323,8 +323,7 @@ fn wanting(wants: &Arc<Wants>) -> (Watcher, std::thread::JoinHandle<()>, &'stati
     let warnings: &'static Warnings = Box::leak(Box::default());
     let (sender, messages): (_, Receiver<Message>) = std::sync::mpsc::channel();
     let task = Task::with_system(None, &sender, |handler| Wanting::system(wants, handler));
-    let thread =
-        std::thread::spawn(move || tracing::subscriber::with_default(warnings, || task.run(&messages)));
+    let thread = std::thread::spawn(move || tracing::subscriber::with_default(warnings, || task.run(&messages)));
     (Watcher(Arc::new(super::Sender(sender))), thread, warnings)
 }
 
@@ -398,4 +397,34 @@ async fn where_no_watches_are_left_it_is_said_once_and_what_is_not_watched_is_po
     let warnings = warnings.0.lock().expect("no panic");
     let [said] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(said.contains("polled once a second") && said.contains("fs.inotify.max_user_watches"), "{said}");
+}
+
+#[test]
+fn a_change_without_an_event_is_found_and_how_to_notice_such_changes_sooner_is_said_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lib = folder.path().join("lib.rs");
+    let wants = Arc::<Wants>::default();
+    let warnings: &'static Warnings = Box::leak(Box::default());
+    let (sender, _messages) = std::sync::mpsc::channel();
+    let mut task = Task::with_system(None, &sender, |handler| Wanting::system(&wants, handler));
+    let (changes, mut told) = tokio::sync::mpsc::unbounded_channel();
+    task.take(vec![Message::Follow(0, changes), Message::Set(0, [file(&lib)].into())]);
+    told.try_recv().expect("all is new to it");
+    tracing::subscriber::with_default(warnings, || {
+        // As on a network mount.
+        wants.loses_events.store(true, Ordering::Relaxed);
+        for text in ["one", "other"] {
+            std::fs::write(&lib, text).expect("writing");
+            task.look();
+            assert_eq!(told.try_recv().expect("a change").paths, [lib.as_path()]);
+        }
+        // One that is told of after it was found says nothing.
+        std::fs::write(&lib, "third").expect("writing");
+        task.look();
+        task.take(vec![Message::Event(Ok(Event::new(EventKind::Any).add_path(lib.clone())))]);
+        task.look();
+    });
+    let warnings = warnings.0.lock().expect("no panic");
+    let [said] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(said.contains("without an event") && said.contains("cbus --poll"), "{said}");
 }
