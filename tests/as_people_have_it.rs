@@ -623,7 +623,7 @@ async fn more_than_a_hundred_plugins_start_with_one_watcher_and_few_compilers_an
         .host_with(|builder| {
             let many = (0..101).map(|number| PluginSpec::new(format!("many-{number:03}")));
             let specs = many.map(|spec| spec.crate_path(small.path("crate"))).chain([own.spec()]);
-            specs.fold(builder.target_dir(target_dir()).workers(1), |builder, spec| builder.plugin(spec))
+            specs.fold(builder.target_dir(target_dir()).workers(1), hot_runtime::Builder::plugin)
         })
         .await;
     let (mut serving, mut failed) = (std::collections::BTreeSet::new(), Vec::new());

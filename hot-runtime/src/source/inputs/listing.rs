@@ -141,7 +141,7 @@ mod tests {
         let locked = |inside: &str| {
             std::fs::create_dir(at(inside)).expect("a folder");
             std::fs::write(at(inside).join("base"), "").expect("writing");
-            std::fs::set_permissions(at(inside), std::fs::Permissions::from_mode(0)).expect("its mode");
+            std::fs::set_permissions(at(inside), std::fs::Permissions::from_mode(0o0)).expect("its mode");
         };
         std::fs::write(at("Cargo.toml"), "[package]\nname = \"locked\"\nedition = \"2021\"\n[workspace]\n")
             .expect("writing");
