@@ -82,6 +82,7 @@ pub mod listen;
 pub mod plugin;
 pub mod remote;
 mod spans;
+mod sync;
 
 pub(crate) use backoff::Backoff;
 pub use backoff::Retry;

@@ -1,8 +1,8 @@
 //! One controller on the bus: its identity, its phase, how far its life has got, and the directives that it answers.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -10,48 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::Source;
+use super::answering::Answering;
 use super::contain::contain;
 use super::counts::{Counts, ResolverCounts};
 use super::handover::Handover;
-use super::lane::{CachePadded, LANES, Lanes, lane};
+use super::lane::{Lanes, lane};
 use super::resolver::start_run;
 use super::standing::Standing;
 use crate::controller::{AnyController, Info, State, SwapMode};
 use crate::listen::Service;
 use crate::{Error, Result, Retry};
-
-/// Where a controller is between its construction and its removal from the bus.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    /// It is being prepared beside the controller that it will replace; its values are held back.
-    Staged,
-    /// Requesters see its values.
-    Live,
-    /// It was taken off, and answers no directive any more.
-    Removed,
-}
-
-struct AtomicPhase(AtomicU8);
-
-impl AtomicPhase {
-    const fn new(phase: Phase) -> Self {
-        Self(AtomicU8::new(phase as u8))
-    }
-
-    fn is(&self, phase: Phase) -> bool {
-        self.0.load(Ordering::Acquire) == phase as u8
-    }
-
-    fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Release);
-    }
-
-    /// Moves from one phase to another; does nothing in a third one.
-    fn advance(&self, from: Phase, to: Phase) {
-        let _ = self.0.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
 
 pub(super) struct ControllerEntry {
     pub(super) id: u64,
@@ -92,9 +60,7 @@ pub(super) struct ControllerEntry {
     pub(super) resolver_failed: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
     pub(super) handover: Handover,
-    phase: AtomicPhase,
-    /// What it answers, by the lane in which it was offered.
-    answers: [CachePadded<Mutex<Answers>>; LANES],
+    answering: Answering<Arc<Standing>>,
 }
 
 /// What a controller's contexts share with the bus. It exists before the controller is constructed.
@@ -146,13 +112,6 @@ impl Drop for ContainedController {
     }
 }
 
-/// The directives that a controller answers, in slots that are reused: neither adding nor removing one searches.
-#[derive(Default)]
-struct Answers {
-    slots: Vec<Option<Arc<Standing>>>,
-    free: Vec<usize>,
-}
-
 /// A reference to a controller for the threads of one lane.
 pub(super) struct LaneRef {
     entry: Arc<ControllerEntry>,
@@ -185,26 +144,12 @@ impl LaneRef {
 
     /// Remembers that the controller answers a directive, and returns the slot; `None` once it is removed.
     pub(super) fn remember(&self, standing: &Arc<Standing>) -> Option<usize> {
-        let mut answers = self.entry.lane(self.lane);
-        if self.is_removed() {
-            return None;
-        }
-        let slot = answers.free.pop().unwrap_or_else(|| {
-            answers.slots.push(None);
-            answers.slots.len() - 1
-        });
-        answers.slots[slot] = Some(Arc::clone(standing));
-        Some(slot)
+        self.entry.answering.remember(self.lane, standing)
     }
 
     /// Frees a slot.
     pub(super) fn forget(&self, slot: usize) {
-        let forgotten = {
-            let mut answers = self.entry.lane(self.lane);
-            answers.free.push(slot);
-            answers.slots[slot].take()
-        };
-        drop(forgotten);
+        drop(self.entry.answering.forget(self.lane, slot));
         self.handover.notify();
     }
 }
@@ -308,8 +253,7 @@ impl ControllerEntry {
             resolver_failed: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             handover: Handover::default(),
-            phase: AtomicPhase::new(Phase::Live),
-            answers: std::array::from_fn(|_| CachePadded::default()),
+            answering: Answering::live(),
         }
     }
 
@@ -325,19 +269,19 @@ impl ControllerEntry {
 
     /// Prepared beside the controller that it will replace.
     pub(super) fn staged(self) -> Self {
-        Self { phase: AtomicPhase::new(Phase::Staged), ..self }
+        Self { answering: Answering::staged(), ..self }
     }
 
     pub(super) fn is_staged(&self) -> bool {
-        self.phase.is(Phase::Staged)
+        self.answering.is_staged()
     }
 
     pub(super) fn is_removed(&self) -> bool {
-        self.phase.is(Phase::Removed)
+        self.answering.is_removed()
     }
 
     pub(super) fn go_live(&self) {
-        self.phase.advance(Phase::Staged, Phase::Live);
+        self.answering.go_live();
     }
 
     /// What its contexts share with the bus.
@@ -369,24 +313,19 @@ impl ControllerEntry {
         });
     }
 
-    fn lane(&self, lane: usize) -> MutexGuard<'_, Answers> {
-        self.answers[lane].0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The directives that it answers now.
     pub(super) fn answers(&self) -> Vec<Arc<Standing>> {
-        (0..LANES).flat_map(|lane| self.lane(lane).slots.iter().flatten().cloned().collect::<Vec<_>>()).collect()
+        self.answering.all()
     }
 
     /// How many directives it answers now.
     pub(super) fn answer_count(&self) -> usize {
-        (0..LANES).map(|lane| self.lane(lane).slots.iter().flatten().count()).sum()
+        self.answering.count()
     }
 
     /// Withdraws its answers; takes time in proportion to their number.
     pub(super) fn withdraw(&self) {
-        self.phase.set(Phase::Removed);
-        for standing in self.answers() {
+        for standing in self.answering.remove() {
             standing.change(|state, effects| state.remove_resolver(self.id, effects));
         }
     }

@@ -22,7 +22,7 @@
 //
 //   ONE_AT_A_TIME (bridge.rs) ──> Engine::bridges (of one bus at a time)
 //
-//   alone: ControllerEntry::answers[lane], ControllerEntry::failed, Handover::watchers, KeptDirectives::queue,
+//   alone: Answering::lanes[lane], ControllerEntry::failed, Handover::watchers, KeptDirectives::queue,
 //          Staged::replacements
 //
 // * `life` is never held together with any lock of the second chain. A step that spans both (attaching a controller,
@@ -74,11 +74,11 @@
 //
 // `ControllerEntry`
 //
-//  * `phase` is `Staged` or `Live` at first. `Staged` becomes `Live` under `life`, in `Staged::switch`. After that each
-//    directive that the controller answers is locked once, for `StandingState::replace`: it shows the values of anybody
-//    who has read `Staged` under that lock. `Removed` is set by `withdraw`, which then takes each lane of `answers`.
-//    `LaneRef::remember` reads the phase under that lock, so that no answer is left behind. It is final.
-//  * `answers[lane]` is written by `LaneRef::remember` and `LaneRef::forget`. An answer is remembered before its
+//  * `answering.phase` is `Staged` or `Live` at first. `Staged` becomes `Live` under `life`, in `Staged::switch`. After
+//    that each directive that the controller answers is locked once, for `StandingState::replace`: it shows the values of
+//    anybody who has read `Staged` under that lock. `Removed` is set by `withdraw`, which then takes each of the lanes.
+//    `Answering::remember` reads the phase under a lane's lock, so that no answer is left behind. It is final.
+//  * `answering.lanes` are written by `LaneRef::remember` and `LaneRef::forget`. An answer is remembered before its
 //    resolver begins, and forgotten after that is gone.
 //  * `is_routed` is set under `Types::routing` when the controller's routes have been stored, and never reset.
 //  * `execution`, `failures`, `failed` and `end` are written by the controller's own life (life.rs) only. In `end`,
@@ -174,6 +174,7 @@
 //              become visible, and the old ones go; the gates of the new ones open
 //    drained   the old ones answer nothing any more, or OUTLAST is over; they are closed
 
+mod answering;
 mod applying;
 mod bridge;
 mod config_state;
@@ -196,6 +197,7 @@ mod owning;
 mod reference;
 mod resolver;
 mod running;
+mod shards;
 #[cfg(unix)]
 mod sockets;
 mod standing;

@@ -15,7 +15,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::engine::Engine;
@@ -24,6 +24,7 @@ use super::standing::Standing;
 use crate::controller::State;
 use crate::error::ErrorKind;
 use crate::listen::Service;
+use crate::sync::Notify;
 use crate::{Error, Result};
 
 /// Whether a controller that is about to end does. The first decision is final.

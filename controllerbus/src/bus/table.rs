@@ -1,7 +1,7 @@
 //! All standing directives of one id, in shards by key, and the controllers that resolve them.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashTable;
@@ -10,32 +10,24 @@ use tokio::sync::watch;
 
 use super::entry::Route;
 use super::kept::KeptDirectives;
-use super::lane::{CachePadded, Lanes, PerLane};
+use super::lane::{Lanes, PerLane};
+use super::shards::{Shard, Shards};
 use super::standing::{Effects, Standing};
 use crate::directive::AnyDirective;
-
-const SHARDS: usize = 32;
+use crate::sync::MutexGuard;
 
 thread_local! {
     /// The last task on this thread that was found to run in a bus's runtime, with the id of that runtime.
     static HOME: Cell<Option<(tokio::task::Id, tokio::runtime::Id)>> = const { Cell::new(None) };
 }
 
-/// The standing directives whose hashes belong to this shard.
-#[derive(Default)]
-pub(super) struct Shard {
-    all: HashTable<Hashed>,
-    /// The table was removed: look for the one that has replaced it.
-    pub(super) ended: bool,
-}
-
 /// A directive with its hash, so that neither a search nor a resize touches other directives.
-struct Hashed {
+pub(super) struct Hashed {
     hash: u64,
     standing: Arc<Standing>,
 }
 
-impl Shard {
+impl Shard<HashTable<Hashed>> {
     /// The directive that is equivalent to this one, which has this hash.
     pub(super) fn find(&self, hash: u64, directive: &dyn AnyDirective) -> Option<&Arc<Standing>> {
         let same = |found: &Hashed| found.hash == hash && found.standing.directive.same_key(directive);
@@ -56,7 +48,7 @@ impl Shard {
 
 pub(super) struct TypeTable {
     pub(super) routes: ArcSwap<Vec<Arc<Route>>>,
-    shards: [CachePadded<Mutex<Shard>>; SHARDS],
+    shards: Shards<HashTable<Hashed>>,
     /// The runtime that the bus was created in.
     pub(super) runtime: Option<Handle>,
     /// Notified of changes of directives, if anybody listens.
@@ -105,36 +97,21 @@ impl TypeTable {
         kept: Arc<KeptDirectives>,
         routes: Vec<Arc<Route>>,
     ) -> Self {
-        let shards = std::array::from_fn(|_| CachePadded::default());
-        Self { routes: ArcSwap::from_pointee(routes), shards, runtime, changed, kept }
-    }
-
-    fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
-        self.shards.iter().map(|shard| shard.0.lock().unwrap_or_else(PoisonError::into_inner))
+        Self { routes: ArcSwap::from_pointee(routes), shards: Shards::new(), runtime, changed, kept }
     }
 
     /// Ends the table if it has no directives. Whoever is about to insert one looks for another table then.
     pub(super) fn end_if_empty(&self) -> bool {
-        if self.shards().any(|shard| !shard.all.is_empty()) {
-            return false;
-        }
-        let is_empty = self.shards().all(|mut shard| {
-            shard.ended = shard.all.is_empty();
-            shard.ended
-        });
-        if !is_empty {
-            self.shards().for_each(|mut shard| shard.ended = false);
-        }
-        is_empty
+        self.shards.end_if_empty(HashTable::is_empty)
     }
 
-    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        self.shards[(hash >> 32) as usize % SHARDS].0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<HashTable<Hashed>>> {
+        self.shards.of(hash)
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
-        for shard in self.shards() {
+        for shard in self.shards.each() {
             all.extend(shard.all.iter().map(|found| Arc::clone(&found.standing)));
         }
         all
@@ -143,7 +120,7 @@ impl TypeTable {
     /// Removes every directive.
     pub(super) fn drain(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
-        for mut shard in self.shards() {
+        for mut shard in self.shards.each() {
             all.extend(shard.all.drain().map(|found| found.standing));
         }
         all

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-#[cfg(all(test, cbus_loom))]
-use loom::sync::atomic::{AtomicUsize, Ordering};
-#[cfg(not(all(test, cbus_loom)))]
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use tokio::sync::Notify;
+use crate::sync::Notify;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// What holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +25,18 @@ pub enum Holder {
 /// The leases of one generation, counted by their holders' kind.
 #[derive(Default)]
 pub struct Leases {
-    counts: [AtomicUsize; 6],
+    /// By kind: how many there are, in the lower half, and how many were ever taken, in the upper half. So a count at which it
+    /// has arrived again differs from what it was before.
+    counts: [AtomicU64; 6],
     changed: Notify,
+}
+
+/// What a new lease adds to the count of its kind.
+const TAKEN: u64 = (1 << 32) + 1;
+
+/// How many there are of a kind, by its count.
+fn held(count: u64) -> u32 {
+    count as u32
 }
 
 impl std::fmt::Debug for Leases {
@@ -91,13 +97,22 @@ impl Leases {
 
     /// Takes a lease.
     pub fn take(self: &Arc<Self>, holder: Holder) -> Lease {
-        self.counts[holder as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts[holder as usize].fetch_add(TAKEN, Ordering::Relaxed);
         Lease { leases: Arc::clone(self), holder }
     }
 
-    /// What holds leases now.
+    /// What holds leases now: at one moment, so that one that is handed on from a kind to another is not overlooked.
     pub fn holders(&self) -> Holders {
-        let count = |holder: Holder| self.counts[holder as usize].load(Ordering::Acquire);
+        let read = || self.counts.each_ref().map(|count| count.load(Ordering::Acquire));
+        let mut counts = read();
+        loop {
+            let again = read();
+            if again == counts {
+                break;
+            }
+            counts = again;
+        }
+        let count = |holder: Holder| held(counts[holder as usize]) as usize;
         Holders {
             factories: count(Holder::Factory),
             controllers: count(Holder::Controller),
@@ -154,7 +169,7 @@ impl std::fmt::Debug for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // Release: what the holder did with the library happens before the unload that sees zero.
-        if self.leases.counts[self.holder as usize].fetch_sub(1, Ordering::Release) == 1 {
+        if held(self.leases.counts[self.holder as usize].fetch_sub(1, Ordering::Release)) == 1 {
             self.leases.changed.notify_waiters();
         }
     }
@@ -165,6 +180,7 @@ mod loom_tests {
     use loom::cell::UnsafeCell;
 
     use super::*;
+    use crate::sync::block_on;
 
     /// The code of a library, which is used by holders of a lease, and changed when it is unmapped.
     struct Library(UnsafeCell<bool>);
@@ -181,14 +197,16 @@ mod loom_tests {
         }
     }
 
+    type Use = Arc<dyn Fn(&Arc<Leases>, &Library, Lease) + Send + Sync>;
+
     /// Unmaps a library once no lease is held, while these use it, each holding a lease of its own from before.
-    fn unmapped_after(holders: &'static [(Holder, fn(&Arc<Leases>, &Library, Lease))]) {
+    fn unmapped_after(holders: Vec<(Holder, Use)>) {
         loom::model(move || {
             let (leases, library) = (Leases::new(), loom::sync::Arc::new(Library(UnsafeCell::new(true))));
             let using: Vec<_> = holders
                 .iter()
                 .map(|(holder, use_it)| {
-                    let (lease, leases) = (leases.take(*holder), Arc::clone(&leases));
+                    let (lease, leases, use_it) = (leases.take(*holder), Arc::clone(&leases), Arc::clone(use_it));
                     let library = loom::sync::Arc::clone(&library);
                     loom::thread::spawn(move || use_it(&leases, &library, lease))
                 })
@@ -204,26 +222,70 @@ mod loom_tests {
 
     #[test]
     fn loom_all_use_of_a_library_is_before_its_end() {
-        unmapped_after(&[
-            (Holder::Call, |_, library, _lease| library.used()),
-            (Holder::Waker, |_, library, _lease| library.used()),
-        ]);
+        let uses: Use = Arc::new(|_, library, _lease| library.used());
+        unmapped_after(vec![(Holder::Call, Arc::clone(&uses)), (Holder::Waker, uses)]);
+    }
+
+    const KINDS: [Holder; 6] =
+        [Holder::Factory, Holder::Controller, Holder::Call, Holder::Waker, Holder::Interface, Holder::Connection];
+
+    #[test]
+    fn loom_a_lease_that_is_handed_on_is_seen_whatever_the_two_kinds_are() {
+        for from in KINDS {
+            for to in KINDS {
+                let hands_on = move |leases: &Arc<Leases>, library: &Library, first| {
+                    let next = leases.take(to);
+                    drop(first);
+                    library.used();
+                    drop(next);
+                };
+                unmapped_after(vec![(from, Arc::new(hands_on))]);
+            }
+        }
     }
 
     #[test]
-    fn loom_a_lease_that_is_handed_on_is_seen_however_the_kinds_are_counted() {
-        // A call gives an interface value and ends; a factory's construction gives a controller.
-        unmapped_after(&[(Holder::Call, |leases, library, call| {
-            let interface = leases.take(Holder::Interface);
-            drop(call);
+    fn loom_a_lease_that_is_handed_to_and_fro_is_seen() {
+        let to_and_fro = |leases: &Arc<Leases>, library: &Library, first| {
+            let second = leases.take(Holder::Controller);
+            drop(first);
+            let third = leases.take(Holder::Call);
+            drop(second);
             library.used();
-            drop(interface);
-        })]);
-        unmapped_after(&[(Holder::Factory, |leases, library, factory| {
-            let controller = leases.take(Holder::Controller);
-            drop(factory);
-            library.used();
-            drop(controller);
-        })]);
+            drop(third);
+        };
+        unmapped_after(vec![(Holder::Call, Arc::new(to_and_fro))]);
+    }
+
+    /// Waits in this way while these leases go, with three preemptions at most.
+    fn told_of(
+        waits: impl AsyncFn(&Leases) + Send + Sync + Copy + 'static,
+        holders: &'static [Holder],
+        stays: &'static [Holder],
+    ) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let leases = Leases::new();
+            let stay: Vec<_> = stays.iter().map(|holder| leases.take(*holder)).collect();
+            let going: Vec<_> = holders
+                .iter()
+                .map(|holder| {
+                    let lease = leases.take(*holder);
+                    loom::thread::spawn(move || drop(lease))
+                })
+                .collect();
+            block_on(waits(&leases));
+            going.into_iter().for_each(|thread| thread.join().expect("it ends"));
+            drop(stay);
+        });
+    }
+
+    #[test]
+    fn loom_whoever_waits_for_the_last_lease_is_told() {
+        told_of(async |leases| leases.released().await, &[Holder::Call, Holder::Call], &[]);
+        told_of(async |leases| leases.released().await, &[Holder::Factory, Holder::Interface], &[]);
+        told_of(async |leases| leases.drained().await, &[Holder::Interface, Holder::Controller], &[Holder::Waker]);
+        told_of(async |leases| leases.done_but_connections().await, &[Holder::Call], &[Holder::Connection]);
     }
 }

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use controllerbus::bus::Bus;
+use controllerbus::bus::{Bus, FactorySnapshot, Source};
 use controllerbus::directive::{Directive as _, Supersede};
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 
-use crate::kit::{Words, answers, counted, resolver, resolver_of, soon};
+use crate::kit::{Fails, Words, answers, counted, resolver, resolver_of, soon};
 
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq, Debug)]
 #[directive(
@@ -170,6 +170,30 @@ async fn a_soft_cap_tells_resolvers_to_stop_and_takes_what_they_add_all_the_same
         std::future::ready(Ok(()))
     });
     assert_eq!(soon(bus.resolve_all(SoftTwo)).await.unwrap().len(), 3);
+}
+
+/// What the bus itself answers, with room for one value.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "controllerbus/list-factories", value = FactorySnapshot, max_values = 1, hard_cap)]
+struct OneFactory {}
+
+#[tokio::test]
+async fn what_the_bus_itself_answers_counts_towards_a_cap_like_any_other_value() {
+    let bus = Bus::new();
+    bus.add_factories(Source(1), vec![Arc::new(Fails::default())]);
+    bus.add_factories(Source(2), vec![Arc::new(Fails::default())]);
+    let mut request = bus.request(OneFactory {}).unwrap();
+    while !matches!(soon(request.next()).await, Some(Event::Idle)) {}
+    assert_eq!(request.standing().count(), 1);
+
+    let (asked, snapshot) = (Arc::new(AtomicUsize::new(0)), bus.factories().swap_remove(0));
+    let count = Arc::clone(&asked);
+    resolver_of::<OneFactory, _>(&bus, move |_, values| {
+        count.fetch_add(1, Ordering::Relaxed);
+        values.add(snapshot.clone());
+        std::future::ready(Ok(()))
+    });
+    assert_eq!((asked.load(Ordering::Relaxed), request.standing().count()), (0, 1), "there is one already");
 }
 
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use controllerbus::bus::{Bus, Source};
+use controllerbus::bus::{Bus, Limits, Source};
 use controllerbus::controller::factory::{Factory, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Closures, Info};
 use controllerbus::directive::RawEvent;
 use controllerbus::prelude::*;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::kit::{AskedBy, info, next_of, resolver_of, soon};
 
@@ -532,4 +532,145 @@ async fn a_plugin_that_keeps_running_short_controllers_can_be_swapped() {
     assert!(bus.controllers().len() > 2, "a short one was added");
     soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
     assert_eq!(bus.controllers().len(), 1, "the short ones end with their generation");
+}
+
+/// How many controllers of a generation there were.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Tally {
+    begun: u32,
+    made: u32,
+    closed: u32,
+    dropped: u32,
+}
+
+/// A step that does not end, until its gate opens.
+#[derive(Clone)]
+enum Hangs {
+    Nowhere,
+    /// It blocks its thread.
+    Construct(Arc<Gate>),
+    /// It blocks its thread.
+    Save(Arc<Gate>),
+    Restore,
+}
+
+/// Open once its other end is gone.
+type Gate = Mutex<std::sync::mpsc::Receiver<()>>;
+
+/// Counts what becomes of it.
+struct Tallied {
+    tally: watch::Sender<Tally>,
+    hangs: Hangs,
+}
+
+impl Controller for Tallied {
+    type Config = NotebookConfig;
+    async fn construct(_: NotebookConfig, _: &Context) -> Result<Self> {
+        Err(Error::msg("it is made by its factory"))
+    }
+    fn save(&self) -> Result<Option<State>> {
+        if let Hangs::Save(gate) = &self.hangs {
+            let _ = gate.lock().unwrap().recv();
+        }
+        State::encode(1, &()).map(Some)
+    }
+    async fn restore(&self, _: State) -> Result<()> {
+        if matches!(self.hangs, Hangs::Restore) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+    async fn close(&self) {
+        self.tally.send_modify(|tally| tally.closed += 1);
+    }
+}
+
+impl Drop for Tallied {
+    fn drop(&mut self) {
+        self.tally.send_modify(|tally| tally.dropped += 1);
+    }
+}
+
+/// A generation of two controllers, one of which hangs.
+fn tallied(tally: &watch::Sender<Tally>, hangs: Hangs) -> Vec<Arc<dyn Factory>> {
+    let made_of = |id, hangs: Hangs| {
+        let tally = tally.clone();
+        makes(id, move |_| {
+            let (tally, hangs) = (tally.clone(), hangs.clone());
+            async move {
+                tally.send_modify(|tally| tally.begun += 1);
+                if let Hangs::Construct(gate) = &hangs {
+                    let _ = gate.lock().unwrap().recv();
+                }
+                tally.send_modify(|tally| tally.made += 1);
+                Ok(erase(Tallied { tally, hangs }))
+            }
+        })
+    };
+    vec![made_of("test/hangs", hangs), made_of("test/sound", Hangs::Nowhere)]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_constructed_for_a_swap_that_comes_to_nothing_is_closed_and_dropped() {
+    /// How the swap ends.
+    #[derive(Clone, Copy, PartialEq)]
+    enum End {
+        Limit,
+        Time,
+        Dropped,
+    }
+    let set = "hangs: { id: test/hangs }\nsound: { id: test/sound }\n";
+    for step in ["construct", "save", "restore"] {
+        for end in [End::Limit, End::Time, End::Dropped] {
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let gate = Arc::new(Mutex::new(gate));
+            let (of_old, of_new) = match step {
+                "construct" => (Hangs::Nowhere, Hangs::Construct(gate)),
+                "save" => (Hangs::Save(gate), Hangs::Nowhere),
+                _ => (Hangs::Nowhere, Hangs::Restore),
+            };
+            let (mut limits, mut grace) = (Limits::default(), Duration::from_secs(20));
+            match end {
+                End::Limit => {
+                    let limit = Duration::from_millis(50);
+                    limits = limits.construct(limit).save(limit).restore(limit);
+                }
+                End::Time => grace = Duration::from_millis(200),
+                End::Dropped => {}
+            }
+            let bus = Bus::with_limits(limits);
+            let (old, new) = (watch::Sender::default(), watch::Sender::default());
+            bus.add_factories(Source(1), tallied(&old, of_old));
+            soon(bus.apply(ConfigSet::from_yaml(set).unwrap())).await.unwrap();
+            let mut seen = new.subscribe();
+            {
+                let staging = bus.stage(Source(1), Source(2), tallied(&new, of_new), grace);
+                let begun = seen.wait_for(|tally| end == End::Dropped && tally.begun == 2);
+                tokio::select! {
+                    staged = staging => {
+                        let error = staged.map(drop).expect_err("it is not ready").to_string();
+                        let is_named = error.contains(match (end, step) {
+                            (End::Time, _) => "was not ready within",
+                            (_, "construct") => "constructing test/hangs took longer",
+                            (_, "save") => "saving the state of test/hangs took longer",
+                            _ => "restoring the state of test/hangs took longer",
+                        });
+                        assert!(is_named, "{error}");
+                    }
+                    _ = begun => {}
+                }
+            }
+            if step == "construct" {
+                // It is made all the same, when nobody waits for it any more.
+                drop(open);
+            }
+            let all_gone = |tally: &Tally| {
+                let Tally { begun, made, closed, dropped } = *tally;
+                (made, closed, dropped) == (begun, begun, begun)
+            };
+            let tally = soon(seen.wait_for(all_gone)).await.unwrap().clone();
+            assert!(end == End::Time || tally.begun > 0, "{tally:?}");
+            assert_eq!(*old.borrow(), Tally { begun: 2, made: 2, closed: 0, dropped: 0 }, "the old ones serve on");
+        }
+    }
 }

@@ -7,8 +7,9 @@ use std::task::Waker;
 use smallvec::SmallVec;
 
 use super::Standing;
-use super::resolvers::{Resolver, ResolverTask};
+use super::resolvers::Resolver;
 use super::subscribers::Subscriber;
+use super::task::ResolverTask;
 use super::values::StandingValue;
 use crate::Error;
 use crate::bus::entry::LaneRef;

@@ -5,6 +5,7 @@ mod resolvers;
 mod snapshot;
 mod subscribers;
 mod takeover;
+mod task;
 mod unread;
 mod values;
 
@@ -17,8 +18,8 @@ use tracing::level_filters::LevelFilter;
 
 pub(super) use effects::Effects;
 use resolvers::Resolver;
-pub(super) use resolvers::ResolverTask;
 use subscribers::Subscriber;
+pub(super) use task::ResolverTask;
 use values::StandingValue;
 
 use super::Source;

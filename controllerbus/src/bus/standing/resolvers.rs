@@ -1,12 +1,11 @@
 //! The resolvers of a directive: one for each controller that answers it, from its first offer to its removal.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::task::AbortHandle;
-
 use super::effects::Effects;
+use super::task::ResolverTask;
 use super::{Standing, StandingState};
 use crate::Error;
 use crate::bus::entry::LaneRef;
@@ -61,30 +60,6 @@ impl Resolver {
         self.works_since = None;
         effects.callbacks.append(&mut self.gone);
         effects.tasks.extend(self.task.take());
-    }
-}
-
-/// The task of a run that was not done when it was first polled. It is noted before it exists, so that it can always be ended.
-#[derive(Default)]
-pub(in crate::bus) struct ResolverTask {
-    task: OnceLock<AbortHandle>,
-    ended: AtomicBool,
-}
-
-impl ResolverTask {
-    /// Notes the task, and aborts it if the run is over already.
-    pub(in crate::bus) fn began(&self, task: AbortHandle) {
-        let _ = self.task.set(task);
-        if self.ended.load(Ordering::SeqCst) {
-            self.end();
-        }
-    }
-
-    pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
     }
 }
 

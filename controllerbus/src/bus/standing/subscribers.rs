@@ -14,6 +14,23 @@ pub(super) struct Subscriber {
     pub(super) waker: Option<Waker>,
 }
 
+impl Subscriber {
+    /// Queues an event, and returns whom to wake.
+    fn tell(&mut self, event: RawEvent) -> Option<Waker> {
+        self.unread.push(event);
+        self.waker.take()
+    }
+
+    /// The next event; `None` is the end. `Err` means that there is none yet and the waker was stored; it has the previous waker.
+    fn next(&mut self, ended: bool, waker: &Waker) -> Result<Option<RawEvent>, Option<Waker>> {
+        match self.unread.pop() {
+            Some(event) => Ok(Some(event)),
+            None if ended => Ok(None),
+            None => Err(self.waker.replace(waker.clone())),
+        }
+    }
+}
+
 impl StandingState {
     /// Adds the subscription of a new reference, which reads the current values, errors and idleness first.
     pub(in crate::bus) fn subscribe(&mut self, strong: bool) -> u64 {
@@ -59,17 +76,82 @@ impl StandingState {
         let Some(subscriber) = self.subscribers.iter_mut().find(|subscriber| subscriber.id == id) else {
             return Ok(None);
         };
-        match subscriber.unread.pop() {
-            Some(event) => Ok(Some(event)),
-            None if ended => Ok(None),
-            None => Err(subscriber.waker.replace(waker.clone())),
-        }
+        subscriber.next(ended, waker)
     }
 
     pub(super) fn emit(&mut self, event: &RawEvent, effects: &mut Effects) {
         for subscriber in &mut self.subscribers {
-            subscriber.unread.push(event.clone());
-            effects.wakers.extend(subscriber.waker.take());
+            effects.wakers.extend(subscriber.tell(event.clone()));
         }
+    }
+}
+
+#[cfg(all(test, cbus_loom))]
+mod loom_tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::task::Poll;
+
+    use super::*;
+    use crate::directive::{AnyValue, ValueId};
+    use crate::sync::{Mutex, block_on};
+
+    fn added(id: u64) -> RawEvent {
+        RawEvent::Added(ValueId(id), AnyValue::native(id))
+    }
+
+    /// A subscriber under the lock of its directive, and whether that has ended.
+    type Shared = Arc<Mutex<(Subscriber, bool)>>;
+
+    /// As a change of the directive does it: whoever waits is woken after the lock.
+    fn tell(shared: &Shared, events: impl IntoIterator<Item = RawEvent>) {
+        for event in events {
+            let waker = shared.lock().unwrap().0.tell(event);
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    #[test]
+    fn loom_a_reader_knows_what_stands_and_is_always_woken_for_it() {
+        loom::model(|| {
+            let subscriber = Subscriber { id: 0, strong: true, unread: Unread::default(), waker: None };
+            let shared: Shared = Arc::new(Mutex::new((subscriber, false)));
+            let ending = Arc::clone(&shared);
+            let ends = loom::thread::spawn(move || {
+                tell(&ending, [added(1), RawEvent::Removed(ValueId(1)), RawEvent::Busy, added(2), RawEvent::Idle]);
+                let waker = {
+                    let mut shared = ending.lock().unwrap();
+                    shared.1 = true;
+                    shared.0.waker.take()
+                };
+                waker.into_iter().for_each(Waker::wake);
+            });
+            let (mut standing, mut idle) = (Vec::new(), true);
+            let next = async || {
+                poll_fn(|cx| {
+                    let mut shared = shared.lock().unwrap();
+                    let ended = shared.1;
+                    shared.0.next(ended, cx.waker()).map_or(Poll::Pending, Poll::Ready)
+                })
+                .await
+            };
+            while let Some(event) = block_on(next()) {
+                match event {
+                    RawEvent::Added(id, _) => standing.push(id),
+                    RawEvent::Removed(id) => {
+                        assert_eq!(standing, [id], "only what was read is taken back");
+                        standing.clear();
+                    }
+                    RawEvent::Busy | RawEvent::Idle => {
+                        let is_idle = matches!(event, RawEvent::Idle);
+                        assert_ne!(is_idle, idle, "the two alternate");
+                        idle = is_idle;
+                    }
+                    RawEvent::Failed(_) => unreachable!("nothing has failed"),
+                }
+            }
+            assert_eq!((standing, idle), (vec![ValueId(2)], true));
+            ends.join().expect("it ends");
+        });
     }
 }

@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use ready::StagedConfig;
@@ -25,6 +24,7 @@ use super::stop_first::{Claim, Fate};
 use crate::Result;
 use crate::controller::State;
 use crate::controller::factory::Factory;
+use crate::sync::Notify;
 
 /// How long an old answer may outlast a swap if its successor has none.
 pub(super) const OUTLAST: Duration = Duration::from_secs(5);

@@ -3,14 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::Notify;
-
 use super::successor::Replacements;
 use super::{Pair, Staged, Stop, Stopping};
 use crate::bus::engine::Engine;
 use crate::bus::entry::ControllerEntry;
 use crate::bus::instance::Predecessor;
 use crate::bus::stop_first::{After, Legacy};
+use crate::sync::Notify;
 
 impl Staged {
     pub(super) fn roll_back(&mut self) {

@@ -2,10 +2,7 @@
 
 use std::ptr::NonNull;
 
-#[cfg(all(test, cbus_loom))]
-use loom::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-#[cfg(not(all(test, cbus_loom)))]
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// The value that counts now, if there is one.
 pub(super) struct Current<T> {
