@@ -75,19 +75,29 @@ impl<P: Post> WireSink<P> {
         Some(receiver)
     }
 
-    /// Fails the ask, because a value cannot be sent; the requester gets the error.
-    fn fail(&self, error: Error) {
+    /// Fails the ask, because a value cannot be sent; the requester gets the error. What the value was to replace goes first:
+    /// after a failure nothing more is heard.
+    fn fail(&self, error: Error, replaces: Option<u64>) {
+        self.gone(replaces);
         let _ = self.say(&Message::Failed { ask: self.ask, error });
     }
 
+    fn gone(&self, value: Option<u64>) {
+        if let Some(value) = value {
+            let _ = self.say(&Message::Removed { ask: self.ask, value });
+        }
+    }
+
+    /// Sends a value. If it is not accepted, what it was to replace is gone all the same.
     fn hand_over(&self, value: &AnyValue, replaces: Option<u64>) -> Option<ValueId> {
         if self.is_cancelled() {
+            self.gone(replaces);
             return None;
         }
         let bytes = match value.encode() {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.fail(error.into_inner());
+                self.fail(error.into_inner(), replaces);
                 return None;
             }
         };
@@ -96,7 +106,7 @@ impl<P: Post> WireSink<P> {
         let answer = self.expect_answer(value);
         if let Err(error) = self.say(&Message::Added { ask: self.ask, value, replaces, bytes: &bytes }) {
             lock(&self.live).remove(&value);
-            self.fail(error);
+            self.fail(error, replaces);
             return None;
         }
         if let Some(answer) = answer
@@ -104,7 +114,8 @@ impl<P: Post> WireSink<P> {
         {
             lock(&self.live).remove(&value);
             // It may still be accepted, only later.
-            let _ = self.say(&Message::Removed { ask: self.ask, value });
+            self.gone(Some(value));
+            self.gone(replaces);
             return None;
         }
         Some(ValueId(value))
@@ -120,9 +131,6 @@ impl<P: Post> ValueSink for WireSink<P> {
         let there = lock(&self.live).remove(&old.0);
         let new = self.hand_over(&value, there.then_some(old.0));
         if there {
-            if new.is_none() {
-                let _ = self.say(&Message::Removed { ask: self.ask, value: old.0 });
-            }
             self.removals.removed(old);
         }
         new
