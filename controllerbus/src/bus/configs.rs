@@ -401,11 +401,11 @@ impl Configs {
     /// The controllers of a source are removed: their configs wait, or use another factory.
     pub(super) fn source_gone(&mut self, source: Source, factories: &Factories, changes: &mut Changes) {
         for instance in self.instances.values_mut() {
-            if instance.running.as_ref().is_some_and(|running| running.source == source) {
+            if instance.running.as_ref().is_some_and(|running| running.is_of(source)) {
                 instance.stop();
             }
             // A controller that has ended and waits for a successor must not keep its code loaded.
-            let old = instance.legacy().and_then(|left| left.old.take_if(|old| old.source == source));
+            let old = instance.legacy().and_then(|left| left.old.take_if(|old| old.is_of(source)));
             changes.ended.extend(old);
         }
         self.factories_changed(factories, changes);

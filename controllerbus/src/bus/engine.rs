@@ -245,7 +245,7 @@ impl Backend for Engine {
         Ok(Box::new(Held::new(engine, &entry)))
     }
 
-    fn add_factories(&self, factories: Vec<Arc<dyn Factory>>) -> Result<Box<dyn Send + Sync>> {
-        Ok(self.open()?.hold_factories(factories))
+    fn add_factories(&self, factories: Vec<Arc<dyn Factory>>, source: Source) -> Result<Box<dyn Send + Sync>> {
+        Ok(self.open()?.hold_factories(factories, source))
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct ControllerEntry {
     pub(super) id: u64,
     pub(super) info: Arc<Info>,
     pub(super) source: Source,
+    /// Whose code it is: see [`KnownFactory`](super::factories::KnownFactory).
+    pub(super) library: Source,
     pub(super) swap: SwapMode,
     /// How often its execution and its resolvers are tried again.
     pub(super) retry: Retry,
@@ -233,6 +235,7 @@ impl ControllerEntry {
             id: ties.id,
             info: Arc::new(info),
             source,
+            library: source.library(),
             swap: SwapMode::Beside,
             retry: Retry::default(),
             exit: watch::Sender::new(None),
@@ -260,6 +263,16 @@ impl ControllerEntry {
     /// Constructed from a config, by a factory with this swap mode.
     pub(super) fn configured(self, instance: u64, config: Vec<u8>, swap: SwapMode) -> Self {
         Self { configured: Some((instance, config)), swap, ..self }
+    }
+
+    /// Of a library's code.
+    pub(super) fn of_library(self, library: Source) -> Self {
+        Self { library, ..self }
+    }
+
+    /// Whether it ends with a source.
+    pub(super) fn is_of(&self, source: Source) -> bool {
+        self.source.ends_with(self.library, source)
     }
 
     /// Tried again as often as this says.

@@ -21,6 +21,8 @@ pub(super) struct Factories {
 #[derive(Clone)]
 pub(super) struct KnownFactory {
     pub(super) source: Source,
+    /// Whose code it is; the generation of a plugin that has added it by hand, which is another source then.
+    pub(super) library: Source,
     pub(super) info: Info,
     pub(super) swap: SwapMode,
     pub(super) factory: Arc<dyn Factory>,
@@ -32,9 +34,14 @@ impl KnownFactory {
         let asked = |factory: Arc<dyn Factory>| {
             let info = factory.info();
             let swap = factory.swap_mode();
-            Self { source, info, swap, factory }
+            Self { source, library: source.library(), info, swap, factory }
         };
         factories.into_iter().map(asked).collect()
+    }
+
+    /// Whether it ends with a source.
+    pub(super) fn is_of(&self, source: Source) -> bool {
+        self.source.ends_with(self.library, source)
     }
 }
 
@@ -43,9 +50,9 @@ impl Factories {
         self.known.extend(factories);
     }
 
-    /// Removes a source's factories, which the caller drops after the lock.
+    /// Removes a source's factories, and those that its controllers have added, which the caller drops after the lock.
     pub(super) fn remove(&mut self, source: Source) -> Vec<KnownFactory> {
-        let (gone, stay) = self.known.drain(..).partition(|known| known.source == source);
+        let (gone, stay) = self.known.drain(..).partition(|known| known.is_of(source));
         self.known = stay;
         gone
     }
@@ -53,6 +60,13 @@ impl Factories {
     /// Whether a source has factories here.
     pub(super) fn has(&self, source: Source) -> bool {
         self.known.iter().any(|known| known.source == source)
+    }
+
+    /// The factory of a config ID that a source's controllers have added, as [`Factories::find`] does.
+    pub(super) fn find_added_by(&self, source: Source, config_id: &str) -> Option<&KnownFactory> {
+        let added = self.known.iter().filter(|known| known.is_of(source) && known.source != source);
+        let candidates = added.filter(|known| known.info.config_id == config_id);
+        candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))
     }
 
     /// The factory of a config ID: the highest version in the range, and of equal versions the one added last.
@@ -104,7 +118,7 @@ impl Engine {
     pub(super) async fn remove_source(self: &Arc<Self>, source: Source) -> Vec<Arc<ControllerEntry>> {
         let (gone, leaving, changes) = {
             let mut life = self.life();
-            let leaving: Vec<_> = life.controllers.values().filter(|entry| entry.source == source).cloned().collect();
+            let leaving: Vec<_> = life.controllers.values().filter(|entry| entry.is_of(source)).cloned().collect();
             life.leave(&leaving);
             let Life { factories, configs, .. } = &mut *life;
             let gone = factories.remove(source);

@@ -31,18 +31,18 @@ pub trait Backend: Send + Sync {
         Err(not_here("controllers"))
     }
 
-    /// Adds factories, which are removed, with their controllers, when what is returned is dropped.
+    /// Adds factories of a source, which are removed, with their controllers, when what is returned is dropped, or with the
+    /// source.
     ///
     /// # Errors
     /// Why they cannot be added from here.
-    fn add_factories(&self, _factories: Vec<Arc<dyn Factory>>) -> Result<Box<dyn Send + Sync>> {
+    fn add_factories(&self, _factories: Vec<Arc<dyn Factory>>, _source: Source) -> Result<Box<dyn Send + Sync>> {
         Err(not_here("factories"))
     }
 }
 
 fn not_here(what: &str) -> Error {
-    Error::msg(format!("{what} cannot be added to the bus from here: they are objects of another library or process"))
-        .permanent()
+    Error::msg(format!("{what} cannot be added to the bus from here: they are objects of another process")).permanent()
 }
 
 /// A handle to a bus. Cheap to clone.
@@ -114,7 +114,7 @@ impl BusHandle {
     /// ```
     ///
     /// # Errors
-    /// If the bus is closed, or of another process.
+    /// If the bus is closed, or if the plugin's capabilities do not name what it answers.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> Result<Running, BusError> {
         Ok(Running::new(self.0.add_controller(controller, info, Source::STATIC, Retry::default())?))
     }
@@ -136,10 +136,14 @@ impl BusHandle {
     /// A controller that answers [`LoadFactory`](super::loading::LoadFactory) is asked for every config that has no factory, and
     /// adds it by this: so factories can come from wherever it finds them.
     ///
+    /// In a plugin they are its generation's, and go with it at the latest. A swap hands the state of their controllers over
+    /// to those of the next generation, if that adds a factory for the same config ID before its own controllers have reached
+    /// the first wait of [`execute`](crate::Controller::execute). Otherwise they are made anew, once there is a factory.
+    ///
     /// # Errors
-    /// If the bus is closed, or of another library or process.
+    /// If the bus is closed, or if the plugin's capabilities do not name their config IDs.
     pub fn add_factories(&self, factories: Vec<Arc<dyn Factory>>) -> Result<AddedFactories, BusError> {
-        Ok(AddedFactories::new(self.0.add_factories(factories)?))
+        Ok(AddedFactories::new(self.0.add_factories(factories, Source::STATIC)?))
     }
 
     /// [`BusHandle::request`] for a directive whose type is known only at run time.

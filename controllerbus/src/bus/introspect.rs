@@ -147,7 +147,7 @@ impl Engine {
         ControllerSnapshot {
             id: ControllerId(entry.id),
             info: Info::clone(&entry.info),
-            source: entry.source,
+            source: entry.source.shown(entry.library),
             keys: keys.filter(|_| !entry.is_removed()).unwrap_or_default(),
             resolves: entry.resolves.clone(),
             staged: entry.is_staged(),
@@ -172,7 +172,7 @@ impl Engine {
         let known: Vec<_> = self.life().factories.all().cloned().collect();
         let snapshot = |known: &super::factories::KnownFactory| FactorySnapshot {
             info: known.info.clone(),
-            source: known.source,
+            source: known.source.shown(known.library),
             schema: serde_json::from_str(&known.factory.schema()).unwrap_or_default(),
         };
         known.iter().map(snapshot).collect()

@@ -103,7 +103,7 @@ impl Engine {
     pub(super) async fn health(self: &Arc<Self>, source: Source, within: Duration) -> Vec<(ControllerId, Result<()>)> {
         let asked: Vec<_> = {
             let life = self.life();
-            life.controllers.values().filter(|entry| entry.source == source).cloned().collect()
+            life.controllers.values().filter(|entry| entry.is_of(source)).cloned().collect()
         };
         let mut asking = tokio::task::JoinSet::new();
         for entry in asked {

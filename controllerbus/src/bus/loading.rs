@@ -234,7 +234,7 @@ impl Controller for Loading {
                 this.follow(values, |engine| {
                     let life = engine.life();
                     let known = life.factories.find(&request.config_id, request.version.as_ref())?;
-                    Some(LoadedFactory { info: known.info.clone(), source: known.source })
+                    Some(LoadedFactory { info: known.info.clone(), source: known.source.shown(known.library) })
                 })
                 .await
             })

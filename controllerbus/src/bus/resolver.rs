@@ -109,7 +109,7 @@ impl ValueSink for ResolverSink {
 
 /// Offers a directive to a controller. Only the first offer counts.
 pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
-    if let Some(library) = standing.library.filter(|library| *library != lane_ref.source.library()) {
+    if let Some(library) = standing.library.filter(|library| *library != lane_ref.library) {
         return not_asked(standing, lane_ref, library);
     }
     // Remembered before it begins: if the controller is taken off in between, it does not begin.
@@ -126,7 +126,7 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
 /// is not, because the other one has controllers of its own; nor is it where a controller resolves whatever there is.
 fn not_asked(standing: &Arc<Standing>, lane_ref: &LaneRef, library: Source) {
     let is_meant = lane_ref.resolves.iter().any(|id| id == standing.directive.id());
-    if !is_meant || (library == Source::STATIC) == (lane_ref.source.library() == Source::STATIC) {
+    if !is_meant || (library == Source::STATIC) == (lane_ref.library == Source::STATIC) {
         return;
     }
     let what = format!(

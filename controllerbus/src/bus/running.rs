@@ -187,17 +187,32 @@ impl Drop for HeldFactories {
 const BY_HAND: u64 = 1 << 63;
 
 impl Source {
-    /// The library whose code this is. Only the host adds factories by hand, because they are objects of its own.
+    /// The library whose code this is, unless a plugin has added it by hand.
     pub(super) fn library(self) -> Self {
         if self.0 & BY_HAND == 0 { self } else { Self::STATIC }
+    }
+
+    /// As tools see what comes from here and is code of this library: a generation is itself in whatever it adds.
+    pub(super) fn shown(self, library: Self) -> Self {
+        if library == Self::STATIC { self } else { library }
+    }
+
+    /// Whether what comes from here, and is code of this library, ends with another source.
+    pub(super) fn ends_with(self, library: Self, other: Self) -> bool {
+        self == other || (library == other && other != Self::STATIC)
     }
 }
 
 impl Engine {
-    /// Adds factories for as long as what is returned is held.
-    pub(super) fn hold_factories(self: &Arc<Self>, factories: Vec<Arc<dyn Factory>>) -> Box<dyn Send + Sync> {
+    /// Adds factories of a library for as long as what is returned is held.
+    pub(super) fn hold_factories(
+        self: &Arc<Self>,
+        factories: Vec<Arc<dyn Factory>>,
+        library: Source,
+    ) -> Box<dyn Send + Sync> {
         let source = Source(BY_HAND | self.next_id());
-        self.add_factories(KnownFactory::of(source, factories));
+        let known = KnownFactory::of(source, factories).into_iter().map(|known| KnownFactory { library, ..known });
+        self.add_factories(known.collect());
         Box::new(HeldFactories { engine: Arc::clone(self), source })
     }
 }

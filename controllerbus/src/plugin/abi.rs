@@ -195,6 +195,18 @@ pub trait HostRequest {
 /// An owned [`HostRequest`].
 pub type HostRequestPtr = stabby::dynptr!(Boxed<dyn HostRequest + Send + Sync>);
 
+/// A factory in a guest.
+#[stabby::stabby]
+pub trait GuestFactory {
+    /// What its controllers will be.
+    extern "C" fn info(&self) -> FactoryInfo;
+    /// Starts the construction of a controller, which has its sockets from there.
+    extern "C" fn construct(&self, config: List<u8>, sockets: HostSocketsPtr, done: HostConstructedPtr)
+    -> GuestTaskPtr;
+}
+/// An owned [`GuestFactory`].
+pub type GuestFactoryPtr = stabby::dynptr!(Boxed<dyn GuestFactory + Send + Sync>);
+
 /// The host, as one generation of a plugin sees it.
 #[stabby::stabby]
 pub trait HostSide {
@@ -236,6 +248,10 @@ pub trait HostSide {
     extern "C" fn close(&self, controller: u64, waker: GuestWakerPtr) -> bool;
     /// Removes one that was added, without another word.
     extern "C" fn let_go(&self, controller: u64);
+    /// Adds factories to the host's bus, until they are removed by the number that this returns, or with the generation.
+    extern "C" fn add_factories(&self, factories: List<GuestFactoryPtr>) -> stabby::result::Result<u64, Failure>;
+    /// Removes factories that were added, and their controllers.
+    extern "C" fn remove_factories(&self, number: u64);
 }
 /// An owned [`HostSide`].
 pub type HostPtr = stabby::dynptr!(Boxed<dyn HostSide + Send + Sync>);
@@ -362,16 +378,8 @@ pub struct LastCall {
 /// One loaded generation, as the host sees it.
 #[stabby::stabby]
 pub trait GuestSide {
-    /// Its factories; the index is what [`GuestSide::construct`] takes.
-    extern "C" fn factories(&self) -> List<FactoryInfo>;
-    /// Starts the construction of a controller, which has its sockets from there.
-    extern "C" fn construct(
-        &self,
-        factory: u32,
-        config: List<u8>,
-        sockets: HostSocketsPtr,
-        done: HostConstructedPtr,
-    ) -> GuestTaskPtr;
+    /// Its factories.
+    extern "C" fn factories(&self) -> List<GuestFactoryPtr>;
     /// Starts a task on each worker of the guest's runtime; `done` is called once every one of them has run it.
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr;
     /// Ends the guest's runtime and joins its threads; false when some did not end within the time.

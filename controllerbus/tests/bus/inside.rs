@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use controllerbus::Routes;
 use controllerbus::bus::loading::{
     ApplyConfigSet, ListControllers, ListDirectives, ListFactories, LoadControllerWithConfig, LoadFactory,
     LookupConfigSet,
 };
 use controllerbus::bus::{Bus, ControllerId, Execution, RunState, Source};
-use controllerbus::controller::{AnyController, Closures};
+use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{AnyController, BoxFuture, Closures, Info};
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 use tokio::sync::mpsc;
@@ -154,6 +156,123 @@ async fn factories_are_added_from_inside_and_go_with_their_controllers() {
     while soon(watch.next()).await.unwrap().state != RunState::Queued {}
     let left = soon(bus.resolve_all(ListFactories {})).await.unwrap();
     assert!(left.iter().all(|found| found.info.id != "inside"));
+}
+
+#[tokio::test]
+async fn factories_that_a_generation_adds_are_of_it_and_go_with_it() {
+    let bus = Bus::new();
+    let handle = bus.handle();
+    let added = handle.backend().add_factories(vec![factory::<Inside>("inside", "1.0.0")], Source(7)).unwrap();
+    bus.apply(ConfigSet::from_yaml("inside: { id: test/inside }").unwrap()).await.unwrap();
+    let found = soon(bus.resolve(ListControllers {}).matching(|found| found.info.id == "inside")).await.unwrap();
+    assert_eq!(found.source, Source(7));
+    assert_eq!(soon(bus.health(Source(7), std::time::Duration::from_secs(20))).await.len(), 1);
+    // Whoever has added them may not let go, such as a task that goes on.
+    soon(bus.remove_source(Source(7))).await;
+    assert_eq!(bus.config("inside").expect("it is there").state, RunState::Queued);
+    assert!(bus.factories().iter().all(|found| found.info.id != "inside") && bus.controllers().is_empty());
+    drop(added);
+}
+
+/// A factory of controllers that add one for [`Tally`], as a generation of a plugin, if they do.
+struct Parents {
+    generation: u64,
+    adds: bool,
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/parent")]
+struct ParentConfig {}
+
+impl Factory for Parents {
+    fn info(&self) -> Info {
+        Info::new("parent", "1.0.0".parse().unwrap(), ParentConfig::ID)
+    }
+    fn construct(self: Arc<Self>, _: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async move {
+            let factories = if self.adds { vec![factory::<Tally>("tally", "1.0.0")] } else { Vec::new() };
+            let added = Arc::new(context.bus().backend().add_factories(factories, Source(self.generation))?);
+            let parent = Closures::new().executes(move |context| {
+                let added = Arc::clone(&added);
+                async move {
+                    context.cancelled().await;
+                    drop(added);
+                    Ok(())
+                }
+            });
+            Ok(Arc::new(parent) as Arc<dyn AnyController>)
+        })
+    }
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/tally")]
+struct TallyConfig {}
+
+/// Counts how often it was asked.
+struct Tally(AtomicUsize);
+
+impl Controller for Tally {
+    type Config = TallyConfig;
+    async fn construct(_: TallyConfig, _: &Context) -> Result<Self> {
+        Ok(Self(AtomicUsize::new(0)))
+    }
+    fn save(&self) -> Result<Option<State>> {
+        State::encode(1, &self.0.load(Ordering::Relaxed)).map(Some)
+    }
+    async fn restore(&self, state: State) -> Result<()> {
+        self.0.store(state.decode()?, Ordering::Relaxed);
+        Ok(())
+    }
+    fn routes(routes: &mut Routes<Self>) {
+        routes.add::<Words>(|this, _, values| {
+            values.add(format!("tally {}", this.0.fetch_add(1, Ordering::Relaxed) + 1));
+            Box::pin(std::future::ready(Ok(())))
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_swap_hands_the_state_of_controllers_over_whose_factories_the_generations_have_added() {
+    let bus = Bus::new();
+    let parents = |generation, adds| vec![Arc::new(Parents { generation, adds }) as Arc<dyn Factory>];
+    let grace = std::time::Duration::from_secs(20);
+    let sources = |id: &str| {
+        let found = bus.controllers().into_iter().filter(|found| found.info.id == id);
+        found.map(|found| found.source.0).collect::<Vec<_>>()
+    };
+    let tally_factories = || bus.factories().iter().filter(|found| found.info.id == "tally").count();
+    let ask = |number| {
+        let asked = bus.resolve(Words { number });
+        async move { soon(asked).await.unwrap().to_string() }
+    };
+    bus.add_factories(Source(1), parents(1, true));
+    bus.apply(ConfigSet::from_yaml("parent: { id: test/parent }\ntally: { id: test/tally }").unwrap()).await.unwrap();
+    assert_eq!((ask(1).await, ask(2).await), ("tally 1".into(), "tally 2".into()));
+
+    let staged = soon(bus.stage(Source(1), Source(2), parents(2, true), grace)).await.unwrap();
+    let mut standing = bus.request(Words { number: 3 }).unwrap();
+    assert_eq!(*soon(standing.value()).await.unwrap(), "tally 3", "the old one serves");
+    soon(soon(staged.commit(grace)).await.unwrap().drained()).await;
+    // Asked beside the old one, it had the state from before that.
+    assert_eq!(*soon(standing.value()).await.unwrap(), "tally 3");
+    assert_eq!((sources("parent"), sources("tally"), tally_factories()), (vec![2], vec![2], 1));
+    drop(standing);
+    assert_eq!(ask(4).await, "tally 4", "its state is the old one's last");
+
+    // One that is not committed leaves nothing.
+    drop(soon(bus.stage(Source(2), Source(3), parents(3, true), grace)).await.unwrap());
+    let mut changes = bus.changes();
+    while tally_factories() > 1 || bus.controllers().len() > 2 {
+        soon(changes.changed()).await.unwrap();
+    }
+    assert_eq!((sources("tally"), ask(5).await), (vec![2], "tally 5".to_owned()));
+
+    // Where the next one has none, the config waits.
+    let staged = soon(bus.stage(Source(2), Source(4), parents(4, false), grace)).await.unwrap();
+    soon(soon(staged.commit(grace)).await.unwrap().drained()).await;
+    assert_eq!(bus.config("tally").expect("it is there").state, RunState::Queued);
+    assert_eq!((sources("parent"), sources("tally"), tally_factories()), (vec![4], vec![], 0));
 }
 
 /// A controller that gets factories of [`Inside`] when somebody needs one.

@@ -34,7 +34,7 @@ impl Engine {
         let guard = ties.cancel.clone().drop_guard();
         let bytes = config.clone();
         let source = known.source;
-        let swap = known.swap;
+        let (swap, library) = (known.swap, known.library);
         let retry = self.life().configs.instances.get(&instance).and_then(|instance| instance.config.retry);
         let entry = move |controller: Arc<dyn AnyController>| {
             let controller = match swap {
@@ -43,6 +43,7 @@ impl Engine {
             };
             ControllerEntry::new(ties, known.info, source, controller)
                 .configured(instance, bytes, swap)
+                .of_library(library)
                 .retried(retry.unwrap_or_default())
         };
         let engine = Arc::clone(self);

@@ -191,7 +191,7 @@ impl Life {
         self.factories.add(to);
         let gone = self.factories.remove(from);
         self.leave(pairs.iter().map(|pair| &pair.old));
-        let others: Vec<_> = self.controllers.values().filter(|entry| entry.source == from).cloned().collect();
+        let others: Vec<_> = self.controllers.values().filter(|entry| entry.is_of(from)).cloned().collect();
         self.leave(&others);
         let mut changes = Changes::default();
         for pair in pairs {

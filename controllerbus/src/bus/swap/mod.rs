@@ -34,6 +34,7 @@ pub(super) const OUTLAST: Duration = Duration::from_secs(5);
 pub struct Staged {
     engine: Arc<Engine>,
     from: Source,
+    to: Source,
     factories: Vec<KnownFactory>,
     pairs: Vec<Pair>,
     /// Notified of changes of the controllers of both generations.
@@ -152,6 +153,7 @@ impl Engine {
         let mut staged = Staged {
             engine: Arc::clone(self),
             from,
+            to,
             factories: KnownFactory::of(to, factories),
             pairs: Vec::new(),
             activity: Arc::default(),

@@ -54,7 +54,7 @@ impl Staged {
             let Stop::Begun(stopping) = stop else { continue };
             let mut legacy = Legacy::of(old, stopping.before.clone());
             let old = Arc::clone(old);
-            let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
+            let Some((known, (instance, config))) = self.factory_of(&old).zip(old.configured.clone()) else {
                 continue;
             };
             let state = legacy.state_for(&known.info.config_id);
@@ -102,7 +102,7 @@ impl Staged {
         if !is_over || self.last_states.is_some() {
             return Err(error);
         }
-        let known = self.factory_of(old).cloned();
+        let known = self.factory_of(old);
         let claimed = known.and_then(|known| {
             let (instead, wanted) = self.engine.life().stage_config_instead(&self.engine, old, &known)?;
             Some((known, instead, wanted))

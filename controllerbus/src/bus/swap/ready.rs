@@ -47,7 +47,7 @@ impl Drop for StagedConfig {
 impl Life {
     /// The controllers of a source that configs ask for: the others get no successors.
     pub(super) fn serving(&self, source: Source) -> Vec<Arc<ControllerEntry>> {
-        let serves = |entry: &&Arc<ControllerEntry>| entry.source == source && entry.configured.is_some();
+        let serves = |entry: &&Arc<ControllerEntry>| entry.is_of(source) && entry.configured.is_some();
         self.controllers.values().filter(serves).cloned().collect()
     }
 
@@ -89,7 +89,7 @@ impl Staged {
     }
 
     /// Constructs a successor for each old controller that has none yet, and waits until all are ready. Configs may change
-    /// meanwhile, which removes old controllers and adds others.
+    /// meanwhile, which removes old controllers and adds others; and new controllers may add factories of others' successors.
     async fn prepare(&mut self) -> Result<()> {
         loop {
             let (serving, gone) = {
@@ -102,6 +102,7 @@ impl Staged {
                 (serving, gone)
             };
             roll_back(&self.engine, gone, &self.replacements, &self.activity);
+            self.look_again();
             let known: HashSet<u64> = self.pairs.iter().map(|pair| pair.old.id).collect();
             let missing: Vec<_> = serving.into_iter().filter(|entry| !known.contains(&entry.id)).collect();
             if missing.is_empty() {
@@ -112,9 +113,18 @@ impl Staged {
         }
     }
 
-    /// The factory of an old one's successor.
-    pub(super) fn factory_of(&self, old: &ControllerEntry) -> Option<&KnownFactory> {
-        self.factories.iter().find(|known| known.info.config_id == old.info.config_id)
+    /// The factory of an old one's successor: of the new generation, or added by its controllers.
+    pub(super) fn factory_of(&self, old: &ControllerEntry) -> Option<KnownFactory> {
+        let config_id = &old.info.config_id;
+        let own = self.factories.iter().find(|known| known.info.config_id == *config_id).cloned();
+        own.or_else(|| self.engine.life().factories.find_added_by(self.to, config_id).cloned())
+    }
+
+    /// Forgets the pairs of old ones for which the new generation's controllers have added a factory since.
+    fn look_again(&mut self) {
+        let pairs = std::mem::take(&mut self.pairs);
+        let is_late = |pair: &Pair| pair.new.is_none() && pair.is_beside() && self.factory_of(&pair.old).is_some();
+        self.pairs = pairs.into_iter().filter(|pair| !is_late(pair)).collect();
     }
 
     /// If an older generation comes back: the last state of an old controller's successor.
@@ -128,7 +138,7 @@ impl Staged {
         let runtime = self.engine.runtime()?;
         let (mut making, mut replaced) = (JoinSet::new(), HashMap::new());
         for old in old {
-            let Some((known, (instance, config))) = self.factory_of(&old).cloned().zip(old.configured.clone()) else {
+            let Some((known, (instance, config))) = self.factory_of(&old).zip(old.configured.clone()) else {
                 self.pairs.push(Pair::new(old, None, Stop::Beside));
                 continue;
             };
@@ -163,7 +173,7 @@ impl Staged {
         old: &Arc<ControllerEntry>,
         error: Error,
     ) -> Result<(Successor, Option<StagedConfig>)> {
-        let known = self.factory_of(old).cloned();
+        let known = self.factory_of(old);
         let claimed = known.and_then(|known| {
             let (instead, wanted) = self.engine.life().stage_config_instead(&self.engine, old, &known)?;
             Some((known, instead, wanted))

@@ -10,15 +10,16 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::GuestObject;
+use super::{GuestObject, factory};
 use crate::bus::{Backend, BusHandle, ControllerId, RawRunning, ResolverSnapshot, Source};
-use crate::controller::{AnyController, BoxFuture, Info};
+use crate::controller::factory::Factory;
+use crate::controller::{AnyController, BoxFuture, Info, SwapMode};
 use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawRequest, ValueId, ValueSink, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
-    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo, Failure,
-    GuestWaker, GuestWakerPtr, HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr, List,
-    ObjectPtr, Text, boxed,
+    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure, GuestWaker,
+    GuestWakerPtr, HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr, List, ObjectPtr,
+    Text, boxed,
 };
 use crate::plugin::contained::{Contained, contain};
 use crate::plugin::interface::Object;
@@ -35,6 +36,15 @@ pub(in crate::plugin) struct HostBus {
 impl HostBus {
     pub(in crate::plugin) fn new(host: Arc<HostPtr>, runtime: Handle) -> Self {
         Self { host, runtime }
+    }
+
+    pub(super) fn host(&self) -> &Arc<HostPtr> {
+        &self.host
+    }
+
+    /// The guest's own runtime.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 }
 
@@ -58,14 +68,7 @@ impl Backend for HostBus {
         _source: Source,
         retry: Retry,
     ) -> Result<Box<dyn RawRunning>> {
-        let told = FactoryInfo {
-            id: Text::from(info.id.as_str()),
-            version: Text::from(info.version.to_string().as_str()),
-            description: Text::from(info.description.as_str()),
-            config_id: Text::from(info.config_id.as_str()),
-            schema: Text::default(),
-            stop_first: false,
-        };
+        let told = factory::told(&info, "", SwapMode::Beside);
         let context =
             crate::Context::new(BusHandle::new(Arc::new(self.clone())), CancellationToken::new(), Arc::new(info));
         let object = GuestObject {
@@ -80,6 +83,25 @@ impl Backend for HostBus {
         let id = added.match_owned(Ok, |failure| Err(Error::from(failure)))?;
         let (host, runtime) = (Arc::clone(&self.host), self.runtime.clone());
         Ok(Box::new(RemoteRunning { host, id, runtime, exit: OnceLock::new() }))
+    }
+
+    fn add_factories(&self, factories: Vec<Arc<dyn Factory>>, _source: Source) -> Result<Box<dyn Send + Sync>> {
+        let mut objects = List::default();
+        factories.into_iter().for_each(|one| objects.push(boxed(factory::Object::new(one, self)).into()));
+        let number = self.host.add_factories(objects).match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        Ok(Box::new(RemoteFactories { host: Arc::clone(&self.host), number }))
+    }
+}
+
+/// Factories of this library that were added to the host's bus.
+struct RemoteFactories {
+    host: Arc<HostPtr>,
+    number: u64,
+}
+
+impl Drop for RemoteFactories {
+    fn drop(&mut self) {
+        self.host.remove_factories(self.number);
     }
 }
 

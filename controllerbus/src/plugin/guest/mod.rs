@@ -1,6 +1,7 @@
 //! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
 
 pub(super) mod bus;
+mod factory;
 #[cfg(target_os = "linux")]
 mod hooks;
 #[cfg(not(target_os = "linux"))]
@@ -25,16 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use super::abi::{
-    FactoryInfo, GuestController, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr, HostConstructedDyn,
-    HostConstructedPtr, HostDoneDyn, HostDonePtr, HostPtr, HostSavedDyn, HostSavedPtr, HostSinkPtr, HostSocketsPtr,
-    LastCall, List, SavedState, Text, boxed,
+    GuestController, GuestFactoryPtr, GuestPtr, GuestSide, GuestStart, GuestTask, GuestTaskPtr, HostDoneDyn,
+    HostDonePtr, HostPtr, HostSavedDyn, HostSavedPtr, HostSinkPtr, LastCall, List, SavedState, Text, boxed,
 };
 use super::contained::contain;
 pub use super::entry::{Entry, EntryCall};
-use crate::bus::{BusHandle, contained};
-use crate::controller::exclusive::Exclusive;
+use crate::bus::contained;
 use crate::controller::factory::Factory;
-use crate::controller::{AnyController, Context, State, SwapMode};
+use crate::controller::{AnyController, Context, State};
 use crate::directive::{DirectiveType, wire};
 use crate::error::ErrorKind;
 use crate::linked::{FACTORIES, FactoryEntry};
@@ -57,8 +56,7 @@ struct Guest {
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
     workers: usize,
-    host: Arc<HostPtr>,
-    bus: BusHandle,
+    bus: bus::HostBus,
     factories: Vec<Arc<dyn Factory>>,
 }
 
@@ -81,11 +79,10 @@ impl Guest {
             FACTORIES.iter().filter(|entry| only.is_none_or(|id| id == entry.id)).map(FactoryEntry::factory).collect();
         let handle = runtime.handle().clone();
         let guest = Self {
-            bus: BusHandle::new(Arc::new(bus::HostBus::new(Arc::clone(&host), handle.clone()))),
+            bus: bus::HostBus::new(host, handle.clone()),
             handle,
             runtime: Mutex::new(Some(runtime)),
             workers,
-            host,
             factories,
         };
         Ok(boxed(guest).into())
@@ -93,62 +90,12 @@ impl Guest {
 }
 
 impl GuestSide for Guest {
-    extern "C" fn factories(&self) -> List<FactoryInfo> {
+    extern "C" fn factories(&self) -> List<GuestFactoryPtr> {
         let mut out = List::default();
         for factory in &self.factories {
-            let info = factory.info();
-            out.push(FactoryInfo {
-                id: Text::from(info.id.as_str()),
-                version: Text::from(info.version.to_string().as_str()),
-                description: Text::from(info.description.as_str()),
-                config_id: Text::from(info.config_id.as_str()),
-                schema: Text::from(factory.schema().as_str()),
-                stop_first: factory.swap_mode() == SwapMode::StopFirst,
-            });
+            out.push(boxed(factory::Object::new(Arc::clone(factory), &self.bus)).into());
         }
         out
-    }
-
-    extern "C" fn construct(
-        &self,
-        factory: u32,
-        config: List<u8>,
-        sockets: HostSocketsPtr,
-        done: HostConstructedPtr,
-    ) -> GuestTaskPtr {
-        let sockets = Arc::new(sockets::RemoteSockets::new(sockets));
-        let cancel = CancellationToken::new();
-        let token = cancel.clone();
-        let handle = self.handle.clone();
-        let (bus, host) = (self.bus.clone(), Arc::clone(&self.host));
-        let factory = self.factories.get(factory as usize).cloned();
-        let config = config.as_ref().to_vec();
-        let span = factory.as_ref().map_or_else(Span::none, |factory| spans::call(&factory.info().id, None));
-        let constructing = async move {
-            let made = contained(async move {
-                let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
-                let context = Context::new(bus, token, Arc::new(factory.info())).with_sockets(sockets);
-                let swap = factory.swap_mode();
-                let controller = factory.construct(config, context.clone()).await?;
-                let controller = match swap {
-                    SwapMode::StopFirst => Arc::new(Exclusive::new(controller)),
-                    SwapMode::Beside => controller,
-                };
-                Ok(GuestObject {
-                    resolves: controller.resolves(),
-                    controller: Arc::new(Mutex::new(Some(controller))),
-                    context,
-                    host,
-                    handle,
-                })
-            })
-            .await;
-            done.done(match made {
-                Ok(object) => stabby::result::Result::Ok(boxed(object).into()),
-                Err(error) => stabby::result::Result::Err(error.into()),
-            });
-        };
-        spawn(&self.handle, cancel, constructing.instrument(span))
     }
 
     extern "C" fn ping(&self, done: HostDonePtr) -> GuestTaskPtr {

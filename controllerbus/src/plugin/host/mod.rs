@@ -17,8 +17,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::abi::{
-    FactoryInfo, GuestControllerDyn, GuestControllerPtr, GuestPtr, GuestSideDyn, GuestStart, GuestTaskDyn,
-    GuestTaskPtr, HostDonePtr, SavedState, Text, boxed,
+    FactoryInfo, GuestControllerDyn, GuestControllerPtr, GuestFactoryDyn, GuestFactoryPtr, GuestPtr, GuestSideDyn,
+    GuestStart, GuestTaskDyn, GuestTaskPtr, HostDonePtr, SavedState, Text, boxed,
 };
 use super::guest::{Entry, EntryCall};
 use super::lease::{Holder, Lease, Leases};
@@ -112,18 +112,8 @@ impl Connection {
 
     /// The guest's factories; each holds a lease.
     pub fn factories(&self) -> Vec<Arc<dyn Factory>> {
-        let infos = self.shared.guest.factories();
-        let made = infos.as_ref().iter().enumerate().map(|(index, info)| {
-            Arc::new(FactoryProxy {
-                info: read_info(info),
-                schema: info.schema.as_str().to_owned(),
-                swap: if info.stop_first { SwapMode::StopFirst } else { SwapMode::Beside },
-                index: index as u32,
-                shared: Arc::clone(&self.shared),
-                _lease: self.shared.leases.take(Holder::Factory),
-            }) as Arc<dyn Factory>
-        });
-        made.collect()
+        let Shared { guest, name, references, .. } = &*self.shared;
+        guest.factories().into_iter().map(|factory| FactoryProxy::of(factory, name, references)).collect()
     }
 
     /// Whether every worker of the guest's runtime still runs tasks: ends once each has run one of this call.
@@ -184,12 +174,30 @@ const ANSWER: Duration = Duration::from_millis(200);
 
 /// A factory of a guest. Fields drop in order: the lease goes last.
 struct FactoryProxy {
+    pointer: GuestFactoryPtr,
     info: Info,
     schema: String,
     swap: SwapMode,
-    index: u32,
-    shared: Arc<Shared>,
+    /// The generation, as it is named.
+    name: String,
+    references: objects::References,
     _lease: Lease,
+}
+
+impl FactoryProxy {
+    fn of(pointer: GuestFactoryPtr, name: &str, references: &objects::References) -> Arc<dyn Factory> {
+        let lease = references.leases().take(Holder::Factory);
+        let info = pointer.info();
+        Arc::new(Self {
+            pointer,
+            schema: info.schema.as_str().to_owned(),
+            swap: if info.stop_first { SwapMode::StopFirst } else { SwapMode::Beside },
+            info: read_info(&info),
+            name: name.to_owned(),
+            references: references.clone(),
+            _lease: lease,
+        })
+    }
 }
 
 impl Factory for FactoryProxy {
@@ -211,21 +219,21 @@ impl Factory for FactoryProxy {
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let lease = self.shared.leases.take(Holder::Call);
+            let lease = self.references.leases().take(Holder::Call);
             let (done, made) = oneshot::channel();
             let done = boxed(objects::Told::by(done)).into();
             let sockets = Arc::clone(context.sockets());
-            let sockets = boxed(sockets::SocketsObject::new(sockets, Arc::clone(&self.shared.leases))).into();
-            let task = self.shared.guest.construct(self.index, config.as_slice().into(), sockets, done);
+            let sockets = boxed(sockets::SocketsObject::new(sockets, Arc::clone(self.references.leases()))).into();
+            let task = self.pointer.construct(config.as_slice().into(), sockets, done);
             let call = Call { task, _lease: lease };
             let pointer = tokio::select! {
-                made = made => made.map_err(|_| dropped(&self.shared.name))??,
+                made = made => made.map_err(|_| dropped(&self.name))??,
                 () = context.cancelled() => {
                     return Err(Error::new(ErrorKind::Closed, "cancelled while it was being constructed"));
                 }
             };
             drop(call);
-            let proxy = ControllerProxy::new(pointer, self.shared.name.clone(), self.shared.references.clone());
+            let proxy = ControllerProxy::new(pointer, self.name.clone(), self.references.clone());
             Ok(Arc::new(proxy) as Arc<dyn AnyController>)
         })
     }

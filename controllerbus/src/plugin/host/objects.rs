@@ -10,15 +10,16 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::trace::Traces;
-use super::{ControllerProxy, read_info};
+use super::{ControllerProxy, FactoryProxy, read_info};
 use crate::bus::{BusHandle, RawRunning, Source};
 use crate::controller::{BoxFuture, State};
 use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink, confined, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
     EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo, Failure,
-    GuestControllerPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest, HostRequestPtr,
-    HostSaved, HostSide, HostSink, List, ObjectPtr, Outcome, PolledEvent, SavedState, Text, TraceRecord, boxed,
+    GuestControllerPtr, GuestFactoryPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest,
+    HostRequestPtr, HostSaved, HostSide, HostSink, List, ObjectPtr, Outcome, PolledEvent, SavedState, Text,
+    TraceRecord, boxed,
 };
 use crate::plugin::contained::{Contained, contain};
 use crate::plugin::interface::Object;
@@ -42,6 +43,7 @@ pub(super) struct HostObject {
     source: Source,
     traces: Contained<Traces>,
     added: Contained<Mutex<HashMap<u64, Arc<Added>>>>,
+    factories: Contained<Kept<Box<dyn Send + Sync>>>,
 }
 
 /// A controller that the guest has added. Of each of these, one task of the guest's asks, so that nobody waits for its lock.
@@ -90,12 +92,13 @@ impl<T: Clone> Later<T> {
 pub(super) struct References {
     runtime: Handle,
     leases: Arc<Leases>,
-    referred: Arc<Contained<Referred>>,
+    /// Those that it has asked for and not yet fetched.
+    referred: Arc<Contained<Kept<Box<dyn RawRequest>>>>,
 }
 
 impl References {
     pub(super) fn new(runtime: Handle, leases: Arc<Leases>) -> Self {
-        Self { runtime, leases, referred: Arc::new(Contained::new(Referred::default())) }
+        Self { runtime, leases, referred: Arc::new(Contained::new(Kept::default())) }
     }
 
     pub(super) fn leases(&self) -> &Arc<Leases> {
@@ -111,7 +114,8 @@ impl HostObject {
     pub(super) fn new(bus: BusHandle, references: References, plugin: String, generation: u64) -> Self {
         let (name, source) = (format!("{plugin}#{generation}"), Source(generation));
         let traces = Contained::new(Traces::new(plugin, generation));
-        Self { bus, references, name, source, traces, added: Contained::new(Mutex::default()) }
+        let (added, factories) = (Contained::new(Mutex::default()), Contained::new(Kept::default()));
+        Self { bus, references, name, source, traces, added, factories }
     }
 
     fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
@@ -205,6 +209,20 @@ impl HostSide for HostObject {
             drop(gone);
         });
     }
+    extern "C" fn add_factories(&self, factories: List<GuestFactoryPtr>) -> stabby::result::Result<u64, Failure> {
+        answered(|| {
+            let _runtime = self.references.runtime.enter();
+            let proxies = factories.into_iter().map(|factory| FactoryProxy::of(factory, &self.name, &self.references));
+            Ok(self.factories.keep(self.bus.backend().add_factories(proxies.collect(), self.source)?))
+        })
+        .into()
+    }
+    extern "C" fn remove_factories(&self, number: u64) {
+        guard((), || {
+            let _runtime = self.references.runtime.enter();
+            drop(self.factories.take(number));
+        });
+    }
     extern "C" fn trace_level(&self) -> u8 {
         guard(0, level::listened)
     }
@@ -240,21 +258,26 @@ struct RequestObject {
     references: References,
 }
 
-/// References that a guest has asked for and not yet fetched.
-#[derive(Default)]
-struct Referred {
+/// What is kept for a guest, under numbers.
+struct Kept<T> {
     next: AtomicU64,
-    kept: Mutex<HashMap<u64, Box<dyn RawRequest>>>,
+    kept: Mutex<HashMap<u64, T>>,
 }
 
-impl Referred {
-    fn keep(&self, raw: Box<dyn RawRequest>) -> u64 {
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(0), kept: Mutex::default() }
+    }
+}
+
+impl<T> Kept<T> {
+    fn keep(&self, one: T) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(number, raw);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(number, one);
         number
     }
 
-    fn take(&self, number: u64) -> Option<Box<dyn RawRequest>> {
+    fn take(&self, number: u64) -> Option<T> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
     }
 }
