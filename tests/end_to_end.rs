@@ -96,6 +96,7 @@ async fn a_plugin_that_used_sockets_threads_locals_and_stdout_is_unmapped() {
     ask(&bus, "thread-local").await.expect("an answer");
     assert_eq!(ask(&bus, "bus").await.expect("an answer"), "all of it");
     assert_eq!(ask(&bus, "references").await.expect("an answer"), "all of it");
+    assert_eq!(ask(&bus, "factories").await.expect("an answer"), "all of it");
 
     // `save` runs on a thread of the host's, where a thread-local with a destructor must not pin the library.
     let file = work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX));

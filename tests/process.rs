@@ -138,6 +138,8 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     assert_eq!(host.act("large 1048576").await.len(), 1 << 20);
     assert_eq!(host.act("executed").await, "1");
     assert_eq!(host.act("bus").await, "all of it");
+    assert_eq!(host.act("references").await, "all of it");
+    assert_eq!(host.act("factories").await, "all of it");
 
     // Values come, go and stay; idle comes after them.
     let many = host.bus.resolve_all(a_request("many 1000")).await.expect("values");
@@ -206,6 +208,60 @@ async fn a_plugin_in_its_own_process_can_do_what_it_can_in_the_hosts() {
     assert_eq!(report.unmapped, Some(true));
     assert!(!runs(pid));
     host.runtime.shutdown().await;
+}
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "probe/ask-extra", value = String)]
+struct AskExtra {
+    nonce: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_factory_that_a_plugin_adds_is_its_generations_and_a_swap_keeps_the_state_of_its_controllers() {
+    let config =
+        "hazard:\n  id: hazard\n  config: { mode: adds }\nextra:\n  id: probe/extra\n  config: { word: extra }\n";
+    for isolation in [Isolation::None, Isolation::Process] {
+        let host = Host::with(isolation, quick(), config).await;
+        let ask = || async {
+            let mut request = host.bus.request(AskExtra { nonce: nonce() }).expect("a request");
+            // What a crash does to an answer is tried again.
+            let answer = async {
+                loop {
+                    if let Ok(answer) = request.value().await {
+                        break answer.to_string();
+                    }
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), answer).await.expect("an answer within 20 s")
+        };
+        assert_eq!((ask().await, ask().await), ("extra 1".into(), "extra 2".into()));
+        let report = host.runtime.load_file(hazard().await).await.expect("a swap");
+        assert_eq!(ask().await, "extra 3", "{isolation:?}");
+        let sources = || {
+            let mut found: Vec<_> = host.bus.controllers().into_iter().map(|found| found.source).collect();
+            found.dedup();
+            found
+        };
+        until("all are of the new generation", || sources() == [Source(report.to)]).await;
+        until("the old one is unloaded", || {
+            let generations = host.runtime.generations();
+            let old = generations.iter().find(|found| Some(found.generation) == report.from);
+            old.is_none_or(|old| old.state == GenerationState::Unloaded)
+        })
+        .await;
+        if let Some(pid) = host.pid() {
+            let killed = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+            rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
+            until("its controllers are gone", || sources().len() != 1 || host.pid() != Some(pid)).await;
+            assert_eq!(ask().await, "extra 1", "the next process has added it again");
+        }
+        let report = host.runtime.unload("hazard").await.expect("unloading");
+        assert_eq!(report.unmapped, Some(true));
+        let state = host.bus.config("extra").map(|found| found.state);
+        assert_eq!(state, Some(controllerbus::bus::RunState::Queued));
+        assert!(host.bus.factories().iter().all(|found| found.info.id != "probe/extra"));
+        host.runtime.shutdown().await;
+    }
 }
 
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -670,6 +726,7 @@ async fn a_plugin_asks_answers_starts_and_applies_what_it_may_and_nothing_else_w
             "apply host/answers",
             "look-up host/answers",
             "load hot-runtime/plugin",
+            "add-factory",
         ];
         for what in refused {
             let error = act(&host.bus, what).await.expect_err(what).to_string();
@@ -681,7 +738,7 @@ async fn a_plugin_asks_answers_starts_and_applies_what_it_may_and_nothing_else_w
 
         // More, while it runs: it is swapped.
         let more = format!(
-            "{{ answer: [{own}], ask: [host/ask], load_controllers: [\"*\"], apply_configs: [host/answers], see_others: true }}"
+            "{{ answer: [{own}], ask: [host/ask], load_controllers: [\"*\"], apply_configs: [host/answers], add_factories: [probe/extra], see_others: true }}"
         );
         let before = serving.generation;
         host.bus.apply(only(&more, isolation)).await.expect("applying");
@@ -694,6 +751,7 @@ async fn a_plugin_asks_answers_starts_and_applies_what_it_may_and_nothing_else_w
         assert_eq!(host.act("look-up host/answers").await, "host/answers");
         assert_eq!(host.act("load host/answers").await, "host/answers");
         assert_eq!(host.act("apply host/answers").await, "applied");
+        assert_eq!(host.act("add-factory").await, "added");
         for what in ["load hot-runtime/plugin", "apply hot-runtime/plugin", "apply controllerbus/bus/api"] {
             let error = act(&host.bus, what).await.expect_err(what).to_string();
             assert!(error.contains("may not"), "{isolation}, {what}: {error}");
@@ -828,7 +886,31 @@ async fn two_hundred_kills_under_load_leave_no_request_hanging_and_nothing_behin
 #[derive(Default)]
 struct Logged {
     events: std::sync::Mutex<Vec<String>>,
-    spans: std::sync::Mutex<Vec<String>>,
+    spans: std::sync::Mutex<Vec<Opened>>,
+}
+
+/// A span's fields, with its parent.
+struct Opened {
+    fields: String,
+    parent: Option<u64>,
+    metadata: &'static tracing_core::Metadata<'static>,
+}
+
+thread_local! {
+    static ENTERED: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl Logged {
+    /// The fields of a span and of those that it is in.
+    fn around(&self, span: Option<u64>) -> String {
+        let (mut text, mut next) = (String::new(), span);
+        let spans = self.spans.lock().expect("the list");
+        while let Some(Opened { fields, parent, .. }) = next.and_then(|id| spans.get(id as usize - 1)) {
+            text += &format!(" in {fields}");
+            next = *parent;
+        }
+        text
+    }
 }
 
 struct Fields(String);
@@ -841,13 +923,15 @@ impl tracing_core::field::Visit for Fields {
 
 impl tracing_core::Subscriber for &'static Logged {
     fn enabled(&self, metadata: &tracing_core::Metadata<'_>) -> bool {
-        metadata.target() == "controllerbus::guest"
+        ["controllerbus::guest", "controllerbus::run"].contains(&metadata.target())
     }
     fn new_span(&self, span: &tracing_core::span::Attributes<'_>) -> tracing_core::span::Id {
         let mut fields = Fields(String::new());
         span.record(&mut fields);
+        let entered = || ENTERED.with_borrow(|entered| entered.last().copied()).filter(|_| span.is_contextual());
+        let parent = span.parent().map(tracing_core::span::Id::into_u64).or_else(entered);
         let mut spans = self.spans.lock().expect("the list");
-        spans.push(fields.0);
+        spans.push(Opened { fields: fields.0, parent, metadata: span.metadata() });
         tracing_core::span::Id::from_u64(spans.len() as u64)
     }
     fn record(&self, _: &tracing_core::span::Id, _: &tracing_core::span::Record<'_>) {}
@@ -855,11 +939,22 @@ impl tracing_core::Subscriber for &'static Logged {
     fn event(&self, event: &tracing_core::Event<'_>) {
         let mut fields = Fields(format!("{} ", event.metadata().level()));
         event.record(&mut fields);
-        let span = event.parent().map(|id| self.spans.lock().expect("the list")[id.into_u64() as usize - 1].clone());
-        self.events.lock().expect("the list").push(format!("{} in {span:?}", fields.0));
+        let around = self.around(event.parent().map(tracing_core::span::Id::into_u64));
+        self.events.lock().expect("the list").push(format!("{}{around}", fields.0));
     }
-    fn enter(&self, _: &tracing_core::span::Id) {}
-    fn exit(&self, _: &tracing_core::span::Id) {}
+    fn enter(&self, span: &tracing_core::span::Id) {
+        ENTERED.with_borrow_mut(|entered| entered.push(span.into_u64()));
+    }
+    fn exit(&self, span: &tracing_core::span::Id) {
+        ENTERED.with_borrow_mut(|entered| entered.retain(|known| *known != span.into_u64()));
+    }
+    fn current_span(&self) -> tracing_core::span::Current {
+        let Some(span) = ENTERED.with_borrow(|entered| entered.last().copied()) else {
+            return tracing_core::span::Current::none();
+        };
+        let metadata = self.spans.lock().expect("the list")[span as usize - 1].metadata;
+        tracing_core::span::Current::new(tracing_core::span::Id::from_u64(span), metadata)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -885,6 +980,9 @@ async fn what_a_process_logs_reaches_the_hosts_subscriber_with_its_plugin_genera
         "hello",
         "name=\"hazards\"",
         "number=7",
+        // Of the resolver, as the plugin knows it, and of its controller, as the bus does.
+        "directive=\"hazard/do\"",
+        "controller=\"hazard\";config_key=\"hazard\";",
     ];
     for part in expected {
         assert!(event.contains(part), "`{part}` is not in {event}");

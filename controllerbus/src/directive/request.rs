@@ -161,10 +161,11 @@ impl<D: Directive> Request<D> {
         self.idle
     }
 
-    /// Who answers the directive, how far each is, and how many values each has added.
+    /// Who answers the directive, how far each is, and how many values each has added. In a plugin that runs in a process of its
+    /// own, the thread waits until the host has answered.
     ///
     /// # Errors
-    /// Where that is not known: in a plugin that runs in a process of its own.
+    /// Where that is not known: in such a process, when the host has not answered, or the directive is gone.
     pub fn resolvers(&self) -> Result<Vec<ResolverSnapshot>, BusError> {
         Ok(self.raw.resolvers()?)
     }

@@ -144,7 +144,7 @@ fn stays(name: &str) -> Error {
 }
 
 fn not_here(what: &str) -> Error {
-    Error::msg(format!("in a process of its own, a plugin's resolver cannot {what}"))
+    Error::msg(format!("from here, a resolver cannot {what}"))
 }
 
 /// Where a resolver's values go. Implemented by the bus and by the guest's side of the boundary.
@@ -172,14 +172,14 @@ pub trait ValueSink: Send + Sync {
     /// A weak reference to the directive.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] when the directive or the resolver is gone; or that there is none in this process.
+    /// [`ErrorKind::Closed`] when the directive or the resolver is gone; or that it cannot be referred to from here.
     fn reference(&self) -> Result<Box<dyn RawRequest>> {
         Err(not_here("refer to the directive that it answers"))
     }
     /// Ends the directive, unless it is referred to and that counts. False if it goes on.
     ///
     /// # Errors
-    /// That it cannot be ended from this process.
+    /// That it cannot be ended from here.
     fn close(&self, _even_if_referred: bool) -> Result<bool> {
         Err(not_here("end the directive that it answers"))
     }
@@ -340,24 +340,27 @@ impl<V: Send + Sync + 'static> Values<V> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] when the directive is gone. In a plugin that runs in a process of its own there is none.
+    /// [`ErrorKind::Closed`] when the directive is gone; in a plugin that runs in a process of its own that is what the request
+    /// says first.
     pub fn directive<D: Directive<Value = V>>(&self) -> Result<Request<D>> {
         Ok(Request::new(self.sink.reference()?))
     }
 
-    /// How many values stand, from all resolvers of the directive.
+    /// How many values stand, from all resolvers of the directive. In a plugin that runs in a process of its own, the thread waits
+    /// until the host has answered.
     ///
     /// # Errors
-    /// As [`Values::directive`].
+    /// [`ErrorKind::Closed`] when the directive is gone.
     pub fn count(&self) -> Result<usize> {
         Ok(self.sink.reference()?.resolvers()?.iter().map(|resolver| resolver.values).sum())
     }
 
     /// Ends the directive for everybody: its requests read an end. For what cannot be true any more, such as a link that the
-    /// other side has closed. False if it has ended already.
+    /// other side has closed. False if it has ended already. In a plugin that runs in a process of its own, the thread waits until
+    /// the host has answered.
     ///
     /// # Errors
-    /// In a plugin that runs in a process of its own, that it cannot.
+    /// In such a process, that the host has not answered.
     pub fn close(&self) -> Result<bool> {
         self.sink.close(true)
     }

@@ -5,15 +5,17 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, SetOnce};
+use tokio::sync::{Notify, Semaphore, SetOnce};
 use tokio::task::AbortHandle;
 
 use super::message::EVENT_CREDIT;
-use super::sink::WireSink;
-use super::{Endpoint, Message, Post, lock};
+use super::sink::{Sends, WireSink};
+use super::{Endpoint, Message, Post, Receiving, lock};
 use crate::bus::contained;
 use crate::controller::AnyController;
-use crate::directive::{AnyDirective, AnyValue, DirectiveType, OpaqueDirective, RawEvent, RawRequest, ValueSink};
+use crate::directive::{
+    AnyDirective, AnyValue, DirectiveType, OpaqueDirective, RawEvent, RawRequest, ValueSink, confined,
+};
 use crate::error::ErrorKind;
 use crate::{BusError, Error, Result};
 
@@ -29,6 +31,8 @@ pub(super) enum Answer<P> {
     },
     /// By a controller.
     Resolver { task: AbortHandle, sink: Arc<WireSink<P>> },
+    /// A controller, or factories, of the other end, which are on the bus for as long as the task is there.
+    Added { task: AbortHandle, remove: Arc<Notify> },
 }
 
 pub(super) type Raw = Mutex<Box<dyn RawRequest>>;
@@ -40,6 +44,7 @@ impl<P> Answer<P> {
             // While it is being added it is left alone, for those that refer to it.
             Self::Bus { task, raw, .. } if raw.initialized() => task.abort(),
             Self::Bus { .. } => {}
+            Self::Added { task, .. } => task.abort(),
             Self::Resolver { task, sink } => {
                 sink.cancel();
                 task.abort();
@@ -55,11 +60,16 @@ fn released() -> Error {
 impl<P: Post> Endpoint<P> {
     /// Adds a directive for the other end. If that fails, the error is its first event.
     pub(super) fn ask(self: &Arc<Self>, ask: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
-        let Some(bus) = self.offers.bus() else {
-            return self.refuse(ask, Error::new(ErrorKind::NotFound, "this end of the connection offers no bus"));
+        let bus = match self.bus_of_offers() {
+            Ok(bus) => bus,
+            Err(error) => return self.refuse(ask, error),
         };
         let (directive, bytes, facts) = (directive.to_owned(), bytes.to_vec(), facts.to_vec());
-        let add = async move { Ok(bus.raw(DirectiveType::decode_with(&directive, &bytes, &facts)?)?) };
+        let library = self.offers.library();
+        let add = async move {
+            let directive = DirectiveType::decode_with(&directive, &bytes, &facts)?;
+            Ok(bus.raw(confined(directive, library))?)
+        };
         self.answer_by_bus(ask, None, add);
     }
 
@@ -83,6 +93,52 @@ impl<P: Post> Endpoint<P> {
                 None => Err(released()),
             }
         });
+    }
+
+    /// Adds a reference to the directive that this end has asked the other one to resolve.
+    pub(super) fn refer_back(self: &Arc<Self>, ask: u64, to: u64) {
+        let made = match self.receiving(to) {
+            Some(Receiving::Values(inflow)) => inflow.sink.reference(),
+            _ => Err(released()),
+        };
+        self.answer_by_bus(ask, Some(made), std::future::ready(Err(released())));
+    }
+
+    /// Says who answers the directive of an ask, once that was added.
+    pub(super) fn resolvers(self: &Arc<Self>, ask: u64, of: u64) {
+        let known = match lock(&self.answers).get(&of) {
+            Some(Answer::Bus { raw, .. }) => Some(Arc::clone(raw)),
+            _ => None,
+        };
+        let this = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            let found = contained(async {
+                let known = known.ok_or_else(released)?;
+                let raw = known.wait().await.as_ref().ok_or_else(released)?;
+                lock(raw).resolvers()
+            });
+            match found.await {
+                Ok(resolvers) => this.answer(ask, &resolvers),
+                Err(error) => this.tell(ask, &Message::Failed { ask, error }),
+            }
+        }));
+    }
+
+    /// Ends the directive that this end has asked the other one to resolve.
+    pub(super) fn close_directive(self: &Arc<Self>, ask: u64, to: u64, even_if_referred: bool) {
+        let asked = match self.receiving(to) {
+            Some(Receiving::Values(inflow)) => Some(inflow),
+            _ => None,
+        };
+        let this = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            // One that is not asked any more has ended already.
+            let close = async { asked.map_or(Ok(false), |asked| asked.sink.close(even_if_referred)) };
+            match contained(close).await {
+                Ok(closed) => this.answer(ask, &closed),
+                Err(error) => this.tell(ask, &Message::Failed { ask, error }),
+            }
+        }));
     }
 
     fn answer_by_bus(
@@ -143,7 +199,7 @@ impl<P: Post> Endpoint<P> {
         before.into_iter().for_each(Answer::release);
     }
 
-    fn too_many(&self) -> Error {
+    pub(super) fn too_many(&self) -> Error {
         let what = format!("{} has {} requests open, which is its limit", self.limits.name, self.limits.asks);
         Error::new(ErrorKind::Invalid, what)
     }
@@ -202,11 +258,11 @@ impl<P: Post> Endpoint<P> {
         controller: u64,
         directive: &str,
         bytes: &[u8],
-        answered: bool,
+        sends: Sends,
     ) {
         let found = self.offers.controller(controller);
         let directive = OpaqueDirective::new(directive, bytes.to_vec());
-        let sink = Arc::new(WireSink::new(Arc::clone(self), ask, answered));
+        let sink = Arc::new(WireSink::new(Arc::clone(self), ask, sends));
         let (this, target, own) = (Arc::clone(self), Arc::clone(&sink), Arc::clone(&sink));
         let mut answers = lock(&self.answers);
         if self.cut.initialized() {

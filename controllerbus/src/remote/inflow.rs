@@ -54,13 +54,13 @@ impl<P: Post> Endpoint<P> {
         sink: Arc<dyn ValueSink>,
     ) -> Result<Option<Asked<P>>> {
         let bytes = directive.encode()?;
-        let answered = directive.options().hard_cap;
+        let (answered, local) = (directive.options().hard_cap, directive.confined_to().is_some());
         let (done, ended) = oneshot::channel();
         let state = State { values: HashMap::new(), done: Some(done), released: false };
         let inflow = Arc::new(Inflow { sink, answered, state: Mutex::new(state) });
         let ask = self.open(Receiving::Values(Arc::clone(&inflow)));
         let asked = Asked { endpoint: Arc::clone(self), ask, inflow };
-        let message = Message::Resolve { ask, controller, directive: directive.id(), bytes: &bytes, answered };
+        let message = Message::Resolve { ask, controller, directive: directive.id(), bytes: &bytes, answered, local };
         if let Err(error) = self.post.send(&message).await {
             // Why it is closed is known a moment later.
             return Err(if error.kind() == ErrorKind::Closed { self.cut.wait().await.clone() } else { error });

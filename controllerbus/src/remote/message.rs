@@ -35,6 +35,62 @@ pub enum Message<'a> {
         /// Whether the reference keeps the directive standing.
         strong: bool,
     },
+    /// Adds a weak reference to the directive that the other end has asked one of this end's controllers to resolve. Answered
+    /// as [`Message::Ask`] is.
+    ReferBack {
+        /// The ask's number.
+        ask: u64,
+        /// The other end's ask.
+        to: u64,
+    },
+    /// Asks who answers the directive of an earlier ask. Answered by [`Message::Answered`], with a list of
+    /// [`ResolverSnapshot`](crate::bus::ResolverSnapshot)s.
+    Resolvers {
+        /// The ask's number.
+        ask: u64,
+        /// The number of the earlier one.
+        of: u64,
+    },
+    /// Ends the directive that the other end has asked one of this end's controllers to resolve. Answered by
+    /// [`Message::Answered`], with whether it has ended by this.
+    Close {
+        /// The ask's number.
+        ask: u64,
+        /// The other end's ask.
+        to: u64,
+        /// Whether it ends even if there is a strong reference to it.
+        even_if_referred: bool,
+    },
+    /// Adds one of this end's controllers to the other end's bus, until it is released. Answered by [`Message::Answered`] with
+    /// its id there, and, when its execution has ended for good, by [`Message::Done`] or [`Message::Failed`].
+    AddController {
+        /// The ask's number.
+        ask: u64,
+        /// A [`RemoteController`](super::RemoteController), encoded.
+        #[serde(serialize_with = "as_bytes")]
+        about: &'a [u8],
+    },
+    /// Removes the controller that was added. Answered by [`Message::End`] once it has ended, or its limits have passed.
+    Remove {
+        /// The number of the ask that has added it.
+        ask: u64,
+    },
+    /// Adds factories of this end to the other end's bus, until they are released. Answered by [`Message::Answered`].
+    AddFactories {
+        /// The ask's number.
+        ask: u64,
+        /// A list of [`RemoteFactory`](super::RemoteFactory)s, encoded.
+        #[serde(serialize_with = "as_bytes")]
+        about: &'a [u8],
+    },
+    /// The answer to an ask that has one.
+    Answered {
+        /// The ask's number.
+        ask: u64,
+        /// What it says, encoded.
+        #[serde(serialize_with = "as_bytes")]
+        bytes: &'a [u8],
+    },
     /// Events were read.
     Credit {
         /// The ask's number.
@@ -56,6 +112,9 @@ pub enum Message<'a> {
         bytes: &'a [u8],
         /// Whether each value is answered by [`Message::Accepted`], because the directive may reject some.
         answered: bool,
+        /// Whether the directive is [local](crate::Directive::LOCAL) to the other end's library. Its values stay there, and
+        /// what crosses says which they are.
+        local: bool,
     },
     /// Whether a value was accepted.
     Accepted {

@@ -16,6 +16,9 @@
 //!                            └─────────── Added, .. <──
 //!
 //!   dropping either ──────────────────── Release ─────> the reference, or the resolver and its values, are dropped
+//!
+//!   BusHandle::add_controller ────────── AddController > a task, which keeps the controller's proxy on the bus
+//!   BusHandle::add_factories               ..            (this thread waits for the answer)
 //! ```
 //!
 //! Both ends have the same type, and each may do both.
@@ -31,8 +34,11 @@
 //!   (But for a reference's own lock, which only what forwards its events takes, and who refers to it.)
 //! * **What a user's type does, its encoding, decoding and destructor, is contained**: a panic there is the error of who asked.
 //! * **[`Endpoint::handle`] does not wait.** What may take time runs in a task, and so a slow controller delays no other ask.
+//! * **A local directive's value stays at the end that makes it.** What crosses says which one it is; who reads it there gets the
+//!   value itself, if it still stands.
 //! * Values wait nowhere in here: an event is posted when its reader has credit and the carrier has room.
 
+mod adding;
 mod answering;
 mod asking;
 mod inflow;
@@ -43,19 +49,25 @@ mod sink;
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, SetOnce};
 
+use adding::{Added, Reply};
+pub use adding::{RemoteController, RemoteFactory};
 use answering::Answer;
 use asking::EventQueue;
 pub use inflow::Asked;
 use inflow::Inflow;
 pub use message::Message;
 pub(crate) use removals::Removals;
+use sink::Sends;
 
-use crate::controller::AnyController;
+use crate::bus::Source;
+use crate::controller::factory::Factory;
+use crate::controller::{AnyController, Info};
 use crate::directive::{AnyValue, RawEvent, ValueId, superseded};
 use crate::error::ErrorKind;
 use crate::{BusHandle, Error, Result};
@@ -111,6 +123,58 @@ pub trait Offers: Send + Sync + 'static {
         let _ = number;
         None
     }
+
+    /// The library whose code the other end runs: its local directives, and what it adds to the bus, are that one's.
+    fn library(&self) -> Source {
+        Source::STATIC
+    }
+
+    /// A controller at the other end, for this end's bus.
+    ///
+    /// # Errors
+    /// That controllers of the other end cannot be called.
+    fn controller_proxy(&self, there: &RemoteController) -> Result<Arc<dyn AnyController>> {
+        Err(not_called(&there.info))
+    }
+
+    /// A factory at the other end, for this end's bus.
+    ///
+    /// # Errors
+    /// That factories of the other end cannot be called.
+    fn factory_proxy(&self, there: &RemoteFactory) -> Result<Arc<dyn Factory>> {
+        Err(not_called(&there.info))
+    }
+
+    /// Has a number for a controller of this end, by which the other end calls it, until that forgets it.
+    ///
+    /// # Errors
+    /// That the other end cannot call this one's controllers.
+    fn register_controller(&self, controller: Arc<dyn AnyController>, info: &Info) -> Result<u64> {
+        drop(controller);
+        Err(not_called(info))
+    }
+
+    /// Forgets a controller that the other end has refused.
+    fn forget_controller(&self, number: u64) {
+        let _ = number;
+    }
+
+    /// Has a number for a factory of this end, by which the other end calls it, until it is forgotten.
+    ///
+    /// # Errors
+    /// That the other end cannot call this one's factories.
+    fn register_factory(&self, factory: Arc<dyn Factory>) -> Result<u64> {
+        Err(not_called(&factory.info()))
+    }
+
+    /// Forgets a factory.
+    fn forget_factory(&self, number: u64) {
+        let _ = number;
+    }
+}
+
+fn not_called(info: &Info) -> Error {
+    Error::msg(format!("`{}` cannot be called over this connection", info.id)).permanent()
 }
 
 impl Offers for BusHandle {
@@ -157,6 +221,8 @@ pub struct Endpoint<P> {
     limits: EndpointLimits,
     /// The number of the next ask.
     next: AtomicU64,
+    /// Which end this is, by chance: no other one has the same.
+    own: u64,
     /// What this end has asked.
     asks: Mutex<HashMap<u64, Receiving>>,
     /// What the other end has asked.
@@ -186,6 +252,10 @@ enum Receiving {
     Events(Arc<EventQueue>),
     /// Values, for a sink.
     Values(Arc<Inflow>),
+    /// One answer, for a thread that waits for it.
+    Reply(Reply),
+    /// What becomes of a controller that was added there.
+    Added(Arc<Added>),
 }
 
 impl Receiving {
@@ -196,6 +266,8 @@ impl Receiving {
                 queue.end();
             }
             Self::Values(inflow) => inflow.done(Err(why)),
+            Self::Reply(reply) => drop(reply.try_send(Err(why))),
+            Self::Added(added) => added.fail(why),
         }
     }
 }
@@ -212,6 +284,7 @@ impl<P: Post> Endpoint<P> {
             offers: Box::new(offers),
             limits,
             next: AtomicU64::new(1),
+            own: RandomState::new().hash_one(0),
             asks: Mutex::default(),
             answers: Mutex::default(),
             standing: AtomicU64::new(0),
@@ -225,9 +298,20 @@ impl<P: Post> Endpoint<P> {
         match message {
             Message::Ask { ask, directive, bytes, facts } => self.ask(ask, directive, bytes, facts),
             Message::Refer { ask, to, strong } => self.refer(ask, to, strong),
+            Message::ReferBack { ask, to } => self.refer_back(ask, to),
+            Message::Resolvers { ask, of } => self.resolvers(ask, of),
+            Message::Close { ask, to, even_if_referred } => self.close_directive(ask, to, even_if_referred),
+            Message::AddController { ask, about } => self.add_controller(ask, about),
+            Message::AddFactories { ask, about } => self.add_factories(ask, about),
+            Message::Remove { ask } => self.remove_added(ask),
+            Message::Answered { ask, bytes } => match self.receiving(ask) {
+                Some(Receiving::Reply(reply)) => drop(reply.try_send(Ok(bytes.to_vec()))),
+                Some(Receiving::Added(added)) => added.answer(bytes),
+                _ => {}
+            },
             Message::Credit { ask, events } => self.credit(ask, events),
-            Message::Resolve { ask, controller, directive, bytes, answered } => {
-                self.start_resolver(ask, controller, directive, bytes, answered);
+            Message::Resolve { ask, controller, directive, bytes, answered, local } => {
+                self.start_resolver(ask, controller, directive, bytes, Sends { answered, local });
             }
             Message::Accepted { ask, value, yes } => self.accepted(ask, value, yes),
             Message::Release { ask } => {
@@ -241,29 +325,32 @@ impl<P: Post> Endpoint<P> {
                     queue.push(RawEvent::Added(ValueId(value), AnyValue::encoded(bytes)));
                 }
                 Some(Receiving::Values(inflow)) => self.add(ask, &inflow, (value, replaces), bytes),
-                None => {}
+                _ => {}
             },
             Message::Removed { ask, value } => match self.receiving(ask) {
                 Some(Receiving::Events(queue)) => queue.push(RawEvent::Removed(ValueId(value))),
                 Some(Receiving::Values(inflow)) => self.remove(&inflow, value),
-                None => {}
+                _ => {}
             },
             Message::Idle { ask } => self.idle(ask, true),
             Message::Busy { ask } => self.idle(ask, false),
             Message::Failed { ask, error } => match self.receiving(ask) {
                 Some(Receiving::Events(queue)) => queue.push(RawEvent::Failed(error)),
                 Some(Receiving::Values(inflow)) => inflow.done(Err(error)),
+                Some(Receiving::Reply(reply)) => drop(reply.try_send(Err(error))),
+                Some(Receiving::Added(added)) => added.exited(Err(error)),
                 None => {}
             },
-            Message::Done { ask } => {
-                if let Some(Receiving::Values(inflow)) = self.receiving(ask) {
-                    inflow.done(Ok(()));
-                }
-            }
+            Message::Done { ask } => match self.receiving(ask) {
+                Some(Receiving::Values(inflow)) => inflow.done(Ok(())),
+                Some(Receiving::Added(added)) => added.exited(Ok(())),
+                _ => {}
+            },
             Message::End { ask } => match self.receiving(ask) {
                 Some(Receiving::Events(queue)) => queue.end(),
                 Some(Receiving::Values(inflow)) => inflow.done(Err(superseded("the directive"))),
-                None => {}
+                Some(Receiving::Added(added)) => added.end(),
+                _ => {}
             },
         }
     }
@@ -305,6 +392,11 @@ impl<P: Post> Endpoint<P> {
     /// Adds an ask and returns its number. If the connection is cut, the ask has failed.
     fn open(&self, receiving: Receiving) -> u64 {
         let ask = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open_as(ask, receiving);
+        ask
+    }
+
+    fn open_as(&self, ask: u64, receiving: Receiving) {
         lock(&self.asks).insert(ask, receiving);
         if let Some(why) = self.cut.get() {
             let late = lock(&self.asks).remove(&ask);
@@ -312,7 +404,6 @@ impl<P: Post> Endpoint<P> {
                 late.fail(why.clone());
             }
         }
-        ask
     }
 
     /// Removes an ask: what still comes for it is ignored.
@@ -330,7 +421,7 @@ impl<P: Post> Endpoint<P> {
         match self.receiving(ask) {
             Some(Receiving::Events(queue)) => queue.push(if idle { RawEvent::Idle } else { RawEvent::Busy }),
             Some(Receiving::Values(inflow)) => inflow.sink.set_idle(idle),
-            None => {}
+            _ => {}
         }
     }
 }

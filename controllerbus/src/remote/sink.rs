@@ -1,18 +1,49 @@
 //! The sink of a resolver that answers the other end: it sends values there, and keeps what must be known here.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::adding::ANSWER;
+use super::answering::Answer;
+use super::asking::WireRequest;
 use super::{Endpoint, Message, Post, Removals, lock};
 use crate::bus::contain;
-use crate::directive::{AnyValue, Callback, ValueId, ValueSink};
-use crate::{Error, Result};
+use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, wire};
+use crate::{BusError, Error, Result};
 
-/// How long the other end may take to accept or reject a value.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How the values of one ask are sent.
+#[derive(Clone, Copy)]
+pub(super) struct Sends {
+    /// Each is accepted or rejected.
+    pub(super) answered: bool,
+    /// They stay here, and what is sent says which they are.
+    pub(super) local: bool,
+}
+
+/// A value of a local directive, as it crosses: the end that has it, the ask and the value's number.
+#[derive(Serialize, Deserialize)]
+struct LocalValue {
+    local: (u64, u64, u64),
+}
+
+impl<P: Post> Endpoint<P> {
+    /// The value of a local directive that this end has sent, if it still stands.
+    pub(super) fn local_value(&self, sent: &AnyValue) -> Option<AnyValue> {
+        let (own, ask, value) = wire::decode::<LocalValue>(&sent.encode().ok()?).ok()?.local;
+        let sink = match lock(&self.answers).get(&ask)? {
+            Answer::Resolver { sink, .. } if own == self.own => Arc::clone(sink),
+            _ => return None,
+        };
+        let found = lock(&sink.live).get(&value).cloned();
+        found.flatten()
+    }
+}
 
 /// The sink of one ask.
 pub(super) struct WireSink<P> {
@@ -20,22 +51,25 @@ pub(super) struct WireSink<P> {
     ask: u64,
     next: AtomicU64,
     cancelled: AtomicBool,
-    live: Mutex<HashSet<u64>>,
+    /// The values that stand, with those that stay here.
+    live: Mutex<HashMap<u64, Option<AnyValue>>>,
+    is_local: bool,
     removals: Removals,
     /// Threads that wait for a value to be accepted or rejected, if the directive may reject some.
     answers: Option<Mutex<HashMap<u64, SyncSender<bool>>>>,
 }
 
 impl<P> WireSink<P> {
-    pub(super) fn new(endpoint: Arc<Endpoint<P>>, ask: u64, answered: bool) -> Self {
+    pub(super) fn new(endpoint: Arc<Endpoint<P>>, ask: u64, sends: Sends) -> Self {
         Self {
             endpoint,
             ask,
             next: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             live: Mutex::default(),
+            is_local: sends.local,
             removals: Removals::default(),
-            answers: answered.then(Mutex::default),
+            answers: sends.answered.then(Mutex::default),
         }
     }
 
@@ -48,6 +82,23 @@ impl<P> WireSink<P> {
         for callback in self.removals.end() {
             contain("telling that a value is gone", callback);
         }
+        let mut live = std::mem::take(&mut *lock(&self.live));
+        live.retain(|_, value| value.is_some());
+        if live.is_empty() {
+            return;
+        }
+        // Their destructors are a user's code, which may take its time.
+        let drop_them = move || contain("a value's destructor", move || drop(live));
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(drop_them)),
+            Err(_) => drop_them(),
+        }
+    }
+
+    /// Takes a value off; whether it stood.
+    fn take(&self, value: u64) -> bool {
+        let taken = lock(&self.live).remove(&value);
+        taken.is_some()
     }
 
     /// The other end has accepted or rejected a value.
@@ -75,50 +126,55 @@ impl<P: Post> WireSink<P> {
         Some(receiver)
     }
 
-    /// Fails the ask, because a value cannot be sent; the requester gets the error. What the value was to replace goes first:
-    /// after a failure nothing more is heard.
-    fn fail(&self, error: Error, replaces: Option<u64>) {
-        self.gone(replaces);
-        let _ = self.say(&Message::Failed { ask: self.ask, error });
-    }
-
-    fn gone(&self, value: Option<u64>) {
-        if let Some(value) = value {
-            let _ = self.say(&Message::Removed { ask: self.ask, value });
-        }
-    }
-
-    /// Sends a value. If it is not accepted, what it was to replace is gone all the same.
+    /// Hands a value over, perhaps in place of another, which is gone in any case. What cannot be sent fails the ask, so that the
+    /// requester gets the error; nothing is heard of the ask after that.
     fn hand_over(&self, value: &AnyValue, replaces: Option<u64>) -> Option<ValueId> {
-        if self.is_cancelled() {
-            self.gone(replaces);
-            return None;
-        }
-        let bytes = match value.encode() {
-            Ok(bytes) => bytes,
+        match self.try_to(value, replaces) {
+            Ok(id) => Some(id),
             Err(error) => {
-                self.fail(error.into_inner(), replaces);
-                return None;
+                if let Some(value) = replaces {
+                    let _ = self.say(&Message::Removed { ask: self.ask, value });
+                }
+                if let Some(error) = error {
+                    let _ = self.say(&Message::Failed { ask: self.ask, error });
+                }
+                None
             }
+        }
+    }
+
+    /// The error is `None` where the value is not wanted.
+    fn try_to(&self, value: &AnyValue, replaces: Option<u64>) -> Result<ValueId, Option<Error>> {
+        if self.is_cancelled() {
+            return Err(None);
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let bytes = if self.is_local {
+            Cow::Owned(wire::encode(&LocalValue { local: (self.endpoint.own, self.ask, number) })?)
+        } else {
+            value.encode().map_err(BusError::into_inner)?
         };
-        let value = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.live).insert(value);
-        let answer = self.expect_answer(value);
-        if let Err(error) = self.say(&Message::Added { ask: self.ask, value, replaces, bytes: &bytes }) {
-            lock(&self.live).remove(&value);
-            self.fail(error, replaces);
-            return None;
+        lock(&self.live).insert(number, self.is_local.then(|| value.clone()));
+        // Whoever cancels sets this first, and then takes them all.
+        if self.is_cancelled() {
+            self.take(number);
+            return Err(None);
+        }
+        let answer = self.expect_answer(number);
+        let added = Message::Added { ask: self.ask, value: number, replaces, bytes: &bytes };
+        if let Err(error) = self.say(&added) {
+            self.take(number);
+            return Err(Some(error));
         }
         if let Some(answer) = answer
             && !answer.recv_timeout(ANSWER).unwrap_or(false)
         {
-            lock(&self.live).remove(&value);
+            self.take(number);
             // It may still be accepted, only later.
-            self.gone(Some(value));
-            self.gone(replaces);
-            return None;
+            let _ = self.say(&Message::Removed { ask: self.ask, value: number });
+            return Err(None);
         }
-        Some(ValueId(value))
+        Ok(ValueId(number))
     }
 }
 
@@ -128,7 +184,8 @@ impl<P: Post> ValueSink for WireSink<P> {
     }
 
     fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
-        let there = lock(&self.live).remove(&old.0);
+        let before = lock(&self.live).remove(&old.0);
+        let there = before.is_some();
         let new = self.hand_over(&value, there.then_some(old.0));
         if there {
             self.removals.removed(old);
@@ -147,7 +204,7 @@ impl<P: Post> ValueSink for WireSink<P> {
     }
 
     fn remove(&self, id: ValueId) -> bool {
-        let there = lock(&self.live).remove(&id.0) && !self.is_cancelled();
+        let there = self.take(id.0) && !self.is_cancelled();
         if there {
             self.removals.removed(id);
         }
@@ -161,5 +218,17 @@ impl<P: Post> ValueSink for WireSink<P> {
 
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn reference(&self) -> Result<Box<dyn RawRequest>> {
+        WireRequest::refer_back(&self.endpoint, self.ask, self.is_local)
+    }
+
+    fn close(&self, even_if_referred: bool) -> Result<bool> {
+        if self.is_cancelled() {
+            return Ok(false);
+        }
+        let closed = self.endpoint.wait_for(|ask| Message::Close { ask, to: self.ask, even_if_referred })?;
+        wire::decode(&closed)
     }
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::bus::{Across, Crossing};
 use crate::controller::{BoxFuture, Info};
-use crate::directive::{AnyDirective, Callback, Directive, Event, Options, Request, ValueSink};
+use crate::directive::{AnyDirective, Callback, Directive, Event, Options, Request, Slot, ValueSink};
 use crate::{Bus, Values};
 
 const LAMP: &str = "remote/lamp";
@@ -580,7 +580,14 @@ async fn a_resolver_that_fails_after_its_number_was_used_again_takes_nothing_wit
     let offers = Both(there.handle(), Arc::new(fails));
     let (answers, mut told) = end(offers, EndpointLimits::none("the plugin"), false);
     let bytes = lamp("hall").encode().expect("it is encoded");
-    answers.handle(Message::Resolve { ask: 1, controller: 7, directive: LAMP, bytes: &bytes, answered: false });
+    answers.handle(Message::Resolve {
+        ask: 1,
+        controller: 7,
+        directive: LAMP,
+        bytes: &bytes,
+        answered: false,
+        local: false,
+    });
     has_begun.recv().expect("it begins");
     answers.handle(Message::Ask { ask: 1, directive: LAMP, bytes: &bytes, facts: &[] });
     until("it is asked", || lamps.begun() == 1).await;
@@ -597,11 +604,220 @@ async fn a_resolver_that_fails_after_its_number_was_used_again_takes_nothing_wit
     until("it is released", || there.directives().is_empty()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_resolver_refers_to_the_directive_of_the_other_end_that_it_answers_counts_its_values_and_ends_it() {
+    let (here, lamps) = (Bus::new(), Arc::<Lamps>::default());
+    let joined = Joined::new(Nothing, OfController(lamps.clone()));
+    let proxy = here.add_controller(Arc::new(Proxy(Arc::clone(&joined.asks))), info("test/proxy"));
+    let mut request = here.request(lamp("hall")).expect("a request");
+    until("it is asked there", || lamps.begun() == 1).await;
+    let values = lamps.last();
+    assert_eq!(values.count().expect("it is counted"), 0);
+    values.add("on".to_owned());
+    assert_eq!(news(&mut request).await, "added on");
+    assert_eq!(values.count().expect("it is counted"), 1);
+    let resolvers = values.directive::<Lamp>().expect("a reference").resolvers().expect("they are known");
+    assert_eq!((resolvers.len(), resolvers[0].controller, resolvers[0].values), (1, proxy, 1));
+    // A strong reference keeps it, and it reads what happens.
+    let mut kept = values.directive::<Lamp>().expect("a reference").strong().expect("it stands");
+    assert_eq!(news(&mut kept).await, "added on");
+    drop(request);
+    assert!(!values.close_unless_referred().expect("it is asked"), "it is referred to");
+    assert!(values.close().expect("it is asked"));
+    assert_eq!(news(&mut kept).await, "end");
+    until("it is gone", || here.directives().is_empty()).await;
+    assert!(!values.close().expect("it is asked"), "it has ended already");
+    until("it hears of its end", || values.is_cancelled()).await;
+    drop(kept);
+    joined.is_empty().await;
+}
+
+trait Live: Send + Sync {}
+impl Live for () {}
+
+/// Asks for a live object, within a library.
+#[derive(Hash, PartialEq, Eq, serde::Serialize, Deserialize)]
+struct OpenLive {}
+
+impl Directive for OpenLive {
+    type Value = Arc<dyn Live>;
+    const ID: &'static str = "remote/live";
+    const LOCAL: bool = true;
+
+    fn pack(value: Self::Value) -> AnyValue {
+        AnyValue::local(value)
+    }
+    fn unpack(value: &AnyValue) -> Result<Arc<Self::Value>> {
+        Ok(value.get_local()?)
+    }
+    fn duplicate(&self) -> Self {
+        Self {}
+    }
+}
+
+type Shown = (Values<Arc<dyn Live>>, Slot<Arc<dyn Live>>);
+
+/// Shows one live object.
+struct Lives {
+    object: Arc<dyn Live>,
+    kept: Mutex<Option<Shown>>,
+}
+
+impl AnyController for Lives {
+    fn resolves(&self) -> Vec<String> {
+        vec![OpenLive::ID.to_owned()]
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        _: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        let values = Values::of::<OpenLive>(sink);
+        let mut slot = values.slot();
+        slot.set(Arc::clone(&self.object));
+        *lock(&self.kept) = Some((values, slot));
+        Some(Box::pin(std::future::pending()))
+    }
+}
+
+/// The bus, and the controllers of the other end as those of a library.
+struct ForLibrary(BusHandle, Mutex<std::sync::Weak<Endpoint<Wire>>>);
+
+impl Offers for Arc<ForLibrary> {
+    fn bus(&self) -> Option<BusHandle> {
+        Some(self.0.clone())
+    }
+    fn library(&self) -> Source {
+        Source(7)
+    }
+    fn controller_proxy(&self, there: &RemoteController) -> Result<Arc<dyn AnyController>> {
+        let end = lock(&self.1).upgrade().expect("it is there");
+        Ok(Arc::new(ProxyOf { end, number: there.number, resolves: there.resolves.clone() }))
+    }
+}
+
+/// A controller that the other end has added.
+struct ProxyOf {
+    end: End,
+    number: u64,
+    resolves: Vec<String>,
+}
+
+impl AnyController for ProxyOf {
+    fn resolves(&self) -> Vec<String> {
+        self.resolves.clone()
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        Some(Box::pin(async move {
+            match self.end.resolve(self.number, directive, sink).await? {
+                Some(asked) => Err(asked.cut().await),
+                None => Ok(()),
+            }
+        }))
+    }
+}
+
+/// The controllers that an end has added to the other's bus.
+#[derive(Default)]
+struct Registered(Mutex<Vec<Arc<dyn AnyController>>>);
+
+impl Offers for Arc<Registered> {
+    fn controller(&self, number: u64) -> Option<Arc<dyn AnyController>> {
+        lock(&self.0).get(usize::try_from(number).ok()?).cloned()
+    }
+    fn register_controller(&self, controller: Arc<dyn AnyController>, _: &Info) -> Result<u64> {
+        let mut all = lock(&self.0);
+        all.push(controller);
+        Ok(all.len() as u64 - 1)
+    }
+    fn forget_controller(&self, _: u64) {
+        lock(&self.0).clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_controller_of_one_end_is_on_the_bus_of_the_other_until_it_is_let_go_and_live_values_stay_where_they_are() {
+    let (here, registered) = (Bus::new(), Arc::<Registered>::default());
+    let library = Arc::new(ForLibrary(here.handle(), Mutex::default()));
+    let joined = Joined::new(Arc::clone(&library), Arc::clone(&registered));
+    *lock(&library.1) = Arc::downgrade(&joined.asks);
+    let there = joined.answers.bus();
+    let object: Arc<dyn Live> = Arc::new(());
+    let lives = Arc::new(Lives { object: Arc::clone(&object), kept: Mutex::default() });
+    let running = there.add_controller(lives.clone(), info("test/lives")).expect("it is added");
+    let listed = here.controllers();
+    assert_eq!((listed.len(), listed[0].id, listed[0].source), (1, running.id(), Source(7)));
+
+    let mut request = there.request(OpenLive {}).expect("a request");
+    let live =
+        tokio::time::timeout(Duration::from_secs(20), request.value()).await.expect("a value").expect("it stands");
+    assert!(Arc::ptr_eq(&*live, &object));
+    drop(live);
+    // The other end's own library is another one.
+    let error = here.resolve(OpenLive {}).await.err().expect("it is local").to_string();
+    assert!(error.contains("remote/live is local"), "{error}");
+    // One that is gone when its event is read was never there.
+    let mut late = there.request(OpenLive {}).expect("a request");
+    until("the value is on its way", || {
+        lock(&joined.asks.post.sent).iter().filter(|sent| *sent == "Added").count() == 2
+    })
+    .await;
+    let (values, slot) = lock(&lives.kept).take().expect("it was asked");
+    drop(slot);
+    let second: Arc<dyn Live> = Arc::new(());
+    values.add(Arc::clone(&second));
+    let next = async {
+        loop {
+            match late.next().await {
+                Some(Event::Idle | Event::Busy) => {}
+                other => break other,
+            }
+        }
+    };
+    let next = tokio::time::timeout(Duration::from_secs(20), next).await.expect("an event");
+    assert!(matches!(next, Some(Event::Added(_, found)) if Arc::ptr_eq(&*found, &second)));
+
+    running.close().await;
+    assert!(here.controllers().is_empty());
+    let gone = async {
+        while request.standing().next().is_some() {
+            request.next().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("it goes");
+    drop((request, late, values, lives));
+    lock(&registered.0).clear();
+    joined.is_empty().await;
+    until("the object is nobody else's", || Arc::strong_count(&object) == 1).await;
+
+    // How it ends is told, and what is refused is an error.
+    let ends = crate::controller::Closures::new().executes(|_| async { Ok(()) });
+    let running = there.add_controller(Arc::new(ends), info("test/ends")).expect("it is added");
+    let exited = running.exited();
+    here.close().await;
+    // By itself, because it was cancelled, or because it was removed: that is a race.
+    let _ = tokio::time::timeout(Duration::from_secs(20), exited).await.expect("it ends");
+    let error = there.add_controller(Arc::<Lamps>::default(), info("test/late")).expect_err("the bus is closed");
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    assert!(lock(&registered.0).is_empty());
+    joined.cut();
+    let error = there.add_controller(Arc::<Lamps>::default(), info("test/late")).expect_err("it is cut");
+    assert_eq!(error.to_string(), "the cable is out");
+    drop(running);
+    joined.is_empty().await;
+}
+
 #[test]
 fn messages_are_read_as_they_were_written() {
     for message in [
         Message::Ask { ask: 1, directive: LAMP, bytes: b"directive", facts: b"" },
-        Message::Resolve { ask: 2, controller: 7, directive: LAMP, bytes: b"directive", answered: true },
+        Message::Resolve { ask: 2, controller: 7, directive: LAMP, bytes: b"directive", answered: true, local: false },
         Message::Added { ask: 2, value: 3, replaces: Some(2), bytes: b"value" },
         Message::Failed { ask: 2, error: Error::msg("no") },
         Message::Failed { ask: 2, error: Error::msg("no").permanent() },

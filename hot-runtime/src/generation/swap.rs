@@ -126,7 +126,7 @@ async fn bring_up(
     let begun = Instant::now();
     let bundle = artifact.bundle.clone();
     let options = LoadOptions {
-        bus: guarded(shared.bus.handle(), plugin, placement.capabilities.as_ref()),
+        bus: guarded(shared.bus.handle(), plugin, &placement),
         plugin: plugin.to_owned(),
         generation: number,
         workers: shared.settings.workers,
@@ -208,6 +208,10 @@ pub(crate) async fn retire(
     let drain = shared.settings.drain;
     if let Some(committed) = committed {
         instance.with_kill_after(drain, committed.drained()).await;
+    }
+    if !served {
+        // Nothing of it was on the bus, but for what its controllers have added, if a task of theirs still holds that.
+        instance.with_kill_after(drain, shared.bus.remove_source(Source(number))).await;
     }
     let leases = Arc::clone(instance.leases());
     let mut told = None;

@@ -47,6 +47,9 @@ pub struct Capabilities {
     pub load_controllers: Vec<String>,
     /// The config ids that it may apply; named as in `load_controllers`.
     pub apply_configs: Vec<String>,
+    /// The config ids that its controllers may add factories for, while they run; named as in `load_controllers`. Whoever makes
+    /// controllers of configs sees these, with what is secret in them.
+    pub add_factories: Vec<String>,
     /// Whether it may look up the factories and schemas of others, and answer directives with any id.
     pub see_others: bool,
     /// The addresses at which the host may listen for it (`context.listen`), as it requests them: `127.0.0.1:8080`,
@@ -94,6 +97,13 @@ impl Capabilities {
     #[must_use]
     pub fn apply_configs(mut self, config_id: impl Into<String>) -> Self {
         self.apply_configs.push(config_id.into());
+        self
+    }
+
+    /// Allows adding factories for a config ID.
+    #[must_use]
+    pub fn add_factories(mut self, config_id: impl Into<String>) -> Self {
+        self.add_factories.push(config_id.into());
         self
     }
 
@@ -150,20 +160,16 @@ impl Capabilities {
 }
 
 /// The bus as a plugin with these capabilities sees it.
-pub(crate) fn guarded(bus: BusHandle, plugin: &str, capabilities: Option<&Capabilities>) -> BusHandle {
-    match capabilities {
+pub(crate) fn guarded(bus: BusHandle, plugin: &str, placement: &Placement) -> BusHandle {
+    match May::of(plugin, placement) {
         None => bus,
-        Some(capabilities) => {
-            let (plugin, capabilities) = (plugin.to_owned(), capabilities.clone());
-            BusHandle::new(Arc::new(Guarded { bus, plugin, capabilities }))
-        }
+        Some(may) => BusHandle::new(Arc::new(Guarded { bus, may })),
     }
 }
 
 struct Guarded {
     bus: BusHandle,
-    plugin: String,
-    capabilities: Capabilities,
+    may: Arc<May>,
 }
 
 fn may_not(plugin: &str, what: &str) -> Error {
@@ -178,8 +184,8 @@ fn refuse(plugin: &str, what: &str) -> Error {
 
 impl Backend for Guarded {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        match self.capabilities.refusal(&*directive)? {
-            Some(what) => Err(may_not(&self.plugin, &what)),
+        match self.may.unless(|capabilities| capabilities.refusal(&*directive))? {
+            Some(refused) => Err(refused),
             None => Ok(self.bus.raw(directive)?),
         }
     }
@@ -191,10 +197,24 @@ impl Backend for Guarded {
         source: Source,
         retry: Retry,
     ) -> Result<Box<dyn RawRunning>> {
-        match self.capabilities.answers(&controller.resolves()) {
-            Some(what) => Err(may_not(&self.plugin, &what)),
+        match self.may.unless(|capabilities| Ok(capabilities.answers(&controller.resolves())))? {
+            Some(refused) => Err(refused),
             None => self.bus.backend().add_controller(controller, info, source, retry),
         }
+    }
+
+    fn add_factories(&self, factories: Vec<Arc<dyn Factory>>, source: Source) -> Result<Box<dyn Send + Sync>> {
+        for factory in &factories {
+            let id = factory.info().config_id;
+            let adds = |capabilities: &Capabilities| {
+                let named = names_config(&capabilities.add_factories, &id);
+                Ok((!named).then(|| format!("add factories of `{id}` (`add_factories`)")))
+            };
+            if let Some(refused) = self.may.unless(adds)? {
+                return Err(refused);
+            }
+        }
+        self.bus.backend().add_factories(self.may.guard(factories), source)
     }
 }
 
@@ -232,18 +252,38 @@ pub(crate) fn guarded_factories(
         }
         told
     };
-    let kept = factories.into_iter().filter(told);
-    if placement.capabilities.is_none() && !(is_apart && placement.process.sandbox.is_some()) {
-        return kept.collect();
+    let kept = factories.into_iter().filter(told).collect();
+    match May::of(plugin, placement) {
+        None => kept,
+        Some(may) => may.guard(kept),
     }
-    let may = Arc::new(May { plugin: plugin.to_owned(), placement: placement.clone() });
-    kept.map(|factory| Arc::new(GuardedFactory { factory, may: Arc::clone(&may) }) as Arc<dyn Factory>).collect()
 }
 
 /// What the controllers of one plugin may do.
 struct May {
     plugin: String,
     placement: Placement,
+}
+
+impl May {
+    /// `None` if they may do everything.
+    fn of(plugin: &str, placement: &Placement) -> Option<Arc<Self>> {
+        let is_sandboxed = placement.isolation == Isolation::Process && placement.process.sandbox.is_some();
+        (placement.capabilities.is_some() || is_sandboxed)
+            .then(|| Arc::new(Self { plugin: plugin.to_owned(), placement: placement.clone() }))
+    }
+
+    /// The error of what its capabilities refuse, if they do.
+    fn unless(&self, refusal: impl FnOnce(&Capabilities) -> Result<Option<String>>) -> Result<Option<Error>> {
+        let refused = self.placement.capabilities.as_ref().map_or(Ok(None), refusal)?;
+        Ok(refused.map(|what| may_not(&self.plugin, &what)))
+    }
+
+    /// Factories whose controllers do no more.
+    fn guard(self: &Arc<Self>, factories: Vec<Arc<dyn Factory>>) -> Vec<Arc<dyn Factory>> {
+        let guarded = |factory| Arc::new(GuardedFactory { factory, may: Arc::clone(self) }) as Arc<dyn Factory>;
+        factories.into_iter().map(guarded).collect()
+    }
 }
 
 struct GuardedFactory {
@@ -288,12 +328,11 @@ impl Factory for GuardedFactory {
             let (sockets, may) = (Arc::clone(context.sockets()), Arc::clone(&self.may));
             let context = context.with_sockets(Arc::new(GuardedSockets { sockets, may }));
             let controller = Arc::clone(&self.factory).construct(config, context).await?;
-            let capabilities = self.may.placement.capabilities.as_ref();
-            match capabilities.and_then(|capabilities| capabilities.answers(&controller.resolves())) {
+            match self.may.unless(|capabilities| Ok(capabilities.answers(&controller.resolves())))? {
                 None => Ok(controller),
-                Some(what) => {
+                Some(refused) => {
                     controller.close().await;
-                    Err(may_not(&self.may.plugin, &what))
+                    Err(refused)
                 }
             }
         })
@@ -310,6 +349,7 @@ mod tests {
             answer: vec!["example/name".to_owned()],
             load_controllers: vec!["*".to_owned()],
             apply_configs: vec!["example/*".to_owned(), PluginConfig::ID.to_owned()],
+            add_factories: vec!["example/*".to_owned()],
             see_others: false,
             listen: vec!["127.0.0.1:*".to_owned(), "unix:/run/web.sock".to_owned()],
         }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use controllerbus::controller::State;
+use controllerbus::directive::wire;
 use controllerbus::error::ErrorKind;
 use controllerbus::plugin::Leases;
-use controllerbus::remote::{Endpoint, EndpointLimits};
-use controllerbus::{BusHandle, Error, Result};
+use controllerbus::remote::{Endpoint, EndpointLimits, Offers};
+use controllerbus::{Error, Result, Retry};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +27,22 @@ const MOST_RESOLVED: usize = 1000;
 /// The result of a call.
 pub(super) enum CallResult {
     Nothing,
-    Constructed(Vec<String>),
+    Constructed(Resolved),
     State(Option<State>),
+}
+
+/// What a controller resolves, and how often its resolvers are tried again, where it says so itself.
+#[derive(Clone)]
+pub(super) struct Resolved {
+    pub(super) ids: Vec<String>,
+    pub(super) retries: Vec<(String, Retry)>,
+}
+
+impl Resolved {
+    pub(super) fn new(mut ids: Vec<String>, retries: Vec<(String, Retry)>) -> Self {
+        ids.truncate(MOST_RESOLVED);
+        Self { ids, retries }
+    }
 }
 
 /// One running process, as the proxies see it.
@@ -40,7 +55,7 @@ pub(super) struct Link {
     next: AtomicU64,
     /// Its controllers' values, and what it asks of the bus.
     pub(super) remote: Arc<Endpoint<ToProcess>>,
-    traces: Traces,
+    pub(super) traces: Traces,
     pub(super) listeners: Arc<Listeners>,
     /// The last answered heartbeat.
     pub(super) answered: AtomicU64,
@@ -61,7 +76,7 @@ impl Link {
         epoch: u64,
         pid: u32,
         outbox: Outbox,
-        bus: BusHandle,
+        offers: impl Offers,
         limits: &Limits,
         leases: &Arc<Leases>,
         (plugin, generation): (&str, u64),
@@ -72,7 +87,7 @@ impl Link {
         Arc::new(Self {
             epoch,
             pid,
-            remote: Endpoint::new(ToProcess(Arc::clone(&outbox)), bus, may_use),
+            remote: Endpoint::new(ToProcess(Arc::clone(&outbox)), offers, may_use),
             listeners: Listeners::new(Arc::clone(&outbox), Arc::clone(leases), dead.clone()),
             outbox,
             calls: Mutex::default(),
@@ -127,6 +142,12 @@ impl Link {
         }
     }
 
+    /// Forgets what a controller had here.
+    pub(super) fn forget(&self, controller: u64) {
+        self.listeners.forget(controller);
+        self.traces.forget(controller);
+    }
+
     /// Starts a call.
     pub(super) fn begin(self: &Arc<Self>) -> Call {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -167,9 +188,9 @@ impl Link {
                 if let Some(done) = done {
                     let _ = done.send(result.map(|answer| match answer {
                         Answer::Nothing => CallResult::Nothing,
-                        Answer::Constructed(mut resolves) => {
-                            resolves.truncate(MOST_RESOLVED);
-                            CallResult::Constructed(resolves)
+                        Answer::Constructed { resolves, retries } => {
+                            let retries = wire::decode(retries).unwrap_or_default();
+                            CallResult::Constructed(Resolved::new(resolves, retries))
                         }
                         Answer::NoState => CallResult::State(None),
                         Answer::State { schema, bytes } => {

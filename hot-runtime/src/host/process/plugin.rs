@@ -23,7 +23,7 @@ use super::link::Link;
 use super::outbox::{ANSWERS, Outbox};
 use super::output::{Output, ending};
 use super::protocol::{Hello, Offered, ToChild, Versions, Welcome};
-use super::proxy::FactoryProxy;
+use super::proxy::{BusOfHost, FactoryProxy};
 use super::socket::halves;
 use super::spawn::{Launch, spawn};
 use crate::artifact::PrivateCopy;
@@ -97,11 +97,18 @@ impl ProcessPlugin {
         #[cfg(target_os = "linux")]
         let cgroup = super::cgroup::Cgroup::make(&name, &options.limits)
             .map_err(|error| format!("cannot create its control group: {error}"))?;
+        let starting = Error::new(ErrorKind::Closed, format!("{name} is being started"));
+        let host = Arc::new(Current {
+            name,
+            leases,
+            state: watch::Sender::new(State::Down { error: starting, until: Instant::now() }),
+            controllers: AtomicU64::new(0),
+        });
         let keeper = Keeper {
             launch,
             hello,
             bus,
-            leases: Arc::clone(&leases),
+            host: Arc::clone(&host),
             options,
             tell,
             stop: stop.clone(),
@@ -110,13 +117,8 @@ impl ProcessPlugin {
             cgroup,
         };
         let (process, offered, layers) = keeper.start(1).await.map_err(Failed::into_text)?;
-        let host = Arc::new(Current {
-            name,
-            leases,
-            state: watch::Sender::new(State::Up(Arc::clone(&process.link))),
-            controllers: AtomicU64::new(0),
-        });
-        let keeping = tokio::spawn(keeper.keep(Arc::clone(&host), process));
+        host.state.send_replace(State::Up(Arc::clone(&process.link)));
+        let keeping = tokio::spawn(keeper.keep(process));
         Ok(Self { host, offered, layers, library, stop, kill, keeping })
     }
 
@@ -125,8 +127,9 @@ impl ProcessPlugin {
         let made = self.offered.iter().enumerate().map(|(index, offered)| {
             Arc::new(FactoryProxy {
                 offered: offered.clone(),
-                index: index as u32,
+                number: index as u64,
                 host: Arc::clone(&self.host),
+                only_in: None,
                 _lease: self.host.leases.take(Holder::Factory),
             }) as Arc<dyn Factory>
         });
@@ -172,7 +175,7 @@ struct Keeper {
     launch: Launch,
     hello: Hello,
     bus: BusHandle,
-    leases: Arc<Leases>,
+    host: Arc<Current>,
     options: ProcessOptions,
     tell: Tell,
     stop: CancellationToken,
@@ -247,7 +250,9 @@ impl Keeper {
         };
         let Hello { plugin, generation, .. } = &self.hello;
         let (limits, named) = (&self.options.limits, (plugin.as_str(), *generation));
-        let link = Link::new(epoch, pid, outbox, self.bus.clone(), limits, &self.leases, named);
+        let (bus, host) = (self.bus.clone(), Arc::downgrade(&self.host));
+        let offers = BusOfHost { bus, generation: *generation, epoch, host };
+        let link = Link::new(epoch, pid, outbox, offers, limits, &self.host.leases, named);
         let reading = tokio::spawn({
             let link = Arc::clone(&link);
             async move { link.read(inbox).await }
@@ -314,7 +319,8 @@ impl Keeper {
     }
 
     /// Monitors a process and its successors until the generation ends.
-    async fn keep(self, host: Arc<Current>, first: Process) {
+    async fn keep(self, first: Process) {
+        let host = Arc::clone(&self.host);
         let plugin = &self.hello.plugin;
         let mut process = first;
         let mut crashes = 0;

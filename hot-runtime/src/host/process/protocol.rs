@@ -13,7 +13,7 @@ use crate::artifact::PrivateCopy;
 use crate::host::options::{Limits, Sandbox};
 
 /// The protocol's version; increased when the messages change.
-pub(super) const PROTOCOL: u32 = 5;
+pub(super) const PROTOCOL: u32 = 6;
 
 /// What both sides must agree on: the first fields of the first message each way, by name, whatever else follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,15 @@ pub(super) struct Welcome {
     pub(super) layers: Vec<String>,
 }
 
+/// The numbers that a plugin host gives to what its controllers have added begin here. The artifact's factories are numbered
+/// from 0, and the runtime numbers controllers from 0.
+pub(super) const ADDED: u64 = 1 << 63;
+
+/// The number of the span in which a controller's code runs, which the runtime has. A plugin host numbers its own from 1.
+pub(super) const fn span_of(controller: u64) -> u64 {
+    controller | 1 << 62
+}
+
 /// A factory of the artifact.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Offered {
@@ -83,7 +92,7 @@ pub(super) enum ToChild<'a> {
     Construct {
         call: u64,
         controller: u64,
-        factory: u32,
+        factory: u64,
         #[serde(with = "serde_bytes")]
         config: &'a [u8],
     },
@@ -195,8 +204,13 @@ pub(super) enum ToParent<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer<'a> {
     Nothing,
-    /// The ids of the directives that the controller resolves.
-    Constructed(Vec<String>),
+    Constructed {
+        /// The ids of the directives that the controller resolves.
+        resolves: Vec<String>,
+        /// How often its resolvers are tried again, where it says so itself: a list of ids and `Retry`s, encoded.
+        #[serde(with = "serde_bytes")]
+        retries: &'a [u8],
+    },
     NoState,
     State {
         schema: u32,

@@ -2,9 +2,10 @@
 //! successor.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use controllerbus::bus::Source;
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
 use controllerbus::directive::{AnyDirective, ValueSink};
@@ -12,18 +13,23 @@ use controllerbus::error::ErrorKind;
 use controllerbus::listen::Sockets;
 use controllerbus::plugin::Lease;
 use controllerbus::plugin::lease::Holder;
-use controllerbus::{Error, Result};
+use controllerbus::remote::{Offers, RemoteController, RemoteFactory};
+use controllerbus::{BusHandle, Error, Result, Retry};
 use tokio::sync::Mutex;
+use tracing::Span;
 
 use super::current::Current;
-use super::link::{CallResult, Link};
-use super::protocol::{Offered, ToChild};
+use super::link::{CallResult, Link, Resolved};
+use super::protocol::{ADDED, Offered, ToChild};
 
 /// A factory of a process-hosted plugin.
 pub(super) struct FactoryProxy {
     pub(super) offered: Offered,
-    pub(super) index: u32,
+    pub(super) number: u64,
     pub(super) host: Arc<Current>,
+    /// The epoch of the process whose controllers have added it, if it is not the artifact's own: there is none of it in
+    /// another one.
+    pub(super) only_in: Option<u64>,
     pub(super) _lease: Lease,
 }
 
@@ -48,27 +54,22 @@ impl Factory for FactoryProxy {
         Box::pin(async move {
             let _call = self.host.leases.take(Holder::Call);
             let link = self.host.up().await?;
+            if self.only_in.is_some_and(|epoch| epoch != link.epoch) {
+                return Err(gone());
+            }
             let number = self.host.next_controller();
-            let sockets = Arc::clone(context.sockets());
-            let constructing = construct(&link, number, self.index, &config, &sockets);
-            let resolves = tokio::select! {
+            let (sockets, span) = (Arc::clone(context.sockets()), Span::current());
+            let made = Made { factory: self.number, config, sockets, span };
+            let constructing = construct(&link, number, &made);
+            let resolved = tokio::select! {
                 made = constructing => made?,
                 () = context.cancelled() => {
+                    link.forget(number);
                     return Err(Error::new(ErrorKind::Closed, "cancelled during construction"));
                 }
             };
-            Ok(Arc::new(ControllerProxy {
-                number,
-                factory: self.index,
-                config,
-                sockets,
-                resolves,
-                host: Arc::clone(&self.host),
-                built: AtomicU64::new(link.epoch),
-                building: Mutex::new(()),
-                told: AtomicBool::new(false),
-                _lease: self.host.leases.take(Holder::Controller),
-            }) as Arc<dyn AnyController>)
+            let made = Some(made).filter(|_| self.only_in.is_none());
+            Ok(ControllerProxy::of(&self.host, link.epoch, number, made, resolved))
         })
     }
 }
@@ -76,30 +77,43 @@ impl Factory for FactoryProxy {
 /// How much longer than the time limit to wait for the process's own report.
 const ANSWER: Duration = Duration::from_millis(500);
 
+/// What a controller is constructed of.
+struct Made {
+    factory: u64,
+    config: Vec<u8>,
+    sockets: Arc<dyn Sockets>,
+    /// In which its code runs.
+    span: Span,
+}
+
+/// The error of what was in a process that is gone.
+fn gone() -> Error {
+    Error::new(ErrorKind::Closed, "the process that has added it has ended")
+}
+
 /// Constructs a controller in a process; returns what it resolves.
-async fn construct(
-    link: &Arc<Link>,
-    controller: u64,
-    factory: u32,
-    config: &[u8],
-    sockets: &Arc<dyn Sockets>,
-) -> Result<Vec<String>> {
-    link.listeners.know(controller, sockets);
+async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Resolved> {
+    link.listeners.know(controller, &made.sockets);
+    link.traces.know(controller, &made.span);
     let mut call = link.begin();
-    link.send(&ToChild::Construct { call: call.number, controller, factory, config }).await?;
-    match call.ended().await? {
-        CallResult::Constructed(resolves) => Ok(resolves),
-        _ => Err(Error::msg("the plugin's process returned no controller")),
-    }
+    let (factory, config) = (made.factory, made.config.as_slice());
+    let construct = ToChild::Construct { call: call.number, controller, factory, config };
+    let constructed = async {
+        link.send(&construct).await?;
+        match call.ended().await? {
+            CallResult::Constructed(resolved) => Ok(resolved),
+            _ => Err(Error::msg("the plugin's process returned no controller")),
+        }
+    };
+    constructed.await.inspect_err(|_| link.forget(controller))
 }
 
 /// A controller of a process-hosted plugin. In a new process it is constructed again when it is first needed there.
 struct ControllerProxy {
     number: u64,
-    factory: u32,
-    config: Vec<u8>,
-    sockets: Arc<dyn Sockets>,
-    resolves: Vec<String>,
+    /// `None` if there is none of it in another process than the one that has it.
+    made: Option<Made>,
+    resolved: Resolved,
     host: Arc<Current>,
     /// The epoch of the process that has it.
     built: AtomicU64,
@@ -110,8 +124,29 @@ struct ControllerProxy {
 }
 
 impl ControllerProxy {
+    /// A controller that one process has.
+    fn of(
+        host: &Arc<Current>,
+        epoch: u64,
+        number: u64,
+        made: Option<Made>,
+        resolved: Resolved,
+    ) -> Arc<dyn AnyController> {
+        Arc::new(Self {
+            number,
+            made,
+            resolved,
+            host: Arc::clone(host),
+            built: AtomicU64::new(epoch),
+            building: Mutex::new(()),
+            told: AtomicBool::new(false),
+            _lease: host.leases.take(Holder::Controller),
+        })
+    }
+
     /// Waits for a process that has this controller.
     async fn ready(&self) -> Result<Arc<Link>> {
+        let Some(made) = &self.made else { return self.standing().ok_or_else(gone) };
         loop {
             let link = self.host.up().await?;
             if self.built.load(Ordering::Acquire) == link.epoch {
@@ -121,7 +156,7 @@ impl ControllerProxy {
             if self.built.load(Ordering::Acquire) == link.epoch {
                 return Ok(link);
             }
-            match construct(&link, self.number, self.factory, &self.config, &self.sockets).await {
+            match construct(&link, self.number, made).await {
                 Ok(_) => {
                     self.built.store(link.epoch, Ordering::Release);
                     return Ok(link);
@@ -154,6 +189,9 @@ impl ControllerProxy {
         tokio::select! {
             ended = call.ended() => {
                 ended?;
+                if self.made.is_none() {
+                    return Ok(());
+                }
                 // It is done, but must be done again if the process crashes.
                 tokio::select! {
                     error = link.died() => return Err(error),
@@ -264,8 +302,12 @@ impl AnyController for ControllerProxy {
         })
     }
 
+    fn retry(&self, directive: &str) -> Option<Retry> {
+        self.resolved.retries.iter().find(|(id, _)| id == directive).map(|(_, retry)| *retry)
+    }
+
     fn resolves(&self) -> Vec<String> {
-        self.resolves.clone()
+        self.resolved.ids.clone()
     }
 
     fn resolve(
@@ -273,7 +315,7 @@ impl AnyController for ControllerProxy {
         directive: Arc<dyn AnyDirective>,
         sink: Arc<dyn ValueSink>,
     ) -> Option<BoxFuture<'static, Result<()>>> {
-        if !self.resolves.iter().any(|id| id == directive.id()) {
+        if !self.resolved.ids.iter().any(|id| id == directive.id()) {
             return None;
         }
         Some(Box::pin(async move {
@@ -294,8 +336,44 @@ impl AnyController for ControllerProxy {
 impl Drop for ControllerProxy {
     fn drop(&mut self) {
         if let Some(link) = self.standing() {
-            link.listeners.forget(self.number);
+            link.forget(self.number);
             let _ = link.outbox.push(&ToChild::Forget { controller: self.number });
         }
+    }
+}
+
+/// What one process of a generation may use: the bus, and what its own controllers add to that.
+pub(super) struct BusOfHost {
+    pub(super) bus: BusHandle,
+    pub(super) generation: u64,
+    pub(super) epoch: u64,
+    pub(super) host: Weak<Current>,
+}
+
+impl BusOfHost {
+    fn host(&self) -> Result<Arc<Current>> {
+        self.host.upgrade().ok_or_else(gone)
+    }
+}
+
+impl Offers for BusOfHost {
+    fn bus(&self) -> Option<BusHandle> {
+        Some(self.bus.clone())
+    }
+
+    fn library(&self) -> Source {
+        Source(self.generation)
+    }
+
+    fn controller_proxy(&self, there: &RemoteController) -> Result<Arc<dyn AnyController>> {
+        let resolved = Resolved::new(there.resolves.clone(), there.retries.clone());
+        Ok(ControllerProxy::of(&self.host()?, self.epoch, there.number | ADDED, None, resolved))
+    }
+
+    fn factory_proxy(&self, there: &RemoteFactory) -> Result<Arc<dyn Factory>> {
+        let RemoteFactory { number, info, schema, swap, .. } = there.clone();
+        let (host, offered) = (self.host()?, Offered { info, schema, swap });
+        let _lease = host.leases.take(Holder::Factory);
+        Ok(Arc::new(FactoryProxy { offered, number: number | ADDED, host, only_in: Some(self.epoch), _lease }))
     }
 }

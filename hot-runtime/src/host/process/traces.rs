@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use controllerbus::plugin::traces::{Inside, Origin, Record};
 use tracing::Span;
 
-use super::protocol::TraceEvent;
+use super::protocol::{TraceEvent, span_of};
 
 /// The most open spans of one process; events in further ones come without their span.
 const SPANS: usize = 10_000;
@@ -50,6 +50,18 @@ impl Traces {
             let before = self.spans().insert(id, span);
             drop(before);
         }
+    }
+
+    /// The span in which a controller's code runs, until it is closed: it is the bus's.
+    pub(super) fn know(&self, controller: u64, span: &Span) {
+        if !span.is_disabled() {
+            let before = self.spans().insert(span_of(controller), span.clone());
+            drop(before);
+        }
+    }
+
+    pub(super) fn forget(&self, controller: u64) {
+        self.close(span_of(controller));
     }
 
     pub(super) fn close(&self, id: u64) {

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use controllerbus::__private::contained;
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, Context, Info, State};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, State};
+use controllerbus::directive::{AnyDirective, ValueSink, wire};
 use controllerbus::error::ErrorKind;
 use controllerbus::listen::Service;
 use controllerbus::remote::{Endpoint, EndpointLimits, Offers};
-use controllerbus::{BusHandle, Error, Result};
+use controllerbus::{BusHandle, Error, Result, Retry};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +23,7 @@ use super::trace;
 use crate::host::library::{LoadOptions, Loaded};
 use crate::host::process::inbox::Inbox;
 use crate::host::process::outbox::Outbox;
-use crate::host::process::protocol::{Answer, Hello, Offered, ToChild, ToParent, Versions, Welcome};
+use crate::host::process::protocol::{ADDED, Answer, Hello, Offered, ToChild, ToParent, Versions, Welcome, span_of};
 use crate::host::process::socket::halves;
 
 /// Loads and serves until the runtime ends it. Returns the process's exit code.
@@ -79,7 +81,8 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
             async move { outbox.run().await }
         });
         let (listeners, loaded) = (Listeners::new(line.clone()), Arc::new(loaded));
-        let server = Server { line, remote, handle, listeners, factories, loaded, tables };
+        *lock(&tables.factories) = (0..).zip(factories).collect();
+        let server = Server { line, remote, handle, listeners, loaded, tables };
         let code = server.serve(Inbox::with_descriptors(reading, longest)).await;
         flushing.abort();
         code
@@ -92,14 +95,16 @@ struct Server {
     remote: Arc<Endpoint<Line>>,
     handle: BusHandle,
     listeners: Arc<Listeners>,
-    factories: Vec<Arc<dyn Factory>>,
     loaded: Arc<Loaded>,
     tables: Arc<Tables>,
 }
 
-/// The controllers, and the running calls.
+/// The factories, the controllers, and the running calls.
 #[derive(Default)]
 struct Tables {
+    factories: Mutex<HashMap<u64, Arc<dyn Factory>>>,
+    /// How many factories and controllers were added by controllers.
+    added: AtomicU64,
     controllers: Mutex<HashMap<u64, Controller>>,
     calls: Mutex<HashMap<u64, Call>>,
 }
@@ -115,19 +120,70 @@ struct Call {
     cancel: CancellationToken,
 }
 
-/// The controllers, for the runtime to ask.
+impl Tables {
+    fn number(&self) -> u64 {
+        ADDED | self.added.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The controllers and factories, for the runtime to ask.
 struct Controllers(Arc<Tables>);
 
 impl Offers for Controllers {
     fn controller(&self, number: u64) -> Option<Arc<dyn AnyController>> {
-        lock(&self.0.controllers).get(&number).map(|found| Arc::clone(&found.object))
+        let object = lock(&self.0.controllers).get(&number).map(|found| Arc::clone(&found.object))?;
+        Some(Arc::new(InSpan { object, span: span_of(number) }))
+    }
+
+    fn register_controller(&self, object: Arc<dyn AnyController>, info: &Info) -> Result<u64> {
+        let (number, info) = (self.0.number(), Arc::new(info.clone()));
+        lock(&self.0.controllers).insert(number, Controller { object, info });
+        Ok(number)
+    }
+
+    fn forget_controller(&self, number: u64) {
+        let forgotten = lock(&self.0.controllers).remove(&number);
+        drop(forgotten);
+    }
+
+    fn register_factory(&self, factory: Arc<dyn Factory>) -> Result<u64> {
+        let number = self.0.number();
+        lock(&self.0.factories).insert(number, factory);
+        Ok(number)
+    }
+
+    fn forget_factory(&self, number: u64) {
+        let forgotten = lock(&self.0.factories).remove(&number);
+        drop(forgotten);
+    }
+}
+
+/// A controller whose resolvers run in a span of the runtime's.
+struct InSpan {
+    object: Arc<dyn AnyController>,
+    span: u64,
+}
+
+impl AnyController for InSpan {
+    fn resolves(&self) -> Vec<String> {
+        self.object.resolves()
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        directive: Arc<dyn AnyDirective>,
+        sink: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        let work = Arc::clone(&self.object).resolve(directive, sink)?;
+        Some(Box::pin(trace::within(self.span, work)))
     }
 }
 
 /// The result of a call, before it is encoded.
 enum CallResult {
     Nothing,
-    Constructed(Vec<String>),
+    /// The ids that it resolves, and how often its resolvers are tried again, encoded.
+    Constructed(Vec<String>, Vec<u8>),
     State(Option<State>),
 }
 
@@ -147,7 +203,7 @@ impl Server {
                 }
             };
             match rmp_serde::from_slice(&frame) {
-                Ok(ToChild::Shutdown { timeout_ms }) => return self.end(Duration::from_millis(timeout_ms)),
+                Ok(ToChild::Shutdown { timeout_ms }) => return self.end(Duration::from_millis(timeout_ms)).await,
                 Ok(ToChild::Listening { listener, error }) => {
                     let given = match error {
                         Some(error) => Err(error),
@@ -244,20 +300,23 @@ impl Server {
         }
     }
 
-    fn construct(&self, call: u64, number: u64, factory: u32, config: Vec<u8>) {
+    fn construct(&self, call: u64, number: u64, factory: u64, config: Vec<u8>) {
         let cancel = CancellationToken::new();
         let (token, bus, tables) = (cancel.clone(), self.handle.clone(), Arc::clone(&self.tables));
-        let factory = self.factories.get(factory as usize).cloned();
+        let factory = lock(&self.tables.factories).get(&factory).cloned();
         let sockets = Arc::new(SocketsOf { listeners: Arc::clone(&self.listeners), controller: number });
-        self.start(call, cancel, async move {
+        let constructing = async move {
             let factory = factory.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such factory"))?;
             let info = Arc::new(factory.info());
             let context = Context::new(bus, token, Arc::clone(&info)).with_sockets(sockets);
             let object = factory.construct(config, context).await?;
             let resolves = object.resolves();
+            let own = |id: &String| object.retry(id).map(|retry| (id.clone(), retry));
+            let retries = wire::encode(&resolves.iter().filter_map(own).collect::<Vec<(String, Retry)>>())?;
             lock(&tables.controllers).insert(number, Controller { object, info });
-            Ok(CallResult::Constructed(resolves))
-        });
+            Ok(CallResult::Constructed(resolves, retries))
+        };
+        self.start(call, cancel, trace::within(span_of(number), constructing));
     }
 
     /// Starts a call of a controller.
@@ -269,12 +328,13 @@ impl Server {
         work: impl FnOnce(Controller) -> F + Send + 'static,
     ) {
         let found = lock(&self.tables.controllers).get(&controller).cloned();
-        self.start(call, cancel, async move {
+        let calling = async move {
             match found {
                 Some(found) => work(found).await,
                 None => Err(Error::new(ErrorKind::NotFound, "the controller is not in this process")),
             }
-        });
+        };
+        self.start(call, cancel, trace::within(span_of(controller), calling));
     }
 
     /// Runs a call to its end, forgets it, and sends the result to the runtime.
@@ -291,7 +351,9 @@ impl Server {
             drop(ended);
             let result = given.as_ref().map(|given| match given {
                 CallResult::Nothing => Answer::Nothing,
-                CallResult::Constructed(resolves) => Answer::Constructed(resolves.clone()),
+                CallResult::Constructed(resolves, retries) => {
+                    Answer::Constructed { resolves: resolves.clone(), retries }
+                }
                 CallResult::State(None) => Answer::NoState,
                 CallResult::State(Some(state)) => Answer::State { schema: state.schema, bytes: &state.bytes },
             });
@@ -306,16 +368,19 @@ impl Server {
     }
 
     /// Ends the guest as an unload in the runtime's own process would, within a time limit.
-    fn end(self, timeout: Duration) -> i32 {
+    async fn end(self, timeout: Duration) -> i32 {
         let calls = std::mem::take(&mut *lock(&self.tables.calls));
         for call in calls.into_values() {
             call.cancel.cancel();
             call.task.abort();
         }
         self.remote.release_all();
-        lock(&self.tables.controllers).clear();
-        let Self { factories, loaded, .. } = self;
-        drop(factories);
+        let controllers = std::mem::take(&mut *lock(&self.tables.controllers));
+        let factories = std::mem::take(&mut *lock(&self.tables.factories));
+        drop((controllers, factories));
+        let Self { loaded, .. } = self;
+        // What was aborted ends when this thread gets to it.
+        let _ = tokio::time::timeout(timeout, loaded.leases().drained()).await;
         if let Some(mut loaded) = Arc::into_inner(loaded) {
             let _ = loaded.unload(timeout);
         }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,6 +37,31 @@ pub(super) fn set_level(level: u8) {
     if LEVEL.swap(level, Ordering::Relaxed) != level {
         tracing_core::callsite::rebuild_interest_cache();
     }
+}
+
+/// Does work in a span of the runtime's.
+pub(super) async fn within<T>(span: u64, work: impl Future<Output = T>) -> T {
+    struct Entered(u64);
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            leave(self.0);
+        }
+    }
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        ENTERED.with_borrow_mut(|entered| entered.push(span));
+        let _entered = Entered(span);
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+fn leave(span: u64) {
+    ENTERED.with_borrow_mut(|entered| {
+        if let Some(at) = entered.iter().rposition(|entered| *entered == span) {
+            entered.remove(at);
+        }
+    });
 }
 
 struct Forward {
@@ -163,11 +190,7 @@ impl Subscriber for Forward {
     }
 
     fn exit(&self, id: &Id) {
-        ENTERED.with_borrow_mut(|entered| {
-            if let Some(at) = entered.iter().rposition(|entered| *entered == id.into_u64()) {
-                entered.remove(at);
-            }
-        });
+        leave(id.into_u64());
     }
 
     fn clone_span(&self, id: &Id) -> Id {
