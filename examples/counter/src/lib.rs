@@ -86,12 +86,6 @@ impl Controller for Counter {
 
     #[resolves]
     async fn watch(&self, _: Watch, values: Values<Count>) -> Result<()> {
-        let mut count = self.count.subscribe();
-        let mut shown = values.slot();
-        loop {
-            let now = count.borrow_and_update().clone();
-            shown.set(now);
-            count.changed().await?;
-        }
+        values.follow(self.count.subscribe()).await
     }
 }

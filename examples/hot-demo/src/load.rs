@@ -67,17 +67,14 @@ impl Load {
                 let begun = Instant::now();
                 let asked = async {
                     if number % 2 == 0 {
-                        bus.resolve(Greet { name: format!("guest {number}") }).await.map(drop)
+                        bus.resolve(Greet { name: format!("guest {number}") }).within(LIMIT).await.map(drop)
                     } else {
-                        bus.resolve(Boilerplate { boilerplate_id: format!("work {number}") }).await.map(drop)
+                        let boilerplate_id = format!("work {number}");
+                        bus.resolve(Boilerplate { boilerplate_id }).within(LIMIT).await.map(drop)
                     }
                 };
-                let failure = match tokio::time::timeout(LIMIT, asked).await {
-                    Ok(Ok(())) => None,
-                    Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some(format!("no answer within {LIMIT:?}")),
-                };
-                shared.count(begun, failure);
+                let failure = asked.await.err();
+                shared.count(begun, failure.map(|error| error.to_string()));
             }
         });
         Self { counts, task }

@@ -60,14 +60,13 @@ async fn ask(bus: Bus, stop: Arc<AtomicBool>) -> Probed {
         tokio::time::sleep(EVERY).await;
         let (begun, name) = (Instant::now(), format!("guest {}", probed.requests));
         let expected = format!("Hello, {name}!");
-        let answer = tokio::time::timeout(LIMIT, bus.resolve(Greet { name })).await;
+        let answer = bus.resolve(Greet { name }).within(LIMIT).await;
         probed.longest = probed.longest.max(begun.elapsed());
         probed.requests += 1;
         let why = match answer {
-            Ok(Ok(greeting)) if greeting.0 == expected => continue,
-            Ok(Ok(greeting)) => format!("the answer was `{}`", greeting.0),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {LIMIT:?}"),
+            Ok(greeting) if greeting.0 == expected => continue,
+            Ok(greeting) => format!("the answer was `{}`", greeting.0),
+            Err(error) => error.to_string(),
         };
         probed.failed += 1;
         probed.why.get_or_insert(why);

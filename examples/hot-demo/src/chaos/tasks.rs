@@ -183,7 +183,7 @@ impl Chaos {
     /// Whether it answered.
     async fn ask_for(&self, plugin: usize, what: String) -> bool {
         let asked = self.bus.resolve(Trouble { plugin: id(plugin), what, nonce: fastrand::u64(..) });
-        matches!(self.calls.call("resolve", ASK, tokio::time::timeout(PATIENCE, asked)).await, Some(Ok(Ok(_))))
+        matches!(self.calls.call("resolve", ASK, asked.within(PATIENCE)).await, Some(Ok(_)))
     }
 
     async fn spin(&self, plugin: usize) {
@@ -199,7 +199,7 @@ impl Chaos {
     async fn words(&self) {
         self.count("answered with a value of the wrong type");
         let asked = self.bus.resolve(Words { nonce: fastrand::u64(..) });
-        self.calls.call("resolve", ASK, tokio::time::timeout(PATIENCE, asked)).await;
+        self.calls.call("resolve", ASK, asked.within(PATIENCE)).await;
     }
 
     async fn apply(&self, plugin: usize, does: &str) {
