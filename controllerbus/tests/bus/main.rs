@@ -18,7 +18,6 @@ mod schemas;
 #[cfg(unix)]
 mod sockets;
 mod spans;
-mod state;
 mod stop_first;
 mod swaps;
 mod waits;

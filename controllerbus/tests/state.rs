@@ -1,3 +1,4 @@
+#![allow(missing_docs)]
 //! A controller that names a field as its state: other versions of it go on with that, also after a roll-back.
 
 use std::sync::{Arc, Mutex};
@@ -8,7 +9,13 @@ use controllerbus::controller::factory::{Factory, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Info};
 use controllerbus::prelude::*;
 
-use crate::kit::{info, soon};
+fn info(id: &str) -> Info {
+    Info::new(id, semver::Version::new(1, 0, 0), id)
+}
+
+async fn soon<F: Future>(what: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it does not take long")
+}
 
 /// Adds to the count, and says what it is then. No two are the same question.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
