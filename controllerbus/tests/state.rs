@@ -1,5 +1,5 @@
-#![allow(missing_docs)]
 //! A controller that names a field as its state: other versions of it go on with that, also after a roll-back.
+#![allow(missing_docs)]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
