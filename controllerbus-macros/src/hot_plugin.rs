@@ -9,29 +9,40 @@ use syn::{
     Type, parse_quote,
 };
 
+use crate::functions;
 use crate::keys::{Keys, doc_lines};
 use crate::schema::json_escaped;
 use crate::tokens::Hash;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    if let Some(block) = functions::block(&item) {
+        return functions::expand(arguments, &block);
+    }
     let keys = Keys::parse(arguments, &["id", "version", "swap", "state"], Span::call_site())?;
     let id = keys.id("example/greeter")?;
     let framework = keys.framework()?;
-    let version = keys.text("version", "1.0.0")?;
-    if let Err(error) = semver::Version::parse(&version.value()) {
-        return Err(Error::new(
-            version.span(),
-            format!("`version` is not a semantic version such as \"1.0.0\": {error}"),
-        ));
-    }
+    let version = checked_version(&keys)?;
     let swap = Swap::read(&keys)?;
     let mut block = controller_block(item)?;
     let state = state(&keys, &block, &framework)?;
     let resolvers = take_resolvers(&mut block)?;
     let routes = routes(&block, &resolvers, &framework)?;
-    let plugin = plugin(&block, &id, &version, swap, &resolvers, &framework);
-    let unique = unique(&id);
     let controller = &block.self_ty;
+    let resolves = resolvers.iter().map(|resolver| {
+        let (directive, conditions) = (&resolver.directive, &resolver.conditions);
+        quote!(#(#conditions)* <#directive as #framework::Directive>::ID)
+    });
+    let parts = Parts {
+        items: quote!(type __Config = <#controller as #framework::Controller>::Config;),
+        config: quote!(<__Config as #framework::Config>::ID),
+        schema: quote!(<__Config as #framework::Config>::SCHEMA),
+        resolves: quote!(#(#resolves),*),
+        functions: quote!(::std::option::Option::None),
+        starts: false,
+        factory: quote!(__cbus::factory_of::<#controller>),
+    };
+    let plugin = plugin(&block, &id, &version, swap, parts, &framework);
+    let unique = unique(&id);
     let methods = resolvers.iter().map(|resolver| &resolver.method);
     // What is said of the block holds for all that comes of it.
     let (conditions, lints): (Vec<_>, Vec<_>) = block.attrs.iter().filter(|it| !is_doc(it)).partition(|it| is_cfg(it));
@@ -45,23 +56,35 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     Ok(tokens)
 }
 
+/// The version, which must be there.
+pub fn checked_version(keys: &Keys) -> Result<LitStr> {
+    let version = keys.text("version", "1.0.0")?;
+    match semver::Version::parse(&version.value()) {
+        Ok(_) => Ok(version),
+        Err(error) => {
+            let what = format!("`version` is not a semantic version such as \"1.0.0\": {error}");
+            Err(Error::new(version.span(), what))
+        }
+    }
+}
+
 fn is_doc(attribute: &Attribute) -> bool {
     attribute.path().is_ident("doc")
 }
 
-fn is_cfg(attribute: &Attribute) -> bool {
+pub fn is_cfg(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg")
 }
 
 /// How a new controller comes in the place of an old one.
 #[derive(Clone, Copy)]
-enum Swap {
+pub enum Swap {
     Beside,
     StopFirst,
 }
 
 impl Swap {
-    fn read(keys: &Keys) -> Result<Self> {
+    pub fn read(keys: &Keys) -> Result<Self> {
         if keys.expression("swap")?.is_none() {
             return Ok(Self::Beside);
         }
@@ -85,16 +108,13 @@ impl Swap {
 
 /// The item, if it is an `impl Controller for T` that a plugin can be made of.
 fn controller_block(item: TokenStream) -> Result<ItemImpl> {
-    const WANTED: &str = "#[hot_plugin] goes on an `impl Controller for ...` block";
+    const WANTED: &str = "#[hot_plugin] goes on an `impl Controller for ...` block, or on that of a trait with #[hot]";
     let block = match syn::parse2::<Item>(item)? {
         Item::Impl(block) => block,
         other => return Err(Error::new_spanned(other, WANTED)),
     };
-    let Some((path, _)) = &block.trait_ else {
-        return Err(Error::new_spanned(&block.self_ty, format!("{WANTED}, not on an inherent impl")));
-    };
-    if path.segments.last().is_none_or(|segment| segment.ident != "Controller") {
-        return Err(Error::new_spanned(path, format!("{WANTED}, not on an impl of another trait")));
+    if block.trait_.is_none() {
+        return Err(Error::new_spanned(&block.self_ty, format!("{WANTED}; not on an inherent impl")));
     }
     if !block.generics.params.is_empty() {
         return Err(Error::new_spanned(
@@ -289,17 +309,35 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver], framework: &TokenStream) -> 
     .map(Some)
 }
 
+/// What differs between kinds of plugins.
+pub struct Parts {
+    /// What the rest refers to.
+    pub items: TokenStream,
+    /// The config's id.
+    pub config: TokenStream,
+    /// The config's schema.
+    pub schema: TokenStream,
+    /// The ids of what is resolved.
+    pub resolves: TokenStream,
+    /// The trait whose functions it has.
+    pub functions: TokenStream,
+    /// Whether it runs without a config set that says so.
+    pub starts: bool,
+    /// Makes the factory of an entry.
+    pub factory: TokenStream,
+}
+
 /// The manifest record, the factory's entry in the slice, and the crate's entry symbol. No name in it is one that a type
 /// of the crate's may have.
-fn plugin(
+pub fn plugin(
     block: &ItemImpl,
     id: &LitStr,
     version: &LitStr,
     swap: Swap,
-    resolvers: &[Resolver],
+    parts: Parts,
     framework: &TokenStream,
 ) -> TokenStream {
-    let controller = &block.self_ty;
+    let Parts { items, config, schema, resolves, functions, starts, factory } = parts;
     let description = description(&block.attrs);
     let package = |name: &str| std::env::var(name).unwrap_or_default();
     let (name, package_version) = (package("CARGO_PKG_NAME"), package("CARGO_PKG_VERSION"));
@@ -316,23 +354,20 @@ fn plugin(
         Swap::Beside => quote!(Beside),
         Swap::StopFirst => quote!(StopFirst),
     };
-    let resolves = resolvers.iter().map(|resolver| {
-        let (directive, conditions) = (&resolver.directive, &resolver.conditions);
-        quote!(#(#conditions)* <#directive as #framework::Directive>::ID)
-    });
     // No fingerprint of the boundary here: a constant of another crate is worked out anew in each crate that reads it,
     // and that one takes 700 ms. The bundle's record has it.
     quote! {
         const _: () = {
             use #framework::__private::{self as __cbus, linkme as __linkme};
 
-            type __Config = <#controller as #framework::Controller>::Config;
-            const __CONFIG: &str = <__Config as #framework::Config>::ID;
+            #items
+            const __CONFIG: &str = #config;
             const __FACTORY: __cbus::manifest::Factory = __cbus::manifest::Factory {
                 head: #head,
                 config: __CONFIG,
-                resolves: &[#(#resolves),*],
-                schema: <__Config as #framework::Config>::SCHEMA,
+                resolves: &[#resolves],
+                schema: #schema,
+                functions: #functions,
             };
             const __LENGTH: usize = __FACTORY.length();
             #framework::__manifest_record!(__RECORD: __LENGTH, __FACTORY.record());
@@ -345,8 +380,9 @@ fn plugin(
                 description: #description,
                 config_id: __CONFIG,
                 swap: __cbus::SwapMode::#mode,
+                starts: #starts,
                 record: &__RECORD,
-                factory: __cbus::factory_of::<#controller>,
+                factory: #factory,
             };
 
             #[unsafe(export_name = #entry)]
@@ -358,7 +394,7 @@ fn plugin(
 }
 
 /// A name that stands once at the crate's root, so that two plugins of one id do not compile.
-fn unique(id: &LitStr) -> TokenStream {
+pub fn unique(id: &LitStr) -> TokenStream {
     // No two ids have the same: what is no letter and no digit is written as its code.
     let plain = id.value().bytes().fold(String::new(), |name, byte| match byte {
         b'_' => name + "__",

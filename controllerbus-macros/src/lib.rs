@@ -3,6 +3,8 @@
 mod config;
 mod crossing;
 mod directive;
+mod functions;
+mod hot;
 mod hot_plugin;
 mod interface;
 mod keys;
@@ -49,11 +51,46 @@ use proc_macro::TokenStream;
 /// With `state = field` the next generation goes on with what the controller has in that field, a `Mutex`, an `RwLock` or a
 /// `watch::Sender` of a `#[derive(State)]` struct.
 ///
+/// On an implementation of a trait that has `#[hot]`, it makes the trait's methods callable: see `controllerbus::hot`. There, `id` and
+/// `version` are those of the crate unless they are given, and a value is made with `Default`, or by `construct = Self::open`, an
+/// `async fn open(context: &Context) -> Result<Self>`. With `state`, the value is handed over to the next generation, encoded with
+/// serde.
+///
 /// With `swap = "stop-first"` a new controller is made when the old one has ended and been dropped, not beside it: for one
 /// that owns what only one can own, such as a database.
 #[proc_macro_attribute]
 pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     hot_plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Makes a plain trait one whose methods can be called in a plugin: see `controllerbus::hot`.
+///
+/// The trait stays as it is, but that the futures of its `async` methods are `Send`; an implementation writes `async fn` all the same.
+/// `TraitClient`, which is declared beside `Trait`, has its methods for callers.
+///
+/// Methods take `&self`. Arguments are serde types, or borrow one: `u64`, `Item`, `&Item`, `&str`, `&[u8]`, `&[Item]`, `&Path`. Results
+/// are serde types that own what they have, a `Result` among them.
+///
+/// ```
+/// use controllerbus::hot::{Hot, HotTrait};
+/// use controllerbus::prelude::*;
+///
+/// #[controllerbus::hot]
+/// pub trait Words {
+///     fn count(&self, text: &str) -> usize;
+///     async fn longest(&self, words: &[String]) -> Option<String>;
+/// }
+///
+/// assert_eq!(<dyn Words>::METHODS[0].signature, "(&str) -> usize");
+///
+/// async fn use_it(words: Hot<dyn Words>) -> Result<(), BusError> {
+///     let count: usize = words.count("to be or not to be").await?;
+///     Ok(())
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn hot(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    hot::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// Implements `Config`: `#[config(id = "example/greeter")]`, and optionally `validate = path::to::function`. What a field with

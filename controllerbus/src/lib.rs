@@ -51,6 +51,7 @@
 //! * To write a controller: [`Controller`], with what it is given ([`Context`]) and its state across swaps ([`State`]).
 //! * To ask and to answer: [`Directive`], [`Request`] (the one who asks) and [`Values`] (a resolver).
 //! * To run a bus: [`Bus`] and [`ConfigSet`]; [`BusError`] is what goes wrong there.
+//! * To call a plugin's functions, without a bus: [`hot`](mod@hot).
 //! * To keep sockets across swaps: [`listen`]. To hand out objects with methods: [`Interface`].
 //!
 //! # Features
@@ -77,6 +78,7 @@ pub mod config;
 pub mod controller;
 pub mod directive;
 pub mod error;
+pub mod hot;
 mod linked;
 pub mod listen;
 pub mod plugin;
@@ -93,7 +95,7 @@ pub use directive::{Directive, Event, Request, ValueId, Values};
 pub use error::{BusError, Error, Result};
 pub use plugin::Interface;
 
-pub use controllerbus_macros::{Config, Directive, Schema, State, hot_plugin, interface};
+pub use controllerbus_macros::{Config, Directive, Schema, State, hot, hot_plugin, interface};
 
 /// Everything that a controller crate needs.
 pub mod prelude {
@@ -120,6 +122,11 @@ pub mod __private {
 
     pub mod state {
         pub use crate::controller::state::{FieldError, FieldRef, FieldValue};
+    }
+
+    pub mod hot {
+        pub use crate::hot::call::Bytes;
+        pub use crate::hot::serve::{Kept, Object, Table, call, configs, factory, failed};
     }
 
     pub mod schema {

@@ -27,6 +27,8 @@ pub struct FactoryEntry {
     pub config_id: &'static str,
     /// How its controllers replace others.
     pub swap: SwapMode,
+    /// Whether it runs without a config set that says so, because it has functions.
+    pub starts: bool,
     /// The manifest record. This reference keeps the linker from dropping its section.
     pub record: &'static [u8],
     /// Makes the factory.
@@ -50,7 +52,7 @@ impl FactoryEntry {
         (self.factory)(self)
     }
 
-    fn info(&self) -> Info {
+    pub(crate) fn info(&self) -> Info {
         Info {
             id: self.id.to_owned(),
             version: self.version.parse().unwrap_or(semver::Version::new(0, 0, 0)),

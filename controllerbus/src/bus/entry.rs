@@ -339,8 +339,20 @@ impl ControllerEntry {
     /// Withdraws its answers; takes time in proportion to their number.
     pub(super) fn withdraw(&self) {
         for standing in self.answering.remove() {
+            standing.change(|state, effects| state.withdraw(self.id, &standing.options, effects));
+        }
+    }
+
+    /// The same, but for the calls that it has begun.
+    pub(super) fn withdraw_but_calls(&self) {
+        for standing in self.answers().iter().filter(|standing| !standing.options.once) {
             standing.change(|state, effects| state.remove_resolver(self.id, effects));
         }
+    }
+
+    /// Whether it answers anything but calls.
+    pub(super) fn answers_more_than_calls(&self) -> bool {
+        self.answers().iter().any(|standing| !standing.options.once)
     }
 
     /// What its execution is doing, and since when.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use semver::{Version, VersionReq};
 
 use super::Source;
-use super::configs::Changes;
+use super::configs::{Changes, Earlier};
 use super::engine::{Engine, Life};
 use super::entry::ControllerEntry;
 use crate::controller::factory::Factory;
 use crate::controller::{Info, SwapMode};
+use crate::hot::serve::configs;
+use crate::linked::FACTORIES;
 
 /// The factories that the bus knows.
 #[derive(Default)]
@@ -100,6 +102,17 @@ impl Factories {
 }
 
 impl Engine {
+    /// Runs what is linked into this binary and runs without a config set that says so, where there is a runtime for it.
+    pub(super) fn start_linked(self: &Arc<Self>) {
+        let set = configs(FACTORIES.iter().filter(|entry| entry.starts).map(|entry| entry.config_id));
+        if set.iter().next().is_some()
+            && self.runtime().is_ok()
+            && let Err(error) = self.add_candidates(self.next_id(), set, Earlier::Keep)
+        {
+            tracing::error!(%error, "functions that are linked in do not run");
+        }
+    }
+
     /// Adds factories; controllers that wait for them are constructed in the background.
     pub(super) fn add_factories(self: &Arc<Self>, known: Vec<KnownFactory>) {
         let changes = {

@@ -143,6 +143,8 @@
 //                stay
 //    retiring    its successor serves: it goes, with its values, once that has a value or is idle; after OUTLAST at the
 //                latest
+//    a call      (`Options::once`) has the first resolver that begins, and no other. A staged controller is not offered it; one that
+//                waits at the gate is handed on to the successor, and one at work stays where it is
 //    gone        its controller was taken off, it turned out to have no resolver for it, or the directive has ended
 //
 //
@@ -292,6 +294,7 @@ impl Bus {
         let factories = FACTORIES.iter().map(FactoryEntry::factory).collect();
         let known = KnownFactory::of(Source::STATIC, factories);
         engine.life().factories.add(known);
+        engine.start_linked();
         Self(engine)
     }
 

@@ -112,6 +112,10 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
     if let Some(library) = standing.library.filter(|library| *library != lane_ref.library) {
         return not_asked(standing, lane_ref, library);
     }
+    // Its predecessor, which is on every list before it, is asked; what that does not begin is handed on (`Engine::take_over`).
+    if standing.options.once && lane_ref.is_staged() {
+        return;
+    }
     // Remembered before it begins: if the controller is taken off in between, it does not begin.
     let Some(slot) = lane_ref.remember(standing) else { return };
     match standing.change(|state, effects| state.begin(standing, lane_ref, slot, effects)) {
@@ -120,6 +124,18 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
         // There was another offer, the directive has ended, or another controller has taken over.
         Gate::Shut => lane_ref.forget(slot),
     }
+}
+
+/// Hands a call that waited at the gate of a controller, and has not begun, on to the one that has replaced it.
+pub(super) fn hand_on(standing: &Arc<Standing>, old: u64, new: u64) {
+    standing.change(|state, effects| state.take_back_offer(old, effects));
+    let routes = standing.table.routes.load();
+    let route = routes.iter().find(|route| route.entry.id == new).cloned();
+    drop(routes);
+    if let Some(route) = route {
+        offer(standing, route.get());
+    }
+    standing.change(StandingState::offered);
 }
 
 /// A local directive of another library. Between the host and a plugin that is a mistake, which is told; between generations it
@@ -224,7 +240,7 @@ async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: 
     loop {
         let begun = Instant::now();
         let result = contained(work).instrument(lane_ref.span.clone()).await;
-        let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
+        let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent()) && !standing.options.once;
         finish(&standing, &lane_ref, run, result);
         if !is_tried_again {
             return;

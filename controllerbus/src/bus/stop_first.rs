@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::engine::Engine;
 use super::entry::{ControllerEntry, End};
+use super::resolver::hand_on;
 use super::standing::Standing;
 use crate::controller::State;
 use crate::error::ErrorKind;
@@ -256,6 +257,12 @@ impl Engine {
     fn cut_short(self: &Arc<Self>, entry: &Arc<ControllerEntry>) {
         entry.is_inherited.store(true, Ordering::Release);
         for standing in entry.answers() {
+            if standing.options.once && !entry.handover.is_held(&standing) {
+                let what = format!("{} had to end, and what it was called for had not", entry.info.id);
+                let error = Error::new(ErrorKind::Closed, what);
+                standing.change(|state, effects| state.cut_call(entry.id, error, effects));
+                continue;
+            }
             standing.change(|state, effects| state.suspend(&standing, entry.id, effects));
         }
         entry.set_service(Service::Replaced);
@@ -274,11 +281,15 @@ impl Engine {
         for (old, new) in pairs {
             // The runs that waited here, and whatever is offered to the old one from now on, are the new one's.
             for (standing, ..) in old.handover.shut() {
-                standing.change(|state, effects| state.remove_resolver(old.id, effects));
+                match new {
+                    Some(new) if standing.options.once => hand_on(&standing, old.id, new.id),
+                    _ => standing.change(|state, effects| state.remove_resolver(old.id, effects)),
+                }
             }
             if let Some(new) = new {
-                // A directive that is being added may have been offered to only one of the two.
-                for standing in new.answers().into_iter().chain(old.answers()) {
+                // A directive that is being added may have been offered to only one of the two. A call has no other answer.
+                let both = new.answers().into_iter().chain(old.answers());
+                for standing in both.filter(|standing| !standing.options.once) {
                     standing.change(|state, effects| state.replace(old.id, new.id, effects));
                 }
             }
@@ -292,11 +303,16 @@ impl Engine {
             self.spawn(async move {
                 let watching = Watching::of(&old);
                 let outlasted = async {
-                    while old.answer_count() > 0 {
+                    while old.answers_more_than_calls() {
                         watching.activity.notified().await;
                     }
                 };
                 let _ = timeout(super::swap::OUTLAST, outlasted).await;
+                old.withdraw_but_calls();
+                // Whoever calls decides how long he waits.
+                while old.answer_count() > 0 {
+                    watching.activity.notified().await;
+                }
                 drop(watching);
                 old.withdraw();
                 old.cancel.cancel();

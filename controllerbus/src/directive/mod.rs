@@ -206,6 +206,10 @@ pub struct Options {
     /// Whether it stands by itself, and is not merged with equivalent ones.
     #[serde(default)]
     pub unmerged: bool,
+    /// Whether it is a call: one controller answers it, and only once. No other controller is asked, a failure is not tried
+    /// again, and in a swap it stays with the controller that has begun it, for as long as that takes.
+    #[serde(default)]
+    pub once: bool,
 }
 
 impl Options {
@@ -243,6 +247,12 @@ impl Options {
     #[must_use]
     pub fn with_unmerged(self) -> Self {
         Self { unmerged: true, ..self }
+    }
+
+    /// With a single answer, by the controller that is asked first; see [`Options::once`].
+    #[must_use]
+    pub fn with_once(self) -> Self {
+        Self { once: true, ..self }
     }
 }
 

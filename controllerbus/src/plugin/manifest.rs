@@ -135,6 +135,8 @@ pub struct Factory {
     pub resolves: &'static [&'static str],
     /// The config's schema.
     pub schema: &'static Node,
+    /// The trait whose functions it has, if it has some; it runs without a config set that says so.
+    pub functions: Option<&'static str>,
 }
 
 impl Factory {
@@ -165,7 +167,13 @@ impl Factory {
             at = put(out, at, "\"");
             one += 1;
         }
-        put(out, at, "],\"schema\":")
+        at = put(out, at, "]");
+        if let Some(of) = self.functions {
+            at = put(out, at, ",\"functions\":\"");
+            at = put_escaped(out, at, of);
+            at = put(out, at, "\"");
+        }
+        put(out, at, ",\"schema\":")
     }
 }
 
@@ -256,6 +264,7 @@ mod tests {
             config: "a\"b\\c\n",
             resolves: &["one", "t\u{1}wo\""],
             schema: &Node::Any,
+            functions: None,
         };
         const LENGTH: usize = FACTORY.length();
         const RECORD: [u8; LENGTH] = FACTORY.record();
@@ -263,6 +272,10 @@ mod tests {
         assert_eq!(record["config"], "a\"b\\c\n");
         assert_eq!(record["resolves"], serde_json::json!(["one", "t\u{1}wo\""]));
         assert_eq!(record["schema"], serde_json::json!({}));
+        const WITH: Factory = Factory { functions: Some("api::Greeter"), ..FACTORY };
+        const LONGER: usize = WITH.length();
+        let record: serde_json::Value = serde_json::from_slice(&WITH.record::<LONGER>()).expect("JSON");
+        assert_eq!(record["functions"], "api::Greeter");
         let none = Factory { resolves: &[], ..FACTORY };
         assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"".len());
     }

@@ -59,6 +59,8 @@ pub(super) struct StandingState {
     subscribers: SmallVec<[Subscriber; 1]>,
     next: u64,
     idle: bool,
+    /// Whether it is a call whose controller has gone.
+    spent: bool,
     /// Whether a resolver waits for its successor's answer.
     retiring: bool,
     /// Whether it is local: those who ask and those who answer are of one generation, which nothing is held back from.
@@ -87,6 +89,7 @@ impl Standing {
             subscribers: SmallVec::new(),
             next: 0,
             idle: false,
+            spent: false,
             retiring: false,
             is_local: library.is_some(),
             refused: Vec::new(),

@@ -89,6 +89,9 @@ impl StandingState {
         if self.ended || lane_ref.is_removed() || self.resolver(lane_ref.id).is_some() {
             return Gate::Shut;
         }
+        if standing.options.once && (self.spent || !self.resolvers.is_empty()) {
+            return Gate::Shut;
+        }
         let parked = self.is_full(lane_ref, &standing.options);
         let gate = if parked { Gate::Holding } else { self.pass(standing, lane_ref, 0, effects) };
         if gate == Gate::Shut {
@@ -193,6 +196,26 @@ impl StandingState {
         resolver.error = None;
         resolver.works_since = Some(Instant::now());
         (self.pass(standing, lane_ref, run, effects) == Gate::Open).then_some(run)
+    }
+
+    /// Takes a call back from a controller that has not begun it. Until it is offered to another one, it is not idle.
+    pub(in crate::bus) fn take_back_offer(&mut self, controller: u64, effects: &mut Effects) {
+        self.offers += 1;
+        self.remove_resolver(controller, effects);
+    }
+
+    /// A controller goes, and with it what it answers. A call that it had is not begun again by another one.
+    pub(in crate::bus) fn withdraw(&mut self, controller: u64, options: &Options, effects: &mut Effects) {
+        self.spent |= options.once;
+        self.remove_resolver(controller, effects);
+    }
+
+    /// Ends a call that is at work, with an error.
+    pub(in crate::bus) fn cut_call(&mut self, controller: u64, error: Error, effects: &mut Effects) {
+        let Some(resolver) = self.resolver(controller).filter(|resolver| !resolver.done) else { return };
+        let (lane_ref, run) = (Arc::clone(&resolver.lane_ref), resolver.run);
+        effects.tasks.extend(resolver.task.take());
+        self.fail(&lane_ref, run, error, effects);
     }
 
     /// Removes a resolver with its values.
