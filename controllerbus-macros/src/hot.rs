@@ -11,7 +11,8 @@ use syn::{
 use crate::keys::Keys;
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let framework = Keys::parse(arguments, &[], Span::call_site())?.framework()?;
+    let keys = Keys::parse(arguments, &["id"], Span::call_site())?;
+    let framework = keys.framework()?;
     let mut item = match syn::parse2::<Item>(item)? {
         Item::Trait(item) => item,
         other => return Err(Error::new_spanned(other, "#[hot] goes on a trait")),
@@ -20,9 +21,13 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
         let what = "a trait of functions cannot be generic: the plugin and its callers must mean the same trait";
         return Err(Error::new_spanned(&item.generics, what));
     }
+    let full = match keys.expression("id")? {
+        Some(_) => keys.id("example/greeter")?.value(),
+        None => format!("{}::{}", std::env::var("CARGO_CRATE_NAME").unwrap_or_default(), item.ident),
+    };
     let methods = item.items.iter().map(Method::of).collect::<Result<Vec<_>>>()?;
     let client = client(&item, &methods, &framework);
-    let served = served(&item, &methods, &framework);
+    let served = served(&item, &full, &methods, &framework);
     item.items.iter_mut().for_each(without_async);
     Ok(quote! {
         #item
@@ -247,9 +252,8 @@ fn client(item: &ItemTrait, methods: &[Method], framework: &TokenStream) -> Toke
 }
 
 /// What makes the trait callable, and what decodes a call for a type that implements it.
-fn served(item: &ItemTrait, methods: &[Method], framework: &TokenStream) -> TokenStream {
+fn served(item: &ItemTrait, full: &str, methods: &[Method], framework: &TokenStream) -> TokenStream {
     let (name, client) = (&item.ident, client_name(item));
-    let full = format!("{}::{name}", std::env::var("CARGO_CRATE_NAME").unwrap_or_default());
     let described = methods.iter().map(|method| {
         let (name, signature) = (method.name.to_string(), method.signature());
         quote!(#framework::hot::Method { name: #name, signature: #signature })

@@ -71,6 +71,9 @@ pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// Methods take `&self`. Arguments are serde types, or borrow one: `u64`, `Item`, `&Item`, `&str`, `&[u8]`, `&[Item]`, `&Path`. Results
 /// are serde types that own what they have, a `Result` among them.
 ///
+/// The plugin and its callers know the trait by its crate and its name. Where they do not share a crate, each declares it with the
+/// same `#[hot(id = "example/words")]`.
+///
 /// ```
 /// use controllerbus::hot::{Hot, HotTrait};
 /// use controllerbus::prelude::*;

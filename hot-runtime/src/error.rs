@@ -190,6 +190,12 @@ pub enum Error {
         /// A known id that is close to it, if there is one.
         nearest: Option<String>,
     },
+    /// There is no plugin whose functions could be called.
+    #[error("{reason}")]
+    NotServed {
+        /// What is missing, and what there is instead.
+        reason: String,
+    },
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     Closed,

@@ -60,6 +60,8 @@ pub(super) struct ControllerEntry {
     pub(super) failures: AtomicU64,
     /// Whether one of its resolvers has failed.
     pub(super) resolver_failed: AtomicBool,
+    /// Whether it was not offered calls, because it was staged.
+    pub(super) missed_calls: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
     pub(super) handover: Handover,
     answering: Answering<Arc<Standing>>,
@@ -254,6 +256,7 @@ impl ControllerEntry {
             failed: Mutex::default(),
             failures: AtomicU64::new(0),
             resolver_failed: AtomicBool::new(false),
+            missed_calls: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             handover: Handover::default(),
             answering: Answering::live(),

@@ -90,6 +90,7 @@
 //  * `handover.held` is the gate and the runs that wait at it. A run asks for admission under its directive's lock; the
 //    gate is opened and shut without one. As long as `guarded` is false, the gate counts as open without a look at the
 //    lock. A gate that was shut stays shut.
+//  * `missed_calls` is set when a staged controller is not offered a call, and read once by the swap, after it has gone live.
 //  * `resolver_failed` is set under a directive's lock, and reset by the swap that looks at it.
 //
 // `Types` and `TypeTable`

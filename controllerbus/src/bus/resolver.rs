@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use tracing::Instrument;
@@ -112,8 +113,9 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
     if let Some(library) = standing.library.filter(|library| *library != lane_ref.library) {
         return not_asked(standing, lane_ref, library);
     }
-    // Its predecessor, which is on every list before it, is asked; what that does not begin is handed on (`Engine::take_over`).
+    // Its predecessor is asked. What that does not begin is offered again when this one goes live (`Engine::take_over`).
     if standing.options.once && lane_ref.is_staged() {
+        lane_ref.missed_calls.store(true, Ordering::Release);
         return;
     }
     // Remembered before it begins: if the controller is taken off in between, it does not begin.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::engine::Engine;
 use super::entry::{ControllerEntry, End};
-use super::resolver::hand_on;
+use super::resolver::{hand_on, offer};
 use super::standing::Standing;
 use crate::controller::State;
 use crate::error::ErrorKind;
@@ -291,6 +291,11 @@ impl Engine {
                 let both = new.answers().into_iter().chain(old.answers());
                 for standing in both.filter(|standing| !standing.options.once) {
                     standing.change(|state, effects| state.replace(old.id, new.id, effects));
+                }
+                // A call that was added before the new one was routed to may come to the old one too late.
+                if new.missed_calls.load(Ordering::Acquire) {
+                    let all = self.types.standing_for(new);
+                    all.iter().filter(|(standing, _)| standing.options.once).for_each(|(standing, own)| offer(standing, own));
                 }
             }
         }

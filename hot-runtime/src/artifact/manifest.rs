@@ -79,6 +79,9 @@ pub struct FactoryRecord {
     /// The JSON schema of the config.
     #[serde(default)]
     pub schema: serde_json::Value,
+    /// The trait whose functions it has, such as `greeter_api::Greeter`, if it has some: it runs as soon as it is loaded.
+    #[serde(default)]
+    pub functions: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -224,7 +227,7 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
         return Err((reason, "give it a shorter id"));
     }
     if factories.is_empty() {
-        return Err(("it has no controllers".to_owned(), "put #[hot_plugin] on an `impl Controller` block"));
+        return Err(("it has no controllers".to_owned(), "put #[hot_plugin] on an `impl Controller` block, or on that of a trait with #[hot]"));
     }
     Ok((bundle, factories))
 }

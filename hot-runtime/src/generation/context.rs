@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::artifact::Checks;
 use crate::event::RuntimeEvent;
+use crate::generation::builds::Builds;
 use crate::generation::history::Keep;
 use crate::generation::probation::Probation;
 use crate::generation::registry::Registry;
@@ -36,6 +37,7 @@ pub(crate) struct Settings {
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) registry: Registry,
+    pub(crate) builds: Builds,
     pub(crate) settings: Settings,
     /// The folder of the private copies.
     pub(crate) private_dir: ScratchDir,
@@ -61,6 +63,7 @@ impl Shared {
 
     pub(crate) fn emit(&self, event: RuntimeEvent) {
         tracing::debug!(?event);
+        self.builds.note(&event);
         for listener in &self.listeners {
             // A panic of one listener must not affect the others, nor the caller.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&event))) {

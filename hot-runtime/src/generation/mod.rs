@@ -1,5 +1,6 @@
 //! Generations: how one takes over from another, which ones served before, and which are loaded.
 
+pub(crate) mod builds;
 pub(crate) mod context;
 pub(crate) mod history;
 pub(crate) mod probation;

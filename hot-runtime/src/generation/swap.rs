@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use controllerbus::bus::{LastStates, Source};
+use controllerbus::__private::hot::configs;
+use controllerbus::bus::{ConfigOwner, LastStates, Source};
 use controllerbus::controller::factory::Factory;
 use tokio::sync::oneshot;
 
@@ -27,6 +28,8 @@ pub(crate) struct Generation {
     /// What it was opened from: to move it elsewhere, or to come back to it.
     pub(crate) copy: PrivateCopy,
     plugin: String,
+    /// What runs as soon as it is loaded.
+    starts: Option<ConfigOwner>,
     /// The config ids of its factories, from its manifest.
     manifest: Vec<String>,
     instance: Instance,
@@ -132,6 +135,8 @@ async fn bring_up(
         workers: shared.settings.workers,
     };
     let manifest = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
+    let with_functions = artifact.factories.iter().filter(|factory| factory.functions.is_some());
+    let starting: Vec<String> = with_functions.map(|factory| factory.config.clone()).collect();
     let opening = Opening {
         placement: &placement,
         load: options,
@@ -150,7 +155,8 @@ async fn bring_up(
 
     let begun = Instant::now();
     let (build_hash, plugin_id) = (bundle.build_hash, plugin.to_owned());
-    let generation = Generation { number, build_hash, placement, copy, plugin: plugin_id, manifest, instance };
+    let mut generation =
+        Generation { number, build_hash, placement, copy, plugin: plugin_id, starts: None, manifest, instance };
     let committed = match current {
         None => {
             shared.bus.add_factories(Source(number), generation.factories());
@@ -183,6 +189,15 @@ async fn bring_up(
             }
         }
     };
+    if !starting.is_empty() {
+        // What the generation before has started goes on, because it has the same configs.
+        let owner = shared.bus.config_owner();
+        let set = configs(starting.iter().map(String::as_str));
+        if let Err(error) = owner.apply(set).await {
+            tracing::error!(plugin, generation = number, %error, "its functions do not run");
+        }
+        generation.starts = Some(owner);
+    }
     timeline.swap = begun.elapsed();
     Ok((generation, committed))
 }
@@ -199,7 +214,8 @@ pub(crate) async fn retire(
     served: bool,
 ) -> UnloadReport {
     let begun = Instant::now();
-    let Generation { number, mut instance, .. } = generation;
+    let Generation { number, mut instance, starts, .. } = generation;
+    drop(starts);
     let state = |state, reason| {
         if served {
             shared.registry.set(number, state, reason);

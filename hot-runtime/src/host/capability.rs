@@ -15,6 +15,7 @@ use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
 use controllerbus::directive::{ANY_DIRECTIVE, AnyDirective, Directive, RawRequest, wire};
 use controllerbus::error::ErrorKind;
+use controllerbus::hot::{ListFunctions, PREFIX};
 use controllerbus::listen::{Address, HostSocket, Sockets};
 use controllerbus::{Config, ConfigSet, Error, Result, Retry, Schema};
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,8 @@ impl Capabilities {
         resolves.iter().find_map(|id| match id.as_str() {
             ANY_DIRECTIVE if !self.see_others => Some("answer every directive (`see_others`)".to_owned()),
             ANY_DIRECTIVE => None,
+            // Whoever has functions says so.
+            ListFunctions::ID if resolves.iter().any(|other| other.starts_with(PREFIX)) => None,
             id => (!names(&self.answer, id)).then(|| format!("answer `{id}` (`answer`)")),
         })
     }
@@ -408,5 +411,8 @@ mod tests {
         assert_eq!(capabilities().answers(&["example/name".to_owned()]), None);
         assert!(capabilities().answers(&["example/name".to_owned(), "example/greet".to_owned()]).is_some());
         assert!(capabilities().answers(&[ANY_DIRECTIVE.to_owned()]).is_some());
+        let functions = ["functions/greeter".to_owned(), ListFunctions::ID.to_owned()];
+        assert!(capabilities().answers(&functions).is_some_and(|what| what.contains("`functions/greeter`")));
+        assert_eq!(capabilities().answer("functions/*").answers(&functions), None);
     }
 }

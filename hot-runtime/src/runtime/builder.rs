@@ -18,6 +18,7 @@ use crate::artifact::{Checks, Trust};
 use crate::compile::BuildOptions;
 use crate::error::{Error, Result};
 use crate::event::RuntimeEvent;
+use crate::generation::builds::Builds;
 use crate::generation::context::{Listener, Settings, Shared};
 use crate::generation::history::Keep;
 use crate::generation::probation::Probation;
@@ -304,6 +305,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),
+            builds: Builds::default(),
             settings: self.settings,
             private_dir,
             placements: self.placements,

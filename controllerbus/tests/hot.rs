@@ -1,0 +1,387 @@
+//! Functions on a bus: what crosses, what goes wrong, and what a swap does with calls.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use controllerbus::__private::{FactoryEntry, SwapMode, hot};
+use controllerbus::bus::{Bus, Source};
+use controllerbus::controller::factory::Factory;
+use controllerbus::error::ErrorKind;
+use controllerbus::hot::{Hot, HotTrait, ListFunctions, Serves};
+use controllerbus::prelude::*;
+use tokio::sync::Notify;
+
+/// What crosses.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct Item {
+    name: String,
+    count: u32,
+}
+
+/// Every kind of argument and result.
+#[controllerbus::hot]
+pub trait Kinds {
+    fn nothing(&self);
+    fn text(&self, text: &str) -> String;
+    fn bytes(&self, bytes: &[u8], path: &Path) -> Vec<u8>;
+    fn items(&self, first: &Item, rest: &[Item], more: Option<Item>) -> Vec<Item>;
+    async fn wait(&self, item: Item, _: (u8, char)) -> Result<Item, String>;
+    async fn default(&self, text: &str) -> usize {
+        text.len()
+    }
+}
+
+#[derive(Default)]
+struct AllKinds;
+
+#[hot_plugin(id = "kinds", version = "1.2.3")]
+impl Kinds for AllKinds {
+    fn nothing(&self) {}
+
+    fn text(&self, text: &str) -> String {
+        text.to_uppercase()
+    }
+
+    fn bytes(&self, bytes: &[u8], path: &Path) -> Vec<u8> {
+        [bytes, path.to_string_lossy().as_bytes()].concat()
+    }
+
+    fn items(&self, first: &Item, rest: &[Item], more: Option<Item>) -> Vec<Item> {
+        [first].into_iter().chain(rest).cloned().chain(more).collect()
+    }
+
+    async fn wait(&self, item: Item, _: (u8, char)) -> Result<Item, String> {
+        tokio::task::yield_now().await;
+        if item.count == 0 { Err(format!("no {}", item.name)) } else { Ok(item) }
+    }
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("it happens within 20 s")
+}
+
+#[tokio::test]
+async fn what_is_linked_in_is_called_without_a_config_and_every_kind_of_argument_and_result_crosses() {
+    let bus = Bus::new();
+    let kinds: Hot<dyn Kinds> = soon(bus.hot()).await.expect("it is linked in");
+    assert_eq!(Hot::plugin(&kinds), "kinds");
+    let item = |name: &str, count| Item { name: name.to_owned(), count };
+    let all = async {
+        kinds.nothing().await?;
+        assert_eq!(kinds.text("ada").await?, "ADA");
+        assert_eq!(kinds.bytes(&[0, 255], Path::new("/a")).await?, [0, 255, b'/', b'a']);
+        let items = kinds.items(&item("a", 1), &[item("b", 2)], Some(item("c", 3))).await?;
+        assert_eq!(items, [item("a", 1), item("b", 2), item("c", 3)]);
+        assert_eq!(kinds.wait(item("a", 1), (1, 'x')).await?, Ok(item("a", 1)));
+        assert_eq!(kinds.wait(item("tea", 0), (1, 'x')).await?, Err("no tea".to_owned()));
+        assert_eq!(kinds.default("four").await?, 4);
+        Ok::<(), BusError>(())
+    };
+    soon(all).await.expect("all of them");
+    // The arguments are not held.
+    let begun = {
+        let text = "gone".to_owned();
+        kinds.text(&text)
+    };
+    assert_eq!(begun.await.expect("an answer"), "GONE");
+    assert_eq!(AllKinds.text("plain"), "PLAIN");
+    assert_eq!(Kinds::default(&AllKinds, "plain").await, 5);
+    let listed = bus.resolve_all(ListFunctions {}).await.expect("a list");
+    assert_eq!(listed[0].plugin, "kinds");
+    assert!(listed[0].methods.contains(&"text(&str) -> String".to_owned()), "{listed:?}");
+}
+
+/// What a test's generations do.
+#[controllerbus::hot]
+pub trait Count {
+    fn add(&self, number: u64) -> u64;
+    async fn hold(&self) -> String;
+    async fn fail(&self, why: &str) -> String;
+    fn panic(&self, why: &str);
+}
+
+/// What generations tell the test, and wait for.
+#[derive(Default)]
+struct Told {
+    begun: AtomicUsize,
+    dropped: AtomicUsize,
+    go_on: Notify,
+}
+
+impl Told {
+    async fn begins(&self, times: usize) {
+        soon(async {
+            while self.begun.load(Ordering::SeqCst) < times {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Found by generations, which are made with `Default`.
+static TOLD: std::sync::Mutex<Vec<(u64, Arc<Told>)>> = std::sync::Mutex::new(Vec::new());
+
+struct DropTells(Arc<Told>);
+
+impl Drop for DropTells {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A generation: its number is in its type.
+#[derive(Default, Serialize, Deserialize)]
+struct Counter<const NUMBER: u64> {
+    sum: std::sync::atomic::AtomicU64,
+}
+
+impl<const NUMBER: u64> Counter<NUMBER> {
+    fn told() -> Arc<Told> {
+        let told = TOLD.lock().expect("the list");
+        told.iter().rfind(|(number, _)| *number / 10 == NUMBER / 10).map(|(_, told)| Arc::clone(told)).expect("it is told")
+    }
+}
+
+impl<const NUMBER: u64> Count for Counter<NUMBER> {
+    fn add(&self, number: u64) -> u64 {
+        self.sum.fetch_add(number, Ordering::SeqCst) + number
+    }
+
+    async fn hold(&self) -> String {
+        let told = Self::told();
+        let _dropped = DropTells(Arc::clone(&told));
+        told.begun.fetch_add(1, Ordering::SeqCst);
+        told.go_on.notified().await;
+        format!("generation {NUMBER}")
+    }
+
+    async fn fail(&self, why: &str) -> String {
+        Self::told().begun.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        panic!("{why}");
+    }
+
+    fn panic(&self, why: &str) {
+        panic!("{why}");
+    }
+}
+
+/// The factory of a plugin's type, as `#[hot_plugin]` makes it, under an id.
+fn factory<I, T>(id: &'static str, state: bool) -> Arc<dyn Factory>
+where
+    I: ?Sized + Serves<T>,
+    T: Default + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let table = hot::Table {
+        id,
+        of: I::NAME,
+        methods: I::METHODS,
+        make: |_| Box::pin(async { Ok(Arc::new(T::default()) as hot::Object) }),
+        call: hot::call::<I, T>,
+        state: state.then(hot::Kept::of::<T>),
+    };
+    let table: &'static hot::Table = Box::leak(Box::new(table));
+    let entry = FactoryEntry {
+        id,
+        version: "1.0.0",
+        description: "",
+        config_id: Box::leak(format!("functions/{id}").into_boxed_str()),
+        swap: SwapMode::Beside,
+        starts: true,
+        record: &[],
+        factory: |_| unreachable!("it is made by hand"),
+    };
+    hot::factory(Box::leak(Box::new(entry)), table)
+}
+
+/// A bus with a generation of a plugin, as a runtime loads it.
+async fn loaded(id: &'static str, factory: Arc<dyn Factory>) -> Bus {
+    let bus = Bus::new();
+    load(&bus, id, factory, 1).await;
+    bus
+}
+
+async fn load(bus: &Bus, id: &str, factory: Arc<dyn Factory>, source: u64) {
+    bus.add_factories(Source(source), vec![factory]);
+    let report = bus.apply(hot::configs([format!("functions/{id}").as_str()])).await.expect("applying");
+    assert_eq!(report.problems().count(), 0);
+}
+
+async fn swap(bus: &Bus, from: u64, to: u64, factory: Arc<dyn Factory>) -> controllerbus::bus::Committed {
+    let grace = Duration::from_secs(10);
+    let staged = bus.stage(Source(from), Source(to), vec![factory], grace).await.expect("staging");
+    // What is at work when a state is handed over has this long to end.
+    staged.commit(Duration::from_secs(10)).await.expect("committing")
+}
+
+fn told(test: u64) -> Arc<Told> {
+    let told = Arc::new(Told::default());
+    TOLD.lock().expect("the list").push((test * 10, Arc::clone(&told)));
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_at_work_stays_with_its_generation_and_is_made_once_and_later_ones_go_to_the_next() {
+    let told = told(1);
+    let bus = loaded("one", factory::<dyn Count, Counter<11>>("one", false)).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let before = count.hold();
+    told.begins(1).await;
+    let committed = soon(swap(&bus, 1, 2, factory::<dyn Count, Counter<12>>("one", false))).await;
+    let after = count.hold();
+    told.begins(2).await;
+    // Neither was begun again by the other generation.
+    assert_eq!(told.begun.load(Ordering::SeqCst), 2);
+    told.go_on.notify_waiters();
+    assert_eq!(soon(before).await.expect("the old code goes on"), "generation 11");
+    assert_eq!(soon(after).await.expect("the new code serves"), "generation 12");
+    soon(committed.drained()).await;
+    assert_eq!((told.begun.load(Ordering::SeqCst), told.dropped.load(Ordering::SeqCst)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlasts_its_generation_for_as_long_as_it_takes() {
+    let told = told(2);
+    let bus = loaded("two", factory::<dyn Count, Counter<21>>("two", false)).await;
+    let count: Hot<dyn Count> = bus.hot().await.expect("it serves");
+    let call = count.hold();
+    let _committed = swap(&bus, 1, 2, factory::<dyn Count, Counter<22>>("two", false)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bus.leaving().len(), 1, "the controller stays for it");
+    told.go_on.notify_waiters();
+    assert_eq!(call.await.expect("it goes on"), "generation 21");
+    while !bus.leaving().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_call_fails_and_no_state_is_lost_in_swaps_under_load() {
+    let bus = loaded("three", factory::<dyn Count, Counter<31>>("three", true)).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let stop = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (count, stop) = (count.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut made = 0;
+                while stop.load(Ordering::Relaxed) == 0 {
+                    count.add(1).await.expect("no call fails");
+                    made += 1;
+                    tokio::task::yield_now().await;
+                }
+                made
+            })
+        })
+        .collect();
+    for from in 1..60 {
+        let next = match from % 2 {
+            0 => factory::<dyn Count, Counter<31>>("three", true),
+            _ => factory::<dyn Count, Counter<32>>("three", true),
+        };
+        soon(soon(swap(&bus, from, from + 1, next)).await.drained()).await;
+    }
+    stop.store(1, Ordering::Relaxed);
+    let mut made = 0;
+    for caller in callers {
+        made += caller.await.expect("the caller");
+    }
+    assert!(made > 60, "{made} calls");
+    assert_eq!(soon(count.add(0)).await.expect("an answer"), made);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_an_error_that_names_the_method_and_is_not_tried_again() {
+    let told = told(4);
+    let bus = loaded("four", factory::<dyn Count, Counter<41>>("four", false)).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let error = soon(count.panic("no more tea")).await.expect_err("it panics");
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    assert_eq!(error.to_string(), "`Count::panic` of `four` panicked: no more tea");
+    let mut call = count.fail("later");
+    let error = soon(&mut call).await.expect_err("it panics");
+    assert_eq!(error.to_string(), "`Count::fail` of `four` panicked: later");
+    assert!(call.await.expect_err("it is over").to_string().contains("has returned already"));
+    assert_eq!(soon(count.add(2)).await.expect("it goes on"), 2);
+    assert_eq!(told.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unloaded_plugin_is_an_error_that_says_so_and_a_call_is_not_begun_again_when_it_is_back() {
+    let told = told(5);
+    let bus = loaded("five", factory::<dyn Count, Counter<51>>("five", false)).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let call = count.hold();
+    told.begins(1).await;
+    soon(bus.remove_source(Source(1))).await;
+    load(&bus, "five", factory::<dyn Count, Counter<52>>("five", false), 2).await;
+    let error = soon(call).await.expect_err("it was cut off");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.to_string(), "`Count::hold`: the plugin `five` was unloaded");
+    assert_eq!(told.begun.load(Ordering::SeqCst), 1);
+    assert_eq!(soon(count.add(1)).await.expect("it is back"), 1);
+    soon(bus.remove_source(Source(2))).await;
+    assert_eq!(soon(count.add(1)).await.expect_err("it is gone").kind(), ErrorKind::NotFound);
+    bus.close().await;
+    assert_eq!(soon(count.add(1)).await.expect_err("the bus is gone").kind(), ErrorKind::Closed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_call_is_cancelled_and_one_may_have_a_limit() {
+    let told = told(6);
+    let bus = loaded("six", factory::<dyn Count, Counter<61>>("six", false)).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let call = count.hold();
+    told.begins(1).await;
+    drop(call);
+    let error = soon(count.hold().within(Duration::from_millis(20))).await.expect_err("it is late");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert_eq!(error.to_string(), "`Count::hold` of `six` did not answer within 20ms");
+    soon(async {
+        while told.dropped.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The same trait, as another version of its crate has it.
+mod newer {
+    #[controllerbus::hot]
+    pub trait Count {
+        fn add(&self, number: u64) -> u64;
+        async fn hold(&self, limit: u32) -> String;
+        fn subtract(&self, number: u64) -> u64;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_differs_is_named_and_the_others_are_called_all_the_same() {
+    assert_eq!(<dyn Count>::NAME, <dyn newer::Count>::NAME);
+    let bus = loaded("seven", factory::<dyn Count, Counter<71>>("seven", false)).await;
+    let count: Hot<dyn newer::Count> = soon(bus.hot()).await.expect("it serves");
+    assert_eq!(soon(count.add(1)).await.expect("this one is the same"), 1);
+    let error = soon(count.hold(3)).await.expect_err("another signature");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let said = error.to_string();
+    assert!(said.contains("`Count::hold` is `() -> String` in the plugin `seven`"), "{said}");
+    assert!(said.contains("`(u32) -> String` for the caller"), "{said}");
+    let said = soon(count.subtract(3)).await.expect_err("it is not there").to_string();
+    assert!(said.contains("the plugin `seven` has no `Count::subtract`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_plugins_one_is_chosen_by_its_id() {
+    let bus = loaded("eight", factory::<dyn Count, Counter<81>>("eight", false)).await;
+    load(&bus, "nine", factory::<dyn Count, Counter<91>>("nine", false), 2).await;
+    let error = soon(bus.hot::<dyn Count>()).await.expect_err("there are two");
+    assert!(error.to_string().starts_with("`eight` and `nine` implement `hot::Count`"), "{error}");
+    let eight: Hot<dyn Count> = soon(bus.hot_of("eight")).await.expect("it serves");
+    let nine: Hot<dyn Count> = soon(bus.hot_of("nine")).await.expect("it serves");
+    assert_eq!((soon(eight.add(1)).await.expect("1"), soon(nine.add(2)).await.expect("2")), (1, 2));
+    let error = soon(bus.hot_of::<dyn Count>("kinds")).await.expect_err("another trait");
+    assert_eq!(error.to_string(), "`kinds` implements `hot::Kinds`, not `hot::Count`");
+}
