@@ -12,12 +12,13 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use benches::{Measured, picture, root, save_all, target};
+use controllerbus::hot::Hot;
 use controllerbus::prelude::*;
 use hot_runtime::{HotRuntime, RuntimeEvent};
 
 const PLUGINS: [&str; 2] = ["tiny", "real"];
 const EDITS: [&str; 2] = ["constant", "insert-line"];
-const TOOLS: [&str; 5] = ["ours", "rustc", "cargo-dlopen", "relib", "hot-lib-reloader"];
+const TOOLS: [&str; 6] = ["ours", "hot_functions", "rustc", "cargo-dlopen", "relib", "hot-lib-reloader"];
 
 /// The first edits fill the caches.
 const WARM_UP: usize = 2;
@@ -30,6 +31,12 @@ struct Ask;
 #[derive(Serialize, Deserialize)]
 struct Answer(u64);
 
+/// The same trait as in `peers/functions/lib.rs`.
+#[controllerbus::hot(id = "bench/value")]
+trait Value {
+    async fn value(&self) -> u64;
+}
+
 fn main() {
     let only = std::env::var("RELOAD_ONLY").ok();
     let rounds = std::env::var("RELOAD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
@@ -38,6 +45,10 @@ fn main() {
     println!("from a save to the new value in a running host, median of {rounds} (all of them)");
     for plugin in PLUGINS {
         for tool in TOOLS.into_iter().filter(wanted) {
+            // What a plain function costs more or less than a controller does not depend on what it does.
+            if tool == "hot_functions" && plugin != "tiny" {
+                continue;
+            }
             let source = Source::new(tool, plugin);
             let mut host = host(tool, &source);
             let mut number = 0;
@@ -141,6 +152,7 @@ impl Source {
     fn new(tool: &str, plugin: &str) -> Self {
         let project = match tool {
             "rustc" | "cargo-dlopen" => "plain",
+            "hot_functions" => "functions",
             other => other,
         };
         let base = target().join("bench-reload");
@@ -166,7 +178,7 @@ impl Source {
             std::fs::create_dir_all(&sources).expect("a folder");
             std::fs::rename(folder.join("lib.rs"), sources.join("lib.rs")).expect("the crate's root");
         }
-        if project == "ours" {
+        if ["ours", "functions"].contains(&project) {
             // The workspace's versions, so that dependencies are compiled once for all benches.
             std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("the lock file");
         }
@@ -239,6 +251,7 @@ trait Host {
 fn host(tool: &str, source: &Source) -> Box<dyn Host> {
     match tool {
         "ours" => Box::new(Ours::new(source)),
+        "hot_functions" => Box::new(Functions::new(source)),
         "rustc" => {
             let said = run(source.cargo(&["build", "-v"]));
             let running = |said: &str| {
@@ -290,34 +303,40 @@ struct Ours {
     optimized: Arc<AtomicBool>,
 }
 
+/// A runtime that builds and follows the plugin, and whether the dependencies are optimised.
+async fn follow(bus: &Bus, source: &Source, work: &Path) -> (HotRuntime, Arc<AtomicBool>) {
+    let told = std::env::var_os("RELOAD_TELL").is_some();
+    let optimized = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&optimized);
+    let runtime = HotRuntime::builder(bus)
+        .watch(&source.folder)
+        .work_dir(work)
+        .target_dir(&source.target)
+        .optimize_dependencies(true)
+        .on_event(move |event| {
+            match event {
+                RuntimeEvent::BuildFailed { rendered, .. } => panic!("{rendered}"),
+                RuntimeEvent::Built { optimized, .. } => seen.store(*optimized, Ordering::Relaxed),
+                _ => {}
+            }
+            if told && matches!(event, RuntimeEvent::Built { .. } | RuntimeEvent::Swapped { .. }) {
+                println!("{event:?}");
+            }
+        })
+        .start()
+        .await
+        .expect("the runtime");
+    (runtime, optimized)
+}
+
 impl Ours {
     fn new(source: &Source) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
         let work = source.folder.with_extension("work");
         let bus = Bus::new();
-        let told = std::env::var_os("RELOAD_TELL").is_some();
-        let optimized = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&optimized);
-        let runtime = tokio.block_on(async {
+        let (runtime, optimized) = tokio.block_on(async {
             bus.apply(ConfigSet::from_yaml("bench:\n  id: bench\n").expect("a set")).await.expect("applying");
-            HotRuntime::builder(&bus)
-                .watch(&source.folder)
-                .work_dir(&work)
-                .target_dir(&source.target)
-                .optimize_dependencies(true)
-                .on_event(move |event| {
-                    match event {
-                        RuntimeEvent::BuildFailed { rendered, .. } => panic!("{rendered}"),
-                        RuntimeEvent::Built { optimized, .. } => seen.store(*optimized, Ordering::Relaxed),
-                        _ => {}
-                    }
-                    if told && matches!(event, RuntimeEvent::Built { .. } | RuntimeEvent::Swapped { .. }) {
-                        println!("{event:?}");
-                    }
-                })
-                .start()
-                .await
-                .expect("the runtime")
+            follow(&bus, source, &work).await
         });
         let (sender, values) = mpsc::channel();
         let asking = bus.clone();
@@ -371,6 +390,40 @@ impl Host for Ours {
         let result = Measured::new(&format!("load/ours/{plugin}"), "ms", times);
         result.print();
         Some(result)
+    }
+}
+
+/// This process, calling a plain function.
+struct Functions {
+    tokio: tokio::runtime::Runtime,
+    value: Hot<dyn Value>,
+    _runtime: HotRuntime,
+    optimized: Arc<AtomicBool>,
+}
+
+impl Functions {
+    fn new(source: &Source) -> Self {
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+        let (runtime, optimized, value) = tokio.block_on(async {
+            let (runtime, optimized) = follow(&Bus::new(), source, &source.folder.with_extension("work")).await;
+            let value = runtime.hot().await.expect("the function");
+            (runtime, optimized, value)
+        });
+        Self { tokio, value, _runtime: runtime, optimized }
+    }
+}
+
+impl Host for Functions {
+    fn has_warmed_up(&self) -> bool {
+        self.optimized.load(Ordering::Relaxed)
+    }
+
+    fn wait_for(&mut self, number: u64) {
+        let begun = Instant::now();
+        while self.tokio.block_on(self.value.value()).expect("an answer") != number {
+            assert!(begun.elapsed() < Duration::from_secs(120), "the value");
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 
 use crate::keys::Keys;
 
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "id",
     "value",
     "key",
@@ -17,6 +17,7 @@ const KNOWN: [&str; 13] = [
     "drop_if_empty",
     "supersede",
     "unmerged",
+    "once",
     "local",
     "validate",
     "name",
@@ -114,8 +115,8 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
 fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> {
     let (max, keep) = (keys.expression("max_values")?, keys.expression("keep_for_ms")?);
     let (hard_cap, drop_if_empty) = (keys.flag("hard_cap")?, keys.flag("drop_if_empty")?);
-    let (supersede, unmerged) = (keys.expression("supersede")?, keys.flag("unmerged")?);
-    if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty && !unmerged {
+    let (supersede, unmerged, once) = (keys.expression("supersede")?, keys.flag("unmerged")?, keys.flag("once")?);
+    if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty && !unmerged && !once {
         return Ok(None);
     }
     let max = max.map(|max| quote!(.with_max_values(#max)));
@@ -124,10 +125,11 @@ fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> 
     let drop_if_empty = drop_if_empty.then(|| quote!(.with_drop_if_empty()));
     let supersede = supersede.map(|supersede| quote!(.with_supersede((#supersede)(self))));
     let unmerged = unmerged.then(|| quote!(.with_unmerged()));
+    let once = once.then(|| quote!(.with_once()));
     Ok(Some(quote! {
         fn options(&self) -> #framework::directive::Options {
             <#framework::directive::Options as ::std::default::Default>::default()
-                #max #hard_cap #keep #drop_if_empty #supersede #unmerged
+                #max #hard_cap #keep #drop_if_empty #supersede #unmerged #once
         }
     }))
 }

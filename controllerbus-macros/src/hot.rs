@@ -231,9 +231,9 @@ fn client(item: &ItemTrait, methods: &[Method], framework: &TokenStream) -> Toke
             #doc
             #(#docs)*
             pub fn #called(&self, #(#parameters),*) -> #framework::hot::Call<#output> {
-                let method = &<dyn #name as #framework::hot::HotTrait>::METHODS[#at];
-                let arguments = #framework::directive::wire::encode(&(#(#encoded,)*));
-                self.caller.call(<dyn #name as #framework::hot::HotTrait>::NAME, method, arguments)
+                let __encoded = #framework::directive::wire::encode(&(#(#encoded,)*));
+                let __method = &<dyn #name as #framework::hot::HotTrait>::METHODS[#at];
+                self.caller.call(<dyn #name as #framework::hot::HotTrait>::NAME, __method, __encoded)
             }
         }
     });

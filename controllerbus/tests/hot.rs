@@ -24,6 +24,7 @@ pub struct Item {
 #[controllerbus::hot]
 pub trait Kinds {
     fn nothing(&self);
+    fn named(&self, method: u8, arguments: u8, caller: u8) -> (u8, u8, u8);
     fn text(&self, text: &str) -> String;
     fn bytes(&self, bytes: &[u8], path: &Path) -> Vec<u8>;
     fn items(&self, first: &Item, rest: &[Item], more: Option<Item>) -> Vec<Item>;
@@ -39,6 +40,10 @@ struct AllKinds;
 #[hot_plugin(id = "kinds", version = "1.2.3")]
 impl Kinds for AllKinds {
     fn nothing(&self) {}
+
+    fn named(&self, method: u8, arguments: u8, caller: u8) -> (u8, u8, u8) {
+        (method, arguments, caller)
+    }
 
     fn text(&self, text: &str) -> String {
         text.to_uppercase()
@@ -70,6 +75,7 @@ async fn what_is_linked_in_is_called_without_a_config_and_every_kind_of_argument
     let item = |name: &str, count| Item { name: name.to_owned(), count };
     let all = async {
         kinds.nothing().await?;
+        assert_eq!(kinds.named(1, 2, 3).await?, (1, 2, 3));
         assert_eq!(kinds.text("ada").await?, "ADA");
         assert_eq!(kinds.bytes(&[0, 255], Path::new("/a")).await?, [0, 255, b'/', b'a']);
         let items = kinds.items(&item("a", 1), &[item("b", 2)], Some(item("c", 3))).await?;
@@ -384,4 +390,47 @@ async fn of_two_plugins_one_is_chosen_by_its_id() {
     assert_eq!((soon(eight.add(1)).await.expect("1"), soon(nine.add(2)).await.expect("2")), (1, 2));
     let error = soon(bus.hot_of::<dyn Count>("kinds")).await.expect_err("another trait");
     assert_eq!(error.to_string(), "`kinds` implements `hot::Kinds`, not `hot::Count`");
+}
+
+/// Each is told once to do something.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/command", value = u64, unmerged, once)]
+struct Command {
+    fails: bool,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directive_that_is_answered_once_is_given_to_one_controller_and_not_again_when_that_fails() {
+    let bus = Bus::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let controller = |number| {
+        let asked = Arc::clone(&asked);
+        let answers = controllerbus::controller::Closures::new().resolves(move |command: Command, values| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::task::yield_now().await;
+                if command.fails {
+                    return Err(Error::msg("it cannot"));
+                }
+                values.add(number);
+                Ok(())
+            }
+        });
+        let info = controllerbus::controller::Info::new("test", "1.0.0".parse().expect("a version"), "test");
+        bus.add_controller(Arc::new(answers), info)
+    };
+    let first = controller(1);
+    controller(2);
+    let values = bus.resolve_all(Command { fails: false }).await.expect("an answer");
+    assert_eq!((values.len(), asked.load(Ordering::SeqCst)), (1, 1));
+    let mut failing = bus.request(Command { fails: true }).expect("a request");
+    assert!(failing.value().await.is_err());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "it is not tried again");
+    bus.remove_controller(first).await;
+    controller(3);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "nor is it given to another one");
+    drop(failing);
+    assert_eq!(*bus.resolve(Command { fails: false }).await.expect("an answer"), 2);
 }

@@ -61,3 +61,26 @@ impl Builds {
         self.lock().iter().map(|(plugin, build)| (plugin.clone(), said(build))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Timeline;
+
+    #[test]
+    fn what_a_plugin_is_doing_is_known_until_it_serves() {
+        let builds = Builds::default();
+        let plugin = || "greeter".to_owned();
+        builds.note(&RuntimeEvent::BuildStarted { plugin: plugin() });
+        assert!(builds.is_going());
+        assert_eq!(builds.said(), [(plugin(), "is being built".to_owned())]);
+        let rendered = "\u{1b}[31merror\u{1b}[0m: oops\n --> src/lib.rs".to_owned();
+        builds.note(&RuntimeEvent::BuildFailed { plugin: plugin(), rendered, messages: Vec::new(), serving: None });
+        assert!(!builds.is_going());
+        assert_eq!(builds.said(), [(plugin(), "does not build: error: oops".to_owned())]);
+        builds.note(&RuntimeEvent::RolledBack { plugin: plugin(), reason: "no tea".to_owned(), serving: None });
+        assert_eq!(builds.said(), [(plugin(), "could not be loaded: no tea".to_owned())]);
+        builds.note(&RuntimeEvent::Swapped { plugin: plugin(), from: None, to: 1, timeline: Timeline::default() });
+        assert!(builds.said().is_empty());
+    }
+}

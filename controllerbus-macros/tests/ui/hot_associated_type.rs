@@ -1,0 +1,6 @@
+#[controllerbus::hot]
+pub trait Greeter {
+    type Name;
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[controllerbus::hot]
+pub trait Greeter {
+    #[cfg(unix)] fn greet(&self);
+}
+
+fn main() {}

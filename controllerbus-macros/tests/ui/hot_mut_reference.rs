@@ -1,0 +1,6 @@
+#[controllerbus::hot]
+pub trait Greeter {
+    fn greet(&self, names: &mut Vec<String>);
+}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[controllerbus::hot]
+pub struct Greeter;
+
+fn main() {}

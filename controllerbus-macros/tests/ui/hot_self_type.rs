@@ -1,0 +1,6 @@
+#[controllerbus::hot]
+pub trait Greeter {
+    fn greet(&self, other: &Self);
+}
+
+fn main() {}

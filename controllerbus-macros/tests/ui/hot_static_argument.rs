@@ -1,0 +1,6 @@
+#[controllerbus::hot]
+pub trait Greeter {
+    fn greet(&self, name: &'static str);
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[controllerbus::hot(name = "greeter")]
+pub trait Greeter {
+    fn greet(&self);
+}
+
+fn main() {}

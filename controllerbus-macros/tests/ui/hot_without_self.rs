@@ -1,0 +1,6 @@
+#[controllerbus::hot]
+pub trait Greeter {
+    fn greet(name: &str) -> u64;
+}
+
+fn main() {}
