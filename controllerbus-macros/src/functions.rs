@@ -52,10 +52,21 @@ pub fn expand(arguments: TokenStream, block: &ItemImpl) -> Result<TokenStream> {
             }
         }
     };
-    let state = if keys.flag("state")? {
-        quote_spanned!(ty.span()=> ::std::option::Option::Some(__cbus::hot::Kept::of::<#ty>()))
-    } else {
-        quote!(::std::option::Option::None)
+    let state = match keys.named_or_flag("state")? {
+        None => quote!(::std::option::Option::None),
+        Some(None) => quote_spanned!(ty.span()=> ::std::option::Option::Some(__cbus::hot::Kept::of::<#ty>())),
+        Some(Some(field)) => {
+            let cell = quote_spanned!(field.span()=> &__cbus::hot::as_a::<#ty>(object)?.#field);
+            quote! {
+                ::std::option::Option::Some(__cbus::hot::Kept {
+                    save: |object| #framework::controller::StateCell::save(#cell),
+                    restore: |object, state| {
+                        #framework::controller::StateCell::restore(#cell, state)?;
+                        ::std::result::Result::Ok(::std::option::Option::None)
+                    },
+                })
+            }
+        }
     };
     // Pointed at where the trait is named, if it is none of functions.
     let of = quote_spanned!(path.span()=> <dyn #path as #framework::hot::HotTrait>);

@@ -100,6 +100,18 @@ impl Keys {
         }
     }
 
+    /// A key that may stand by itself, or have the name of a field as its value.
+    pub fn named_or_flag(&self, key: &str) -> Result<Option<Option<&Ident>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some((_, None)) => Ok(Some(None)),
+            Some((_, Some(Expr::Path(path)))) => Ok(Some(Some(path.path.require_ident()?))),
+            Some((_, Some(other))) => {
+                Err(Error::new_spanned(other, format!("`{key}` is the name of a field: `{key} = count`")))
+            }
+        }
+    }
+
     /// Whether a key without a value is there.
     pub fn flag(&self, key: &str) -> Result<bool> {
         match self.get(key) {

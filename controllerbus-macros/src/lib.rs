@@ -53,8 +53,8 @@ use proc_macro::TokenStream;
 ///
 /// On an implementation of a trait that has `#[hot]`, it makes the trait's methods callable: see `controllerbus::hot`. There, `id` and
 /// `version` are those of the crate unless they are given, and a value is made with `Default`, or by `construct = Self::open`, an
-/// `async fn open(context: &Context) -> Result<Self>`. With `state`, the value is handed over to the next generation, encoded with
-/// serde.
+/// `async fn open(context: &Context) -> Result<Self>`. There, `state` may stand without a field: then the value itself is handed over,
+/// encoded with serde.
 ///
 /// With `swap = "stop-first"` a new controller is made when the old one has ended and been dropped, not beside it: for one
 /// that owns what only one can own, such as a database.

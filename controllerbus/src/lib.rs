@@ -126,7 +126,7 @@ pub mod __private {
 
     pub mod hot {
         pub use crate::hot::call::Bytes;
-        pub use crate::hot::serve::{Kept, Object, Table, call, configs, factory, failed};
+        pub use crate::hot::serve::{Kept, Object, Table, as_a, call, configs, factory, failed};
     }
 
     pub mod schema {

@@ -15,14 +15,14 @@ use tokio::sync::Notify;
 
 /// What crosses.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
-pub struct Item {
+struct Item {
     name: String,
     count: u32,
 }
 
 /// Every kind of argument and result.
 #[controllerbus::hot]
-pub trait Kinds {
+trait Kinds {
     fn nothing(&self);
     fn named(&self, method: u8, arguments: u8, caller: u8) -> (u8, u8, u8);
     fn text(&self, text: &str) -> String;
@@ -95,13 +95,13 @@ async fn what_is_linked_in_is_called_without_a_config_and_every_kind_of_argument
     assert_eq!(AllKinds.text("plain"), "PLAIN");
     assert_eq!(Kinds::default(&AllKinds, "plain").await, 5);
     let listed = bus.resolve_all(ListFunctions {}).await.expect("a list");
-    assert_eq!(listed[0].plugin, "kinds");
-    assert!(listed[0].methods.contains(&"text(&str) -> String".to_owned()), "{listed:?}");
+    let listed = listed.iter().find(|found| found.plugin == "kinds").expect("it says what it has");
+    assert!(listed.methods.contains(&"text(&str) -> String".to_owned()), "{listed:?}");
 }
 
 /// What a test's generations do.
 #[controllerbus::hot]
-pub trait Count {
+trait Count {
     fn add(&self, number: u64) -> u64;
     async fn hold(&self) -> String;
     async fn fail(&self, why: &str) -> String;
@@ -357,7 +357,7 @@ async fn a_dropped_call_is_cancelled_and_one_may_have_a_limit() {
 /// The same trait, as another version of its crate has it.
 mod newer {
     #[controllerbus::hot]
-    pub trait Count {
+    pub(super) trait Count {
         fn add(&self, number: u64) -> u64;
         async fn hold(&self, limit: u32) -> String;
         fn subtract(&self, number: u64) -> u64;
@@ -390,6 +390,48 @@ async fn of_two_plugins_one_is_chosen_by_its_id() {
     assert_eq!((soon(eight.add(1)).await.expect("1"), soon(nine.add(2)).await.expect("2")), (1, 2));
     let error = soon(bus.hot_of::<dyn Count>("kinds")).await.expect_err("another trait");
     assert_eq!(error.to_string(), "`kinds` implements `hot::Kinds`, not `hot::Count`");
+}
+
+/// What a keeper keeps.
+#[derive(controllerbus::State, Clone, PartialEq, Debug)]
+struct Kept {
+    notes: Vec<String>,
+}
+
+#[controllerbus::hot]
+trait Keeper {
+    fn note(&self, note: &str) -> usize;
+}
+
+struct Notes {
+    kept: std::sync::Mutex<Kept>,
+}
+
+impl Notes {
+    async fn open(context: &Context) -> Result<Self> {
+        let notes = vec![context.info().id.clone()];
+        Ok(Self { kept: std::sync::Mutex::new(Kept { notes }) })
+    }
+}
+
+#[hot_plugin(id = "keeper", construct = Self::open, state = kept)]
+impl Keeper for Notes {
+    fn note(&self, note: &str) -> usize {
+        let mut kept = self.kept.lock().expect("the notes");
+        kept.notes.push(note.to_owned());
+        kept.notes.len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_constructed_value_hands_over_the_field_that_is_its_state() {
+    let bus = Bus::new();
+    let keeper: Hot<dyn Keeper> = soon(bus.hot()).await.expect("it is linked in");
+    assert_eq!(soon(keeper.note("one")).await.expect("an answer"), 2);
+    // The same code as another generation.
+    let entry = controllerbus::__private::FACTORIES.iter().find(|entry| entry.id == "keeper").expect("it is linked in");
+    soon(soon(swap(&bus, 0, 7, entry.factory())).await.drained()).await;
+    assert_eq!(soon(keeper.note("two")).await.expect("an answer"), 3);
 }
 
 /// Each is told once to do something.

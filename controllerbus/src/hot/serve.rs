@@ -40,18 +40,23 @@ pub struct Table {
 pub struct Kept {
     /// A value's state.
     pub save: fn(&Object) -> Result<State>,
-    /// A value with that state.
-    pub restore: fn(&State) -> Result<Object>,
+    /// Gives a value a state; what comes back takes the value's place.
+    pub restore: fn(&Object, &State) -> Result<Option<Object>>,
 }
 
 impl Kept {
     /// A type that is its own state.
     pub const fn of<T: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static>() -> Self {
         Self {
-            save: |object| State::encode(1, object.downcast_ref::<T>().ok_or_else(another)?),
-            restore: |state| Ok(Arc::new(state.decode::<T>()?)),
+            save: |object| State::encode(1, as_a::<T>(object)?),
+            restore: |_, state| Ok(Some(Arc::new(state.decode::<T>()?))),
         }
     }
+}
+
+/// A value as one of its type.
+pub fn as_a<T: 'static>(object: &Object) -> Result<&T> {
+    object.downcast_ref().ok_or_else(another)
 }
 
 fn another() -> Error {
@@ -177,10 +182,12 @@ impl AnyController for Serving {
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             if let Some(kept) = &self.table.state {
-                let fresh = (kept.restore)(&state)?;
-                let before = std::mem::replace(&mut *self.object.lock().unwrap_or_else(PoisonError::into_inner), fresh);
-                // Its destructor is the user's, and so runs when the lock is released.
-                drop(before);
+                if let Some(fresh) = (kept.restore)(&self.object(), &state)? {
+                    let before =
+                        std::mem::replace(&mut *self.object.lock().unwrap_or_else(PoisonError::into_inner), fresh);
+                    // Its destructor is the user's, and so runs when the lock is released.
+                    drop(before);
+                }
             }
             Ok(())
         })

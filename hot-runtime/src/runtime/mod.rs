@@ -76,13 +76,13 @@ impl HotRuntime {
         Builder::new(bus)
     }
 
-    /// Builds the controller crate at `path`, loads it onto a bus of its own, and follows its changes: a host in one call. What
-    /// the compiler says, and what is swapped in, it prints to the standard error. [`HotRuntime::builder`] sets everything else.
+    /// Builds the controller crate at `path`, loads it onto a bus of its own, and follows its changes: a host in one call. It
+    /// [prints](Builder::print_events) what happens. [`HotRuntime::builder`] sets everything else.
     ///
     /// # Errors
     /// As [`Builder::start`].
     pub async fn watch(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::builder(&Bus::new()).watch(path).on_event(print).start().await
+        Self::builder(&Bus::new()).watch(path).print_events().start().await
     }
 
     /// Subscribes to events. A receiver that falls 256 events behind loses the oldest.
@@ -297,23 +297,6 @@ impl Inner {
     pub(crate) fn known(&self, plugin: &str) -> Result<Known> {
         let plugins = self.lock();
         plugins.get(plugin).cloned().ok_or_else(|| unknown(plugin, plugins.keys().map(String::as_str)))
-    }
-}
-
-/// Says what somebody who edits a plugin has to know.
-fn print(event: &RuntimeEvent) {
-    match event {
-        RuntimeEvent::BuildFailed { plugin, rendered, .. } => eprintln!("{rendered}\n{plugin} does not build"),
-        RuntimeEvent::Swapped { plugin, to, timeline, .. } => eprintln!("{plugin}: generation {to} serves: {timeline}"),
-        RuntimeEvent::RolledBack { plugin, reason, .. } => eprintln!("{plugin} was rolled back: {reason}"),
-        RuntimeEvent::TakenBack { plugin, to, reason, .. } => {
-            eprintln!("{plugin}: the previous version serves again, as generation {to}: {reason}");
-        }
-        RuntimeEvent::Crashed { plugin, reason, .. } => eprintln!("{plugin} crashed: {reason}"),
-        RuntimeEvent::Stuck { plugin, generation, reason, .. } => {
-            eprintln!("{plugin}: generation {generation} stays loaded: {reason}");
-        }
-        _ => {}
     }
 }
 
