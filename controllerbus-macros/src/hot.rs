@@ -63,7 +63,10 @@ impl Method {
         };
         let wrong = |tokens: &dyn ToTokens, what: &str| Err(Error::new_spanned(tokens.to_token_stream(), what));
         if let Some(condition) = attrs.iter().find(|it| it.path().is_ident("cfg") || it.path().is_ident("cfg_attr")) {
-            return wrong(condition, "a function cannot be conditional: the plugin and its callers must mean the same trait");
+            return wrong(
+                condition,
+                "a function cannot be conditional: the plugin and its callers must mean the same trait",
+            );
         }
         if sig.abi.is_some() || sig.constness.is_some() {
             return wrong(sig, "a function is a plain `fn` or `async fn`");
@@ -72,7 +75,10 @@ impl Method {
             Some(FnArg::Receiver(receiver)) => match &receiver.kind {
                 syn::ReceiverKind::Reference(_, None, None) => {}
                 syn::ReceiverKind::Reference(_, Some(_), None) => {
-                    return wrong(receiver, "a function takes `&self`, without a lifetime: it cannot return what it borrows");
+                    return wrong(
+                        receiver,
+                        "a function takes `&self`, without a lifetime: it cannot return what it borrows",
+                    );
                 }
                 _ => {
                     return wrong(
@@ -169,7 +175,9 @@ fn refuse(tokens: &TokenStream, does: &str) -> Result<()> {
             TokenTree::Punct(punct) if matches!(punct.as_char(), '&' | '\'') => {
                 "a reference inside of a type: it is encoded and decoded, so it must own what it has".to_owned()
             }
-            TokenTree::Punct(punct) if punct.as_char() == '*' => "a pointer: it means nothing on the other side".to_owned(),
+            TokenTree::Punct(punct) if punct.as_char() == '*' => {
+                "a pointer: it means nothing on the other side".to_owned()
+            }
             TokenTree::Ident(name) if ["impl", "dyn", "fn"].iter().any(|word| name == word) => {
                 format!("`{name}`: it is encoded, so both sides must know its type; name a type that serde can encode")
             }

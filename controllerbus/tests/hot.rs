@@ -147,7 +147,10 @@ struct Counter<const NUMBER: u64> {
 impl<const NUMBER: u64> Counter<NUMBER> {
     fn told() -> Arc<Told> {
         let told = TOLD.lock().expect("the list");
-        told.iter().rfind(|(number, _)| *number / 10 == NUMBER / 10).map(|(_, told)| Arc::clone(told)).expect("it is told")
+        told.iter()
+            .rfind(|(number, _)| *number / 10 == NUMBER / 10)
+            .map(|(_, told)| Arc::clone(told))
+            .expect("it is told")
     }
 }
 

@@ -295,7 +295,9 @@ impl Engine {
                 // A call that was added before the new one was routed to may come to the old one too late.
                 if new.missed_calls.load(Ordering::Acquire) {
                     let all = self.types.standing_for(new);
-                    all.iter().filter(|(standing, _)| standing.options.once).for_each(|(standing, own)| offer(standing, own));
+                    all.iter()
+                        .filter(|(standing, _)| standing.options.once)
+                        .for_each(|(standing, own)| offer(standing, own));
                 }
             }
         }

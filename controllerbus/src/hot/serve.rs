@@ -18,6 +18,9 @@ use crate::{Directive, Error, Result, Retry};
 /// A value of the plugin's type.
 pub type Object = Arc<dyn Any + Send + Sync>;
 
+/// The result of a call, encoded.
+pub type Answer = BoxFuture<'static, Result<Vec<u8>>>;
+
 /// What `#[hot_plugin]` says of a type that implements a trait of functions.
 #[derive(Debug)]
 pub struct Table {
@@ -30,7 +33,7 @@ pub struct Table {
     /// Makes a value of the type.
     pub make: fn(Context) -> BoxFuture<'static, Result<Object>>,
     /// Calls a method.
-    pub call: fn(Object, usize, &[u8]) -> BoxFuture<'static, Result<Vec<u8>>>,
+    pub call: fn(Object, usize, &[u8]) -> Answer,
     /// How its state is handed over, if it is.
     pub state: Option<Kept>,
 }
@@ -143,7 +146,9 @@ impl Serving {
         let invalid = |what: String| Err(Error::new(ErrorKind::Invalid, what).permanent());
         let named = format!("{}::{method}", short(theirs));
         if theirs != of {
-            return invalid(format!("`{named}` was called, but the plugin `{id}` implements `{of}`, and not `{theirs}`"));
+            return invalid(format!(
+                "`{named}` was called, but the plugin `{id}` implements `{of}`, and not `{theirs}`"
+            ));
         }
         let Some(index) = methods.iter().position(|own| own.name == method) else {
             return invalid(format!(
@@ -181,13 +186,12 @@ impl AnyController for Serving {
 
     fn restore(self: Arc<Self>, state: State) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
-            if let Some(kept) = &self.table.state {
-                if let Some(fresh) = (kept.restore)(&self.object(), &state)? {
-                    let before =
-                        std::mem::replace(&mut *self.object.lock().unwrap_or_else(PoisonError::into_inner), fresh);
-                    // Its destructor is the user's, and so runs when the lock is released.
-                    drop(before);
-                }
+            if let Some(kept) = &self.table.state
+                && let Some(fresh) = (kept.restore)(&self.object(), &state)?
+            {
+                let before = std::mem::replace(&mut *self.object.lock().unwrap_or_else(PoisonError::into_inner), fresh);
+                // Its destructor is the user's, and so runs when the lock is released.
+                drop(before);
             }
             Ok(())
         })

@@ -227,7 +227,10 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
         return Err((reason, "give it a shorter id"));
     }
     if factories.is_empty() {
-        return Err(("it has no controllers".to_owned(), "put #[hot_plugin] on an `impl Controller` block, or on that of a trait with #[hot]"));
+        return Err((
+            "it has no controllers".to_owned(),
+            "put #[hot_plugin] on an `impl Controller` block, or on that of a trait with #[hot]",
+        ));
     }
     Ok((bundle, factories))
 }

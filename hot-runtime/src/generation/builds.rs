@@ -26,7 +26,9 @@ impl Builds {
 
     pub(crate) fn note(&self, event: &RuntimeEvent) {
         let (plugin, build) = match event {
-            RuntimeEvent::BuildStarted { plugin } | RuntimeEvent::Loading { plugin, .. } => (plugin, Some(Build::Going)),
+            RuntimeEvent::BuildStarted { plugin } | RuntimeEvent::Loading { plugin, .. } => {
+                (plugin, Some(Build::Going))
+            }
             RuntimeEvent::BuildFailed { plugin, rendered, messages, .. } => {
                 let error = messages.iter().find(|message| message.level == MessageLevel::Error);
                 let text = error.map_or_else(|| coloured_text(rendered, false), |error| error.text.clone());
