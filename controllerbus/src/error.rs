@@ -1,7 +1,7 @@
 //! The two error types: [`Error`], which controllers answer with, and [`BusError`], which a host gets from the bus.
 //!
 //! * [`Error`] is what user code returns (everything in a trait that it implements), and what it is given to answer with:
-//!   [`Context`](crate::Context), [`State`](crate::State), [`Values`](crate::Values) and the encoding in
+//!   [`Context`](crate::Context), [`State`](struct@crate::State), [`Values`](crate::Values) and the encoding in
 //!   [`directive::wire`](crate::directive::wire). It is also what events and snapshots contain.
 //! * [`BusError`] is what every other function returns: of buses, requests, config sets, values and directives without a type.
 //!   Inside a controller, `?` makes an [`Error`] of it.

@@ -48,7 +48,7 @@
 //!
 //! # Where to go next
 //!
-//! * To write a controller: [`Controller`], with what it is given ([`Context`]) and its state across swaps ([`State`]).
+//! * To write a controller: [`Controller`], with what it is given ([`Context`]) and its state across swaps ([`State`](struct@State)).
 //! * To ask and to answer: [`Directive`], [`Request`] (the one who asks) and [`Values`] (a resolver).
 //! * To run a bus: [`Bus`] and [`ConfigSet`]; [`BusError`] is what goes wrong there.
 //! * To call a plugin's functions, without a bus: [`hot`](mod@hot).

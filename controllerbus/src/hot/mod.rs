@@ -52,7 +52,7 @@
 //!
 //! # What goes wrong
 //!
-//! Each call gives a `Result` with a [`BusError`](crate::BusError):
+//! Each call gives a `Result` with a [`BusError`]:
 //!
 //! | what happened | [`kind`](crate::Error::kind) |
 //! |---|---|
