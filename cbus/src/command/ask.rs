@@ -25,9 +25,9 @@ pub async fn run(args: Ask) -> Result<()> {
     let mut told = client.ask(request).await.map_err(refused(&to))?.into_inner();
     let limit = async {
         if args.watch {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } else {
-            tokio::time::sleep(Duration::from_secs(args.within)).await
+            tokio::time::sleep(Duration::from_secs(args.within)).await;
         }
     };
     let mut limit = std::pin::pin!(limit);

@@ -33,8 +33,16 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
+    /// Lets resolvers go whose successors have answered. Outside of swaps there are none.
+    #[inline]
     pub(super) fn finish_retired(&mut self, effects: &mut Effects) {
-        while self.retiring {
+        if self.retiring {
+            self.finish_those_retired(effects);
+        }
+    }
+
+    fn finish_those_retired(&mut self, effects: &mut Effects) {
+        loop {
             let done = self.resolvers.iter().find_map(|resolver| {
                 let successor = resolver.successor?;
                 self.is_ready(successor).then_some(resolver.lane_ref.id)
