@@ -14,6 +14,9 @@ use crate::proto::{AskRequest, AskResponse};
 pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>, Status> {
     let AskRequest { directive: id, json } = request;
     let wrong = |error: String| Status::invalid_argument(format!("`{}`: {error}", escaped(id)));
+    if id.starts_with(controllerbus::hot::PREFIX) {
+        return Err(wrong("functions are called by their trait, and not asked".to_owned()));
+    }
     resolved(bus, id)?;
     let fields = if json.is_empty() {
         // What a struct without fields, or with defaults for all of them, is read from.
@@ -46,7 +49,10 @@ pub(crate) async fn next(request: &mut Box<dyn RawRequest>) -> Option<AskRespons
     let event = poll_fn(|context| request.poll_event(context)).await?;
     let kind = |kind: &str| AskResponse { kind: kind.to_owned(), ..AskResponse::default() };
     Some(match event {
-        RawEvent::Added(id, value) => AskResponse { value: id.0, json: value.to_json().to_string(), ..kind("added") },
+        RawEvent::Added(id, value) => match value.encode() {
+            Ok(_) => AskResponse { value: id.0, json: value.to_json().to_string(), ..kind("added") },
+            Err(error) => AskResponse { value: id.0, error: error.to_string(), ..kind("added") },
+        },
         RawEvent::Removed(id) => AskResponse { value: id.0, ..kind("removed") },
         RawEvent::Idle => kind("idle"),
         RawEvent::Busy => kind("busy"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use controllerbus_api::proto::{AskRequest, AskResponse};
-use hot_runtime::text::coloured_text;
+use hot_runtime::text::{coloured_text, is_unprintable};
 use miette::Result;
 use serde_json::json;
 
@@ -46,6 +46,19 @@ pub async fn run(args: Ask) -> Result<()> {
     }
 }
 
+/// JSON in which what a terminal does not simply show is written as JSON escapes it: it can only be in strings.
+fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_unprintable(c) {
+            plain.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
 /// What came until now.
 #[derive(Default)]
 struct Asked {
@@ -57,8 +70,8 @@ impl Asked {
     fn hear(&mut self, event: &AskResponse, args: &Ask) {
         let AskResponse { kind, value, json, error } = event;
         match kind.as_str() {
-            "added" => self.values += 1,
-            "failed" => self.error = Some(coloured_text(error, false)),
+            "added" if error.is_empty() => self.values += 1,
+            "added" | "failed" => self.error = Some(coloured_text(error, false)),
             _ => {}
         }
         if args.json {
@@ -72,12 +85,13 @@ impl Asked {
             if !error.is_empty() {
                 line["error"] = json!(error);
             }
-            print_line(&line.to_string());
+            print_line(&plain_json(&line.to_string()));
             return;
         }
         match (kind.as_str(), args.watch) {
-            ("added", false) => print_line(&coloured_text(json, false)),
-            ("added", true) => print_line(&format!("added #{value} {}", coloured_text(json, false))),
+            ("added", _) if !error.is_empty() => {}
+            ("added", false) => print_line(&plain_json(json)),
+            ("added", true) => print_line(&format!("added #{value} {}", plain_json(json))),
             ("removed", true) => print_line(&format!("removed #{value}")),
             ("failed", true) => print_line(&format!("failed: {}", coloured_text(error, false))),
             _ => {}
@@ -98,5 +112,20 @@ impl Asked {
             ),
             (None, None) => report(format!("`{id}` has no value: its controllers have none for this"), ""),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_json;
+
+    #[test]
+    fn what_is_printed_is_json_that_no_terminal_obeys() {
+        let json = serde_json::json!({ "text": "a\u{9b}2K\u{202e}\u{e0041}\u{7f}\"\n" }).to_string();
+        let plain = plain_json(&json);
+        assert!(plain.is_ascii(), "{plain}");
+        let (read, was): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(&plain).expect("JSON"), serde_json::from_str(&json).expect("JSON"));
+        assert_eq!(read, was);
     }
 }

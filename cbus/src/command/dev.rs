@@ -9,16 +9,14 @@ use hot_runtime::Trust;
 use miette::Result;
 
 use crate::cli::Dev;
-use crate::command::run::{asked_to_end, serve, serve_api, specs, watcher};
+use crate::command::run::{OwnMay, asked_to_end, serve, serve_api, specs, watcher};
 use crate::daemon::{self, ConfigFile, Options, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::report;
 use crate::text::tell;
 use crate::view;
 
-pub async fn run(mut args: Dev) -> Result<()> {
-    // Whoever edits the code may also run it.
-    args.api.allow_exec = true;
+pub async fn run(args: Dev) -> Result<()> {
     let live = !args.plain && std::io::stdout().is_terminal();
     #[cfg(unix)]
     match &args.last_words {
@@ -37,7 +35,7 @@ pub async fn run(mut args: Dev) -> Result<()> {
     let host = daemon::new(Arc::clone(&journal));
     let configured = set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == CONFIG_ID));
     let name: String = names[0].chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(32).collect();
-    let api = if configured { None } else { serve_api(&host, &args.api, &name).await? };
+    let api = if configured { None } else { serve_api(&host, &args.api, &name, OwnMay::Execute).await? };
     match &config {
         Some(config) => tracing::info!(target: "cbus", "running the config set in {}", config.display()),
         None => tracing::warn!(target: "cbus", "no config, so nothing will run; pass one, such as config.yaml"),

@@ -63,7 +63,7 @@ pub async fn run(args: Run) -> Result<()> {
     let ending = asked_to_end();
     let host = daemon::new(journal);
     if !has(CONFIG_ID) {
-        serve_api(&host, &args.api, sockets::DEFAULT_NAME).await?;
+        serve_api(&host, &args.api, sockets::DEFAULT_NAME, OwnMay::WhatIsAllowed).await?;
     }
     if no_plugins {
         tracing::warn!(target: "cbus", "no plugins: pass --plugins DIR or --watch CRATE, or put a {} or {} into the config", FolderConfig::ID, CrateConfig::ID);
@@ -193,9 +193,18 @@ async fn hung_up() -> bool {
     false
 }
 
+/// What this user's own clients may do, over the socket that only they can reach.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OwnMay {
+    /// What the options allow.
+    WhatIsAllowed,
+    /// Also execute config sets and ask directives: they are whoever edits the code.
+    Execute,
+}
+
 /// Adds the controllers that serve the API, one for this user's socket and, if requested, one for TCP. Returns the
 /// address; fails if one of them cannot listen.
-pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option<String>> {
+pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str, own: OwnMay) -> Result<Option<String>> {
     let (socket, tcp) = match &api.listen {
         Some(Listen::Off) => return Ok(None),
         None => (None, None),
@@ -217,7 +226,8 @@ pub async fn serve_api(host: &Arc<Host>, api: &Api, name: &str) -> Result<Option
     for (key, address) in [(CONFIG_ID.to_owned(), socket), (format!("{CONFIG_ID}/tcp"), tcp)] {
         let Some(address) = address else { continue };
         let tcp = matches!(address, Address::Tcp { .. });
-        let mut config = ApiConfig::at(address.to_string()).allow_exec(api.allow_exec).allow_control(api.allow_control);
+        let allow_exec = api.allow_exec || (own == OwnMay::Execute && !tcp);
+        let mut config = ApiConfig::at(address.to_string()).allow_exec(allow_exec).allow_control(api.allow_control);
         if tcp {
             config.token_file = text(&api.token_file);
             config.tls_cert = text(&api.tls_cert);

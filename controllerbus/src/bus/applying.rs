@@ -46,11 +46,14 @@ impl ApplyReport {
     /// # Errors
     /// [`ErrorKind::Invalid`] with each key whose config is not running, and why.
     pub fn all_running(&self) -> Result<(), BusError> {
+        let runs = |config: &&ConfigState| {
+            config.problem.is_none() && config.pending.is_none() && matches!(config.state, RunState::Running(_))
+        };
         let told = |config: &ConfigState| {
-            let why = config.problem.as_ref().map(ToString::to_string).unwrap_or_default();
+            let why = config.problem.as_ref().map_or_else(|| "it is being constructed again".to_owned(), ToString::to_string);
             format!("{} ({}): {why}", config.key, config.config_id)
         };
-        let problems: Vec<_> = self.problems().map(told).collect();
+        let problems: Vec<_> = self.configs.iter().filter(|config| !runs(config)).map(told).collect();
         if problems.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Invalid, problems.join("; ")).into()) }
     }
 }

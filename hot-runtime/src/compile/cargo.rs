@@ -237,7 +237,10 @@ fn command(overlay: &Overlay, spec: &PluginSpec, options: &BuildOptions, how: Ho
         command.env("CBUS_WRAPPER", how.wrapper.unwrap_or_default());
         command.env("RUSTC_WRAPPER", &capture.shim);
         // Cargo would use a configured one for the overlay, which is a workspace of its own, and for nothing else.
-        command.env("RUSTC_WORKSPACE_WRAPPER", "");
+        // Where there is none, that would only keep cargo from remembering what rustc says of itself.
+        if environment::wrapper_of_members(&overlay.root).is_some() {
+            command.env("RUSTC_WORKSPACE_WRAPPER", "");
+        }
         command.env("CBUS_REMAP", lines(&[(environment::cargo_home().join("registry/src"), "/registry".to_owned())]));
         if !spec.watch {
             // Equal inputs give an equal artifact, wherever it is built.

@@ -18,7 +18,8 @@ fn main() {
     let mut arguments = std::env::args_os().skip(1);
     let Some(rustc) = arguments.next() else { std::process::exit(2) };
     let mut arguments: Vec<OsString> = arguments.collect();
-    if let Some(why) = arguments.iter().any(|argument| argument == "--print=cfg").then(|| unfit(&arguments)).flatten() {
+    let asks = arguments.iter().any(|argument| argument == "--print=cfg") && !is_of_a_script();
+    if let Some(why) = asks.then(|| unfit(&arguments)).flatten() {
         eprintln!("cbus-refuses: {why}");
         std::process::exit(1);
     }
@@ -41,6 +42,16 @@ fn main() {
         command.env_remove(name);
     }
     run(command)
+}
+
+/// Whether the cargo that calls was started by a build script, and so builds something else: the script's OUT_DIR is not one that
+/// the outer cargo was started with.
+fn is_of_a_script() -> bool {
+    let outer = std::env::var("CBUS_OUTER").unwrap_or_default();
+    std::env::var_os("OUT_DIR").is_some_and(|folder| {
+        let known = format!("OUT_DIR={:016x}", fnv(folder.as_encoded_bytes()));
+        !outer.lines().any(|line| line == known)
+    })
 }
 
 /// Why no plugin works that is compiled with these arguments.
