@@ -104,7 +104,7 @@ async fn a_line_says_whose_controller_config_and_directive_it_is_in_plugins_too(
     let asked = "tracing::warn!(times = 3, \"the second is asked\");\n        values.add";
     scratch.edit("second", "values.add", asked);
     bus.apply(ConfigSet::from_yaml("two: { id: second }").expect("a set")).await.expect("applying");
-    for (isolation, key) in [(Isolation::None, "two"), (Isolation::Process, "")] {
+    for isolation in [Isolation::None, Isolation::Process] {
         let builder = HotRuntime::builder(&bus).work_dir(work_dir().join("cbus-logs")).target_dir(target_dir());
         let builder = builder.watch(scratch.path("second")).plugin_host(env!("CARGO_BIN_EXE_cbus"));
         let runtime = builder.isolation(isolation).start().await.expect("starting");
@@ -117,8 +117,7 @@ async fn a_line_says_whose_controller_config_and_directive_it_is_in_plugins_too(
                 None => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         };
-        // A plugin in a process of its own is not told the key.
-        assert_eq!(origin(&told), ["second", key, "second/ask"], "{isolation:?}: {told:?}");
+        assert_eq!(origin(&told), ["second", "two", "second/ask"], "{isolation:?}: {told:?}");
         assert_eq!((&*told.plugin, &*told.target, &*told.fields), ("second", "second", "times=3"));
         runtime.shutdown().await;
     }
