@@ -184,6 +184,15 @@ where
     I: ?Sized + Serves<T>,
     T: Default + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
+    factory_that::<I, T>(id, state, SwapMode::Beside)
+}
+
+/// The same, and how it is swapped.
+fn factory_that<I, T>(id: &'static str, state: bool, swap: SwapMode) -> Arc<dyn Factory>
+where
+    I: ?Sized + Serves<T>,
+    T: Default + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
     let table = hot::Table {
         id,
         of: I::NAME,
@@ -198,7 +207,7 @@ where
         version: "1.0.0",
         description: "",
         config_id: Box::leak(format!("functions/{id}").into_boxed_str()),
-        swap: SwapMode::Beside,
+        swap,
         starts: true,
         record: &[],
         factory: |_| unreachable!("it is made by hand"),
@@ -267,9 +276,9 @@ async fn a_call_outlasts_its_generation_for_as_long_as_it_takes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_call_fails_and_no_state_is_lost_in_swaps_under_load() {
-    let bus = loaded("three", factory::<dyn Count, Counter<31>>("three", true)).await;
+/// Swaps a counter while it is called, and counts what was answered.
+async fn swap_under_load(id: &'static str, swaps: u64, generation: impl Fn(u64) -> Arc<dyn Factory>) {
+    let bus = loaded(id, generation(1)).await;
     let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
     let stop = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..4)
@@ -286,20 +295,34 @@ async fn no_call_fails_and_no_state_is_lost_in_swaps_under_load() {
             })
         })
         .collect();
-    for from in 1..60 {
-        let next = match from % 2 {
-            0 => factory::<dyn Count, Counter<31>>("three", true),
-            _ => factory::<dyn Count, Counter<32>>("three", true),
-        };
-        soon(soon(swap(&bus, from, from + 1, next)).await.drained()).await;
+    for from in 1..=swaps {
+        soon(soon(swap(&bus, from, from + 1, generation(from + 1))).await.drained()).await;
     }
     stop.store(1, Ordering::Relaxed);
     let mut made = 0;
     for caller in callers {
         made += caller.await.expect("the caller");
     }
-    assert!(made > 60, "{made} calls");
+    assert!(made > swaps, "{made} calls");
     assert_eq!(soon(count.add(0)).await.expect("an answer"), made);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_call_fails_and_no_state_is_lost_in_swaps_under_load() {
+    swap_under_load("three", 60, |number| match number % 2 {
+        0 => factory::<dyn Count, Counter<32>>("three", true),
+        _ => factory::<dyn Count, Counter<31>>("three", true),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_call_fails_and_no_state_is_lost_where_one_generation_ends_before_the_next_one_is_made() {
+    swap_under_load("ten", 60, |number| match number % 2 {
+        0 => factory_that::<dyn Count, Counter<102>>("ten", true, SwapMode::StopFirst),
+        _ => factory_that::<dyn Count, Counter<101>>("ten", true, SwapMode::StopFirst),
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

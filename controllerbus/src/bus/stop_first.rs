@@ -257,13 +257,16 @@ impl Engine {
     fn cut_short(self: &Arc<Self>, entry: &Arc<ControllerEntry>) {
         entry.is_inherited.store(true, Ordering::Release);
         for standing in entry.answers() {
-            if standing.options.once && !entry.handover.is_held(&standing) {
+            standing.change(|state, effects| {
+                // A call whose answer is there, or that waits at the gate, is no worse for it. Asked under the directive's lock,
+                // so that the call is the same afterwards.
+                let is_cut = standing.options.once && state.is_at_work(entry.id) && !entry.handover.is_held(&standing);
+                if !is_cut {
+                    return state.suspend(&standing, entry.id, effects);
+                }
                 let what = format!("{} had to end, and what it was called for had not", entry.info.id);
-                let error = Error::new(ErrorKind::Closed, what);
-                standing.change(|state, effects| state.cut_call(entry.id, error, effects));
-                continue;
-            }
-            standing.change(|state, effects| state.suspend(&standing, entry.id, effects));
+                state.cut_call(entry.id, Error::new(ErrorKind::Closed, what), effects);
+            });
         }
         entry.set_service(Service::Replaced);
         entry.cancel.cancel();

@@ -22,6 +22,11 @@ struct Enter(u64);
 #[directive(id = "test/owner", value = u64, max_values = 1, hard_cap)]
 struct Owner;
 
+/// A call, whose resolver goes on after its answer.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/deliver", value = u64, once)]
+struct Deliver;
+
 /// What only one can own, and what happened around it.
 #[derive(Default)]
 struct Resource {
@@ -131,6 +136,12 @@ impl Controller for Store {
                 this.resource.entered.lock().unwrap().insert(request.0);
                 values.add(this.generation);
                 Ok(())
+            })
+        });
+        routes.add::<Deliver>(|this, _, values| {
+            Box::pin(async move {
+                values.add(this.generation);
+                std::future::pending().await
             })
         });
         routes.add::<Owner>(|this, _, values| {
@@ -244,6 +255,22 @@ async fn the_old_one_is_cancelled_closed_saved_and_dropped_before_the_new_one_is
     // Who holds a value always holds one: the old one stood until the new one came.
     let events = changes(&mut owner);
     assert_eq!(events, ["+2", "-"]);
+    assert!(!resource.twice.load(Ordering::SeqCst));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_its_caller_has_not_read_yet_is_there_when_the_old_one_has_ended() {
+    let resource = Arc::<Resource>::default();
+    let bus = serving(&resource).await;
+    let mut call = bus.request(Deliver).unwrap();
+    let staged = bus.stage(Source(1), Source(2), stores(2, &resource), Duration::from_secs(20)).await.unwrap();
+    let committed = soon(staged.commit(Duration::from_millis(5))).await.unwrap();
+    assert_eq!(*soon(call.value()).await.unwrap(), 1);
+    assert!(call.errors().unwrap().is_empty());
+    assert_eq!(call.standing().count(), 1, "it stays until the caller lets go of it");
+    drop(call);
+    soon(committed.drained()).await;
+    assert_eq!(*soon(bus.resolve(Deliver)).await.unwrap(), 2);
     assert!(!resource.twice.load(Ordering::SeqCst));
 }
 
