@@ -502,3 +502,22 @@ async fn a_directive_that_is_answered_once_is_given_to_one_controller_and_not_ag
     drop(failing);
     assert_eq!(*bus.resolve(Command { fails: false }).await.expect("an answer"), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_call_hears_that_its_controller_went() {
+    let bus = Bus::new();
+    let never = controllerbus::controller::Closures::new().resolves(|_: Command, _| std::future::pending());
+    let info = controllerbus::controller::Info::new("test", "1.0.0".parse().expect("a version"), "test");
+    let controller = bus.add_controller(Arc::new(never), info);
+    let waiting = tokio::spawn({
+        let request = bus.request(Command { fails: false }).expect("a request");
+        async move {
+            let mut request = request;
+            request.value().await
+        }
+    });
+    bus.remove_controller(controller).await;
+    let error = soon(waiting).await.expect("the task").expect_err("nobody answers any more");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.to_string(), "`test` went before it had answered");
+}

@@ -246,6 +246,8 @@ impl<R: DeserializeOwned> Future for Call<R> {
             Some(Ok(raw)) => loop {
                 match ready!(raw.poll_event(cx)) {
                     Some(RawEvent::Added(_, value)) => break this.result_of(&value),
+                    // Its controller went before it had answered.
+                    Some(RawEvent::Failed(error)) if error.kind() == ErrorKind::NotFound => break Err(this.nobody()),
                     Some(RawEvent::Failed(error)) => break Err(this.failed(error)),
                     Some(RawEvent::Idle) => break Err(this.nobody()),
                     Some(RawEvent::Removed(_) | RawEvent::Busy) => {}

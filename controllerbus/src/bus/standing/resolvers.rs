@@ -11,6 +11,7 @@ use crate::Error;
 use crate::bus::entry::LaneRef;
 use crate::bus::handover::Gate;
 use crate::directive::{Callback, Options, RawEvent};
+use crate::error::ErrorKind;
 
 /// One controller's answer to this directive.
 pub(in crate::bus) struct Resolver {
@@ -204,9 +205,15 @@ impl StandingState {
         self.remove_resolver(controller, effects);
     }
 
-    /// A controller goes, and with it what it answers. A call that it had is not begun again by another one.
+    /// A controller goes, and with it what it answers. A call that it had is not begun again by another one; without an answer,
+    /// it has failed.
     pub(in crate::bus) fn withdraw(&mut self, controller: u64, options: &Options, effects: &mut Effects) {
         self.spent |= options.once;
+        let unanswered = self.resolver_of(controller).filter(|_| options.once && self.is_at_work(controller));
+        if let Some(resolver) = unanswered.filter(|resolver| !self.holds_back(&resolver.lane_ref)) {
+            let what = format!("`{}` went before it had answered", resolver.lane_ref.info.id);
+            self.emit(&RawEvent::Failed(Error::new(ErrorKind::NotFound, what)), effects);
+        }
         self.remove_resolver(controller, effects);
     }
 
