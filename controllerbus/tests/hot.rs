@@ -521,3 +521,29 @@ async fn whoever_waits_for_a_call_hears_that_its_controller_went() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(error.to_string(), "`test` went before it had answered");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_dropped_while_it_waits_for_a_swap_is_not_made_when_that_is_rolled_back() {
+    let told = told(11);
+    let bus = loaded("eleven", factory::<dyn Count, Counter<111>>("eleven", true)).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let at_work = count.hold();
+    told.begins(1).await;
+    let next = factory::<dyn Count, Counter<112>>("eleven", true);
+    let staged = bus.stage(Source(1), Source(2), vec![next], Duration::from_secs(10)).await.expect("staging");
+    let swapping = tokio::spawn(staged.commit(Duration::from_secs(20)));
+    // A call is answered at once until the swap holds it; that one is dropped.
+    let mut made = 0;
+    soon(async {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while std::pin::Pin::new(&mut count.add(1)).poll(&mut cx).is_ready() {
+            made += 1;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    swapping.abort();
+    assert_eq!(soon(count.add(0)).await.expect("it serves again"), made);
+    told.go_on.notify_waiters();
+    assert_eq!(soon(at_work).await.expect("it goes on"), "generation 111");
+}

@@ -306,10 +306,17 @@ impl ControllerEntry {
         Ties { id: self.id, cancel, service, span: self.span.clone() }
     }
 
-    /// Opens its gate and starts the runs that waited there; unless it is ending, in which case its successor gets them.
+    /// Opens its gate and starts the runs that waited there and are still wanted; unless it is ending, in which case its successor
+    /// gets them.
     pub(super) fn open_gate(&self) {
-        if !self.is_inherited.load(Ordering::Acquire) {
-            self.handover.release().iter().for_each(|(standing, lane_ref, run)| start_run(standing, lane_ref, *run));
+        if self.is_inherited.load(Ordering::Acquire) {
+            return;
+        }
+        for (standing, lane_ref, run) in self.handover.release() {
+            let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
+            if is_wanted {
+                start_run(&standing, &lane_ref, run);
+            }
         }
     }
 
