@@ -547,3 +547,18 @@ async fn a_call_that_is_dropped_while_it_waits_for_a_swap_is_not_made_when_that_
     told.go_on.notify_waiters();
     assert_eq!(soon(at_work).await.expect("it goes on"), "generation 111");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_called_before_a_bridge_that_takes_whatever_there_is() {
+    let there = loaded("twelve", factory::<dyn Count, Counter<121>>("twelve", false)).await;
+    let here = Bus::new();
+    let _bridge = here.bridge(&there, controllerbus::bus::Across::when(|_| true)).expect("a bridge");
+    load(&here, "twelve", factory::<dyn Count, Counter<122>>("twelve", false), 1).await;
+    let count: Hot<dyn Count> = soon(here.hot_of("twelve")).await.expect("it serves");
+    assert_eq!(soon(count.add(1)).await.expect("an answer"), 1);
+    // Also after a swap, by which the plugin is the last one that came.
+    soon(soon(swap(&here, 1, 2, factory::<dyn Count, Counter<123>>("twelve", false))).await.drained()).await;
+    assert_eq!(soon(count.add(2)).await.expect("an answer"), 2);
+    let other: Hot<dyn Count> = soon(there.hot_of("twelve")).await.expect("it serves");
+    assert_eq!(soon(other.add(4)).await.expect("an answer"), 4, "nothing went across");
+}

@@ -94,7 +94,7 @@ impl Types {
         }
         let mut routes = routing.everywhere.clone();
         if routing.own.entry.resolves.iter().any(|own| own == id) {
-            routes.push(Arc::clone(&routing.own));
+            routes.insert(0, Arc::clone(&routing.own));
         }
         let table = TypeTable::new(self.runtime.clone(), self.changed.clone(), Arc::clone(&self.kept), routes);
         let lanes = Arc::new(TypeLanes::new(id.to_owned(), Arc::new(table)));
@@ -183,6 +183,8 @@ impl Types {
                     changed.push(Arc::clone(route));
                 }
             }
+            // Who names the id is asked before who resolves whatever there is: a call has one answer.
+            changed.sort_by_key(|route| !route.entry.resolves.contains(&lanes.id));
             replaced.push(lanes.table.routes.swap(Arc::new(changed)));
         }
         added.iter().for_each(|entry| entry.is_routed.store(true, std::sync::atomic::Ordering::Release));
