@@ -522,6 +522,28 @@ async fn whoever_waits_for_a_call_hears_that_its_controller_went() {
     assert_eq!(error.to_string(), "`test` went before it had answered");
 }
 
+/// A call; that it stands by itself goes without saying.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/call", value = u64, once)]
+struct PlainCall {}
+
+#[tokio::test(start_paused = true)]
+async fn an_equal_call_is_another_one_also_while_one_stands_whose_controller_went() {
+    let bus = Bus::new();
+    let info = || controllerbus::controller::Info::new("test", "1.0.0".parse().expect("a version"), "test");
+    let never = controllerbus::controller::Closures::new().resolves(|_: PlainCall, _| std::future::pending());
+    let controller = bus.add_controller(Arc::new(never), info());
+    let spent = bus.request(PlainCall {}).expect("a request");
+    bus.remove_controller(controller).await;
+    let answers = controllerbus::controller::Closures::new().resolves(|_: PlainCall, values| {
+        values.add(1);
+        std::future::ready(Ok(()))
+    });
+    bus.add_controller(Arc::new(answers), info());
+    assert_eq!(*soon(bus.resolve(PlainCall {})).await.expect("an answer"), 1);
+    drop(spent);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_dropped_while_it_waits_for_a_swap_is_not_made_when_that_is_rolled_back() {
     let told = told(11);

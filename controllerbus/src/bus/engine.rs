@@ -181,7 +181,7 @@ impl Engine {
                 drop(shard);
                 return Err(closed(directive.id()));
             }
-            let found = if options.unmerged { None } else { shard.find(hash, &*directive).cloned() };
+            let found = if options.unmerged || options.once { None } else { shard.find(hash, &*directive).cloned() };
             let found = found.filter(|standing| {
                 if options.supersede.replaces(&standing.options.supersede) {
                     let mut effects = Effects::default();

@@ -207,7 +207,8 @@ pub struct Options {
     #[serde(default)]
     pub unmerged: bool,
     /// Whether it is a call: one controller answers it, and only once. No other controller is asked, a failure is not tried
-    /// again, and in a swap it stays with the controller that has begun it, for as long as that takes.
+    /// again, and in a swap it stays with the controller that has begun it, for as long as that takes. It stands by itself, as if
+    /// it were [`unmerged`](Options::unmerged), so that an equal one is another call.
     #[serde(default)]
     pub once: bool,
 }
