@@ -418,6 +418,21 @@ async fn of_two_plugins_one_is_chosen_by_its_id() {
     assert_eq!(error.to_string(), "`kinds` implements `hot::Kinds`, not `hot::Count`");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_is_too_busy_to_say_what_it_has_keeps_nobody_from_finding_another_one() {
+    let bus = Bus::new();
+    let busy = controllerbus::controller::Closures::new().resolves(|_: ListFunctions, _| std::future::pending());
+    let info = controllerbus::controller::Info::new("busy", "1.0.0".parse().expect("a version"), "busy");
+    bus.add_controller(Arc::new(busy), info);
+    let begun = tokio::time::Instant::now();
+    let kinds: Hot<dyn Kinds> = soon(bus.hot_of("kinds")).await.expect("it serves");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "the one that is named is enough");
+    assert_eq!(soon(kinds.text("ada")).await.expect("an answer"), "ADA");
+    let kinds: Hot<dyn Kinds> = soon(bus.hot()).await.expect("it serves");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(Hot::plugin(&kinds), "kinds");
+}
+
 /// What a keeper keeps.
 #[derive(controllerbus::State, Clone, PartialEq, Debug)]
 struct Kept {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 
 use crate::directive::{AnyValue, superseded};
 use crate::error::ErrorKind;
@@ -43,21 +45,39 @@ impl Directive for ListFunctions {
     }
 }
 
+/// How long those that are at work on something else are waited for, once one that fits has answered.
+const OTHERS: Duration = Duration::from_secs(1);
+
 /// The plugin that implements a trait: the only one, or the one with this id. Waits until there is one.
 pub(super) async fn find(bus: &BusHandle, name: &str, plugin: Option<&str>) -> Result<String, BusError> {
     let mut request = bus.request(ListFunctions {})?;
+    // Until when the others have time to answer.
+    let mut until = None;
     loop {
-        if request.next().await.is_none() {
+        let event = match until {
+            None => Ok(request.next().await),
+            Some(until) => timeout_at(until, request.next()).await,
+        };
+        if matches!(event, Ok(None)) {
             return Err(superseded(ListFunctions::ID).into());
         }
-        // Those that serve have said so by then.
-        if !request.is_idle() {
-            continue;
-        }
+        let is_late = event.is_err();
         let is_meant = |found: &&Arc<Functions>| plugin.is_none_or(|plugin| plugin == found.plugin);
         let (fits, others): (Vec<_>, Vec<_>) = request.standing().filter(is_meant).partition(|found| found.of == name);
         // In a swap, two generations of one plugin may say it.
         let ids: BTreeSet<&str> = fits.iter().map(|found| found.plugin.as_str()).collect();
+        let is_there = !ids.is_empty() || (plugin.is_some() && !others.is_empty());
+        if !is_there {
+            until = None;
+            continue;
+        }
+        // What others say makes no difference to the one that is named. Else those that serve have said so by the time that it is
+        // idle, unless they are busy.
+        let is_named = plugin.is_some() && !ids.is_empty();
+        if !is_named && !is_late && !request.is_idle() {
+            until = until.or_else(|| Some(Instant::now() + OTHERS));
+            continue;
+        }
         if ids.len() > 1 {
             let ids = ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(" and ");
             let what = format!("{ids} implement `{name}`; say which one with `hot_of(id)`");

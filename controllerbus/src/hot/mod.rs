@@ -156,7 +156,8 @@ impl<T: ?Sized + HotTrait> Deref for Hot<T> {
 
 impl BusHandle {
     /// The functions of the plugin that implements a trait, also for a controller that calls another plugin
-    /// (`context.bus().hot()`). Waits until there is one. Cancel-safe.
+    /// (`context.bus().hot()`). Waits until there is one, and then up to a second for plugins that are too busy to say what they
+    /// implement. Cancel-safe.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if several do, with their ids; [`BusHandle::hot_of`] chooses one.
@@ -166,7 +167,7 @@ impl BusHandle {
         Ok(Hot::new(self, &plugin))
     }
 
-    /// The same of the plugin with this id, as its `#[hot_plugin(id = ..)]` says it.
+    /// The same of the plugin with this id, as its `#[hot_plugin(id = ..)]` says it. It waits for no other one.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if it implements another trait. As [`BusHandle::request`].

@@ -1,9 +1,11 @@
 //! The functions of plugins: `runtime.hot()`.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use controllerbus::Bus;
 use controllerbus::hot::{Hot, HotTrait, ListFunctions, PREFIX};
+use tokio::time::timeout;
 
 use super::HotRuntime;
 use crate::error::{Error, Result};
@@ -60,7 +62,7 @@ impl HotRuntime {
         let mut finding = pin!(finding);
         let limit = shared.settings.grace;
         loop {
-            match tokio::time::timeout(limit, &mut finding).await {
+            match timeout(limit, &mut finding).await {
                 Ok(found) => return found.map_err(|error| Error::NotServed { reason: error.to_string() }),
                 Err(_) if shared.builds.is_going() && !self.inner.stop.is_cancelled() => {}
                 Err(_) => {
@@ -76,8 +78,14 @@ impl HotRuntime {
 async fn there_is(shared: &Shared) -> String {
     let mut said: Vec<String> =
         shared.builds.said().into_iter().map(|(plugin, what)| format!("`{plugin}` {what}")).collect();
-    let all = shared.bus.resolve_all(ListFunctions {}).within(shared.settings.grace).await.unwrap_or_default();
-    said.extend(all.iter().map(|found| format!("`{}` implements `{}`", found.plugin, found.of)));
+    if let Ok(mut request) = shared.bus.request(ListFunctions {}) {
+        // What stands already: whoever looks for a plugin has asked, and waited.
+        while let Ok(Some(_)) = timeout(Duration::ZERO, request.next()).await {}
+        said.extend(request.standing().map(|found| format!("`{}` implements `{}`", found.plugin, found.of)));
+        if !request.is_idle() {
+            said.push("a plugin is too busy to say what it implements".to_owned());
+        }
+    }
     let configs = shared.bus.configs();
     for config in configs.iter().filter(|config| config.config_id.starts_with(PREFIX)) {
         if let Some(problem) = &config.problem {
