@@ -475,6 +475,27 @@ async fn a_constructed_value_hands_over_the_field_that_is_its_state() {
     assert_eq!(soon(keeper.note("two")).await.expect("an answer"), 3);
 }
 
+/// What is handed over as a whole.
+#[derive(Default, Serialize, Deserialize)]
+struct Whole {
+    notes: std::sync::Mutex<Vec<String>>,
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_since_a_method_panicked_says_what_to_do() {
+    let whole = Arc::new(Whole::default());
+    let held = Arc::clone(&whole);
+    let panics = std::thread::spawn(move || {
+        let _held = held.notes.lock().expect("the notes");
+        panic!("in the middle");
+    });
+    assert!(panics.join().is_err());
+    let object: hot::Object = whole;
+    let error = (hot::Kept::of::<Whole>().save)(&object).expect_err("it is poisoned").to_string();
+    assert!(error.contains("a method panicked while it held that lock"), "{error}");
+    assert!(error.contains("`state = field`"), "{error}");
+}
+
 /// Each is told once to do something.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "test/command", value = u64, unmerged, once)]

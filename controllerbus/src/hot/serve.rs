@@ -51,10 +51,21 @@ impl Kept {
     /// A type that is its own state.
     pub const fn of<T: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static>() -> Self {
         Self {
-            save: |object| State::encode(1, as_a::<T>(object)?),
+            save: |object| State::encode(1, as_a::<T>(object)?).map_err(explained),
             restore: |_, state| Ok(Some(Arc::new(state.decode::<T>()?))),
         }
     }
+}
+
+/// Serde refuses a lock that is poisoned, and says neither why nor what to do.
+fn explained(error: Error) -> Error {
+    if !error.message().contains("lock poison") {
+        return error;
+    }
+    error.and(
+        "a method panicked while it held that lock, so nothing can be handed over until the plugin is loaded anew. \
+         `state = field`, for a lock around a `#[derive(State)]` struct, hands it over all the same",
+    )
 }
 
 /// A value as one of its type.
