@@ -47,8 +47,8 @@
 //! handed over to the next version, calls wait for that.
 //!
 //! One value of the plugin's type serves all calls, also at the same time, which is why methods take `&self`. A method that is not
-//! `async` runs on a worker thread of the plugin, so one that blocks for long should be `async` and use
-//! `tokio::task::spawn_blocking`.
+//! `async` runs on a worker thread of the plugin; if that is linked in, on the caller's thread, before the call returns its future,
+//! so that [`Call::within`] does not limit it. One that blocks for long should be `async` and use `tokio::task::spawn_blocking`.
 //!
 //! # What goes wrong
 //!
@@ -62,6 +62,7 @@
 //! | the plugin's trait has no such method, or another signature of it | `Invalid`, with both signatures |
 //! | [`Call::within`] was over | `TimedOut` |
 //! | the bus was closed | `Closed` |
+//! | a plugin with `swap = "stop-first"` had to end, and the call took longer than [`Limits::finish`](field@crate::bus::Limits::finish) | `Closed` |
 //!
 //! Signatures are compared method by method, when one is called: a plugin whose trait has more methods than the host's is fine,
 //! and so is one that lacks a method which is not called. The fields of serde types may differ, as serde allows it.
