@@ -50,7 +50,8 @@ impl ApplyReport {
             config.problem.is_none() && config.pending.is_none() && matches!(config.state, RunState::Running(_))
         };
         let told = |config: &ConfigState| {
-            let why = config.problem.as_ref().map_or_else(|| "it is being constructed again".to_owned(), ToString::to_string);
+            let why =
+                config.problem.as_ref().map_or_else(|| "it is being constructed again".to_owned(), ToString::to_string);
             format!("{} ({}): {why}", config.key, config.config_id)
         };
         let problems: Vec<_> = self.configs.iter().filter(|config| !runs(config)).map(told).collect();
