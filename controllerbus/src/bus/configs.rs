@@ -3,7 +3,7 @@
 //! Only data, under the lock of [`super::engine::Life`]: nothing here waits or runs user code. [`super::instance`] constructs
 //! the controllers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -229,6 +229,12 @@ impl Configs {
         let mut after = self.release(before, changes);
         after.extend(serving.into_iter().flat_map(|serving| self.release(serving.instance, changes)));
         self.wait_for(wanted, after);
+        if before != wanted
+            && let Some(instance) = self.instances.get(&wanted)
+        {
+            // It may have been waiting for what its key wanted before.
+            changes.nudged.push(Arc::clone(&instance.nudge));
+        }
         // Applying a failed config again means: retry now.
         if before == wanted
             && let Some(instance) = self.instances.get_mut(&wanted)
@@ -329,10 +335,16 @@ impl Configs {
         changes.nudged.extend(waiting.map(|waiting| Arc::clone(&waiting.nudge)));
     }
 
-    /// The nudges of instances that wait for the end of a controller or claim.
+    /// The nudges of instances that wait for the end of a controller or claim, and of those that are to take a key from one.
     pub(super) fn waiting_for(&self, controller: u64) -> Vec<Arc<Notify>> {
-        let waits = |instance: &&Instance| instance.waits_for(controller);
-        self.instances.values().filter(waits).map(|instance| Arc::clone(&instance.nudge)).collect()
+        let waits = |id: &u64| self.instances.get(id).is_some_and(|instance| instance.waits_for(controller));
+        let mut ids: BTreeSet<u64> = self.instances.keys().copied().filter(waits).collect();
+        if !ids.is_empty() {
+            let served = |applied: &&Applied| applied.serving.is_some_and(|serving| ids.contains(&serving.instance));
+            ids =
+                self.by_key.values().filter(served).map(|applied| applied.wanted).chain(ids.iter().copied()).collect();
+        }
+        ids.iter().filter_map(|id| self.instances.get(id)).map(|instance| Arc::clone(&instance.nudge)).collect()
     }
 
     /// Removes an instance that no key uses.

@@ -474,10 +474,8 @@ async fn if_neither_config_can_run_the_next_one_gets_the_state() {
     assert!(!resource.twice.load(Ordering::SeqCst));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_that_is_still_used_is_named_with_who_uses_it_and_nobody_is_made_until_it_is_dropped() {
-    let resource = Arc::<Resource>::default();
-    let bus = serving(&resource).await;
+/// Lets a resolver of the store block its thread, until [`release`].
+async fn blocked(bus: &Bus) -> tokio::task::JoinHandle<Result<Arc<u64>, BusError>> {
     let blocked = tokio::spawn({
         let bus = bus.clone();
         async move { bus.resolve(Enter(13)).await }
@@ -489,6 +487,42 @@ async fn one_that_is_still_used_is_named_with_who_uses_it_and_nobody_is_made_unt
         }
     })
     .await;
+    blocked
+}
+
+fn release(resource: &Resource) {
+    *resource.released.0.lock().unwrap() = true;
+    resource.released.1.notify_all();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_changed_config_waits_until_the_one_before_is_dropped_and_runs_then_with_its_state() {
+    let resource = Arc::<Resource>::default();
+    let bus = serving(&resource).await;
+    let blocked = blocked(&bus).await;
+    resource.take_log();
+    // Applied again, it is tried again.
+    for _ in 0..3 {
+        let report = soon(bus.apply(config(7))).await.unwrap();
+        let problem = report.configs[0].problem.as_ref().expect("a problem").to_string();
+        assert!(problem.contains("is still used by a resolver of `test/enter`"), "{problem}");
+        assert_eq!(resource.take_log().join(", ").replace("1 saved, 1 cancelled, 1 closed, 1 saved", ""), "");
+    }
+    release(&resource);
+    until_runs(&bus).await;
+    assert_eq!(resource.take_log().join(", "), "1 dropped, 1 constructed, 1 restored [100]");
+    assert_eq!(*soon(blocked).await.unwrap().unwrap(), 1);
+    // It is the one with the new config.
+    swap(&bus, 1, 2, &resource).await.unwrap();
+    assert!(resource.take_log().join(", ").ends_with("2 restored [100, 107]"));
+    assert!(!resource.twice.load(Ordering::SeqCst));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_that_is_still_used_is_named_with_who_uses_it_and_nobody_is_made_until_it_is_dropped() {
+    let resource = Arc::<Resource>::default();
+    let bus = serving(&resource).await;
+    let blocked = blocked(&bus).await;
     resource.take_log();
     let error = soon(swap(&bus, 1, 2, &resource)).await.expect_err("it is held").to_string();
     assert!(error.contains("test/store cannot be dropped"), "{error}");
@@ -496,8 +530,7 @@ async fn one_that_is_still_used_is_named_with_who_uses_it_and_nobody_is_made_unt
     assert_eq!(resource.take_log().join(", "), "1 saved, 1 cancelled, 1 closed, 1 saved");
     let problem = bus.config("store").unwrap().problem.expect("a problem").to_string();
     assert!(problem.contains("a resolver of `test/enter`"), "{problem}");
-    *resource.released.0.lock().unwrap() = true;
-    resource.released.1.notify_all();
+    release(&resource);
     until_runs(&bus).await;
     assert_eq!(resource.take_log().join(", "), "1 dropped, 1 constructed, 1 restored [100]");
     // The call was done by the one that came after.

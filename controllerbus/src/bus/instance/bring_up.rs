@@ -170,6 +170,10 @@ impl Engine {
         let Construct { predecessors, mut legacy, claim, .. } = what;
         let replaced: Vec<u64> = predecessors.iter().map(|predecessor| predecessor.instance).collect();
         let has_ended = predecessors.iter().any(|predecessor| predecessor.fate.is_sealed());
+        // Told to end, and not over.
+        let is_held_up = predecessors.iter().any(|predecessor| {
+            predecessor.running.is_some() && predecessor.legacy.is_none() && predecessor.fate.is_sealed()
+        });
         let mut comes_back = false;
         if !predecessors.is_empty() {
             self.give_back(predecessors, after.clone());
@@ -201,6 +205,8 @@ impl Engine {
                 let is_news = instance.fail(&error);
                 if comes_back {
                     instance.stop_retrying();
+                } else if is_held_up {
+                    instance.try_once_free();
                 }
                 is_news.then_some(keys)
             })

@@ -12,7 +12,7 @@ use crate::bus::configs::Changes;
 use crate::bus::engine::{Engine, Life};
 use crate::bus::entry::ControllerEntry;
 use crate::bus::loading::LoadFactory;
-use crate::bus::stop_first::Claim;
+use crate::bus::stop_first::{Claim, Legacy};
 use crate::controller::SwapMode;
 use crate::directive::{Directive, Request};
 
@@ -21,6 +21,8 @@ enum Step {
     Construct(Box<Construct>),
     /// Wait for a nudge, or until this time.
     Wait(Option<Instant>),
+    /// Wait for a nudge; what for is shown in its state.
+    HeldUp,
     /// Ask those who answer it for a factory, and wait for a nudge.
     Ask(LoadFactory),
     /// No key wants it any more.
@@ -44,6 +46,10 @@ impl Life {
                 None => Step::Wait(self.configs.instances.get(&id).and_then(|instance| instance.retry_at)),
             };
         };
+        if let Some(first) = self.goes_before(id) {
+            first.notify_one();
+            return Step::Wait(None);
+        }
         let predecessors = self.configs.predecessors_of(id, known.swap);
         let any = |is: fn(&Instance) -> bool| {
             predecessors.iter().filter_map(|predecessor| self.configs.instances.get(predecessor)).any(is)
@@ -54,6 +60,21 @@ impl Life {
         if tried == Some(known.source) && any(|predecessor| predecessor.running.is_some()) {
             self.configs.instances.get_mut(&id).into_iter().for_each(Instance::stop_retrying);
             return Step::Wait(None);
+        }
+        // What has ended for an earlier try may not be over yet.
+        let mut is_free = Ok(true);
+        for predecessor in &predecessors {
+            let legacy = self.configs.instances.get_mut(predecessor).and_then(Instance::legacy);
+            let is_over = legacy.map_or(Ok(true), Legacy::is_free);
+            is_free = is_free.and_then(|all| Ok(is_over? && all));
+        }
+        match is_free {
+            Ok(true) => {}
+            Ok(false) => return Step::Wait(None),
+            Err(held) => {
+                self.configs.instances.get_mut(&id).into_iter().for_each(|instance| instance.is_held_up(&held));
+                return Step::HeldUp;
+            }
         }
         let claim = |predecessor: u64| {
             let instance = self.configs.instances.get_mut(&predecessor)?;
@@ -72,6 +93,16 @@ impl Life {
         let claim = is_alone.then(|| Claim::new(engine));
         claim.iter().for_each(|claim| instance.claim(claim));
         Step::Construct(Box::new(Construct { known, config: instance.config.clone(), claim, legacy, predecessors }))
+    }
+
+    /// The keeper that constructs a controller before this instance's, which is to come back: one that its keys want instead,
+    /// which was not tried, because this one's controller was not over, and which gets what that has left.
+    fn goes_before(&mut self, id: u64) -> Option<Arc<Notify>> {
+        self.configs.instances.get(&id).filter(|instance| instance.is_at_stake())?;
+        let wanted = self.configs.wanted_instead_of(id)?;
+        let known = self.configs.instances.get_mut(&wanted)?.look(&self.factories)?;
+        let is_only_one = self.configs.predecessors_of(wanted, known.swap) == [id];
+        self.configs.instances.get(&wanted).filter(|_| is_only_one).map(|instance| Arc::clone(&instance.nudge))
     }
 
     /// Whether a controller answers [`LoadFactory`], beside the bus itself.
@@ -124,6 +155,10 @@ async fn keep(engine: Weak<Engine>, id: u64, nudge: Arc<Notify>) {
                 return;
             }
             Step::Wait(None) => nudge.notified().await,
+            Step::HeldUp => {
+                engine.upgrade().iter().for_each(|engine| engine.notify_changed());
+                nudge.notified().await;
+            }
             Step::Ask(what) => {
                 if asked.is_none() {
                     asked = engine.upgrade().and_then(|engine| engine.handle().request(what).ok());

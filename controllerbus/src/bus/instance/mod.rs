@@ -254,10 +254,23 @@ impl Instance {
             None | Some(Ok(true)) => wanted,
             Some(Ok(false)) => None,
             Some(Err(error)) => {
-                let error = error.context("waiting for the previous controller to end");
-                self.set_state(RunState::Failed { error, retry_in: None });
+                self.is_held_up(&error);
                 None
             }
+        }
+    }
+
+    /// Notes what keeps the controller that it replaces from ending.
+    fn is_held_up(&mut self, by: &Error) {
+        let error = by.clone().context("waiting for the previous controller to end");
+        self.set_state(RunState::Failed { error, retry_in: None });
+    }
+
+    /// It was not tried, because the controller that it replaces is not over: it is as soon as that is.
+    fn try_once_free(&mut self) {
+        self.retry_at = Some(Instant::now());
+        if let RunState::Failed { retry_in, .. } = &mut self.state {
+            *retry_in = None;
         }
     }
 
