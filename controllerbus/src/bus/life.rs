@@ -86,6 +86,7 @@ impl Engine {
             entry.withdraw();
             entry.set_service(Service::Removed);
             entry.cancel.cancel();
+            entry.handover.notify();
         }
         self.notify_changed();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use controllerbus::bus::{Bus, Limits, Source};
+use controllerbus::bus::{Bus, Limits, RunState, Source};
 use controllerbus::controller::factory::{Factory, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Closures, Info};
 use controllerbus::directive::RawEvent;
@@ -532,6 +532,51 @@ async fn a_plugin_that_keeps_running_short_controllers_can_be_swapped() {
     assert!(bus.controllers().len() > 2, "a short one was added");
     soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
     assert_eq!(bus.controllers().len(), 1, "the short ones end with their generation");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_whose_factory_goes_before_the_commit_does_not_take_over() {
+    type Guard = Arc<Mutex<Option<Box<dyn Send + Sync>>>>;
+    let child = |generation: u64| {
+        makes("test/child", move |_| async move {
+            let answers = move |_: Who, values: Values<u64>| {
+                values.add(generation);
+                std::future::ready(Ok(()))
+            };
+            Ok(Arc::new(Closures::new().resolves(answers)) as Arc<dyn AnyController>)
+        })
+    };
+    let generation = |number: u64, guard: &Guard| {
+        let guard = Arc::clone(guard);
+        vec![makes("test/parent", move |context| {
+            let added = context.bus().backend().add_factories(vec![child(number)], Source(number));
+            let guard = Arc::clone(&guard);
+            async move {
+                *guard.lock().unwrap() = Some(added?);
+                Ok(Arc::new(Closures::new()) as Arc<dyn AnyController>)
+            }
+        })]
+    };
+    let bus = Bus::new();
+    let [old, new] = [Guard::default(), Guard::default()];
+    bus.add_factories(Source(1), generation(1, &old));
+    let set = "parent: { id: test/parent }\nchild: { id: test/child }\n";
+    soon(bus.apply(ConfigSet::from_yaml(set).unwrap())).await.unwrap();
+    assert_eq!(*soon(bus.resolve(Who(1))).await.unwrap(), 1);
+
+    let staged = soon(bus.stage(Source(1), Source(2), generation(2, &new), PATIENCE)).await.expect("it is ready");
+    let factories = || bus.factories().iter().filter(|found| found.info.id == "test/child").count();
+    assert_eq!(factories(), 2);
+    drop(new.lock().unwrap().take());
+    let mut changes = bus.changes();
+    while factories() > 1 {
+        soon(changes.changed()).await.unwrap();
+    }
+    soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
+    assert_eq!(bus.config("child").unwrap().state, RunState::Queued);
+    // It runs as soon as there is a factory again.
+    *new.lock().unwrap() = Some(bus.handle().backend().add_factories(vec![child(2)], Source(2)).unwrap());
+    assert_eq!(*soon(bus.resolve(Who(2))).await.unwrap(), 2);
 }
 
 /// How many controllers of a generation there were.

@@ -127,7 +127,8 @@ impl Staged {
             let is_whole =
                 self.pairs.len() == serving.len() && self.pairs.iter().all(|pair| serving.contains(&pair.old.id));
             let is_whole = is_whole && !self.pairs.iter().any(|pair| matches!(pair.stop, Stop::Due));
-            let is_whole = is_whole && self.pairs.iter().all(|pair| life.is_asked_for(pair));
+            let is_whole =
+                is_whole && self.pairs.iter().all(|pair| life.is_asked_for(pair) && life.has_new(pair, self.to));
             if !is_whole {
                 drop(life);
                 self.open_gates();

@@ -71,6 +71,14 @@ impl Life {
         fits.then(|| (StagedConfig { engine: Arc::clone(engine), instance: id }, config))
     }
 
+    /// Whether a pair's new controller, if there is one, is still on the bus, and its factory known: whoever has added that by hand
+    /// may have removed it.
+    pub(super) fn has_new(&self, pair: &Pair, to: Source) -> bool {
+        pair.new.as_ref().is_none_or(|new| {
+            self.controllers.contains_key(&new.id) && (new.source == to || self.factories.has(new.source))
+        })
+    }
+
     /// Whether the pending config that a pair's new controller was constructed from is still asked for.
     pub(super) fn is_asked_for(&self, pair: &Pair) -> bool {
         pair.instead.as_ref().is_none_or(|instead| {
@@ -95,9 +103,11 @@ impl Staged {
             let (serving, gone) = {
                 let life = self.engine.life();
                 let serving = life.serving(self.from);
-                let (kept, gone) = std::mem::take(&mut self.pairs)
-                    .into_iter()
-                    .partition(|pair| serving.iter().any(|entry| entry.id == pair.old.id) && life.is_asked_for(pair));
+                let (kept, gone) = std::mem::take(&mut self.pairs).into_iter().partition(|pair| {
+                    serving.iter().any(|entry| entry.id == pair.old.id)
+                        && life.is_asked_for(pair)
+                        && life.has_new(pair, self.to)
+                });
                 self.pairs = kept;
                 (serving, gone)
             };
@@ -222,6 +232,10 @@ impl Staged {
             let Some(new) = &pair.new else { continue };
             if let Some(error) = new.failure() {
                 return Err(with_advice(error.context(format!("executing {}", new.info.id))));
+            }
+            // Taken off meanwhile: see `Life::has_new`.
+            if new.cancel.is_cancelled() {
+                continue;
             }
             if !new.handover.has_begun.load(Ordering::Acquire) {
                 return Ok(false);
