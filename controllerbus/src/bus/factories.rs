@@ -1,5 +1,6 @@
 //! The factories that the bus knows: those of this binary and those of loaded plugins.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use semver::{Version, VersionReq};
@@ -17,6 +18,8 @@ use crate::linked::FACTORIES;
 #[derive(Default)]
 pub(super) struct Factories {
     known: Vec<KnownFactory>,
+    /// Generations that are being prepared: what they add counts for their own successors, and for nobody else before the commit.
+    staged: HashSet<Source>,
 }
 
 /// A factory with its answers about itself, for which it is asked once and outside of locks.
@@ -41,6 +44,11 @@ impl KnownFactory {
         factories.into_iter().map(asked).collect()
     }
 
+    /// Whether a controller has added it, and not a generation itself.
+    fn is_by_hand(&self) -> bool {
+        self.source != self.library
+    }
+
     /// Whether it ends with a source.
     pub(super) fn is_of(&self, source: Source) -> bool {
         self.source.ends_with(self.library, source)
@@ -59,6 +67,33 @@ impl Factories {
         gone
     }
 
+    /// A generation is prepared beside the running one.
+    pub(super) fn stage(&mut self, generation: Source) {
+        self.staged.insert(generation);
+    }
+
+    /// A generation that was prepared serves: what it has added counts.
+    pub(super) fn commit(&mut self, generation: Source) {
+        self.staged.remove(&generation);
+    }
+
+    /// A generation that was prepared, and does not serve, ends. Removes what it has added, which the caller drops after the
+    /// lock.
+    pub(super) fn unstage(&mut self, generation: Source) -> Vec<KnownFactory> {
+        if !self.staged.remove(&generation) {
+            return Vec::new();
+        }
+        let is_its = |known: &KnownFactory| known.is_by_hand() && known.library == generation;
+        let (gone, stay) = self.known.drain(..).partition(is_its);
+        self.known = stay;
+        gone
+    }
+
+    /// The factories that count.
+    fn counting(&self) -> impl Iterator<Item = &KnownFactory> {
+        self.known.iter().filter(|known| !known.is_by_hand() || !self.staged.contains(&known.library))
+    }
+
     /// Whether a source has factories here.
     pub(super) fn has(&self, source: Source) -> bool {
         self.known.iter().any(|known| known.source == source)
@@ -73,7 +108,7 @@ impl Factories {
 
     /// The factory of a config ID: the highest version in the range, and of equal versions the one added last.
     pub(super) fn find(&self, config_id: &str, version: Option<&VersionReq>) -> Option<&KnownFactory> {
-        let candidates = self.known.iter().filter(|known| {
+        let candidates = self.counting().filter(|known| {
             known.info.config_id == config_id && version.is_none_or(|range| range.matches(&known.info.version))
         });
         candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))
@@ -81,20 +116,20 @@ impl Factories {
 
     /// The versions of a config ID's factories, the highest first.
     pub(super) fn versions(&self, config_id: &str) -> Vec<Version> {
-        let known = self.known.iter().filter(|known| known.info.config_id == config_id);
+        let known = self.counting().filter(|known| known.info.config_id == config_id);
         let mut versions: Vec<_> = known.map(|known| known.info.version.clone()).collect();
         versions.sort_by(|a, b| b.cmp(a));
         versions.dedup();
         versions
     }
 
-    /// Every factory.
+    /// Every factory, also of generations that are being prepared.
     pub(super) fn all(&self) -> impl Iterator<Item = &KnownFactory> {
         self.known.iter()
     }
 
     pub(super) fn config_ids(&self) -> Vec<String> {
-        let mut ids: Vec<String> = self.known.iter().map(|known| known.info.config_id.clone()).collect();
+        let mut ids: Vec<String> = self.counting().map(|known| known.info.config_id.clone()).collect();
         ids.sort();
         ids.dedup();
         ids

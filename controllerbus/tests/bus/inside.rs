@@ -190,7 +190,11 @@ impl Factory for Parents {
     }
     fn construct(self: Arc<Self>, _: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let factories = if self.adds { vec![factory::<Tally>("tally", "1.0.0")] } else { Vec::new() };
+            let factories = if self.adds {
+                vec![factory::<Tally>("tally", &format!("{}.0.0", self.generation))]
+            } else {
+                Vec::new()
+            };
             let added = Arc::new(context.bus().backend().add_factories(factories, Source(self.generation))?);
             let parent = Closures::new().executes(move |context| {
                 let added = Arc::clone(&added);
@@ -273,6 +277,39 @@ async fn a_swap_hands_the_state_of_controllers_over_whose_factories_the_generati
     soon(soon(staged.commit(grace)).await.unwrap().drained()).await;
     assert_eq!(bus.config("tally").expect("it is there").state, RunState::Queued);
     assert_eq!((sources("parent"), sources("tally"), tally_factories()), (vec![4], vec![], 0));
+}
+
+#[tokio::test]
+async fn what_a_generation_adds_is_used_for_configs_and_supersedes_from_its_commit_on() {
+    let bus = Bus::new();
+    let parents = |generation, adds| vec![Arc::new(Parents { generation, adds }) as Arc<dyn Factory>];
+    let grace = std::time::Duration::from_secs(20);
+    let added = || bus.factories().iter().filter(|found| found.info.id == "tally").count();
+    let state = || bus.config("tally").expect("it is there").state;
+    let ask = |number| {
+        let asked = bus.resolve(Words { number });
+        async move { soon(asked).await.unwrap().to_string() }
+    };
+    bus.add_factories(Source(1), parents(1, false));
+    let set = "parent: { id: test/parent }\ntally: { id: test/tally, supersede: true }";
+    bus.apply(ConfigSet::from_yaml(set).unwrap()).await.unwrap();
+    // A config that waits goes on waiting, until the generation serves.
+    for _ in 0..2 {
+        let staged = soon(bus.stage(Source(1), Source(2), parents(2, true), grace)).await.unwrap();
+        assert_eq!((added(), state()), (1, RunState::Queued));
+        drop(staged);
+        assert_eq!((added(), state()), (0, RunState::Queued));
+    }
+    let staged = soon(bus.stage(Source(1), Source(2), parents(2, true), grace)).await.unwrap();
+    soon(soon(staged.commit(grace)).await.unwrap().drained()).await;
+    assert_eq!((ask(1).await, ask(2).await), ("tally 1".into(), "tally 2".into()));
+    // A better version takes over with the state.
+    let staged = soon(bus.stage(Source(2), Source(3), parents(3, true), grace)).await.unwrap();
+    assert_eq!(ask(3).await, "tally 3");
+    soon(soon(staged.commit(grace)).await.unwrap().drained()).await;
+    assert_eq!(ask(4).await, "tally 4");
+    let running = bus.controllers().into_iter().find(|found| found.info.id == "tally").expect("it runs");
+    assert_eq!((running.info.version.major, added()), (3, 1));
 }
 
 /// A controller that gets factories of [`Inside`] when somebody needs one.

@@ -134,7 +134,7 @@ impl Staged {
                 self.open_gates();
                 return Err(Box::new(self));
             }
-            let gone = life.switch(self.from, std::mem::take(&mut self.factories), &self.pairs);
+            let gone = life.switch((self.from, self.to), std::mem::take(&mut self.factories), &self.pairs);
             // From here on new values are visible immediately.
             self.pairs.iter().filter_map(|pair| pair.new.as_ref()).for_each(|new| new.go_live());
             gone
@@ -185,11 +185,12 @@ impl Life {
     /// that no config has asked for, which end with their generation.
     fn switch(
         &mut self,
-        from: Source,
-        to: Vec<KnownFactory>,
+        (from, to): (Source, Source),
+        factories: Vec<KnownFactory>,
         pairs: &[Pair],
     ) -> (Vec<KnownFactory>, Vec<Arc<ControllerEntry>>, Changes) {
-        self.factories.add(to);
+        self.factories.commit(to);
+        self.factories.add(factories);
         let gone = self.factories.remove(from);
         self.leave(pairs.iter().map(|pair| &pair.old));
         let others: Vec<_> = self.controllers.values().filter(|entry| entry.is_of(from)).cloned().collect();

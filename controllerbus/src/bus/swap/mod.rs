@@ -163,6 +163,7 @@ impl Engine {
             notes: Vec::new(),
             replacements: Replacements::default(),
         };
+        self.life().factories.stage(to);
         // On an error `staged` is dropped, which rolls back.
         staged.make_ready().await?;
         Ok(staged)
@@ -172,5 +173,10 @@ impl Engine {
 impl Drop for Staged {
     fn drop(&mut self) {
         self.roll_back();
+        let gone = self.engine.life().factories.unstage(self.to);
+        if !gone.is_empty() {
+            drop(gone);
+            self.engine.notify_changed();
+        }
     }
 }
