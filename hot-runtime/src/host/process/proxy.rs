@@ -64,7 +64,6 @@ impl Factory for FactoryProxy {
             let resolved = tokio::select! {
                 made = constructing => made?,
                 () = context.cancelled() => {
-                    link.forget(number);
                     return Err(Error::new(ErrorKind::Closed, "cancelled during construction"));
                 }
             };
@@ -91,8 +90,26 @@ fn gone() -> Error {
     Error::new(ErrorKind::Closed, "the process that has added it has ended")
 }
 
-/// Constructs a controller in a process; returns what it resolves.
+/// A controller that is being constructed in a process. Unless it is kept, both ends forget it.
+struct Making<'a> {
+    link: &'a Link,
+    controller: u64,
+    is_kept: bool,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.link.forget(self.controller);
+            let _ = self.link.outbox.push(&ToChild::Forget { controller: self.controller });
+        }
+    }
+}
+
+/// Constructs a controller in a process; returns what it resolves. If the future is dropped, there is none.
 async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Resolved> {
+    // Dropped after the call, which aborts the construction.
+    let mut making = Making { link, controller, is_kept: false };
     link.listeners.know(controller, &made.sockets);
     link.traces.know(controller, &made.span);
     let mut call = link.begin();
@@ -105,7 +122,9 @@ async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Res
             _ => Err(Error::msg("the plugin's process returned no controller")),
         }
     };
-    constructed.await.inspect_err(|_| link.forget(controller))
+    let constructed = constructed.await;
+    making.is_kept = constructed.is_ok();
+    constructed
 }
 
 /// A controller of a process-hosted plugin. In a new process it is constructed again when it is first needed there.
