@@ -21,6 +21,9 @@ use crate::{BusHandle, Error, Result, Retry};
 /// How long the other end may take to answer a thread that waits.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
+/// The most factories that are added at once.
+const MOST_FACTORIES: usize = 1000;
+
 /// What an end has to know of a controller at the other end that it has on its bus.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -297,7 +300,12 @@ impl<P: Post> Endpoint<P> {
         let (this, about) = (Arc::clone(self), wire::decode::<Vec<RemoteFactory>>(about));
         self.keep(ask, Arc::default(), async move {
             let add = async {
-                let proxies = about?.iter().map(|there| this.offers.factory_proxy(there)).collect::<Result<_>>()?;
+                let about = about?;
+                if about.len() > MOST_FACTORIES {
+                    let what = format!("{} factories are added at once; {MOST_FACTORIES} can be", about.len());
+                    return Err(Error::new(ErrorKind::Invalid, what));
+                }
+                let proxies = about.iter().map(|there| this.offers.factory_proxy(there)).collect::<Result<_>>()?;
                 this.bus_of_offers()?.backend().add_factories(proxies, this.offers.library())
             };
             match contained(add).await {

@@ -39,8 +39,9 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    pub(super) fn new(mut ids: Vec<String>, retries: Vec<(String, Retry)>) -> Self {
+    pub(super) fn new(mut ids: Vec<String>, mut retries: Vec<(String, Retry)>) -> Self {
         ids.truncate(MOST_RESOLVED);
+        retries.truncate(MOST_RESOLVED);
         Self { ids, retries }
     }
 }
