@@ -311,7 +311,7 @@ impl<P: Post> Endpoint<P> {
 }
 
 /// A value's encoding, which is a user's code.
-fn encoded(value: &AnyValue) -> Result<Cow<'_, [u8]>> {
+pub(super) fn encoded(value: &AnyValue) -> Result<Cow<'_, [u8]>> {
     let encoded = catch_unwind(AssertUnwindSafe(|| value.encode().map_err(BusError::into_inner)));
     encoded.unwrap_or_else(|payload| Err(Error::from_panic(payload)))
 }

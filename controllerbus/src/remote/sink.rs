@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::adding::ANSWER;
-use super::answering::Answer;
+use super::answering::{Answer, encoded};
 use super::asking::WireRequest;
 use super::{Endpoint, Message, Post, Removals, lock};
 use crate::bus::contain;
 use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, wire};
-use crate::{BusError, Error, Result};
+use crate::{Error, Result};
 
 /// How the values of one ask are sent.
 #[derive(Clone, Copy)]
@@ -152,7 +152,7 @@ impl<P: Post> WireSink<P> {
         let bytes = if self.is_local {
             Cow::Owned(wire::encode(&LocalValue { local: (self.endpoint.own, self.ask, number) })?)
         } else {
-            value.encode().map_err(BusError::into_inner)?
+            encoded(value)?
         };
         lock(&self.live).insert(number, self.is_local.then(|| value.clone()));
         // Whoever cancels sets this first, and then takes them all.

@@ -1,5 +1,6 @@
 //! Two ends in one process, over a carrier that encodes each message and has a record of it.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::bus::{Across, Crossing};
-use crate::controller::{BoxFuture, Info};
+use crate::controller::{BoxFuture, Context, Info};
 use crate::directive::{AnyDirective, Callback, Directive, Event, Options, Request, Slot, ValueSink};
 use crate::{Bus, Values};
 
@@ -542,18 +543,24 @@ async fn a_value_that_panics_when_it_is_written_is_an_error_of_who_asked_and_lea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_value_that_cannot_cross_still_takes_the_one_that_it_replaces_away() {
-    let place = Arc::<Place>::default();
-    let replaces = With(|sink: Arc<dyn ValueSink>| {
-        let on = sink.add(AnyValue::native("on".to_owned())).expect("there is room");
-        assert_eq!(sink.replace(on, AnyValue::native(Cursed { panics: false })), None);
-        Ok(())
-    });
-    let joined = Joined::new(Nothing, OfController(Arc::new(replaces)));
-    let target = Arc::clone(&place);
-    let error = joined.asks.resolve(7, Arc::new(lamp("hall")), target).await.expect_err("it has no encoding");
-    assert!(error.to_string().contains("it has no encoding"), "{error}");
-    until("nothing stands", || place.holds().is_none()).await;
-    joined.is_empty().await;
+    for (panics, why) in [(false, "it has no encoding"), (true, "it has a curse")] {
+        let place = Arc::<Place>::default();
+        let goes_on = Arc::<AtomicBool>::default();
+        let went_on = Arc::clone(&goes_on);
+        let replaces = With(move |sink: Arc<dyn ValueSink>| {
+            let on = sink.add(AnyValue::native("on".to_owned())).expect("there is room");
+            assert_eq!(sink.replace(on, AnyValue::native(Cursed { panics })), None);
+            went_on.store(true, Ordering::Relaxed);
+            Ok(())
+        });
+        let joined = Joined::new(Nothing, OfController(Arc::new(replaces)));
+        let target = Arc::clone(&place);
+        let error = joined.asks.resolve(7, Arc::new(lamp("hall")), target).await.expect_err("it cannot be encoded");
+        assert!(error.to_string().contains(why), "{error}");
+        until("nothing stands", || place.holds().is_none()).await;
+        until("the resolver goes on", || goes_on.load(Ordering::Relaxed)).await;
+        joined.is_empty().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -810,6 +817,49 @@ async fn a_controller_of_one_end_is_on_the_bus_of_the_other_until_it_is_let_go_a
     let error = there.add_controller(Arc::<Lamps>::default(), info("test/late")).expect_err("it is cut");
     assert_eq!(error.to_string(), "the cable is out");
     drop(running);
+    joined.is_empty().await;
+}
+
+struct Plain;
+
+impl Factory for Plain {
+    fn info(&self) -> Info {
+        info("test/plain")
+    }
+    fn construct(self: Arc<Self>, _: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+        Box::pin(async { Ok(Arc::<Lamps>::default() as Arc<dyn AnyController>) })
+    }
+}
+
+/// Gives its factories numbers, and has proxies of the other end's.
+struct Counted(BusHandle);
+
+impl Offers for Counted {
+    fn bus(&self) -> Option<BusHandle> {
+        Some(self.0.clone())
+    }
+    fn register_factory(&self, _: Arc<dyn Factory>) -> Result<u64> {
+        Ok(1)
+    }
+    fn factory_proxy(&self, _: &RemoteFactory) -> Result<Arc<dyn Factory>> {
+        Ok(Arc::new(Plain))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_message_that_adds_too_many_factories_is_refused_with_the_limit() {
+    let bus = Bus::new();
+    let before = bus.factories().len();
+    let joined = Joined::new(Counted(bus.handle()), Counted(bus.handle()));
+    let factories = |number| (0..number).map(|_| Arc::new(Plain) as Arc<dyn Factory>).collect::<Vec<_>>();
+    let there = joined.answers.bus();
+    let error = there.add_factories(factories(1001)).expect_err("these are too many").to_string();
+    assert!(error.contains("1001 factories are added at once; 1000 can be"), "{error}");
+    assert_eq!(bus.factories().len(), before);
+    let added = there.add_factories(factories(1000)).expect("it is added");
+    assert_eq!(bus.factories().len(), before + 1000);
+    drop(added);
+    until("they are gone", || bus.factories().len() == before).await;
     joined.is_empty().await;
 }
 
