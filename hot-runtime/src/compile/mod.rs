@@ -311,6 +311,7 @@ impl PluginBuilder {
                 learned.or_else(|| Learned::read(&dir, &spec.crates)).unwrap_or_else(|| Learned::guess(&workspace));
             let mut set = workspace.deciding(&spec.crates);
             set.extend(&learned.set);
+            inputs.build_at(&workspace.root);
             let now = inputs.begin(set);
             let mut texts = learned.texts.clone();
             texts.extend(salt);

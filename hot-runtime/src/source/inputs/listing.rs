@@ -24,8 +24,8 @@ struct Listed {
 pub(crate) struct Listings(BTreeMap<PathBuf, Listed>);
 
 impl Listings {
-    /// The current files of a package. Blocks.
-    pub(crate) fn of(&mut self, package: &Path) -> BTreeSet<PathBuf> {
+    /// The current files of a package, according to the cargo that builds at a workspace's root. Blocks.
+    pub(crate) fn of(&mut self, package: &Path, root: &Path) -> BTreeSet<PathBuf> {
         let listed = self.0.entry(package.to_owned()).or_default();
         let mut there = BTreeSet::new();
         let folders: BTreeSet<_> = listed.files.iter().filter_map(|file| file.parent()).chain([package]).collect();
@@ -37,7 +37,7 @@ impl Listings {
         let rules = rules(package);
         if rules != listed.rules || !there.iter().all(known) {
             // If cargo fails here, the build reports what is wrong.
-            let files = list(package).unwrap_or_else(|| listed.files.clone());
+            let files = list(package, root).unwrap_or_else(|| listed.files.clone());
             let others = there.into_iter().filter(|path| !files.iter().any(|file| file.starts_with(path)));
             let others = others.map(|path| (path.clone(), folder(&path))).collect();
             *listed = Listed { files, others, rules };
@@ -66,9 +66,11 @@ fn rules(package: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
     all.map(|path| (path.clone(), Stamp::of(&path))).collect()
 }
 
-fn list(package: &Path) -> Option<BTreeSet<PathBuf>> {
+fn list(package: &Path, root: &Path) -> Option<BTreeSet<PathBuf>> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["package", "--list", "--allow-dirty", "--offline", "--quiet"]).current_dir(package);
+    cargo.args(["package", "--list", "--allow-dirty", "--offline", "--quiet", "--manifest-path"]);
+    // Not in the package's folder, which may pin another toolchain than the one that builds.
+    cargo.arg(package.join("Cargo.toml")).current_dir(root);
     environment::scrub_cargo_env(&mut cargo);
     let output = cargo.stdin(Stdio::null()).output().ok()?;
     if !output.status.success() {
@@ -115,7 +117,10 @@ mod tests {
         write(".gitignore", "*.log\n/node_modules\n");
         write("work/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
         let mut listings = Listings::default();
-        let mut has = |inside: &str| listings.of(folder.path()).contains(&folder.path().join(inside));
+        // What the package's folder pins is not there, and does not matter.
+        write("rust-toolchain.toml", "[toolchain]\nchannel = \"no-such-toolchain\"\n");
+        let root = tempfile::tempdir().expect("a folder");
+        let mut has = |inside: &str| listings.of(folder.path(), root.path()).contains(&folder.path().join(inside));
         assert!(has("src/lib.rs") && has("Cargo.toml"));
         for nobodys in ["app.log", "src/more.log", "node_modules/x/y.js", "work/overlays/a.rs", "out/listed.cbus.so"] {
             write(nobodys, "");

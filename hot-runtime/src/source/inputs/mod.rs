@@ -101,6 +101,8 @@ struct Known {
     listed: BTreeSet<PathBuf>,
     /// Where builds write.
     outputs: PathBuf,
+    /// Where cargo builds, once that is known.
+    root: Option<PathBuf>,
 }
 
 /// The inputs of a plugin's builds, to wait for their next change. Cheap to clone; all clones are the same inputs.
@@ -121,6 +123,11 @@ impl Inputs {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the root of the workspace in which cargo builds, which may pin a toolchain.
+    pub(crate) fn build_at(&self, root: &Path) {
+        self.lock().root = Some(root.to_owned());
     }
 
     /// What to watch for changes of the inputs.
@@ -250,7 +257,8 @@ impl Known {
 
     /// The files of packages, according to cargo.
     fn listed(&mut self, packages: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-        packages.iter().flat_map(|package| self.listings.of(package)).collect()
+        let Self { listings, root, .. } = self;
+        packages.iter().flat_map(|package| listings.of(package, root.as_deref().unwrap_or(package))).collect()
     }
 }
 
