@@ -138,7 +138,9 @@ impl BusHandle {
     ///
     /// In a plugin they are its generation's, and go with it at the latest. A swap hands the state of their controllers over
     /// to those of the next generation, if that adds a factory for the same config ID before its own controllers have reached
-    /// the first wait of [`execute`](crate::Controller::execute). Otherwise they are made anew, once there is a factory.
+    /// the first wait of [`execute`](crate::Controller::execute). Otherwise they are made anew, once there is a factory. So are
+    /// those of a controller with `swap = "stop-first"`: it ends before its successor is constructed, and what it has added goes
+    /// with it. What a generation adds before it serves counts for those successors alone, until then.
     ///
     /// # Errors
     /// If the bus is closed, or if the plugin's capabilities do not name their config IDs.
