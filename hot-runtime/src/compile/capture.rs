@@ -307,6 +307,8 @@ mod tests {
             // As cargo asks: see `TargetInfo` in its sources.
             let mut asked = std::process::Command::new(&shim);
             asked.args(["true", "-", "--crate-name", "___", "--print=file-names"]).args(flags.split(' '));
+            // As cargo has it that was not started by a build script.
+            asked.env_remove("OUT_DIR");
             let output = asked.args(["--crate-type", "cdylib", "--print=cfg"]).output().expect("running it");
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.success(), said.is_empty(), "{said}");
@@ -328,7 +330,10 @@ mod tests {
         ] {
             assert_eq!(said(fits), "", "{fits}");
         }
-        // A program that a build script compiles is not a plugin.
+        // A cargo that a build script starts builds no plugin, and neither does a compiler.
+        let mut of_a_script = std::process::Command::new(&shim);
+        of_a_script.args(["true", "-", "--print=cfg", "-Cpanic=abort"]).env("OUT_DIR", target.path());
+        assert!(of_a_script.status().expect("running it").success());
         let other = std::process::Command::new(&shim).args(["true", "--crate-name", "a", "-Cpanic=abort"]).status();
         assert!(other.expect("running it").success());
     }
