@@ -10,6 +10,7 @@ use tests::load::{Plan, Report, Until, run};
 const RUNS: usize = 3;
 /// How long the tasks of the load that leaves the cores something wait between two requests.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How many swaps a run has, unless `SWAP_SWAPS` says another number.
 const SWAPS: u64 = 1_000;
 /// How long the same load is watched with nothing swapped.
 const QUIET: Duration = Duration::from_secs(20);
@@ -21,14 +22,15 @@ fn main() {
         println!("{report}\n");
         report
     };
+    let swaps = std::env::var("SWAP_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(SWAPS);
     println!("eight tasks without pause, and no swap:");
     let quiet = [load(None, Until::Quiet(QUIET))];
     println!("eight tasks without pause:");
-    let reports: Vec<Report> = (0..RUNS).map(|_| load(None, Until::Swaps(SWAPS))).collect();
+    let reports: Vec<Report> = (0..RUNS).map(|_| load(None, Until::Swaps(swaps))).collect();
     println!("eight tasks that ask every millisecond, and no swap:");
     let paced_quiet = [load(Some(PAUSE), Until::Quiet(QUIET))];
     println!("eight tasks that ask every millisecond:");
-    let paced: Vec<Report> = (0..RUNS).map(|_| load(Some(PAUSE), Until::Swaps(SWAPS))).collect();
+    let paced: Vec<Report> = (0..RUNS).map(|_| load(Some(PAUSE), Until::Swaps(swaps))).collect();
     let measured = |name: &str, unit: &str, reports: &[Report], of: &dyn Fn(&Report) -> u64| {
         let measured = Measured::new(name, unit, reports.iter().map(|report| of(report) as f64).collect());
         measured.print();

@@ -1,6 +1,7 @@
 //! Small helpers that several modules share.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -48,6 +49,31 @@ pub(crate) mod whole_millis {
 /// between steps.
 pub(crate) fn yield_core() {
     std::thread::yield_now();
+}
+
+/// Yields the core between short steps of a long work.
+///
+/// On a busy machine what yields waits for the next tick itself, so it yields no more often than a request can notice.
+pub(crate) struct Pace {
+    since: Instant,
+}
+
+/// How long a thread works until it yields its core.
+const WORK: Duration = Duration::from_micros(500);
+
+impl Pace {
+    /// Begins the work.
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    /// Ends a step, of well below half a millisecond.
+    pub(crate) fn step(&mut self) {
+        if self.since.elapsed() >= WORK {
+            yield_core();
+            self.since = Instant::now();
+        }
+    }
 }
 
 /// Runs blocking work on the runtime's pool of threads; a panic in it continues here.

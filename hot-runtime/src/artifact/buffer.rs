@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use memmap2::MmapMut;
 
 use super::io::STEP;
-use crate::util::yield_core;
+use crate::util::Pace;
 
 /// The bytes of a file.
 ///
@@ -61,6 +61,7 @@ impl Buffer {
     /// # Errors
     /// The reader's.
     pub(super) fn read_in_steps(&mut self, mut from: impl Read, mut look: impl FnMut(&[u8])) -> std::io::Result<()> {
+        let mut pace = Pace::new();
         loop {
             let (before, mut length) = (self.length, self.length);
             let room = self.room();
@@ -78,7 +79,7 @@ impl Buffer {
             }
             look(&room[before..length]);
             self.length = length;
-            yield_core();
+            pace.step();
         }
     }
 

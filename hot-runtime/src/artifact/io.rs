@@ -6,15 +6,17 @@ use std::path::Path;
 use super::refused;
 use crate::error::{Error, Result};
 use crate::sys::files::open_nonblocking;
-use crate::util::yield_core;
+use crate::util::Pace;
 
 /// How many bytes are read, hashed or written in one step: less than half a millisecond's work.
 pub(super) const STEP: usize = 512 << 10;
 
 pub(super) fn write_in_steps(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    let mut pace = Pace::new();
     bytes.chunks(STEP).try_for_each(|part| {
-        yield_core();
-        to.write_all(part)
+        to.write_all(part)?;
+        pace.step();
+        Ok(())
     })
 }
 
