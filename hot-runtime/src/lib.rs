@@ -41,6 +41,7 @@ mod event;
 mod generation;
 mod host;
 mod message;
+mod output;
 mod phase;
 mod runtime;
 mod source;

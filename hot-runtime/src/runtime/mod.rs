@@ -28,6 +28,7 @@ use crate::generation::registry::GenerationInfo;
 use crate::generation::serving::Serving;
 use crate::host::placement::Override;
 use crate::host::{Isolation, ProcessOptions};
+use crate::output;
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
 use crate::util::blocking;
@@ -197,6 +198,7 @@ impl HotRuntime {
             tracing::warn!(plugin, generation, why, "still loaded at the end of the runtime");
         }
         let _ = std::fs::remove_dir(shared.private_dir.path());
+        output::written().await;
         ShutdownReport { left }
     }
 }

@@ -1,10 +1,11 @@
 //! Prints events for whoever sits in front of the program.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::RuntimeEvent;
+use crate::output::{self, To};
 
 /// How often a long build says what it is doing.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -17,8 +18,7 @@ pub(super) fn printer() -> impl Fn(&RuntimeEvent) + Send + Sync + 'static {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if is_printed(event, last.elapsed()) {
             *last = Instant::now();
-            // Without standard error there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{}", if colours { format!("{event:#}") } else { event.to_string() });
+            output::print(To::Stderr, if colours { format!("{event:#}") } else { event.to_string() });
         }
     }
 }

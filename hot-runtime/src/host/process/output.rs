@@ -1,17 +1,16 @@
 //! A plugin host's output: it is passed on as it comes, and the last lines are kept for a crash report.
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
+use crate::output::{self, To};
 use crate::text::coloured_text;
 
 /// How many lines to keep, and how many bytes of each.
@@ -54,50 +53,16 @@ impl Output {
     }
 }
 
-/// One of the host's outputs.
-#[derive(Clone, Copy)]
-enum To {
-    Stdout,
-    Stderr,
-}
-
-/// How many lines may wait for the host's outputs, and how long a line may be before it is split.
-const WAITING: usize = 256;
+/// How long a line may be before it is split.
 const PIECE: usize = 16 << 10;
 
-/// Passes a line on. A stopped terminal, or a pipe that is not read, only blocks a thread that does nothing else: lines
-/// beyond the limit are dropped and counted.
 fn print(to: To, line: &[u8]) {
-    static LOST: AtomicU64 = AtomicU64::new(0);
-    static WRITER: LazyLock<SyncSender<(To, String)>> = LazyLock::new(|| {
-        let (sender, lines) = sync_channel::<(To, String)>(WAITING);
-        // Without the thread the lines are dropped.
-        let _ = std::thread::Builder::new().name("plugin-output".to_owned()).spawn(move || {
-            for (to, line) in lines {
-                let _ = match to {
-                    To::Stdout => writeln!(std::io::stdout(), "{line}"),
-                    To::Stderr => writeln!(std::io::stderr(), "{line}"),
-                };
-                let lost = LOST.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    let _ = writeln!(
-                        std::io::stderr(),
-                        "({lost} lines of plugins were dropped: they came faster than they could be printed)"
-                    );
-                }
-            }
-        });
-        sender
-    });
     let colours = match to {
         To::Stdout => std::io::stdout().is_terminal(),
         To::Stderr => std::io::stderr().is_terminal(),
     };
     // Whatever a plugin prints can do nothing to the terminal but colour its own line.
-    let line = coloured_text(&String::from_utf8_lossy(line), colours);
-    if WRITER.try_send((to, line)).is_err() {
-        LOST.fetch_add(1, Ordering::Relaxed);
-    }
+    output::print(to, coloured_text(&String::from_utf8_lossy(line), colours));
 }
 
 async fn pass_on(mut from: impl AsyncRead + Unpin, last: Last, to: To) {

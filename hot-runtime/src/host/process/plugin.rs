@@ -395,9 +395,7 @@ impl Keeper {
         let watchdog = self.options.watchdog_time();
         let mut beat = tokio::time::interval(watchdog / BEATS);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut number = 0;
-        let mut answered = 0;
-        let mut alive = Instant::now();
+        let mut heartbeat = Heartbeat::new(Instant::now());
         let reason = loop {
             tokio::select! {
                 status = child.wait() => match status {
@@ -415,18 +413,13 @@ impl Keeper {
                     });
                 }
                 _ = beat.tick() => {
-                    // It cannot have answered a heartbeat that was not sent.
-                    let last = link.answered.swap(0, Ordering::Relaxed).min(number);
-                    if last > answered {
-                        answered = last;
-                        alive = Instant::now();
-                    }
-                    if u64::saturating_sub(number, answered) >= u64::from(BEATS) && alive.elapsed() >= watchdog {
+                    heartbeat.answered(link.answered.swap(0, Ordering::Relaxed), Instant::now());
+                    if heartbeat.is_lost(Instant::now(), watchdog) {
                         break format!(
                             "killed: one of its threads did not answer for {watchdog:?}, because it is blocked or busy"
                         );
                     }
-                    number += 1;
+                    let number = heartbeat.next();
                     let _ = link.outbox.push(&ToChild::Ping { number, trace_level: level::listened() });
                 }
                 () = link.outbox.overfull() => break "killed: it does not read what it is sent".to_owned(),
@@ -459,5 +452,68 @@ impl Keeper {
             () = self.kill.cancelled() => {}
         }
         self.kill_group(child, link.pid).await;
+    }
+}
+
+/// Which heartbeats a process was sent, and which of them it has answered.
+struct Heartbeat {
+    sent: u64,
+    answered: u64,
+    /// When it last answered one.
+    alive: Instant,
+}
+
+impl Heartbeat {
+    fn new(now: Instant) -> Self {
+        Self { sent: 0, answered: 0, alive: now }
+    }
+
+    /// The number of the next one.
+    fn next(&mut self) -> u64 {
+        self.sent += 1;
+        self.sent
+    }
+
+    /// Takes the number of the last one that it says it has answered.
+    fn answered(&mut self, number: u64, now: Instant) {
+        // It cannot have answered one that was not sent.
+        let number = number.min(self.sent);
+        if number > self.answered {
+            self.answered = number;
+            self.alive = now;
+        }
+    }
+
+    /// Whether it has not answered for so long, although it was asked again and again.
+    fn is_lost(&self, now: Instant, watchdog: Duration) -> bool {
+        self.sent - self.answered >= u64::from(BEATS) && now.duration_since(self.alive) >= watchdog
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_cannot_answer_heartbeats_before_they_are_sent() {
+        let (watchdog, begun) = (Duration::from_secs(5), Instant::now());
+        let mut heartbeat = Heartbeat::new(begun);
+        for answer in [u64::MAX, 1, u64::MAX - 1] {
+            heartbeat.answered(answer, begun + watchdog);
+            assert!(!heartbeat.is_lost(begun + watchdog, watchdog));
+        }
+        for _ in 0..BEATS {
+            heartbeat.next();
+        }
+        assert!(heartbeat.is_lost(begun + watchdog, watchdog), "what it said too early counts for nothing");
+        let answered = begun + watchdog * 2;
+        heartbeat.answered(u64::from(BEATS), answered);
+        // One that slept with its machine was not asked meanwhile.
+        assert!(!heartbeat.is_lost(answered + watchdog * 10, watchdog));
+        for _ in 0..BEATS {
+            heartbeat.next();
+            heartbeat.answered(0, answered + watchdog);
+        }
+        assert!(heartbeat.is_lost(answered + watchdog, watchdog));
     }
 }
