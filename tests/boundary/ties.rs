@@ -26,7 +26,11 @@ pub struct Host {
 
 impl Host {
     pub async fn new(name: &str, features: &[&str]) -> Self {
-        let scratch = Scratch::new(&["brittle"]);
+        Self::of(Scratch::new(&["brittle"]), name, features).await
+    }
+
+    /// With a fixture that was prepared.
+    async fn of(scratch: Scratch, name: &str, features: &[&str]) -> Self {
         let work = work_dir().join(name);
         let mut spec = PluginSpec::new(name).crate_path(scratch.path("brittle")).watch(false);
         for feature in features {
@@ -87,7 +91,7 @@ async fn unloading_waits_for_a_threads_last_destructor_whatever_kind_it_is_of() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thread_that_does_not_end_keeps_its_library_and_is_named() {
+async fn a_thread_that_does_not_end_keeps_its_library_and_is_named_once() {
     let mut host = Host::new("ties-thread", &[]).await;
     let until = host.scratch.folder().join("until");
     ask(&host.bus, &format!("thread {}", until.display())).await;
@@ -96,10 +100,69 @@ async fn a_thread_that_does_not_end_keeps_its_library_and_is_named() {
     let mut generations = host.runtime.generations().into_iter();
     let stuck = generations.find(|found| found.state == GenerationState::Stuck).expect("it is in the registry");
     assert_eq!((stuck.reason.as_deref(), stuck.mapped), (Some("its thread `stays` does not end"), Some(true)));
+    // Meanwhile it is asked every half second whether the thread has ended.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     std::fs::write(&until, "").expect("letting it end");
-    let unloaded =
-        |event: &RuntimeEvent| matches!(event, RuntimeEvent::Unloaded { unmapped: Some(true), .. }).then_some(());
-    wait_for(&mut host.told, unloaded).await;
+    let again = wait_for(&mut host.told, |event| match event {
+        RuntimeEvent::Stuck { .. } => Some(true),
+        RuntimeEvent::Unloaded { unmapped: Some(true), .. } => Some(false),
+        _ => None,
+    });
+    assert!(!again.await, "it is told once");
+    host.end().await;
+}
+
+/// A library with a thread that writes to a file for as long as its process lives.
+const BEATING: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void *beats(void *path) {
+    for (;;) {
+        FILE *file = fopen(path, "a");
+        if (file) {
+            fputc('.', file);
+            fclose(file);
+        }
+        usleep(10000);
+    }
+}
+
+void beat(const char *path) {
+    pthread_t thread;
+    pthread_create(&thread, 0, beats, strdup(path));
+    pthread_detach(thread);
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_of_a_shared_c_library_goes_on_when_the_plugin_that_needs_it_is_gone() {
+    let scratch = Scratch::new(&["brittle"]);
+    let (source, library) = (scratch.folder().join("beating.c"), scratch.folder().join("libbeating.so"));
+    std::fs::write(&source, BEATING).expect("writing");
+    let mut compiler = std::process::Command::new("cc");
+    let soname = format!("-Wl,-soname,{}", library.display());
+    let compiled = compiler.args(["-shared", "-fPIC", "-pthread", &soname, "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.expect("a C compiler").success());
+    let build = format!(
+        "fn main() {{ println!(\"cargo:rustc-link-search=native={}\\ncargo:rustc-link-lib=dylib=beating\"); }}",
+        scratch.folder().display()
+    );
+    std::fs::write(scratch.path("brittle").join("build.rs"), build).expect("writing");
+    let host = Host::of(scratch, "ties-beating", &["beating"]).await;
+    let beats = host.scratch.folder().join("beats");
+    ask(&host.bus, &format!("beat {}", beats.display())).await;
+    assert_eq!(host.runtime.unload("ties-beating").await.expect("unloading").unmapped, Some(true));
+    let length = || std::fs::metadata(&beats).map_or(0, |found| found.len());
+    let before = length();
+    let goes_on = async {
+        while length() < before + 10 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), goes_on).await.expect("the thread goes on");
     host.end().await;
 }
 

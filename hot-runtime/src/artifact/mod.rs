@@ -15,6 +15,7 @@
 mod buffer;
 mod io;
 mod manifest;
+mod needed;
 mod place;
 mod private;
 mod read;
@@ -34,6 +35,7 @@ use std::path::Path;
 use crate::error::Error;
 
 pub use manifest::{BundleRecord, FactoryRecord};
+pub(crate) use needed::needed;
 pub use private::PrivateCopy;
 pub use read::{Inspected, Read, inspect};
 pub(crate) use seal::seal_and_keep;

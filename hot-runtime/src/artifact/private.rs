@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::Verified;
 use super::io::write_in_steps;
+use super::{Verified, needed};
 use crate::error::{Error, Result};
 use crate::sys::files::{create_private_dir, is_open_to_others, is_own};
 use crate::util::slug;
@@ -24,6 +24,9 @@ pub struct PrivateCopy {
     entry: String,
     /// The hash that was verified, as hex.
     hash: String,
+    /// The shared libraries that it needs. A process of its own closes nothing, and need not know them.
+    #[serde(skip)]
+    needed: Vec<String>,
 }
 
 impl PrivateCopy {
@@ -40,6 +43,11 @@ impl PrivateCopy {
     /// The entry symbol.
     pub fn entry(&self) -> &str {
         &self.entry
+    }
+
+    /// The names of the shared libraries that it needs, as the loader is told them.
+    pub(crate) fn needed(&self) -> &[String] {
+        &self.needed
     }
 
     /// The BLAKE3 hash of its bytes, as hex.
@@ -91,7 +99,7 @@ impl Verified {
             return Err(Error::io("writing the private copy of a plugin (is the disk full?)", &path)(error));
         }
         let (shown, entry, hash) = (self.path.clone(), self.bundle.entry.clone(), self.hash.clone());
-        Ok(PrivateCopy { path, shown, entry, hash })
+        Ok(PrivateCopy { path, shown, entry, hash, needed: needed(self.library()) })
     }
 }
 

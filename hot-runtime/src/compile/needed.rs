@@ -3,20 +3,13 @@
 
 use std::path::Path;
 
-use object::Endianness;
-use object::elf::DT_NEEDED;
-use object::read::elf::ElfFile64;
-
+use crate::artifact::needed;
 use crate::compile::units::{CargoArtifact, Kind};
 
 /// Why a library could not be opened because it needs one of Rust's; `made` is what cargo built. Blocks.
 pub(crate) fn of_rust(library: &Path, made: &[CargoArtifact]) -> Option<String> {
     let cache = object::ReadCache::new(std::fs::File::open(library).ok()?);
-    let file = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
-    let table = file.elf_dynamic_table().ok()?;
-    let needed = table.iter().filter(|entry| entry.tag == DT_NEEDED).filter_map(|entry| table.string(entry).ok());
-    let mut needed = needed.map(|name| String::from_utf8_lossy(name).into_owned());
-    let name = needed.find(|name| name.starts_with("libstd-"))?;
+    let name = needed(&cache).into_iter().find(|name| name.starts_with("libstd-"))?;
     let has = |made: &CargoArtifact, ending: &str| {
         made.files.iter().any(|file| file.extension().is_some_and(|it| it == ending))
     };

@@ -83,6 +83,7 @@ impl Loaded {
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: a plugin that was built for this target and that the
         // host trusts, in a folder that only this user can write to.
         let library = unsafe { library::open(path) }.map_err(|error| refuse(said_by_loader(&error)))?;
+        copy.needed().iter().for_each(|name| library::keep_needed(name));
         yield_core();
         // SAFETY: a `PrivateCopy` is of a `Verified` artifact: it is a plugin whose manifest names this symbol as its
         // entry and whose boundary we accept, so the symbol is an `Entry`.

@@ -30,6 +30,27 @@ pub(crate) unsafe fn open(path: &Path) -> Result<Library, libloading::Error> {
     }
 }
 
+/// Keeps a shared library that a plugin's library needs and that the loader has opened with it.
+///
+/// What such a library does in its own threads, or at the end of the host's, is not counted as the plugin's own is, so it
+/// must not go with the plugin. It is one library for all generations, as the loader finds it by its name.
+pub(crate) fn keep_needed(name: &str) {
+    #[cfg(target_os = "linux")]
+    {
+        use libloading::os::unix::RTLD_NOW;
+        // The same on every architecture of Linux, in glibc and musl.
+        const RTLD_NOLOAD: std::ffi::c_int = 4;
+        const RTLD_NODELETE: std::ffi::c_int = 0x1000;
+        // SAFETY: the library is open already, so no code of it runs.
+        let kept = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) };
+        if let Err(error) = kept {
+            tracing::debug!(name, %error, "a library that a plugin needs is not open");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = name;
+}
+
 /// Why a plugin's library is never closed here; `None` where it is.
 ///
 /// Code of a library may run until the last of its threads, and the last destructor of its thread-locals, has ended.
