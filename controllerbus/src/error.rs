@@ -15,7 +15,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, where, and what to do about it, as text that survives a plugin boundary.
 ///
 /// Every `std::error::Error` converts into it with `?`. Its chain of sources is kept as text, because the original value
-/// must not outlive the library that it came from; a [`BusError`], by itself or in the chain, keeps its kind.
+/// must not outlive the library that it came from; a [`BusError`], by itself or in the chain, keeps its kind. A text is cut
+/// at 64 KiB: errors are kept, by the bus and by whoever shows them.
 ///
 /// Because everything converts into it, it cannot implement `std::error::Error` itself: that is what [`BusError`] is for.
 ///
@@ -36,6 +37,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Error {
     kind: ErrorKind,
+    #[serde(deserialize_with = "read_text")]
     message: String,
     // Always written: where fields have no names, what follows it is found by its place.
     #[serde(default)]
@@ -92,7 +94,8 @@ pub enum ErrorKind {
 impl Error {
     /// An error of a class with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), location: None, permanent: false, of_construction: false }
+        let message = bounded(message.into());
+        Self { kind, message, location: None, permanent: false, of_construction: false }
     }
 
     /// An error of class [`ErrorKind::Failed`]: the usual one in controllers.
@@ -113,19 +116,20 @@ impl Error {
     /// Puts what was being done in front of the text.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
-        Self { message: format!("{what}: {}", self.message), ..self }
+        Self { message: bounded(format!("{what}: {}", self.message)), ..self }
     }
 
     /// Appends what came of it to the text.
     #[must_use]
     pub fn and(self, what: impl fmt::Display) -> Self {
-        Self { message: format!("{}; {what}", self.message), ..self }
+        Self { message: bounded(format!("{}; {what}", self.message)), ..self }
     }
 
     /// Adds the place that the error is about, which is also put in front of the text.
     #[must_use]
     pub fn at(self, location: Location) -> Self {
-        Self { message: format!("{location}: {}", self.message), location: Some(Box::new(location)), ..self }
+        let message = bounded(format!("{location}: {}", self.message));
+        Self { message, location: Some(Box::new(location)), ..self }
     }
 
     /// Marks the error as one that retrying does not fix, such as a config that does not fit: what failed with it is
@@ -223,9 +227,27 @@ fn from_chain(error: &(dyn std::error::Error + 'static)) -> Error {
         source = cause.source();
     }
     match kept {
-        Some(BusError(kept)) => Error { message, ..kept.clone() },
+        Some(BusError(kept)) => Error { message: bounded(message), ..kept.clone() },
         None => Error::msg(message),
     }
+}
+
+/// How many bytes of an error's text are kept.
+const LONGEST: usize = 64 << 10;
+
+fn bounded(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = text.floor_char_boundary(LONGEST);
+        let more = text.len() - end;
+        text.truncate(end);
+        text.push_str(&format!("… ({more} more bytes)"));
+        text.shrink_to_fit();
+    }
+    text
+}
+
+fn read_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(bounded)
 }
 
 /// An [`Error`] as the functions that a host calls return it: a `std::error::Error`, so that `?` works into `anyhow`, `eyre`
@@ -294,6 +316,24 @@ impl std::error::Error for BusError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_keeps_a_bounded_part_of_its_text_whichever_way_it_comes() {
+        let long = "ä".repeat(LONGEST);
+        let cut = |error: &Error| {
+            let text = error.to_string();
+            assert!(text.len() < LONGEST + 100 && text.ends_with(" more bytes)"), "{} bytes", text.len());
+        };
+        cut(&Error::msg(&long));
+        cut(&Error::msg("short").context(&long));
+        cut(&Error::msg("short").and(&long));
+        cut(&Error::from(BusError(Error::msg(&long))));
+        cut(&Error::from_panic(Box::new(long.clone())));
+        cut(&Error::from(std::io::Error::other(long.clone())));
+        let mut told = serde_json::to_value(Error::msg("short")).expect("an encoding");
+        told["message"] = long.into();
+        cut(&serde_json::from_value(told).expect("an error"));
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("{what}: {source}")]
