@@ -96,14 +96,15 @@ impl Journal {
 
     /// Records a log line and numbers it.
     pub fn line(&self, mut line: LogLine) {
+        texts(&mut line).for_each(cut);
         let mut inner = self.lock();
         inner.last_line += 1;
         line.number = inner.last_line;
-        inner.bytes += size(&line);
+        inner.bytes += size(&mut line);
         inner.lines.push_back(line.clone());
         while inner.lines.len() > LINES || inner.bytes > BYTES {
-            let Some(oldest) = inner.lines.pop_front() else { break };
-            inner.bytes -= size(&oldest);
+            let Some(mut oldest) = inner.lines.pop_front() else { break };
+            inner.bytes -= size(&mut oldest);
         }
         drop(inner);
         let _ = self.lines.send(line);
@@ -290,8 +291,26 @@ fn log(event: &Event) {
     }
 }
 
-fn size(line: &LogLine) -> usize {
-    line.message.len() + line.fields.len() + line.target.len() + line.plugin.len()
+/// All texts of a log line.
+fn texts(line: &mut LogLine) -> impl Iterator<Item = &mut String> {
+    let LogLine {
+        number: _,
+        at_ms: _,
+        level,
+        target,
+        message,
+        fields,
+        plugin,
+        generation: _,
+        controller,
+        config_key,
+        directive,
+    } = line;
+    [level, target, message, fields, plugin, controller, config_key, directive].into_iter()
+}
+
+fn size(line: &mut LogLine) -> usize {
+    texts(line).map(|text| text.len()).sum()
 }
 
 /// Shortens a text that is longer than what is kept.
@@ -309,4 +328,30 @@ pub fn now_ms() -> u64 {
 /// A time as milliseconds since 1970.
 pub fn millis(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_of_any_length_and_number_take_a_bounded_amount_of_memory() {
+        let journal = Journal::new();
+        let long = "ä".repeat(5 << 20);
+        let line = LogLine { message: long.clone(), fields: long.clone(), config_key: long, ..LogLine::default() };
+        for _ in 0..2000 {
+            journal.line(LogLine { config_key: "k".repeat(LONGEST), ..LogLine::default() });
+        }
+        journal.line(line);
+        for _ in 0..LINES {
+            journal.line(LogLine { message: "a line".to_owned(), ..LogLine::default() });
+        }
+        let (mut lines, _) = journal.lines();
+        assert!(lines.len() <= LINES, "{}", lines.len());
+        assert!(lines.iter_mut().map(size).sum::<usize>() <= BYTES);
+        journal.line(LogLine { message: "m".repeat(10 << 20), ..LogLine::default() });
+        let (lines, _) = journal.lines();
+        let last = &lines.last().expect("a line").message;
+        assert!(last.len() < LONGEST + 100 && last.ends_with("more bytes)"), "{} bytes", last.len());
+    }
 }
