@@ -93,3 +93,53 @@ impl ConfigFile {
 pub fn parse(text: &str, name: &str) -> Result<ConfigSet> {
     ConfigSet::parse(name, text).map_err(|error| explain_bus(&error, Some(text)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits until the bus has exactly the config with this key.
+    async fn has_only(bus: &Bus, key: &str) {
+        let has = async {
+            while bus.configs().iter().map(|state| state.key.as_str()).ne([key]) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), has)
+            .await
+            .unwrap_or_else(|_| panic!("{key}: {:?}", bus.configs()));
+    }
+
+    #[tokio::test]
+    async fn an_edit_between_the_first_reading_and_the_following_is_applied_through_links_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = |name: &str| {
+            let path = folder.path().join(format!("{name}.yaml"));
+            std::fs::write(&path, format!("{name}: {{ id: not/here }}\n")).expect("writing");
+            path
+        };
+        let link = folder.path().join("config.yaml");
+        let point_to = |path: &Path| {
+            let new = folder.path().join("new");
+            std::os::unix::fs::symlink(path, &new).and_then(|()| std::fs::rename(&new, &link)).expect("a link");
+        };
+        point_to(&config("one"));
+        let bus = Bus::new();
+        let mut file = ConfigFile::new(&link);
+        let set = file.read().expect("a config set");
+        file.apply(&bus, set).await.expect("applying");
+        has_only(&bus, "one").await;
+        // Plugins are built meanwhile, which can take minutes.
+        point_to(&config("two"));
+        let watcher = Watcher::new();
+        let following = tokio::spawn({
+            let bus = bus.clone();
+            async move { file.follow(bus, &watcher).await }
+        });
+        has_only(&bus, "two").await;
+        point_to(&config("three"));
+        has_only(&bus, "three").await;
+        following.abort();
+        bus.close().await;
+    }
+}

@@ -71,6 +71,14 @@ struct Known {
     read_at: SystemTime,
 }
 
+impl Known {
+    /// Whether a file with this stamp still has this content.
+    fn holds(&self, stamp: &Stamp) -> bool {
+        // Within that time it may have changed without a different stamp.
+        self.stamp == *stamp && self.read_at.duration_since(stamp.newest()).is_ok_and(|age| age > stamp.racy())
+    }
+}
+
 /// The known contents of files, so that only those that may have changed are read again.
 #[derive(Debug, Default)]
 pub(crate) struct Contents(HashMap<PathBuf, Known>);
@@ -82,11 +90,8 @@ impl Contents {
             self.0.remove(path);
             return (None, None);
         };
-        if let Some(known) = self.0.get(path).filter(|known| known.stamp == stamp) {
-            // Within that time it may have changed without a different stamp.
-            if known.read_at.duration_since(stamp.newest()).is_ok_and(|age| age > stamp.racy()) {
-                return (Some(stamp), known.content);
-            }
+        if let Some(known) = self.0.get(path).filter(|known| known.holds(&stamp)) {
+            return (Some(stamp), known.content);
         }
         let read_at = SystemTime::now();
         let content = if large || stamp.size <= LARGE {
@@ -123,5 +128,25 @@ mod tests {
         assert_ne!(read(&file), before.0);
         assert_eq!(read(&other), before.1);
         assert_eq!(contents.of(&folder.path().join("none"), true), (None, None));
+    }
+
+    #[test]
+    fn what_was_read_soon_after_a_change_is_read_again_and_later_where_times_are_whole_seconds() {
+        let second = Duration::from_secs(1_800_000_000);
+        let stamp = |time: Duration| Stamp {
+            modified: SystemTime::UNIX_EPOCH + time,
+            size: 3,
+            identity: (1, 2),
+            inode_changed: (time.as_secs() as i64, time.subsec_nanos().into()),
+        };
+        let holds = |changed: Duration, read_after_ms: u64| {
+            let read_at = SystemTime::UNIX_EPOCH + changed + Duration::from_millis(read_after_ms);
+            Known { stamp: stamp(changed), content: None, read_at }.holds(&stamp(changed))
+        };
+        let exact = second + Duration::from_nanos(123_456_789);
+        assert_eq!((holds(exact, 50), holds(exact, 150)), (false, true));
+        assert_eq!((holds(second, 150), holds(second, 1999), holds(second, 2200)), (false, false, true));
+        // A clock that was set back, and a file from the future.
+        assert!(!Known { stamp: stamp(second), content: None, read_at: SystemTime::UNIX_EPOCH }.holds(&stamp(second)));
     }
 }
