@@ -228,6 +228,20 @@ async fn a_wrapper_that_refuses_to_compile_in_parts_costs_time_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "compiles the framework once more, as a whole: 30 s"]
+async fn a_linker_that_collects_unreferenced_sections_takes_no_factory_away() {
+    let small = Small::new("collected", "", "", "\"one\".to_owned()");
+    // As wild, and lld when it is asked to, treat the sections of distributed slices.
+    small.write(".cargo/config.toml", "[build]\nrustflags = [\"-Clink-arg=-Wl,-z,start-stop-gc\"]\n");
+    let mut host = small.host().await;
+    host.answers("one").await;
+    for (from, to) in [("one", "two"), ("two", "three")] {
+        small.replace("crate/src/lib.rs", &format!("\"{from}\""), &format!("\"{to}\""));
+        host.answers(to).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_the_first_edit_dependencies_are_optimised_and_what_was_saved_is_what_is_built() {
     let small = Small::new("optimised", "", "", "\"edit-0\".to_owned()");
     let options = BuildOptions::new(work_dir().join("optimised")).target_dir(target_dir()).optimize_dependencies(true);
