@@ -69,8 +69,8 @@ function coloured(text) {
 function facts(info) {
   const memory = info.memory_mib ? `${info.memory_mib} MiB` : undefined;
   const all = [
-    [info.plugins, "plugins"], [info.controllers, "controllers"], [info.directives, "directives"],
-    [info.values, "values"], [memory, "memory"], [milliseconds(Math.max(0, Date.now() - info.started_ms)), "up"], [info.process_id, "process"],
+    ...["plugin", "controller", "directive", "value"].map((name) => [info[`${name}s`], info[`${name}s`] === 1 ? name : `${name}s`]),
+    [memory, "memory"], [milliseconds(Math.max(0, Date.now() - info.started_ms)), "up"], [info.process_id, "process"],
   ];
   const shown = all.filter(([value]) => value !== undefined);
   $("facts").replaceChildren(...shown.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
@@ -235,6 +235,134 @@ function graph(state) {
   $("graph").replaceChildren(svg);
 }
 
+// ---- asking: a form made from a directive's schema ----
+
+/** The schemas of what can be asked, by id. */
+let askable = {};
+/** What the form's fields say, as JSON; set with the form. */
+let question = () => "";
+/** Releases the directive that was asked last. */
+let asking;
+
+/** Throws unless a text is JSON. */
+function json(name, text) {
+  try { JSON.parse(text); } catch (error) { throw new Error(`${name}: ${error.message}`); }
+  return text;
+}
+
+/** An optional value's own schema. */
+function required(schema) {
+  const others = schema.anyOf?.filter((one) => one.type !== "null");
+  return others?.length === 1 && schema.anyOf.length === 2 ? { ...schema, anyOf: undefined, ...others[0] } : schema;
+}
+
+/**
+ * The input for a value, and a function that gives it as JSON; that is undefined for one that is left out. Numbers stay the text
+ * that was typed: some are larger than a script can count.
+ */
+function input(name, schema, optional) {
+  const of = required(schema);
+  optional ||= of !== schema;
+  const hint = { "aria-label": name, title: of.description, placeholder: optional ? "optional" : undefined };
+  const choice = (values) => {
+    const select = make("select", hint, ...(optional ? [make("option", { value: "" }, "")] : []),
+      ...values.map((value) => make("option", { value: JSON.stringify(value) }, String(value))));
+    return [select, () => select.value || undefined];
+  };
+  if (of.enum) return choice(of.enum);
+  if (of.type === "boolean") return choice([false, true]);
+  if (of.type === "integer" || of.type === "number") {
+    const field = make("input", { ...hint, inputmode: "decimal", autocomplete: "off" });
+    return [field, () => {
+      const text = field.value.trim();
+      if (!text && optional) return undefined;
+      if (!/^-?\d+(\.\d+)?([eE][+-]?\d+)?$/.test(text)) throw new Error(`${name}: a number is needed`);
+      return json(name, text);
+    }];
+  }
+  if (of.type === "string") {
+    const field = make("input", { ...hint, type: of.writeOnly ? "password" : "text", autocomplete: "off" });
+    return [field, () => (field.value || !optional ? JSON.stringify(field.value) : undefined)];
+  }
+  if (of.type === "object" && of.properties) {
+    const parts = Object.entries(of.properties)
+      .map(([key, part]) => [key, part, ...input(key, part, !(of.required ?? []).includes(key))]);
+    const rows = parts.map(([key, part, element]) => make("label", {}, make("span", { class: "name", title: part.description }, key), element));
+    return [make("div", { class: "fields" }, ...rows), () => {
+      const said = parts.map(([key, , , read]) => [key, read()]).filter(([, text]) => text !== undefined);
+      if (optional && !said.length) return undefined;
+      return `{${said.map(([key, text]) => `${JSON.stringify(key)}:${text}`).join(",")}}`;
+    }];
+  }
+  const field = make("textarea", { ...hint, rows: "3", placeholder: optional ? "JSON, optional" : "JSON", spellcheck: "false" });
+  return [field, () => (field.value.trim() || !optional ? json(name, field.value.trim()) : undefined)];
+}
+
+function form() {
+  const schema = askable[$("directive").value];
+  $("fields").replaceChildren();
+  // A directive without fields.
+  question = () => "";
+  if (!schema || schema.type === "null" || (schema.properties && !Object.keys(schema.properties).length)) return;
+  const [element, read] = input("value", schema, false);
+  $("fields").replaceChildren(element);
+  question = read;
+}
+
+/** Asks the daemon what can be asked, when its controllers have changed. */
+let resolved = "";
+async function directives(controllers, info) {
+  const now = JSON.stringify(controllers.map((controller) => [controller.id, controller.state === "staged", controller.resolves]));
+  if (!info.allow_exec || now === resolved) return;
+  resolved = now;
+  const answer = await fetch("/api/directives", { headers: KEY }).catch(() => undefined);
+  // The session may only look.
+  if (!answer?.ok) return;
+  const before = JSON.stringify(askable[$("directive").value]);
+  const chosen = $("directive").value;
+  askable = await answer.json();
+  const ids = Object.keys(askable);
+  $("ask-section").hidden = !ids.length;
+  $("directive").replaceChildren(...ids.map((id) => make("option", { value: id }, id)));
+  if (ids.includes(chosen)) $("directive").value = chosen;
+  // What is being typed is kept.
+  if (JSON.stringify(askable[$("directive").value]) !== before || $("directive").value !== chosen) form();
+}
+
+function answered(tone, kind, text) {
+  $("answers").hidden = false;
+  append($("answers"), [make("li", { class: "event" }, moment(Date.now()), make("b", { class: tone }, kind), make("span", {}, text))]);
+}
+
+function heard({ kind, value, json, error }) {
+  if (error) answered("bad", "failed", error);
+  else if (kind === "added") answered("good", `#${value}`, json);
+  else if (kind === "removed") answered("off", `#${value}`, "is gone");
+  else if (kind === "idle") answered("off", "idle", "nobody is at work on it any more; it stands until it is released");
+}
+
+async function submit(event) {
+  event.preventDefault();
+  asking?.abort();
+  const own = asking = new AbortController();
+  $("answers").replaceChildren();
+  $("release").disabled = false;
+  try {
+    const body = JSON.stringify({ directive: $("directive").value, json: question() });
+    const headers = { ...KEY, "content-type": "application/json" };
+    const answer = await fetch("/api/ask", { method: "POST", headers, body, signal: own.signal });
+    if (!answer.ok) throw new Error(await answer.text());
+    await listen(answer.body, { answer: heard });
+    answered("off", "ended", "it does not stand any more");
+  } catch (error) {
+    if (own.signal.aborted) { if (asking === own) answered("off", "released", ""); } else answered("bad", "failed", error.message);
+  }
+  if (asking === own) $("release").disabled = true;
+}
+$("directive").addEventListener("change", form);
+$("ask").addEventListener("submit", submit);
+$("release").addEventListener("click", () => asking?.abort());
+
 // ---- configs ----
 
 function configs(list) {
@@ -340,13 +468,14 @@ function update(news) {
   graph(state);
   configs(state.configs);
   who(state.plugins);
+  directives(state.controllers, state.info);
 }
 setInterval(() => state.info && facts(state.info), 5000);
 
 const TOLD = { state: update, events, logs };
 
 /** Reads server-sent events until the daemon ends them. Not an EventSource, because that cannot send our header. */
-async function listen(body) {
+async function listen(body, told) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -358,7 +487,7 @@ async function listen(body) {
       const parts = block.split("\n");
       const kind = parts.find((part) => part.startsWith("event: "))?.slice(7);
       const data = parts.filter((part) => part.startsWith("data: ")).map((part) => part.slice(6)).join("\n");
-      TOLD[kind]?.(JSON.parse(data));
+      told[kind]?.(JSON.parse(data));
     }
   }
 }
@@ -375,7 +504,7 @@ async function follow() {
       if (answer.status === 401) return linked("bad", "signed out: run cbus page to open it again");
       if (answer.ok) {
         linked("good", "live");
-        await listen(answer.body);
+        await listen(answer.body, TOLD);
       }
     } catch { /* Shown below. */ }
     linked("bad", "disconnected");

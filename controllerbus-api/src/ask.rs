@@ -1,11 +1,13 @@
 //! Asks a directive whose type may be known in a plugin only.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 
 use controllerbus::__private::nearest;
 use controllerbus::Bus;
 use controllerbus::directive::{ANY_DIRECTIVE, DirectiveType, RawEvent, RawRequest, wire};
 use hot_runtime::text::escaped;
+use hot_runtime::{GenerationInfo, GenerationState};
 use tonic::Status;
 
 use crate::proto::{AskRequest, AskResponse};
@@ -27,6 +29,23 @@ pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>
     let bytes = wire::encode(&fields).map_err(|error| wrong(error.to_string()))?;
     let directive = DirectiveType::decode(id, &bytes).map_err(|error| wrong(error.to_string()))?;
     bus.handle().raw(directive).map_err(|error| wrong(error.to_string()))
+}
+
+/// What can be asked now, with the JSON schemas of the fields: directives that a controller resolves, and that are not of one
+/// library only.
+pub(crate) fn askable(bus: &Bus, generations: &[GenerationInfo]) -> BTreeMap<String, serde_json::Value> {
+    let serving = generations.iter().filter(|found| found.state == GenerationState::Serving);
+    let known: BTreeMap<&String, &serde_json::Value> = serving.flat_map(|found| found.directives.iter()).collect();
+    let resolved = bus.controllers().into_iter().filter(|found| !found.staged).flat_map(|found| found.resolves);
+    let schema = |id: String| {
+        let schema = match DirectiveType::find(&id) {
+            Some(linked) if linked.local => return None,
+            Some(linked) => serde_json::from_str(&linked.schema.to_json()).ok()?,
+            None => (*known.get(&id)?).clone(),
+        };
+        Some((id, schema))
+    };
+    resolved.filter_map(schema).collect()
 }
 
 /// Checks that a controller resolves this directive.

@@ -1,5 +1,6 @@
 //! Answers the calls of the bus API.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,6 +116,32 @@ impl Service {
             unmapped: report.unmapped,
             left: report.left.unwrap_or_default(),
         })
+    }
+
+    /// Asks a directive, if that is allowed; what comes of it, until the receiver is dropped.
+    pub fn asked<T: Send + 'static>(
+        &self,
+        request: &AskRequest,
+        caller: &Caller,
+        show: impl Fn(AskResponse) -> T + Send + 'static,
+    ) -> Result<ReceiverStream<T>, Status> {
+        self.may_execute()?;
+        let ends = [self.end.clone(), caller.revoked.clone()];
+        caller.audit(format_args!("asks {}", escaped(&request.directive)));
+        let mut asked = crate::ask::ask(&self.host.bus, request)?;
+        Ok(stream(ends, |sender| async move {
+            while let Some(event) = crate::ask::next(&mut asked).await {
+                if sender.send(show(event)).await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+
+    /// What can be asked, with the JSON schemas of the fields, if asking is allowed.
+    pub fn askable(&self) -> Result<BTreeMap<String, serde_json::Value>, Status> {
+        self.may_execute()?;
+        Ok(crate::ask::askable(&self.host.bus, &self.host.generations()))
     }
 
     /// The states of some keys, and whether all of them have settled: a controller that runs has begun to, because until
@@ -255,19 +282,8 @@ impl BusApi for Service {
     type AskStream = ReceiverStream<Result<AskResponse, Status>>;
 
     async fn ask(&self, request: Request<AskRequest>) -> Streamed<AskResponse> {
-        self.may_execute()?;
         let caller = caller(&request)?;
-        let ends = [self.end.clone(), caller.revoked.clone()];
-        let request = request.into_inner();
-        caller.audit(format_args!("asks {}", escaped(&request.directive)));
-        let mut asked = crate::ask::ask(&self.host.bus, &request)?;
-        Ok(Response::new(stream(ends, |sender| async move {
-            while let Some(event) = crate::ask::next(&mut asked).await {
-                if sender.send(Ok(event)).await.is_err() {
-                    return;
-                }
-            }
-        })))
+        self.asked(&request.into_inner(), &caller, Ok).map(Response::new)
     }
 
     type ExecuteStream = ReceiverStream<Result<ExecuteResponse, Status>>;

@@ -6,6 +6,7 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 
 use crate::keys::Keys;
+use crate::schema;
 
 const KNOWN: [&str; 14] = [
     "id",
@@ -64,6 +65,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
         }
     });
     let duplicate = duplicate(&item.data)?;
+    let schema = schema::constant(&item, &framework)?;
     // A value that does not serialize is pointed at where it is named.
     let any = quote!(#framework::directive::AnyValue);
     let (local, pack, unpack) = if keys.flag("local")? {
@@ -86,6 +88,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
         impl #framework::Directive for #name {
             type Value = #value;
             const ID: &'static str = #id;
+            const SCHEMA: &'static #framework::config::schema::Node = #schema;
             #local
             fn pack(value: Self::Value) -> #any {
                 #pack

@@ -84,7 +84,10 @@ pub fn expand(arguments: TokenStream, block: &ItemImpl) -> Result<TokenStream> {
         },
         config: quote!(#directive),
         schema: quote!(&__cbus::schema::Node::Any),
-        resolves: quote!(#directive, <#framework::hot::ListFunctions as #framework::Directive>::ID),
+        resolves: quote! {
+            __cbus::manifest::Resolved::by_functions(#directive),
+            __cbus::manifest::Resolved::of::<#framework::hot::ListFunctions>()
+        },
         functions: quote!(::std::option::Option::Some(#of::NAME)),
         starts: true,
         factory: quote!(|entry| __cbus::hot::factory(entry, &__TABLE)),

@@ -30,7 +30,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     let controller = &block.self_ty;
     let resolves = resolvers.iter().map(|resolver| {
         let (directive, conditions) = (&resolver.directive, &resolver.conditions);
-        quote!(#(#conditions)* <#directive as #framework::Directive>::ID)
+        quote!(#(#conditions)* __cbus::manifest::Resolved::of::<#directive>())
     });
     let parts = Parts {
         items: quote!(type __Config = <#controller as #framework::Controller>::Config;),
@@ -317,7 +317,7 @@ pub struct Parts {
     pub config: TokenStream,
     /// The config's schema.
     pub schema: TokenStream,
-    /// The ids of what is resolved.
+    /// The directives that are resolved.
     pub resolves: TokenStream,
     /// The trait whose functions it has.
     pub functions: TokenStream,

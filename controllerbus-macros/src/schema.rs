@@ -33,6 +33,16 @@ pub fn implementation(item: &DeriveInput, framework: &TokenStream) -> Result<Tok
     })
 }
 
+/// The schema of a type as a constant expression, for a derive that implements a trait of its own with it.
+pub fn constant(item: &DeriveInput, framework: &TokenStream) -> Result<TokenStream> {
+    let node = node(item)?;
+    Ok(quote! {{
+        #[allow(unused_imports)]
+        use #framework::__private::schema::{Field as __Field, Node as __Node, Probe as __Probe, Unknown as _};
+        #node
+    }})
+}
+
 /// What serde's attributes of a container, a variant or a field say.
 #[derive(Default)]
 struct Serde {

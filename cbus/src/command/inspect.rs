@@ -52,6 +52,8 @@ struct Factory {
     /// The config's JSON schema.
     schema: serde_json::Value,
     resolves: Vec<String>,
+    /// The JSON schemas of those directives, in the same order; `null` for one that cannot be asked from outside the plugin.
+    directives: Vec<serde_json::Value>,
 }
 
 pub async fn run(args: &Inspect) -> Result<()> {
@@ -141,6 +143,7 @@ async fn read(path: &Path) -> Result<Inspected> {
                 config: factory.config,
                 schema: factory.schema,
                 resolves: factory.resolves,
+                directives: factory.directives,
             })
             .collect(),
     })

@@ -117,6 +117,8 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
         "/login?code=x",
         "/api/plugins/reload?id=second",
         "/api/plugins/unload?id=second",
+        "/api/directives",
+        "/api/ask",
     ];
     let paths: Vec<String> = pages.map(str::to_owned).into_iter().chain(calls()).collect();
     let ports = [&own, &daemon.address].map(|address| address.rsplit(':').next().expect("a port").to_owned());
@@ -139,7 +141,9 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
     for address in [&own, &daemon.address] {
         for cookie in &cookies {
             let stolen = Session { address: address.clone(), cookie: cookie.clone(), key: "none".to_owned() };
-            for (method, path) in [("GET", "/api/state"), ("POST", "/api/plugins/unload?id=second")] {
+            for (method, path) in
+                [("GET", "/api/state"), ("POST", "/api/plugins/unload?id=second"), ("POST", "/api/ask")]
+            {
                 assert_eq!(stolen.ask(method, path).0, 401);
             }
         }
@@ -151,7 +155,7 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
     let configs = crate::json(folder.path(), &["controllers", "--json", "--connect", &daemon.socket()]);
     assert!(configs["configs"].to_string().contains("\"one\""), "{configs}");
     daemon.wait("opened the page");
-    let changes = ["applies the configs", "removes the config", "reloads the plugin", "unloads the plugin"];
+    let changes = ["applies the configs", "removes the config", "reloads the plugin", "unloads the plugin", "asks "];
     crate::fine(folder.path(), &["bus", "--connect", &daemon.socket()]);
     assert!(
         !daemon.said.iter().any(|line| changes.iter().any(|change| line.contains(change))),

@@ -12,7 +12,8 @@ use crate::webdriver::Browser;
 fn the_page_shows_what_happens_and_its_buttons_work() {
     let Some(browser) = Browser::open() else { return };
     let folder = daemon_folder();
-    let mut daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins", "--allow-control"]);
+    let mut daemon =
+        Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins", "--allow-control", "--allow-exec"]);
     let link = daemon.fine(&["page", "--print"]).trim().to_owned();
     let address = link.trim_start_matches("http://").split('/').next().expect("an address").to_owned();
     browser.call("POST", "/url", &json!({ "url": link }));
@@ -31,6 +32,30 @@ fn the_page_shows_what_happens_and_its_buttons_work() {
     browser.wait("document.querySelector('#graph svg').textContent.includes('second #1')");
     browser.wait("document.querySelector('#events').innerText.includes('generation 1 serves')");
     browser.wait("document.querySelector('#logs').innerText.includes('generation 1 serves')");
+
+    // Its directive can be asked: the form is made of its fields.
+    browser.wait("[...document.querySelector('#directive').options].some(option => option.value === 'second/ask')");
+    browser.script(
+        "(() => { const kind = document.querySelector('#directive'); kind.value = 'second/ask'; \
+         kind.dispatchEvent(new Event('change')); })()",
+    );
+    let ask = |nonce: &str| {
+        browser.script(&format!(
+            "(() => {{ document.querySelector('#fields input[aria-label=nonce]').value = '{nonce}'; \
+             document.querySelector('#ask button[type=submit]').click(); }})()"
+        ));
+    };
+    ask("one");
+    browser.wait("document.querySelector('#answers').innerText.includes('nonce: a number is needed')");
+    ask("-1");
+    browser.wait("document.querySelector('#answers').innerText.includes('expected u64')");
+    // More than a script's numbers can tell apart.
+    ask("9007199254740993");
+    browser.wait("document.querySelector('#answers').innerText.includes('from the second')");
+    browser.wait("document.querySelector('#graph svg').textContent.includes('9007199254740993')");
+    browser.script("document.querySelector('#release').click()");
+    browser.wait("document.querySelector('#answers').innerText.includes('released')");
+    browser.wait("!document.querySelector('#graph svg').textContent.includes('9007199254740993')");
 
     // A plugin that came from a file cannot be built again, and the page says so.
     browser.script(
@@ -74,6 +99,8 @@ fn the_page_shows_what_happens_and_its_buttons_work() {
         .into_iter()
         // The refused reload is a failed request, and was meant to be.
         .filter(|line| line["level"] == "SEVERE" && !line.to_string().contains("/api/plugins/reload"))
+        // So was the question with a negative number.
+        .filter(|line| !line.to_string().contains("/api/ask"))
         .collect();
     assert!(severe.is_empty(), "{severe:?}");
     daemon.end();

@@ -87,6 +87,7 @@ fn a_built_file_is_inspected_without_being_executed() {
     }
     assert_eq!(found["factories"][0]["config"], "second");
     assert_eq!(found["factories"][0]["resolves"][0], "second/ask");
+    assert_eq!(found["factories"][0]["directives"][0]["properties"]["nonce"]["description"], "Makes requests differ.");
     let schema = &found["factories"][0]["schema"]["properties"];
     assert_eq!(schema["guests"]["items"]["properties"]["tone"]["anyOf"][0]["const"], "polite", "{schema}");
     assert_eq!(found["unfit"], serde_json::Value::Null);

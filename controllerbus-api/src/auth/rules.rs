@@ -22,7 +22,7 @@ const BUS: [(&str, Need); 15] = [
 ];
 
 /// The calls of the standard gRPC services, and the page's requests.
-const OTHERS: [(&str, Need); 14] = [
+const OTHERS: [(&str, Need); 16] = [
     ("POST /grpc.health.v1.Health/Check", Look),
     ("POST /grpc.health.v1.Health/List", Look),
     ("POST /grpc.health.v1.Health/Watch", Look),
@@ -35,6 +35,8 @@ const OTHERS: [(&str, Need); 14] = [
     ("GET /metrics", Look),
     ("GET /healthz", Look),
     ("GET /readyz", Look),
+    ("GET /api/directives", Apply),
+    ("POST /api/ask", Apply),
     ("POST /api/plugins/reload", Control),
     ("POST /api/plugins/unload", Control),
 ];

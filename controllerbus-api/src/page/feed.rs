@@ -132,6 +132,7 @@ struct Info<'a> {
     values: u32,
     configs: u32,
     allow_control: bool,
+    allow_exec: bool,
     memory_mib: u64,
 }
 
@@ -147,6 +148,7 @@ fn encoded(service: &Service) -> [String; PARTS.len()] {
         values: shown.directives.iter().map(|found| found.values.len() as u32).sum(),
         configs: shown.configs.len() as u32,
         allow_control: service.allow_control,
+        allow_exec: service.allow_exec,
         memory_mib: crate::daemon::memory_bytes() >> 20,
     };
     fn json(value: &impl Serialize) -> String {

@@ -16,6 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::Sender;
 
 use crate::auth::{Caller, KEY};
+use crate::proto::{AskRequest, AskResponse};
 use crate::server::Service;
 use crate::streams::stream;
 use feed::Feed;
@@ -31,6 +32,8 @@ pub fn router(service: Service) -> Router {
         .route("/page.js", get(|| asset(include_str!("../../page/page.js"), "text/javascript; charset=utf-8")))
         .route("/api/state", get(state))
         .route("/api/events", get(events))
+        .route("/api/directives", get(directives))
+        .route("/api/ask", post(ask))
         .route("/api/plugins/reload", post(reload))
         .route("/api/plugins/unload", post(unload))
         .route("/metrics", get(metrics))
@@ -141,6 +144,41 @@ async fn unload(
     from_the_page(&headers, service.unload(&which.id, &caller)).await
 }
 
+/// What can be asked, with the schemas from which the page makes its form.
+async fn directives(State(service): State<Service>) -> Response {
+    match service.askable() {
+        Ok(known) => axum::Json(known).into_response(),
+        Err(status) => refused(&status),
+    }
+}
+
+/// A directive, and its fields as JSON.
+#[derive(Deserialize)]
+struct Question {
+    directive: String,
+    json: String,
+}
+
+/// Asks a directive; what comes of it, as server-sent events, until the page goes.
+async fn ask(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    axum::Json(Question { directive, json }): axum::Json<Question>,
+) -> Response {
+    if !headers.contains_key(KEY) {
+        return NOT_FROM_THE_PAGE.into_response();
+    }
+    let told = |event: AskResponse| -> Result<Event, Infallible> {
+        let text = serde_json::to_string(&event).unwrap_or_else(|_| "null".to_owned());
+        Ok(Event::default().event("answer").data(text))
+    };
+    match service.asked(&AskRequest { directive, json }, &caller, told) {
+        Ok(answers) => Sse::new(answers).keep_alive(KeepAlive::default()).into_response(),
+        Err(status) => refused(&status),
+    }
+}
+
 /// Does what a request asks for and answers with the outcome, if the page sent it: other sites' pages are not allowed to send
 /// its header, and browsers do not add that by themselves.
 async fn from_the_page<T: Serialize>(
@@ -162,6 +200,7 @@ fn refused(status: &tonic::Status) -> Response {
     let code = match status.code() {
         tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,
         tonic::Code::NotFound => StatusCode::NOT_FOUND,
+        tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
         tonic::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::CONFLICT,
     };

@@ -25,6 +25,7 @@ pub use values::{AnyValue, Held, Slot, ValueId, ValueSink, Values};
 pub use wait::{Verdict, Wait};
 
 use crate::bus::Source;
+use crate::config::schema::Node;
 use crate::linked::DIRECTIVE_TYPES;
 use crate::{BusError, Result, error::ErrorKind};
 
@@ -64,6 +65,9 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
 
     /// The name that controllers route by, such as `example/greet`. The same in every process and plugin.
     const ID: &'static str;
+
+    /// The JSON schema of its fields, which the derive makes from them: tools read it in a plugin file, and make forms of it.
+    const SCHEMA: &'static Node = &Node::Any;
 
     /// Whether its values are live objects, of any type, for the controllers of one library: the host's binary, or one generation
     /// of one plugin.
@@ -482,6 +486,10 @@ pub struct DirectiveType {
     pub id: &'static str,
     /// The Rust type's name, for messages.
     pub type_name: fn() -> &'static str,
+    /// [`Directive::SCHEMA`].
+    pub schema: &'static Node,
+    /// [`Directive::LOCAL`].
+    pub local: bool,
     decode: fn(&[u8]) -> Result<Arc<dyn AnyDirective>>,
 }
 
@@ -501,6 +509,8 @@ impl DirectiveType {
             &Self {
                 id: D::ID,
                 type_name: std::any::type_name::<D>,
+                schema: D::SCHEMA,
+                local: D::LOCAL,
                 decode: |bytes| Ok(Arc::new(wire::decode::<D>(bytes)?)),
             }
         }

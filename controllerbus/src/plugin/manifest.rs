@@ -3,6 +3,7 @@
 //! And the boundary: which host may load which plugin.
 
 use super::abi::{Failure, GuestPtr, GuestStart};
+use crate::Directive;
 use crate::config::schema::{self, Node};
 
 /// The number, and the same as text: a constant cannot be made of one out of the other.
@@ -131,31 +132,48 @@ pub struct Factory {
     pub head: &'static str,
     /// The config's id.
     pub config: &'static str,
-    /// The ids of the directives that are resolved.
-    pub resolves: &'static [&'static str],
+    /// The directives that are resolved.
+    pub resolves: &'static [Resolved],
     /// The config's schema.
     pub schema: &'static Node,
     /// The trait whose functions it has, if it has some; it runs without a config set that says so.
     pub functions: Option<&'static str>,
 }
 
+/// A directive that a factory's controllers resolve.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved {
+    id: &'static str,
+    /// None for what cannot be asked from outside its library.
+    schema: Option<&'static Node>,
+}
+
+impl Resolved {
+    /// One with a type.
+    pub const fn of<D: Directive>() -> Self {
+        Self { id: D::ID, schema: if D::LOCAL { None } else { Some(D::SCHEMA) } }
+    }
+
+    /// The calls of functions, which nobody asks by hand.
+    pub const fn by_functions(id: &'static str) -> Self {
+        Self { id, schema: None }
+    }
+}
+
 impl Factory {
     /// The record's length, in bytes.
     pub const fn length(&self) -> usize {
-        self.write(&mut []) + schema::length(self.schema) + END.len()
+        self.write(&mut [])
     }
 
     /// The record; `N` must be its length.
     pub const fn record<const N: usize>(&self) -> [u8; N] {
         let mut out = [0; N];
-        let begun = self.write(&mut out);
-        let (_, rest) = out.split_at_mut(begun);
-        let written = schema::write_into(self.schema, rest);
-        put(rest, written, END);
+        self.write(&mut out);
         out
     }
 
-    /// Writes it up to the schema, as far as there is room; the length of that.
+    /// Writes it, as far as there is room; its length.
     const fn write(&self, out: &mut [u8]) -> usize {
         let mut at = put(out, 0, self.head);
         at = put_escaped(out, at, self.config);
@@ -163,8 +181,20 @@ impl Factory {
         let mut one = 0;
         while one < self.resolves.len() {
             at = put(out, at, if one == 0 { "\"" } else { ",\"" });
-            at = put_escaped(out, at, self.resolves[one]);
+            at = put_escaped(out, at, self.resolves[one].id);
             at = put(out, at, "\"");
+            one += 1;
+        }
+        at = put(out, at, "],\"directives\":[");
+        one = 0;
+        while one < self.resolves.len() {
+            if one > 0 {
+                at = put(out, at, ",");
+            }
+            at = match self.resolves[one].schema {
+                Some(schema) => put_schema(out, at, schema),
+                None => put(out, at, "null"),
+            };
             one += 1;
         }
         at = put(out, at, "]");
@@ -173,7 +203,9 @@ impl Factory {
             at = put_escaped(out, at, of);
             at = put(out, at, "\"");
         }
-        put(out, at, ",\"schema\":")
+        at = put(out, at, ",\"schema\":");
+        at = put_schema(out, at, self.schema);
+        put(out, at, END)
     }
 }
 
@@ -191,6 +223,16 @@ const fn put(out: &mut [u8], mut at: usize, text: &str) -> usize {
         byte += 1;
     }
     at
+}
+
+/// The same of a schema.
+const fn put_schema(out: &mut [u8], at: usize, schema: &Node) -> usize {
+    if at < out.len() {
+        let (_, rest) = out.split_at_mut(at);
+        at + schema::write_into(schema, rest)
+    } else {
+        at + schema::length(schema)
+    }
 }
 
 /// The same between the quotes of a JSON text.
@@ -262,7 +304,7 @@ mod tests {
         const FACTORY: Factory = Factory {
             head: "{\"config\":\"",
             config: "a\"b\\c\n",
-            resolves: &["one", "t\u{1}wo\""],
+            resolves: &[Resolved { id: "one", schema: Some(&Node::Any) }, Resolved::by_functions("t\u{1}wo\"")],
             schema: &Node::Any,
             functions: None,
         };
@@ -271,12 +313,13 @@ mod tests {
         let record: serde_json::Value = serde_json::from_slice(&RECORD).expect("JSON");
         assert_eq!(record["config"], "a\"b\\c\n");
         assert_eq!(record["resolves"], serde_json::json!(["one", "t\u{1}wo\""]));
+        assert_eq!(record["directives"], serde_json::json!([{}, null]));
         assert_eq!(record["schema"], serde_json::json!({}));
         const WITH: Factory = Factory { functions: Some("api::Greeter"), ..FACTORY };
         const LONGER: usize = WITH.length();
         let record: serde_json::Value = serde_json::from_slice(&WITH.record::<LONGER>()).expect("JSON");
         assert_eq!(record["functions"], "api::Greeter");
         let none = Factory { resolves: &[], ..FACTORY };
-        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"".len());
+        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"{},null".len());
     }
 }

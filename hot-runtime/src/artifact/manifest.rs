@@ -73,6 +73,9 @@ pub struct FactoryRecord {
     pub config: String,
     /// The ids of the directives that it resolves.
     pub resolves: Vec<String>,
+    /// The JSON schemas of those directives, in the same order; `null` for one that cannot be asked from outside the plugin.
+    #[serde(default)]
+    pub directives: Vec<serde_json::Value>,
     /// How its controllers replace others in a swap.
     #[serde(default)]
     pub swap: controllerbus::controller::SwapMode,

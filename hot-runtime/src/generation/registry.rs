@@ -9,7 +9,7 @@ use controllerbus::plugin::{Holders, Leases};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::artifact::BundleRecord;
+use crate::artifact::{BundleRecord, FactoryRecord};
 use crate::event::StillLoaded;
 use crate::host::Isolation;
 use crate::sys::maps::Maps;
@@ -67,6 +67,9 @@ pub struct GenerationInfo {
     pub layers: Vec<String>,
     /// Why it was taken back, if it was.
     pub taken_back: Option<String>,
+    /// The JSON schemas of the directives that its controllers resolve and that can be asked from outside the plugin, by id.
+    #[serde(skip)]
+    pub directives: Arc<BTreeMap<String, serde_json::Value>>,
 }
 
 impl GenerationInfo {
@@ -74,10 +77,12 @@ impl GenerationInfo {
     pub(crate) fn loading(
         plugin: &str,
         generation: u64,
-        bundle: &BundleRecord,
+        (bundle, factories): (&BundleRecord, &[FactoryRecord]),
         path: &Path,
         isolation: Isolation,
     ) -> Self {
+        let directives = factories.iter().flat_map(|factory| factory.resolves.iter().cloned().zip(&factory.directives));
+        let directives = directives.filter(|(_, schema)| !schema.is_null());
         Self {
             plugin: plugin.to_owned(),
             generation,
@@ -94,6 +99,7 @@ impl GenerationInfo {
             pid: None,
             layers: Vec::new(),
             taken_back: None,
+            directives: Arc::new(directives.map(|(id, schema)| (id, schema.clone())).collect()),
         }
     }
 

@@ -90,7 +90,13 @@ pub(crate) async fn replace(
         schemas: artifact.factories.iter().map(|factory| factory.schema.clone()).collect(),
     });
     let placement = shared.placements.resolve(plugin);
-    let info = GenerationInfo::loading(plugin, number, &artifact.bundle, &artifact.path, placement.isolation);
+    let info = GenerationInfo::loading(
+        plugin,
+        number,
+        (&artifact.bundle, &artifact.factories),
+        &artifact.path,
+        placement.isolation,
+    );
     shared.registry.add(info, None);
     let result = bring_up(shared, plugin, (current, back), artifact, number, placement, (&mut timeline, unfit)).await;
     match result {
@@ -127,7 +133,9 @@ async fn bring_up(
     (timeline, unfit): (&mut Timeline, &mut Option<Unfit>),
 ) -> Result<(Generation, Option<controllerbus::bus::Committed>)> {
     let begun = Instant::now();
-    let bundle = artifact.bundle.clone();
+    let (records, from) = ((&artifact.bundle, artifact.factories.as_slice()), artifact.path.as_path());
+    let loading = GenerationInfo::loading(plugin, number, records, from, placement.isolation);
+    let build_hash = artifact.bundle.build_hash.clone();
     let options = LoadOptions {
         bus: guarded(shared.bus.handle(), plugin, &placement),
         plugin: plugin.to_owned(),
@@ -148,13 +156,14 @@ async fn bring_up(
     let info = GenerationInfo {
         pid: instance.pid(),
         layers: instance.layers(placement.capabilities.is_some()),
-        ..GenerationInfo::loading(plugin, number, &bundle, copy.path(), placement.isolation)
+        path: copy.path().to_owned(),
+        ..loading
     };
     shared.registry.add(info, Some(Arc::clone(instance.leases())));
     timeline.load = begun.elapsed();
 
     let begun = Instant::now();
-    let (build_hash, plugin_id) = (bundle.build_hash, plugin.to_owned());
+    let plugin_id = plugin.to_owned();
     let mut generation =
         Generation { number, build_hash, placement, copy, plugin: plugin_id, starts: None, manifest, instance };
     let committed = match current {
