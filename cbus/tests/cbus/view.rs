@@ -17,7 +17,7 @@ use crate::{cbus, terminate};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A command on a terminal of its own. Ended, if need be by force, when it is dropped.
-struct Terminal {
+pub struct Terminal {
     process: Child,
     pty: Arc<Pty>,
     output: Receiver<Vec<u8>>,
@@ -28,8 +28,13 @@ impl Terminal {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
         const ROWS: NonZero<u16> = NonZero::new(30).unwrap();
         const COLUMNS: NonZero<u16> = NonZero::new(120).unwrap();
+        Self::with_size(folder, arguments, ROWS, COLUMNS)
+    }
+
+    /// On a terminal of so many lines and columns.
+    pub fn with_size(folder: &Path, arguments: &[&str], rows: NonZero<u16>, columns: NonZero<u16>) -> Self {
         let (pty, theirs) = open().expect("a terminal");
-        pty.resize(pty_process::Size::new(ROWS.get(), COLUMNS.get())).expect("its size");
+        pty.resize(pty_process::Size::new(rows.get(), columns.get())).expect("its size");
         let mut command = cbus(folder);
         command.args(arguments).env("CBUS_WORK_DIR", folder.join("work")).env("TERM", "xterm-256color");
         let process = Command::from(command).spawn(theirs).expect("running cbus");
@@ -45,11 +50,16 @@ impl Terminal {
                 }
             }
         });
-        Self { process, pty, output, seen: vt100::Parser::new(ROWS, COLUMNS, 0) }
+        Self { process, pty, output, seen: vt100::Parser::new(rows, columns, 0) }
     }
 
     /// Waits until the view is on the screen, with a text. The cursor is hidden at the end of each drawing.
     fn wait(&mut self, text: &str) {
+        self.watch(text, |_| {});
+    }
+
+    /// The same; each drawing is passed to `look`.
+    pub fn watch(&mut self, text: &str, mut look: impl FnMut(&vt100::Screen)) {
         let begun = Instant::now();
         let shown = |screen: &vt100::Screen| {
             screen.alternate_screen() && screen.hide_cursor() && screen.contents().contains(text)
@@ -58,10 +68,19 @@ impl Terminal {
             let output = self.output.recv_timeout(LIMIT.saturating_sub(begun.elapsed()));
             let Ok(output) = output else { panic!("no `{text}`, but:\n{}", self.seen.screen().contents()) };
             self.seen.process(&output);
+            self.rest_of_the_drawing();
+            look(self.seen.screen());
         }
     }
 
-    fn press(&self, key: &[u8]) {
+    /// A drawing comes in pieces, with nothing that says where it ends.
+    fn rest_of_the_drawing(&mut self) {
+        while let Ok(more) = self.output.recv_timeout(Duration::from_millis(10)) {
+            self.seen.process(&more);
+        }
+    }
+
+    pub fn press(&self, key: &[u8]) {
         (&*self.pty).write_all(key).expect("typing");
     }
 
