@@ -126,7 +126,7 @@ async fn a_version_whose_resolvers_panic_is_taken_back_and_not_swapped_in_again(
 
     let again = watched.load(2, "late-panic").await.expect_err("the same is refused");
     assert!(matches!(&again, Error::TakenBack { .. }), "{again}");
-    assert!(again.to_string().contains("was taken back"), "{again}");
+    assert!(again.to_string().contains("was rolled back"), "{again}");
     watched.load(3, "good").await.expect("another one is not");
     watched.serves(3).await;
     watched.end().await;
@@ -179,7 +179,7 @@ async fn a_version_that_crashes_is_taken_back_within_a_second() {
 async fn one_can_go_back_to_the_generation_before_or_to_any_that_is_kept() {
     let watched = Watched::start("probation-back", Isolation::None).await;
     let nothing = watched.runtime.roll_back("probe", None).await.expect_err("there is none");
-    assert!(nothing.to_string().contains("no earlier generation to go back to"), "{nothing}");
+    assert!(nothing.to_string().contains("no earlier generation to roll back to"), "{nothing}");
     for number in 2..=5 {
         watched.load(number, "good").await.expect("a swap");
     }

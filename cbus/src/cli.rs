@@ -26,7 +26,7 @@ First steps:
   cbus dev greeter            build it, run it, and swap in every save
   cbus plugins                in another terminal: what is loaded, and how long each swap took
 
-Options of commands that build, run or ask can be variables too: CBUS_PLUGINS for --plugins, CBUS_ALLOW_EXEC=1
+Options of commands that build, run or ask can also be set with environment variables: CBUS_PLUGINS for --plugins, CBUS_ALLOW_EXEC=1
 for --allow-exec; CBUS_CONFIG is the config file. The daemon's own token file and certificates are
 CBUS_API_TOKEN_FILE, CBUS_API_TLS_CERT and so on, because CBUS_TOKEN_FILE and CBUS_TLS_CERT are the client's.
 
@@ -73,7 +73,7 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// The command line, in which options can be variables too: CBUS_NAME for `--name`.
+    /// The command line, in which options can also be set with environment variables: CBUS_NAME for `--name`.
     pub fn with_variables() -> clap::Command {
         Self::command().mut_subcommands(|command| {
             if !WITH_VARIABLES.contains(&command.get_name()) {
@@ -656,10 +656,10 @@ pub struct Ask {
     pub directive: String,
     /// Its fields, as JSON; not needed if it has none, or all of them have defaults
     pub fields: Option<String>,
-    /// Go on until Ctrl-C, and also print which values go
+    /// Keep running until Ctrl-C, and also print removed values
     #[arg(long)]
     pub watch: bool,
-    /// How long to wait for more, in seconds, if a controller does not come to an end
+    /// How long to wait for more, in seconds, if a controller is still working
     #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "watch")]
     pub within: u64,
     #[command(flatten)]

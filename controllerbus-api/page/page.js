@@ -132,7 +132,7 @@ function holders(plugin) {
   const told = [];
   if (serving) {
     const held = HOLDERS.filter(([kind]) => serving[kind] > 0).map(([kind, one, many]) => counted(serving[kind], one, many));
-    told.push(`generation ${serving.number} is held by ${held.join(", ") || "nobody"}`);
+    told.push(`generation ${serving.number} is held by ${held.join(", ") || "nothing"}`);
     if (serving.isolation === "process") told.push(`in process ${serving.process_id || "(being started)"}`);
     if (serving.layers.length) told.push(`confined by ${serving.layers.join(", ")}`);
   }
@@ -338,7 +338,7 @@ function heard({ kind, value, json, error }) {
   if (error) answered("bad", "failed", error);
   else if (kind === "added") answered("good", `#${value}`, json);
   else if (kind === "removed") answered("off", `#${value}`, "is gone");
-  else if (kind === "idle") answered("off", "idle", "nobody is at work on it any more; it stands until it is released");
+  else if (kind === "idle") answered("off", "idle", "no controller has more to add; it stays active until it is released");
 }
 
 async function submit(event) {
@@ -353,7 +353,7 @@ async function submit(event) {
     const answer = await fetch("/api/ask", { method: "POST", headers, body, signal: own.signal });
     if (!answer.ok) throw new Error(await answer.text());
     await listen(answer.body, { answer: heard });
-    answered("off", "ended", "it does not stand any more");
+    answered("off", "ended", "the directive has ended");
   } catch (error) {
     if (own.signal.aborted) { if (asking === own) answered("off", "released", ""); } else answered("bad", "failed", error.message);
   }

@@ -11,12 +11,13 @@
 //! ```no_run
 //! use controllerbus::Bus;
 //! use controllerbus_api::{ApiConfig, Host};
-//! use hot_runtime::HotRuntime;
+//! use hot_runtime::{HotRuntime, Trust};
 //!
 //! # async fn main_() -> controllerbus::Result<()> {
 //! let host = Host::new(Bus::new());
 //! let observer = host.observer();
-//! let runtime = HotRuntime::builder(&host.bus).plugins_dir("plugins").on_event(observer).start().await?;
+//! let builder = HotRuntime::builder(&host.bus).plugins_dir("plugins").trust(Trust::anyone());
+//! let runtime = builder.on_event(observer).start().await?;
 //! host.set_runtime(runtime);
 //! let address = host.serve(ApiConfig::named("mine")?).await?;
 //! println!("listening on {address}; open the page with `cbus page --connect mine`");
@@ -91,3 +92,7 @@ pub mod __private {
     pub use crate::daemon::secrets::blot;
     pub use crate::text::{cut, duration, ms, plain};
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadMe;

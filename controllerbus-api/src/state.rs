@@ -85,14 +85,17 @@ impl Generation {
 
     /// What holds it.
     pub fn holders(&self) -> Holders {
-        Holders {
-            factories: self.factories as usize,
-            controllers: self.controllers as usize,
-            calls: self.calls as usize,
-            wakers: self.wakers as usize,
-            interfaces: self.interfaces as usize,
-            connections: self.connections as usize,
-        }
+        let mut holders = Holders::default();
+        let counts = [
+            (&mut holders.factories, self.factories),
+            (&mut holders.controllers, self.controllers),
+            (&mut holders.calls, self.calls),
+            (&mut holders.wakers, self.wakers),
+            (&mut holders.interfaces, self.interfaces),
+            (&mut holders.connections, self.connections),
+        ];
+        counts.into_iter().for_each(|(held, count)| *held = count as usize);
+        holders
     }
 
     /// How many hold it.

@@ -6,6 +6,7 @@ use controllerbus_api::proto::{
     ExecuteRequest, Generation, GetInfoRequest, ListControllersRequest, Plugin, UnloadPluginRequest, WatchLogsRequest,
 };
 use controllerbus_api::{ApiConfig, CONFIG_ID, Connection, Host, logs};
+use hot_runtime::{HotRuntime, Trust};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -15,6 +16,9 @@ async fn a_program_serves_its_bus_and_a_client_asks_for_it() {
     let host = Host::new(Bus::new());
     let log = logs::layer(&host.journal, "info".parse().expect("a filter"), |_| {});
     tracing_subscriber::registry().with(log).init();
+    let runtime = HotRuntime::builder(&host.bus).plugins_dir(folder.path().join("plugins")).trust(Trust::anyone());
+    let runtime = runtime.work_dir(folder.path().join("work")).on_event(host.observer()).start().await;
+    host.set_runtime(runtime.expect("a runtime"));
     let config = ApiConfig::at(format!("unix:{}/bus.sock", folder.path().display()));
     let address = host.serve(config).await.expect("serving");
 

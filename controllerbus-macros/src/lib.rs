@@ -48,7 +48,7 @@ use proc_macro::TokenStream;
 /// or, without `values`, `async fn name(&self, request: D) -> Result<V>`. With `#[resolves(retry = Retry::never())]` one is tried
 /// again as often as its `Retry` says; otherwise the controller's config says it.
 ///
-/// With `state = field` the next generation goes on with what the controller has in that field, a `Mutex`, an `RwLock` or a
+/// With `state = field` the next generation continues with that field's contents: a `Mutex`, an `RwLock` or a
 /// `watch::Sender` of a `#[derive(State)]` struct.
 ///
 /// On an implementation of a trait that has `#[hot]`, it makes the trait's methods callable: see `controllerbus::hot`. There, `id` and
@@ -65,7 +65,7 @@ pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a plain trait one whose methods can be called in a plugin: see `controllerbus::hot`.
 ///
-/// The trait stays as it is, but that the futures of its `async` methods are `Send`; an implementation writes `async fn` all the same.
+/// The trait is unchanged, except that the futures of its `async` methods are `Send`; implementations still write `async fn`.
 /// `TraitClient`, which is declared beside `Trait`, has its methods for callers.
 ///
 /// Methods take `&self`. Arguments are serde types, or borrow one: `u64`, `Item`, `&Item`, `&str`, `&[u8]`, `&[Item]`, `&Path`. Results
@@ -126,8 +126,8 @@ pub fn derive_config(item: TokenStream) -> TokenStream {
 }
 
 /// Implements `Schema` for a struct or an enum that a config consists of, from its fields, its doc comments and serde's
-/// attributes. `#[config(secret)]` marks a field whose value is never shown, and `#[config(schema = u64)]` says as what a field
-/// is written that has `#[serde(with = ...)]`.
+/// attributes. `#[config(secret)]` marks a field whose value is never shown, and `#[config(schema = u64)]` sets the schema type of
+/// a field with `#[serde(with = ...)]`.
 ///
 /// ```
 /// use controllerbus::prelude::*;

@@ -1,10 +1,9 @@
-//! Communicating control loops that can be replaced while they run.
+//! Hot-swappable controllers: control loops whose code is replaced while the process keeps running.
 //!
 //! A **directive** asks for a state of the world, such as "a greeting for Ada". Equal directives are merged into one, which
-//! stands for as long as somebody refers to it. A **controller** runs on a bus and answers directives with **values**, which
-//! come and go while the directive stands. A **config set** says which controllers run. Who asks and who answers know
-//! nothing of each other but the directive's type, and so a controller can be replaced by a new version of its code in
-//! between.
+//! stays active as long as anyone holds a reference. A **controller** runs on a bus and answers directives with **values**,
+//! which come and go meanwhile. A **config set** says which controllers run. Requesters and resolvers share only the
+//! directive's type, so a controller can be replaced by a new version of its code at any time.
 //!
 //! ```
 //! use controllerbus::prelude::*;
@@ -49,7 +48,7 @@
 //! # Where to go next
 //!
 //! * To write a controller: [`Controller`], with what it is given ([`Context`]) and its state across swaps ([`State`](struct@State)).
-//! * To ask and to answer: [`Directive`], [`Request`] (the one who asks) and [`Values`] (a resolver).
+//! * To ask and to answer: [`Directive`], [`Request`] (the requester's side) and [`Values`] (a resolver).
 //! * To run a bus: [`Bus`] and [`ConfigSet`]; [`BusError`] is what goes wrong there.
 //! * To call a plugin's functions, without a bus: [`hot`](mod@hot).
 //! * To keep sockets across swaps: [`listen`]. To hand out objects with methods: [`Interface`].

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use controllerbus::bus::loading::{ExecController, ExecState, LoadControllerWithConfig};
-use controllerbus::bus::{RunState, Source};
+use controllerbus::bus::{Across, RunState, Source};
 use controllerbus::config::Entry;
 use controllerbus::controller::factory::FactoryOf;
 use controllerbus::controller::{Closures, Info};
@@ -214,9 +214,9 @@ async fn a_watched_value_replaces_the_one_before_under_a_hard_cap_of_one_and_an_
     assert_eq!(events(&mut request, 1).await, ["+three"]);
 }
 
-/// The same for one value of each key, and for another directive's values, mapped.
+/// The same for one value of each key.
 #[tokio::test]
-async fn a_keyed_and_a_mapped_value_are_replaced_under_a_hard_cap_of_one() {
+async fn a_keyed_value_is_replaced_under_a_hard_cap_of_one() {
     let bus = Bus::new();
     let (sender, mut receiver) = mpsc::unbounded_channel::<String>();
     sender.send("one".to_owned()).unwrap();
@@ -235,6 +235,40 @@ async fn a_keyed_and_a_mapped_value_are_replaced_under_a_hard_cap_of_one() {
     bus.add_controller(Arc::new(keyed), info("keyed"));
     let all = soon(bus.resolve_all(OneWord {})).await.unwrap();
     assert_eq!(all.iter().map(|word| word.as_str()).collect::<Vec<_>>(), ["two"]);
+}
+
+/// Another word, of which there is one at most too.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "go/source", value = String, max_values = 1, hard_cap)]
+struct SourceWord {}
+
+/// resolver: TestTransformResolver, where a value takes the place of another.
+#[tokio::test]
+async fn a_mapped_value_is_replaced_under_a_hard_cap_of_one_and_across_a_bridge_too() {
+    let (bus, far) = (Bus::new(), Bus::new());
+    let (sender, receiver) = watch::channel(Some("one".to_owned()));
+    let source = Closures::new().resolves(move |_: SourceWord, values| {
+        let receiver = receiver.clone();
+        async move { values.follow(receiver).await }
+    });
+    far.add_controller(Arc::new(source), info("source"));
+    let _bridge = bus.bridge(&far, Across::types(["go/source"])).unwrap();
+    let asking = bus.handle();
+    let mapped = Closures::new().resolves(move |_: OneWord, values| {
+        let request = asking.request(SourceWord {}).unwrap();
+        async move { values.map(request, |word| Some(word.to_uppercase())).await }
+    });
+    bus.add_controller(Arc::new(mapped), info("mapped"));
+    let mut request = bus.request(OneWord {}).unwrap();
+    assert_eq!(events(&mut request, 1).await, ["+ONE"]);
+    for (next, shown) in [("two", "+TWO"), ("three", "+THREE"), ("four", "+FOUR")] {
+        sender.send_replace(Some(next.to_owned()));
+        assert_eq!(events(&mut request, 2).await, [shown, "-"]);
+    }
+    sender.send_replace(None);
+    assert_eq!(events(&mut request, 1).await, ["-"]);
+    sender.send_replace(Some("five".to_owned()));
+    assert_eq!(events(&mut request, 1).await, ["+FIVE"]);
 }
 
 /// resolver: TestWatchableTransformResolver. The error reaches whoever asks; here the resolver is also tried again.
@@ -345,12 +379,7 @@ async fn equal_configs_share_a_controller_whatever_the_order_of_their_fields() {
     let text = "a: { id: go/boilerplate, config: { number: 1, example_field: x } }\n\
                 b: { id: go/boilerplate, config: { example_field: x, number: 1 } }\n";
     soon(bus.apply(ConfigSet::from_yaml(text).unwrap())).await.unwrap();
-    let load = |config: &str| LoadControllerWithConfig {
-        config_id: "go/boilerplate".into(),
-        version: None,
-        config: config.into(),
-        retry: None,
-    };
+    let load = |config: &str| LoadControllerWithConfig::by_id("go/boilerplate", config);
     let one = soon(bus.resolve(load(r#"{"number": 1, "example_field": "x"}"#))).await.unwrap();
     let other = soon(bus.resolve(load(r#"{ "example_field": "x", "number": 1 }"#))).await.unwrap();
     assert_eq!(one.id, other.id);

@@ -555,7 +555,7 @@ async fn whoever_waits_for_a_call_hears_that_its_controller_went() {
     bus.remove_controller(controller).await;
     let error = soon(waiting).await.expect("the task").expect_err("nobody answers any more");
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!(error.to_string(), "`test` went before it had answered");
+    assert_eq!(error.to_string(), "`test` was removed before it answered");
 }
 
 /// A call; that it stands by itself goes without saying.

@@ -131,21 +131,21 @@ pub enum Error {
         /// Which of them, and what to change.
         reason: String,
     },
-    /// A build was taken back, and is not swapped in again.
+    /// A build was rolled back, and is not swapped in again.
     #[error(
-        "build {build} of {plugin} was taken back and is not swapped in again ({reason}); change its sources, or go back to it \
-         by its build hash"
+        "build {build} of {plugin} was rolled back and will not be swapped in again ({reason}); change its sources, or roll back to \
+         it by its build hash"
     )]
     TakenBack {
         /// The plugin's id.
         plugin: String,
         /// The build's hash.
         build: String,
-        /// Why it was taken back.
+        /// Why it was rolled back.
         reason: String,
     },
-    /// There is no earlier generation to go back to.
-    #[error("{plugin} has no {} to go back to; available: {}", wanted(to), list(known))]
+    /// There is no earlier generation to roll back to.
+    #[error("{plugin} has no {} to roll back to; available: {}", wanted(to), list(known))]
     NothingToGoBackTo {
         /// The plugin's id.
         plugin: String,

@@ -159,7 +159,7 @@ pub enum RuntimeEvent {
         /// The generation that keeps serving, if any.
         serving: Option<u64>,
     },
-    /// A plugin's crates are not built any more, because the config that said so was removed. It is being unloaded.
+    /// A plugin's crates are no longer built, because the config that said so was removed. It is being unloaded.
     SourceRemoved {
         /// The plugin's id.
         plugin: String,
@@ -206,7 +206,7 @@ pub enum RuntimeEvent {
     TakenBack {
         /// The plugin's id.
         plugin: String,
-        /// The generation that was taken back.
+        /// The generation that was rolled back.
         from: u64,
         /// The generation that serves now, with the same build as `was`.
         to: u64,
@@ -320,7 +320,7 @@ impl RuntimeEvent {
             Self::Built { took, warnings: 0, .. } => format!("built in {}", duration(*took)),
             Self::Built { took, warnings, .. } => format!("built in {}, with {warnings} warnings", duration(*took)),
             Self::Unchanged { .. } => "the build produced what is already loaded".to_owned(),
-            Self::SourceRemoved { .. } => "its crates are not built any more".to_owned(),
+            Self::SourceRemoved { .. } => "its crates are no longer built".to_owned(),
             Self::Loading { generation, .. } => format!("loading generation {generation}"),
             Self::Swapped { from: Some(from), to, timeline, .. } => {
                 format!("generation {to} serves, after {from}: {timeline}")
@@ -333,7 +333,7 @@ impl RuntimeEvent {
             Self::RolledBack { reason, .. } => format!("not loaded: {reason}"),
             Self::TakenBack { from, to, was, reason, notes, .. } => {
                 let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
-                format!("generation {from} is taken back, {was} serves again, as {to}: {reason}{notes}")
+                format!("rolled back generation {from}; {was} is serving again, as {to}: {reason}{notes}")
             }
             Self::Crashed { generation, reason, last_lines, restart_in, .. } => {
                 let said = match last_lines.as_slice() {

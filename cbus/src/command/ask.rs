@@ -107,7 +107,7 @@ impl Asked {
         Err(match (self.error, waited) {
             (Some(error), _) => report(format!("`{id}` was not answered: {error}"), "`cbus logs` may say more"),
             (None, Some(waited)) => report(
-                format!("`{id}` has no value after {waited} s, and a controller is still at work on it"),
+                format!("`{id}` has no value after {waited} s, and a controller is still working on it"),
                 "wait longer with --within, or follow it with --watch",
             ),
             (None, None) => report(format!("`{id}` has no value: its controllers have none for this"), ""),

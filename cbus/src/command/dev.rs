@@ -68,7 +68,7 @@ pub async fn run(args: Dev) -> Result<()> {
     }
     let left = daemon::end(&host).await;
     if !left.is_empty() {
-        tell(&format!("Did not shut down in time, and ends with this process: {}", left.join("; ")));
+        tell(&format!("Did not shut down in time and will end with the process: {}", left.join("; ")));
     }
     result
 }

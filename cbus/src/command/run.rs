@@ -80,7 +80,7 @@ pub async fn run(args: Run) -> Result<()> {
     service::stopping();
     let left = daemon::end(&host).await;
     if !left.is_empty() {
-        tracing::warn!(target: "cbus", "did not shut down in time, and ends with the process: {}", left.join("; "));
+        tracing::warn!(target: "cbus", "did not shut down in time and will end with the process: {}", left.join("; "));
     }
     result
 }
@@ -117,8 +117,8 @@ fn write_config(path: &Path, args: &Run, plugins: &[PluginSpec]) -> Result<()> {
     let written = std::fs::File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let what = format!("{} is there already, and is not overwritten", path.display());
-            Err(report(what, "leave --write-config out to use it, or name another file"))
+            let what = format!("{} already exists and was not overwritten", path.display());
+            Err(report(what, "omit --write-config to use it, or name another file"))
         }
         written => written.map_err(io("writing the config", path)),
     }

@@ -1,4 +1,5 @@
-//! Clients in other languages: generated from the proto file, as their authors do it, and run against a daemon.
+//! Clients in other languages: generated from the proto file, as their authors do it, and run against a daemon. Python's tools come from
+//! PyPI; a client in Go would take a Go toolchain, which a machine that builds this need not have.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -130,7 +130,7 @@ impl Recording {
         }
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" width=\"{w}\" role=\"img\">\
-             <title>cbus dev: a save is built and swapped in, a mistake is shown while the last version serves</title>\
+             <title>cbus dev: a save is built and swapped in, a compile error is shown while the last version keeps serving</title>\
              <style>text{{font:14px ui-monospace,Menlo,Consolas,'Liberation Mono',monospace;fill:#dde3ea;white-space:pre}}\
              .say{{fill:#fff;font-weight:700}}.b{{font-weight:700}}.c1{{fill:#ff7b6e}}.c2{{fill:#4cc38a}}.c3{{fill:#e6a23c}}\
              .c4{{fill:#7c9cf0}}.c5{{fill:#e878ad}}.c6{{fill:#45c4b4}}.c8{{fill:#8593a3}}\
@@ -203,8 +203,13 @@ fn of_a_session_of_cbus_dev() {
             "generation 2 serves",
             "saved: ticks += 10     the next tick runs the new code, and counts on",
         ),
-        ("ticks += 10", "ticks += ten", "Compiler", "saved: ticks += ten    a mistake: the last version goes on"),
-        ("ticks += ten", "ticks += 100", "generation 3 serves", "saved: ticks += 100    and mended"),
+        (
+            "ticks += 10",
+            "ticks += ten",
+            "Compiler",
+            "saved: ticks += ten    a compile error: the last version keeps serving",
+        ),
+        ("ticks += ten", "ticks += 100", "generation 3 serves", "saved: ticks += 100    and fixed"),
     ];
     for (from, to, shown, caption) in edits {
         recording.say(caption);

@@ -25,7 +25,7 @@ impl Roles {
                 "look" => {}
                 "apply" => roles.apply = true,
                 "control" => roles.control = true,
-                other => return Err(format!("`{other}` is not a role; there are look, apply and control")),
+                other => return Err(format!("`{other}` is not a role; the roles are look, apply and control")),
             }
         }
         Ok(roles)

@@ -47,6 +47,7 @@ struct Inner {
 
 /// What is known about a plugin and is not in the registry.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct PluginNotes {
     /// When the running build started, if one is running.
     pub building_since: Option<SystemTime>,
@@ -211,7 +212,7 @@ impl Inner {
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), event.text());
             }
             RuntimeEvent::TakenBack { plugin, from, to, reason, .. } => {
-                self.notes(plugin).error = format!("generation {from} was taken back: {reason}");
+                self.notes(plugin).error = format!("generation {from} was rolled back: {reason}");
                 about(&mut told, "taken_back", plugin, *to, event.text());
             }
             RuntimeEvent::Draining { plugin, generation, .. } => {

@@ -1,13 +1,12 @@
 //! A bridge: directives of one bus that match a filter are resolved on another bus of the process.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::engine::{Engine, own_info};
 use super::{Bus, BusHandle, ControllerId};
 use crate::controller::{AnyController, BoxFuture};
-use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, ValueId, ValueSink, superseded};
+use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, Relay, ValueSink, superseded};
 use crate::error::ErrorKind;
 use crate::{BusError, Error, Result};
 
@@ -101,26 +100,58 @@ impl Drop for Bridge {
     }
 }
 
+/// Where a bridge leads: another [`Bus`], or the bus that a controller is on, by its [`BusHandle`].
+pub struct FarBus {
+    handle: BusHandle,
+    /// None of a handle: what is behind it may be of another library.
+    engine: Option<Arc<Engine>>,
+}
+
+impl std::fmt::Debug for FarBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FarBus").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+impl From<&Bus> for FarBus {
+    fn from(bus: &Bus) -> Self {
+        Self { handle: bus.handle(), engine: Some(Arc::clone(&bus.0)) }
+    }
+}
+
+impl From<&BusHandle> for FarBus {
+    fn from(handle: &BusHandle) -> Self {
+        Self { handle: handle.clone(), engine: None }
+    }
+}
+
 impl Bus {
     /// Resolves directives of this bus on another bus of this process, too: their values there become values here. A
     /// directive is active there as long as it is here.
     ///
+    /// A controller with a bus of its own reaches the bus that it is on: `own.bridge(context.bus(), ..)`, in a plugin too.
+    ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if directives might come back to this bus.
-    pub fn bridge(&self, to: &Bus, across: Across) -> Result<Bridge, BusError> {
+    /// [`ErrorKind::Invalid`] if directives might come back to this bus, as far as buses with bridges are concerned: what a
+    /// controller asks elsewhere is its own business, and so is what is behind a handle.
+    pub fn bridge(&self, to: impl Into<FarBus>, across: Across) -> Result<Bridge, BusError> {
+        let FarBus { handle, engine: to } = to.into();
         // Two bridges that are created at the same time must not form a cycle together, whichever buses they begin at.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let looking = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        if Arc::ptr_eq(&self.0, &to.0) || to.0.leads_to(&self.0, &across) {
+        let leads_back = |to: &Arc<Engine>| Arc::ptr_eq(&self.0, to) || to.leads_to(&self.0, &across);
+        if to.as_ref().is_some_and(leads_back) {
             let what = "a bridge would create a cycle; use different directive types for each direction";
             return Err(Error::new(ErrorKind::Invalid, what).into());
         }
         let across = Arc::new(across);
-        let bridge = BridgeTo { to: Arc::downgrade(&to.0), across: Arc::downgrade(&across) };
-        self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(bridge);
+        if let Some(to) = to {
+            let bridge = BridgeTo { to: Arc::downgrade(&to), across: Arc::downgrade(&across) };
+            self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(bridge);
+        }
         drop(looking);
         let info = own_info("controllerbus/bridge", "Resolves directives on another bus");
-        let id = self.add_controller(Arc::new(Crossing::new(to.handle(), across)), info);
+        let id = self.add_controller(Arc::new(Crossing::new(handle, across)), info);
         Ok(Bridge { from: self.clone(), id })
     }
 }
@@ -157,22 +188,14 @@ impl AnyController for Crossing {
         Some(Box::pin(async move {
             let id = directive.id().to_owned();
             let mut request = self.to.raw(directive)?;
-            let mut here: HashMap<ValueId, ValueId> = HashMap::new();
+            let mut here = Relay::new(Arc::clone(&sink));
             let mut last_failure = None;
             loop {
                 let event = poll_fn(|cx| request.poll_event(cx)).await;
                 let failure = last_failure.take();
                 match event {
-                    Some(RawEvent::Added(there, value)) => {
-                        if let Some(id) = sink.add(value) {
-                            here.insert(there, id);
-                        }
-                    }
-                    Some(RawEvent::Removed(there)) => {
-                        if let Some(id) = here.remove(&there) {
-                            sink.remove(id);
-                        }
-                    }
+                    Some(RawEvent::Added(there, value)) => here.added(there, value),
+                    Some(RawEvent::Removed(there)) => here.removed(there),
                     Some(RawEvent::Idle) => sink.set_idle(true),
                     Some(RawEvent::Busy) => sink.set_idle(false),
                     Some(RawEvent::Failed(error)) if here.is_empty() => return Err(error),

@@ -144,7 +144,7 @@ impl Engine {
             && self.runtime().is_ok()
             && let Err(error) = self.add_candidates(self.next_id(), set, Earlier::Keep)
         {
-            tracing::error!(%error, "functions that are linked in do not run");
+            tracing::error!(%error, "functions that are linked in failed to start");
         }
     }
 

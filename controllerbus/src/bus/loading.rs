@@ -78,9 +78,11 @@ pub struct LoadedConfig {
     pub versions: Vec<Version>,
 }
 
-/// Asks for a running controller of a config. It runs as long as the directive is active.
+/// Asks for a running controller of a config. It runs as long as the directive is active: hold the
+/// [`Request`](crate::Request), because `resolve` releases its own when it has the value.
 #[derive(crate::Directive, Clone, Debug, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/load-controller", value = LoadedController)]
+#[non_exhaustive]
 pub struct LoadControllerWithConfig {
     /// The config ID.
     pub config_id: String,
@@ -102,7 +104,24 @@ impl LoadControllerWithConfig {
     pub fn of<C: Config>(config: &C) -> Result<Self, BusError> {
         let config = serde_json::to_string(config)
             .map_err(|error| Error::new(ErrorKind::Encoding, format!("config {}: {error}", C::ID)))?;
-        Ok(Self { config_id: C::ID.to_owned(), version: None, config, retry: None })
+        Ok(Self::by_id(C::ID, config))
+    }
+
+    /// Asks for a controller of a config whose type only its plugin knows: its ID, and the config as JSON text.
+    pub fn by_id(config_id: impl Into<String>, config: impl Into<String>) -> Self {
+        Self { config_id: config_id.into(), version: None, config: config.into(), retry: None }
+    }
+
+    /// With the versions that will do.
+    #[must_use]
+    pub fn with_version(self, version: VersionReq) -> Self {
+        Self { version: Some(version), ..self }
+    }
+
+    /// With how often it is tried again.
+    #[must_use]
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry: Some(retry), ..self }
     }
 }
 
@@ -154,12 +173,31 @@ impl ApplyConfigSet {
 /// Looks up keys of the applied config sets. There is a value for each key that is applied, with its state.
 #[derive(crate::Directive, Clone, Debug, Default, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/lookup-config-set", value = AppliedConfig)]
+#[non_exhaustive]
 pub struct LookupConfigSet {
     /// The keys; all of them if there is none here.
     pub keys: Vec<String>,
     /// Whether the configs of these keys are kept as long as the directive is active, even if whoever has applied them withdraws
     /// them.
     pub keep: bool,
+}
+
+impl LookupConfigSet {
+    /// Looks up these keys.
+    pub fn of<I: Into<String>>(keys: impl IntoIterator<Item = I>) -> Self {
+        Self { keys: keys.into_iter().map(Into::into).collect(), keep: false }
+    }
+
+    /// Looks up all keys.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Also keeps the configs; see [`LookupConfigSet::keep`](struct@LookupConfigSet).
+    #[must_use]
+    pub fn keep(self) -> Self {
+        Self { keep: true, ..self }
+    }
 }
 
 /// Lists the controllers on the bus: there is a value for each, which is replaced when something about it changes.
@@ -176,9 +214,22 @@ pub struct ListFactories {}
 /// something about it changes. While it is active, every change of a directive costs more.
 #[derive(crate::Directive, Clone, Debug, Default, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "controllerbus/list-directives", value = DirectiveSnapshot)]
+#[non_exhaustive]
 pub struct ListDirectives {
     /// Only directives with this id.
     pub id: Option<String>,
+}
+
+impl ListDirectives {
+    /// Lists those with this id.
+    pub fn of(id: impl Into<String>) -> Self {
+        Self { id: Some(id.into()) }
+    }
+
+    /// Lists all of them.
+    pub fn all() -> Self {
+        Self::default()
+    }
 }
 
 /// Directives that are not listed: their values change with the list.

@@ -215,7 +215,7 @@ use std::time::Duration;
 pub use applying::{ApplyReport, ConfigOwner};
 #[cfg(test)]
 pub(crate) use bridge::Crossing;
-pub use bridge::{Across, Bridge};
+pub use bridge::{Across, Bridge, FarBus};
 pub use config_state::{ConfigState, Pending, RunState};
 pub(crate) use contain::{contain, contained};
 pub use counts::{CountsSnapshot, ResolverCounts};

@@ -50,7 +50,7 @@ mod tests {
             let told = with_advice(Error::msg(text)).to_string();
             assert!(told.contains("stop-first") && !told.contains("context.listen"), "{told}");
         }
-        let plain = "cannot listen at 127.0.0.1:80: somebody else listens there";
+        let plain = "cannot listen at 127.0.0.1:80: the address is already in use";
         assert_eq!(with_advice(Error::msg(plain)).to_string(), plain);
     }
 }

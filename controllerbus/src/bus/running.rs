@@ -1,4 +1,4 @@
-//! Controllers and factories that somebody has added by hand, for as long as he holds them.
+//! Controllers and factories that are added at run time, and live as long as their guard.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub trait RawRunning: Send + Sync {
 
 /// A controller that was added to the bus and runs until this is dropped; made by [`super::BusHandle::add_controller`].
 ///
-/// Whoever keeps it, such as another controller in a field of its own, owns the controller: both end together.
+/// The holder owns the controller, such as another controller in a field of its own: both end together.
 #[must_use = "dropping it removes the controller"]
 pub struct Running(Box<dyn RawRunning>);
 

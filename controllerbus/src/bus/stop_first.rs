@@ -264,7 +264,7 @@ impl Engine {
                 if !is_cut {
                     return state.suspend(&standing, entry.id, effects);
                 }
-                let what = format!("{} had to end, and what it was called for had not", entry.info.id);
+                let what = format!("{} was stopped while this call was still running", entry.info.id);
                 state.cut_call(entry.id, Error::new(ErrorKind::Closed, what), effects);
             });
         }

@@ -46,6 +46,7 @@ impl fmt::Debug for ConfigSet {
 /// One controller's config.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Entry {
     /// The config ID.
     pub id: String,
@@ -72,6 +73,30 @@ impl Entry {
     /// A config of this ID, of revision 0 and for any version.
     pub fn new(id: impl Into<String>, config: serde_json::Value) -> Self {
         Self { id: id.into(), version: None, revision: 0, supersede: false, retry: None, config }
+    }
+
+    /// With the versions of the controller that are accepted.
+    #[must_use]
+    pub fn with_version(self, version: semver::VersionReq) -> Self {
+        Self { version: Some(version), ..self }
+    }
+
+    /// With a revision.
+    #[must_use]
+    pub fn with_revision(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// Lets a factory of a higher version that comes later take over from the running controller.
+    #[must_use]
+    pub fn with_supersede(self) -> Self {
+        Self { supersede: true, ..self }
+    }
+
+    /// With how often the controller, its execution and its resolvers are tried again.
+    #[must_use]
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry: Some(retry), ..self }
     }
 
     /// Reads a single entry from YAML.

@@ -170,7 +170,7 @@ impl AnyController for Exclusive {
                     let dropping = std::panic::AssertUnwindSafe(move || drop(controller));
                     if let Err(payload) = std::panic::catch_unwind(dropping) {
                         let error = Error::from_panic(payload);
-                        tracing::error!(%error, "the destructor of a controller");
+                        tracing::error!(%error, "a controller's destructor panicked");
                     }
                     dropped.cancel();
                 });

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_core::Stream;
 use tokio::sync::watch;
 
-use super::{AnyValue, Callback, Directive, Event, Held, RawRequest, Request, Shared, ValueId, ValueSink, Values};
+use super::{
+    AnyValue, Callback, Directive, Event, Held, RawRequest, Relay, Request, Shared, ValueId, ValueSink, Values,
+};
 use crate::bus::contained;
 use crate::{Backoff, Result};
 
@@ -84,15 +86,15 @@ impl<V: Send + Sync + 'static> Values<V> {
         mut request: Request<D>,
         mut map: impl FnMut(&D::Value) -> R,
     ) -> Result<()> {
-        let mut held = self.keyed();
+        let mut held = Relay::new(self.sink());
         while let Some(event) = request.next().await {
             match event {
                 Event::Added(id, value) => {
                     if let Some(value) = map(&value).mapped()? {
-                        held.set(id, value);
+                        held.added(id, self.pack(value));
                     }
                 }
-                Event::Removed(id) => drop(held.remove(&id)),
+                Event::Removed(id) => held.removed(id),
                 Event::Idle => self.idle(),
                 Event::Busy => self.busy(),
                 Event::Failed(error) if held.is_empty() => return Err(error),

@@ -22,7 +22,7 @@ impl<D: Directive> std::fmt::Debug for Latest<D> {
 }
 
 impl<D: Directive> Latest<D> {
-    /// Waits until the newest value that stands is another one than the last time, and returns it: `Some(None)` when none stands
+    /// Waits until the newest active value differs from the last one returned, and returns it: `Some(None)` when there is none
     /// any more, `None` when the directive is gone. What came in between is skipped. Cancel-safe.
     pub async fn next(&mut self) -> Option<Option<Arc<D::Value>>> {
         poll_fn(|cx| self.poll(cx)).await

@@ -2,6 +2,7 @@
 
 mod helpers;
 mod latest;
+mod relay;
 mod request;
 mod shared;
 mod values;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use helpers::{Child, Keyed, Mapped};
 pub use latest::Latest;
+pub(crate) use relay::Relay;
 pub(crate) use request::superseded;
 pub use request::{Event, RawEvent, RawRequest, Request};
 pub use shared::{Shared, SharedMap};
@@ -76,7 +78,7 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
     /// if they are equal, and so are those of two generations: after a swap the new generation's controllers have asked, and
     /// answered, anew. A host that asks for what only a plugin answers, or the other way round, gets an error that says so; use an
     /// [`Interface`](crate::Interface) for objects that cross. A value that stands keeps its generation loaded. In a plugin that
-    /// runs in a process of its own there are none.
+    /// runs in a process of its own they are objects of that process.
     ///
     /// ```
     /// use std::sync::Arc;

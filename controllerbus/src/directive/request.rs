@@ -62,7 +62,7 @@ pub trait RawRequest: Send {
     /// # Errors
     /// Where that is not known.
     fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
-        Err(Error::msg("who is at work on it is not known in this process"))
+        Err(Error::msg("this process does not know which controllers resolve it"))
     }
 }
 
@@ -274,14 +274,14 @@ pub(crate) fn superseded(id: &str) -> Error {
 /// Who is at work on a directive, in words.
 pub(super) fn describe(resolvers: &[ResolverSnapshot]) -> String {
     if resolvers.is_empty() {
-        return "nobody answers it".to_owned();
+        return "no controller resolves it".to_owned();
     }
     let one = |resolver: &ResolverSnapshot| {
         let (who, values) = (format!("`{}` (controller {})", resolver.name, resolver.controller.0), resolver.values);
         match &resolver.state {
-            ResolverState::Working => format!("{who} is at work on it"),
+            ResolverState::Working => format!("{who} is still working on it"),
             ResolverState::Failed { error } => format!("{who} failed: {error}"),
-            ResolverState::Held => format!("{who} does not serve yet"),
+            ResolverState::Held => format!("{who} is not serving yet"),
             ResolverState::Idle if values == 1 => format!("{who} has added one value"),
             ResolverState::Idle if values > 1 => format!("{who} has added {values} values"),
             _ => format!("{who} has nothing to add"),

@@ -176,7 +176,7 @@ pub trait ValueSink: Send + Sync {
     fn reference(&self) -> Result<Box<dyn RawRequest>> {
         Err(not_here("refer to the directive that it answers"))
     }
-    /// Ends the directive, unless it is referred to and that counts. False if it goes on.
+    /// Ends the directive, unless it is referred to and that counts. False if it stays active.
     ///
     /// # Errors
     /// That it cannot be ended from here.
@@ -355,8 +355,8 @@ impl<V: Send + Sync + 'static> Values<V> {
         Ok(self.sink.reference()?.resolvers()?.iter().map(|resolver| resolver.values).sum())
     }
 
-    /// Ends the directive for everybody: its requests read an end. For what cannot be true any more, such as a link that the
-    /// other side has closed. False if it has ended already. In a plugin that runs in a process of its own, the thread waits until
+    /// Ends the directive for everybody: its requests end. Use this when the answer can no longer be valid, such as a link that
+    /// the other side has closed. False if it has ended already. In a plugin that runs in a process of its own, the thread waits until
     /// the host has answered.
     ///
     /// # Errors
@@ -365,7 +365,7 @@ impl<V: Send + Sync + 'static> Values<V> {
         self.sink.close(true)
     }
 
-    /// Ends the directive if it has no strong reference, whatever time it would be kept. False if it goes on.
+    /// Ends the directive if it has no strong reference, whatever time it would be kept. False if it stays active.
     ///
     /// # Errors
     /// As [`Values::close`].

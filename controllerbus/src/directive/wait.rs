@@ -32,7 +32,7 @@ use crate::{BusError, Error, Result};
 /// let warm = bus.resolve(Temperature {}).matching(|degrees| *degrees > 20).within(Duration::from_millis(20)).await;
 /// let error = warm.expect_err("there is no thermometer");
 /// assert_eq!(error.kind(), ErrorKind::TimedOut);
-/// assert_eq!(error.to_string(), "no value of example/temperature that matches within 20ms: nobody answers it");
+/// assert_eq!(error.to_string(), "no value of example/temperature that matches within 20ms: no controller resolves it");
 /// # Ok(())
 /// # }
 /// ```

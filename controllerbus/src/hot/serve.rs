@@ -233,7 +233,7 @@ impl AnyController for Serving {
             let named = format!("`{}::{}` of `{}`", short(&asked.of), asked.method, self.table.id);
             let value = self.answer(asked).await?;
             if sink.add(value).is_none() && !sink.is_cancelled() {
-                return Err(Error::msg(format!("what {named} returns could not be handed to the caller")));
+                return Err(Error::msg(format!("the result of {named} could not be returned to the caller")));
             }
             Ok(())
         }))

@@ -29,7 +29,7 @@ pub(crate) fn bind(address: &Address) -> Result<StdListener> {
     };
     // Not the system's message, by which `bus/owning.rs` recognizes a controller's own `bind`.
     bound.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => Error::msg(format!("cannot listen at {address}: somebody else listens there")),
+        io::ErrorKind::AddrInUse => Error::msg(format!("cannot listen at {address}: the address is already in use")),
         _ => Error::msg(format!("cannot listen at {address}: {error}")),
     })
 }

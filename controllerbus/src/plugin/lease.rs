@@ -47,6 +47,7 @@ impl std::fmt::Debug for Leases {
 
 /// How many of each kind hold a generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Holders {
     /// Factories that the bus knows.
     pub factories: usize,
@@ -84,7 +85,7 @@ impl std::fmt::Display for Holders {
             .filter(|(count, ..)| *count > 0)
             .map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }))
             .collect();
-        f.write_str(if held.is_empty() { "nobody" } else { "" })?;
+        f.write_str(if held.is_empty() { "nothing" } else { "" })?;
         f.write_str(&held.join(", "))
     }
 }

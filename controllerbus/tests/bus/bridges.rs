@@ -39,6 +39,44 @@ async fn a_directive_goes_across_a_bridge_and_its_values_come_back_and_go() {
     }
 }
 
+/// Has a bus of its own, on which it asks for what is answered on the one that it is on.
+struct WithOwnBus {
+    own: Bus,
+    _bridge: controllerbus::bus::Bridge,
+}
+
+#[derive(Config, Serialize, Deserialize, PartialEq)]
+#[config(id = "test/with-own-bus")]
+struct OwnConfig {}
+
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/asked-on-own-bus", value = String)]
+struct OnOwnBus {}
+
+#[hot_plugin(id = "test/with-own-bus", version = "1.0.0")]
+impl Controller for WithOwnBus {
+    type Config = OwnConfig;
+
+    async fn construct(_: OwnConfig, context: &Context) -> Result<Self> {
+        let own = Bus::new();
+        let _bridge = own.bridge(context.bus(), Across::types(["test/words"]))?;
+        Ok(Self { own, _bridge })
+    }
+
+    #[resolves]
+    async fn asked(&self, _: OnOwnBus) -> Result<String> {
+        Ok(self.own.resolve(Words { number: 3 }).await?.to_string())
+    }
+}
+
+#[tokio::test]
+async fn a_controller_bridges_a_bus_of_its_own_to_the_one_that_it_is_on() {
+    let bus = Bus::new();
+    answers(&bus, "outside");
+    bus.apply(ConfigSet::from_yaml("own: { id: test/with-own-bus }").unwrap()).await.unwrap().all_running().unwrap();
+    assert_eq!(*soon(bus.resolve(OnOwnBus {})).await.unwrap(), "outside 3");
+}
+
 #[tokio::test]
 async fn only_what_the_filter_wants_goes_across() {
     let (here, there) = (Bus::new(), Bus::new());

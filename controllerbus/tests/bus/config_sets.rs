@@ -290,7 +290,7 @@ fn what_is_written_as_yaml_or_json_reads_back_equal() {
             "numbers": [0, -1, u64::MAX, i64::MIN, 1.0, -0.5, 1e300, 1e-7, 123_456_789.25],
             "truth": [true, false, null],
         });
-        set.set(format!("{text}{at}"), Entry { revision: at as u64, ..Entry::new(*text, nested) });
+        set.set(format!("{text}{at}"), Entry::new(*text, nested).with_revision(at as u64));
     }
     let long = "a long key, ".repeat(200);
     set.set(long.clone(), Entry::new(long, serde_json::json!("only a text")));
@@ -316,7 +316,7 @@ fn a_set_is_written_in_the_same_order_and_without_what_goes_without_saying() {
 fn merging_keeps_the_higher_revision_and_overwriting_takes_the_other_one() {
     let set = |a: u64, config: u64| {
         let mut set = ConfigSet::new();
-        set.set("a", Entry { revision: a, ..Entry::new("x", config.into()) });
+        set.set("a", Entry::new("x", config.into()).with_revision(a));
         set
     };
     let mut merged = set(2, 1);

@@ -218,8 +218,7 @@ async fn whoever_asks_for_a_controller_that_fails_is_told_why_and_it_is_tried_ag
     let good = LoadControllerWithConfig::of(&VersionedConfig { fail: false }).unwrap();
     let mut states = bus.request(ExecController { load: good }).unwrap();
     soon(async { while !matches!(&*states.value().await.unwrap(), ExecState::Running(_)) {} }).await;
-    let bad =
-        LoadControllerWithConfig { config_id: "test/versioned".into(), version: None, config: "{".into(), retry: None };
+    let bad = LoadControllerWithConfig::by_id("test/versioned", "{");
     let error = soon(bus.resolve(bad)).await.expect_err("no JSON");
     assert!(error.to_string().contains("not valid JSON"), "{error}");
 }

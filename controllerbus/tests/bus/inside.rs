@@ -111,11 +111,11 @@ async fn controllers_and_directives_are_listed_and_followed_from_inside() {
     let found = soon(listed.value().matching(|found| found.info.id == "test/speaker")).await.unwrap();
     assert_eq!((found.id, found.resolves.as_slice()), (running.id(), ["test/words".to_owned()].as_slice()));
 
-    let mut directives = handle.request(ListDirectives { id: None }).unwrap();
+    let mut directives = handle.request(ListDirectives::all()).unwrap();
     let request = handle.request(Words { number: 7 }).unwrap();
     let found = soon(directives.value().matching(|found| !found.values.is_empty())).await.unwrap();
     assert_eq!((found.id.as_str(), found.resolvers[0].controller), ("test/words", running.id()));
-    assert_eq!(soon(handle.resolve_all(ListDirectives { id: Some("test/other".into()) })).await.unwrap().len(), 0);
+    assert_eq!(soon(handle.resolve_all(ListDirectives::of("test/other"))).await.unwrap().len(), 0);
     drop(request);
     while directives.standing().count() > 0 {
         soon(directives.next()).await;
@@ -360,9 +360,9 @@ async fn a_controller_is_a_source_of_factories_for_configs_that_wait_for_one() {
 async fn configs_are_looked_up_from_inside_and_kept_alive() {
     let bus = Bus::new();
     let _added = bus.handle().add_factories(vec![factory::<Inside>("inside", "1.0.0")]).unwrap();
-    let mut all = bus.request(LookupConfigSet { keys: Vec::new(), keep: false }).unwrap();
+    let mut all = bus.request(LookupConfigSet::all()).unwrap();
     assert!(soon(all.values()).await.unwrap().is_empty());
-    let keeps = bus.request(LookupConfigSet { keys: vec!["inside".into()], keep: true }).unwrap();
+    let keeps = bus.request(LookupConfigSet::of(["inside"]).keep()).unwrap();
 
     let mut set = ConfigSet::new();
     set.insert("inside", 3, &InsideConfig { number: 1 }).unwrap();
@@ -378,7 +378,7 @@ async fn configs_are_looked_up_from_inside_and_kept_alive() {
     let newer = bus.config_owner();
     set.insert("inside", 4, &InsideConfig { number: 2 }).unwrap();
     soon(newer.apply(set)).await.unwrap();
-    let mut look = bus.request(LookupConfigSet { keys: vec!["inside".into()], keep: false }).unwrap();
+    let mut look = bus.request(LookupConfigSet::of(["inside"])).unwrap();
     assert_eq!(soon(look.value()).await.unwrap().revision, 4);
     let mut changes = bus.changes();
     while bus.config("inside").expect("it is there").candidates != [4] {
@@ -404,8 +404,8 @@ async fn others_of(bus: &Bus, key: &str, number: usize) {
 async fn two_who_keep_the_same_key_come_to_rest() {
     let bus = Bus::new();
     bus.add_factories(Source(1), vec![factory::<Inside>("inside", "1.0.0")]);
-    let _all = bus.request(LookupConfigSet { keys: Vec::new(), keep: true }).unwrap();
-    let _one = bus.request(LookupConfigSet { keys: vec!["inside".into()], keep: true }).unwrap();
+    let _all = bus.request(LookupConfigSet::all().keep()).unwrap();
+    let _one = bus.request(LookupConfigSet::of(["inside"]).keep()).unwrap();
     let owner = bus.config_owner();
     let text = |number| format!("inside: {{ id: test/inside, revision: 2, config: {{ number: {number} }} }}");
     for number in [1, 2] {
@@ -430,7 +430,7 @@ async fn keeping_a_config_neither_retries_it_nor_brings_a_removed_controller_bac
     soon(bus.apply(ConfigSet::from_yaml(text).unwrap())).await.unwrap();
     let RunState::Running(controller) = bus.config("inside").expect("it is there").state else { panic!("it runs") };
     assert!(soon(bus.remove_controller(controller)).await);
-    let _keeps = bus.request(LookupConfigSet { keys: Vec::new(), keep: true }).unwrap();
+    let _keeps = bus.request(LookupConfigSet::all().keep()).unwrap();
     for key in ["bad", "inside"] {
         others_of(&bus, key, 1).await;
     }
@@ -448,7 +448,7 @@ async fn a_controller_that_is_asked_for_is_tried_as_often_as_was_said() {
     let retry = Retry::default().with_start(std::time::Duration::from_secs(1)).with_stop_after(3);
     let load = LoadControllerWithConfig::of(&FailsConfig {}).unwrap();
     let begun = tokio::time::Instant::now();
-    let mut request = bus.request(LoadControllerWithConfig { retry: Some(retry), ..load }).unwrap();
+    let mut request = bus.request(load.with_retry(retry)).unwrap();
     let error = soon(request.value()).await.expect_err("it cannot be made");
     assert!(error.to_string().contains("it cannot be made"), "{error}");
     assert_eq!(fails.tries.load(Ordering::Relaxed), 3);

@@ -116,13 +116,7 @@ impl World {
                         let (kind, number, revision) =
                             (KINDS[dice.below(KINDS.len())], dice.below(3) as u64, dice.below(4) as u64);
                         let config = serde_json::json!({ "number": number });
-                        set.set(
-                            key,
-                            controllerbus::config::Entry {
-                                revision,
-                                ..controllerbus::config::Entry::new(kind, config)
-                            },
-                        );
+                        set.set(key, controllerbus::config::Entry::new(kind, config).with_revision(revision));
                         applied.insert(key, (kind, number, revision));
                     }
                 }

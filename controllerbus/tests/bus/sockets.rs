@@ -213,7 +213,7 @@ async fn an_address_is_one_keys_alone_and_who_has_it_is_named() {
     let third = format!("third: {{ id: test/door, config: {{ at: '{taken}' }} }}");
     bus.apply(ConfigSet::from_yaml(&third).unwrap()).await.unwrap();
     let error = problem(&bus, "third").await;
-    assert!(error.contains(&format!("cannot listen at {taken}: somebody else listens there")), "{error}");
+    assert!(error.contains(&format!("cannot listen at {taken}: the address is already in use")), "{error}");
     let wrong = "fourth: { id: test/door, config: { at: '8080' } }";
     bus.apply(ConfigSet::from_yaml(wrong).unwrap()).await.unwrap();
     let error = problem(&bus, "fourth").await;

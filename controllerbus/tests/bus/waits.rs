@@ -26,11 +26,11 @@ async fn a_wait_with_a_deadline_says_who_was_at_work_on_it() {
     let limit = Duration::from_secs(2);
     let error = bus.resolve(Words { number: 1 }).within(limit).await.expect_err("nobody is there");
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    assert_eq!(error.to_string(), "no value of test/words within 2s: nobody answers it");
+    assert_eq!(error.to_string(), "no value of test/words within 2s: no controller resolves it");
 
     resolver(&bus, |_, _| std::future::pending());
     let error = bus.resolve(Words { number: 1 }).within(limit).await.expect_err("it takes longer");
-    assert!(error.to_string().contains("`test/closure` (controller 1) is at work on it"), "{error}");
+    assert!(error.to_string().contains("`test/closure` (controller 1) is still working on it"), "{error}");
 
     resolver(&bus, |_, _| std::future::ready(Err(Error::msg("the shop is shut"))));
     let mut request = bus.request(Words { number: 1 }).unwrap();

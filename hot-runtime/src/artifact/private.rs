@@ -79,7 +79,7 @@ impl Verified {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         private_folder(dir)?;
         // As `/proc/self/maps` will name it.
-        let dir = dir.canonicalize().map_err(Error::io("finding the folder for private copies", dir))?;
+        let dir = dir.canonicalize().map_err(Error::io("finding the directory for private copies", dir))?;
         let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
         let name = format!(
             "{}-{}-{sequence}{}",
@@ -109,16 +109,16 @@ fn private_folder(dir: &Path) -> Result<()> {
         reason: reason.to_owned(),
         help: "remove it, or use another work folder".to_owned(),
     };
-    create_private_dir(dir).map_err(Error::io("creating the folder for private copies", dir))?;
-    let found = std::fs::symlink_metadata(dir).map_err(Error::io("checking the folder for private copies", dir))?;
+    create_private_dir(dir).map_err(Error::io("creating the directory for private copies", dir))?;
+    let found = std::fs::symlink_metadata(dir).map_err(Error::io("checking the directory for private copies", dir))?;
     if !found.is_dir() {
         return Err(refuse("the path for private copies is not a directory"));
     }
     if !is_own(&found) {
-        return Err(refuse("the folder for private copies belongs to another user"));
+        return Err(refuse("the directory for private copies belongs to another user"));
     }
     if is_open_to_others(&found) {
-        return Err(refuse("other users can enter the folder for private copies"));
+        return Err(refuse("other users can enter the directory for private copies"));
     }
     Ok(())
 }

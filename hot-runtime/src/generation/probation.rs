@@ -7,8 +7,8 @@ use controllerbus::bus::{ResolverCounts, Source};
 
 /// For how long, and by which limits, a new generation is judged after it has taken over from another one.
 ///
-/// An unhealthy generation is taken back: the previous one serves again, by an ordinary swap that hands its state over.
-/// A generation whose process crashes is taken back at once.
+/// An unhealthy generation is rolled back: the previous one serves again, by an ordinary swap that hands its state over.
+/// A generation whose process crashes is rolled back at once.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Probation {
@@ -36,7 +36,7 @@ impl Probation {
         Self { time, ..Self::default() }
     }
 
-    /// Sets the share of failed resolver runs, from 0 to 1, above which a generation is taken back.
+    /// Sets the share of failed resolver runs, from 0 to 1, above which a generation is rolled back.
     #[must_use]
     pub fn failure_share(mut self, share: f64) -> Self {
         self.failure_share = share;

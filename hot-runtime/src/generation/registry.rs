@@ -65,7 +65,7 @@ pub struct GenerationInfo {
     pub pid: Option<u32>,
     /// What confines it: limits, Landlock, seccomp, a control group, capabilities.
     pub layers: Vec<String>,
-    /// Why it was taken back, if it was.
+    /// Why it was rolled back, if it was.
     pub taken_back: Option<String>,
     /// The JSON schemas of the directives that its controllers resolve and that can be asked from outside the plugin, by id.
     #[serde(skip)]

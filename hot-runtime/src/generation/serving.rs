@@ -1,4 +1,4 @@
-//! A plugin's serving generation, its history, and how an unhealthy generation is taken back.
+//! A plugin's serving generation, its history, and how an unhealthy generation is rolled back.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -302,7 +302,7 @@ impl Serving {
         if state.current.as_ref().is_none_or(|current| current.number != generation) {
             return;
         }
-        tracing::warn!(plugin = self.id, generation, reason, "a new generation is unhealthy and is taken back");
+        tracing::warn!(plugin = self.id, generation, reason, "a new generation is unhealthy and is rolled back");
         if let Err(error) = self.go_back(&mut state, None, reason).await {
             let error = error.with_causes();
             tracing::error!(plugin = self.id, generation, %error, "an unhealthy generation could not be taken back");

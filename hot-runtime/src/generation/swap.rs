@@ -203,7 +203,7 @@ async fn bring_up(
         let owner = shared.bus.config_owner();
         let set = configs(starting.iter().map(String::as_str));
         if let Err(error) = owner.apply(set).await {
-            tracing::error!(plugin, generation = number, %error, "its functions do not run");
+            tracing::error!(plugin, generation = number, %error, "its functions failed to start");
         }
         generation.starts = Some(owner);
     }

@@ -382,12 +382,7 @@ mod tests {
 
     #[test]
     fn a_plugin_starts_and_applies_what_it_may_and_never_what_would_give_it_more() {
-        let load = |id: &str| LoadControllerWithConfig {
-            config_id: id.to_owned(),
-            version: None,
-            config: "{}".to_owned(),
-            retry: None,
-        };
+        let load = |id: &str| LoadControllerWithConfig::by_id(id, "{}");
         assert!(!refused(&load("anything")));
         for powerful in POWERFUL {
             assert!(refused(&load(powerful)), "{powerful}");

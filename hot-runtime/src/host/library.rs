@@ -154,7 +154,7 @@ impl Loaded {
             return Unload::Stuck { threads: shutdown.threads_left, reason: do_not_end(&self.threads()) };
         }
         if shutdown.handler_left {
-            return Unload::Stuck { threads: 0, reason: "a signal handler of it does not return".to_owned() };
+            return Unload::Stuck { threads: 0, reason: "one of its signal handlers has not returned".to_owned() };
         }
         if self.leases.holders() != controllerbus::plugin::Holders::default() {
             return Unload::Held;
@@ -205,7 +205,7 @@ impl Drop for Loaded {
 fn do_not_end(threads: &[String]) -> String {
     let names: Vec<String> = threads.iter().map(|name| format!("`{name}`")).collect();
     match names.len() {
-        0 => "a thread of it does not end".to_owned(),
+        0 => "one of its threads has not ended".to_owned(),
         1 => format!("its thread {} does not end", names[0]),
         many => format!("{many} of its threads do not end: {}", names.join(", ")),
     }

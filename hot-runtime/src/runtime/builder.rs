@@ -37,6 +37,26 @@ use crate::util::{blocking, in_full};
 static RUNTIMES: AtomicU64 = AtomicU64::new(0);
 
 /// Configures a [`HotRuntime`].
+///
+/// ```no_run
+/// use controllerbus::{Bus, ConfigSet};
+/// use hot_runtime::{HotRuntime, Trust};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let bus = Bus::new();
+/// let runtime = HotRuntime::builder(&bus)
+///     .watch("../greeter")          // a crate: built, and swapped in after each change
+///     .plugins_dir("plugins")       // files that were built elsewhere: loaded as they come, unloaded as they go
+///     .trust(Trust::anyone())       // nobody else can write to that folder
+///     .print_events()
+///     .start()
+///     .await?;
+/// bus.apply(ConfigSet::from_yaml("greeter: { id: example/greeter, config: { greeting: Hello } }")?).await?.all_running()?;
+/// // ... until the program ends
+/// runtime.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Builder {
     bus: Bus,
     plugins: Vec<PluginSpec>,
@@ -153,7 +173,7 @@ impl Builder {
     }
 
     /// Sets for how long, and by which limits, a new generation is judged after it has taken over; 10 s unless set. An
-    /// unhealthy one is taken back, and the previous one serves again. `Probation::lasting(Duration::ZERO)` turns this
+    /// unhealthy one is rolled back, and the previous one serves again. `Probation::lasting(Duration::ZERO)` turns this
     /// off.
     #[must_use]
     pub fn probation(mut self, probation: Probation) -> Self {
@@ -279,7 +299,7 @@ impl Builder {
             return Err(Error::Settings { reason: reason.to_owned() });
         }
         if !self.plugins_dirs.is_empty() && self.settings.checks.are_undecided() {
-            let reason = "there is a plugins folder, but it is not set whose files are loaded from it; pass `Trust::keys(..)` to \
+            let reason = "there is a plugins directory, but no trust policy for its files; pass `Trust::keys(..)` to \
                           `Builder::trust`, or `Trust::anyone()` to accept every file where nobody else can write";
             return Err(Error::Settings { reason: reason.to_owned() });
         }
@@ -288,7 +308,7 @@ impl Builder {
             None => PathBuf::from("target/controllerbus"),
         };
         std::fs::create_dir_all(&work_dir).map_err(|source| Error::Io {
-            what: "creating the work folder".to_owned(),
+            what: "creating the work directory".to_owned(),
             path: work_dir.clone(),
             source,
         })?;

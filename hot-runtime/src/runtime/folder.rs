@@ -59,10 +59,10 @@ pub(crate) fn load(
                       `Builder::trust`";
         return Err(Error::Settings { reason: reason.to_owned() });
     }
-    let found = std::fs::metadata(&dir).map_err(Error::io("opening the plugins folder", &dir))?;
+    let found = std::fs::metadata(&dir).map_err(Error::io("opening the plugins directory", &dir))?;
     if !found.is_dir() {
         let (reason, help) =
-            ("it is not a folder".to_owned(), "name the folder that the plugin files are in".to_owned());
+            ("it is not a directory".to_owned(), "pass the directory that contains the plugin files".to_owned());
         return Err(Error::Folder { path: dir, reason, help });
     }
     let mut folder = Folder::new(inner, dir)?;

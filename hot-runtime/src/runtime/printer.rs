@@ -12,7 +12,11 @@ const PROGRESS: Duration = Duration::from_secs(2);
 
 /// A listener that prints events on standard error.
 pub(super) fn printer() -> impl Fn(&RuntimeEvent) + Send + Sync + 'static {
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    // As https://no-color.org and http://bixense.com/clicolors have it.
+    let forced = is_set("CLICOLOR_FORCE") && std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+    let wanted = std::env::var_os("CLICOLOR").is_none_or(|value| value != "0");
+    let colours = !is_set("NO_COLOR") && (forced || wanted && std::io::stderr().is_terminal());
     let last = Mutex::new(Instant::now());
     move |event| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -211,7 +211,7 @@ impl StandingState {
         self.spent |= options.once;
         let unanswered = self.resolver_of(controller).filter(|_| options.once && self.is_at_work(controller));
         if let Some(resolver) = unanswered.filter(|resolver| !self.holds_back(&resolver.lane_ref)) {
-            let what = format!("`{}` went before it had answered", resolver.lane_ref.info.id);
+            let what = format!("`{}` was removed before it answered", resolver.lane_ref.info.id);
             self.emit(&RawEvent::Failed(Error::new(ErrorKind::NotFound, what)), effects);
         }
         self.remove_resolver(controller, effects);

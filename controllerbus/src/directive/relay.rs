@@ -1,0 +1,69 @@
+//! The values of one directive, shown at another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{AnyValue, ValueId, ValueSink};
+
+/// Passes on values that come and go elsewhere. What is refused because there are as many values as are wanted waits for
+/// one to go: a replacement comes before what it replaces goes.
+pub(crate) struct Relay {
+    sink: Arc<dyn ValueSink>,
+    /// The values here, by those there.
+    shown: HashMap<ValueId, ValueId>,
+    /// What there was no room for, in the order in which it came.
+    waiting: Vec<(ValueId, AnyValue)>,
+}
+
+impl Relay {
+    pub(crate) fn new(sink: Arc<dyn ValueSink>) -> Self {
+        Self { sink, shown: HashMap::new(), waiting: Vec::new() }
+    }
+
+    /// A value has come there.
+    pub(crate) fn added(&mut self, there: ValueId, value: AnyValue) {
+        self.waiting.push((there, value));
+        self.offer();
+    }
+
+    /// A value has gone there.
+    pub(crate) fn removed(&mut self, there: ValueId) {
+        self.waiting.retain(|(id, _)| *id != there);
+        if let Some(old) = self.shown.remove(&there) {
+            if self.waiting.is_empty() {
+                self.sink.remove(old);
+            } else {
+                let (id, value) = self.waiting.remove(0);
+                // In one step, so that there is always one.
+                match self.sink.replace(old, value.clone()) {
+                    Some(new) => {
+                        self.shown.insert(id, new);
+                    }
+                    None => self.waiting.insert(0, (id, value)),
+                }
+            }
+        }
+        // Others may have made room too.
+        self.offer();
+    }
+
+    /// Whether nothing of it is there.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shown.is_empty()
+    }
+
+    fn offer(&mut self) {
+        while let Some((_, value)) = self.waiting.first()
+            && let Some(here) = self.sink.add(value.clone())
+        {
+            let (there, _) = self.waiting.remove(0);
+            self.shown.insert(there, here);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shown.drain().for_each(|(_, here)| drop(self.sink.remove(here)));
+    }
+}
