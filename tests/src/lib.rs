@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: scratch copies of the fixtures, a host, and waits for states.
 
+#[cfg(doctest)]
+mod book;
 pub mod edits;
 #[cfg(unix)]
 pub mod process;
