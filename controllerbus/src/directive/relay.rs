@@ -64,6 +64,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.shown.drain().for_each(|(_, here)| drop(self.sink.remove(here)));
+        for here in self.shown.values() {
+            self.sink.remove(*here);
+        }
     }
 }

@@ -91,7 +91,7 @@ fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
 
 fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {
     let folder = out.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(Error::io("creating the artifact's folder", folder))?;
+    std::fs::create_dir_all(folder).map_err(Error::io("creating the artifact's directory", folder))?;
     let failed = || Error::io("writing the artifact", out);
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
     write_in_steps(file.as_file_mut(), bytes).map_err(failed())?;

@@ -77,7 +77,7 @@ impl BuildLock {
         cancel: &CancellationToken,
     ) -> Result<Self> {
         let path = target_dir.join(format!(".cbus-{}.lock", spec.slug()));
-        std::fs::create_dir_all(target_dir).map_err(Error::io("creating the target folder", target_dir))?;
+        std::fs::create_dir_all(target_dir).map_err(Error::io("creating the target directory", target_dir))?;
         let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(Error::io("opening the build's lock file", &path))?;
         let mut told = false;

@@ -321,7 +321,7 @@ impl Builder {
             build = build.optimize_dependencies(on);
         }
         let private_dir = ScratchDir::reserve_private(&build.work_dir, "loaded-")
-            .map_err(Error::io("reserving a folder for private copies", &build.work_dir))?;
+            .map_err(Error::io("reserving a directory for private copies", &build.work_dir))?;
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),

@@ -35,7 +35,7 @@ const GONE: Duration = Duration::from_millis(300);
 /// Loads what is in a folder, and then, in the background, each artifact that appears or changes there. The plugin of a
 /// removed file is unloaded; if the folder itself is removed, everything stays loaded.
 pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
-    std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins folder", &dir))?;
+    std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins directory", &dir))?;
     let mut folder = Folder::new(inner, dir)?;
     let following = folder.followed(inner);
     folder.look(inner).await;
@@ -366,7 +366,7 @@ async fn unload(inner: &Inner, path: &Path, id: &str, build_hash: String) -> Opt
     if inner.shared.registry.serving_build(id) != Some(build_hash) {
         return None;
     }
-    let why = if path.is_file() { "its folder is not followed any more" } else { "its file was removed" };
+    let why = if path.is_file() { "its directory is no longer followed" } else { "its file was removed" };
     tracing::info!(plugin = id, path = %path.display(), "unloading a plugin because {why}");
     let (answer, answered) = oneshot::channel();
     inner.send(id, Command::Unload(answer)).await.is_ok().then_some(answered)
@@ -393,5 +393,5 @@ fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {
         found.sort();
         Ok(found)
     };
-    list().map_err(Error::io("listing the plugins folder", dir))
+    list().map_err(Error::io("listing the plugins directory", dir))
 }

@@ -192,7 +192,7 @@ impl CrateConfig {
     fn check(&self) -> Result<()> {
         let invalid = |what: &str| Err(Error::new(ErrorKind::Invalid, what));
         if self.crates.is_empty() {
-            return invalid("`crates` is empty; name the folder of a controller crate");
+            return invalid("`crates` is empty; name the directory of a controller crate");
         }
         if self.plugin.as_ref().is_some_and(String::is_empty) {
             return invalid("`plugin` is empty; leave it out for the first crate's name");
@@ -257,7 +257,7 @@ struct Folders {
 
 impl Factory for Folders {
     fn info(&self) -> Info {
-        info(FolderConfig::ID, "Loads the plugin files of a folder.")
+        info(FolderConfig::ID, "Loads the plugin files of a directory.")
     }
 
     fn schema(&self) -> String {

@@ -69,7 +69,7 @@ impl Overlay {
         let manifest = manifest(workspace, spec, dependencies)?;
         let source = source(workspace, spec, &Toolchain::of(&workspace.root)?, &build_hash);
         let sources = dir.join("src");
-        std::fs::create_dir_all(&sources).map_err(Error::io("creating the overlay's folder", &sources))?;
+        std::fs::create_dir_all(&sources).map_err(Error::io("creating the overlay's directory", &sources))?;
         write_if_changed(&dir.join("Cargo.toml"), &manifest)?;
         write_if_changed(&sources.join("lib.rs"), &source)?;
         if let Some(lock_file) = &workspace.lock_file {

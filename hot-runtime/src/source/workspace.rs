@@ -150,7 +150,7 @@ impl Workspace {
             |message: &str| Error::NotAController { path: path.to_owned(), message: message.to_owned() };
         let manifest = path.join("Cargo.toml");
         if path.is_dir() && !manifest.exists() {
-            return Err(not_a_controller("it has no Cargo.toml; give the folder of a controller crate"));
+            return Err(not_a_controller("it has no Cargo.toml; give the directory of a controller crate"));
         }
         std::fs::metadata(&manifest).map_err(Error::io("finding the crate's manifest", &manifest))?;
         // What is pinned where the first crate is compiles the others, too.
