@@ -125,8 +125,8 @@ impl Controller for ShopController {
 
 #[test]
 fn the_manifest_record_of_a_plugin_carries_the_schema() {
-    let entries = controllerbus::__private::FACTORIES.iter().collect::<Vec<_>>();
-    let record: Value = serde_json::from_slice(entries[0].record).expect("a line of JSON");
+    let entry = controllerbus::__private::FACTORIES.iter().find(|entry| entry.config_id == "test/shop").expect("it");
+    let record: Value = serde_json::from_slice(entry.record).expect("a line of JSON");
     assert_eq!(record["config"], "test/shop");
     assert_eq!(record["schema"], schema());
 }
@@ -135,6 +135,7 @@ fn the_manifest_record_of_a_plugin_carries_the_schema() {
 fn the_bus_knows_the_schema_of_every_known_config() {
     let bus = Bus::new();
     bus.add_factories(Source(1), vec![factory::<ShopController>("shop", "2.0.0")]);
-    let schemas: Vec<_> = bus.factories().into_iter().map(|factory| factory.schema).collect();
+    let shops = bus.factories().into_iter().filter(|factory| factory.info.config_id == "test/shop");
+    let schemas: Vec<_> = shops.map(|factory| factory.schema).collect();
     assert_eq!(schemas, [schema(), schema()]);
 }
