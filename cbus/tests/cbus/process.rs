@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::{cbus, fails, fine, json, terminate};
 
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// A running daemon. Ended, if need be by force, when it is dropped.
 pub struct Daemon {

@@ -14,7 +14,7 @@ use tests::Scratch;
 
 use crate::{cbus, terminate};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A command on a terminal of its own. Ended, if need be by force, when it is dropped.
 pub struct Terminal {
