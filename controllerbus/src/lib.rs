@@ -60,6 +60,7 @@
 //!   `controllerbus = { version = "0.1", default-features = false }`. In a workspace that has the host too, cargo turns the
 //!   feature on for both wherever it builds both at once, and then builds the plugin's dependencies again without it when it
 //!   builds the plugin alone. That is correct, but the first build of the plugin is not faster there.
+//! * `testing` (off by default): the module `testing`, a bus for tests. It belongs among the `[dev-dependencies]`.
 
 #![warn(missing_debug_implementations)]
 
@@ -84,6 +85,8 @@ pub mod plugin;
 pub mod remote;
 mod spans;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub(crate) use backoff::Backoff;
 pub use backoff::Retry;

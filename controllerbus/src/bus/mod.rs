@@ -207,6 +207,8 @@ mod standing;
 mod stop_first;
 mod swap;
 mod table;
+#[cfg(feature = "testing")]
+mod testing;
 mod types;
 
 use std::sync::Arc;

@@ -187,6 +187,11 @@ impl Drop for HeldFactories {
 const BY_HAND: u64 = 1 << 63;
 
 impl Source {
+    /// Of code of this binary that comes and goes by itself.
+    pub(super) fn by_hand(number: u64) -> Self {
+        Self(BY_HAND | number)
+    }
+
     /// The library whose code this is, unless a plugin has added it by hand.
     pub(super) fn library(self) -> Self {
         if self.0 & BY_HAND == 0 { self } else { Self::STATIC }
@@ -210,7 +215,7 @@ impl Engine {
         factories: Vec<Arc<dyn Factory>>,
         library: Source,
     ) -> Box<dyn Send + Sync> {
-        let source = Source(BY_HAND | self.next_id());
+        let source = Source::by_hand(self.next_id());
         let known = KnownFactory::of(source, factories).into_iter().map(|known| KnownFactory { library, ..known });
         self.add_factories(known.collect());
         Box::new(HeldFactories { engine: Arc::clone(self), source })

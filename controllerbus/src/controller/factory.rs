@@ -30,6 +30,13 @@ pub trait Factory: Send + Sync + 'static {
         config: Vec<u8>,
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>>;
+
+    /// The type of its controllers, where that is known.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    fn controller_type(&self) -> Option<std::any::TypeId> {
+        None
+    }
 }
 
 /// The factory of a [`Controller`] type.
@@ -84,6 +91,11 @@ impl<C: Controller> Factory for FactoryOf<C> {
             })?;
             Ok(erase(C::construct(config, &context).await?))
         })
+    }
+
+    #[cfg(feature = "testing")]
+    fn controller_type(&self) -> Option<std::any::TypeId> {
+        Some(std::any::TypeId::of::<C>())
     }
 }
 

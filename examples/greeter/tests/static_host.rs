@@ -1,14 +1,13 @@
 //! The same crate linked into an ordinary binary, without a plugin and without a change to its code.
 
 use controllerbus::prelude::*;
-use greeter::{Greet, Greeting};
+use controllerbus::testing::TestBus;
+use greeter::{Greet, GreeterConfig, Greeting};
 
-#[tokio::test]
-async fn a_linked_controller_crate_registers_itself_and_serves() {
-    let bus = Bus::new();
-    bus.apply(ConfigSet::from_yaml("g:\n  id: example/greeter\n  config: { greeting: Hello }\n").unwrap())
-        .await
-        .unwrap();
-    let greeting = bus.resolve(Greet { name: "Ada".into() }).await.unwrap();
-    assert_eq!(*greeting, Greeting("Hello, Ada!".into()));
+#[tokio::test(start_paused = true)]
+async fn a_linked_controller_crate_registers_itself_and_serves() -> Result<()> {
+    let bus = TestBus::new();
+    bus.run(GreeterConfig { greeting: "Hello".into() }).await?;
+    assert_eq!(*bus.ask(Greet { name: "Ada".into() }).await?, Greeting("Hello, Ada!".into()));
+    Ok(())
 }

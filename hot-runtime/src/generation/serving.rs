@@ -344,7 +344,7 @@ async fn on_probation(
     generation: u64,
     before: ResolverCounts,
 ) -> Option<(Arc<Serving>, String)> {
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     let mut asked = begun;
     let mut crashes = shared.registry.crashes();
     while begun.elapsed() < shared.settings.probation.time {
@@ -352,7 +352,7 @@ async fn on_probation(
         let mut reason = shared.registry.crash_of(generation);
         reason = reason.or_else(|| shared.settings.probation.judge(&shared.bus, generation, before));
         if reason.is_none() && asked.elapsed() >= ASK {
-            asked = Instant::now();
+            asked = tokio::time::Instant::now();
             let asking = shared.bus.health(Source(generation), ASK).await;
             let ill = asking.into_iter().find_map(|(_, health)| health.err());
             reason = ill.map(|error| format!("its health check failed: {error}"));
