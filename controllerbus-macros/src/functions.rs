@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Error, Expr, ExprPath, Ident, Item, ItemImpl, LitStr, Path, Result};
 
-use crate::hot_plugin::{Parts, Swap, checked_version, is_cfg, plugin, unique};
+use crate::hot_plugin::{Parts, Swap, checked_version, is_cfg, persist, plugin, unique};
 use crate::keys::Keys;
 
 /// The block, if it implements another trait than `Controller`.
@@ -17,7 +17,7 @@ pub fn block(item: &TokenStream) -> Option<ItemImpl> {
 }
 
 pub fn expand(arguments: TokenStream, block: &ItemImpl) -> Result<TokenStream> {
-    let keys = Keys::parse(arguments, &["id", "version", "construct", "state", "swap"], Span::call_site())?;
+    let keys = Keys::parse(arguments, &["id", "version", "construct", "state", "swap", "persist"], Span::call_site())?;
     let framework = keys.framework()?;
     // The crate says both already.
     let id = match keys.expression("id")? {
@@ -52,6 +52,11 @@ pub fn expand(arguments: TokenStream, block: &ItemImpl) -> Result<TokenStream> {
             }
         }
     };
+    let persist = persist(&keys)?;
+    if persist > 0 && keys.named_or_flag("state")?.is_none() {
+        let what = "`persist` keeps the state: name its field (`state = field`), or keep the whole value (`state`)";
+        return Err(Error::new_spanned(keys.expression("persist")?, what));
+    }
     let state = match keys.named_or_flag("state")? {
         None => quote!(::std::option::Option::None),
         Some(None) => quote_spanned!(ty.span()=> ::std::option::Option::Some(__cbus::hot::Kept::of::<#ty>())),
@@ -90,6 +95,7 @@ pub fn expand(arguments: TokenStream, block: &ItemImpl) -> Result<TokenStream> {
         },
         functions: quote!(::std::option::Option::Some(#of::NAME)),
         starts: true,
+        persist,
         factory: quote!(|entry| __cbus::hot::factory(entry, &__TABLE)),
     };
     let plugin = plugin(block, &id, &version, swap, parts, &framework);

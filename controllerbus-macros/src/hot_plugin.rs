@@ -18,12 +18,17 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     if let Some(block) = functions::block(&item) {
         return functions::expand(arguments, &block);
     }
-    let keys = Keys::parse(arguments, &["id", "version", "swap", "state"], Span::call_site())?;
+    let keys = Keys::parse(arguments, &["id", "version", "swap", "state", "persist"], Span::call_site())?;
     let id = keys.id("example/greeter")?;
     let framework = keys.framework()?;
     let version = checked_version(&keys)?;
     let swap = Swap::read(&keys)?;
     let mut block = controller_block(item)?;
+    let persist = persist(&keys)?;
+    if persist > 0 && keys.expression("state")?.is_none() && !has_method(&block, "save") {
+        let what = "`persist` keeps what is saved: name the field (`state = field`), or write `save` and `restore`";
+        return Err(Error::new_spanned(keys.expression("persist")?, what));
+    }
     let state = state(&keys, &block, &framework)?;
     let resolvers = take_resolvers(&mut block)?;
     let routes = routes(&block, &resolvers, &framework)?;
@@ -39,6 +44,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
         resolves: quote!(#(#resolves),*),
         functions: quote!(::std::option::Option::None),
         starts: false,
+        persist,
         factory: quote!(__cbus::factory_of::<#controller>),
     };
     let plugin = plugin(&block, &id, &version, swap, parts, &framework);
@@ -153,6 +159,35 @@ fn state(keys: &Keys, block: &ItemImpl, framework: &TokenStream) -> Result<Vec<I
             }
         },
     ])
+}
+
+fn has_method(block: &ItemImpl, name: &str) -> bool {
+    block.items.iter().any(|item| matches!(item, ImplItem::Fn(method) if method.sig.ident == name))
+}
+
+/// How often the state is kept, in milliseconds; 0 if it is not.
+pub fn persist(keys: &Keys) -> Result<u64> {
+    if keys.expression("persist")?.is_none() {
+        return Ok(0);
+    }
+    let text = keys.text("persist", "1s")?;
+    let wrong =
+        |what: &str| Err(Error::new(text.span(), format!("`persist` is {what}, such as \"1s\", \"500ms\" or \"5m\"")));
+    let value = text.value();
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at(digits);
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return wrong("a number and `ms`, `s`, `m` or `h`"),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)) {
+        Some(millis @ 10..=86_400_000) => Ok(millis),
+        Some(_) => wrong("a time from 10 milliseconds to 24 hours"),
+        None => wrong("a number and `ms`, `s`, `m` or `h`"),
+    }
 }
 
 /// A method marked `#[resolves]`.
@@ -323,6 +358,8 @@ pub struct Parts {
     pub functions: TokenStream,
     /// Whether it runs without a config set that says so.
     pub starts: bool,
+    /// How often its state is kept, in milliseconds; 0 if it is not.
+    pub persist: u64,
     /// Makes the factory of an entry.
     pub factory: TokenStream,
 }
@@ -337,7 +374,7 @@ pub fn plugin(
     parts: Parts,
     framework: &TokenStream,
 ) -> TokenStream {
-    let Parts { items, config, schema, resolves, functions, starts, factory } = parts;
+    let Parts { items, config, schema, resolves, functions, starts, persist, factory } = parts;
     let description = description(&block.attrs);
     let package = |name: &str| std::env::var(name).unwrap_or_default();
     let (name, package_version) = (package("CARGO_PKG_NAME"), package("CARGO_PKG_VERSION"));
@@ -381,6 +418,7 @@ pub fn plugin(
                 config_id: __CONFIG,
                 swap: __cbus::SwapMode::#mode,
                 starts: #starts,
+                persist_ms: #persist,
                 record: &__RECORD,
                 factory: #factory,
             };

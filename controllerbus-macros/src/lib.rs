@@ -51,6 +51,10 @@ use proc_macro::TokenStream;
 /// With `state = field` the next generation continues with that field's contents: a `Mutex`, an `RwLock` or a
 /// `watch::Sender` of a `#[derive(State)]` struct.
 ///
+/// With `persist = "1s"` (or `"500ms"`, `"5m"`) that state, or what `save` returns, is also written to the host's work folder: when it
+/// has changed, at most once in that time, and when the controller ends. A process that has crashed and a host that is started anew go
+/// on with it. See `Bus::keep_states_in`.
+///
 /// On an implementation of a trait that has `#[hot]`, it makes the trait's methods callable: see `controllerbus::hot`. There, `id` and
 /// `version` are those of the crate unless they are given, and a value is made with `Default`, or by `construct = Self::open`, an
 /// `async fn open(context: &Context) -> Result<Self>`. There, `state` may stand without a field: then the value itself is handed over,

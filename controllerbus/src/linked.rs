@@ -1,6 +1,7 @@
 //! What the macros leave in this binary's or library's link sections: its factories and directive types.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Controller;
 use crate::controller::factory::{Factory, FactoryOf};
@@ -29,6 +30,8 @@ pub struct FactoryEntry {
     pub swap: SwapMode,
     /// Whether it runs without a config set that says so, because it has functions.
     pub starts: bool,
+    /// How often its controllers' states are kept, in milliseconds; 0 if they are not.
+    pub persist_ms: u64,
     /// The manifest record. This reference keeps the linker from dropping its section.
     pub record: &'static [u8],
     /// Makes the factory.
@@ -52,6 +55,10 @@ impl FactoryEntry {
         (self.factory)(self)
     }
 
+    pub(crate) fn persist(&self) -> Option<Duration> {
+        (self.persist_ms > 0).then(|| Duration::from_millis(self.persist_ms))
+    }
+
     pub(crate) fn info(&self) -> Info {
         Info {
             id: self.id.to_owned(),
@@ -64,5 +71,5 @@ impl FactoryEntry {
 
 /// The factory of a [`Controller`] type for an entry of the slice.
 pub fn factory_of<C: Controller>(entry: &'static FactoryEntry) -> Arc<dyn Factory> {
-    FactoryOf::<C>::with_swap(entry.info(), entry.swap)
+    FactoryOf::<C>::linked(entry)
 }

@@ -209,6 +209,7 @@ where
         config_id: Box::leak(format!("functions/{id}").into_boxed_str()),
         swap,
         starts: true,
+        persist_ms: 0,
         record: &[],
         factory: |_| unreachable!("it is made by hand"),
     };

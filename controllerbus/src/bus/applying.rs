@@ -159,6 +159,8 @@ impl Engine {
             }
             before
         };
+        // What a set leaves out on purpose.
+        self.forget_states(&changes.keys_gone);
         self.carry_out(changes);
         Ok(before)
     }
@@ -210,6 +212,7 @@ impl Engine {
     async fn withdraw(self: &Arc<Self>, gone: impl Fn(&str, Owner, u64) -> bool) -> bool {
         let (found, changes) = self.take_back(gone);
         let released = changes.released.clone();
+        self.forget_states(&changes.keys_gone);
         self.carry_out(changes);
         self.wait_closed(released).await;
         found

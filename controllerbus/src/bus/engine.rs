@@ -19,6 +19,7 @@ use super::running::{Held, RawRunning};
 #[cfg(unix)]
 use super::sockets::{ControllerSockets, SocketTable};
 use super::standing::{Effects, Standing, StandingState};
+use super::states::States;
 use super::types::Types;
 use super::{Source, loading};
 use crate::controller::factory::Factory;
@@ -44,6 +45,7 @@ pub(super) struct Engine {
     life: Mutex<Life>,
     #[cfg(unix)]
     sockets: Mutex<SocketTable>,
+    pub(super) states: Arc<States>,
     pub(super) limits: Limits,
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
@@ -68,6 +70,7 @@ impl Engine {
             life: Mutex::default(),
             #[cfg(unix)]
             sockets: Mutex::default(),
+            states: Arc::default(),
             limits,
             changed: watch::Sender::new(0),
             directives_changed,
@@ -104,7 +107,7 @@ impl Engine {
 
     /// The context of a controller.
     pub(super) fn context(self: &Arc<Self>, ties: &Ties, info: Arc<Info>, instance: Option<u64>) -> Context {
-        let context = Context::new(self.handle(), ties.cancel.clone(), info);
+        let context = Context::new(self.handle(), ties.cancel.clone(), info).with_last_state(ties.last_state.clone());
         #[cfg(unix)]
         let context = context.with_sockets(Arc::new(ControllerSockets {
             engine: Arc::downgrade(self),

@@ -17,7 +17,7 @@ use super::handover::Handover;
 use super::lane::{Lanes, lane};
 use super::resolver::start_run;
 use super::standing::Standing;
-use crate::controller::{AnyController, Info, State, SwapMode};
+use crate::controller::{AnyController, Info, LastState, State, SwapMode};
 use crate::listen::Service;
 use crate::{Error, Result, Retry};
 
@@ -30,6 +30,10 @@ pub(super) struct ControllerEntry {
     pub(super) swap: SwapMode,
     /// How often its execution and its resolvers are tried again.
     pub(super) retry: Retry,
+    /// How often its state is kept, at most.
+    pub(super) persist: Option<Duration>,
+    /// What it has saved last, if its state is kept.
+    pub(super) last_state: Option<Arc<LastState>>,
     /// How its execution has ended, for good.
     pub(super) exit: watch::Sender<Option<Result<()>>>,
     pub(super) controller: ContainedController,
@@ -74,12 +78,13 @@ pub(super) struct Ties {
     pub(super) cancel: CancellationToken,
     pub(super) service: Arc<watch::Sender<Service>>,
     pub(super) span: Span,
+    pub(super) last_state: Option<Arc<LastState>>,
 }
 
 impl Ties {
     pub(super) fn new(id: u64) -> Self {
         let service = Arc::new(watch::Sender::new(Service::Waiting));
-        Self { id, cancel: CancellationToken::new(), service, span: Span::none() }
+        Self { id, cancel: CancellationToken::new(), service, span: Span::none(), last_state: None }
     }
 
     /// What it logs says whose it is. Not under a lock: it tells the subscriber.
@@ -240,6 +245,8 @@ impl ControllerEntry {
             library: source.library(),
             swap: SwapMode::Beside,
             retry: Retry::default(),
+            persist: None,
+            last_state: ties.last_state,
             exit: watch::Sender::new(None),
             resolves: controller.resolves(),
             controller: ContainedController(Some(controller)),
@@ -283,6 +290,11 @@ impl ControllerEntry {
         Self { retry, ..self }
     }
 
+    /// With a state that is kept this often, if it is.
+    pub(super) fn persisted(self, persist: Option<Duration>) -> Self {
+        Self { persist, ..self }
+    }
+
     /// Prepared beside the controller that it will replace.
     pub(super) fn staged(self) -> Self {
         Self { answering: Answering::staged(), ..self }
@@ -303,7 +315,7 @@ impl ControllerEntry {
     /// What its contexts share with the bus.
     pub(super) fn ties(&self) -> Ties {
         let (cancel, service) = (self.cancel.clone(), Arc::clone(&self.service));
-        Ties { id: self.id, cancel, service, span: self.span.clone() }
+        Ties { id: self.id, cancel, service, span: self.span.clone(), last_state: self.last_state.clone() }
     }
 
     /// Opens its gate and starts the runs that waited there and are still wanted; unless it is ending, in which case its successor

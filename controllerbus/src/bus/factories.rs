@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
@@ -30,6 +31,7 @@ pub(super) struct KnownFactory {
     pub(super) library: Source,
     pub(super) info: Info,
     pub(super) swap: SwapMode,
+    pub(super) persist: Option<Duration>,
     pub(super) factory: Arc<dyn Factory>,
 }
 
@@ -38,8 +40,8 @@ impl KnownFactory {
     pub(super) fn of(source: Source, factories: Vec<Arc<dyn Factory>>) -> Vec<Self> {
         let asked = |factory: Arc<dyn Factory>| {
             let info = factory.info();
-            let swap = factory.swap_mode();
-            Self { source, library: source.library(), info, swap, factory }
+            let (swap, persist) = (factory.swap_mode(), factory.persist());
+            Self { source, library: source.library(), info, swap, persist, factory }
         };
         factories.into_iter().map(asked).collect()
     }

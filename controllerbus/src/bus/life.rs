@@ -58,6 +58,7 @@ impl Engine {
     /// Attaches a controller that is in `Life::controllers`: directives are routed to it, the standing ones are offered to it,
     /// and it is executed once those before it have ended.
     pub(super) fn attach(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
+        self.own_state(entry);
         entry.set_service(Service::Serving);
         self.types.route(std::slice::from_ref(entry), &[]);
         // Whoever has taken it off in between has found no routes yet.
@@ -145,10 +146,12 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
         () = entry.cancel.cancelled() => {}
     }
     let changed = engine.changed.clone();
+    let mut keeping = None;
     if !entry.cancel.is_cancelled() {
         let context = engine.context(&entry.ties(), Arc::clone(&entry.info), entry.instance());
         let mut executing =
             tokio::spawn(execute(Arc::clone(&entry), context, changed.clone()).instrument(entry.span.clone()));
+        keeping = engine.keep_state(&entry);
         let has_ended = tokio::select! {
             _ = &mut executing => true,
             () = entry.cancel.cancelled() => false,
@@ -160,10 +163,17 @@ async fn live(engine: Arc<Engine>, entry: Arc<ControllerEntry>, before: Vec<Canc
         }
     }
     entry.set_execution(Execution::Closing, &changed);
+    let is_inherited = entry.is_inherited.load(Ordering::Acquire);
+    if !is_inherited {
+        engine.keep_last(&entry, keeping.take(), None).await;
+    }
     let closing = tokio::spawn(close(Arc::clone(&entry)).instrument(entry.span.clone()));
     end_task(&engine, &entry, closing, ("close", engine.limits.close)).await;
     if entry.is_inherited.load(Ordering::Acquire) {
         let left = save(&engine, &entry).await;
+        if let Ok(Some(state)) = &left {
+            engine.keep_last(&entry, keeping.take(), Some(state.clone())).await;
+        }
         entry.end.send_modify(|end| end.left = Some(left));
     }
     part_from(&engine, &entry).await;
@@ -214,16 +224,25 @@ pub(super) async fn save(engine: &Engine, entry: &Arc<ControllerEntry>) -> Resul
     let what = format!("saving the state of {}", entry.info.id);
     let work = async move { running.save().await }.instrument(entry.span.clone());
     let saved = limited(engine, engine.limits.save, &what, work, drop).await;
-    saved.map_err(|error| named(error, &what))
+    match saved {
+        // Its process is down, or has not made it again yet: then it begins with this there, too.
+        Ok(None) => Ok(entry.last_state.as_ref().and_then(|last| last.get()).map(|last| State::clone(&last))),
+        saved => saved.map_err(|error| named(error, &what)),
+    }
 }
 
 /// Has a controller restore a state, within the limit.
 pub(super) async fn restore(engine: &Engine, entry: &ControllerEntry, state: State) -> Result<()> {
     let controller = Arc::clone(&entry.controller);
     let what = format!("restoring the state of {}", entry.info.id);
+    let restored_is = entry.last_state.as_ref().map(|last| (last, Arc::new(state.clone())));
     let work = async move { controller.restore(state).await }.instrument(entry.span.clone());
     let restored = limited(engine, engine.limits.restore, &what, work, drop).await;
-    restored.map_err(|error| named(error, &what))
+    restored.map_err(|error| named(error, &what))?;
+    if let Some((last, state)) = restored_is {
+        last.set(state);
+    }
+    Ok(())
 }
 
 /// Adds what was being done to an error that does not say so itself.

@@ -22,8 +22,10 @@
 //
 //   ONE_AT_A_TIME (bridge.rs) ──> Engine::bridges (of one bus at a time)
 //
+//   States::files ──> States::table                (on threads that may block)
+//
 //   alone: Answering::lanes[lane], ControllerEntry::failed, Handover::watchers, KeptDirectives::queue,
-//          Staged::replacements
+//          Staged::replacements, LastState
 //
 // * `life` is never held together with any lock of the second chain. A step that spans both (attaching a controller,
 //   taking it off, switching generations) does one part, releases the lock, and does the other; its comments say in
@@ -204,6 +206,7 @@ mod shards;
 #[cfg(unix)]
 mod sockets;
 mod standing;
+mod states;
 mod stop_first;
 mod swap;
 mod table;
@@ -231,6 +234,7 @@ pub use limits::Limits;
 pub use running::{AddedFactories, RawRunning, Running};
 #[cfg(unix)]
 pub use sockets::SocketSnapshot;
+pub use states::{StateName, StateStore};
 pub use swap::{Committed, LastStates, Staged};
 
 use crate::config::ConfigSet;
@@ -477,6 +481,7 @@ impl Bus {
         drop(unused);
         self.0.dismiss(&leaving);
         let left = self.0.wait_closed(leaving).await;
+        self.0.states.close();
         #[cfg(unix)]
         self.0.close_sockets();
         left.iter().map(|entry| self.0.snapshot_of(entry)).collect()

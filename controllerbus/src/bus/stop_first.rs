@@ -306,6 +306,7 @@ impl Engine {
         }
         for (old, new) in pairs {
             if let Some(new) = new {
+                self.own_state(new);
                 new.set_service(Service::Serving);
                 new.open_gate();
             }

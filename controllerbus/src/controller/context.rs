@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Info;
+use super::{Info, LastState};
 use crate::bus::BusHandle;
 use crate::directive::Wait;
 use crate::listen::{Address, Listener, Sockets};
@@ -50,6 +50,7 @@ pub struct Context {
     cancel: CancellationToken,
     info: Arc<Info>,
     sockets: Arc<dyn Sockets>,
+    last_state: Option<Arc<LastState>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -64,13 +65,24 @@ impl std::fmt::Debug for Context {
 impl Context {
     /// A context on a bus, cancelled by a token. The addresses at which it [listens](Context::listen) are bound for it alone.
     pub fn new(bus: BusHandle, cancel: CancellationToken, info: Arc<Info>) -> Self {
-        Self { bus, cancel, info, sockets: Arc::new(Unshared) }
+        Self { bus, cancel, info, sockets: Arc::new(Unshared), last_state: None }
     }
 
     /// The same context with another source of sockets.
     #[must_use]
     pub fn with_sockets(self, sockets: Arc<dyn Sockets>) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// The same context of a controller whose state is kept.
+    pub(crate) fn with_last_state(self, last_state: Option<Arc<LastState>>) -> Self {
+        Self { last_state, ..self }
+    }
+
+    /// What the controller has saved last, if its state is kept.
+    #[doc(hidden)]
+    pub fn last_state(&self) -> Option<&Arc<LastState>> {
+        self.last_state.as_ref()
     }
 
     /// Where its sockets come from.

@@ -2,10 +2,12 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, OnStarted, Routes, State, SwapMode, starting};
 use crate::config::secret::without_secrets;
 use crate::directive::{AnyDirective, ValueSink, wire};
+use crate::linked::FactoryEntry;
 use crate::{Config, Error, Result, Retry, error::ErrorKind};
 
 /// Makes controllers of one config ID, from this binary or from behind a plugin boundary.
@@ -21,6 +23,12 @@ pub trait Factory: Send + Sync + 'static {
     /// How its controllers replace others, and are replaced. `StopFirst` counts if either of the two says so.
     fn swap_mode(&self) -> SwapMode {
         SwapMode::Beside
+    }
+
+    /// How often its controllers' states are kept beyond the process, at most: `#[hot_plugin(.., persist = "1s")]`. They are not,
+    /// unless overridden.
+    fn persist(&self) -> Option<Duration> {
+        None
     }
 
     /// Makes a controller from a config in the boundary's encoding. After an error this is retried with backoff, unless the
@@ -43,6 +51,7 @@ pub trait Factory: Send + Sync + 'static {
 pub struct FactoryOf<C> {
     info: Info,
     swap: SwapMode,
+    persist: Option<Duration>,
     controller: PhantomData<fn() -> C>,
 }
 
@@ -60,7 +69,13 @@ impl<C: Controller> FactoryOf<C> {
 
     /// The same for a controller that replaces others in this way.
     pub fn with_swap(info: Info, swap: SwapMode) -> Arc<dyn Factory> {
-        Arc::new(Self { info, swap, controller: PhantomData })
+        Arc::new(Self { info, swap, persist: None, controller: PhantomData })
+    }
+
+    /// The one that `#[hot_plugin]` says.
+    pub(crate) fn linked(entry: &FactoryEntry) -> Arc<dyn Factory> {
+        let (info, swap, persist) = (entry.info(), entry.swap, entry.persist());
+        Arc::new(Self { info, swap, persist, controller: PhantomData })
     }
 }
 
@@ -75,6 +90,10 @@ impl<C: Controller> Factory for FactoryOf<C> {
 
     fn swap_mode(&self) -> SwapMode {
         self.swap
+    }
+
+    fn persist(&self) -> Option<Duration> {
+        self.persist
     }
 
     fn construct(

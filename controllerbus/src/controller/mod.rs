@@ -19,6 +19,8 @@ use crate::{Result, Retry};
 pub use closures::Closures;
 pub use context::Context;
 pub use routes::{Hold, ResolveWith, Routes};
+#[doc(hidden)]
+pub use state::LastState;
 pub use state::{State, StateCell, Stateful};
 
 /// A boxed future, as object-safe traits return it.

@@ -1,6 +1,6 @@
 //! What a controller hands over to its next generation.
 
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -56,6 +56,38 @@ impl State {
             serde::Deserializer::deserialize_map(deserializer, Reading(&mut read))
         })?;
         Ok(T::restored(made))
+    }
+}
+
+/// What a controller has saved last, as far as its host knows: for who makes it again in another process.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct LastState(Mutex<(Option<Arc<State>>, bool)>);
+
+impl LastState {
+    /// What it has saved or restored last.
+    pub fn get(&self) -> Option<Arc<State>> {
+        self.lock().0.clone()
+    }
+
+    pub(crate) fn set(&self, state: Arc<State>) {
+        let before = std::mem::replace(&mut *self.lock(), (Some(state), false));
+        drop(before);
+    }
+
+    /// Notes that this is what was kept.
+    pub(crate) fn is_kept(&self) {
+        self.lock().1 = true;
+    }
+
+    /// What was kept, if it has saved nothing else since.
+    pub(crate) fn kept(&self) -> Option<Arc<State>> {
+        let (state, is_kept) = self.lock().clone();
+        state.filter(|_| is_kept)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Option<Arc<State>>, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

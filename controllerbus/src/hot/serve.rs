@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::call::{Asked, read, short};
 use super::{Functions, ListFunctions, Method, PREFIX, Serves};
@@ -105,12 +106,13 @@ pub fn configs<'a>(ids: impl IntoIterator<Item = &'a str>) -> ConfigSet {
 
 /// The factory for an entry of the slice.
 pub fn factory(entry: &'static FactoryEntry, table: &'static Table) -> Arc<dyn Factory> {
-    Arc::new(FactoryOf { info: entry.info(), swap: entry.swap, table })
+    Arc::new(FactoryOf { info: entry.info(), swap: entry.swap, persist: entry.persist(), table })
 }
 
 struct FactoryOf {
     info: Info,
     swap: SwapMode,
+    persist: Option<Duration>,
     table: &'static Table,
 }
 
@@ -121,6 +123,10 @@ impl Factory for FactoryOf {
 
     fn swap_mode(&self) -> SwapMode {
         self.swap
+    }
+
+    fn persist(&self) -> Option<Duration> {
+        self.persist
     }
 
     fn construct(self: Arc<Self>, _: Vec<u8>, context: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {

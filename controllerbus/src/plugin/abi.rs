@@ -99,6 +99,8 @@ pub struct FactoryInfo {
     pub schema: Text,
     /// Whether its controllers end before others come in their place: [`crate::controller::SwapMode::StopFirst`].
     pub stop_first: bool,
+    /// How often its controllers' states are kept, in milliseconds; 0 if they are not.
+    pub persist_ms: u64,
 }
 
 /// A controller's state on its way to the next generation; `there` is false when it has none.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::claims::Claims;
 use super::config::PluginSettings;
 use super::printer::printer;
+use super::states::KeptStates;
 use super::{HotRuntime, Inner, folder, loaders};
 use crate::artifact::{Checks, Trust};
 use crate::compile::BuildOptions;
@@ -126,7 +127,8 @@ impl Builder {
         self
     }
 
-    /// Sets the folder for overlays, builds and artifacts; `target/controllerbus` in the current directory unless set.
+    /// Sets the folder for overlays, builds, artifacts and the states of controllers with `persist`; `target/controllerbus` in the
+    /// current directory unless set, which `cargo clean` removes.
     #[must_use]
     pub fn work_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.work_dir = Some(path.into());
@@ -322,6 +324,8 @@ impl Builder {
         }
         let private_dir = ScratchDir::reserve_private(&build.work_dir, "loaded-")
             .map_err(Error::io("reserving a directory for private copies", &build.work_dir))?;
+        // Another runtime on the same bus may have given it a place already.
+        self.bus.keep_states_in(Arc::new(KeptStates::new(&build.work_dir)));
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),

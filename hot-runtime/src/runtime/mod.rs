@@ -7,6 +7,7 @@ mod folder;
 mod functions;
 mod loaders;
 mod printer;
+mod states;
 mod task;
 
 use std::collections::HashMap;

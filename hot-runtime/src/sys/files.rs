@@ -114,6 +114,14 @@ pub(crate) fn replace(file: &Path, name: &Path) -> io::Result<()> {
     std::fs::rename(file, name)
 }
 
+/// Has the names in a folder written to the disk, where the system does that by itself later.
+pub(crate) fn sync_dir(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    let _ = folder;
+    Ok(())
+}
+
 /// Restores a string from `OsStr::as_encoded_bytes`; `None` where that is not possible.
 pub(crate) fn os_string(bytes: &[u8]) -> Option<OsString> {
     #[cfg(unix)]

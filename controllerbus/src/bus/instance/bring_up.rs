@@ -90,7 +90,10 @@ impl Engine {
                 _ => None,
             };
             let config = wire::encode(&what.config.config)?;
-            self.make(&what.known, id, config, state).await
+            match state {
+                Some(state) => self.make(&what.known, id, config, Some(state)).await,
+                None => self.make_with_kept(&what.known, id, config).await,
+            }
         };
         let unwanted = async {
             loop {

@@ -25,7 +25,8 @@ impl Engine {
         config: Vec<u8>,
     ) -> Result<ControllerEntry> {
         let keys = self.life().configs.keys_of(instance);
-        let ties = Ties::new(self.next_id()).named(&known.info.id, &keys);
+        let mut ties = Ties::new(self.next_id()).named(&known.info.id, &keys);
+        ties.last_state = known.persist.map(|_| Arc::default());
         let span = ties.span.clone();
         let context = self.context(&ties, Arc::new(known.info.clone()), Some(instance));
         let factory = Arc::clone(&known.factory);
@@ -34,7 +35,7 @@ impl Engine {
         let guard = ties.cancel.clone().drop_guard();
         let bytes = config.clone();
         let source = known.source;
-        let (swap, library) = (known.swap, known.library);
+        let (swap, library, persist) = (known.swap, known.library, known.persist);
         let retry = self.life().configs.instances.get(&instance).and_then(|instance| instance.config.retry);
         let entry = move |controller: Arc<dyn AnyController>| {
             let controller = match swap {
@@ -45,6 +46,7 @@ impl Engine {
                 .configured(instance, bytes, swap)
                 .of_library(library)
                 .retried(retry.unwrap_or_default())
+                .persisted(persist)
         };
         let engine = Arc::clone(self);
         let late = move |made: ControllerEntry| engine.discard(Arc::new(made));

@@ -68,7 +68,7 @@ impl Backend for HostBus {
         _source: Source,
         retry: Retry,
     ) -> Result<Box<dyn RawRunning>> {
-        let told = factory::told(&info, "", SwapMode::Beside);
+        let told = factory::told(&info, "", SwapMode::Beside, None);
         let context =
             crate::Context::new(BusHandle::new(Arc::new(self.clone())), CancellationToken::new(), Arc::new(info));
         let object = GuestObject {

@@ -1,6 +1,7 @@
 //! A factory of a guest, as the host calls it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -24,18 +25,20 @@ pub(super) struct Object {
     info: Arc<Info>,
     schema: String,
     swap: SwapMode,
+    persist: Option<Duration>,
     bus: HostBus,
 }
 
 impl Object {
     pub(super) fn new(factory: Arc<dyn Factory>, bus: &HostBus) -> Self {
         let (info, schema, swap) = (Arc::new(factory.info()), factory.schema(), factory.swap_mode());
-        Self { factory: Some(factory), info, schema, swap, bus: bus.clone() }
+        let persist = factory.persist();
+        Self { factory: Some(factory), info, schema, swap, persist, bus: bus.clone() }
     }
 }
 
 /// What the host is told of a controller, or of what a factory makes.
-pub(super) fn told(info: &Info, schema: &str, swap: SwapMode) -> FactoryInfo {
+pub(super) fn told(info: &Info, schema: &str, swap: SwapMode, persist: Option<Duration>) -> FactoryInfo {
     FactoryInfo {
         id: Text::from(info.id.as_str()),
         version: Text::from(info.version.to_string().as_str()),
@@ -43,12 +46,13 @@ pub(super) fn told(info: &Info, schema: &str, swap: SwapMode) -> FactoryInfo {
         config_id: Text::from(info.config_id.as_str()),
         schema: Text::from(schema),
         stop_first: swap == SwapMode::StopFirst,
+        persist_ms: persist.map_or(0, |every| every.as_millis() as u64),
     }
 }
 
 impl GuestFactory for Object {
     extern "C" fn info(&self) -> FactoryInfo {
-        told(&self.info, &self.schema, self.swap)
+        told(&self.info, &self.schema, self.swap, self.persist)
     }
 
     extern "C" fn construct(

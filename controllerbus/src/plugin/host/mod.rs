@@ -178,6 +178,7 @@ struct FactoryProxy {
     info: Info,
     schema: String,
     swap: SwapMode,
+    persist: Option<Duration>,
     /// The generation, as it is named.
     name: String,
     references: objects::References,
@@ -192,6 +193,7 @@ impl FactoryProxy {
             pointer,
             schema: info.schema.as_str().to_owned(),
             swap: if info.stop_first { SwapMode::StopFirst } else { SwapMode::Beside },
+            persist: (info.persist_ms > 0).then(|| Duration::from_millis(info.persist_ms)),
             info: read_info(&info),
             name: name.to_owned(),
             references: references.clone(),
@@ -211,6 +213,10 @@ impl Factory for FactoryProxy {
 
     fn swap_mode(&self) -> SwapMode {
         self.swap
+    }
+
+    fn persist(&self) -> Option<Duration> {
+        self.persist
     }
 
     fn construct(

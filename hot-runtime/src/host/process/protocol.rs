@@ -3,6 +3,8 @@
 //! Payloads (directives, values, configs, states) are bytes in the boundary's own encoding, and are passed on
 //! unchanged.
 
+use std::time::Duration;
+
 use controllerbus::Error;
 use controllerbus::controller::{Info, SwapMode};
 use controllerbus::plugin::manifest::{ABI_HEX, BOUNDARY_VERSION};
@@ -84,6 +86,9 @@ pub(super) struct Offered {
     pub(super) schema: String,
     /// How its controllers replace others in a swap.
     pub(super) swap: SwapMode,
+    /// How often its controllers' states are kept, if they are.
+    #[serde(default)]
+    pub(super) persist: Option<Duration>,
 }
 
 /// A message from a runtime to a plugin host.

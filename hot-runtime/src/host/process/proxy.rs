@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controllerbus::bus::Source;
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info, LastState, OnStarted, State, SwapMode};
 use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::error::ErrorKind;
 use controllerbus::listen::Sockets;
@@ -46,6 +46,10 @@ impl Factory for FactoryProxy {
         self.offered.swap
     }
 
+    fn persist(&self) -> Option<Duration> {
+        self.offered.persist
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -59,7 +63,8 @@ impl Factory for FactoryProxy {
             }
             let number = self.host.next_controller();
             let (sockets, span) = (Arc::clone(context.sockets()), Span::current());
-            let made = Made { factory: self.number, config, sockets, span };
+            let last_state = context.last_state().cloned();
+            let made = Made { factory: self.number, config, sockets, span, last_state };
             let constructing = construct(&link, number, &made);
             let resolved = tokio::select! {
                 made = constructing => made?,
@@ -83,6 +88,8 @@ struct Made {
     sockets: Arc<dyn Sockets>,
     /// In which its code runs.
     span: Span,
+    /// What it has saved last, if its state is kept.
+    last_state: Option<Arc<LastState>>,
 }
 
 /// The error of what was in a process that is gone.
@@ -177,14 +184,37 @@ impl ControllerProxy {
             }
             match construct(&link, self.number, made).await {
                 Ok(_) => {
-                    self.built.store(link.epoch, Ordering::Release);
-                    return Ok(link);
+                    if self.give_back(&link, made).await {
+                        self.built.store(link.epoch, Ordering::Release);
+                        return Ok(link);
+                    }
                 }
                 // Tried again with the next process, if `up` finds one.
                 Err(_) if link.is_dead() => {}
                 Err(error) => return Err(error.context("constructing it again after a crash")),
             }
         }
+    }
+
+    /// Gives it the state back that it had in the process before, if that was kept. False if this process has ended, too.
+    async fn give_back(&self, link: &Arc<Link>, made: &Made) -> bool {
+        let Some(last) = made.last_state.as_ref().and_then(|last| last.get()) else { return true };
+        match self.restore_in(link, &last).await {
+            Err(_) if link.is_dead() => false,
+            Err(error) => {
+                tracing::warn!(plugin = self.host.name, %error, "it goes on without the state that it had before a crash");
+                true
+            }
+            Ok(()) => true,
+        }
+    }
+
+    async fn restore_in(&self, link: &Arc<Link>, state: &State) -> Result<()> {
+        let mut call = link.begin();
+        let State { schema, bytes } = state;
+        let message = ToChild::Restore { call: call.number, controller: self.number, schema: *schema, state: bytes };
+        link.send(&message).await?;
+        call.ended().await.map(drop)
     }
 
     /// The process that has this controller, if there is one.
@@ -312,12 +342,7 @@ impl AnyController for ControllerProxy {
         Box::pin(async move {
             let _lease = self.host.leases.take(Holder::Call);
             let link = self.ready().await?;
-            let mut call = link.begin();
-            let State { schema, bytes } = &state;
-            let message =
-                ToChild::Restore { call: call.number, controller: self.number, schema: *schema, state: bytes };
-            link.send(&message).await?;
-            call.ended().await.map(drop)
+            self.restore_in(&link, &state).await
         })
     }
 
@@ -391,7 +416,7 @@ impl Offers for BusOfHost {
 
     fn factory_proxy(&self, there: &RemoteFactory) -> Result<Arc<dyn Factory>> {
         let RemoteFactory { number, info, schema, swap, .. } = there.clone();
-        let (host, offered) = (self.host()?, Offered { info, schema, swap });
+        let (host, offered) = (self.host()?, Offered { info, schema, swap, persist: None });
         let _lease = host.leases.take(Holder::Factory);
         Ok(Arc::new(FactoryProxy { offered, number: number | ADDED, host, only_in: Some(self.epoch), _lease }))
     }

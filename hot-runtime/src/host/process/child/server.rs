@@ -63,6 +63,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
                 info: factory.info(),
                 schema: factory.schema(),
                 swap: factory.swap_mode(),
+                persist: factory.persist(),
             };
             found.iter().map(offer).collect()
         });
