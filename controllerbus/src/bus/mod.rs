@@ -74,6 +74,12 @@
 //    While `is_staged` is set, only the swap that has set it may.
 //  * `legacy` and `at_stake`: see stop_first.rs.
 //
+// `States`
+//
+//  * `table.owners` says which controller writes a state. It is set when a controller begins to serve, in `attach` or
+//    `take_over`, and it is read again in `files`, by whoever writes. What is in `table.forgotten` is removed in `files`
+//    before anything else happens there.
+//
 // `ControllerEntry`
 //
 //  * `answering.phase` is `Staged` or `Live` at first. `Staged` becomes `Live` under `life`, in `Staged::switch`. After

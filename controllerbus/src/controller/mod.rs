@@ -123,6 +123,9 @@ pub trait Controller: Send + Sync + Sized + 'static {
     ///
     /// With `swap = "stop-first"` the second call comes after `close`, when nothing of the controller is running any more.
     ///
+    /// With `#[hot_plugin(.., persist = "1s")]` it is also called at that interval, and when the controller ends, before `close`: see
+    /// [`Bus::keep_states_in`](crate::Bus::keep_states_in). There, `None` leaves what was kept before.
+    ///
     /// # Errors
     /// An error keeps this generation running and rolls the swap back.
     fn save(&self) -> Result<Option<State>> {
@@ -133,6 +136,9 @@ pub trait Controller: Send + Sync + Sized + 'static {
     /// takes over, if the state has changed since. It replaces what was restored before.
     ///
     /// With `swap = "stop-first"` it is called once, and also with the state of the controller that had the previous config.
+    ///
+    /// With `persist` it is also called with the state that was kept when the controller, or its process, ended; if it refuses that, the
+    /// controller is made again without a state.
     ///
     /// The state may come from another version of this code, as [`State::schema`] tells: migrate it, or reject it.
     ///
