@@ -51,7 +51,7 @@ use proc_macro::TokenStream;
 /// With `state = field` the next generation continues with that field's contents: a `Mutex`, an `RwLock` or a
 /// `watch::Sender` of a `#[derive(State)]` struct.
 ///
-/// With `persist = "1s"` (or `"500ms"`, `"5m"`) that state, or what `save` returns, is also written to the host's work folder: when it
+/// With `persist = "1s"` (or `"500ms"`, `"5m"`) that state, or what `save` returns, is also written to the host's work directory: when it
 /// has changed, at most once in that time, and when the controller ends. A process that has crashed and a host that is started anew go
 /// on with it. See `Bus::keep_states_in`.
 ///

@@ -78,7 +78,7 @@ pub trait StateStore: Send + Sync + 'static {
 
 impl Bus {
     /// Keeps the states of controllers with `#[hot_plugin(.., persist = "1s")]` in a store, and starts them with what is there; false
-    /// if the bus has one already. `hot-runtime` does it with its work folder.
+    /// if the bus has one already. `hot-runtime` does it with its work directory.
     ///
     /// It counts for controllers that are made from now on. A state is written when it has changed, at most once in the interval, and
     /// when its controller ends. A config that is removed on purpose forgets its state: by

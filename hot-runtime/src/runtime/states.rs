@@ -1,4 +1,4 @@
-//! The states of controllers with `persist`, as files in the work folder.
+//! The states of controllers with `persist`, as files in the work directory.
 //!
 //! ```text
 //! WORK/states/PLUGIN.KEY.state             a line of JSON (whose it is, its length and its hash), then the state as it was saved
@@ -86,7 +86,7 @@ impl Head {
 }
 
 impl KeptStates {
-    /// The states below a work folder. Nothing is there before the first one is stored.
+    /// The states below a work directory. Nothing is there before the first one is stored.
     pub(super) fn new(work_dir: &Path) -> Self {
         Self { folder: work_dir.join("states"), lock: Mutex::default() }
     }
