@@ -202,7 +202,7 @@ async fn a_directive_is_kept_and_a_wait_limited_by_the_clock_of_the_test_which_s
     bus.run(ThinkerConfig {}).await.unwrap();
     let begun = Instant::now();
     let late = bus.resolve(Ponder {}).within(Duration::from_secs(5)).await.expect_err("it takes a day").to_string();
-    assert!(late.contains("`test/thinker` (controller") && late.contains("is at work on it"), "{late}");
+    assert!(late.contains("`test/thinker` (controller") && late.contains("is still working on it"), "{late}");
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
     // It is still kept, and so at work since then.
     assert_eq!(*bus.ask(Ponder {}).await.unwrap(), 42);
@@ -263,14 +263,14 @@ async fn a_question_that_nobody_answers_says_who_is_there_and_what_does_not_run(
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     let told = error.to_string();
     for part in [
-        "no value of test/add within 10s: nobody answers it",
+        "no value of test/add within 10s: no controller resolves it",
         "on the bus: test/thinker 1.0.0, which resolves test/ponder",
         "`lamp` waits: ",
     ] {
         assert!(told.contains(part), "{told}");
     }
     let told = bus.ask(Ponder {}).await.expect_err("it takes a day").to_string();
-    assert!(told.contains("`test/thinker` (controller") && told.contains("is at work on it"), "{told}");
+    assert!(told.contains("`test/thinker` (controller") && told.contains("is still working on it"), "{told}");
     let told = bus.until_ready("lamp").await.expect_err("nothing makes lamps").to_string();
     assert!(told.starts_with("`lamp` was not ready within 10s: waits: "), "{told}");
     let told = bus.until_failed("test/thinker").await.expect_err("it is well").to_string();

@@ -141,7 +141,7 @@ const ROUNDS: usize = 64;
 /// # async fn main() {
 /// let bus = TestBus::new();
 /// let error = bus.ask(Greet { name: "Ada".into() }).await.unwrap_err().to_string();
-/// assert_eq!(error, "no value of example/greet within 10s: nobody answers it; no controller is on the bus");
+/// assert_eq!(error, "no value of example/greet within 10s: no controller resolves it; no controller is on the bus");
 /// # }
 /// ```
 pub struct TestBus {
@@ -381,7 +381,7 @@ impl TestBus {
     /// ```
     ///
     /// # Errors
-    /// As [`Bus::resolve`]; after the limit with who is at work on it, which controllers there are and what they resolve, and which
+    /// As [`Bus::resolve`]; after the limit with who is still working on it, which controllers there are and what they resolve, and which
     /// configs do not run.
     pub async fn ask<D: Directive>(&self, directive: D) -> Result<Arc<D::Value>, BusError> {
         self.waited(self.bus.resolve(directive)).await
