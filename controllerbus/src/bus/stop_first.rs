@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The old controller's values stay meanwhile. No controller is constructed for an instance that somebody else has claimed, or
-//! before everything that owned the same has been dropped. So there are never two.
+//! before everything that owned the same has been dropped. So there are never two. A construction has a claim of its own, which
+//! stays with it when it passes its limit, until it has ended.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -82,6 +83,12 @@ impl After {
         Self { controller: entry.id, end: entry.end.subscribe() }
     }
 
+    /// Waits until it is over.
+    pub(super) async fn over(&mut self) {
+        // An error means that the sender is gone, and so it is over.
+        let _ = self.end.wait_for(|end| end.over).await;
+    }
+
     pub(super) fn is_over(&self) -> bool {
         // Without a sender it is gone altogether.
         self.end.borrow().over || self.end.has_changed().is_err()
@@ -104,6 +111,11 @@ impl Claim {
     /// The end of the claim.
     pub(super) fn after(&self) -> After {
         After { controller: self.id, end: self.end.subscribe() }
+    }
+
+    /// Lets whoever holds the claim say why it does not end.
+    pub(super) fn teller(&self) -> watch::Sender<End> {
+        self.end.clone()
     }
 }
 
@@ -246,8 +258,7 @@ impl Engine {
         }
         self.spawn(async move {
             for mut after in after {
-                // An error means that the sender is gone, and so it is over.
-                let _ = after.end.wait_for(|end| end.over).await;
+                after.over().await;
             }
             drop(claim);
         });

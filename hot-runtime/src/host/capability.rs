@@ -322,6 +322,10 @@ impl Factory for GuardedFactory {
         self.factory.swap_mode()
     }
 
+    fn ends_when_cancelled(&self) -> bool {
+        self.factory.ends_when_cancelled()
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,

@@ -90,7 +90,7 @@ impl Engine {
                 _ => None,
             };
             let config = wire::encode(&what.config.config)?;
-            self.make(&what.known, id, config, state).await
+            self.make(&what.known, id, config, state, is_alone).await
         };
         let unwanted = async {
             loop {
@@ -188,6 +188,9 @@ impl Engine {
             };
         }
         let old = legacy.as_mut().and_then(|legacy| legacy.old.take());
+        if after.is_some() && claim.is_some() {
+            legacy.get_or_insert_default();
+        }
         if let Some(legacy) = &mut legacy {
             legacy.wait_for(after.clone());
             if legacy.is_estate() {

@@ -46,6 +46,10 @@ impl Factory for FactoryProxy {
         self.offered.swap
     }
 
+    fn ends_when_cancelled(&self) -> bool {
+        true
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -60,13 +64,7 @@ impl Factory for FactoryProxy {
             let number = self.host.next_controller();
             let (sockets, span) = (Arc::clone(context.sockets()), Span::current());
             let made = Made { factory: self.number, config, sockets, span };
-            let constructing = construct(&link, number, &made);
-            let resolved = tokio::select! {
-                made = constructing => made?,
-                () = context.cancelled() => {
-                    return Err(Error::new(ErrorKind::Closed, "cancelled during construction"));
-                }
-            };
+            let resolved = construct(&link, number, &made, Some(&context)).await?;
             let made = Some(made).filter(|_| self.only_in.is_none());
             Ok(ControllerProxy::of(&self.host, link.epoch, number, made, resolved))
         })
@@ -106,8 +104,9 @@ impl Drop for Making<'_> {
     }
 }
 
-/// Constructs a controller in a process; returns what it resolves. If the future is dropped, there is none.
-async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Resolved> {
+/// Constructs a controller in a process; returns what it resolves. If the future is dropped, there is none. If it is cancelled, the
+/// process is, and says when that has ended.
+async fn construct(link: &Arc<Link>, controller: u64, made: &Made, cancel: Option<&Context>) -> Result<Resolved> {
     // Dropped after the call, which aborts the construction.
     let mut making = Making { link, controller, is_kept: false };
     link.listeners.know(controller, &made.sockets);
@@ -117,7 +116,17 @@ async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Res
     let construct = ToChild::Construct { call: call.number, controller, factory, config };
     let constructed = async {
         link.send(&construct).await?;
-        match call.ended().await? {
+        let ended = match cancel {
+            None => call.ended().await,
+            Some(context) => tokio::select! {
+                ended = call.ended() => ended,
+                () = context.cancelled() => {
+                    link.send(&ToChild::Cancel { call: call.number }).await?;
+                    call.ended().await
+                }
+            },
+        };
+        match ended? {
             CallResult::Constructed(resolved) => Ok(resolved),
             _ => Err(Error::msg("the plugin's process returned no controller")),
         }
@@ -175,7 +184,7 @@ impl ControllerProxy {
             if self.built.load(Ordering::Acquire) == link.epoch {
                 return Ok(link);
             }
-            match construct(&link, self.number, made).await {
+            match construct(&link, self.number, made, None).await {
                 Ok(_) => {
                     self.built.store(link.epoch, Ordering::Release);
                     return Ok(link);
