@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::engine::Engine;
 use super::entry::{ControllerEntry, End};
-use super::resolver::{hand_on, offer};
+use super::resolver::{hand_on, offer, start_run};
 use super::standing::Standing;
 use crate::controller::State;
 use crate::error::ErrorKind;
@@ -294,8 +294,15 @@ impl Engine {
         self.types.route(&[], &old);
         for (old, new) in pairs {
             // The runs that waited here, and whatever is offered to the old one from now on, are the new one's.
-            for (standing, ..) in old.handover.shut() {
+            for (standing, lane_ref, run) in old.handover.shut() {
                 match new {
+                    // A local call has nobody else: it stays where it is, like those that have begun.
+                    Some(_) if standing.options.once && standing.library.is_some() => {
+                        let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
+                        if is_wanted {
+                            start_run(&standing, &lane_ref, run);
+                        }
+                    }
                     Some(new) if standing.options.once => hand_on(&standing, old.id, new.id),
                     _ => standing.change(|state, effects| state.remove_resolver(old.id, effects)),
                 }
@@ -330,7 +337,7 @@ impl Engine {
                 };
                 let _ = timeout(super::swap::OUTLAST, outlasted).await;
                 old.withdraw_but_calls();
-                // Whoever calls decides how long he waits.
+                // Whoever calls decides how long he waits. Meanwhile it is shown as finishing.
                 while old.answer_count() > 0 {
                     watching.activity.notified().await;
                 }

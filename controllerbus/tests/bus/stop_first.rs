@@ -561,6 +561,15 @@ async fn until_one_runs(bus: &Bus) {
     soon(async { while !watch.next().await.is_some_and(runs) {} }).await;
 }
 
+/// Lets the threads go that constructions block, also when a test fails.
+struct Releases<'a>(&'a Resource);
+
+impl Drop for Releases<'_> {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
 fn impatient() -> Limits {
     limits().construct(Duration::from_millis(200))
 }
@@ -568,6 +577,7 @@ fn impatient() -> Limits {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_construction_that_passes_its_limit_has_ended_before_the_previous_config_is_made_again() {
     let resource = Arc::<Resource>::default();
+    let _released = Releases(&resource);
     let bus = serving_within(impatient(), &resource).await;
     resource.blocks.lock().unwrap().push(7);
     resource.take_log();
@@ -589,6 +599,7 @@ async fn a_construction_that_passes_its_limit_has_ended_before_the_previous_conf
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_construction_that_passes_its_limit_has_ended_before_the_previous_code_is_made_again() {
     let resource = Arc::<Resource>::default();
+    let _released = Releases(&resource);
     let bus = serving_within(impatient(), &resource).await;
     resource.blocks.lock().unwrap().push(2);
     resource.take_log();
@@ -609,6 +620,7 @@ async fn a_construction_that_passes_its_limit_has_ended_before_the_previous_code
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_construction_that_passes_its_limit_has_ended_before_it_is_tried_again() {
     let resource = Arc::<Resource>::default();
+    let _released = Releases(&resource);
     let bus = Bus::with_limits(impatient());
     resource.blocks.lock().unwrap().push(7);
     bus.add_factories(Source(1), stores(1, &resource));
