@@ -59,6 +59,7 @@ impl Engine {
     /// and it is executed once those before it have ended.
     pub(super) fn attach(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
         entry.set_service(Service::Serving);
+        self.start_linked();
         self.types.route(std::slice::from_ref(entry), &[]);
         // Whoever has taken it off in between has found no routes yet.
         if !self.life().controllers.contains_key(&entry.id) {
