@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use controllerbus::__private::RUN;
 use controllerbus::bus::Source;
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
@@ -395,7 +396,13 @@ impl Offers for BusOfHost {
 
     fn controller_proxy(&self, there: &RemoteController) -> Result<Arc<dyn AnyController>> {
         let resolved = Resolved::new(there.resolves.clone(), there.retries.clone());
-        Ok(ControllerProxy::of(&self.host()?, self.epoch, there.number | ADDED, None, resolved))
+        let (host, number) = (self.host()?, there.number | ADDED);
+        if let Some(link) = host.standing().filter(|link| link.epoch == self.epoch) {
+            // The bus makes its own once it has the proxy; this one says the same.
+            let span = tracing::error_span!(target: RUN, parent: None, "controller", controller = there.info.id);
+            link.traces.know(number, &span);
+        }
+        Ok(ControllerProxy::of(&host, self.epoch, number, None, resolved))
     }
 
     fn factory_proxy(&self, there: &RemoteFactory) -> Result<Arc<dyn Factory>> {
