@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use controllerbus::bus::Limits;
 use controllerbus::listen::Address;
 use controllerbus::prelude::*;
 use hot_runtime::{GenerationState, HotRuntime, Isolation, RuntimeEvent, Trust};
@@ -65,8 +66,12 @@ struct Host {
 
 impl Host {
     async fn new(isolation: Isolation) -> Self {
+        Self::with_limits(isolation, Limits::default()).await
+    }
+
+    async fn with_limits(isolation: Isolation, limits: Limits) -> Self {
         let builds = Builds::new().await;
-        let bus = Bus::new();
+        let bus = Bus::with_limits(limits);
         let (listener, told) = events();
         std::fs::create_dir_all(work_dir()).expect("the work folder");
         let folder = tempfile::tempdir_in(work_dir()).expect("a folder");
@@ -277,6 +282,38 @@ async fn who_locks_a_file_is_swapped_one_at_a_time_and_loses_nothing_in_the_proc
 #[tokio::test(flavor = "multi_thread")]
 async fn who_locks_a_file_is_swapped_one_at_a_time_and_loses_nothing_in_processes_of_their_own() {
     one_at_a_time(Isolation::Process).await;
+}
+
+async fn nobody_beside_what_is_overdue(isolation: Isolation) {
+    let host = Host::with_limits(isolation, Limits::default().construct(Duration::from_millis(500))).await;
+    let file = host.folder.path().join("rows");
+    let blocked = file.with_extension("blocked");
+    std::fs::write(&blocked, "").expect("the file that blocks");
+    host.apply(&format!("vault: {{ id: probe/vault, config: {{ file: '{}' }} }}", file.display())).await;
+    host.load(1).await.expect("loading");
+    assert_eq!(enter(&host.bus).await.1, format!("{} 1", numbered(1)));
+    let error = host.load_that(2, "vault-blocks").await.expect_err("it does not end").to_string();
+    assert!(error.contains("constructing probe/vault took longer than 500ms; it has not ended yet"), "{error}");
+    // It has the file still, and nobody has tried to get it.
+    let problem = host.bus.config("vault").expect("it is applied").problem.expect("nobody serves").to_string();
+    assert!(problem.contains("waiting for the previous controller to end"), "{problem}");
+    assert!(!problem.contains("is locked"), "{problem}");
+    std::fs::remove_file(&blocked).expect("the file that blocks");
+    // The one before is made again, with its state.
+    let mut watch = host.bus.watch_config("vault");
+    soon("it runs again", async { while watch.running().await.is_err() {} }).await;
+    assert_eq!(enter(&host.bus).await.1, format!("{} 2", numbered(1)));
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_made_beside_a_construction_that_passes_its_limit_in_the_process() {
+    nobody_beside_what_is_overdue(Isolation::None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_made_beside_a_construction_that_passes_its_limit_in_processes_of_their_own() {
+    nobody_beside_what_is_overdue(Isolation::Process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -987,6 +987,15 @@ async fn what_a_process_logs_reaches_the_hosts_subscriber_with_its_plugin_genera
     for part in expected {
         assert!(event.contains(part), "`{part}` is not in {event}");
     }
+    // And so what a controller logs that the plugin has added from inside.
+    assert_eq!(host.act("log-added hello").await, "logged");
+    let by_added = || {
+        let events = logged.events.lock().expect("the list");
+        events.iter().find(|event| event.contains("the added one logs")).cloned()
+    };
+    until("the event comes", || by_added().is_some()).await;
+    let event = by_added().expect("it is there");
+    assert!(event.contains("plugin=\"hazard\"") && event.contains("controller=\"hazard/added\";"), "{event}");
     // What is said by `log` comes the same way.
     let by_log = || {
         let events = logged.events.lock().expect("the list");

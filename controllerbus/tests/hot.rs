@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use controllerbus::__private::{FactoryEntry, SwapMode, hot};
-use controllerbus::bus::{Bus, Source};
+use controllerbus::bus::{Bus, Execution, Source};
 use controllerbus::controller::factory::Factory;
+use controllerbus::controller::{Closures, Info};
 use controllerbus::error::ErrorKind;
 use controllerbus::hot::{Hot, HotTrait, ListFunctions, Serves};
 use controllerbus::prelude::*;
@@ -60,6 +61,25 @@ impl Kinds for AllKinds {
     async fn wait(&self, item: Item, _: (u8, char)) -> Result<Item, String> {
         tokio::task::yield_now().await;
         if item.count == 0 { Err(format!("no {}", item.name)) } else { Ok(item) }
+    }
+}
+
+#[test]
+fn what_is_linked_in_starts_with_the_first_use_in_a_runtime_of_a_bus_that_was_made_outside_of_one() {
+    // Asked, or with a controller on the bus that answers everything.
+    for is_answered in [false, true] {
+        let bus = Bus::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+        assert!(bus.configs().is_empty(), "nothing can run yet");
+        runtime.block_on(async {
+            if is_answered {
+                let silent = Closures::new().resolves(|_: ListFunctions, _| std::future::ready(Ok(())));
+                bus.add_controller(Arc::new(silent), Info::new("silent", "1.0.0".parse().unwrap(), "test/silent"));
+            }
+            let kinds: Hot<dyn Kinds> = soon(bus.hot()).await.expect("it is linked in");
+            assert_eq!(kinds.text("ada").await.expect("an answer"), "ADA");
+            bus.close().await;
+        });
     }
 }
 
@@ -269,7 +289,11 @@ async fn a_call_outlasts_its_generation_for_as_long_as_it_takes() {
     let call = count.hold();
     let _committed = swap(&bus, 1, 2, factory::<dyn Count, Counter<22>>("two", false)).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(bus.leaving().len(), 1, "the controller stays for it");
+    let leaving = bus.leaving();
+    assert_eq!(leaving.len(), 1, "the controller stays for it");
+    // Tools see what for.
+    let finishing = Execution::Finishing { calls: vec!["functions/two".to_owned()] };
+    assert_eq!((&leaving[0].execution, leaving[0].source), (&finishing, Source(1)));
     told.go_on.notify_waiters();
     assert_eq!(call.await.expect("it goes on"), "generation 21");
     while !bus.leaving().is_empty() {

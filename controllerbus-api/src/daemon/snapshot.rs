@@ -150,6 +150,9 @@ impl Host {
                 Execution::Running => (state::RUNNING, String::new()),
                 Execution::Failed { error, .. } | Execution::Stopped { error } => (state::FAILED, self.kept(&error)),
                 Execution::Ended => (state::ENDED, String::new()),
+                Execution::Finishing { calls } => {
+                    (state::CLOSING, format!("it finishes calls of {}", calls.join(", ")))
+                }
                 Execution::Closing => (state::CLOSING, String::new()),
                 Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not return")),
                 _ => (state::UNKNOWN, String::new()),

@@ -52,6 +52,8 @@ pub(super) struct Engine {
     pub(super) bridges: Mutex<Vec<BridgeTo>>,
     next: AtomicU64,
     closed: AtomicBool,
+    /// Whether what is linked in and runs by itself was started: it needs a runtime.
+    pub(super) has_linked: AtomicBool,
     own: Weak<Self>,
 }
 
@@ -77,6 +79,7 @@ impl Engine {
             bridges: Mutex::default(),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            has_linked: AtomicBool::new(false),
             own: Weak::clone(engine),
         })
     }
@@ -163,6 +166,16 @@ impl Engine {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// A bus that was created outside of a runtime may be used in one for the first time.
+    #[cold]
+    fn nobody_resolves(&self) {
+        if !self.has_linked.load(Ordering::Acquire)
+            && let Some(engine) = self.own.upgrade()
+        {
+            engine.start_linked();
+        }
+    }
+
     fn add_reference(&self, directive: Arc<dyn AnyDirective>) -> Result<Reference> {
         let closed = |id: &str| Error::new(ErrorKind::Closed, format!("the bus is closed; {id} was not added"));
         directive.validate().map_err(|error| {
@@ -216,7 +229,11 @@ impl Engine {
             for route in routes.iter() {
                 offer(reference.standing(), route.get());
             }
+            let is_unheard = routes.is_empty();
             drop(routes);
+            if is_unheard {
+                self.nobody_resolves();
+            }
             reference.standing().change(StandingState::offered);
         } else {
             reference.standing().notify_changed();
@@ -244,11 +261,12 @@ impl Backend for Engine {
         retry: Retry,
     ) -> Result<Box<dyn RawRunning>> {
         let engine = self.open()?;
-        let entry = engine.add_by_hand(controller, info, source, retry);
+        let entry = engine.by_hand(controller, info, source, retry);
+        engine.put(&entry)?;
         Ok(Box::new(Held::new(engine, &entry)))
     }
 
     fn add_factories(&self, factories: Vec<Arc<dyn Factory>>, source: Source) -> Result<Box<dyn Send + Sync>> {
-        Ok(self.open()?.hold_factories(factories, source))
+        self.open()?.hold_factories(factories, source)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -67,6 +67,8 @@ pub(super) struct ControllerEntry {
     /// Whether it was not offered calls, because it was staged.
     pub(super) missed_calls: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
+    /// When it stopped serving.
+    replaced: OnceLock<SystemTime>,
     pub(super) handover: Handover,
     answering: Answering<Arc<Standing>>,
 }
@@ -216,6 +218,12 @@ pub enum Execution {
     },
     /// It ended without an error; the controller keeps answering directives.
     Ended,
+    /// It was replaced or removed, and finishes the calls that it had begun: their callers decide how long they wait. It is told to
+    /// end after the last one.
+    Finishing {
+        /// The ids of the directives by which it was called, one for each call.
+        calls: Vec<String>,
+    },
     /// It was told to end, and is being closed.
     Closing,
     /// It was told to end, but blocks its thread or is used by something that does, so that it cannot be dropped.
@@ -265,6 +273,7 @@ impl ControllerEntry {
             resolver_failed: AtomicBool::new(false),
             missed_calls: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
+            replaced: OnceLock::new(),
             handover: Handover::default(),
             answering: Answering::live(),
         }
@@ -342,6 +351,9 @@ impl ControllerEntry {
         self.service.send_if_modified(|now| {
             let changes = *now != service && !now.has_ended();
             if changes {
+                if service.has_ended() {
+                    self.replaced.get_or_init(SystemTime::now);
+                }
                 *now = service;
             }
             changes
@@ -372,6 +384,18 @@ impl ControllerEntry {
         }
     }
 
+    /// The calls that it has begun, if it is no longer routed to and not told to end yet.
+    fn calls_to_finish(&self) -> Option<Vec<String>> {
+        if !self.service.borrow().has_ended() || self.cancel.is_cancelled() {
+            return None;
+        }
+        let answers = self.answers();
+        let calls = answers.iter().filter(|standing| standing.options.once);
+        let mut calls: Vec<_> = calls.map(|standing| standing.directive.id().to_owned()).collect();
+        calls.sort_unstable();
+        (!calls.is_empty()).then_some(calls)
+    }
+
     /// Whether it answers anything but calls.
     pub(super) fn answers_more_than_calls(&self) -> bool {
         self.answers().iter().any(|standing| !standing.options.once)
@@ -379,6 +403,10 @@ impl ControllerEntry {
 
     /// What its execution is doing, and since when.
     pub(super) fn execution(&self) -> (Execution, SystemTime) {
+        if let Some(calls) = self.calls_to_finish() {
+            let since = self.replaced.get().copied().unwrap_or_else(SystemTime::now);
+            return (Execution::Finishing { calls }, since);
+        }
         self.execution.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use semver::{Version, VersionReq};
@@ -12,8 +13,10 @@ use super::engine::{Engine, Life};
 use super::entry::ControllerEntry;
 use crate::controller::factory::Factory;
 use crate::controller::{Info, SwapMode};
+use crate::error::ErrorKind;
 use crate::hot::serve::configs;
 use crate::linked::FACTORIES;
+use crate::{Error, Result};
 
 /// The factories that the bus knows.
 #[derive(Default)]
@@ -21,6 +24,8 @@ pub(super) struct Factories {
     known: Vec<KnownFactory>,
     /// Generations that are being prepared: what they add counts for their own successors, and for nobody else before the commit.
     staged: HashSet<Source>,
+    /// Generations that were replaced or removed: nothing is added by them any more.
+    ended: HashSet<Source>,
 }
 
 /// A factory with its answers about itself, for which it is asked once and outside of locks.
@@ -59,18 +64,42 @@ impl KnownFactory {
 
 impl Factories {
     pub(super) fn add(&mut self, factories: Vec<KnownFactory>) {
+        for known in factories.iter().filter(|known| !known.is_by_hand()) {
+            self.ended.remove(&known.source);
+        }
         self.known.extend(factories);
+    }
+
+    /// That a generation may add controllers and factories.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] if it was replaced or removed: what a task of it adds after that would keep it loaded.
+    pub(super) fn may_add(&self, library: Source) -> Result<()> {
+        if !self.ended.contains(&library) {
+            return Ok(());
+        }
+        let what = format!("generation {} does not serve any more, and adds nothing to the bus", library.0);
+        Err(Error::new(ErrorKind::Closed, what).permanent())
     }
 
     /// Removes a source's factories, and those that its controllers have added, which the caller drops after the lock.
     pub(super) fn remove(&mut self, source: Source) -> Vec<KnownFactory> {
+        if source.library() != Source::STATIC {
+            self.ended.insert(source);
+        }
         let (gone, stay) = self.known.drain(..).partition(|known| known.is_of(source));
         self.known = stay;
         gone
     }
 
+    /// A generation's library is gone: nothing of it can add anything.
+    pub(super) fn forget(&mut self, generation: Source) {
+        self.ended.remove(&generation);
+    }
+
     /// A generation is prepared beside the running one.
     pub(super) fn stage(&mut self, generation: Source) {
+        self.ended.remove(&generation);
         self.staged.insert(generation);
     }
 
@@ -139,11 +168,16 @@ impl Factories {
 }
 
 impl Engine {
-    /// Runs what is linked into this binary and runs without a config set that says so, where there is a runtime for it.
+    /// Runs what is linked into this binary and runs without a config set that says so: once, as soon as there is a runtime for it.
     pub(super) fn start_linked(self: &Arc<Self>) {
+        if self.has_linked.load(Ordering::Acquire) || self.runtime().is_err() || self.is_closed() {
+            return;
+        }
+        if self.has_linked.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let set = configs(FACTORIES.iter().filter(|entry| entry.starts).map(|entry| entry.config_id));
         if set.iter().next().is_some()
-            && self.runtime().is_ok()
             && let Err(error) = self.add_candidates(self.next_id(), set, Earlier::Keep)
         {
             tracing::error!(%error, "functions that are linked in failed to start");
@@ -152,15 +186,36 @@ impl Engine {
 
     /// Adds factories; controllers that wait for them are constructed in the background.
     pub(super) fn add_factories(self: &Arc<Self>, known: Vec<KnownFactory>) {
-        let changes = {
+        // What is not a generation's is never refused.
+        let _ = self.add_factories_of(Source::STATIC, known);
+    }
+
+    /// Adds factories that a generation has added by hand.
+    ///
+    /// # Errors
+    /// It was replaced.
+    pub(super) fn add_factories_of(self: &Arc<Self>, library: Source, known: Vec<KnownFactory>) -> Result<()> {
+        let added = {
             let mut life = self.life();
             let Life { factories, configs, .. } = &mut *life;
-            factories.add(known);
-            let mut changes = Changes::default();
-            configs.factories_added(factories, &mut changes);
-            changes
+            match factories.may_add(library) {
+                // They are dropped after the lock.
+                Err(refused) => Err((refused, known)),
+                Ok(()) => {
+                    factories.add(known);
+                    let mut changes = Changes::default();
+                    configs.factories_added(factories, &mut changes);
+                    Ok(changes)
+                }
+            }
         };
-        self.carry_out(changes);
+        match added {
+            Ok(changes) => {
+                self.carry_out(changes);
+                Ok(())
+            }
+            Err((refused, _known)) => Err(refused),
+        }
     }
 
     /// Removes a source's factories and controllers. Returns when the controllers have ended or their limits have passed,

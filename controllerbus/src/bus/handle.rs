@@ -114,7 +114,8 @@ impl BusHandle {
     /// ```
     ///
     /// # Errors
-    /// If the bus is closed, or if the plugin's capabilities do not name what it answers.
+    /// If the bus is closed, if the plugin's capabilities do not name what it answers, or if another generation of the plugin has
+    /// taken over: what a task of the old one adds goes nowhere.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> Result<Running, BusError> {
         Ok(Running::new(self.0.add_controller(controller, info, Source::STATIC, Retry::default())?))
     }
@@ -140,10 +141,13 @@ impl BusHandle {
     /// to those of the next generation, if that adds a factory for the same config ID before its own controllers have reached
     /// the first wait of [`execute`](crate::Controller::execute). Otherwise they are made anew, once there is a factory. So are
     /// those of a controller with `swap = "stop-first"`: it ends before its successor is constructed, and what it has added goes
-    /// with it. What a generation adds before it serves counts for those successors alone, until then.
+    /// with it. What a generation adds before it serves counts for those successors alone, until then. So a controller must not wait
+    /// in `construct`, or before the first wait of `execute`, for a controller that its own factory is to make: its swap would
+    /// never be ready, and fails after the time that it has with an error that says so.
     ///
     /// # Errors
-    /// If the bus is closed, or if the plugin's capabilities do not name their config IDs.
+    /// If the bus is closed, if the plugin's capabilities do not name their config IDs, or if another generation of the plugin has
+    /// taken over.
     pub fn add_factories(&self, factories: Vec<Arc<dyn Factory>>) -> Result<AddedFactories, BusError> {
         Ok(AddedFactories::new(self.0.add_factories(factories, Source::STATIC)?))
     }

@@ -196,7 +196,7 @@ impl Bus {
         self.0.controllers()
     }
 
-    /// The controllers that were removed and have not ended yet, because they are closing or stuck.
+    /// The controllers that were removed and have not ended yet, because they finish calls, are closing, or are stuck.
     pub fn leaving(&self) -> Vec<ControllerSnapshot> {
         let entries: Vec<_> = self.0.life().leaving.values().cloned().collect();
         entries.iter().map(|entry| self.0.snapshot_of(entry)).collect()

@@ -60,6 +60,7 @@ impl Engine {
     pub(super) fn attach(self: &Arc<Self>, entry: &Arc<ControllerEntry>, before: Vec<CancellationToken>) {
         self.own_state(entry);
         entry.set_service(Service::Serving);
+        self.start_linked();
         self.types.route(std::slice::from_ref(entry), &[]);
         // Whoever has taken it off in between has found no routes yet.
         if !self.life().controllers.contains_key(&entry.id) {
@@ -330,15 +331,32 @@ async fn close(entry: Arc<ControllerEntry>) {
 }
 
 /// Waits for the result of user code. Dropping it aborts the task; a result that has come all the same goes to `late`.
-struct Waiting<T, F: Fn(T)> {
-    task: AbortHandle,
+pub(super) struct Waiting<T, F: Fn(T)> {
+    /// `None` once the task is left to end by itself.
+    task: Option<AbortHandle>,
     result: oneshot::Receiver<Result<T>>,
     late: Arc<F>,
 }
 
+impl<T, F: Fn(T)> Waiting<T, F> {
+    /// Waits until it ends or its limit has passed.
+    pub(super) async fn within(&mut self, limit: Duration, what: &str) -> Result<T> {
+        match timeout(limit, &mut self.result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::new(ErrorKind::Closed, format!("{what} was dropped"))),
+            Err(_) => Err(Error::new(ErrorKind::TimedOut, format!("{what} took longer than {limit:?}"))),
+        }
+    }
+
+    /// Leaves the task to end by itself; its result goes to `late`.
+    pub(super) fn leave(mut self) {
+        self.task = None;
+    }
+}
+
 impl<T, F: Fn(T)> Drop for Waiting<T, F> {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.iter().for_each(AbortHandle::abort);
         self.result.close();
         if let Ok(Ok(result)) = self.result.try_recv() {
             (self.late)(result);
@@ -355,6 +373,15 @@ pub(super) async fn limited<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
     late: impl Fn(T) + Send + Sync + 'static,
 ) -> Result<T> {
+    begin(engine, work, late)?.within(limit, what).await
+}
+
+/// The same, in two steps.
+pub(super) fn begin<T: Send + 'static, F: Fn(T) + Send + Sync + 'static>(
+    engine: &Engine,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    late: F,
+) -> Result<Waiting<T, F>> {
     let (done, result) = oneshot::channel();
     let late = Arc::new(late);
     let unheard = Arc::clone(&late);
@@ -364,10 +391,5 @@ pub(super) async fn limited<T: Send + 'static>(
             unheard(result);
         }
     });
-    let mut waiting = Waiting { task: task.abort_handle(), result, late };
-    match timeout(limit, &mut waiting.result).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::new(ErrorKind::Closed, format!("{what} was dropped"))),
-        Err(_) => Err(Error::new(ErrorKind::TimedOut, format!("{what} took longer than {limit:?}"))),
-    }
+    Ok(Waiting { task: Some(task.abort_handle()), result, late })
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// How long each step of a controller's life may take.
 ///
-/// When a limit has passed, the future is dropped, the controller's state says so, and nothing else waits for it.
+/// When a limit has passed, the future is dropped, the controller's state says so, and nothing else waits for it, but for a
+/// controller that cannot run beside it (`swap = "stop-first"`).
 ///
 /// ```
 /// use std::time::Duration;

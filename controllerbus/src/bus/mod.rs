@@ -58,6 +58,7 @@
 //    inserted, and under `life` where a controller or config is. `Types::drain` and `Bus::close` take these locks after
 //    setting it: they find what was inserted before, and whatever comes later sees the flag. Keepers and swaps need not
 //    look at it, because their instances, or the controllers that they would replace, are gone then.
+//  * `has_linked` is set once, by whoever starts what is linked in, where there is a runtime.
 //  * `next` numbers controllers, claims and owners of configs. 0 is the bus itself as a controller, and whoever calls
 //    `Bus::apply` as an owner.
 //  * `changed` and `directives_changed` are incremented after a change; a reader marks the channel as seen first and
@@ -89,6 +90,7 @@
 //  * `answering.lanes` are written by `LaneRef::remember` and `LaneRef::forget`. An answer is remembered before its
 //    resolver begins, and forgotten after that is gone.
 //  * `is_routed` is set under `Types::routing` when the controller's routes have been stored, and never reset.
+//  * `replaced` is set once, with the first `service` that says that it has ended.
 //  * `execution`, `failures`, `failed` and `end` are written by the controller's own life (life.rs) only. In `end`,
 //    `left` comes first, then `held` as often as it changes, and `over` once, at the very end. `is_over` is set before
 //    that, under `life`, together with the removal from `leaving`; `closed` is cancelled after it.
@@ -296,7 +298,8 @@ impl Bus {
     /// A bus that knows the factories linked into this binary.
     ///
     /// Create it inside a tokio runtime: all its work is done there, whichever thread calls it. A bus that is created
-    /// outside of one uses the runtime of each caller.
+    /// outside of one uses the runtime of each caller; functions that are linked in ([`hot`](crate::hot)) start when it is first
+    /// used in one.
     pub fn new() -> Self {
         Self::with_limits(Limits::default())
     }
@@ -356,7 +359,10 @@ impl Bus {
 
     /// Adds a controller to the bus, which executes it and offers it the active directives.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
-        ControllerId(self.0.add_by_hand(controller, info, Source::STATIC, Retry::default()).id)
+        let entry = self.0.by_hand(controller, info, Source::STATIC, Retry::default());
+        // What is not a generation's is never refused.
+        let _ = self.0.put(&entry);
+        ControllerId(entry.id)
     }
 
     /// Removes a controller: its values are withdrawn, and it is cancelled and closed. Returns when that is done or its
@@ -380,6 +386,12 @@ impl Bus {
     pub async fn remove_source(&self, source: Source) -> Vec<ControllerSnapshot> {
         let left = self.0.remove_source(source).await;
         left.iter().map(|entry| self.0.snapshot_of(entry)).collect()
+    }
+
+    /// Forgets a source that was replaced or removed, once its library is gone. Until then what a task of it adds late is
+    /// refused.
+    pub fn forget_source(&self, source: Source) {
+        self.0.life().factories.forget(source);
     }
 
     /// Applies a config set. The highest revision of each key wins, and a controller whose config is unchanged keeps

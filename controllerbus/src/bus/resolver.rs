@@ -113,8 +113,9 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
     if let Some(library) = standing.library.filter(|library| *library != lane_ref.library) {
         return not_asked(standing, lane_ref, library);
     }
-    // Its predecessor is asked. What that does not begin is offered again when this one goes live (`Engine::take_over`).
-    if standing.options.once && lane_ref.is_staged() {
+    // Its predecessor is asked. What that does not begin is offered again when this one goes live (`Engine::take_over`). A local
+    // call has only its own generation.
+    if standing.options.once && lane_ref.is_staged() && standing.library.is_none() {
         lane_ref.missed_calls.store(true, Ordering::Release);
         return;
     }

@@ -80,28 +80,35 @@ impl std::fmt::Debug for AddedFactories {
 }
 
 impl Engine {
-    /// Puts a controller on the bus.
-    pub(super) fn add_by_hand(
-        self: &Arc<Self>,
+    /// A controller that no config has asked for.
+    pub(super) fn by_hand(
+        &self,
         controller: Arc<dyn AnyController>,
         info: Info,
         source: Source,
         retry: Retry,
     ) -> Arc<ControllerEntry> {
-        let id = self.next_id();
-        let entry =
-            Arc::new(ControllerEntry::new(Ties::new(id).named(&info.id, &[]), info, source, controller).retried(retry));
+        let ties = Ties::new(self.next_id()).named(&info.id, &[]);
+        Arc::new(ControllerEntry::new(ties, info, source, controller).retried(retry))
+    }
+
+    /// Puts it on the bus.
+    ///
+    /// # Errors
+    /// It is a generation's that was replaced.
+    pub(super) fn put(self: &Arc<Self>, entry: &Arc<ControllerEntry>) -> Result<()> {
         let is_closed = {
             let mut life = self.life();
-            life.controllers.insert(id, Arc::clone(&entry));
+            life.factories.may_add(entry.source)?;
+            life.controllers.insert(entry.id, Arc::clone(entry));
             self.is_closed()
         };
         if is_closed {
-            self.discard(Arc::clone(&entry));
+            self.discard(Arc::clone(entry));
         } else {
-            self.attach(&entry, Vec::new());
+            self.attach(entry, Vec::new());
         }
-        entry
+        Ok(())
     }
 
     /// Takes a controller off; whether it was there.
@@ -210,14 +217,17 @@ impl Source {
 
 impl Engine {
     /// Adds factories of a library for as long as what is returned is held.
+    ///
+    /// # Errors
+    /// It is a generation that was replaced.
     pub(super) fn hold_factories(
         self: &Arc<Self>,
         factories: Vec<Arc<dyn Factory>>,
         library: Source,
-    ) -> Box<dyn Send + Sync> {
+    ) -> Result<Box<dyn Send + Sync>> {
         let source = Source::by_hand(self.next_id());
         let known = KnownFactory::of(source, factories).into_iter().map(|known| KnownFactory { library, ..known });
-        self.add_factories(known.collect());
-        Box::new(HeldFactories { engine: Arc::clone(self), source })
+        self.add_factories_of(library, known.collect())?;
+        Ok(Box::new(HeldFactories { engine: Arc::clone(self), source }))
     }
 }

@@ -231,11 +231,12 @@ impl Engine {
         known: &KnownFactory,
         instance: u64,
         config: Vec<u8>,
+        is_alone: bool,
     ) -> Result<ControllerEntry, ConstructFailure> {
         let Some((name, state, is_stored)) = self.kept_for(known, instance).await else {
-            return self.make(known, instance, config, None).await;
+            return self.make(known, instance, config, None, is_alone).await;
         };
-        match self.make(known, instance, config.clone(), Some(state)).await {
+        match self.make(known, instance, config.clone(), Some(state), is_alone).await {
             Ok(made) => {
                 made.last_state.iter().filter(|_| is_stored).for_each(|last| last.is_kept());
                 Ok(made)
@@ -248,7 +249,7 @@ impl Engine {
                 let aside = self.with_store(move |states, store| states.set_aside(store, &name, &why)).await;
                 // One that is not over is waited for before it is tried again.
                 match aside {
-                    Ok(()) if failure.after.is_none() => self.make(known, instance, config, None).await,
+                    Ok(()) if failure.after.is_none() => self.make(known, instance, config, None, is_alone).await,
                     _ => Err(failure),
                 }
             }

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The old controller's values stay meanwhile. No controller is constructed for an instance that somebody else has claimed, or
-//! before everything that owned the same has been dropped. So there are never two.
+//! before everything that owned the same has been dropped. So there are never two. A construction has a claim of its own, which
+//! stays with it when it passes its limit, until it has ended.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 
 use super::engine::Engine;
 use super::entry::{ControllerEntry, End};
-use super::resolver::{hand_on, offer};
+use super::resolver::{hand_on, offer, start_run};
 use super::standing::Standing;
 use crate::controller::State;
 use crate::error::ErrorKind;
@@ -82,6 +83,12 @@ impl After {
         Self { controller: entry.id, end: entry.end.subscribe() }
     }
 
+    /// Waits until it is over.
+    pub(super) async fn over(&mut self) {
+        // An error means that the sender is gone, and so it is over.
+        let _ = self.end.wait_for(|end| end.over).await;
+    }
+
     pub(super) fn is_over(&self) -> bool {
         // Without a sender it is gone altogether.
         self.end.borrow().over || self.end.has_changed().is_err()
@@ -104,6 +111,11 @@ impl Claim {
     /// The end of the claim.
     pub(super) fn after(&self) -> After {
         After { controller: self.id, end: self.end.subscribe() }
+    }
+
+    /// Lets whoever holds the claim say why it does not end.
+    pub(super) fn teller(&self) -> watch::Sender<End> {
+        self.end.clone()
     }
 }
 
@@ -246,8 +258,7 @@ impl Engine {
         }
         self.spawn(async move {
             for mut after in after {
-                // An error means that the sender is gone, and so it is over.
-                let _ = after.end.wait_for(|end| end.over).await;
+                after.over().await;
             }
             drop(claim);
         });
@@ -283,8 +294,15 @@ impl Engine {
         self.types.route(&[], &old);
         for (old, new) in pairs {
             // The runs that waited here, and whatever is offered to the old one from now on, are the new one's.
-            for (standing, ..) in old.handover.shut() {
+            for (standing, lane_ref, run) in old.handover.shut() {
                 match new {
+                    // A local call has nobody else: it stays where it is, like those that have begun.
+                    Some(_) if standing.options.once && standing.library.is_some() => {
+                        let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
+                        if is_wanted {
+                            start_run(&standing, &lane_ref, run);
+                        }
+                    }
                     Some(new) if standing.options.once => hand_on(&standing, old.id, new.id),
                     _ => standing.change(|state, effects| state.remove_resolver(old.id, effects)),
                 }
@@ -320,7 +338,7 @@ impl Engine {
                 };
                 let _ = timeout(super::swap::OUTLAST, outlasted).await;
                 old.withdraw_but_calls();
-                // Whoever calls decides how long he waits.
+                // Whoever calls decides how long he waits. Meanwhile it is shown as finishing.
                 while old.answer_count() > 0 {
                     watching.activity.notified().await;
                 }

@@ -31,6 +31,13 @@ pub trait Factory: Send + Sync + 'static {
         None
     }
 
+    /// Whether the future of [`Factory::construct`] ends once its context is cancelled, and not before all that it runs elsewhere,
+    /// such as in a library or a process, has ended. Where there cannot be two controllers, it is not dropped at its time limit
+    /// then, but cancelled and waited for.
+    fn ends_when_cancelled(&self) -> bool {
+        false
+    }
+
     /// Makes a controller from a config in the boundary's encoding. After an error this is retried with backoff, unless the
     /// error is [permanent](Error::permanent), such as for a config that does not fit.
     fn construct(

@@ -57,13 +57,6 @@ pub struct RemoteFactory {
 /// Where the one answer to an ask goes.
 pub(super) type Reply = SyncSender<Result<Vec<u8>>>;
 
-/// Waits on this thread for an answer.
-fn wait(answer: &Receiver<Result<Vec<u8>>>) -> Result<Vec<u8>> {
-    let late =
-        |_| Err(Error::new(ErrorKind::TimedOut, format!("the other process has not answered within {ANSWER:?}")));
-    answer.recv_timeout(ANSWER).unwrap_or_else(late)
-}
-
 fn removed() -> Error {
     Error::new(ErrorKind::Closed, "the controller was removed")
 }
@@ -123,9 +116,16 @@ impl<P: Post> Endpoint<P> {
         let (reply, answer) = sync_channel(1);
         let ask = self.open(Receiving::Reply(reply));
         let said = self.post.say(&message(ask)).map_err(|error| self.unsent(error));
-        let answered = said.and_then(|()| wait(&answer));
+        let answered = said.and_then(|()| self.wait(&answer));
         self.close(ask);
         answered
+    }
+
+    /// Waits on this thread for an answer.
+    fn wait(&self, answer: &Receiver<Result<Vec<u8>>>) -> Result<Vec<u8>> {
+        let late =
+            |_| Err(Error::new(ErrorKind::TimedOut, format!("the other process has not answered within {ANSWER:?}")));
+        self.waits.wait(|| answer.recv_timeout(ANSWER)).unwrap_or_else(late)
     }
 
     fn may_wait(&self) -> Result<()> {
@@ -152,7 +152,7 @@ impl<P: Post> Endpoint<P> {
         let adding = || {
             let about = wire::encode(&RemoteController { number, info, resolves, retries, retry })?;
             lent.say(&Message::AddController { ask, about: &about })?;
-            wire::decode::<u64>(&wait(&answer)?)
+            wire::decode::<u64>(&self.wait(&answer)?)
         };
         match adding() {
             Ok(id) => Ok(Box::new(Running { id: ControllerId(id), lent: Arc::new(lent) })),
@@ -179,7 +179,7 @@ impl<P: Post> Endpoint<P> {
         let (reply, answer) = sync_channel(1);
         self.open_as(ask, Receiving::Reply(reply));
         let said = self.post.say(&Message::AddFactories { ask, about: &about }).map_err(|error| self.unsent(error));
-        said.and_then(|()| wait(&answer))?;
+        said.and_then(|()| self.wait(&answer))?;
         Ok(Box::new(lent))
     }
 }

@@ -50,7 +50,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, SetOnce};
@@ -230,6 +230,7 @@ pub struct Endpoint<P> {
     /// The bytes of the other end's values that stand here.
     standing: AtomicU64,
     flooded: Notify,
+    waits: Waits,
     /// Why the connection is gone. Set before the tables are emptied: whoever adds an entry looks at it afterwards, or under
     /// the table's lock.
     cut: SetOnce<Error>,
@@ -242,6 +243,25 @@ impl<P> std::fmt::Debug for Endpoint<P> {
             .field("answers", &lock(&self.answers).len())
             .field("cut", &self.cut.get())
             .finish_non_exhaustive()
+    }
+}
+
+/// Threads that wait for the other end's answers.
+#[derive(Default)]
+struct Waits {
+    now: AtomicUsize,
+    /// Whether one has waited since [`Endpoint::has_waited`] was called.
+    since: AtomicBool,
+}
+
+impl Waits {
+    /// Waits on this thread.
+    fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.now.fetch_add(1, Ordering::AcqRel);
+        self.since.store(true, Ordering::Release);
+        let answer = wait();
+        self.now.fetch_sub(1, Ordering::AcqRel);
+        answer
     }
 }
 
@@ -289,8 +309,15 @@ impl<P: Post> Endpoint<P> {
             answers: Mutex::default(),
             standing: AtomicU64::new(0),
             flooded: Notify::new(),
+            waits: Waits::default(),
             cut: SetOnce::new(),
         })
+    }
+
+    /// Whether a thread of this end waits for the other end's answer, or has since the last call.
+    pub fn has_waited(&self) -> bool {
+        let since = self.waits.since.swap(false, Ordering::AcqRel);
+        self.waits.now.load(Ordering::Acquire) > 0 || since
     }
 
     /// Handles a message of the other end. Does not wait. Must be called inside a tokio runtime.

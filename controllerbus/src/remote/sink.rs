@@ -167,7 +167,7 @@ impl<P: Post> WireSink<P> {
             return Err(Some(error));
         }
         if let Some(answer) = answer
-            && !answer.recv_timeout(ANSWER).unwrap_or(false)
+            && !self.endpoint.waits.wait(|| answer.recv_timeout(ANSWER)).unwrap_or(false)
         {
             self.take(number);
             // It may still be accepted, only later.

@@ -879,3 +879,19 @@ fn messages_are_read_as_they_were_written() {
         assert!(bytes.len() < 64, "bytes are written as bytes");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_a_thread_waits_for_the_other_end_is_known() {
+    // Nobody carries what it says.
+    let (there, _carried) = end(Arc::<Registered>::default(), EndpointLimits::none("the other end"), true);
+    assert!(!there.has_waited());
+    let adding = std::thread::spawn({
+        let bus = there.bus();
+        move || bus.add_controller(Arc::<Lamps>::default(), info("test/lamps")).map(drop)
+    });
+    until("it waits", || there.has_waited()).await;
+    assert!(there.has_waited(), "it waits still");
+    there.cut(Error::new(ErrorKind::Crashed, "the cable is out"));
+    assert_eq!(adding.join().expect("it ends").expect_err("it is cut").to_string(), "the cable is out");
+    assert!(!there.has_waited());
+}

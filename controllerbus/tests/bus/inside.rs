@@ -312,6 +312,43 @@ async fn what_a_generation_adds_is_used_for_configs_and_supersedes_from_its_comm
     assert_eq!((running.info.version.major, added()), (3, 1));
 }
 
+#[tokio::test]
+async fn what_a_task_of_a_replaced_or_removed_generation_adds_is_refused_and_leaves_nothing() {
+    let bus = Bus::new();
+    let parents = |generation| vec![Arc::new(Parents { generation, adds: false }) as Arc<dyn Factory>];
+    let grace = std::time::Duration::from_secs(20);
+    let handle = bus.handle();
+    let add = |generation| {
+        handle.backend().add_controller(speaker(), info("test/late"), Source(generation), Retry::default())
+    };
+    let add_factories =
+        |generation| handle.backend().add_factories(vec![factory::<Inside>("inside", "1.0.0")], Source(generation));
+    bus.add_factories(Source(1), parents(1));
+    bus.apply(ConfigSet::from_yaml("parent: { id: test/parent }").unwrap()).await.unwrap();
+    drop(add(1).expect("it serves"));
+    let staged = soon(bus.stage(Source(1), Source(2), parents(2), grace)).await.unwrap();
+    drop(add(1).expect("it serves still"));
+    soon(soon(staged.commit(grace)).await.unwrap().drained()).await;
+
+    let refused = |generation: u64| {
+        let error = add(generation).err().expect("it is refused");
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        let wanted = format!("generation {generation} does not serve any more, and adds nothing to the bus");
+        assert_eq!(error.to_string(), wanted);
+        assert_eq!(add_factories(generation).err().expect("they are refused").to_string(), wanted);
+        assert!(bus.controllers().iter().all(|found| found.info.id != "test/late"));
+        assert!(bus.factories().iter().all(|found| found.info.id != "inside"));
+    };
+    refused(1);
+    let (_added, factories) = (add(2).expect("it serves"), add_factories(2).expect("it serves"));
+    drop(factories);
+    soon(bus.remove_source(Source(2))).await;
+    refused(2);
+    // Where the same one is back, it may.
+    bus.add_factories(Source(1), parents(1));
+    drop((add(1).expect("it serves"), add_factories(1).expect("it serves")));
+}
+
 /// A controller that gets factories of [`Inside`] when somebody needs one.
 fn source(handle: &BusHandle, asked: &Arc<AtomicUsize>) -> Arc<Closures> {
     let (handle, asked) = (handle.clone(), Arc::clone(asked));

@@ -161,6 +161,14 @@ async fn an_apply_that_is_dropped_has_happened_all_the_same() {
     // While the one before is being closed.
     bus.apply(set("stub: { id: test/stubborn, config: { number: 1 } }")).await.unwrap();
     runs(&bus, "stub").await;
+    // One that is not executed yet ends at once.
+    let has_begun = || bus.controllers().iter().any(|found| found.info.id == "stubborn" && found.begun);
+    soon(async {
+        while !has_begun() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let first = bus.config("stub").unwrap().state;
     let applying = bus.apply(set("stub: { id: test/stubborn, config: { number: 2 } }"));
     assert!(tokio::time::timeout(Duration::from_millis(20), applying).await.is_err(), "the first does not end soon");

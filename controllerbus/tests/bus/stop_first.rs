@@ -38,7 +38,10 @@ struct Resource {
     entered: Mutex<BTreeSet<u64>>,
     /// Constructions fail that have this generation or config, or both: see [`both`].
     refuses: Mutex<Vec<u64>>,
-    /// A resolver that is asked for 13 blocks its thread until this is true.
+    /// Constructions do not end that have this generation or config: they block their threads, or only wait.
+    blocks: Mutex<Vec<u64>>,
+    hangs: Mutex<Vec<u64>>,
+    /// A resolver that is asked for 13 blocks its thread until this is true, and so do constructions.
     released: (Mutex<bool>, Condvar),
 }
 
@@ -179,6 +182,15 @@ impl Factory for Stores {
             let resource = Arc::clone(&self.resource);
             let owned = Owned::take(&resource)?;
             tokio::task::yield_now().await;
+            let is_one_of =
+                |list: &Mutex<Vec<u64>>| list.lock().unwrap().iter().any(|one| [generation, number].contains(one));
+            if is_one_of(&resource.hangs) {
+                std::future::pending::<()>().await;
+            }
+            if is_one_of(&resource.blocks) {
+                let (released, told) = &resource.released;
+                drop(told.wait_while(released.lock().unwrap(), |released| !*released).unwrap());
+            }
             let refused = [generation, number, both(generation, number)];
             let refuses = resource.refuses.lock().unwrap().iter().any(|one| refused.contains(one));
             if refuses {
@@ -211,7 +223,11 @@ fn limits() -> Limits {
 
 /// A bus on which generation 1 serves.
 async fn serving(resource: &Arc<Resource>) -> Bus {
-    let bus = Bus::with_limits(limits());
+    serving_within(limits(), resource).await
+}
+
+async fn serving_within(limits: Limits, resource: &Arc<Resource>) -> Bus {
+    let bus = Bus::with_limits(limits);
     bus.add_factories(Source(1), stores(1, resource));
     bus.apply(config(0)).await.unwrap();
     soon(async {
@@ -536,6 +552,112 @@ async fn one_that_is_still_used_is_named_with_who_uses_it_and_nobody_is_made_unt
     // The call was done by the one that came after.
     assert_eq!(*soon(blocked).await.unwrap().unwrap(), 1);
     assert!(!resource.twice.load(Ordering::SeqCst));
+}
+
+/// Whatever else its keys ask for.
+async fn until_one_runs(bus: &Bus) {
+    let mut watch = bus.watch_config("store");
+    let runs = |state: controllerbus::bus::ConfigState| matches!(state.state, RunState::Running(_));
+    soon(async { while !watch.next().await.is_some_and(runs) {} }).await;
+}
+
+/// Lets the threads go that constructions block, also when a test fails.
+struct Releases<'a>(&'a Resource);
+
+impl Drop for Releases<'_> {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
+fn impatient() -> Limits {
+    limits().construct(Duration::from_millis(200))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_construction_that_passes_its_limit_has_ended_before_the_previous_config_is_made_again() {
+    let resource = Arc::<Resource>::default();
+    let _released = Releases(&resource);
+    let bus = serving_within(impatient(), &resource).await;
+    resource.blocks.lock().unwrap().push(7);
+    resource.take_log();
+    let report = soon(bus.apply(config(7))).await.unwrap();
+    let problem = report.configs[0].problem.as_ref().expect("a problem").to_string();
+    assert!(problem.contains("constructing test/store took longer than 200ms; it has not ended yet"), "{problem}");
+    assert!(problem.contains("it blocks its thread"), "{problem}");
+    assert_eq!(resource.take_log().join(", "), "1 saved, 1 cancelled, 1 closed, 1 saved, 1 dropped");
+    resource.blocks.lock().unwrap().clear();
+    release(&resource);
+    until_one_runs(&bus).await;
+    assert_eq!(serves(&bus, 1).await, 1);
+    let log = resource.take_log().join(", ");
+    // What it has made is closed and dropped first.
+    assert!(log.starts_with("1 constructed, 1 closed, 1 dropped, 1 constructed, 1 restored [100]"), "{log}");
+    assert!(!resource.twice.load(Ordering::SeqCst), "two at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_construction_that_passes_its_limit_has_ended_before_the_previous_code_is_made_again() {
+    let resource = Arc::<Resource>::default();
+    let _released = Releases(&resource);
+    let bus = serving_within(impatient(), &resource).await;
+    resource.blocks.lock().unwrap().push(2);
+    resource.take_log();
+    let error = soon(swap(&bus, 1, 2, &resource)).await.expect_err("it does not end").to_string();
+    assert!(error.contains("constructing test/store took longer than 200ms; it has not ended yet"), "{error}");
+    assert!(error.contains("could not be restarted with the previous code either"), "{error}");
+    let problem = bus.config("store").unwrap().problem.expect("a problem").to_string();
+    assert!(problem.contains("waiting for the previous controller to end"), "{problem}");
+    assert_eq!(resource.take_log().join(", "), "1 saved, 1 cancelled, 1 closed, 1 saved, 1 dropped");
+    release(&resource);
+    until_runs(&bus).await;
+    assert_eq!(serves(&bus, 1).await, 1);
+    let log = resource.take_log().join(", ");
+    assert_eq!(log, "2 constructed, 2 closed, 2 dropped, 1 constructed, 1 restored [100]");
+    assert!(!resource.twice.load(Ordering::SeqCst), "two at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_construction_that_passes_its_limit_has_ended_before_it_is_tried_again() {
+    let resource = Arc::<Resource>::default();
+    let _released = Releases(&resource);
+    let bus = Bus::with_limits(impatient());
+    resource.blocks.lock().unwrap().push(7);
+    bus.add_factories(Source(1), stores(1, &resource));
+    let report = soon(bus.apply(config(7))).await.unwrap();
+    let problem = report.configs[0].problem.as_ref().expect("a problem").to_string();
+    assert!(problem.contains("took longer than 200ms; it has not ended yet"), "{problem}");
+    // Its backoff is over, and it waits.
+    let mut watch = bus.watch_config("store");
+    let waits = |state: controllerbus::bus::ConfigState| {
+        state.problem.is_some_and(|problem| problem.to_string().contains("waiting for the previous controller to end"))
+    };
+    soon(async { while !watch.next().await.is_some_and(waits) {} }).await;
+    // Neither does it begin for another config, nor for the same key that is removed and comes back.
+    soon(bus.apply(config(8))).await.unwrap();
+    soon(bus.remove_config("store")).await;
+    let applied = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.apply(config(9)).await }
+    });
+    release(&resource);
+    soon(applied).await.unwrap().unwrap();
+    until_runs(&bus).await;
+    assert_eq!(serves(&bus, 1).await, 1);
+    assert_eq!(resource.take_log().join(", "), "1 constructed, 1 closed, 1 dropped, 1 constructed");
+    assert!(!resource.twice.load(Ordering::SeqCst), "two at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_construction_that_only_waits_is_dropped_at_its_limit_and_the_previous_config_runs_again() {
+    let resource = Arc::<Resource>::default();
+    let bus = serving_within(impatient(), &resource).await;
+    resource.hangs.lock().unwrap().push(7);
+    let report = soon(bus.apply(config(7))).await.unwrap();
+    assert!(matches!(report.configs[0].state, RunState::Running(_)), "{:?}", report.configs[0]);
+    let problem = report.configs[0].problem.as_ref().expect("a problem").to_string();
+    assert!(problem.contains("took longer than 200ms; the previous config runs again, with its state"), "{problem}");
+    assert!(!resource.twice.load(Ordering::SeqCst), "two at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use controllerbus::bus::loading::LoadControllerWithConfig;
 use controllerbus::bus::{Bus, Limits, RunState, Source};
 use controllerbus::controller::factory::{Factory, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Closures, Info};
-use controllerbus::directive::RawEvent;
+use controllerbus::directive::{RawEvent, RawRequest};
 use controllerbus::prelude::*;
 use tokio::sync::{Semaphore, watch};
 
-use crate::kit::{AskedBy, info, next_of, resolver_of, soon};
+use crate::kit::{AskedBy, Words, info, next_of, resolver_of, soon};
 
 /// Notes a number, and says who noted it.
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -504,6 +505,132 @@ async fn a_controller_that_needs_a_live_value_to_be_constructed_can_be_swapped()
         soon(soon(staged.commit(PATIENCE)).await.expect("a swap").drained()).await;
     }
     assert_eq!(bus.controllers().len(), 2);
+}
+
+/// The same as a call.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/own-call", value = Arc<AtomicU64>, local, once)]
+struct OwnCall {}
+
+fn called_by(generation: u64) -> Arc<AskedBy<OwnCall>> {
+    Arc::new(AskedBy { library: Source(generation), directive: OwnCall {} })
+}
+
+async fn answer_of(call: &mut Box<dyn RawRequest>) -> u64 {
+    loop {
+        match next_of(call).await {
+            RawEvent::Added(_, value) => return value.get_local::<Arc<AtomicU64>>().unwrap().load(Ordering::Relaxed),
+            RawEvent::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_local_call_of_a_generation_that_is_prepared_is_answered_once_and_by_that_generation() {
+    let bus = Bus::new();
+    let (calls, answers) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let generation = |number: u64| {
+        let answers = Arc::clone(&answers);
+        let needs = makes("test/needs", move |context| {
+            let answers = Arc::clone(&answers);
+            async move {
+                let mut call = context.bus().raw(called_by(number))?;
+                let answer = answer_of(&mut call).await;
+                answers.lock().unwrap().push(answer);
+                Ok(Arc::new(Closures::new()) as Arc<dyn AnyController>)
+            }
+        });
+        let calls = Arc::clone(&calls);
+        let has = makes("test/has", move |_| {
+            let calls = Arc::clone(&calls);
+            async move {
+                let answers = move |_: OwnCall, values: Values<Arc<AtomicU64>>| {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    values.add(Arc::new(AtomicU64::new(number)));
+                    std::future::ready(Ok(()))
+                };
+                Ok(Arc::new(Closures::new().resolves(answers)) as Arc<dyn AnyController>)
+            }
+        });
+        vec![needs, has]
+    };
+    bus.add_factories(Source(1), generation(1));
+    let set = "needs: { id: test/needs }\nhas: { id: test/has }\n";
+    soon(bus.apply(ConfigSet::from_yaml(set).unwrap())).await.unwrap();
+    for number in 2..4 {
+        let limit = Duration::from_secs(3);
+        let staged = soon(bus.stage(Source(number - 1), Source(number), generation(number), limit)).await;
+        soon(soon(staged.expect("it is ready").commit(PATIENCE)).await.expect("a swap").drained()).await;
+    }
+    assert_eq!(*answers.lock().unwrap(), [1, 2, 3]);
+    assert_eq!(calls.load(Ordering::Relaxed), 3, "each was answered once");
+}
+
+#[tokio::test]
+async fn a_local_call_that_waits_while_the_state_is_handed_over_stays_with_its_generation() {
+    /// Has a state, so that calls wait while it is swapped; somebody whom it answers is at work, so that this takes time.
+    struct Keeps(u64);
+    impl Controller for Keeps {
+        type Config = NotebookConfig;
+        async fn construct(_: NotebookConfig, _: &Context) -> Result<Self> {
+            Err(Error::msg("it is made by its factory"))
+        }
+        fn save(&self) -> Result<Option<State>> {
+            State::encode(1, &self.0).map(Some)
+        }
+        fn routes(routes: &mut controllerbus::Routes<Self>) {
+            routes.add::<OwnCall>(|this, _, values| {
+                values.add(Arc::new(AtomicU64::new(this.0)));
+                Box::pin(std::future::ready(Ok(())))
+            });
+            routes.add::<Words>(|_, _, _| Box::pin(std::future::pending()));
+        }
+    }
+    let bus = Bus::new();
+    let generation = |number: u64| vec![makes("test/notebook", move |_| std::future::ready(Ok(erase(Keeps(number)))))];
+    bus.add_factories(Source(1), generation(1));
+    soon(bus.apply(ConfigSet::from_yaml("notebook: { id: test/notebook }").unwrap())).await.unwrap();
+    let at_work = bus.request(Words { number: 1 }).unwrap();
+    let staged = soon(bus.stage(Source(1), Source(2), generation(2), PATIENCE)).await.expect("it is ready");
+    let committing = tokio::spawn(staged.commit(Duration::from_millis(300)));
+    let waits = || {
+        let calls = bus.directives().into_iter().filter(|found| found.id == "test/own-call");
+        calls.into_iter().any(|found| !found.idle && found.values.is_empty() && !found.resolvers.is_empty())
+    };
+    let mut call = loop {
+        let call = bus.handle().raw(called_by(1)).unwrap();
+        if waits() {
+            break call;
+        }
+        drop(call);
+        tokio::task::yield_now().await;
+    };
+    let committed = soon(committing).await.unwrap().expect("a swap");
+    assert_eq!(answer_of(&mut call).await, 1);
+    drop((call, at_work));
+    soon(committed.drained()).await;
+}
+
+#[tokio::test]
+async fn a_generation_that_waits_for_what_only_it_would_make_says_so_when_its_time_is_over() {
+    let bus = Bus::new();
+    let child = || makes("test/child", |_| std::future::ready(Ok(Arc::new(Closures::new()) as Arc<dyn AnyController>)));
+    let waiting = makes("test/parent", move |context| async move {
+        let _added = context.bus().backend().add_factories(vec![child()], Source(2))?;
+        context.bus().resolve(LoadControllerWithConfig::by_id("test/child", "{}")).await?;
+        Ok(Arc::new(Closures::new()) as Arc<dyn AnyController>)
+    });
+    let plain = makes("test/parent", |_| std::future::ready(Ok(Arc::new(Closures::new()) as Arc<dyn AnyController>)));
+    bus.add_factories(Source(1), vec![plain]);
+    soon(bus.apply(ConfigSet::from_yaml("parent: { id: test/parent }").unwrap())).await.unwrap();
+    let limit = Duration::from_millis(300);
+    let error = soon(bus.stage(Source(1), Source(2), vec![waiting], limit)).await.expect_err("it waits in vain");
+    let text = error.to_string();
+    assert!(text.contains("not ready within 300ms; it waits for the construction of test/parent"), "{text}");
+    assert!(text.contains("`test/child` waits for a factory that this generation has added"), "{text}");
+    assert!(text.contains("only once the generation serves"), "{text}");
+    assert_eq!(bus.controllers().iter().filter(|found| found.info.id == "test/parent").count(), 1);
 }
 
 #[tokio::test]

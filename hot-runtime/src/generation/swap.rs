@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controllerbus::__private::hot::configs;
-use controllerbus::bus::{ConfigOwner, LastStates, Source};
+use controllerbus::bus::{Bus, ConfigOwner, Execution, LastStates, Source};
 use controllerbus::controller::factory::Factory;
 use tokio::sync::oneshot;
 
@@ -244,7 +244,8 @@ pub(crate) async fn retire(
     loop {
         if tokio::time::timeout(drain, leases.drained()).await.is_err() {
             let held = leases.holders();
-            state(GenerationState::Draining, Some(format!("held by {held}")));
+            let finishing = finishing(&shared.bus, number);
+            state(GenerationState::Draining, Some(format!("held by {held}{finishing}")));
             let count = held.to_drain();
             shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
             // Connections may last as long as their peers like; all else ends in time, or with its process.
@@ -262,6 +263,7 @@ pub(crate) async fn retire(
         instance = back;
         match outcome {
             Unload::Closed { unmapped, leaked_thread_locals } => {
+                shared.bus.forget_source(Source(number));
                 let report = report(&plugin, number, begun, unmapped, leaked_thread_locals);
                 state(GenerationState::Unloaded, (unmapped == Some(false)).then(|| STAYS_MAPPED.to_owned()));
                 shared.emit(RuntimeEvent::Unloaded { plugin, generation: number, took: report.took, unmapped });
@@ -278,6 +280,7 @@ pub(crate) async fn retire(
             }
             Unload::Held => {}
             Unload::NeverClosed { reason, leaked_thread_locals } => {
+                shared.bus.forget_source(Source(number));
                 let left = Some(reason.to_owned());
                 state(GenerationState::Stuck, left.clone());
                 let (event, reason) = (plugin.clone(), reason.to_owned());
@@ -289,6 +292,16 @@ pub(crate) async fn retire(
         // There is nothing to wait on: that a thread has ended is only known by asking again.
         tokio::time::sleep(if told.is_some() { STUCK } else { HELD }).await;
     }
+}
+
+/// The calls that keep a generation's controllers on the bus, in words.
+fn finishing(bus: &Bus, generation: u64) -> String {
+    let left = bus.leaving().into_iter().filter(|found| found.source == Source(generation));
+    let told = left.filter_map(|found| match found.execution {
+        Execution::Finishing { calls } => Some(format!("; {} finishes calls of {}", found.info.id, calls.join(", "))),
+        _ => None,
+    });
+    told.collect()
 }
 
 /// How often a generation is checked whose threads did not end.

@@ -21,6 +21,7 @@ use controllerbus::{Config, ConfigSet, Error, Result, Retry, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::host::Isolation;
+use crate::host::answers_only::AnswersOnly;
 use crate::host::config::PluginConfig;
 use crate::host::placement::Placement;
 
@@ -41,7 +42,7 @@ use crate::host::placement::Placement;
 pub struct Capabilities {
     /// The directives that it may ask, by id.
     pub ask: Vec<String>,
-    /// The directives that it may answer, by id.
+    /// The directives that it may answer, by id. What others answer to them it reads only if it may ask them, too.
     pub answer: Vec<String>,
     /// The config ids of the controllers that it may start. `*` does not include those that load plugins, decide what
     /// plugins may do, or who may control the daemon: these must be named in full.
@@ -202,7 +203,7 @@ impl Backend for Guarded {
     ) -> Result<Box<dyn RawRunning>> {
         match self.may.unless(|capabilities| Ok(capabilities.answers(&controller.resolves())))? {
             Some(refused) => Err(refused),
-            None => self.bus.backend().add_controller(controller, info, source, retry),
+            None => self.bus.backend().add_controller(self.may.within(controller), info, source, retry),
         }
     }
 
@@ -263,7 +264,7 @@ pub(crate) fn guarded_factories(
 }
 
 /// What the controllers of one plugin may do.
-struct May {
+pub(super) struct May {
     plugin: String,
     placement: Placement,
 }
@@ -280,6 +281,29 @@ impl May {
     fn unless(&self, refusal: impl FnOnce(&Capabilities) -> Result<Option<String>>) -> Result<Option<Error>> {
         let refused = self.placement.capabilities.as_ref().map_or(Ok(None), refusal)?;
         Ok(refused.map(|what| may_not(&self.plugin, &what)))
+    }
+
+    /// Whether a resolver of this directive reads the values of others, as those do who ask it.
+    pub(super) fn reads(&self, directive: &dyn AnyDirective) -> bool {
+        let capabilities = self.placement.capabilities.as_ref();
+        capabilities.is_none_or(|capabilities| matches!(capabilities.refusal(directive), Ok(None)))
+    }
+
+    /// A controller that may answer what it resolves, and reads nothing that it may not ask.
+    pub(super) fn within(self: &Arc<Self>, controller: Arc<dyn AnyController>) -> Arc<dyn AnyController> {
+        let reads_all = |capabilities: &Capabilities| {
+            controller.resolves().iter().all(|id| id != ANY_DIRECTIVE && names(&capabilities.ask, id))
+        };
+        if self.placement.capabilities.as_ref().is_none_or(reads_all) {
+            return controller;
+        }
+        Arc::new(AnswersOnly::new(controller, self))
+    }
+
+    #[cfg(test)]
+    pub(super) fn with(capabilities: Capabilities) -> Self {
+        let placement = Placement { capabilities: Some(capabilities), ..Placement::default() };
+        Self { plugin: "plugin".to_owned(), placement }
     }
 
     /// Factories whose controllers do no more.
@@ -322,6 +346,10 @@ impl Factory for GuardedFactory {
         self.factory.swap_mode()
     }
 
+    fn ends_when_cancelled(&self) -> bool {
+        self.factory.ends_when_cancelled()
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -332,7 +360,7 @@ impl Factory for GuardedFactory {
             let context = context.with_sockets(Arc::new(GuardedSockets { sockets, may }));
             let controller = Arc::clone(&self.factory).construct(config, context).await?;
             match self.may.unless(|capabilities| Ok(capabilities.answers(&controller.resolves())))? {
-                None => Ok(controller),
+                None => Ok(self.may.within(controller)),
                 Some(refused) => {
                     controller.close().await;
                     Err(refused)

@@ -1,5 +1,6 @@
 //! Where a generation runs: in this process or in one of its own. To the swap it makes no difference.
 
+mod answers_only;
 pub(crate) mod capability;
 pub(crate) mod config;
 pub(crate) mod library;

@@ -91,8 +91,8 @@ impl Engine {
             };
             let config = wire::encode(&what.config.config)?;
             match state {
-                Some(state) => self.make(&what.known, id, config, Some(state)).await,
-                None => self.make_with_kept(&what.known, id, config).await,
+                Some(state) => self.make(&what.known, id, config, Some(state), is_alone).await,
+                None => self.make_with_kept(&what.known, id, config, is_alone).await,
             }
         };
         let unwanted = async {
@@ -191,6 +191,9 @@ impl Engine {
             };
         }
         let old = legacy.as_mut().and_then(|legacy| legacy.old.take());
+        if after.is_some() && claim.is_some() {
+            legacy.get_or_insert_default();
+        }
         if let Some(legacy) = &mut legacy {
             legacy.wait_for(after.clone());
             if legacy.is_estate() {

@@ -38,12 +38,16 @@ impl Life {
             return Step::End(ending);
         }
         let Some(instance) = self.configs.instances.get_mut(&id) else { return Step::End(Vec::new()) };
-        let tried = instance.tried;
+        let (tried, now) = (instance.tried, Instant::now());
         let Some(known) = instance.look(&self.factories) else {
+            // What was due before the look waits for something else, and is nudged then.
+            let due = instance.retry_at.filter(|due| *due > now);
+            let is_held_up = due.is_none() && instance.legacy().is_some_and(|legacy| legacy.is_free().is_err());
             let asks = *instance.state() == RunState::Queued && self.has_sources();
             return match self.configs.instances.get(&id).filter(|_| asks) {
                 Some(queued) => Step::Ask(queued.asks_for()),
-                None => Step::Wait(self.configs.instances.get(&id).and_then(|instance| instance.retry_at)),
+                None if is_held_up => Step::HeldUp,
+                None => Step::Wait(due),
             };
         };
         if let Some(first) = self.goes_before(id) {

@@ -91,8 +91,51 @@ impl Staged {
     pub(super) async fn make_ready(&mut self) -> Result<()> {
         let deadline = self.deadline;
         let grace = self.grace;
-        timeout_at(deadline, self.prepare()).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::TimedOut, format!("the new generation was not ready within {grace:?}")))
+        let prepared = timeout_at(deadline, self.prepare()).await.unwrap_or_else(|_| {
+            let what = format!("the new generation was not ready within {grace:?}");
+            let error = Error::new(ErrorKind::TimedOut, what);
+            let waits_for = self.waits_for();
+            Err(if waits_for.is_empty() { error } else { error.and(format_args!("it waits for {waits_for}")) })
+        });
+        prepared.map_err(|error| match self.waits_in_vain().filter(|_| error.kind() == ErrorKind::TimedOut) {
+            Some(why) => error.and(why),
+            None => error,
+        })
+    }
+
+    /// What is not ready, in words.
+    fn waits_for(&self) -> String {
+        let serving = self.engine.life().serving(self.from);
+        let is_made = |old: &ControllerEntry| self.pairs.iter().any(|pair| pair.old.id == old.id);
+        let mut all = Vec::new();
+        for old in serving.iter().filter(|old| !is_made(old)) {
+            all.push(format!("the construction of {}", old.info.id));
+        }
+        for pair in &self.pairs {
+            let Some(new) = &pair.new else { continue };
+            if !new.handover.has_begun.load(Ordering::Acquire) {
+                all.push(format!("the first wait of `execute` of {}", new.info.id));
+            } else if let Some(standing) = pair.unready.as_ref().and_then(|unready| unready.last()) {
+                all.push(format!("the answer of {} to {}", new.info.id, standing.directive.id()));
+            }
+        }
+        all.join(", and for ")
+    }
+
+    /// Configs for which only this generation has added a factory, which does not count before it serves: whoever waits for one of
+    /// their controllers before that waits in vain.
+    fn waits_in_vain(&self) -> Option<String> {
+        let life = self.engine.life();
+        let queued = life.configs.instances.iter().filter(|(_, instance)| *instance.state() == RunState::Queued);
+        let is_added = |config_id: &str| life.factories.find_added_by(self.to, config_id).is_some();
+        let in_vain = queued.filter(|(_, instance)| is_added(&instance.config.id));
+        let named: Vec<_> = in_vain.map(|(_, instance)| format!("`{}`", instance.config.id)).collect();
+        (!named.is_empty()).then(|| {
+            format!(
+                "{} waits for a factory that this generation has added, and that makes controllers only once the generation serves: \
+                 ask for such a controller in a task, and not before `construct` and the first wait of `execute`",
+                named.join(" and ")
+            )
         })
     }
 

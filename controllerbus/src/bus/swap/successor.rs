@@ -66,8 +66,9 @@ pub(super) struct SuccessorSpec {
 }
 
 impl SuccessorSpec {
-    async fn construct(&self, state: Option<State>) -> Result<DiscardOnDrop, ConstructFailure> {
-        let made = self.engine.make(&self.known, self.instance, self.config.clone(), state).await;
+    /// Constructs it: alone if that which it replaces has ended.
+    async fn construct(&self, state: Option<State>, is_alone: bool) -> Result<DiscardOnDrop, ConstructFailure> {
+        let made = self.engine.make(&self.known, self.instance, self.config.clone(), state, is_alone).await;
         let entry = made.map_err(|ConstructFailure { error, after }| {
             let what = format!("constructing {}", self.known.info.id);
             let said = !error.is_of_construction() || error.message().starts_with(&what);
@@ -82,9 +83,10 @@ impl SuccessorSpec {
         &self,
         saved: Result<Option<State>>,
         last: Option<State>,
+        is_alone: bool,
     ) -> Result<Successor, ConstructFailure> {
         let error = match saved {
-            Ok(Some(state)) => match self.construct(Some(state.clone())).await {
+            Ok(Some(state)) => match self.construct(Some(state.clone()), is_alone).await {
                 Ok(fresh) => {
                     return Ok(Successor { controller: fresh, state: Some(state), has_own_state: false, note: None });
                 }
@@ -95,7 +97,7 @@ impl SuccessorSpec {
             Err(error) => Some(error),
         };
         let begins = if last.is_some() { "it starts with its own last state" } else { "it starts without a state" };
-        let fresh = self.construct(last.clone()).await?;
+        let fresh = self.construct(last.clone(), is_alone).await?;
         Ok(Successor {
             controller: fresh,
             state: last,
@@ -115,7 +117,7 @@ pub(super) async fn make_successor(
     let made = match last {
         None => {
             // Constructed first, so that what can fail without the state fails before the old one is asked for it.
-            let fresh = spec.construct(None).await.map_err(|failure| failure.error)?;
+            let fresh = spec.construct(None, false).await.map_err(|failure| failure.error)?;
             let state = save(&spec.engine, &old).await?;
             if let (Some(state), Some(entry)) = (state.clone(), &fresh.entry) {
                 restore(&spec.engine, entry, state).await?;
@@ -124,7 +126,7 @@ pub(super) async fn make_successor(
         }
         Some(last) => {
             let saved = save(&spec.engine, &old).await;
-            spec.construct_back(saved, last).await
+            spec.construct_back(saved, last, false).await
         }
     };
     made.map_err(|failure| failure.error)
@@ -140,10 +142,10 @@ pub(super) async fn make_after_stop(
 ) -> Result<Successor> {
     let made = match last {
         None => {
-            let made = spec.construct(state.clone()).await;
+            let made = spec.construct(state.clone(), true).await;
             made.map(|fresh| Successor { controller: fresh, state, has_own_state: false, note: None })
         }
-        Some(last) => spec.construct_back(Ok(state), last).await,
+        Some(last) => spec.construct_back(Ok(state), last, true).await,
     };
     match made {
         Ok(mut made) => {

@@ -219,6 +219,10 @@ impl Factory for FactoryProxy {
         self.persist
     }
 
+    fn ends_when_cancelled(&self) -> bool {
+        true
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -226,19 +230,24 @@ impl Factory for FactoryProxy {
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
             let lease = self.references.leases().take(Holder::Call);
-            let (done, made) = oneshot::channel();
+            let (done, mut made) = oneshot::channel();
             let done = boxed(objects::Told::by(done)).into();
             let sockets = Arc::clone(context.sockets());
             let sockets = boxed(sockets::SocketsObject::new(sockets, Arc::clone(self.references.leases()))).into();
-            let task = self.pointer.construct(config.as_slice().into(), sockets, done);
-            let call = Call { task, _lease: lease };
-            let pointer = tokio::select! {
-                made = made => made.map_err(|_| dropped(&self.name))??,
-                () = context.cancelled() => {
-                    return Err(Error::new(ErrorKind::Closed, "cancelled while it was being constructed"));
+            let made = {
+                let task = self.pointer.construct(config.as_slice().into(), sockets, done);
+                tokio::select! {
+                    made = &mut made => made,
+                    () = context.cancelled() => {
+                        drop(task);
+                        // What the guest drops tells its end. It may have made a controller before that.
+                        let cancelled = || Error::new(ErrorKind::Closed, "cancelled while it was being constructed");
+                        made.await.or_else(|_| Ok(Err(cancelled())))
+                    }
                 }
             };
-            drop(call);
+            let pointer = made.map_err(|_| dropped(&self.name))??;
+            drop(lease);
             let proxy = ControllerProxy::new(pointer, self.name.clone(), self.references.clone());
             Ok(Arc::new(proxy) as Arc<dyn AnyController>)
         })

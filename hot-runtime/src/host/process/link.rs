@@ -60,6 +60,8 @@ pub(super) struct Link {
     pub(super) listeners: Arc<Listeners>,
     /// The last answered heartbeat.
     pub(super) answered: AtomicU64,
+    /// Odd while a message is being handled; written by the one that reads.
+    reading: AtomicU64,
     dead: CancellationToken,
     why: OnceLock<Error>,
 }
@@ -95,6 +97,7 @@ impl Link {
             next: AtomicU64::new(1),
             traces: Traces::new(plugin, generation),
             answered: AtomicU64::new(0),
+            reading: AtomicU64::new(0),
             dead,
             why: OnceLock::new(),
         })
@@ -130,6 +133,11 @@ impl Link {
         for done in waiting {
             let _ = done.send(Err(self.why()));
         }
+    }
+
+    /// Where the reader is: an odd number while it handles a message, which is another one for each.
+    pub(super) fn reading(&self) -> u64 {
+        self.reading.load(Ordering::Relaxed)
     }
 
     /// Sends a message once there is room. Cancel-safe.
@@ -176,7 +184,12 @@ impl Link {
                 Err(error) => return Err(format!("it sent an invalid frame: {error}")),
             };
             match rmp_serde::from_slice(&frame) {
-                Ok(message) => self.handle(message),
+                Ok(message) => {
+                    let number = self.reading.load(Ordering::Relaxed);
+                    self.reading.store(number + 1, Ordering::Relaxed);
+                    self.handle(message);
+                    self.reading.store(number + 2, Ordering::Relaxed);
+                }
                 Err(error) => return Err(format!("it sent an invalid message: {error}")),
             }
         }

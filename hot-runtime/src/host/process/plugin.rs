@@ -414,6 +414,7 @@ impl Keeper {
                 }
                 _ = beat.tick() => {
                     heartbeat.answered(link.answered.swap(0, Ordering::Relaxed), Instant::now());
+                    heartbeat.reader_is_at(link.reading(), Instant::now());
                     if heartbeat.is_lost(Instant::now(), watchdog) {
                         break format!(
                             "killed: one of its threads did not answer for {watchdog:?}, because it is blocked or busy"
@@ -461,11 +462,13 @@ struct Heartbeat {
     answered: u64,
     /// When it last answered one.
     alive: Instant,
+    /// Where the reader was at the last beat.
+    reading: u64,
 }
 
 impl Heartbeat {
     fn new(now: Instant) -> Self {
-        Self { sent: 0, answered: 0, alive: now }
+        Self { sent: 0, answered: 0, alive: now, reading: 0 }
     }
 
     /// The number of the next one.
@@ -480,6 +483,17 @@ impl Heartbeat {
         let number = number.min(self.sent);
         if number > self.answered {
             self.answered = number;
+            self.alive = now;
+        }
+    }
+
+    /// Takes [where the reader is](Link::reading), once in each beat. While it works on one message for a whole beat, what the process
+    /// has answered lies behind that: it is this process that is slow.
+    fn reader_is_at(&mut self, reading: u64, now: Instant) {
+        let is_stuck_here = !reading.is_multiple_of(2) && reading == self.reading;
+        self.reading = reading;
+        if is_stuck_here {
+            self.answered = self.sent;
             self.alive = now;
         }
     }
@@ -515,5 +529,28 @@ mod tests {
             heartbeat.answered(0, answered + watchdog);
         }
         assert!(heartbeat.is_lost(answered + watchdog, watchdog));
+    }
+
+    /// Of a hundred beats, the one after which a process counts as silent that answers none of them.
+    fn silent_after(reading: impl Fn(u64) -> u64) -> Option<u64> {
+        let (watchdog, begun) = (Duration::from_secs(5), Instant::now());
+        let mut heartbeat = Heartbeat::new(begun);
+        (0..100).find(|beat| {
+            let now = begun + watchdog / BEATS * *beat as u32;
+            heartbeat.reader_is_at(reading(*beat), now);
+            let is_lost = heartbeat.is_lost(now, watchdog);
+            heartbeat.next();
+            is_lost
+        })
+    }
+
+    #[test]
+    fn what_lies_behind_a_message_on_which_this_process_works_is_no_silence_and_what_does_not_is() {
+        let beats = u64::from(BEATS);
+        assert_eq!(silent_after(|_| 8), Some(beats), "it works on none");
+        assert_eq!(silent_after(|_| 7), None, "it works on one all the time");
+        assert_eq!(silent_after(|beat| 2 * beat + 1), Some(beats), "it works on another one at each beat");
+        // When it is done with it, the time begins anew.
+        assert_eq!(silent_after(|beat| if beat <= 30 { 7 } else { 8 }), Some(30 + beats));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use controllerbus::__private::RUN;
 use controllerbus::bus::Source;
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, LastState, OnStarted, State, SwapMode};
@@ -50,6 +51,10 @@ impl Factory for FactoryProxy {
         self.offered.persist
     }
 
+    fn ends_when_cancelled(&self) -> bool {
+        true
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
@@ -65,13 +70,7 @@ impl Factory for FactoryProxy {
             let (sockets, span) = (Arc::clone(context.sockets()), Span::current());
             let last_state = context.last_state().cloned();
             let made = Made { factory: self.number, config, sockets, span, last_state };
-            let constructing = construct(&link, number, &made);
-            let resolved = tokio::select! {
-                made = constructing => made?,
-                () = context.cancelled() => {
-                    return Err(Error::new(ErrorKind::Closed, "cancelled during construction"));
-                }
-            };
+            let resolved = construct(&link, number, &made, Some(&context)).await?;
             let made = Some(made).filter(|_| self.only_in.is_none());
             Ok(ControllerProxy::of(&self.host, link.epoch, number, made, resolved))
         })
@@ -113,8 +112,9 @@ impl Drop for Making<'_> {
     }
 }
 
-/// Constructs a controller in a process; returns what it resolves. If the future is dropped, there is none.
-async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Resolved> {
+/// Constructs a controller in a process; returns what it resolves. If the future is dropped, there is none. If it is cancelled, the
+/// process is, and says when that has ended.
+async fn construct(link: &Arc<Link>, controller: u64, made: &Made, cancel: Option<&Context>) -> Result<Resolved> {
     // Dropped after the call, which aborts the construction.
     let mut making = Making { link, controller, is_kept: false };
     link.listeners.know(controller, &made.sockets);
@@ -124,7 +124,17 @@ async fn construct(link: &Arc<Link>, controller: u64, made: &Made) -> Result<Res
     let construct = ToChild::Construct { call: call.number, controller, factory, config };
     let constructed = async {
         link.send(&construct).await?;
-        match call.ended().await? {
+        let ended = match cancel {
+            None => call.ended().await,
+            Some(context) => tokio::select! {
+                ended = call.ended() => ended,
+                () = context.cancelled() => {
+                    link.send(&ToChild::Cancel { call: call.number }).await?;
+                    call.ended().await
+                }
+            },
+        };
+        match ended? {
             CallResult::Constructed(resolved) => Ok(resolved),
             _ => Err(Error::msg("the plugin's process returned no controller")),
         }
@@ -182,7 +192,7 @@ impl ControllerProxy {
             if self.built.load(Ordering::Acquire) == link.epoch {
                 return Ok(link);
             }
-            match construct(&link, self.number, made).await {
+            match construct(&link, self.number, made, None).await {
                 Ok(_) => {
                     if self.give_back(&link, made).await {
                         self.built.store(link.epoch, Ordering::Release);
@@ -411,7 +421,13 @@ impl Offers for BusOfHost {
 
     fn controller_proxy(&self, there: &RemoteController) -> Result<Arc<dyn AnyController>> {
         let resolved = Resolved::new(there.resolves.clone(), there.retries.clone());
-        Ok(ControllerProxy::of(&self.host()?, self.epoch, there.number | ADDED, None, resolved))
+        let (host, number) = (self.host()?, there.number | ADDED);
+        if let Some(link) = host.standing().filter(|link| link.epoch == self.epoch) {
+            // The bus makes its own once it has the proxy; this one says the same.
+            let span = tracing::error_span!(target: RUN, parent: None, "controller", controller = there.info.id);
+            link.traces.know(number, &span);
+        }
+        Ok(ControllerProxy::of(&host, self.epoch, number, None, resolved))
     }
 
     fn factory_proxy(&self, there: &RemoteFactory) -> Result<Arc<dyn Factory>> {

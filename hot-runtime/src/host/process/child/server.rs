@@ -286,8 +286,8 @@ impl Server {
             ToChild::Ping { number, trace_level } => {
                 trace::set_level(trace_level);
                 let (loaded, outbox) = (Arc::clone(&self.loaded), Arc::clone(&self.line.outbox));
-                // A thread that waits for the runtime to read does not hang: the runtime is slow.
-                if outbox.has_waited() {
+                // A thread that waits for the runtime, to read or to answer, does not hang: the runtime is slow.
+                if outbox.has_waited() | self.remote.has_waited() {
                     let _ = outbox.push(&ToParent::Pong { number });
                     return;
                 }
