@@ -53,6 +53,13 @@ pub fn explain(error: Error) -> Report {
             };
             report(format!("{what}: {}: {source}", path.display()), help)
         }
+        Error::NoCrate { path, from } => {
+            let help = match from {
+                Some(from) => format!("check the path; it is relative to the current directory, {}", from.display()),
+                None => "check the path; `cbus new NAME` creates a crate".to_owned(),
+            };
+            report(format!("there is no crate at {}: no such directory", path.display()), help)
+        }
         Error::Metadata { message, .. } if message.contains("failed to start") => {
             report(format!("cargo cannot be run: {}", message.trim()), "is Rust installed, and cargo in your PATH?")
         }

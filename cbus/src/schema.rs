@@ -2,7 +2,7 @@
 //!
 //! The schemas are those of `#[derive(Config)]`, so only the keywords that it uses are supported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -57,17 +57,24 @@ pub type Misfit = (String, String);
 /// All mismatches between a value and a schema.
 pub fn misfits(schema: &Value, value: &Value) -> Vec<Misfit> {
     let mut found = Vec::new();
-    look(schema, value, "", &mut found);
+    look(schema, value, "", Keys::Checked, &mut found);
     found
 }
 
-fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
+/// Whether a schema says which keys there may be, or is a part of one that does.
+#[derive(Clone, Copy, PartialEq)]
+enum Keys {
+    Checked,
+    Elsewhere,
+}
+
+fn look(schema: &Value, value: &Value, path: &str, keys: Keys, found: &mut Vec<Misfit>) {
     if schema.get("writeOnly") == Some(&Value::Bool(true)) {
         // Mismatches of secrets are reported without quoting them.
         let mut schema = schema.clone();
         schema.as_object_mut().map(|members| members.remove("writeOnly"));
         let mut hidden = Vec::new();
-        look(&schema, value, path, &mut hidden);
+        look(&schema, value, path, keys, &mut hidden);
         if !hidden.is_empty() {
             found.push((path.to_owned(), format!("expected {}; the value is secret and not shown", kind(&schema))));
         }
@@ -107,13 +114,13 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
     }
     bounds(schema, value, path, found);
     match value {
-        Value::Object(members) => look_in_object(schema, members, path, found),
+        Value::Object(members) => look_in_object(schema, members, path, keys, found),
         Value::Array(items) => {
             let first = schema.get("prefixItems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             for (at, item) in items.iter().enumerate() {
                 let wanted = first.get(at).or_else(|| schema.get("items"));
                 if let Some(wanted) = wanted {
-                    look(wanted, item, &format!("{path}[{at}]"), found);
+                    look(wanted, item, &format!("{path}[{at}]"), Keys::Checked, found);
                 }
             }
             if items.len() < first.len() {
@@ -128,7 +135,7 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
             .iter()
             .map(|choice| {
                 let mut found = Vec::new();
-                look(choice, value, path, &mut found);
+                look(choice, value, path, keys, &mut found);
                 found
             })
             .collect();
@@ -141,7 +148,7 @@ fn look(schema: &Value, value: &Value, path: &str, found: &mut Vec<Misfit>) {
     }
     if let Some(Value::Array(all)) = schema.get("allOf") {
         for schema in all {
-            look(schema, value, path, found);
+            look(schema, value, path, Keys::Elsewhere, found);
         }
     }
 }
@@ -150,24 +157,29 @@ fn look_in_object(
     schema: &serde_json::Map<String, Value>,
     members: &serde_json::Map<String, Value>,
     path: &str,
+    keys: Keys,
     found: &mut Vec<Misfit>,
 ) {
     let empty = serde_json::Map::new();
-    let known = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let known = properties.unwrap_or(&empty);
+    // Whoever reads a config ignores other keys, unless its type says otherwise. Here they are mistakes.
+    let mut all = BTreeSet::new();
+    let is_closed = keys == Keys::Checked && properties.is_some() && all_keys(schema, &mut all);
     let at = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     for (name, member) in members {
         match (known.get(name), schema.get("additionalProperties")) {
-            (Some(schema), _) => look(schema, member, &at(name), found),
-            (None, Some(Value::Bool(false))) => {
-                let hint = match controllerbus::__private::nearest(name, known.keys().map(String::as_str)) {
+            (Some(schema), _) => look(schema, member, &at(name), Keys::Checked, found),
+            (None, None | Some(Value::Bool(_))) if is_closed && !all.contains(name.as_str()) => {
+                let hint = match controllerbus::__private::nearest(name, all.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None if known.is_empty() => "no keys are allowed here".to_owned(),
-                    None => format!("known keys are {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+                    None if all.is_empty() => "no keys are allowed here".to_owned(),
+                    None => format!("known keys are {}", all.iter().copied().collect::<Vec<_>>().join(", ")),
                 };
                 found.push((at(name), format!("unknown key `{name}`; {hint}")));
             }
-            (None, Some(schema)) => look(schema, member, &at(name), found),
-            (None, None) => {}
+            (None, Some(schema @ Value::Object(_))) => look(schema, member, &at(name), Keys::Checked, found),
+            (None, _) => {}
         }
     }
     for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
@@ -175,6 +187,24 @@ fn look_in_object(
             found.push((path.to_owned(), format!("`{name}` is missing")));
         }
     }
+}
+
+/// Adds all keys that a schema knows; false if it allows others.
+fn all_keys<'a>(schema: &'a serde_json::Map<String, Value>, found: &mut BTreeSet<&'a str>) -> bool {
+    if matches!(schema.get("additionalProperties"), Some(Value::Object(_) | Value::Bool(true))) {
+        return false;
+    }
+    let properties = schema.get("properties").and_then(Value::as_object);
+    found.extend(properties.into_iter().flatten().map(|(name, _)| name.as_str()));
+    let parts = ["allOf", "anyOf", "oneOf"].map(|name| schema.get(name).and_then(Value::as_array));
+    let mut parts = parts.into_iter().flatten().flatten().peekable();
+    let says_nothing = properties.is_none() && parts.peek().is_none();
+    if says_nothing {
+        // What is no map adds no keys, and what may be anything adds any.
+        return schema.contains_key("const")
+            || schema.get("type").is_some_and(|kind| kind.as_str().is_some_and(|kind| kind != "object"));
+    }
+    parts.all(|part| part.as_object().is_none_or(|part| all_keys(part, found)))
 }
 
 /// A key of a config, described for people.
@@ -316,4 +346,69 @@ fn kind_text(kinds: &Value) -> String {
 
 fn text(value: &Value) -> String {
     crate::text::cut(&value.to_string(), 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use controllerbus::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Config, Serialize, Deserialize, PartialEq)]
+    #[config(id = "test/hammer")]
+    struct Hammer {
+        name: String,
+        #[serde(default, alias = "count")]
+        times: u32,
+        #[serde(default)]
+        heads: Vec<Head>,
+        #[serde(flatten)]
+        grip: Grip,
+    }
+
+    #[derive(Schema, Serialize, Deserialize, PartialEq)]
+    struct Head {
+        #[serde(default)]
+        weight: u32,
+    }
+
+    #[derive(Schema, Serialize, Deserialize, PartialEq)]
+    #[serde(tag = "grip", rename_all = "lowercase")]
+    enum Grip {
+        Wood { colour: Option<String> },
+        Steel,
+    }
+
+    #[derive(Config, Serialize, Deserialize, PartialEq)]
+    #[config(id = "test/open")]
+    struct Open {
+        name: String,
+        #[serde(flatten)]
+        others: BTreeMap<String, Value>,
+    }
+
+    fn told<C: Config>(config: &Value) -> Vec<String> {
+        let schema = serde_json::from_str(&C::SCHEMA.to_json()).expect("JSON");
+        misfits(&schema, config).into_iter().map(|(path, why)| format!("{path}: {why}")).collect()
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_mistake_wherever_the_type_does_not_collect_others() {
+        let good = json!({ "name": "a", "times": 3, "heads": [{ "weight": 1 }], "grip": "wood", "colour": "red" });
+        assert_eq!(told::<Hammer>(&good), [String::new(); 0]);
+        assert_eq!(told::<Hammer>(&json!({ "name": "a", "count": 3, "grip": "steel" })), [String::new(); 0]);
+        let bad = json!({ "name": "a", "tmies": 3, "heads": [{ "wieght": 1 }], "grip": "wood", "color": "red" });
+        assert_eq!(
+            told::<Hammer>(&bad),
+            [
+                "color: unknown key `color`; did you mean `colour`?",
+                "heads[0].wieght: unknown key `wieght`; did you mean `weight`?",
+                "tmies: unknown key `tmies`; did you mean `times`?",
+            ]
+        );
+        let both = told::<Hammer>(&json!({ "nmae": "a", "grip": "steel" }));
+        assert_eq!(both, ["nmae: unknown key `nmae`; did you mean `name`?", ": `name` is missing"]);
+        assert_eq!(told::<Open>(&json!({ "name": "a", "tmies": 3, "more": { "of": "it" } })), [String::new(); 0]);
+    }
 }

@@ -109,4 +109,9 @@ impl Config {
     pub fn is_bad(&self) -> bool {
         self.state == FAILED || self.state == REFUSED
     }
+
+    /// Whether it is not running because there is no factory for it, or only with what was applied before.
+    pub fn is_waiting(&self) -> bool {
+        self.state == QUEUED || self.state == PENDING
+    }
 }

@@ -47,6 +47,8 @@ pub fn constant(item: &DeriveInput, framework: &TokenStream) -> Result<TokenStre
 #[derive(Default)]
 struct Serde {
     rename: Option<String>,
+    /// Other names by which it is read.
+    aliases: Vec<String>,
     rename_all: Option<String>,
     rename_all_fields: Option<String>,
     tag: Option<String>,
@@ -88,6 +90,7 @@ impl Serde {
                 }
                 match key.as_str() {
                     "rename" => found.rename = text,
+                    "alias" => found.aliases.extend(text),
                     "rename_all" => found.rename_all = text,
                     "rename_all_fields" => found.rename_all_fields = text,
                     "tag" => found.tag = text,
@@ -108,7 +111,8 @@ impl Serde {
     }
 }
 
-fn node(item: &DeriveInput) -> Result<TokenStream> {
+/// What fits a type, as an expression in which the names of [`implementation`] are in scope.
+pub fn node(item: &DeriveInput) -> Result<TokenStream> {
     let serde = Serde::of(&item.attrs)?;
     let own = item.ident.to_string();
     if serde.foreign {
@@ -199,7 +203,8 @@ fn object_field(own: &str, field: &Field, rename_all: Option<&str>, all_default:
         (None, None) => ident.to_owned(),
     };
     let (name, description) = (json_escaped(&name), json_escaped(&doc(&field.attrs)));
-    let optional = serde.default || all_default || is_option(&field.ty);
+    // One of several names is enough, which a list of what is required cannot say.
+    let optional = serde.default || all_default || is_option(&field.ty) || !serde.aliases.is_empty();
     let keys = keys_of(field)?;
     let written = keys.as_ref().map(|keys| keys.expression("schema")).transpose()?.flatten();
     let node = match written {
@@ -209,7 +214,8 @@ fn object_field(own: &str, field: &Field, rename_all: Option<&str>, all_default:
     };
     let is_secret = keys.map(|keys| keys.flag("secret")).transpose()?.unwrap_or_default();
     let node = if is_secret { quote!(&__Node::Secret(#node)) } else { node };
-    Ok(quote!(__Field { name: #name, description: #description, optional: #optional, node: #node },))
+    let names = std::iter::once(name).chain(serde.aliases.iter().map(|alias| json_escaped(alias)));
+    Ok(quote!(#(__Field { name: #names, description: #description, optional: #optional, node: #node },)*))
 }
 
 /// A field's `#[config(...)]`.

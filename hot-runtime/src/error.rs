@@ -37,6 +37,14 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// There is nothing where a crate was to be.
+    #[error("there is no crate at {path}: no such folder{}", start(from.as_deref()), path = path.display())]
+    NoCrate {
+        /// The absolute path.
+        path: PathBuf,
+        /// The current folder, if the path was given relative to it.
+        from: Option<PathBuf>,
+    },
     /// Cargo could not read a crate.
     #[error("cargo cannot read the crate at {path}: {message}", path = path.display())]
     Metadata {
@@ -229,6 +237,11 @@ impl std::fmt::Display for WithCauses<'_> {
         }
         Ok(())
     }
+}
+
+/// Where relative paths start.
+fn start(from: Option<&std::path::Path>) -> String {
+    from.map(|from| format!("; relative paths start at the current folder, {}", from.display())).unwrap_or_default()
 }
 
 fn wanted(build: &Option<String>) -> String {

@@ -40,13 +40,18 @@ pub async fn run(args: &Exec) -> Result<()> {
     if args.attach {
         return Err(super::went_away(&to));
     }
-    if failed.is_empty() {
-        return Ok(());
+    let waiting: Vec<&str> = last.iter().filter(|config| config.is_waiting()).map(|config| config.key.as_str()).collect();
+    match (failed.as_slice(), waiting.as_slice()) {
+        ([], []) => Ok(()),
+        ([], waiting) => Err(report(
+            format!("{} is not running: no controller of that id is loaded", waiting.join(", ")),
+            "it starts once a plugin that has it is loaded; `cbus exec --remove KEY` takes it back, and --attach waits for it",
+        )),
+        (failed, _) => Err(report(
+            format!("{} did not start", failed.join(", ")),
+            "it will be retried; `cbus controllers` shows its state",
+        )),
     }
-    Err(report(
-        format!("{} did not start", failed.join(", ")),
-        "it will be retried; `cbus controllers` shows its state",
-    ))
 }
 
 fn line(config: &Config) -> String {

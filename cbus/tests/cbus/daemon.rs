@@ -164,6 +164,9 @@ fn configs_are_executed_only_where_that_is_allowed() {
     let bad = folder.path().join("bad.yaml");
     std::fs::write(&bad, "one:\n  id: second\n  revison: 1\n").expect("writing");
     daemon.fails(&["exec", "-f", &bad.to_string_lossy()], "bad.yaml:3:");
+    std::fs::write(&bad, "other:\n  id: secnd\n").expect("writing");
+    daemon.fails(&["exec", "-f", &bad.to_string_lossy()], "other is not running: no controller of that id is loaded");
+    assert!(daemon.fine(&["exec", "--remove", "other"]).contains("other removed"));
     daemon.fails(&["exec", "--remove", "none"], "there is no config none");
     assert!(daemon.fine(&["exec", "--remove", "one"]).contains("one removed"));
     daemon.end();

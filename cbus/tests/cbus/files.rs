@@ -278,6 +278,11 @@ fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
     ] {
         assert!(told.contains(problem), "no `{problem}` in {told}");
     }
+    let optional = "one:\n  id: second\n  config:\n    luodness: 3\n";
+    std::fs::write(at.join("optional.yaml"), optional).expect("writing");
+    let told = fails(at, &["config", "check", "optional.yaml", "--plugins", "plugins"], 1, "has a problem");
+    assert!(told.contains("optional.yaml:4:"), "{told}");
+    assert!(told.contains("one.luodness: unknown key `luodness`; did you mean `loudness`?"), "{told}");
     std::fs::write(at.join("form.yaml"), "one:\n  id: second\n  revison: 1\n").expect("writing");
     fails(at, &["config", "check", "form.yaml"], 1, "form.yaml:3:");
     let told = fine(at, &["config", "check", "good.yaml"]);

@@ -6,6 +6,7 @@ pub(crate) mod probe;
 pub mod schema;
 pub(crate) mod secret;
 mod set;
+pub(crate) mod unknown;
 mod write;
 #[cfg(feature = "yaml")]
 mod yaml;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, OnStarted, Routes, State, SwapMode, starting};
 use crate::config::secret::without_secrets;
+use crate::config::unknown::{unknown, warn, with_unknown};
 use crate::directive::{AnyDirective, ValueSink, wire};
 use crate::linked::FactoryEntry;
 use crate::{Config, Error, Result, Retry, error::ErrorKind};
@@ -109,9 +110,15 @@ impl<C: Controller> Factory for FactoryOf<C> {
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let refused =
-                |e| without_secrets(e, C::Config::SCHEMA).context(format!("config {}", C::Config::ID)).permanent();
+            let unknown = unknown(C::Config::SCHEMA, &config);
+            let refused = |e| {
+                let error = with_unknown(without_secrets(e, C::Config::SCHEMA), unknown.as_deref());
+                error.context(format!("config {}", C::Config::ID)).permanent()
+            };
             let config: C::Config = wire::decode(&config).map_err(refused)?;
+            if let Some(unknown) = &unknown {
+                warn(C::Config::ID, unknown);
+            }
             config.validate().map_err(|error| {
                 Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID)).permanent()
             })?;

@@ -108,11 +108,17 @@ impl Workspace {
     /// Reads the crates in these folders with cargo. Blocks.
     ///
     /// # Errors
-    /// [`Error::Metadata`] with cargo's message, or [`Error::NotAController`] with what the crate lacks.
+    /// [`Error::NoCrate`] where there is nothing, [`Error::Metadata`] with cargo's message, or [`Error::NotAController`] with what
+    /// the crate lacks.
     pub fn read(crates: &[PathBuf]) -> Result<Self> {
         let mut found = Self::default();
         for path in crates {
-            found.read_crate(&in_full(path))?;
+            let full = in_full(path);
+            if std::fs::metadata(&full).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                let from = path.is_relative().then(std::env::current_dir).and_then(std::io::Result::ok);
+                return Err(Error::NoCrate { path: full, from });
+            }
+            found.read_crate(&full)?;
         }
         Ok(found)
     }
@@ -445,6 +451,23 @@ fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crate_that_is_not_there_is_named_once_and_in_full() {
+        let error = Workspace::read(&["../no-such-crate".into()]).expect_err("there is none").with_causes().to_string();
+        let here = std::env::current_dir().expect("the current folder");
+        let full = here.parent().expect("a parent").join("no-such-crate");
+        assert_eq!(
+            error,
+            format!(
+                "there is no crate at {}: no such folder; relative paths start at the current folder, {}",
+                full.display(),
+                here.display()
+            )
+        );
+        let absolute = Workspace::read(std::slice::from_ref(&full)).expect_err("there is none").with_causes().to_string();
+        assert_eq!(absolute, format!("there is no crate at {}: no such folder", full.display()));
+    }
 
     #[test]
     fn the_resolver_is_what_the_manifest_says_or_that_of_its_edition() {
