@@ -625,6 +625,7 @@ Examples:
   cbus exec -f config.yaml --attach   the same, and remove it again on Ctrl-C
   cbus exec --remove my-greeter       remove a config
 
+It fails unless each controller is running at the end; a config whose plugin is not loaded yet stays, and starts with it.
 The daemon must have been started with --allow-exec.")]
 pub struct Exec {
     /// The config set, YAML or JSON; `-` reads standard input
@@ -659,6 +660,9 @@ pub struct Ask {
     /// Keep running until Ctrl-C, and also print removed values
     #[arg(long)]
     pub watch: bool,
+    /// It is a call (`once` in its declaration): one controller answers it, and only once
+    #[arg(long)]
+    pub once: bool,
     /// How long to wait for more, in seconds, if a controller is still working
     #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "watch")]
     pub within: u64,

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use controllerbus::__private::nearest;
 use controllerbus::Bus;
-use controllerbus::directive::{ANY_DIRECTIVE, DirectiveType, RawEvent, RawRequest, wire};
+use controllerbus::directive::{
+    ANY_DIRECTIVE, AnyDirective, DirectiveType, OpaqueDirective, Options, RawEvent, RawRequest, wire,
+};
 use hot_runtime::text::escaped;
 use hot_runtime::{GenerationInfo, GenerationState};
 use tonic::Status;
@@ -14,7 +17,7 @@ use crate::proto::{AskRequest, AskResponse};
 
 /// Asks a directive; it stands until the request is dropped.
 pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>, Status> {
-    let AskRequest { directive: id, json } = request;
+    let AskRequest { directive: id, json, once } = request;
     let wrong = |error: String| Status::invalid_argument(format!("`{}`: {error}", escaped(id)));
     if id.starts_with(controllerbus::hot::PREFIX) {
         return Err(wrong("functions are called by their trait, and not asked".to_owned()));
@@ -27,7 +30,11 @@ pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>
         serde_json::from_str(json).map_err(|error| wrong(format!("the fields are not JSON: {error}")))?
     };
     let bytes = wire::encode(&fields).map_err(|error| wrong(error.to_string()))?;
-    let directive = DirectiveType::decode(id, &bytes).map_err(|error| wrong(error.to_string()))?;
+    let directive: Arc<dyn AnyDirective> = if DirectiveType::find(id).is_none() && *once {
+        Arc::new(OpaqueDirective::new(id.as_str(), bytes).with_options(Options::default().with_once()))
+    } else {
+        DirectiveType::decode(id, &bytes).map_err(|error| wrong(error.to_string()))?
+    };
     bus.handle().raw(directive).map_err(|error| wrong(error.to_string()))
 }
 

@@ -5,10 +5,11 @@ use quote::quote;
 use syn::{DeriveInput, Result};
 
 use crate::keys::Keys;
-use crate::schema;
+use crate::{schema, serde};
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
+    serde::required(&item)?;
     let name = &item.ident;
     let keys = Keys::of_attribute(&item.attrs, "config", &["id", "validate"], name, "id = \"example/greeter\"")?;
     let id = keys.id("example/greeter")?;

@@ -1,12 +1,13 @@
 //! `#[derive(Directive)]`.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 
 use crate::keys::Keys;
-use crate::schema;
+use crate::{schema, serde};
 
 const KNOWN: [&str; 14] = [
     "id",
@@ -27,6 +28,7 @@ const KNOWN: [&str; 14] = [
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
+    serde::required(&item)?;
     let name = &item.ident;
     let example = "id = \"example/greet\", value = Greeting";
     let keys = Keys::of_attribute(&item.attrs, "directive", &KNOWN, name, example)?;
@@ -66,6 +68,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     });
     let duplicate = duplicate(&item.data)?;
     let schema = schema::constant(&item, &framework)?;
+    let declaration = declaration(&item, value, &framework);
     // A value that does not serialize is pointed at where it is named.
     let any = quote!(#framework::directive::AnyValue);
     let (local, pack, unpack) = if keys.flag("local")? {
@@ -89,6 +92,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             type Value = #value;
             const ID: &'static str = #id;
             const SCHEMA: &'static #framework::config::schema::Node = #schema;
+            #declaration
             #local
             fn pack(value: Self::Value) -> #any {
                 #pack
@@ -113,6 +117,23 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
                 #framework::__private::DirectiveType::of::<#name>();
         };
     })
+}
+
+/// What the type and its values are called here, and what the values look like, as far as that is known.
+fn declaration(item: &DeriveInput, value: &Expr, framework: &TokenStream) -> TokenStream {
+    let name = item.ident.unraw().to_string();
+    let value_name: String = value.to_token_stream().to_string().chars().filter(|c| !c.is_whitespace()).collect();
+    quote! {
+        const DECLARATION: #framework::directive::Declaration = {
+            #[allow(unused_imports)]
+            use #framework::__private::schema::{Probe as __Probe, Unknown as _};
+            #framework::directive::Declaration {
+                name: ::core::concat!(::core::module_path!(), "::", #name),
+                value_name: #value_name,
+                value: <__Probe<#value>>::NODE,
+            }
+        };
+    }
 }
 
 fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> {

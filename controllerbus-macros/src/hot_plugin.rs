@@ -5,8 +5,8 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Meta, Path, Result, ReturnType, Token,
-    Type, parse_quote,
+    Attribute, Error, Expr, FnArg, Ident, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Meta, Path, Result, ReturnType,
+    Token, Type, parse_quote,
 };
 
 use crate::functions;
@@ -31,6 +31,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     }
     let state = state(&keys, &block, &framework)?;
     let resolvers = take_resolvers(&mut block)?;
+    refuse_strangers(&block)?;
     let routes = routes(&block, &resolvers, &framework)?;
     let controller = &block.self_ty;
     let resolves = resolvers.iter().map(|resolver| {
@@ -190,6 +191,31 @@ pub fn persist(keys: &Keys) -> Result<u64> {
     }
 }
 
+/// The methods of `Controller`.
+const METHODS: [&str; 7] = ["construct", "execute", "close", "health", "save", "restore", "routes"];
+
+/// Refuses methods that are neither the trait's nor resolvers.
+fn refuse_strangers(block: &ItemImpl) -> Result<()> {
+    let strangers = block.items.iter().filter_map(|item| match item {
+        ImplItem::Fn(method) if !METHODS.iter().any(|known| method.sig.ident == known) => Some(&method.sig.ident),
+        _ => None,
+    });
+    let errors = strangers.map(|name| {
+        let message = format!(
+            "`{name}` is not a method of `Controller`, whose methods are `{}`; if it answers a directive, put `#[resolves]` on \
+             it, and otherwise move it into an `impl` block without a trait",
+            METHODS.join("`, `")
+        );
+        Error::new(name.span(), message)
+    });
+    errors
+        .reduce(|mut all, error| {
+            all.combine(error);
+            all
+        })
+        .map_or(Ok(()), Err)
+}
+
 /// A method marked `#[resolves]`.
 struct Resolver {
     method: ImplItemFn,
@@ -197,7 +223,8 @@ struct Resolver {
     conditions: Vec<Attribute>,
     directive: Type,
     by_reference: bool,
-    has_values: bool,
+    /// Where its `Values` are named, if it takes them.
+    values: Option<Span>,
     /// How often it is tried again.
     retry: Option<Expr>,
 }
@@ -289,14 +316,17 @@ fn resolver(method: ImplItemFn, conditions: Vec<Attribute>) -> Result<Resolver> 
         Type::Reference(reference) => ((*reference.elem).clone(), true),
         other => (other.clone(), false),
     };
-    let has_values = inputs.next().is_some();
+    let values = inputs.next().map(|values| match values {
+        FnArg::Typed(values) => values.ty.span(),
+        FnArg::Receiver(receiver) => receiver.span(),
+    });
     if let Some(extra) = inputs.next() {
         return Err(wrong(extra.span(), "it takes too many parameters"));
     }
     if matches!(signature.output, ReturnType::Default) {
         return Err(wrong(name.span(), "it returns nothing"));
     }
-    Ok(Resolver { directive, by_reference, has_values, method, conditions, retry: None })
+    Ok(Resolver { directive, by_reference, values, method, conditions, retry: None })
 }
 
 /// The `routes` function over the resolvers; none if there are none, so that one can be written by hand.
@@ -316,14 +346,21 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver], framework: &TokenStream) -> 
     }
     let adds = resolvers.iter().map(|resolver| {
         let (name, directive) = (&resolver.method.sig.ident, &resolver.directive);
-        let (this, values, request) = (quote!(this), quote!(values), quote!(request));
+        // What has the wrong type is pointed at where that is written.
+        let returned = match &resolver.method.sig.output {
+            ReturnType::Type(_, output) => output.span(),
+            ReturnType::Default => name.span(),
+        };
+        let values = Ident::new("values", resolver.values.unwrap_or_else(Span::call_site));
+        let (this, request) = (Ident::new("this", returned), quote!(request));
         let argument = if resolver.by_reference { quote!(&#request) } else { request.clone() };
-        let body = if resolver.has_values {
-            quote!(#this.#name(#argument, #values).await)
+        let answer = respanned(quote!(#framework::__private::Answer::answer), returned);
+        let body = if resolver.values.is_some() {
+            let call = quote_spanned!(returned=> #this.#name(#argument, #values).await);
+            quote_spanned!(returned=> #answer(#call))
         } else {
-            // A value of the wrong type is pointed at where it is declared.
-            quote_spanned! {resolver.method.sig.output.span()=>
-                let value = #this.#name(#argument).await?;
+            quote_spanned! {returned=>
+                let value = #answer(#this.#name(#argument).await)?;
                 #values.add(value);
                 ::std::result::Result::Ok(())
             }
@@ -342,6 +379,15 @@ fn routes(block: &ItemImpl, resolvers: &[Resolver], framework: &TokenStream) -> 
         }
     })
     .map(Some)
+}
+
+/// Tokens that the compiler points at elsewhere.
+fn respanned(tokens: TokenStream, span: Span) -> TokenStream {
+    let moved = tokens.into_iter().map(|mut token| {
+        token.set_span(span);
+        token
+    });
+    moved.collect()
 }
 
 /// What differs between kinds of plugins.

@@ -9,6 +9,7 @@ mod hot_plugin;
 mod interface;
 mod keys;
 mod schema;
+mod serde;
 mod state;
 mod tokens;
 
@@ -65,6 +66,15 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn hot_plugin(arguments: TokenStream, item: TokenStream) -> TokenStream {
     hot_plugin::expand(arguments.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Marks a method that answers a directive, in a block with [`macro@hot_plugin`], which reads it; see there. Anywhere else it is an
+/// error that says what is missing.
+#[proc_macro_attribute]
+pub fn resolves(_: TokenStream, _: TokenStream) -> TokenStream {
+    let what = "`#[resolves]` is for methods of an `impl Controller for ..` block with #[hot_plugin]: put \
+                `#[hot_plugin(id = \"example/greeter\", version = \"0.1.0\")]` on the block";
+    syn::Error::new(proc_macro2::Span::call_site(), what).into_compile_error().into()
 }
 
 /// Makes a plain trait one whose methods can be called in a plugin: see `controllerbus::hot`.

@@ -111,8 +111,7 @@ impl Serde {
     }
 }
 
-/// What fits a type, as an expression in which the names of [`implementation`] are in scope.
-pub fn node(item: &DeriveInput) -> Result<TokenStream> {
+fn node(item: &DeriveInput) -> Result<TokenStream> {
     let serde = Serde::of(&item.attrs)?;
     let own = item.ident.to_string();
     if serde.foreign {

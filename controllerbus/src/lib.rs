@@ -97,13 +97,13 @@ pub use directive::{Directive, Event, Request, ValueId, Values};
 pub use error::{BusError, Error, Result};
 pub use plugin::Interface;
 
-pub use controllerbus_macros::{Config, Directive, Schema, State, hot, hot_plugin, interface};
+pub use controllerbus_macros::{Config, Directive, Schema, State, hot, hot_plugin, interface, resolves};
 
 /// Everything that a controller crate needs.
 pub mod prelude {
     pub use crate::{
         Bus, BusError, BusHandle, Config, ConfigSet, Context, Controller, Directive, Error, Event, Interface, Request,
-        Result, Retry, Schema, State, Values, hot_plugin,
+        Result, Retry, Schema, State, Values, hot_plugin, resolves,
     };
     pub use serde::{Deserialize, Serialize};
 }
@@ -113,7 +113,7 @@ pub mod prelude {
 pub mod __private {
     pub use crate::bus::contain::contained;
     pub use crate::config::nearest::{distance, nearest};
-    pub use crate::controller::SwapMode;
+    pub use crate::controller::{Answer, SwapMode};
     pub use crate::directive::DirectiveType;
     pub use crate::linked::{DIRECTIVE_TYPES, FACTORIES, FactoryEntry, factory_of};
     pub use crate::plugin::{guest, manifest};

@@ -65,6 +65,7 @@ impl FactoryEntry {
             version: self.version.parse().unwrap_or(semver::Version::new(0, 0, 0)),
             description: self.description.to_owned(),
             config_id: self.config_id.to_owned(),
+            value_types: Vec::new(),
         }
     }
 }

@@ -192,6 +192,18 @@ pub enum RuntimeEvent {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A plugin that began to serve means something else by an id than another plugin, or than this program. It serves all the
+    /// same.
+    Conflict {
+        /// The plugin's id.
+        plugin: String,
+        /// The other plugin's id; `None` for this program.
+        with: Option<String>,
+        /// The id of the directive or the config.
+        id: String,
+        /// What differs, and what to do.
+        what: String,
+    },
     /// A new generation did not become ready and was rolled back; the previous one keeps serving.
     RolledBack {
         /// The plugin's id.
@@ -291,6 +303,7 @@ impl RuntimeEvent {
             | Self::SourceRemoved { plugin }
             | Self::Loading { plugin, .. }
             | Self::Swapped { plugin, .. }
+            | Self::Conflict { plugin, .. }
             | Self::RolledBack { plugin, .. }
             | Self::TakenBack { plugin, .. }
             | Self::Crashed { plugin, .. }
@@ -326,6 +339,7 @@ impl RuntimeEvent {
                 format!("generation {to} serves, after {from}: {timeline}")
             }
             Self::Swapped { to, timeline, .. } => format!("generation {to} serves: {timeline}"),
+            Self::Conflict { what, .. } => what.clone(),
             Self::Refused { path, reason } => format!("{}: {reason}", path.display()),
             Self::RolledBack { reason, serving: Some(serving), .. } => {
                 format!("not swapped; generation {serving} is still serving: {reason}")

@@ -21,7 +21,7 @@ pub async fn run(args: Ask) -> Result<()> {
     }
     let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
-    let request = AskRequest { directive: args.directive.clone(), json };
+    let request = AskRequest { directive: args.directive.clone(), json, once: args.once };
     let mut told = client.ask(request).await.map_err(refused(&to))?.into_inner();
     let limit = async {
         if args.watch {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use controllerbus::{Config, ConfigSet, Error};
 use controllerbus_api::ApiConfig;
 use controllerbus_api::proto::ListFactoriesRequest;
-use hot_runtime::artifact::inspect;
+use hot_runtime::artifact::{FactoryRecord, conflicts, inspect};
 use hot_runtime::{CrateConfig, FolderConfig, PluginConfig};
 use miette::Result;
 use serde::Serialize;
@@ -132,12 +132,23 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     if let Some(dir) = &from.plugins {
         files.extend(plugin_files(dir)?);
     }
+    let mut seen: Vec<(String, Vec<FactoryRecord>)> = Vec::new();
     for file in files {
         let read = tokio::task::spawn_blocking(move || inspect(&file)).await;
         let artifact = read.map_err(|error| report(error.to_string(), ""))?.map_err(explain)?;
-        for factory in artifact.factories {
-            configs.insert(factory.config, factory.schema);
+        for (other, theirs) in seen.iter().filter(|(other, _)| *other != artifact.bundle.id) {
+            for conflict in conflicts(&artifact.factories, other, theirs) {
+                crate::text::tell(&format!("warning: {}: {}", artifact.bundle.id, conflict.what));
+            }
         }
+        for factory in &artifact.factories {
+            // That of the plugin that comes first, as in a daemon.
+            let is_taken = seen.iter().any(|(_, theirs)| theirs.iter().any(|their| their.config == factory.config));
+            if !is_taken {
+                configs.insert(factory.config.clone(), factory.schema.clone());
+            }
+        }
+        seen.push((artifact.bundle.id, artifact.factories));
     }
     if let Some(address) = &from.connect {
         let token_file = from.token_file.clone();

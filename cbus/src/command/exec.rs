@@ -40,7 +40,8 @@ pub async fn run(args: &Exec) -> Result<()> {
     if args.attach {
         return Err(super::went_away(&to));
     }
-    let waiting: Vec<&str> = last.iter().filter(|config| config.is_waiting()).map(|config| config.key.as_str()).collect();
+    let waiting: Vec<&str> =
+        last.iter().filter(|config| config.is_waiting()).map(|config| config.key.as_str()).collect();
     match (failed.as_slice(), waiting.as_slice()) {
         ([], []) => Ok(()),
         ([], waiting) => Err(report(

@@ -38,6 +38,10 @@ pub async fn run(args: &Show) -> Result<()> {
             print_line("");
             print_line(&format!("{}: generation {} is {}: {why}", plugin.id, found.number, found.state));
         }
+        for conflict in plugin.serving().into_iter().flat_map(|serving| &serving.conflicts) {
+            print_line("");
+            print_line(&format!("{}: {conflict}", plugin.id));
+        }
         if !plugin.error.is_empty() {
             print_line("");
             print_line(&format!("{}: the last change was not applied:", plugin.id));

@@ -211,6 +211,7 @@ impl Inner {
                 (notes.building_since, notes.phase, notes.error) = (None, String::new(), reason.clone());
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), event.text());
             }
+            RuntimeEvent::Conflict { plugin, .. } => about(&mut told, "conflict", plugin, 0, event.text()),
             RuntimeEvent::TakenBack { plugin, from, to, reason, .. } => {
                 self.notes(plugin).error = format!("generation {from} was rolled back: {reason}");
                 about(&mut told, "taken_back", plugin, *to, event.text());
@@ -286,7 +287,7 @@ fn log(event: &Event) {
     match event.kind.as_str() {
         "build_failed" => tracing::error!(target: "cbus", plugin, "does not build:\n{text}"),
         "rolled_back" | "crashed" => tracing::error!(target: "cbus", plugin, "{text}"),
-        "draining" | "stuck" | "refused" => tracing::warn!(target: "cbus", plugin, "{text}"),
+        "draining" | "stuck" | "refused" | "conflict" => tracing::warn!(target: "cbus", plugin, "{text}"),
         "build_started" | "built" => tracing::debug!(target: "cbus", plugin, "{text}"),
         _ => tracing::info!(target: "cbus", plugin, "{text}"),
     }

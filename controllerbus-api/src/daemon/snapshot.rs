@@ -120,6 +120,7 @@ impl Host {
             state: state::of_generation(found.state),
             since_ms: millis(found.since),
             reason: found.reason.as_ref().map(|reason| self.kept(reason)).unwrap_or_default(),
+            conflicts: found.conflicts.iter().map(|conflict| self.kept(conflict)).collect(),
             factories: found.holders.factories as u32,
             controllers: found.holders.controllers as u32,
             calls: found.holders.calls as u32,

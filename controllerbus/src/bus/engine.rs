@@ -24,7 +24,7 @@ use super::types::Types;
 use super::{Source, loading};
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Context, Info};
-use crate::directive::{AnyDirective, RawRequest};
+use crate::directive::{AnyDirective, RawRequest, check};
 use crate::error::ErrorKind;
 use crate::{Error, Result, Retry};
 
@@ -178,9 +178,7 @@ impl Engine {
 
     fn add_reference(&self, directive: Arc<dyn AnyDirective>) -> Result<Reference> {
         let closed = |id: &str| Error::new(ErrorKind::Closed, format!("the bus is closed; {id} was not added"));
-        directive.validate().map_err(|error| {
-            Error::new(ErrorKind::Invalid, format!("directive {} is not valid: {error}", directive.id()))
-        })?;
+        check(&*directive)?;
         let options = directive.options();
         let hash = self.types.hash_key(&*directive);
         let mut superseded = None;
@@ -245,7 +243,13 @@ impl Engine {
 /// The info of a controller that is part of the bus.
 pub(super) fn own_info(id: &str, description: &str) -> Info {
     let version = semver::Version::parse(env!("CARGO_PKG_VERSION")).expect("cargo has checked it");
-    Info { id: id.to_owned(), version, description: description.to_owned(), config_id: id.to_owned() }
+    Info {
+        id: id.to_owned(),
+        version,
+        description: description.to_owned(),
+        config_id: id.to_owned(),
+        value_types: Vec::new(),
+    }
 }
 
 impl Backend for Engine {

@@ -56,6 +56,11 @@ impl KnownFactory {
         self.source != self.library
     }
 
+    /// Whether it is in the manifest of a plugin's generation.
+    fn is_of_a_plugin(&self) -> bool {
+        !self.is_by_hand() && self.source != Source::STATIC
+    }
+
     /// Whether it ends with a source.
     pub(super) fn is_of(&self, source: Source) -> bool {
         self.source.ends_with(self.library, source)
@@ -95,6 +100,13 @@ impl Factories {
     /// A generation's library is gone: nothing of it can add anything.
     pub(super) fn forget(&mut self, generation: Source) {
         self.ended.remove(&generation);
+    }
+
+    /// Replaces a source's factories by those of the next one, in their places; returns what [`Factories::remove`] does.
+    pub(super) fn replace(&mut self, from: Source, factories: Vec<KnownFactory>) -> Vec<KnownFactory> {
+        let at = self.known.iter().position(|known| known.source == from).unwrap_or(self.known.len());
+        self.known.splice(at..at, factories);
+        self.remove(from)
     }
 
     /// A generation is prepared beside the running one.
@@ -137,12 +149,19 @@ impl Factories {
         candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))
     }
 
-    /// The factory of a config ID: the highest version in the range, and of equal versions the one added last.
+    /// The factory of a config ID: the highest version in the range. Of equal versions it is the one added last, so that a plugin
+    /// comes before what is linked in; but of several plugins the first keeps it.
     pub(super) fn find(&self, config_id: &str, version: Option<&VersionReq>) -> Option<&KnownFactory> {
         let candidates = self.counting().filter(|known| {
             known.info.config_id == config_id && version.is_none_or(|range| range.matches(&known.info.version))
         });
-        candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))
+        let best = candidates.max_by(|a, b| a.info.version.cmp(&b.info.version))?;
+        if !best.is_of_a_plugin() {
+            return Some(best);
+        }
+        self.counting().find(|known| {
+            known.is_of_a_plugin() && known.info.config_id == config_id && known.info.version == best.info.version
+        })
     }
 
     /// The versions of a config ID's factories, the highest first.

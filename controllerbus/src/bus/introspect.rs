@@ -87,6 +87,9 @@ pub struct ResolverSnapshot {
     pub controller: ControllerId,
     /// Who that is: [`Info::id`].
     pub name: String,
+    /// The type of its values as its own code names it, if that is known: [`Info::value_type`].
+    #[serde(default)]
+    pub value_type: Option<String>,
     /// What it is doing.
     pub state: ResolverState,
     /// How many values it has added that stand.

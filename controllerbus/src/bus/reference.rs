@@ -47,7 +47,15 @@ impl RawRequest for Reference {
     }
 
     fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
-        Ok(self.standing.lock().resolver_snapshots())
+        let id = self.standing.directive.id();
+        Ok(self.standing.lock().resolver_snapshots(id))
+    }
+
+    fn givers(&self) -> Vec<ResolverSnapshot> {
+        let id = self.standing.directive.id();
+        let mut all = self.standing.lock().resolver_snapshots(id);
+        all.retain(|resolver| resolver.values > 0);
+        all
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{Result, Retry};
 
 pub use closures::Closures;
 pub use context::Context;
+#[doc(hidden)]
+pub use routes::Answer;
 pub use routes::{Hold, ResolveWith, Routes};
 #[doc(hidden)]
 pub use state::LastState;
@@ -261,17 +263,32 @@ pub struct Info {
     pub description: String,
     /// The config ID.
     pub config_id: String,
+    /// The types of its values as its own code names them, by directive id, as far as they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub value_types: Vec<(String, String)>,
 }
 
 impl Info {
     /// A controller of an id and a version, made from configs of an id.
     pub fn new(id: impl Into<String>, version: semver::Version, config_id: impl Into<String>) -> Self {
-        Self { id: id.into(), version, description: String::new(), config_id: config_id.into() }
+        let (id, config_id) = (id.into(), config_id.into());
+        Self { id, version, description: String::new(), config_id, value_types: Vec::new() }
     }
 
     /// With one line about it.
     #[must_use]
     pub fn with_description(self, description: impl Into<String>) -> Self {
         Self { description: description.into(), ..self }
+    }
+
+    /// With the types of its values, by directive id.
+    #[must_use]
+    pub fn with_value_types(self, value_types: Vec<(String, String)>) -> Self {
+        Self { value_types, ..self }
+    }
+
+    /// The type of its values for a directive.
+    pub fn value_type(&self, directive: &str) -> Option<&str> {
+        self.value_types.iter().find(|(id, _)| id == directive).map(|(_, of)| of.as_str())
     }
 }

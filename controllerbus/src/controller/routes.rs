@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::BoxFuture;
 use crate::directive::{AnyDirective, Directive, ValueSink, Values, wire};
-use crate::{Result, Retry};
+use crate::{Error, Result, Retry};
 
 /// A resolver's reference to its controller, to which it derefs.
 pub struct Hold<C>(Arc<PerLane<C>>);
@@ -48,6 +48,33 @@ type Resolve<C> =
 
 /// A resolver of a directive type: a function, or a closure that captures nothing.
 pub type ResolveWith<C, D> = fn(Hold<C>, D, Values<<D as Directive>::Value>) -> BoxFuture<'static, Result<()>>;
+
+/// What a resolver returns, for `#[hot_plugin]`.
+#[diagnostic::on_unimplemented(
+    message = "a resolver returns a `Result`, not `{Self}`",
+    label = "not a `Result`",
+    note = "write `-> Result<{Self}>`, and `Ok(..)` around what it returns"
+)]
+pub trait Answer {
+    /// What it returns if it does not fail.
+    type Value;
+    /// With the error that a resolver fails with.
+    ///
+    /// # Errors
+    /// The resolver's.
+    fn answer(self) -> Result<Self::Value>;
+}
+
+impl<T, E> Answer for std::result::Result<T, E>
+where
+    Error: From<E>,
+{
+    type Value = T;
+    #[inline]
+    fn answer(self) -> Result<T> {
+        Ok(self?)
+    }
+}
 
 /// The resolvers of a controller type, by directive id.
 pub struct Routes<C> {

@@ -1,5 +1,6 @@
 //! Directives: requests for a state of the world, and the types that carry them.
 
+mod declaration;
 mod helpers;
 mod latest;
 mod relay;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use declaration::Declaration;
 pub use helpers::{Child, Keyed, Mapped};
 pub use latest::Latest;
 pub(crate) use relay::Relay;
@@ -29,7 +31,7 @@ pub use wait::{Verdict, Wait};
 use crate::bus::Source;
 use crate::config::schema::Node;
 use crate::linked::DIRECTIVE_TYPES;
-use crate::{BusError, Result, error::ErrorKind};
+use crate::{BusError, Error, Result, error::ErrorKind};
 
 /// A request for a state of the world. Equal directives (`Hash` and `Eq`) are merged into one, unless they are
 /// [unmerged](Options::unmerged).
@@ -112,6 +114,10 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
     /// # }
     /// ```
     const LOCAL: bool = false;
+
+    /// What its own code says of it. Written by the derive.
+    #[doc(hidden)]
+    const DECLARATION: Declaration = Declaration::UNKNOWN;
 
     /// A value on its way over the bus. Written by the derive.
     #[doc(hidden)]
@@ -383,6 +389,13 @@ impl OpaqueDirective {
         Self { id: id.into(), bytes, facts: Facts::default() }
     }
 
+    /// With options, which its bytes do not say.
+    #[must_use]
+    pub fn with_options(mut self, options: Options) -> Self {
+        self.facts.options = options;
+        self
+    }
+
     /// What makes it equivalent to others.
     fn key(&self) -> &[u8] {
         self.facts.key.as_deref().unwrap_or(&self.bytes)
@@ -492,6 +505,8 @@ pub struct DirectiveType {
     pub schema: &'static Node,
     /// [`Directive::LOCAL`].
     pub local: bool,
+    /// What its own code says of it.
+    pub declaration: Declaration,
     decode: fn(&[u8]) -> Result<Arc<dyn AnyDirective>>,
 }
 
@@ -513,6 +528,7 @@ impl DirectiveType {
                 type_name: std::any::type_name::<D>,
                 schema: D::SCHEMA,
                 local: D::LOCAL,
+                declaration: D::DECLARATION,
                 decode: |bytes| Ok(Arc::new(wire::decode::<D>(bytes)?)),
             }
         }
@@ -550,6 +566,32 @@ impl DirectiveType {
                 Ok(Arc::new(OpaqueDirective { id: id.to_owned(), bytes: bytes.to_vec(), facts }))
             }
         }
+    }
+}
+
+/// Refuses a directive that is not valid.
+pub(crate) fn check(directive: &dyn AnyDirective) -> Result<()> {
+    directive
+        .validate()
+        .map_err(|error| Error::new(ErrorKind::Invalid, format!("directive {} is not valid: {error}", directive.id())))
+}
+
+/// What to do where two sides mean different types by one directive id.
+pub(crate) const SHARE: &str =
+    "give both types the same fields, or declare the type once, in a crate that both sides depend on";
+
+/// An error of a plugin that could not read a directive, with the type by which it was asked.
+pub fn asked_as(error: Error, directive: &dyn AnyDirective) -> Error {
+    match directive.directive_type() {
+        Some(kind) if error.kind() == ErrorKind::Encoding && error.message().starts_with("cannot decode `") => {
+            let what = format!(
+                "{}; it was asked as `{}`, which has another shape: {SHARE}",
+                error.message(),
+                (kind.type_name)()
+            );
+            Error::new(ErrorKind::Encoding, what)
+        }
+        _ => error,
     }
 }
 

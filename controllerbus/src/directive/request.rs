@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
-use super::{AnyValue, Directive, ValueId, Wait};
+use super::{AnyValue, Directive, SHARE, ValueId, Wait};
 use crate::bus::{ResolverSnapshot, ResolverState};
+use crate::error::ErrorKind;
 use crate::{BusError, Error, Result};
 
 /// What happens to a standing directive, as one requester sees it.
@@ -63,6 +64,12 @@ pub trait RawRequest: Send {
     /// Where that is not known.
     fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
         Err(Error::msg("this process does not know which controllers resolve it"))
+    }
+
+    /// Those of [`RawRequest::resolvers`] who have values in it, where that is known at once.
+    #[doc(hidden)]
+    fn givers(&self) -> Vec<ResolverSnapshot> {
+        Vec::new()
     }
 }
 
@@ -212,7 +219,7 @@ impl<D: Directive> Request<D> {
                     Event::Added(id, value)
                 }
                 Err(error) => {
-                    let error = error.context(format!("directive {}", D::ID));
+                    let error = self.misread(error).context(format!("directive {}", D::ID));
                     self.failure = Some(error.clone());
                     Event::Failed(error)
                 }
@@ -235,6 +242,25 @@ impl<D: Directive> Request<D> {
                 Event::Failed(error)
             }
         }
+    }
+
+    /// The error of a value that is not what this side takes it for, with whose it is.
+    fn misread(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Encoding || !error.message().starts_with("cannot decode `") {
+            return error;
+        }
+        let mut givers: Vec<String> = self
+            .raw
+            .givers()
+            .into_iter()
+            .map(|giver| match giver.value_type {
+                Some(of) => format!("`{}` answers with its `{of}`", giver.name),
+                None => format!("`{}` answers it", giver.name),
+            })
+            .collect();
+        givers.dedup();
+        let from = if givers.is_empty() { "who answers it has another type".to_owned() } else { givers.join(" and ") };
+        Error::new(ErrorKind::Encoding, format!("{}; {from}, in another shape: {SHARE}", error.message()))
     }
 
     /// Waits for the next value. Cancel-safe.

@@ -5,6 +5,7 @@
 use super::abi::{Failure, GuestPtr, GuestStart};
 use crate::Directive;
 use crate::config::schema::{self, Node};
+use crate::directive::Declaration;
 
 /// The number, and the same as text: a constant cannot be made of one out of the other.
 macro_rules! boundary_version {
@@ -146,17 +147,19 @@ pub struct Resolved {
     id: &'static str,
     /// None for what cannot be asked from outside its library.
     schema: Option<&'static Node>,
+    types: Declaration,
 }
 
 impl Resolved {
     /// One with a type.
     pub const fn of<D: Directive>() -> Self {
-        Self { id: D::ID, schema: if D::LOCAL { None } else { Some(D::SCHEMA) } }
+        let schema = if D::LOCAL { None } else { Some(D::SCHEMA) };
+        Self { id: D::ID, schema, types: D::DECLARATION }
     }
 
     /// The calls of functions, which nobody asks by hand.
     pub const fn by_functions(id: &'static str) -> Self {
-        Self { id, schema: None }
+        Self { id, schema: None, types: Declaration::UNKNOWN }
     }
 }
 
@@ -198,6 +201,16 @@ impl Factory {
             one += 1;
         }
         at = put(out, at, "]");
+        at = put(out, at, ",\"types\":[");
+        one = 0;
+        while one < self.resolves.len() {
+            if one > 0 {
+                at = put(out, at, ",");
+            }
+            at = put_types(out, at, &self.resolves[one].types);
+            one += 1;
+        }
+        at = put(out, at, "]");
         if let Some(of) = self.functions {
             at = put(out, at, ",\"functions\":\"");
             at = put_escaped(out, at, of);
@@ -233,6 +246,20 @@ const fn put_schema(out: &mut [u8], at: usize, schema: &Node) -> usize {
     } else {
         at + schema::length(schema)
     }
+}
+
+/// The same of what a directive and its values are called.
+const fn put_types(out: &mut [u8], at: usize, of: &Declaration) -> usize {
+    if of.name.is_empty() {
+        return put(out, at, "null");
+    }
+    let at = put(out, at, "{\"name\":\"");
+    let at = put_escaped(out, at, of.name);
+    let at = put(out, at, "\",\"value_name\":\"");
+    let at = put_escaped(out, at, of.value_name);
+    let at = put(out, at, "\",\"value\":");
+    let at = put_schema(out, at, of.value);
+    put(out, at, "}")
 }
 
 /// The same between the quotes of a JSON text.
@@ -304,7 +331,10 @@ mod tests {
         const FACTORY: Factory = Factory {
             head: "{\"config\":\"",
             config: "a\"b\\c\n",
-            resolves: &[Resolved { id: "one", schema: Some(&Node::Any) }, Resolved::by_functions("t\u{1}wo\"")],
+            resolves: &[
+                Resolved { id: "one", schema: Some(&Node::Any), types: Declaration::UNKNOWN },
+                Resolved::by_functions("t\u{1}wo\""),
+            ],
             schema: &Node::Any,
             functions: None,
         };
@@ -319,7 +349,17 @@ mod tests {
         const LONGER: usize = WITH.length();
         let record: serde_json::Value = serde_json::from_slice(&WITH.record::<LONGER>()).expect("JSON");
         assert_eq!(record["functions"], "api::Greeter");
+        let types = Declaration { name: "a::\"One\"", value_name: "()", value: &Node::Written("\"type\":\"null\"") };
+        let told = [Resolved { id: "one", schema: None, types }, Resolved::by_functions("two")];
+        let told = Factory { resolves: Vec::from(told).leak(), ..FACTORY };
+        let mut record = vec![0; told.length()];
+        told.write(&mut record);
+        let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+        assert_eq!(
+            record["types"],
+            serde_json::json!([{ "name": "a::\"One\"", "value_name": "()", "value": { "type": "null" } }, null])
+        );
         let none = Factory { resolves: &[], ..FACTORY };
-        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"{},null".len());
+        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"{},nullnull,null".len());
     }
 }

@@ -76,6 +76,9 @@ pub struct FactoryRecord {
     /// The JSON schemas of those directives, in the same order; `null` for one that cannot be asked from outside the plugin.
     #[serde(default)]
     pub directives: Vec<serde_json::Value>,
+    /// What its code calls those directives and their values, in the same order; `null` for one that was written by hand.
+    #[serde(default)]
+    pub types: Vec<Option<DirectiveTypes>>,
     /// How its controllers replace others in a swap.
     #[serde(default)]
     pub swap: controllerbus::controller::SwapMode,
@@ -85,6 +88,18 @@ pub struct FactoryRecord {
     /// The trait whose functions it has, such as `greeter_api::Greeter`, if it has some: it runs as soon as it is loaded.
     #[serde(default)]
     pub functions: Option<String>,
+}
+
+/// What a plugin's own code calls a directive and its values.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct DirectiveTypes {
+    /// The directive's type, with its module.
+    pub name: String,
+    /// The type of its values, as it is written.
+    pub value_name: String,
+    /// The JSON schema of its values, as far as it is known.
+    pub value: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -208,7 +223,15 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
         })? {
             Record::Bundle(record) if bundle.is_none() => bundle = Some(record),
             Record::Bundle(_) => return Err(("its manifest has two bundle records".to_owned(), HELP)),
-            Record::Factory(record) => factories.push(record),
+            Record::Factory(mut record) => {
+                // They serve messages only, and what is too long for one is left out.
+                let is_short =
+                    |of: &DirectiveTypes| [&of.name, &of.value_name].iter().all(|name| name.len() <= LONGEST_NAME);
+                for types in &mut record.types {
+                    types.take_if(|types| !is_short(types));
+                }
+                factories.push(record);
+            }
         }
         if factories.len() > MOST {
             return Err((format!("it has more than {MOST} controllers"), "split it into several plugins"));

@@ -13,6 +13,7 @@
 //! Only [`Checks`] and this crate's own builds make a [`Verified`], and only a [`PrivateCopy`] of one can be opened.
 
 mod buffer;
+mod conflicts;
 mod io;
 mod manifest;
 mod needed;
@@ -34,7 +35,9 @@ use std::path::Path;
 
 use crate::error::Error;
 
-pub use manifest::{BundleRecord, FactoryRecord};
+pub(crate) use conflicts::conflicts_with_this_program;
+pub use conflicts::{Conflict, conflicts};
+pub use manifest::{BundleRecord, DirectiveTypes, FactoryRecord};
 pub(crate) use needed::needed;
 pub use private::PrivateCopy;
 pub use read::{Inspected, Read, inspect};

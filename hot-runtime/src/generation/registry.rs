@@ -70,6 +70,8 @@ pub struct GenerationInfo {
     /// The JSON schemas of the directives that its controllers resolve and that can be asked from outside the plugin, by id.
     #[serde(skip)]
     pub directives: Arc<BTreeMap<String, serde_json::Value>>,
+    /// What other plugins, or this program, mean differently by an id of its own, while it serves: a sentence each.
+    pub conflicts: Vec<String>,
 }
 
 impl GenerationInfo {
@@ -100,6 +102,7 @@ impl GenerationInfo {
             layers: Vec::new(),
             taken_back: None,
             directives: Arc::new(directives.map(|(id, schema)| (id, schema.clone())).collect()),
+            conflicts: Vec::new(),
         }
     }
 
@@ -117,6 +120,8 @@ struct Record {
     leases: Option<Arc<Leases>>,
     /// How its process crashed last.
     crash: Option<String>,
+    /// Its manifest's factories.
+    factories: Arc<[FactoryRecord]>,
 }
 
 /// How many ended generations to remember.
@@ -139,7 +144,7 @@ impl std::fmt::Debug for Registry {
 impl Registry {
     pub(crate) fn add(&self, info: GenerationInfo, leases: Option<Arc<Leases>>) {
         let mut records = self.lock();
-        records.insert(info.generation, Record { info, leases, crash: None });
+        records.insert(info.generation, Record { info, leases, crash: None, factories: Arc::default() });
         let ended: Vec<u64> = records
             .iter()
             .filter(|(_, record)| matches!(record.info.state, GenerationState::Unloaded | GenerationState::Failed))
@@ -155,11 +160,44 @@ impl Registry {
             record.info.state = state;
             record.info.since = SystemTime::now();
             record.info.reason = reason;
+            if state != GenerationState::Serving {
+                record.info.conflicts.clear();
+            }
             if matches!(state, GenerationState::Unloaded | GenerationState::Failed) {
                 record.leases = None;
                 record.info.pid = None;
             }
         }
+    }
+
+    /// Notes what a generation's manifest says.
+    pub(crate) fn set_factories(&self, generation: u64, factories: Arc<[FactoryRecord]>) {
+        if let Some(record) = self.lock().get_mut(&generation) {
+            record.factories = factories;
+        }
+    }
+
+    /// The serving generations with their plugins and what their manifests say, the oldest first.
+    pub(crate) fn declared(&self) -> Vec<(u64, String, Arc<[FactoryRecord]>)> {
+        let records = self.lock();
+        let serving = records.values().filter(|record| record.info.state == GenerationState::Serving);
+        let declared =
+            |record: &Record| (record.info.generation, record.info.plugin.clone(), Arc::clone(&record.factories));
+        serving.map(declared).collect()
+    }
+
+    /// Notes the conflicts of a generation, if it serves.
+    pub(crate) fn set_conflicts(&self, generation: u64, conflicts: Vec<String>) {
+        if let Some(record) = self.lock().get_mut(&generation)
+            && record.info.state == GenerationState::Serving
+        {
+            record.info.conflicts = conflicts;
+        }
+    }
+
+    /// The conflicts of a generation.
+    pub(crate) fn conflicts(&self, generation: u64) -> Vec<String> {
+        self.lock().get(&generation).map(|record| record.info.conflicts.clone()).unwrap_or_default()
     }
 
     /// Records a generation's new process, or why it has none.

@@ -8,16 +8,17 @@ use controllerbus::bus::{Bus, ConfigOwner, Execution, LastStates, Source};
 use controllerbus::controller::factory::Factory;
 use tokio::sync::oneshot;
 
-use crate::artifact::{PrivateCopy, Verified};
+use crate::artifact::{FactoryRecord, PrivateCopy, Verified};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::generation::conflicts;
 use crate::generation::context::Shared;
 use crate::generation::history::Past;
 use crate::generation::registry::{GenerationInfo, GenerationState};
 use crate::host::capability::{guarded, guarded_factories};
 use crate::host::library::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::host::placement::Placement;
-use crate::host::{Instance, Opening};
+use crate::host::{Instance, Opening, WithTypes};
 use crate::util::blocking;
 
 /// A started generation.
@@ -32,13 +33,16 @@ pub(crate) struct Generation {
     starts: Option<ConfigOwner>,
     /// The config ids of its factories, from its manifest.
     manifest: Vec<String>,
+    /// The types of its values, by directive id, from its manifest.
+    value_types: Vec<(String, String)>,
     instance: Instance,
 }
 
 impl Generation {
     /// Its factories, restricted to its manifest and to what the plugin may do.
     fn factories(&self) -> Vec<Arc<dyn Factory>> {
-        guarded_factories(self.instance.factories(), &self.plugin, &self.placement, &self.manifest)
+        let factories = guarded_factories(self.instance.factories(), &self.plugin, &self.placement, &self.manifest);
+        factories.into_iter().map(|factory| WithTypes::of(factory, &self.value_types)).collect()
     }
 
     /// Keeps its artifact for when a config changes.
@@ -98,10 +102,13 @@ pub(crate) async fn replace(
         placement.isolation,
     );
     shared.registry.add(info, None);
+    let factories: Arc<[FactoryRecord]> = artifact.factories.as_slice().into();
+    let known = current.map(|current| shared.registry.conflicts(current.number)).unwrap_or_default();
     let result = bring_up(shared, plugin, (current, back), artifact, number, placement, (&mut timeline, unfit)).await;
     match result {
         Ok((generation, committed)) => {
             timeline.edit_to_live = edited.map(|edited| edited.elapsed());
+            shared.registry.set_factories(number, factories);
             shared.registry.set(number, GenerationState::Serving, None);
             let from = current.map(|generation| generation.number);
             if let Some(from) = from {
@@ -114,6 +121,7 @@ pub(crate) async fn replace(
                 to: number,
                 timeline: report.timeline.clone(),
             });
+            conflicts::compare(shared, Some(number), &known);
             Ok((generation, report, committed))
         }
         Err(error) => {
@@ -143,6 +151,9 @@ async fn bring_up(
         workers: shared.settings.workers,
     };
     let manifest = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
+    let resolved = artifact.factories.iter().flat_map(|factory| factory.resolves.iter().zip(&factory.types));
+    let value_types =
+        resolved.filter_map(|(id, types)| Some((id.clone(), types.as_ref()?.value_name.clone()))).collect();
     let with_functions = artifact.factories.iter().filter(|factory| factory.functions.is_some());
     let starting: Vec<String> = with_functions.map(|factory| factory.config.clone()).collect();
     let opening = Opening {
@@ -164,8 +175,17 @@ async fn bring_up(
 
     let begun = Instant::now();
     let plugin_id = plugin.to_owned();
-    let mut generation =
-        Generation { number, build_hash, placement, copy, plugin: plugin_id, starts: None, manifest, instance };
+    let mut generation = Generation {
+        number,
+        build_hash,
+        placement,
+        copy,
+        plugin: plugin_id,
+        starts: None,
+        manifest,
+        value_types,
+        instance,
+    };
     let committed = match current {
         None => {
             shared.bus.add_factories(Source(number), generation.factories());
@@ -329,6 +349,7 @@ pub(crate) fn remove(
     answer: Option<oneshot::Sender<Result<UnloadReport>>>,
 ) {
     shared.registry.set(generation.number, GenerationState::Draining, None);
+    conflicts::compare(shared, None, &[]);
     let (own, plugin) = (Arc::clone(shared), plugin.to_owned());
     shared.retiring.spawn(async move {
         let bus = own.bus.clone();

@@ -8,6 +8,7 @@ mod options;
 pub(crate) mod placement;
 #[cfg(all(unix, feature = "process"))]
 pub(crate) mod process;
+mod types;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::host::placement::Placement;
 use crate::util::blocking;
 
 pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
+pub(crate) use types::WithTypes;
 
 /// Process isolation is not available on this system or in this build: returns at once.
 #[cfg(not(all(unix, feature = "process")))]

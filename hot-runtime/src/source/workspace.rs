@@ -465,7 +465,8 @@ mod tests {
                 here.display()
             )
         );
-        let absolute = Workspace::read(std::slice::from_ref(&full)).expect_err("there is none").with_causes().to_string();
+        let absolute =
+            Workspace::read(std::slice::from_ref(&full)).expect_err("there is none").with_causes().to_string();
         assert_eq!(absolute, format!("there is no crate at {}: no such folder", full.display()));
     }
 

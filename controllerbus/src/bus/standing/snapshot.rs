@@ -11,11 +11,12 @@ use crate::bus::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState,
 use crate::directive::{AnyValue, ValueId};
 
 impl StandingState {
-    /// Its resolvers as tools see them.
-    pub(in crate::bus) fn resolver_snapshots(&self) -> Vec<ResolverSnapshot> {
+    /// Its resolvers as tools see them; `id` is the directive's.
+    pub(in crate::bus) fn resolver_snapshots(&self, id: &str) -> Vec<ResolverSnapshot> {
         let one = |resolver: &Resolver| ResolverSnapshot {
             controller: ControllerId(resolver.lane_ref.id),
             name: resolver.lane_ref.info.id.clone(),
+            value_type: resolver.lane_ref.info.value_type(id).map(str::to_owned),
             state: match &resolver.error {
                 _ if self.holds_back(&resolver.lane_ref) || resolver.successor.is_some() => ResolverState::Held,
                 Some(error) => ResolverState::Failed { error: error.clone() },
@@ -32,6 +33,7 @@ impl Standing {
     /// The directive as tools see it.
     pub(in crate::bus) fn snapshot(self: &Arc<Self>) -> DirectiveSnapshot {
         // User code (names, encoders) runs after the lock has been released.
+        let id = self.directive.id();
         let (mut snapshot, values) = {
             let state = self.lock();
             let visible = state.values.iter().filter(|value| !value.staged);
@@ -45,7 +47,7 @@ impl Standing {
                 weak_references: state.subscribers.len() - state.references,
                 idle: state.idle,
                 values: Vec::new(),
-                resolvers: state.resolver_snapshots(),
+                resolvers: state.resolver_snapshots(id),
             };
             (snapshot, values)
         };

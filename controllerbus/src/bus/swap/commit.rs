@@ -190,8 +190,7 @@ impl Life {
         pairs: &[Pair],
     ) -> (Vec<KnownFactory>, Vec<Arc<ControllerEntry>>, Changes) {
         self.factories.commit(to);
-        self.factories.add(factories);
-        let gone = self.factories.remove(from);
+        let gone = self.factories.replace(from, factories);
         self.leave(pairs.iter().map(|pair| &pair.old));
         let others: Vec<_> = self.controllers.values().filter(|entry| entry.is_of(from)).cloned().collect();
         self.leave(&others);

@@ -34,7 +34,7 @@ pub use super::entry::{Entry, EntryCall};
 use crate::bus::contained;
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Context, State};
-use crate::directive::{DirectiveType, wire};
+use crate::directive::{DirectiveType, check, wire};
 use crate::error::ErrorKind;
 use crate::linked::{FACTORIES, FactoryEntry};
 use crate::{Error, Result, spans};
@@ -258,6 +258,8 @@ impl GuestController for GuestObject {
         let span = spans::call(&self.context.info().id, Some(id.as_str()));
         self.call_in(span, self.controller(), CancellationToken::new(), done, move |controller| async move {
             let directive = DirectiveType::decode(id.as_str(), bytes.as_ref())?;
+            // Whoever does not know its type could not.
+            check(&*directive).map_err(Error::permanent)?;
             match controller.resolve(directive, sink) {
                 Some(work) => work.await,
                 None => Err(Error::new(ErrorKind::NotFound, format!("no resolver for {}", id.as_str()))),

@@ -25,7 +25,7 @@ use super::lease::{Holder, Lease, Leases};
 use crate::bus::BusHandle;
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, BoxFuture, Context, Info, OnStarted, State, SwapMode};
-use crate::directive::{AnyDirective, ValueSink, wire};
+use crate::directive::{AnyDirective, ValueSink, asked_as, wire};
 use crate::error::ErrorKind;
 use crate::{BusError, Error, Result, Retry};
 
@@ -166,6 +166,7 @@ fn read_info(info: &FactoryInfo) -> Info {
         version: info.version.as_str().parse().unwrap_or(semver::Version::new(0, 0, 0)),
         description: info.description.as_str().to_owned(),
         config_id: info.config_id.as_str().to_owned(),
+        value_types: Vec::new(),
     }
 }
 
@@ -382,7 +383,8 @@ impl AnyController for ControllerProxy {
             let bytes = directive.encode()?;
             let sink = boxed(objects::Sink::new(sink, self.references.clone())).into();
             let this = Arc::clone(&self);
-            self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await
+            let resolved = self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await;
+            resolved.map_err(|error| asked_as(error, &*directive))
         }))
     }
 }

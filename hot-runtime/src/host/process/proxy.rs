@@ -9,7 +9,7 @@ use controllerbus::__private::RUN;
 use controllerbus::bus::Source;
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, LastState, OnStarted, State, SwapMode};
-use controllerbus::directive::{AnyDirective, ValueSink};
+use controllerbus::directive::{AnyDirective, ValueSink, asked_as};
 use controllerbus::error::ErrorKind;
 use controllerbus::listen::Sockets;
 use controllerbus::plugin::Lease;
@@ -375,7 +375,8 @@ impl AnyController for ControllerProxy {
         Some(Box::pin(async move {
             let lease = self.host.leases.take(Holder::Call);
             let link = self.ready().await?;
-            let asked = link.remote.resolve(self.number, directive, sink).await?;
+            let asked = link.remote.resolve(self.number, Arc::clone(&directive), sink).await;
+            let asked = asked.map_err(|error| asked_as(error, &*directive))?;
             drop(lease);
             match asked {
                 // Its values remain while the directive is active: the bus drops this future with the directive. If the
