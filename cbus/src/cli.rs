@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use controllerbus_api::logs::Filter;
 use controllerbus_api::{Address, Error, is_name};
 
+use crate::command::new::Template;
 use crate::daemon::Format;
 
 /// Hot-swappable controllers.
@@ -22,8 +23,10 @@ use crate::daemon::Format;
     disable_help_subcommand = true,
     after_help = "\
 First steps:
-  cbus new greeter            create a controller crate, with a test
-  cbus dev greeter            build it, run it, and swap in every save
+  cbus new greeter            create a controller and a program that runs it, with tests
+  cd greeter                  it has a README, and:
+  cargo run -p host           build it, run it, and swap in every save
+  cbus dev controller config.yaml          the same with a live view
   cbus plugins                in another terminal: what is loaded, and how long each swap took
 
 Options of commands that build, run or ask can also be set with environment variables: CBUS_PLUGINS for --plugins, CBUS_ALLOW_EXEC=1
@@ -105,7 +108,7 @@ fn with_variable(arg: clap::Arg, serves: bool) -> clap::Arg {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Create a controller crate, with a test and a README
+    /// Create a controller and what belongs to it, with tests and a README
     New(New),
     /// Build controller crates into one plugin file
     Build(Build),
@@ -158,13 +161,17 @@ pub enum Command {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  cbus new greeter                    ./greeter, with the id `greeter`
-  cbus new controllers/clock --id example/clock
+  cbus new greeter                    types, controller and host in ./greeter, with the id `greeter`
+  cbus new clock --template crate --id example/clock
+  cbus new site --template web
 
-Inside a cargo workspace, the crate becomes a member of it.")]
+Inside a cargo workspace, the default is one crate, which becomes a member of it.")]
 pub struct New {
-    /// The directory to create; its last component is the crate's name
+    /// The directory to create; its last component is the controller's name
     pub path: PathBuf,
+    /// What to create [default: workspace, and in a workspace crate]
+    #[arg(short, long, value_enum, value_name = "NAME")]
+    pub template: Option<Template>,
     /// The controller's id, which configs refer to [default: the crate's name]
     #[arg(long, value_parser = plugin_id)]
     pub id: Option<String>,

@@ -12,7 +12,7 @@ mod events;
 mod exec;
 mod inspect;
 mod logs;
-mod new;
+pub(crate) mod new;
 mod page;
 mod plugins;
 mod reload;

@@ -29,7 +29,7 @@ fn lock_file() -> std::path::PathBuf {
 fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
-    let told = fine(at, &["new", "clock", "--id", "example/clock"]);
+    let told = fine(at, &["new", "clock", "--template", "crate", "--id", "example/clock"]);
     assert!(told.contains("cbus dev clock"), "{told}");
     // The workspace's own versions, so that nothing new has to be resolved or fetched.
     std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
@@ -60,6 +60,86 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     fails(at, &["new", "clock"], 1, "exists");
     fails(at, &["new", "9lives"], 1, "digit");
     fails(at, &["new", "other", "--controllerbus", "nowhere"], 1, "nowhere");
+}
+
+/// What a template made compiles, is formatted, and has a lock file that names nothing new.
+fn compiles(folder: &Path) {
+    std::fs::copy(lock_file(), folder.join("Cargo.lock")).expect("copying the lock file");
+    for arguments in [&["check", "--quiet", "--workspace", "--all-targets"][..], &["fmt", "--check"]] {
+        let checked =
+            said(cargo(folder).args(arguments).env("RUSTFLAGS", "-Dwarnings").output().expect("running cargo"));
+        assert_eq!(checked.code, Some(0), "{arguments:?}: {}{}", checked.out, checked.err);
+    }
+}
+
+#[test]
+fn what_every_template_makes_compiles_without_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let told = fine(at, &["new", "clock"]);
+    assert!(told.contains("cargo run -p host"), "{told}");
+    compiles(&at.join("clock"));
+    fine(at, &["new", "shop", "--template", "functions", "--id", "example/shop"]);
+    compiles(&at.join("shop"));
+
+    // Those of one crate join a workspace.
+    let manifest = "[workspace]\nresolver = \"3\"\nmembers = []\n";
+    let together = at.join("together");
+    std::fs::create_dir(&together).expect("a folder");
+    std::fs::write(together.join("Cargo.toml"), manifest).expect("writing");
+    for template in ["stateful", "interface", "client", "host", "web"] {
+        fine(&together, &["new", &format!("a-{template}"), "--template", template]);
+    }
+    fails(&together, &["new", "other", "--template", "functions"], 1, "is one around it already");
+    compiles(&together);
+}
+
+#[test]
+fn the_schema_of_a_new_workspace_is_that_of_its_controller() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    fine(at, &["new", "clock"]);
+    std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
+    let mut build = cbus(at);
+    build
+        .args(["build", "clock/controller", "-o", "clock.cbus.so"])
+        .env("CBUS_WORK_DIR", work_dir().join("cbus-schema"));
+    let built = said(build.output().expect("running cbus"));
+    assert_eq!(built.code, Some(0), "{}", built.err);
+    let of = |schema: &serde_json::Value| {
+        let each = schema["additionalProperties"]["allOf"].as_array().expect("the ids").clone();
+        each.into_iter().find(|one| one["if"]["properties"]["id"]["const"] == "clock").expect("the controller's")
+    };
+    let known = json(at, &["config", "schema", "--plugin", "clock.cbus.so"]);
+    let written = std::fs::read_to_string(at.join("clock/config.schema.json")).expect("the schema");
+    assert_eq!(of(&serde_json::from_str(&written).expect("JSON")), of(&known));
+    let told = fine(at, &["config", "check", "clock/config.yaml", "--plugin", "clock.cbus.so"]);
+    assert!(told.contains("1 config is valid"), "{told}");
+}
+
+#[test]
+fn names_that_cannot_be_those_of_crates_are_refused_with_a_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    std::fs::create_dir(at.join("taken")).expect("a folder");
+    for (name, why) in [
+        ("my clock", "has a ` `"),
+        ("w\u{e9}b", "has a `\u{e9}`"),
+        ("9lives", "cannot start with a digit"),
+        ("--", "needs a letter"),
+        ("match", "is a word of the language"),
+        ("std", "is the name of a crate that yours depends on"),
+        ("hot-runtime", "is the name of a crate that yours depends on"),
+        ("host", "is the name of another crate of this workspace"),
+        ("taken", "taken exists already"),
+        ("..", "has no name"),
+    ] {
+        fails(at, &["new", "--", name], 1, why);
+    }
+    fails(at, &["new", "clock", "--template", "wbe"], 2, "[possible values: workspace, crate, functions");
+    let help = fine(at, &["new", "--help"]);
+    assert!(help.contains("web:") && help.contains("on a socket that outlasts it"), "{help}");
+    assert_eq!(std::fs::read_dir(at).expect("the folder").count(), 1, "nothing was created");
 }
 
 #[test]
