@@ -197,6 +197,44 @@ fn a_directive_of_a_plugin_is_asked_in_json_and_a_mistake_in_it_is_told() {
 }
 
 #[test]
+fn two_plugins_that_mean_different_things_by_one_directive_are_told_and_each_validates_what_it_is_asked() {
+    let folder = daemon_folder();
+    let at = folder.path();
+    std::fs::copy(&built().1, at.join("plugins/second.cbus.so")).expect("copying");
+    let scratch = Scratch::new(&["second"]);
+    scratch.amend("second", "name = \"second\"", "name = \"third\"");
+    scratch.edit("second", "config(id = \"second\")", "config(id = \"third\")");
+    scratch.edit("second", "hot_plugin(id = \"second\"", "hot_plugin(id = \"third\"");
+    scratch.edit("second", "pub nonce: u64", "pub nonce: String");
+    scratch.edit("second", "value = Answer)", "value = Answer, validate = Second::check)");
+    let check = "impl Second {\n    fn check(&self) -> Result<()> {\n        let asks = !self.nonce.is_empty();\n        \
+                 asks.then_some(()).ok_or_else(|| Error::msg(\"it asks nothing\"))\n    }\n}\n\n/// What the controller says.";
+    scratch.edit("second", "/// What the controller says.", check);
+    let file = at.join("plugins/third.cbus.so");
+    let mut build = cbus(scratch.folder());
+    build.args(["build", "second", "-o"]).arg(file).env("CBUS_WORK_DIR", work_dir().join("cbus-third"));
+    let built = said(build.output().expect("running cbus"));
+    assert_eq!(built.code, Some(0), "{}", built.err);
+
+    std::fs::write(at.join("third.yaml"), "one:\n  id: third\n").expect("writing");
+    let checked = run(at, &["config", "check", "third.yaml", "--plugins", "plugins"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    let differs = "the directive `second/ask` is `third::Second` here and `second::Second` in the plugin `second`, and `nonce` is text \
+                   here and a whole number there; give both types the same fields";
+    assert!(checked.err.contains(&format!("warning: third: {differs}")), "{}", checked.err);
+
+    let mut daemon = Daemon::start(at, &["third.yaml", "--plugins", "plugins", "--allow-exec"]);
+    let told = daemon.fine(&["plugins"]);
+    assert!(told.contains(&format!("third: {differs}")), "{told}");
+    daemon.fails(&["ask", "second/ask", "{\"nonce\":\"\"}"], "directive second/ask is not valid: it asks nothing");
+    assert_eq!(daemon.fine(&["ask", "second/ask", "{\"nonce\":\"one\"}"]), "\"from the second\"\n");
+    assert_eq!(daemon.fine(&["ask", "second/ask", "{\"nonce\":\"two\"}", "--once"]), "\"from the second\"\n");
+    let past = daemon.fine(&["events", "--past"]);
+    assert!(past.contains("the directive `second/ask` is"), "{past}");
+    daemon.process.kill().expect("ending it");
+}
+
+#[test]
 fn a_daemon_that_cannot_serve_says_why() {
     let folder = daemon_folder();
     let at = folder.path();

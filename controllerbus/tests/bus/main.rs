@@ -11,6 +11,7 @@ mod life;
 mod life_model;
 mod local;
 mod lost;
+mod mistakes;
 mod model;
 mod requests;
 mod resolvers;
