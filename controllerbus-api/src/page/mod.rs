@@ -173,7 +173,7 @@ async fn ask(
         let text = serde_json::to_string(&event).unwrap_or_else(|_| "null".to_owned());
         Ok(Event::default().event("answer").data(text))
     };
-    match service.asked(&AskRequest { directive, json }, &caller, told) {
+    match service.asked(&AskRequest { directive, json, once: false }, &caller, told) {
         Ok(answers) => Sse::new(answers).keep_alive(KeepAlive::default()).into_response(),
         Err(status) => refused(&status),
     }
