@@ -1,6 +1,7 @@
 //! Factories that know what the types of their values are called in the plugin's code, for messages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
@@ -34,6 +35,10 @@ impl Factory for WithTypes {
 
     fn swap_mode(&self) -> SwapMode {
         self.factory.swap_mode()
+    }
+
+    fn persist(&self) -> Option<Duration> {
+        self.factory.persist()
     }
 
     fn construct(
