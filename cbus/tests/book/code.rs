@@ -82,7 +82,7 @@ fn every_config_set_in_the_pages_is_one_and_fits_its_schema() {
 #[test]
 fn every_message_that_is_explained_is_still_said() {
     let mut texts = Vec::new();
-    for part in ["cbus", "controllerbus", "controllerbus-api", "hot-runtime"] {
+    for part in ["cbus", "controllerbus", "controllerbus-api", "controllerbus-macros", "hot-runtime"] {
         literals::of_sources(&Path::new(ROOT).join(part).join("src"), &mut texts);
     }
     let page = Page::read("docs/troubleshooting.md");
