@@ -104,6 +104,9 @@ impl Factories {
 
     /// Replaces a source's factories by those of the next one, in their places; returns what [`Factories::remove`] does.
     pub(super) fn replace(&mut self, from: Source, factories: Vec<KnownFactory>) -> Vec<KnownFactory> {
+        for known in factories.iter().filter(|known| !known.is_by_hand()) {
+            self.ended.remove(&known.source);
+        }
         let at = self.known.iter().position(|known| known.source == from).unwrap_or(self.known.len());
         self.known.splice(at..at, factories);
         self.remove(from)
