@@ -5,6 +5,7 @@
 //! no other way to the bus. For one in the host's process, which can access all memory, it is a guard against mistakes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use controllerbus::bus::loading::{
     ApplyConfigSet, ExecController, ListControllers, ListDirectives, ListFactories, LoadConfig,
@@ -346,6 +347,10 @@ impl Factory for GuardedFactory {
         self.factory.swap_mode()
     }
 
+    fn persist(&self) -> Option<Duration> {
+        self.factory.persist()
+    }
+
     fn ends_when_cancelled(&self) -> bool {
         self.factory.ends_when_cancelled()
     }
@@ -383,6 +388,43 @@ mod tests {
             add_factories: vec!["example/*".to_owned()],
             see_others: false,
             listen: vec!["127.0.0.1:*".to_owned(), "unix:/run/web.sock".to_owned()],
+        }
+    }
+
+    /// A factory that says everything that one can say.
+    struct Outspoken;
+
+    impl Factory for Outspoken {
+        fn info(&self) -> Info {
+            Info::new("outspoken", semver::Version::new(1, 0, 0), "example/outspoken")
+        }
+        fn schema(&self) -> String {
+            "{\"title\":\"Outspoken\"}".to_owned()
+        }
+        fn swap_mode(&self) -> SwapMode {
+            SwapMode::StopFirst
+        }
+        fn persist(&self) -> Option<Duration> {
+            Some(Duration::from_secs(3))
+        }
+        fn ends_when_cancelled(&self) -> bool {
+            true
+        }
+        fn construct(self: Arc<Self>, _: Vec<u8>, _: Context) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
+            Box::pin(async { Err(controllerbus::Error::msg("it only speaks")) })
+        }
+    }
+
+    #[test]
+    fn what_stands_before_a_factory_says_what_that_says() {
+        let placement = Placement { capabilities: Some(capabilities()), ..Placement::default() };
+        let guarded = guarded_factories(vec![Arc::new(Outspoken)], "one", &placement, &[]).remove(0);
+        let types = [("example/greet".to_owned(), "greeter::Greeting".to_owned())];
+        for factory in [guarded, super::super::types::WithTypes::of(Arc::new(Outspoken), &types)] {
+            assert_eq!(factory.info().config_id, "example/outspoken");
+            assert_eq!(factory.schema(), Outspoken.schema());
+            assert_eq!(factory.swap_mode(), SwapMode::StopFirst);
+            assert_eq!((factory.persist(), factory.ends_when_cancelled()), (Outspoken.persist(), true));
         }
     }
 

@@ -41,6 +41,10 @@ impl Factory for WithTypes {
         self.factory.persist()
     }
 
+    fn ends_when_cancelled(&self) -> bool {
+        self.factory.ends_when_cancelled()
+    }
+
     fn construct(
         self: Arc<Self>,
         config: Vec<u8>,
