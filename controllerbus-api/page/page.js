@@ -311,13 +311,19 @@ function form() {
 
 /** Asks the daemon what can be asked, when its controllers have changed. */
 let resolved = "";
-async function directives(controllers, info) {
-  const now = JSON.stringify(controllers.map((controller) => [controller.id, controller.state === "staged", controller.resolves]));
+async function directives({ controllers, plugins, info }) {
+  const now = JSON.stringify([
+    controllers.map((controller) => [controller.id, controller.state === "staged", controller.resolves]),
+    plugins.map((plugin) => plugin.generations.map((found) => [found.number, found.state])),
+  ]);
   if (!info.allow_exec || now === resolved) return;
   resolved = now;
   const answer = await fetch("/api/directives", { headers: KEY }).catch(() => undefined);
+  // A newer one is under way.
+  if (resolved !== now) return;
+  if (!answer || answer.status >= 500) { resolved = ""; return; }
   // The session may only look.
-  if (!answer?.ok) return;
+  if (!answer.ok) return;
   const before = JSON.stringify(askable[$("directive").value]);
   const chosen = $("directive").value;
   askable = await answer.json();
@@ -468,7 +474,7 @@ function update(news) {
   graph(state);
   configs(state.configs);
   who(state.plugins);
-  directives(state.controllers, state.info);
+  directives(state);
 }
 setInterval(() => state.info && facts(state.info), 5000);
 

@@ -38,17 +38,23 @@ pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>
     bus.handle().raw(directive).map_err(|error| wrong(error.to_string()))
 }
 
+/// Whether a serving plugin resolves this directive as a call.
+pub(crate) fn is_call(generations: &[GenerationInfo], id: &str) -> bool {
+    let mut serving = generations.iter().filter(|found| found.state == GenerationState::Serving);
+    serving.any(|found| found.directives.get(id).is_some_and(|directive| directive.once))
+}
+
 /// What can be asked now, with the JSON schemas of the fields: directives that a controller resolves, and that are not of one
 /// library only.
 pub(crate) fn askable(bus: &Bus, generations: &[GenerationInfo]) -> BTreeMap<String, serde_json::Value> {
     let serving = generations.iter().filter(|found| found.state == GenerationState::Serving);
-    let known: BTreeMap<&String, &serde_json::Value> = serving.flat_map(|found| found.directives.iter()).collect();
+    let known: BTreeMap<_, _> = serving.flat_map(|found| found.directives.iter()).collect();
     let resolved = bus.controllers().into_iter().filter(|found| !found.staged).flat_map(|found| found.resolves);
     let schema = |id: String| {
         let schema = match DirectiveType::find(&id) {
             Some(linked) if linked.local => return None,
             Some(linked) => serde_json::from_str(&linked.schema.to_json()).ok()?,
-            None => (*known.get(&id)?).clone(),
+            None => known.get(&id)?.schema.clone(),
         };
         Some((id, schema))
     };

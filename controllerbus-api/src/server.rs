@@ -128,7 +128,10 @@ impl Service {
         self.may_execute()?;
         let ends = [self.end.clone(), caller.revoked.clone()];
         caller.audit(format_args!("asks {}", escaped(&request.directive)));
-        let mut asked = crate::ask::ask(&self.host.bus, request)?;
+        let mut request = request.clone();
+        // Where only its plugin knows the type, the plugin's manifest says that it is a call.
+        request.once |= crate::ask::is_call(&self.host.generations(), &request.directive);
+        let mut asked = crate::ask::ask(&self.host.bus, &request)?;
         Ok(stream(ends, |sender| async move {
             while let Some(event) = crate::ask::next(&mut asked).await {
                 if sender.send(show(event)).await.is_err() {

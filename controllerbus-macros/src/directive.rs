@@ -68,6 +68,11 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     });
     let duplicate = duplicate(&item.data)?;
     let schema = schema::constant(&item, &framework)?;
+    let once = keys.flag("once")?.then(|| {
+        quote!(
+            const ONCE: bool = true;
+        )
+    });
     let declaration = declaration(&item, value, &framework);
     // A value that does not serialize is pointed at where it is named.
     let any = quote!(#framework::directive::AnyValue);
@@ -93,6 +98,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             const ID: &'static str = #id;
             const SCHEMA: &'static #framework::config::schema::Node = #schema;
             #declaration
+            #once
             #local
             fn pack(value: Self::Value) -> #any {
                 #pack

@@ -5,24 +5,33 @@ use syn::{DeriveInput, Error, Result};
 
 /// Refuses an item whose crate does not depend on serde, without which it can have neither `Serialize` nor `Deserialize`.
 pub fn required(item: &DeriveInput) -> Result<()> {
-    let elsewhere = item.attrs.iter().filter(|attribute| attribute.path().is_ident("serde")).any(|attribute| {
-        let mut found = false;
-        // What serde's own derives find wrong is theirs to say.
-        let _ = attribute.parse_nested_meta(|meta| {
-            found |= meta.path.is_ident("crate");
-            meta.value().and_then(syn::parse::ParseBuffer::parse::<syn::Expr>).map(drop)
-        });
-        found
-    });
     let manifest =
         std::env::var_os("CARGO_MANIFEST_DIR").map(|folder| std::path::Path::new(&folder).join("Cargo.toml"));
     let Some(text) = manifest.and_then(|manifest| std::fs::read_to_string(manifest).ok()) else { return Ok(()) };
-    if elsewhere || !lacks(&text) {
+    if is_elsewhere(item) || !lacks(&text) {
         return Ok(());
     }
     let what = "this crate does not depend on serde, which `Serialize` and `Deserialize` need: run \
                 `cargo add serde --features derive`";
     Err(Error::new(Span::call_site(), what))
+}
+
+/// Whether an item says where its crate has serde from: `#[serde(crate = "...")]`.
+fn is_elsewhere(item: &DeriveInput) -> bool {
+    item.attrs.iter().filter(|attribute| attribute.path().is_ident("serde")).any(|attribute| {
+        let mut found = false;
+        // What serde's own derives find wrong is theirs to say.
+        let _ = attribute.parse_nested_meta(|meta| {
+            found |= meta.path.is_ident("crate");
+            if meta.input.peek(syn::Token![=]) {
+                meta.value()?.parse::<syn::Expr>()?;
+            } else if meta.input.peek(syn::token::Paren) {
+                meta.input.parse::<proc_macro2::Group>()?;
+            }
+            Ok(())
+        });
+        found
+    })
 }
 
 /// Whether a manifest has dependencies, and serde is not one of them.
@@ -44,7 +53,8 @@ fn lacks(manifest: &str) -> bool {
             plain.split(['=', '.']).next().unwrap_or_default()
         };
         depends |= section.contains("dependencies");
-        if key.trim_matches(['"', '\'']) == "serde" && section.contains("dependencies") {
+        // `serde_core` has the traits, for those who write them by hand.
+        if ["serde", "serde_core"].contains(&key.trim_matches(['"', '\''])) && section.contains("dependencies") {
             return false;
         }
     }
@@ -53,7 +63,21 @@ fn lacks(manifest: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::lacks;
+    use super::{is_elsewhere, lacks};
+
+    #[test]
+    fn serde_from_elsewhere_is_seen_wherever_it_is_said() {
+        for said in [
+            "crate = \"shared::serde\"",
+            "deny_unknown_fields, crate = \"shared::serde\"",
+            "rename_all(serialize = \"kebab-case\"), default, crate = \"shared::serde\"",
+        ] {
+            let item = syn::parse_str(&format!("#[serde({said})] struct Item;")).expect("an item");
+            assert!(is_elsewhere(&item), "{said}");
+        }
+        let plain = syn::parse_str("#[serde(default, rename = \"crate\")] struct Item;").expect("an item");
+        assert!(!is_elsewhere(&plain));
+    }
 
     #[test]
     fn serde_is_found_in_each_form_of_a_dependency() {
@@ -63,6 +87,7 @@ mod tests {
         assert!(lacks(&format!("{bus}[features]\nserde = []\n")));
         for form in [
             "serde = \"1\"",
+            "serde_core = \"1\"",
             "serde.workspace = true",
             "\"serde\" = { version = \"1\" }",
             "other = { package = \"serde\", version = \"1\" }",

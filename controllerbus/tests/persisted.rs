@@ -250,6 +250,39 @@ async fn a_config_that_is_removed_on_purpose_forgets_its_state_and_everything_el
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_comes_to_a_running_controller_has_its_state_too_and_a_removed_one_has_none() {
+    let same = |keys: &[&str]| {
+        let mut set = ConfigSet::new();
+        for key in keys {
+            set.insert(*key, 0, &KeptConfig { name: "same".to_owned() }).unwrap();
+        }
+        set
+    };
+    let disk = Arc::new(Disk::default());
+    let bus = disk.bus();
+    bus.apply(same(&["a"])).await.unwrap().all_running().unwrap();
+    add(&bus, 5).await;
+    an_interval().await;
+    // The key gets another name: it is the same controller, and its state does not change.
+    bus.apply_only(same(&["b"])).await.unwrap().all_running().unwrap();
+    an_interval().await;
+    an_interval().await;
+    assert_eq!((disk.sum("a"), disk.sum("b")), (None, Some(5)));
+    bus.apply(same(&["b", "c"])).await.unwrap().all_running().unwrap();
+    an_interval().await;
+    an_interval().await;
+    bus.close().await;
+    assert_eq!((disk.sum("b"), disk.sum("c")), (Some(5), Some(5)));
+
+    let bus = disk.bus();
+    bus.apply(same(&["b"])).await.unwrap().all_running().unwrap();
+    assert_eq!(add(&bus, 1).await, 6);
+    assert!(bus.remove_config("b").await);
+    bus.close().await;
+    assert_eq!(disk.sum("b"), None, "forgotten, although the bus closes at once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_state_that_is_refused_is_set_aside_and_its_controller_starts_without_it() {
     let disk = Arc::new(Disk::default());
     let bus = disk.bus();

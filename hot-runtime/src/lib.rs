@@ -55,7 +55,7 @@ pub use artifact::{Trust, sign};
 pub use error::{Error, Result};
 pub use event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 pub use generation::probation::Probation;
-pub use generation::registry::{GenerationInfo, GenerationState, Registry};
+pub use generation::registry::{AskableDirective, GenerationInfo, GenerationState, Registry};
 pub use host::capability::Capabilities;
 pub use host::config::PluginConfig;
 #[cfg(not(all(unix, feature = "process")))]

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -75,25 +75,31 @@ impl Lines {
     }
 
     async fn written(&self, limit: Duration) {
-        let (done, written) = tokio::sync::oneshot::channel();
-        // If there is no place for one more, it isn't written within any time that can be waited for.
-        if self.jobs.try_send(Job::Written(done)).is_ok() {
-            let _ = tokio::time::timeout(limit, written).await;
-        }
+        let asking = async {
+            let (done, written) = tokio::sync::oneshot::channel();
+            let mut job = Job::Written(done);
+            // While the writer is behind, there is no place for one more.
+            while let Err(TrySendError::Full(back)) = self.jobs.try_send(job) {
+                job = back;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let _ = written.await;
+        };
+        let _ = tokio::time::timeout(limit, asking).await;
     }
 }
 
 fn write_all(waiting: &Receiver<Job>, lost: &AtomicU64, mut write: impl FnMut(To, &str)) {
     for job in waiting {
-        match job {
-            Job::Line(to, line) => write(to, &line),
-            Job::Written(done) => {
-                let _ = done.send(());
-            }
+        if let Job::Line(to, line) = &job {
+            write(*to, line);
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             write(To::Stderr, &format!("({lost} lines were dropped: they came faster than they could be printed)"));
+        }
+        if let Job::Written(done) = job {
+            let _ = done.send(());
         }
     }
 }

@@ -142,9 +142,9 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
             }
         }
         for factory in &artifact.factories {
-            // That of the plugin that comes first, as in a daemon.
-            let is_taken = seen.iter().any(|(_, theirs)| theirs.iter().any(|their| their.config == factory.config));
-            if !is_taken {
+            // As in a daemon: that of the highest version, and among equal ones that of the plugin that comes first.
+            let theirs = seen.iter().flat_map(|(_, theirs)| theirs).filter(|their| their.config == factory.config);
+            if theirs.map(|their| &their.version).max().is_none_or(|theirs| factory.version > *theirs) {
                 configs.insert(factory.config.clone(), factory.schema.clone());
             }
         }

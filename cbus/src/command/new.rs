@@ -44,6 +44,19 @@ pub async fn run(args: &New) -> Result<()> {
     }
     let made = Made { id: args.id.clone().unwrap_or_else(|| name.clone()), name, template, at: &args.path };
     let from = Framework::find(args, around.as_deref())?;
+    if let Some(bus) = &from.named
+        && template.files().iter().any(|(_, text)| text.contains("@RUNTIME@"))
+        && !from.dependency("hot-runtime").starts_with("path")
+    {
+        return Err(report(
+            format!(
+                "the template `{}` has a host, and there is no hot-runtime beside {}",
+                template.name(),
+                bus.display()
+            ),
+            "put both into one directory, or choose a template without a host: `cbus new --help` lists them",
+        ));
+    }
     if template.kind() == Kind::Workspace {
         made.write_workspace(&from)?;
     } else {
@@ -55,6 +68,8 @@ pub async fn run(args: &New) -> Result<()> {
 
 /// Where the framework's crates are.
 struct Framework {
+    /// That of `controllerbus`, where it was named.
+    named: Option<PathBuf>,
     /// The directory of all of them, unless they come from the registry.
     dir: Option<PathBuf>,
     /// Which of them the workspace around shares.
@@ -67,7 +82,7 @@ impl Framework {
         let Some(dir) = &args.controllerbus else {
             let beside =
                 Path::new(BESIDE).canonicalize().ok().filter(|dir| dir.join("controllerbus/Cargo.toml").is_file());
-            return Ok(Self { dir: beside, shared });
+            return Ok(Self { named: None, dir: beside, shared });
         };
         let found = dir.canonicalize().map_err(io("finding the controllerbus crate", dir))?;
         if !found.join("Cargo.toml").is_file() {
@@ -76,7 +91,7 @@ impl Framework {
                 "pass the directory of the `controllerbus` crate",
             ));
         }
-        Ok(Self { dir: found.parent().map(Path::to_owned), shared: Vec::new() })
+        Ok(Self { dir: found.parent().map(Path::to_owned), named: Some(found), shared: Vec::new() })
     }
 
     /// How a manifest names one of the framework's crates.
@@ -84,7 +99,9 @@ impl Framework {
         if self.shared.iter().any(|shared| shared == name) {
             return "workspace = true".to_owned();
         }
-        match self.dir.as_ref().map(|dir| dir.join(name)).filter(|dir| dir.is_dir()) {
+        let named = self.named.clone().filter(|_| name == "controllerbus");
+        let beside = || self.dir.as_ref().map(|dir| dir.join(name)).filter(|dir| dir.join("Cargo.toml").is_file());
+        match named.or_else(beside) {
             Some(dir) => format!("path = {}", toml::Value::String(dir.to_string_lossy().into_owned())),
             None => format!("version = \"{}\"", env!("CARGO_PKG_VERSION")),
         }
@@ -197,6 +214,8 @@ fn name_of(path: &Path) -> Result<String> {
         format!("a crate's name consists of letters, digits, `-` and `_`, and `{name}` has a `{odd}`")
     } else if name.starts_with(|c: char| c.is_ascii_digit()) {
         format!("a crate's name cannot start with a digit, as `{name}` does")
+    } else if name.starts_with('-') {
+        format!("a crate's name cannot start with a `-`, as `{name}` does")
     } else if module.chars().all(|c| c == '_') {
         format!("a crate's name needs a letter, and `{name}` has none")
     } else if is_in(KEYWORDS, &module) {

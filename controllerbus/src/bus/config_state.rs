@@ -137,7 +137,7 @@ impl Engine {
             state.state = before.state().clone();
             state.since = before.since();
         }
-        let failed = running.map(|entry| entry.execution()).and_then(|(execution, since)| match execution {
+        let failed = running.map(|entry| entry.own_execution()).and_then(|(execution, since)| match execution {
             Execution::Failed { error, retry_in } => Some((error, Some(retry_in), since)),
             Execution::Stopped { error } => Some((error, None, since)),
             _ => None,

@@ -407,6 +407,11 @@ impl ControllerEntry {
             let since = self.replaced.get().copied().unwrap_or_else(SystemTime::now);
             return (Execution::Finishing { calls }, since);
         }
+        self.own_execution()
+    }
+
+    /// The same without the calls that it finishes: nothing of a user's is called or dropped.
+    pub(super) fn own_execution(&self) -> (Execution, SystemTime) {
         self.execution.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

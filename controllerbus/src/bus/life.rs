@@ -129,7 +129,10 @@ impl Engine {
                 entry.closed.cancelled().await;
             }
         };
-        if timeout(self.limits.end(), all).await.is_ok() {
+        // The last state of one with `persist` is stored before it is closed.
+        let keeps = entries.iter().any(|entry| entry.persist.is_some()) && self.states.has_store();
+        let storing = if keeps { self.limits.save + super::states::STORING } else { Duration::ZERO };
+        if timeout(self.limits.end() + storing, all).await.is_ok() {
             return Vec::new();
         }
         entries.into_iter().filter(|entry| !entry.closed.is_cancelled()).collect()

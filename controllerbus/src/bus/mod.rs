@@ -499,6 +499,7 @@ impl Bus {
         drop(unused);
         self.0.dismiss(&leaving);
         let left = self.0.wait_closed(leaving).await;
+        self.0.flush_states().await;
         self.0.states.close();
         #[cfg(unix)]
         self.0.close_sockets();

@@ -27,7 +27,10 @@ use crate::{Error, Result};
 const MOST: usize = 16 << 20;
 
 /// How long the store may take.
-const STORING: Duration = Duration::from_secs(10);
+pub(super) const STORING: Duration = Duration::from_secs(10);
+
+/// How long others that use the store are waited for.
+const QUEUEING: Duration = Duration::from_secs(30);
 
 /// Whose state it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,8 +102,8 @@ impl Bus {
 pub(super) struct States {
     store: Mutex<Option<Arc<dyn StateStore>>>,
     table: Mutex<Table>,
-    /// Held while the store works, on a thread that may block.
-    files: Mutex<()>,
+    /// Held while the store works, on a thread that may block. Whoever waits for it has no thread yet, and they come in turn.
+    files: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -122,7 +125,7 @@ impl States {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_store(&self) -> bool {
+    pub(super) fn has_store(&self) -> bool {
         self.store().is_some()
     }
 
@@ -132,15 +135,17 @@ impl States {
         drop(store);
     }
 
-    /// Makes a controller the one that writes these, unless nobody may.
-    fn own(&self, names: Vec<StateName>, controller: u64, from_others: bool) {
+    /// Makes a controller the one that writes these, unless nobody may. Whether one of them is new to it.
+    fn own(&self, names: Vec<StateName>, controller: u64, from_others: bool) -> bool {
         let mut table = self.table();
         let Table { owners, untouchable, .. } = &mut *table;
+        let mut is_more = false;
         for name in names.into_iter().filter(|name| !untouchable.contains(name)) {
             if from_others || !owners.contains_key(&name) {
-                owners.insert(name, controller);
+                is_more |= owners.insert(name, controller) != Some(controller);
             }
         }
+        is_more
     }
 
     /// Removes what is to be forgotten.
@@ -149,6 +154,8 @@ impl States {
         for key in forgotten {
             if let Err(error) = store.forget(&key) {
                 tracing::warn!(config_key = key, %error, "the state of a config that was removed could not be removed");
+                // Tried again before anything else happens to it.
+                self.table().forgotten.insert(key);
             }
         }
     }
@@ -156,7 +163,10 @@ impl States {
     /// Reads a state. What cannot be used is set aside.
     fn load(&self, store: &dyn StateStore, name: &StateName) -> Option<State> {
         match store.load(name) {
-            Ok(state) => state,
+            Ok(state) => {
+                self.table().untouchable.remove(name);
+                state
+            }
             Err(error) if error.kind() == ErrorKind::Invalid => {
                 self.set_aside(store, name, &error);
                 None
@@ -208,8 +218,11 @@ impl Engine {
         let store = self.states.store().clone();
         let store = store.ok_or_else(|| Error::new(ErrorKind::Closed, "there is no place for states any more"))?;
         let states = Arc::clone(&self.states);
+        let slow =
+            |limit| Error::new(ErrorKind::TimedOut, format!("the place for states has not answered within {limit:?}"));
+        let turn = timeout(QUEUEING, Arc::clone(&states.files).lock_owned()).await.map_err(|_| slow(QUEUEING))?;
         let working = self.runtime()?.spawn_blocking(move || {
-            let _files = states.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = turn;
             states.purge(&*store);
             work(&states, &*store)
         });
@@ -217,10 +230,7 @@ impl Engine {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) if error.is_panic() => Err(Error::from_panic(error.into_panic())),
             Ok(Err(error)) => Err(Error::msg(error)),
-            Err(_) => Err(Error::new(
-                ErrorKind::TimedOut,
-                format!("the place for states has not answered within {STORING:?}"),
-            )),
+            Err(_) => Err(slow(STORING)),
         }
     }
 
@@ -236,6 +246,7 @@ impl Engine {
         let Some((name, state, is_stored)) = self.kept_for(known, instance).await else {
             return self.make(known, instance, config, None, is_alone).await;
         };
+        let refused = (!is_stored).then(|| Arc::new(state.clone()));
         match self.make(known, instance, config.clone(), Some(state), is_alone).await {
             Ok(made) => {
                 made.last_state.iter().filter(|_| is_stored).for_each(|last| last.is_kept());
@@ -245,8 +256,15 @@ impl Engine {
             // Nobody has looked at the state.
             Err(failure) if matches!(failure.error.kind(), ErrorKind::Crashed | ErrorKind::Closed) => Err(failure),
             Err(failure) => {
-                let why = failure.error.clone();
-                let aside = self.with_store(move |states, store| states.set_aside(store, &name, &why)).await;
+                let (why, version) = (failure.error.clone(), known.info.version.clone());
+                let aside = self.with_store(move |states, store| {
+                    // What is set aside is what was refused.
+                    if let Some(Err(error)) = refused.map(|refused| store.store(&name, &version, &refused)) {
+                        tracing::warn!(controller = name.plugin, config_key = name.key, %error, "a refused state is not kept");
+                    }
+                    states.set_aside(store, &name, &why);
+                });
+                let aside = aside.await;
                 // One that is not over is waited for before it is tried again.
                 match aside {
                     Ok(()) if failure.after.is_none() => self.make(known, instance, config, None, is_alone).await,
@@ -295,6 +313,16 @@ impl Engine {
         keys.into_iter().map(|key| StateName::new(plugin, key)).collect()
     }
 
+    /// Makes a controller the one that writes the states of the keys that it has now, if nobody else does or `from_others`.
+    /// Whether one of them is new to it.
+    fn own_current(&self, entry: &ControllerEntry, from_others: bool) -> bool {
+        let Some(instance) = entry.instance() else { return false };
+        // In one step with looking: a key that is removed meanwhile must not come back.
+        let life = self.life();
+        let names = life.configs.keys_of(instance).into_iter().map(|key| StateName::new(&*entry.info.id, key));
+        self.states.own(names.collect(), entry.id, from_others)
+    }
+
     /// Forgets the states of keys that were removed on purpose.
     pub(super) fn forget_states(self: &Arc<Self>, keys: &[String]) {
         if keys.is_empty() || !self.states.has_store() {
@@ -313,11 +341,20 @@ impl Engine {
         });
     }
 
+    /// Waits for what was begun with the store, and has it forget what is to be forgotten.
+    pub(super) async fn flush_states(&self) {
+        if self.states.has_store()
+            && let Err(error) = self.with_store(|_, _| ()).await
+        {
+            tracing::warn!(%error, "states of configs that were removed may still be there");
+        }
+    }
+
     /// Makes a controller that serves from now on the one that writes its state.
     pub(super) fn own_state(self: &Arc<Self>, entry: &ControllerEntry) {
         let Some(instance) = entry.instance().filter(|_| entry.persist.is_some()) else { return };
         if self.states.has_store() {
-            self.states.own(self.names_of(&entry.info.id, instance), entry.id, true);
+            self.own_current(entry, true);
             return;
         }
         let keys = self.life().configs.keys_of(instance).join(", ");
@@ -352,7 +389,13 @@ impl Engine {
             None => Some(Writer::of(entry)),
         };
         match writer {
-            Some(mut writer) => writer.write(self, entry, left).await,
+            Some(mut writer) => {
+                // A key that has come since the last look.
+                if self.own_current(entry, false) {
+                    writer.written = None;
+                }
+                writer.write(self, entry, left).await;
+            }
             None => tracing::warn!(
                 controller = entry.info.id,
                 "its last state is not kept: the one before is still being written"
@@ -384,15 +427,19 @@ impl Writer {
         if !serves.await.is_ok_and(|service| *service == Service::Serving) {
             return self;
         }
+        // What was kept for one key is not there for the others.
+        if entry.instance().is_some_and(|instance| engine.names_of(&entry.info.id, instance).len() > 1) {
+            self.written = None;
+        }
         loop {
             self.write(&engine, &entry, None).await;
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
                 () = entry.cancel.cancelled() => return self,
             }
-            // A key that has come since.
-            if let Some(instance) = entry.instance() {
-                engine.states.own(engine.names_of(&entry.info.id, instance), entry.id, false);
+            // A key that has come since has nothing stored yet.
+            if engine.own_current(&entry, false) {
+                self.written = None;
             }
         }
     }

@@ -296,8 +296,10 @@ impl Engine {
             // The runs that waited here, and whatever is offered to the old one from now on, are the new one's.
             for (standing, lane_ref, run) in old.handover.shut() {
                 match new {
-                    // A local call has nobody else: it stays where it is, like those that have begun.
-                    Some(_) if standing.options.once && standing.library.is_some() => {
+                    // A local call has nobody of another library: it stays where it is, like those that have begun.
+                    Some(new)
+                        if standing.options.once && standing.library.is_some_and(|library| library != new.library) =>
+                    {
                         let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
                         if is_wanted {
                             start_run(&standing, &lane_ref, run);

@@ -75,6 +75,12 @@ impl LastState {
         drop(before);
     }
 
+    /// Forgets it, because it is refused.
+    pub fn clear(&self) {
+        let before = std::mem::replace(&mut *self.lock(), (None, false));
+        drop(before);
+    }
+
     /// Notes that this is what was kept.
     pub(crate) fn is_kept(&self) {
         self.lock().1 = true;

@@ -73,6 +73,9 @@ pub trait Directive: Serialize + DeserializeOwned + Hash + Eq + Send + Sync + Si
     /// The JSON schema of its fields, which the derive makes from them: tools read it in a plugin file, and make forms of it.
     const SCHEMA: &'static Node = &Node::Any;
 
+    /// Whether it is a call, as [`Options::once`] says for each one: what a plugin's manifest has of it.
+    const ONCE: bool = false;
+
     /// Whether its values are live objects, of any type, for the controllers of one library: the host's binary, or one generation
     /// of one plugin.
     ///

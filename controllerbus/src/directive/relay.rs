@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{AnyValue, ValueId, ValueSink};
 
 /// Passes on values that come and go elsewhere. What is refused because there are as many values as are wanted waits for
-/// one to go: a replacement comes before what it replaces goes.
+/// one of these to go: a replacement comes before what it replaces goes. Of room that others make it hears with the next of
+/// its own values that comes or goes.
 pub(crate) struct Relay {
     sink: Arc<dyn ValueSink>,
     /// The values here, by those there.
@@ -47,9 +48,9 @@ impl Relay {
         self.offer();
     }
 
-    /// Whether nothing of it is there.
+    /// Whether nothing of it is there, and nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shown.is_empty()
+        self.shown.is_empty() && self.waiting.is_empty()
     }
 
     fn offer(&mut self) {

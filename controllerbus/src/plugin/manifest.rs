@@ -147,6 +147,7 @@ pub struct Resolved {
     id: &'static str,
     /// None for what cannot be asked from outside its library.
     schema: Option<&'static Node>,
+    once: bool,
     types: Declaration,
 }
 
@@ -154,12 +155,12 @@ impl Resolved {
     /// One with a type.
     pub const fn of<D: Directive>() -> Self {
         let schema = if D::LOCAL { None } else { Some(D::SCHEMA) };
-        Self { id: D::ID, schema, types: D::DECLARATION }
+        Self { id: D::ID, schema, once: D::ONCE, types: D::DECLARATION }
     }
 
     /// The calls of functions, which nobody asks by hand.
     pub const fn by_functions(id: &'static str) -> Self {
-        Self { id, schema: None, types: Declaration::UNKNOWN }
+        Self { id, schema: None, once: true, types: Declaration::UNKNOWN }
     }
 }
 
@@ -201,7 +202,14 @@ impl Factory {
             one += 1;
         }
         at = put(out, at, "]");
-        at = put(out, at, ",\"types\":[");
+        at = put(out, at, ",\"calls\":[");
+        one = 0;
+        while one < self.resolves.len() {
+            at = put(out, at, if one > 0 { "," } else { "" });
+            at = put(out, at, if self.resolves[one].once { "true" } else { "false" });
+            one += 1;
+        }
+        at = put(out, at, "],\"types\":[");
         one = 0;
         while one < self.resolves.len() {
             if one > 0 {
@@ -332,7 +340,7 @@ mod tests {
             head: "{\"config\":\"",
             config: "a\"b\\c\n",
             resolves: &[
-                Resolved { id: "one", schema: Some(&Node::Any), types: Declaration::UNKNOWN },
+                Resolved { id: "one", schema: Some(&Node::Any), once: false, types: Declaration::UNKNOWN },
                 Resolved::by_functions("t\u{1}wo\""),
             ],
             schema: &Node::Any,
@@ -350,7 +358,7 @@ mod tests {
         let record: serde_json::Value = serde_json::from_slice(&WITH.record::<LONGER>()).expect("JSON");
         assert_eq!(record["functions"], "api::Greeter");
         let types = Declaration { name: "a::\"One\"", value_name: "()", value: &Node::Written("\"type\":\"null\"") };
-        let told = [Resolved { id: "one", schema: None, types }, Resolved::by_functions("two")];
+        let told = [Resolved { id: "one", schema: None, once: false, types }, Resolved::by_functions("two")];
         let told = Factory { resolves: Vec::from(told).leak(), ..FACTORY };
         let mut record = vec![0; told.length()];
         told.write(&mut record);
@@ -360,6 +368,6 @@ mod tests {
             serde_json::json!([{ "name": "a::\"One\"", "value_name": "()", "value": { "type": "null" } }, null])
         );
         let none = Factory { resolves: &[], ..FACTORY };
-        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"{},nullnull,null".len());
+        assert_eq!(none.length(), LENGTH - "\"one\",\"t\\u0001wo\\\"\"{},nullfalse,truenull,null".len());
     }
 }

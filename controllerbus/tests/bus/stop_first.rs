@@ -27,6 +27,11 @@ struct Owner;
 #[directive(id = "test/deliver", value = u64, once)]
 struct Deliver;
 
+/// A call within this library.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/local-call", value = u64, once, local)]
+struct LocalCall;
+
 /// What only one can own, and what happened around it.
 #[derive(Default)]
 struct Resource {
@@ -146,6 +151,10 @@ impl Controller for Store {
                 values.add(this.generation);
                 std::future::pending().await
             })
+        });
+        routes.add::<LocalCall>(|this, _, values| {
+            values.add(both(this.generation, this.number));
+            Box::pin(std::future::ready(Ok(())))
         });
         routes.add::<Owner>(|this, _, values| {
             Box::pin(async move {
@@ -442,6 +451,32 @@ async fn a_changed_config_ends_the_old_one_first_and_gets_its_state() {
     assert_eq!(events, ["+1", "-"]);
     assert_eq!(bus.controllers().len(), 1);
     assert!(bus.leaving().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_call_that_waits_for_a_changed_config_is_answered_by_the_new_controller() {
+    let resource = Arc::<Resource>::default();
+    let bus = Bus::with_limits(limits());
+    // Of this library, and so is who asks.
+    bus.add_factories(Source::STATIC, stores(1, &resource));
+    bus.apply(config(0)).await.unwrap().all_running().unwrap();
+    assert_eq!(*soon(bus.resolve(LocalCall)).await.unwrap(), both(1, 0));
+    resource.blocks.lock().unwrap().push(7);
+    let _releases = Releases(&resource);
+    let applying = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.apply(config(7)).await.map(drop) }
+    });
+    soon(async {
+        while !resource.log.lock().unwrap().iter().any(|line| line == "1 dropped") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut call = bus.request(LocalCall).unwrap();
+    release(&resource);
+    assert_eq!(*soon(call.value()).await.unwrap(), both(1, 7));
+    soon(applying).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

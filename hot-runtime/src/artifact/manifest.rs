@@ -76,6 +76,9 @@ pub struct FactoryRecord {
     /// The JSON schemas of those directives, in the same order; `null` for one that cannot be asked from outside the plugin.
     #[serde(default)]
     pub directives: Vec<serde_json::Value>,
+    /// Whether each of those directives is a call, which is answered by one controller and once.
+    #[serde(default)]
+    pub calls: Vec<bool>,
     /// What its code calls those directives and their values, in the same order; `null` for one that was written by hand.
     #[serde(default)]
     pub types: Vec<Option<DirectiveTypes>>,

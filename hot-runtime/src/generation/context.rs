@@ -1,8 +1,8 @@
 //! What all generations of a runtime share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use controllerbus::Bus;
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) registry: Registry,
+    /// Held while what serves is compared.
+    pub(crate) comparing: Mutex<()>,
     pub(crate) builds: Builds,
     pub(crate) settings: Settings,
     /// The folder of the private copies.

@@ -67,11 +67,21 @@ pub struct GenerationInfo {
     pub layers: Vec<String>,
     /// Why it was rolled back, if it was.
     pub taken_back: Option<String>,
-    /// The JSON schemas of the directives that its controllers resolve and that can be asked from outside the plugin, by id.
+    /// The directives that its controllers resolve and that can be asked from outside the plugin, by id.
     #[serde(skip)]
-    pub directives: Arc<BTreeMap<String, serde_json::Value>>,
+    pub directives: Arc<BTreeMap<String, AskableDirective>>,
     /// What other plugins, or this program, mean differently by an id of its own, while it serves: a sentence each.
     pub conflicts: Vec<String>,
+}
+
+/// A directive that a plugin's controllers resolve, as its manifest has it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AskableDirective {
+    /// The JSON schema of its fields.
+    pub schema: serde_json::Value,
+    /// Whether it is a call, which is answered by one controller and once.
+    pub once: bool,
 }
 
 impl GenerationInfo {
@@ -83,8 +93,12 @@ impl GenerationInfo {
         path: &Path,
         isolation: Isolation,
     ) -> Self {
-        let directives = factories.iter().flat_map(|factory| factory.resolves.iter().cloned().zip(&factory.directives));
-        let directives = directives.filter(|(_, schema)| !schema.is_null());
+        let directives = factories.iter().flat_map(|factory| {
+            let calls = factory.calls.iter().copied().chain(std::iter::repeat(false));
+            let described = factory.directives.iter().cloned().zip(calls);
+            let described = described.map(|(schema, once)| AskableDirective { schema, once });
+            factory.resolves.iter().cloned().zip(described)
+        });
         Self {
             plugin: plugin.to_owned(),
             generation,
@@ -101,7 +115,7 @@ impl GenerationInfo {
             pid: None,
             layers: Vec::new(),
             taken_back: None,
-            directives: Arc::new(directives.map(|(id, schema)| (id, schema.clone())).collect()),
+            directives: Arc::new(directives.filter(|(_, directive)| !directive.schema.is_null()).collect()),
             conflicts: Vec::new(),
         }
     }

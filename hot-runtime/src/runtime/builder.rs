@@ -329,6 +329,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             bus: self.bus,
             registry: Registry::default(),
+            comparing: Mutex::default(),
             builds: Builds::default(),
             settings: self.settings,
             private_dir,

@@ -202,8 +202,12 @@ impl StateStore for KeptStates {
             path.with_extension(format!("state.refused{more}"))
         };
         let place = (1..ASIDE).map(aside).find(|place| !place.exists()).unwrap_or_else(|| aside(ASIDE));
-        fs::rename(&path, &place).map_err(failed("renaming", &path))?;
-        Ok(place.display().to_string())
+        match fs::rename(&path, &place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok("nowhere, because it was not stored".to_owned())
+            }
+            renamed => renamed.map(|()| place.display().to_string()).map_err(failed("renaming", &path)),
+        }
     }
 
     fn forget(&self, key: &str) -> Result<()> {

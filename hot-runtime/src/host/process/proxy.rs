@@ -206,14 +206,19 @@ impl ControllerProxy {
         }
     }
 
-    /// Gives it the state back that it had in the process before, if that was kept. False if this process has ended, too.
+    /// Gives it the state back that it had in the process before, if that was kept. False if it has to be constructed again: this
+    /// process has ended, too, or it refuses the state, and begins without one.
     async fn give_back(&self, link: &Arc<Link>, made: &Made) -> bool {
         let Some(last) = made.last_state.as_ref().and_then(|last| last.get()) else { return true };
         match self.restore_in(link, &last).await {
             Err(_) if link.is_dead() => false,
             Err(error) => {
-                tracing::warn!(plugin = self.host.name, %error, "it goes on without the state that it had before a crash");
-                true
+                tracing::warn!(plugin = self.host.name, %error, "it begins without the state that it had before a crash");
+                made.last_state.iter().for_each(|last| last.clear());
+                link.forget(self.number);
+                // In the order in which they are sent: what is half restored is gone before it is constructed again.
+                let _ = link.outbox.push(&ToChild::Forget { controller: self.number });
+                false
             }
             Ok(()) => true,
         }
