@@ -97,7 +97,7 @@ fn where_plugins_come_from_is_written_into_a_config_that_a_daemon_reads_by_itsel
     daemon.end();
     let written = std::fs::read_to_string(at.join("cbus.yaml")).expect("the file");
     assert!(written.contains("config: {\"dir\":\"more\"}"), "{written}");
-    fails(at, &["run", "--plugins", "plugins", "--write-config"], 1, "is not overwritten");
+    fails(at, &["run", "--plugins", "plugins", "--write-config"], 1, "was not overwritten");
     fine(at, &["config", "check", "cbus.yaml"]);
 
     // It is the daemon's config from now on, and what is taken out of it is unloaded.
