@@ -36,7 +36,12 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     let controller = &block.self_ty;
     let resolves = resolvers.iter().map(|resolver| {
         let (directive, conditions) = (&resolver.directive, &resolver.conditions);
-        quote!(#(#conditions)* __cbus::manifest::Resolved::of::<#directive>())
+        // Each by itself, so that a type that is no directive is one error, and here.
+        let of = quote!(<#directive as #framework::Directive>);
+        quote! {
+            #(#conditions)*
+            __cbus::manifest::Resolved::new(#of::ID, #of::SCHEMA, #of::LOCAL, #of::ONCE, #of::DECLARATION)
+        }
     });
     let parts = Parts {
         items: quote!(type __Config = <#controller as #framework::Controller>::Config;),

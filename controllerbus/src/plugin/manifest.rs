@@ -152,10 +152,14 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// One with a type.
+    /// One with a type, from that type's constants.
+    pub const fn new(id: &'static str, schema: &'static Node, local: bool, once: bool, types: Declaration) -> Self {
+        Self { id, schema: if local { None } else { Some(schema) }, once, types }
+    }
+
+    /// The same of a type of the framework's.
     pub const fn of<D: Directive>() -> Self {
-        let schema = if D::LOCAL { None } else { Some(D::SCHEMA) };
-        Self { id: D::ID, schema, once: D::ONCE, types: D::DECLARATION }
+        Self::new(D::ID, D::SCHEMA, D::LOCAL, D::ONCE, D::DECLARATION)
     }
 
     /// The calls of functions, which nobody asks by hand.
