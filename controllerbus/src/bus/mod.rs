@@ -298,7 +298,7 @@ impl Bus {
     /// A bus that knows the factories linked into this binary.
     ///
     /// Create it inside a tokio runtime: all its work is done there, whichever thread calls it. A bus that is created
-    /// outside of one uses the runtime of each caller; functions that are linked in ([`hot`](crate::hot)) start when it is first
+    /// outside of one uses the runtime of each caller; functions that are linked in ([`hot`](mod@crate::hot)) start when it is first
     /// used in one.
     pub fn new() -> Self {
         Self::with_limits(Limits::default())

@@ -77,7 +77,7 @@ impl LastState {
 
     /// Forgets it, because it is refused.
     pub fn clear(&self) {
-        let before = std::mem::replace(&mut *self.lock(), (None, false));
+        let before = std::mem::take(&mut *self.lock());
         drop(before);
     }
 
