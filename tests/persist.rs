@@ -135,6 +135,38 @@ async fn a_plugins_process_that_is_killed_goes_on_with_what_was_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_ends_each_process_that_restores_it_is_set_aside_and_its_controller_starts_without_it() {
+    let lit = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("fuse") && bytes.contains(&0xc3);
+    for starts_anew in [false, true] {
+        let work = folder();
+        let mut host = Host::new(work.path(), Isolation::Process).await;
+        assert_eq!(host.count().await, 1);
+        assert_eq!(act(&host.bus, "light").await.expect("it is lit"), 1);
+        until("the lit state is kept", || std::fs::read(file(work.path())).is_ok_and(|bytes| lit(&bytes))).await;
+        if starts_anew {
+            host.end().await;
+            host = Host::new(work.path(), Isolation::Process).await;
+        } else {
+            let pid = act(&host.bus, "pid").await.expect("a pid") as u32;
+            let killed = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+            rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
+            until("it is killed", || !runs(pid)).await;
+        }
+        let now = loop {
+            match act(&host.bus, "count").await {
+                Ok(now) => break now,
+                Err(error) => assert_eq!(error.kind(), controllerbus::error::ErrorKind::Crashed, "{error}"),
+            }
+        };
+        assert_eq!(now, 1, "it starts without it");
+        until("the new state is kept", || kept(work.path()) == Some(1)).await;
+        let aside = file(work.path()).with_extension("state.refused");
+        until("the lit state is set aside", || std::fs::read(&aside).is_ok_and(|bytes| lit(&bytes))).await;
+        host.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_torn_is_set_aside_and_its_controller_starts_without_it() {
     let work = folder();
     let host = Host::new(work.path(), Isolation::None).await;

@@ -19,6 +19,7 @@ use super::factories::KnownFactory;
 use super::instance::ConstructFailure;
 use super::life::save;
 use crate::controller::State;
+use crate::controller::state::ENDED;
 use crate::error::ErrorKind;
 use crate::listen::Service;
 use crate::{Error, Result};
@@ -114,6 +115,8 @@ struct Table {
     forgotten: HashSet<String>,
     /// What must not be written over.
     untouchable: HashSet<StateName>,
+    /// How many processes in a row have ended while they restored it.
+    ended: HashMap<StateName, u32>,
 }
 
 impl States {
@@ -146,6 +149,20 @@ impl States {
             }
         }
         is_more
+    }
+
+    /// What a controller writes.
+    fn owned_by(&self, controller: u64) -> Vec<StateName> {
+        let table = self.table();
+        table.owners.iter().filter(|(_, owner)| **owner == controller).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Notes that a process has ended while it restored a state. True if that counts as a refusal, because it was not the first.
+    fn ended_a_process(&self, name: &StateName) -> bool {
+        let mut table = self.table();
+        let ended = table.ended.entry(name.clone()).or_default();
+        *ended += 1;
+        *ended >= ENDED
     }
 
     /// Removes what is to be forgotten.
@@ -183,6 +200,20 @@ impl States {
                 None
             }
         }
+    }
+
+    /// Sets aside what was refused, which may not be what is there.
+    fn set_aside_refused(
+        &self,
+        store: &dyn StateStore,
+        name: &StateName,
+        (version, refused): (&Version, Option<&State>),
+        why: &Error,
+    ) {
+        if let Some(Err(error)) = refused.map(|refused| store.store(name, version, refused)) {
+            tracing::warn!(controller = name.plugin, config_key = name.key, %error, "a refused state is not kept");
+        }
+        self.set_aside(store, name, why);
     }
 
     fn set_aside(&self, store: &dyn StateStore, name: &StateName, why: &Error) {
@@ -246,23 +277,25 @@ impl Engine {
         let Some((name, state, is_stored)) = self.kept_for(known, instance).await else {
             return self.make(known, instance, config, None, is_alone).await;
         };
-        let refused = (!is_stored).then(|| Arc::new(state.clone()));
+        let refused = (!is_stored).then(|| state.clone());
         match self.make(known, instance, config.clone(), Some(state), is_alone).await {
             Ok(made) => {
                 made.last_state.iter().filter(|_| is_stored).for_each(|last| last.is_kept());
+                self.states.table().ended.remove(&name);
                 Ok(made)
             }
             Err(failure) if failure.error.is_of_construction() => Err(failure),
             // Nobody has looked at the state.
-            Err(failure) if matches!(failure.error.kind(), ErrorKind::Crashed | ErrorKind::Closed) => Err(failure),
+            Err(failure) if failure.error.kind() == ErrorKind::Closed => Err(failure),
+            // Perhaps for another reason.
+            Err(failure) if failure.error.kind() == ErrorKind::Crashed && !self.states.ended_a_process(&name) => {
+                Err(failure)
+            }
             Err(failure) => {
+                self.states.table().ended.remove(&name);
                 let (why, version) = (failure.error.clone(), known.info.version.clone());
                 let aside = self.with_store(move |states, store| {
-                    // What is set aside is what was refused.
-                    if let Some(Err(error)) = refused.map(|refused| store.store(&name, &version, &refused)) {
-                        tracing::warn!(controller = name.plugin, config_key = name.key, %error, "a refused state is not kept");
-                    }
-                    states.set_aside(store, &name, &why);
+                    states.set_aside_refused(store, &name, (&version, refused.as_ref()), &why);
                 });
                 let aside = aside.await;
                 // One that is not over is waited for before it is tried again.
@@ -332,6 +365,7 @@ impl Engine {
             let mut table = self.states.table();
             table.owners.retain(|name, _| !keys.contains(&name.key));
             table.untouchable.retain(|name| !keys.contains(&name.key));
+            table.ended.retain(|name, _| !keys.contains(&name.key));
             table.forgotten.extend(keys.iter().cloned());
         }
         let engine = Arc::clone(self);
@@ -449,6 +483,12 @@ impl Writer {
         if !engine.states.table().owners.values().any(|owner| *owner == entry.id) {
             return;
         }
+        let refused = entry.last_state.as_ref().and_then(|last| last.take_refused());
+        if let Some(refused) = refused
+            && let Err(error) = set_aside(engine, entry, refused).await
+        {
+            tracing::warn!(controller = entry.info.id, %error, "a refused state is not kept");
+        }
         let saved = match left {
             Some(left) => Ok(Some(left)),
             None => save(engine, entry).await,
@@ -492,14 +532,18 @@ async fn store(engine: &Arc<Engine>, entry: &ControllerEntry, state: Arc<State>)
     }
     let (id, version) = (entry.id, entry.info.version.clone());
     let stored = engine.with_store(move |states, store| {
-        let owned = states
-            .table()
-            .owners
-            .iter()
-            .filter(|(_, owner)| **owner == id)
-            .map(|(name, _)| name.clone())
-            .collect::<Vec<_>>();
-        owned.iter().try_for_each(|name| store.store(name, &version, &state))
+        states.owned_by(id).iter().try_for_each(|name| store.store(name, &version, &state))
     });
     stored.await?
+}
+
+/// Sets a state aside that a controller has refused after a crash, under each key that it owns.
+async fn set_aside(engine: &Arc<Engine>, entry: &ControllerEntry, (refused, why): (Arc<State>, Error)) -> Result<()> {
+    let (id, version) = (entry.id, entry.info.version.clone());
+    let set_aside = engine.with_store(move |states, store| {
+        for name in states.owned_by(id) {
+            states.set_aside_refused(store, &name, (&version, Some(&refused)), &why);
+        }
+    });
+    set_aside.await
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::Result;
 use crate::directive::wire;
+use crate::{Error, Result};
 
 /// A controller's state on its way to the next generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,37 +62,79 @@ impl State {
 /// What a controller has saved last, as far as its host knows: for who makes it again in another process.
 #[doc(hidden)]
 #[derive(Debug, Default)]
-pub struct LastState(Mutex<(Option<Arc<State>>, bool)>);
+pub struct LastState(Mutex<Last>);
+
+#[derive(Debug, Default)]
+struct Last {
+    state: Option<Arc<State>>,
+    /// It is stored.
+    is_kept: bool,
+    /// How many processes in a row have ended while they restored it.
+    ended: u32,
+    /// One that was refused after a crash, until it is set aside.
+    refused: Option<(Arc<State>, Error)>,
+}
+
+/// How many processes may end while they restore a state, before that is taken for the reason.
+pub(crate) const ENDED: u32 = 2;
 
 impl LastState {
     /// What it has saved or restored last.
     pub fn get(&self) -> Option<Arc<State>> {
-        self.lock().0.clone()
+        self.lock().state.clone()
     }
 
     pub(crate) fn set(&self, state: Arc<State>) {
-        let before = std::mem::replace(&mut *self.lock(), (Some(state), false));
+        let mut last = self.lock();
+        last.is_kept = false;
+        // Where no process has it, what is saved is what was saved before.
+        if last.state.as_ref() != Some(&state) {
+            last.ended = 0;
+        }
+        let before = last.state.replace(state);
+        drop(last);
         drop(before);
     }
 
-    /// Forgets it, because it is refused.
-    pub fn clear(&self) {
-        let before = std::mem::take(&mut *self.lock());
+    /// Notes that it is refused: it is not given to anybody again.
+    pub fn refuse(&self, why: Error) {
+        let mut last = self.lock();
+        (last.is_kept, last.ended) = (false, 0);
+        let refused = last.state.take().map(|state| (state, why));
+        let before = std::mem::replace(&mut last.refused, refused);
+        drop(last);
         drop(before);
+    }
+
+    /// Notes that a process has ended while it restored it. True if that counts as a refusal, because it was not the first.
+    pub fn ended_a_process(&self) -> bool {
+        let mut last = self.lock();
+        last.ended += 1;
+        last.ended >= ENDED
+    }
+
+    /// Notes that a process has restored it.
+    pub fn is_restored(&self) {
+        self.lock().ended = 0;
+    }
+
+    /// One that was refused and is not set aside yet.
+    pub(crate) fn take_refused(&self) -> Option<(Arc<State>, Error)> {
+        self.lock().refused.take()
     }
 
     /// Notes that this is what was kept.
     pub(crate) fn is_kept(&self) {
-        self.lock().1 = true;
+        self.lock().is_kept = true;
     }
 
     /// What was kept, if it has saved nothing else since.
     pub(crate) fn kept(&self) -> Option<Arc<State>> {
-        let (state, is_kept) = self.lock().clone();
-        state.filter(|_| is_kept)
+        let last = self.lock();
+        last.state.clone().filter(|_| last.is_kept)
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Option<Arc<State>>, bool)> {
+    fn lock(&self) -> MutexGuard<'_, Last> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -207,20 +207,24 @@ impl ControllerProxy {
     }
 
     /// Gives it the state back that it had in the process before, if that was kept. False if it has to be constructed again: this
-    /// process has ended, too, or it refuses the state, and begins without one.
+    /// process has ended, too, or it refuses the state, and begins without one. A state that ends its process again is refused.
     async fn give_back(&self, link: &Arc<Link>, made: &Made) -> bool {
-        let Some(last) = made.last_state.as_ref().and_then(|last| last.get()) else { return true };
-        match self.restore_in(link, &last).await {
-            Err(_) if link.is_dead() => false,
+        let Some(last) = &made.last_state else { return true };
+        let Some(state) = last.get() else { return true };
+        match self.restore_in(link, &state).await {
+            Err(_) if link.is_dead() && !last.ended_a_process() => false,
             Err(error) => {
                 tracing::warn!(plugin = self.host.name, %error, "it begins without the state that it had before a crash");
-                made.last_state.iter().for_each(|last| last.clear());
+                last.refuse(error);
                 link.forget(self.number);
                 // In the order in which they are sent: what is half restored is gone before it is constructed again.
                 let _ = link.outbox.push(&ToChild::Forget { controller: self.number });
                 false
             }
-            Ok(()) => true,
+            Ok(()) => {
+                last.is_restored();
+                true
+            }
         }
     }
 
