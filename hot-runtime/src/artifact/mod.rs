@@ -40,6 +40,7 @@ pub use conflicts::{Conflict, conflicts};
 pub use manifest::{BundleRecord, DirectiveTypes, FactoryRecord};
 pub(crate) use needed::needed;
 pub use private::PrivateCopy;
+pub(crate) use private::remove_spare;
 pub use read::{Inspected, Read, inspect};
 pub(crate) use seal::seal_and_keep;
 pub use seal::{Sealed, seal};

@@ -1,4 +1,8 @@
 //! Private copies: the verified bytes where only this user can write, under a name that was never used before.
+//!
+//! A new file costs more than all other steps of a load: the system makes room for it and clears each page. So the file of one
+//! copy that was removed stays as a spare one, which the next copy overwrites. Never while anybody can see it: only a copy that no
+//! other process was given, that has no other name, and of which this process has no view left, not even a symbolizer's.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::io::write_in_steps;
 use super::{Verified, needed};
 use crate::error::{Error, Result};
-use crate::sys::files::{create_private_dir, is_open_to_others, is_own};
+use crate::sys::files::{create_private_dir, has_one_name, is_open_to_others, is_own};
+use crate::sys::maps::may_be_viewed;
 use crate::util::slug;
 
 /// The private copy of a verified artifact: the only thing that is ever opened.
@@ -27,7 +32,13 @@ pub struct PrivateCopy {
     /// The shared libraries that it needs. A process of its own closes nothing, and need not know them.
     #[serde(skip)]
     needed: Vec<String>,
+    /// Whether only this process ever opens it.
+    #[serde(skip)]
+    is_kept_here: bool,
 }
+
+/// The file that the next copy in a folder overwrites.
+const SPARE: &str = "spare";
 
 impl PrivateCopy {
     /// The file.
@@ -68,6 +79,50 @@ impl PrivateCopy {
         }
         Ok(Self { path, ..self.clone() })
     }
+
+    /// Notes that no other process opens it.
+    pub(crate) fn kept_here(self) -> Self {
+        Self { is_kept_here: true, ..self }
+    }
+
+    /// Removes the file, which may become the spare one. Blocks.
+    pub(crate) fn remove(&self) {
+        let spare = self.path.with_file_name(SPARE);
+        // Where one is there already, a file that takes its name would be written to the disk.
+        if self.is_seen_by_nobody() && !spare.exists() && std::fs::rename(&self.path, &spare).is_ok() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "cannot remove a plugin's private copy");
+        }
+    }
+
+    fn is_seen_by_nobody(&self) -> bool {
+        let stem = self.path.file_stem().and_then(std::ffi::OsStr::to_str);
+        self.is_kept_here
+            && std::fs::symlink_metadata(&self.path).is_ok_and(|found| has_one_name(&found))
+            && stem.is_some_and(|stem| !may_be_viewed(stem))
+    }
+}
+
+/// Removes the spare file of a folder. Blocks.
+pub(crate) fn remove_spare(dir: &Path) {
+    let _ = std::fs::remove_file(dir.join(SPARE));
+}
+
+/// Gives the spare file of a folder a name that was never used, if there is one.
+fn take_spare(dir: &Path, path: &Path) -> Option<std::fs::File> {
+    if path.symlink_metadata().is_ok() {
+        return None;
+    }
+    std::fs::rename(dir.join(SPARE), path).ok()?;
+    let found = std::fs::symlink_metadata(path).ok()?;
+    let is_spare = found.is_file() && is_own(&found) && has_one_name(&found);
+    let opened = is_spare.then(|| std::fs::OpenOptions::new().write(true).open(path).ok()).flatten();
+    if opened.is_none() {
+        let _ = std::fs::remove_file(path);
+    }
+    opened
 }
 
 impl Verified {
@@ -89,17 +144,22 @@ impl Verified {
         );
         let path = dir.join(name);
         // Never an existing path: for one that it knows, the loader would return the old library.
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Error::io("creating the private copy of a plugin", &path))?;
-        if let Err(error) = write_in_steps(&mut file, self.library()) {
+        let mut file = match take_spare(&dir, &path) {
+            Some(file) => file,
+            None => std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)
+                .map_err(Error::io("creating the private copy of a plugin", &path))?,
+        };
+        let library = self.library();
+        let written = write_in_steps(&mut file, library).and_then(|()| file.set_len(library.len() as u64));
+        if let Err(error) = written {
             let _ = std::fs::remove_file(&path);
             return Err(Error::io("writing the private copy of a plugin (is the disk full?)", &path)(error));
         }
         let (shown, entry, hash) = (self.path.clone(), self.bundle.entry.clone(), self.hash.clone());
-        Ok(PrivateCopy { path, shown, entry, hash, needed: needed(self.library()) })
+        Ok(PrivateCopy { path, shown, entry, hash, needed: needed(library), is_kept_here: false })
     }
 }
 
@@ -121,4 +181,112 @@ fn private_folder(dir: &Path) -> Result<()> {
         return Err(refuse("other users can enter the directory for private copies"));
     }
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::artifact::{Checks, Trust};
+    use crate::sys::files::identity;
+    use crate::tiny::Tiny;
+
+    /// A verified artifact whose library has so many bytes more than another.
+    fn verified(folder: &Path, more: usize) -> Verified {
+        let path = folder.join("plugin.cbus.so");
+        let library = [Tiny::default().library(), vec![b'x'; more]].concat();
+        crate::tiny::seal(&library, &path);
+        Checks::new(Trust::anyone()).verify(&path).expect("an artifact")
+    }
+
+    fn file_of(copy: &PrivateCopy) -> (u64, u64) {
+        identity(&std::fs::metadata(copy.path()).expect("it is there"))
+    }
+
+    #[test]
+    fn a_copy_takes_the_file_of_one_that_was_removed_and_has_its_own_bytes_and_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("loaded");
+        let mut known = None;
+        let mut names = std::collections::HashSet::new();
+        for more in [70_000, 3, 700_000, 0] {
+            let artifact = verified(folder.path(), more);
+            let copy = artifact.write_private(&dir).expect("a copy").kept_here();
+            assert_eq!(std::fs::read(copy.path()).expect("reading"), artifact.library(), "{more} more");
+            assert!(names.insert(copy.path().to_owned()), "a name that was used before");
+            let file = file_of(&copy);
+            assert_eq!(*known.get_or_insert(file), file, "the same file");
+            copy.remove();
+            assert!(!copy.path().exists());
+        }
+        let (one, two) = (verified(folder.path(), 1), verified(folder.path(), 2));
+        let copies = [one, two].map(|artifact| artifact.write_private(&dir).expect("a copy").kept_here());
+        assert!(known == Some(file_of(&copies[0])) && known != Some(file_of(&copies[1])));
+        copies.iter().for_each(PrivateCopy::remove);
+        assert_eq!(std::fs::read_dir(&dir).expect("the folder").count(), 1, "one spare file at most");
+        remove_spare(&dir);
+        assert_eq!(std::fs::read_dir(&dir).expect("the folder").count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_somebody_may_still_see_is_not_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("loaded");
+        let artifact = verified(folder.path(), 0);
+        let copy = || artifact.write_private(&dir).expect("a copy").kept_here();
+        let is_spared = |copy: &PrivateCopy| {
+            copy.remove();
+            assert!(!copy.path().exists());
+            let is_spared = dir.join(SPARE).exists();
+            remove_spare(&dir);
+            is_spared
+        };
+        assert!(is_spared(&copy()));
+        // Another process was given it.
+        let sent = PrivateCopy { is_kept_here: false, ..copy() };
+        assert!(!is_spared(&sent));
+        let received: PrivateCopy =
+            serde_json::from_str(&serde_json::to_string(&copy()).expect("it is sent")).expect("it is received");
+        assert!(!is_spared(&received));
+        // It has another name; the last one that goes makes it the spare one.
+        let kept = copy();
+        let past = kept.again_as("past-0").expect("another name");
+        assert!(!is_spared(&kept) && past.path().exists());
+        assert!(is_spared(&past));
+        // This process has a view of it, code or not, and by whichever name.
+        for by_another_name in [false, true] {
+            let seen = copy();
+            let past = seen.again_as("past-1").expect("another name");
+            let (viewed, other) = if by_another_name { (&past, &seen) } else { (&seen, &past) };
+            let file = std::fs::File::open(viewed.path()).expect("opening");
+            // SAFETY: nothing writes to the file while it is mapped, which is what is tested.
+            #[allow(unsafe_code)]
+            let view = unsafe { memmap2::Mmap::map(&file) }.expect("a view");
+            viewed.remove();
+            assert!(!is_spared(other), "by another name: {by_another_name}");
+            drop(view);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_file_of_ones_own_is_not_taken_for_a_spare_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("loaded");
+        let artifact = verified(folder.path(), 0);
+        artifact.write_private(&dir).expect("a copy").remove();
+        let other = folder.path().join("other");
+        std::fs::write(&other, "somebody's").expect("writing");
+        let spares: [&dyn Fn(&Path); 3] = [
+            &|spare| std::os::unix::fs::symlink(&other, spare).expect("a link"),
+            &|spare| std::fs::hard_link(&other, spare).expect("a link"),
+            &|spare| std::fs::create_dir(spare).expect("a folder"),
+        ];
+        for make in spares {
+            make(&dir.join(SPARE));
+            // The folder is nobody else's, so all that matters is that nothing of it is lost.
+            if let Ok(copy) = artifact.write_private(&dir) {
+                assert_eq!(std::fs::read(copy.path()).expect("reading"), artifact.library());
+            }
+            assert_eq!(std::fs::read_to_string(&other).expect("reading"), "somebody's");
+        }
+    }
 }

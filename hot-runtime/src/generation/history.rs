@@ -44,7 +44,7 @@ impl Past {
 
 impl Drop for Past {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.copy.path());
+        self.copy.remove();
     }
 }
 

@@ -2,7 +2,6 @@
 //! this crate.
 #![allow(unsafe_code)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::util::yield_core;
 pub struct Loaded {
     connection: Option<Connection>,
     library: Option<Library>,
-    path: PathBuf,
+    copy: PrivateCopy,
     leases: Arc<Leases>,
 }
 
@@ -103,7 +102,7 @@ impl Loaded {
         // connection dropped and every lease released.
         match unsafe { Connection::start(entry, host) } {
             Ok(connection) => {
-                Ok(Self { connection: Some(connection), library: Some(library), path: path.to_owned(), leases })
+                Ok(Self { connection: Some(connection), library: Some(library), copy: copy.clone(), leases })
             }
             Err(error) => {
                 // Some of its code may still run.
@@ -161,33 +160,27 @@ impl Loaded {
         }
         let leaked_thread_locals = shutdown.leaked_thread_locals;
         if let Some(reason) = never_closed() {
-            self.remove_copy();
+            self.copy.remove();
             return Unload::NeverClosed { reason, leaked_thread_locals };
         }
         if let Some(connection) = self.connection.take() {
             // SAFETY: the shutdown left no thread and no handler, no lease is held, and the library is closed next.
             let keys = unsafe { connection.end() };
-            tracing::debug!(path = %self.path.display(), keys, "deleted the keys of a plugin's thread-local data");
+            tracing::debug!(path = %self.copy.path().display(), keys, "deleted the keys of a plugin's thread-local data");
         }
         if let Some(library) = self.library.take()
             && let Err(error) = library.close()
         {
-            tracing::warn!(path = %self.path.display(), %error, "cannot close a plugin's library");
+            tracing::warn!(path = %self.copy.path().display(), %error, "cannot close a plugin's library");
         }
         yield_core();
         let unmapped = self.is_unmapped();
-        self.remove_copy();
+        self.copy.remove();
         Unload::Closed { unmapped, leaked_thread_locals }
     }
 
     fn is_unmapped(&self) -> Option<bool> {
-        is_mapped(&self.path).map(|mapped| !mapped)
-    }
-
-    fn remove_copy(&self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "cannot remove a plugin's private copy");
-        }
+        is_mapped(self.copy.path()).map(|mapped| !mapped)
     }
 }
 

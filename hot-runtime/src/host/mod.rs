@@ -77,7 +77,7 @@ impl Instance {
                     if let Some(reason) = unmap::wears_out_a_process(artifact.library()) {
                         return Err(Error::Load { path: artifact.path.clone(), reason: reason.to_owned() });
                     }
-                    let private = artifact.write_private(&folder)?;
+                    let private = artifact.write_private(&folder)?.kept_here();
                     match Loaded::open(&private, load) {
                         Ok(loaded) => Ok((loaded, private)),
                         Err(error) => {

@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::artifact::Verified;
+use crate::artifact::{Verified, remove_spare};
 use crate::compile::BuildOptions;
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
@@ -198,6 +198,7 @@ impl HotRuntime {
         for StillLoaded { plugin, generation, why } in &left {
             tracing::warn!(plugin, generation, why, "still loaded at the end of the runtime");
         }
+        remove_spare(shared.private_dir.path());
         let _ = std::fs::remove_dir(shared.private_dir.path());
         output::written().await;
         ShutdownReport { left }

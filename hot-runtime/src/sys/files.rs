@@ -76,6 +76,20 @@ pub(crate) fn is_open_to_others(found: &Metadata) -> bool {
     }
 }
 
+/// Whether a file has no other name; false where the system does not say.
+pub(crate) fn has_one_name(found: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        found.nlink() == 1
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = found;
+        false
+    }
+}
+
 /// Whether a file belongs to this user.
 pub(crate) fn is_own(found: &Metadata) -> bool {
     #[cfg(unix)]

@@ -7,6 +7,13 @@ pub(crate) fn is_mapped(path: &Path) -> Option<bool> {
     Maps::read().map(|maps| maps.contain(path))
 }
 
+/// Whether a file with this name before its ending may be in this process's memory, code or not; true where the system does not
+/// say.
+pub(crate) fn may_be_viewed(stem: &str) -> bool {
+    let Ok(maps) = std::fs::read("/proc/self/maps") else { return true };
+    String::from_utf8_lossy(&maps).contains(&format!("/{stem}."))
+}
+
 /// The files whose code is mapped in this process.
 ///
 /// Only executable mappings count: a plugin that printed a backtrace leaves a read-only view of its file behind, for
