@@ -5,6 +5,7 @@ use std::path::Path;
 use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 use hot_runtime::{HotRuntime, Trust};
+use tests::process::artifact;
 
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
 #[directive(id = "reports/greet", value = String)]
@@ -76,4 +77,39 @@ fn an_error_of_the_bus_keeps_its_kind_in_a_report() {
     let read = || -> anyhow::Result<ConfigSet> { Ok(ConfigSet::from_yaml("{")?) };
     let error = read().expect_err("it is no YAML");
     assert_eq!(error.downcast_ref::<BusError>().map(|error| error.kind()), Some(ErrorKind::Invalid));
+}
+
+/// In a process of its own, without a subscriber.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a part of the test below"]
+async fn a_host_without_a_subscriber() {
+    let bus = Bus::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime = HotRuntime::builder(&bus)
+        .trust(Trust::anyone())
+        .work_dir(folder.path())
+        .print_events()
+        .start()
+        .await
+        .expect("starting");
+    runtime.load_file(artifact("keeps", &["keeps"]).await).await.expect("loading");
+    let set = ConfigSet::from_yaml("tally: { id: keeps, config: { lenght: 3 } }").expect("a config set");
+    bus.apply(set).await.expect("applying").all_running().expect("it runs");
+    bus.close().await;
+    runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_prints_events_and_has_no_subscriber_prints_what_its_plugins_warn_of() {
+    // Built before, so that what is printed is about the rest.
+    artifact("keeps", &["keeps"]).await;
+    let host = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "a_host_without_a_subscriber", "--ignored", "--nocapture"])
+        .output()
+        .expect("running the host");
+    let printed = String::from_utf8_lossy(&host.stderr);
+    assert!(host.status.success(), "{printed}");
+    let warning = printed.lines().filter(|line| line.contains("unknown key `lenght`")).collect::<Vec<_>>();
+    assert_eq!(warning.len(), 1, "{printed}");
+    assert!(warning[0].starts_with("keeps: warning: config keeps: unknown key `lenght`"), "{}", warning[0]);
 }

@@ -33,6 +33,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     let resolvers = take_resolvers(&mut block)?;
     refuse_strangers(&block)?;
     let routes = routes(&block, &resolvers, &framework)?;
+    let own_id = defaults(&mut block, &id, &framework);
     let controller = &block.self_ty;
     let resolves = resolvers.iter().map(|resolver| {
         let (directive, conditions) = (&resolver.directive, &resolver.conditions);
@@ -63,7 +64,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
     let tokens = {
         block.items.extend(routes);
         block.items.extend(state);
-        quote!(#block #inherent #(#conditions)* #plugin #(#conditions)* #unique)
+        quote!(#block #inherent #(#conditions)* #own_id #(#conditions)* #plugin #(#conditions)* #unique)
     };
     Ok(tokens)
 }
@@ -194,6 +195,30 @@ pub fn persist(keys: &Keys) -> Result<u64> {
         Some(_) => wrong("a time from 10 milliseconds to 24 hours"),
         None => wrong("a number and `ms`, `s`, `m` or `h`"),
     }
+}
+
+/// Completes a block that names no config: its controller is made by `Default`, unless it says how. Returns what gives it an id.
+fn defaults(block: &mut ItemImpl, id: &LitStr, framework: &TokenStream) -> Option<TokenStream> {
+    let has_config = block.items.iter().any(|item| matches!(item, ImplItem::Type(of) if of.ident == "Config"));
+    if has_config {
+        return None;
+    }
+    let controller = block.self_ty.clone();
+    block.items.push(parse_quote!(type Config = #framework::config::NoConfig<Self>;));
+    if !has_method(block, "construct") {
+        // What is wrong with the type is shown at the type.
+        let made = quote_spanned!(controller.span()=> <#controller as ::std::default::Default>::default());
+        block.items.push(parse_quote! {
+            async fn construct(_: Self::Config, _: &#framework::Context) -> #framework::Result<Self> {
+                ::std::result::Result::Ok(#made)
+            }
+        });
+    }
+    Some(quote! {
+        impl #framework::controller::PluginId for #controller {
+            const ID: &'static str = #id;
+        }
+    })
 }
 
 /// The methods of `Controller`.

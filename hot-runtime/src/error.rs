@@ -24,7 +24,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` says the same as [`Error::with_causes`], because that is what a `main` prints which returns an error.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation.
@@ -224,6 +226,12 @@ impl Error {
     }
 }
 
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.with_causes(), f)
+    }
+}
+
 /// An error and what caused it, on one line.
 pub(crate) struct WithCauses<'a>(pub(crate) &'a dyn std::error::Error);
 
@@ -274,6 +282,7 @@ mod tests {
         assert_eq!(told(&chain.join("\nCaused by: ")), 1);
 
         let line = error.with_causes().to_string();
+        assert_eq!(format!("{error:?}"), line, "what a `main` prints that returns it");
         assert_eq!(told(&line), 1);
         assert!(line.contains(&*missing.to_string_lossy()), "{line}");
 

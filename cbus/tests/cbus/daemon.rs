@@ -193,6 +193,19 @@ fn a_directive_of_a_plugin_is_asked_in_json_and_a_mistake_in_it_is_told() {
     daemon.fails(&["ask", "second/ask"], "Second");
     // A directive of the daemon's own, all of whose fields have defaults.
     assert!(daemon.fine(&["ask", "controllerbus/list-controllers"]).contains("second"));
+
+    let mut watching = cbus(folder.path());
+    watching.args(["ask", "second/ask", "{\"nonce\":2}", "--watch", "--connect", &daemon.address]);
+    let mut watching = watching.stdout(std::process::Stdio::piped()).spawn().expect("running cbus");
+    let mut lines = BufReader::new(watching.stdout.take().expect("its output")).lines();
+    let mut next = || lines.next().expect("a line").expect("reading");
+    let added = next();
+    assert!(added.starts_with("added #") && added.ends_with(" \"from the second\""), "{added}");
+    let number = added.split_whitespace().nth(1).expect("its number").to_owned();
+    std::fs::write(folder.path().join("config.yaml"), "{}\n").expect("nobody answers any more");
+    assert_eq!(next(), format!("removed {number}"));
+    watching.kill().expect("ending it");
+    watching.wait().expect("it has ended");
     daemon.end();
 }
 

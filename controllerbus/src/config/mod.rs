@@ -1,6 +1,7 @@
 //! Configs: what a controller is made from, and keyed sets of them.
 
 pub(crate) mod nearest;
+mod none;
 pub(crate) mod origin;
 pub(crate) mod probe;
 pub mod schema;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 
+pub use none::NoConfig;
 pub use schema::Schema;
 pub use set::{ConfigSet, Entry};
 

@@ -28,6 +28,13 @@ pub use state::{State, StateCell, Stateful};
 /// A boxed future, as object-safe traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// The id of a controller that `#[hot_plugin]` is on and that has no config of its own.
+#[doc(hidden)]
+pub trait PluginId: 'static {
+    /// The plugin's id.
+    const ID: &'static str;
+}
+
 /// A control loop with a config.
 ///
 /// [`#[hot_plugin]`](crate::hot_plugin) on the `impl` block adds [`Controller::routes`] from the methods marked
@@ -82,7 +89,33 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// # }
 /// ```
 pub trait Controller: Send + Sync + Sized + 'static {
-    /// What the controller is made from.
+    /// What the controller is made from. A `#[hot_plugin]` block that names none has
+    /// [`NoConfig`](crate::config::NoConfig), whose id is the plugin's; it needs no `construct` then, if the type has a `Default`:
+    ///
+    /// ```
+    /// # use controllerbus::prelude::*;
+    /// # #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+    /// # #[directive(id = "example/dice", value = u8, once)]
+    /// # struct Throw;
+    /// #[derive(Default)]
+    /// struct Dice;
+    ///
+    /// #[hot_plugin(id = "example/dice", version = "1.0.0")]
+    /// impl Controller for Dice {
+    ///     #[resolves]
+    ///     async fn throw(&self, _: Throw) -> Result<u8> {
+    ///         Ok(4)
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let bus = Bus::new();
+    /// bus.apply(ConfigSet::from_yaml("dice: { id: example/dice }")?).await?.all_running()?;
+    /// assert_eq!(*bus.resolve(Throw).await?, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     type Config: Config;
 
     /// Makes the controller.

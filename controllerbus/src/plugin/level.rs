@@ -3,6 +3,8 @@
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
+use super::traces;
+
 /// A level's number.
 pub fn number(level: &Level) -> u8 {
     match *level {
@@ -16,5 +18,6 @@ pub fn number(level: &Level) -> u8 {
 
 /// The most verbose level that anybody in this process listens to; 0 for none.
 pub fn listened() -> u8 {
-    LevelFilter::current().into_level().map_or(0, |level| number(&level))
+    let none = || if traces::unheard().is_some() { traces::UNHEARD_LEVEL } else { 0 };
+    LevelFilter::current().into_level().map_or_else(none, |level| number(&level))
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::{Debug, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 use tracing::{Level, Span};
 use tracing_core::field::{Field, Visit};
@@ -35,6 +36,22 @@ pub enum Inside {
     Span(Option<Id>),
 }
 
+/// What prints the warnings and errors of plugins in a program that has no `tracing` subscriber.
+static UNHEARD: OnceLock<fn(String)> = OnceLock::new();
+
+/// Has the warnings and errors of plugins printed for as long as the program has no `tracing` subscriber. The first call counts.
+pub fn print_unheard(print: fn(String)) {
+    let _ = UNHEARD.set(print);
+}
+
+/// What prints them, while there is no subscriber.
+pub(super) fn unheard() -> Option<fn(String)> {
+    UNHEARD.get().copied().filter(|_| !tracing::dispatcher::has_been_set())
+}
+
+/// The level from which on they are printed.
+pub(super) const UNHEARD_LEVEL: u8 = 2;
+
 /// Whose records they are: a generation of a plugin.
 #[derive(Debug)]
 pub struct Origin {
@@ -65,6 +82,14 @@ impl Origin {
     pub fn event(&self, inside: Inside, record: &Record<'_>) {
         let (plugin, generation) = (self.plugin.as_str(), self.generation);
         let Record { level, module, text, fields, file, line } = *record;
+        if let Some(print) = unheard() {
+            if level <= UNHEARD_LEVEL {
+                let kind = if level == 1 { "error" } else { "warning" };
+                let gap = if fields.is_empty() { "" } else { " " };
+                print(format!("{plugin}: {kind}: {text}{gap}{fields}"));
+            }
+            return;
+        }
         macro_rules! entered {
             ($level:expr) => {
                 tracing::event!(target: "controllerbus::guest", $level, plugin, generation, module, fields, file, line, "{text}")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use controllerbus::bus::Source;
 use controllerbus::controller::factory::{Factory, FactoryOf};
 use controllerbus::controller::{Closures, Info};
+use controllerbus::error::ErrorKind;
 use controllerbus::prelude::*;
 
 #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
@@ -76,4 +77,23 @@ async fn of_two_plugins_with_one_config_id_and_version_the_first_makes_the_contr
     assert_eq!(makes(2).await, "first again");
     bus.remove_source(Source(3)).await;
     assert_eq!(makes(3).await, "second");
+}
+
+/// As the requester has it.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "test/asked-as", value = u32)]
+struct AskedAs {
+    zone: String,
+}
+
+#[test]
+fn an_error_of_decoding_a_directive_names_the_type_that_was_asked_and_others_stay_as_they_are() {
+    let asked = AskedAs { zone: "a".to_owned() };
+    let unread = Error::new(ErrorKind::Encoding, "cannot decode `there::Asked`: missing field `place`");
+    let told = controllerbus::directive::asked_as(unread, &asked).to_string();
+    let expected = "cannot decode `there::Asked`: missing field `place`; it was asked as `bus::mistakes::AskedAs`, which has another \
+                    shape: give both types the same fields, or declare the type once";
+    assert!(told.contains(expected), "{told}");
+    let other = Error::new(ErrorKind::Encoding, "the value is too large");
+    assert_eq!(controllerbus::directive::asked_as(other.clone(), &asked).to_string(), other.to_string());
 }

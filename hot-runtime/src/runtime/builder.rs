@@ -27,6 +27,7 @@ use crate::generation::registry::Registry;
 use crate::host::capability::Capabilities;
 use crate::host::placement::PlacementRules;
 use crate::host::{Isolation, ProcessOptions};
+use crate::output::{self, To};
 use crate::source::inputs;
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
@@ -281,9 +282,11 @@ impl Builder {
     }
 
     /// Prints what happens to the plugins on standard error, in colours on a terminal: builds and what the compiler says,
-    /// swaps, roll-backs, crashes, unloads. For a program whose log has it all already, see [`Builder::on_event`].
+    /// swaps, roll-backs, crashes, unloads. While the program has no `tracing` subscriber, the warnings and errors that plugins
+    /// log are printed, too. For a program whose log has it all already, see [`Builder::on_event`].
     #[must_use]
     pub fn print_events(self) -> Self {
+        controllerbus::plugin::traces::print_unheard(|line| output::print(To::Stderr, line));
         self.on_event(printer())
     }
 

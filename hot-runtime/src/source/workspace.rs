@@ -163,7 +163,7 @@ impl Workspace {
         let metadata = ask(path, if self.crates.is_empty() { path } else { &self.root })?;
         self.members.extend(metadata.packages.iter().map(|member| member.manifest_path.as_std_path().to_owned()));
         let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
-        let package = package.ok_or_else(|| not_a_controller("its manifest has no [package]"))?.clone();
+        let package = package.ok_or_else(|| not_a_controller(&not_a_package(path, &metadata)))?.clone();
         let kinds: Vec<String> =
             package.targets.iter().flat_map(|target| &target.kind).map(ToString::to_string).collect();
         let linkable =
@@ -448,6 +448,18 @@ fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// Why the manifest in a folder is that of no crate, and which crates are below it.
+fn not_a_package(path: &Path, metadata: &Metadata) -> String {
+    let below = metadata.packages.iter().filter_map(|member| {
+        let folder = member.manifest_path.as_std_path().parent()?;
+        folder.strip_prefix(path).ok().map(|folder| format!("`{}`", folder.display()))
+    });
+    match below.collect::<Vec<_>>() {
+        members if members.is_empty() => "its manifest has no [package]".to_owned(),
+        members => format!("it is a workspace; give the directory of one of its crates: {}", members.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,6 +480,23 @@ mod tests {
         let absolute =
             Workspace::read(std::slice::from_ref(&full)).expect_err("there is none").with_causes().to_string();
         assert_eq!(absolute, format!("there is no crate at {}: no such folder", full.display()));
+    }
+
+    #[test]
+    fn of_a_workspace_that_is_no_crate_itself_the_crates_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("its path");
+        std::fs::write(root.join("Cargo.toml"), "[workspace]\nmembers = [\"one\", \"more/two\"]\n").expect("writing");
+        for name in ["one", "more/two"] {
+            std::fs::create_dir_all(root.join(name).join("src")).expect("a folder");
+            std::fs::write(root.join(name).join("src/lib.rs"), "").expect("writing");
+            let package = name.rsplit('/').next().expect("a name");
+            std::fs::write(root.join(name).join("Cargo.toml"), format!("[package]\nname = \"{package}\"\n"))
+                .expect("writing");
+        }
+        let error = Workspace::read(std::slice::from_ref(&root)).expect_err("it is no crate").to_string();
+        assert!(error.contains("it is a workspace; give the directory of one of its crates: "), "{error}");
+        assert!(error.contains("`one`") && error.contains("`more/two`"), "{error}");
     }
 
     #[test]
