@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use cargo_metadata::Message;
+use cargo_metadata::{Message, TargetKind};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
@@ -98,7 +98,12 @@ pub(crate) async fn build(
     let line = |line: &[u8]| match serde_json::from_slice(line) {
         Ok(Message::CompilerArtifact(artifact)) => {
             if !artifact.fresh {
-                progress.compiled(&artifact.target.name);
+                let name = package_name(&artifact.package_id.repr, &artifact.target.name);
+                if artifact.target.kind.contains(&TargetKind::CustomBuild) {
+                    progress.compiled(&format!("the build script of {name}"));
+                } else {
+                    progress.compiled(&name);
+                }
             }
             let cdylib = artifact.target.crate_types.iter().any(|kind| kind.to_string() == "cdylib");
             if cdylib && artifact.target.name.starts_with("cbus_overlay_") {
