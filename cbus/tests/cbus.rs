@@ -16,6 +16,8 @@ mod files;
 mod help;
 #[path = "cbus/logs.rs"]
 mod logs;
+#[path = "cbus/page.rs"]
+mod page;
 #[path = "cbus/pictures.rs"]
 mod pictures;
 #[path = "cbus/process.rs"]

@@ -18,6 +18,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::address::{Address, is_loopback};
 use super::auth::{Door, Tokens, Way, check};
+use super::pages::Pages;
 use super::proto::bus_api_server::BusApiServer;
 use super::server::Service;
 use crate::daemon::Host;
@@ -200,8 +201,9 @@ impl Controller for Api {
             allow_exec: self.config.allow_exec,
             allow_control: self.config.allow_control,
             end: context.token().clone(),
-            pages: Arc::default(),
+            pages: Arc::new(self.pages()),
         };
+        service.pages.resume(&service).await;
         let (health, healthy) = tonic_health::server::health_reporter();
         health.set_serving::<BusApiServer<Service>>().await;
         let reflection = tonic_reflection::server::Builder::configure()
@@ -290,6 +292,14 @@ fn our_own(arrived: std::io::Result<tokio::net::UnixStream>) -> Option<std::io::
 }
 
 impl Api {
+    /// The pages of a socket without tokens, to which this user needs no credentials, may come back after a restart.
+    fn pages(&self) -> Pages {
+        match self.config.listen.parse() {
+            Ok(Address::Unix(socket)) if self.door.tokens.is_none() => Pages::beside(&socket),
+            _ => Pages::default(),
+        }
+    }
+
     /// Reads the secrets, refuses what is unsafe, and listens.
     async fn bind(config: ApiConfig, host: Arc<Host>) -> Result<Self> {
         let tokens = match &config.token_file {

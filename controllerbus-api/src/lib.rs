@@ -82,7 +82,7 @@ pub const CONFIG_ID: &str = "controllerbus/bus/api";
 pub use address::{Address, is_name};
 pub use client::Connection;
 pub use controller::ApiConfig;
-pub use daemon::{Host, Journal, PluginNotes, logs};
+pub use daemon::{Host, Journal, PluginNotes, Problem, logs};
 pub use error::{Error, Result};
 
 /// For `cbus`.

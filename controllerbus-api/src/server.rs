@@ -118,6 +118,15 @@ impl Service {
         })
     }
 
+    /// Goes back to an earlier generation of a plugin, if that is allowed: to that of a build, or the previous one.
+    pub async fn roll_back(&self, id: &str, build: &str, caller: &Caller) -> Result<RollBackPluginResponse, Status> {
+        self.may_control()?;
+        caller.audit(format_args!("rolls the plugin {} back", escaped(id)));
+        let runtime = self.host.runtime().ok_or_else(starting)?;
+        let report = runtime.roll_back(id, (!build.is_empty()).then_some(build)).await.map_err(status)?;
+        Ok(RollBackPluginResponse { generation: report.to, timeline: Some(Timeline::from(&report.timeline)) })
+    }
+
     /// Asks a directive, if that is allowed; what comes of it, until the receiver is dropped.
     pub fn asked<T: Send + 'static>(
         &self,
@@ -368,13 +377,8 @@ impl BusApi for Service {
         request: Request<RollBackPluginRequest>,
     ) -> Result<Response<RollBackPluginResponse>, Status> {
         let caller = caller(&request)?;
-        self.may_control()?;
         let RollBackPluginRequest { id, build } = request.into_inner();
-        caller.audit(format_args!("rolls the plugin {} back", escaped(&id)));
-        let runtime = self.host.runtime().ok_or_else(starting)?;
-        let report = runtime.roll_back(&id, (!build.is_empty()).then_some(&*build)).await.map_err(status)?;
-        let timeline = Some(Timeline::from(&report.timeline));
-        Ok(Response::new(RollBackPluginResponse { generation: report.to, timeline }))
+        self.roll_back(&id, &build, &caller).await.map(Response::new)
     }
 
     async fn unload_plugin(

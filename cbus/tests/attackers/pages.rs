@@ -115,7 +115,10 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
         "/metrics",
         "/login",
         "/login?code=x",
+        "/resume?id=x",
+        "/api/keep?instead=",
         "/api/plugins/reload?id=second",
+        "/api/plugins/rollback?id=second",
         "/api/plugins/unload?id=second",
         "/api/directives",
         "/api/ask",
@@ -141,9 +144,12 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
     for address in [&own, &daemon.address] {
         for cookie in &cookies {
             let stolen = Session { address: address.clone(), cookie: cookie.clone(), key: "none".to_owned() };
-            for (method, path) in
-                [("GET", "/api/state"), ("POST", "/api/plugins/unload?id=second"), ("POST", "/api/ask")]
-            {
+            for (method, path) in [
+                ("GET", "/api/state"),
+                ("POST", "/api/plugins/rollback?id=second"),
+                ("POST", "/api/plugins/unload?id=second"),
+                ("POST", "/api/ask"),
+            ] {
                 assert_eq!(stolen.ask(method, path).0, 401);
             }
         }
@@ -155,7 +161,14 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
     let configs = crate::json(folder.path(), &["controllers", "--json", "--connect", &daemon.socket()]);
     assert!(configs["configs"].to_string().contains("\"one\""), "{configs}");
     daemon.wait("opened the page");
-    let changes = ["applies the configs", "removes the config", "reloads the plugin", "unloads the plugin", "asks "];
+    let changes = [
+        "applies the configs",
+        "removes the config",
+        "reloads the plugin",
+        "rolls the plugin",
+        "unloads the plugin",
+        "asks ",
+    ];
     crate::fine(folder.path(), &["bus", "--connect", &daemon.socket()]);
     assert!(
         !daemon.said.iter().any(|line| changes.iter().any(|change| line.contains(change))),
@@ -163,4 +176,97 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
         daemon.said.join("\n")
     );
     daemon.end();
+}
+
+/// Another program on the page's port, while there is no daemon: it answers as it likes, and writes down what it is sent.
+fn squat(port: u16) -> (Arc<std::sync::atomic::AtomicBool>, std::thread::JoinHandle<Vec<String>>) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port that the daemon has left");
+    let over = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&over);
+    let listening = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        for stream in listener.incoming().map_while(Result::ok) {
+            if ends.load(Ordering::Acquire) {
+                break;
+            }
+            let mut reader = BufReader::new(&stream);
+            let mut head = String::new();
+            while reader.read_line(&mut head).is_ok_and(|read| read > 2) {}
+            let (status, body) = match head.split(' ').nth(1).unwrap_or_default() {
+                path if path.contains("proof=") => ("200 OK", "{\"key\":\"mine\",\"proof\":\"00\"}".to_owned()),
+                path if path.starts_with("/resume") => ("200 OK", "ab".repeat(32)),
+                _ => ("401 Unauthorized", "no".to_owned()),
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            let _ = (&stream).write_all(answer.as_bytes());
+            heard.push(head);
+        }
+        heard
+    });
+    (over, listening)
+}
+
+#[test]
+fn whoever_takes_the_pages_port_while_the_daemon_is_away_learns_nothing_that_lets_them_in_later() {
+    let Some(browser) = Browser::open() else { return };
+    let folder = daemon_folder();
+    let start = || {
+        Daemon::start_with(
+            folder.path(),
+            "run",
+            &["config.yaml", "--plugins", "plugins", "--allow-control"],
+            |command| {
+                command.env("CBUS_NAME", "squatted");
+            },
+        )
+    };
+    let daemon = start();
+    let link = crate::fine(folder.path(), &["page", "--print", "--connect", &daemon.socket()]).trim().to_owned();
+    let own = link.trim_start_matches("http://").split('/').next().expect("an address").to_owned();
+    browser.call("POST", "/url", &json!({ "url": link }));
+    browser.wait("document.querySelector('#link')?.innerText === 'live'");
+    // It has what lets it come back.
+    let file = std::path::PathBuf::from(format!("{}.page", daemon.socket().trim_start_matches("unix:")));
+    let begun = std::time::Instant::now();
+    while !file.exists() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{} is not there", file.display());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let secret = std::fs::read_to_string(&file).expect("the file");
+    let secret =
+        secret.split("\"secret\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a secret").to_owned();
+    daemon.end();
+    let (over, listening) = squat(own.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port"));
+    // What cannot prove that it is the daemon is not followed.
+    browser.wait("document.querySelector('#link').innerText.startsWith('signed out')");
+    over.store(true, std::sync::atomic::Ordering::Release);
+    drop(std::net::TcpStream::connect(&own));
+    let heard = listening.join().expect("what it was sent");
+    assert!(heard.iter().any(|head| head.contains("proof=")), "{heard:?}");
+    assert!(!heard.iter().any(|head| head.contains(&secret)), "the secret was sent");
+
+    let next = start();
+    assert!(
+        crate::fine(folder.path(), &["page", "--print", "--connect", &next.socket()]).contains(&own),
+        "the same port"
+    );
+    let of = |head: &str, name: &str| {
+        let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name));
+        line.and_then(|line| line.split_once(": ")).map(|(_, value)| value.to_owned()).unwrap_or_default()
+    };
+    for head in &heard {
+        let stolen = Session { address: own.clone(), cookie: of(head, "cookie"), key: of(head, "x-cbus-key") };
+        assert_eq!(stolen.ask("GET", "/api/state").0, 401, "{head}");
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        if path.starts_with("/resume") && path.contains("proof=") {
+            assert_eq!(stolen.ask("POST", path).0, 401, "{path}");
+            // Nor is the proof good for the daemon's own number.
+            let id = path.split("id=").nth(1).and_then(|rest| rest.split('&').next()).expect("an id");
+            assert_eq!(stolen.ask("POST", &format!("/resume?id={id}")).0, 200);
+            assert_eq!(stolen.ask("POST", path).0, 401, "{path}");
+        }
+    }
+    next.end();
 }

@@ -30,18 +30,18 @@ fn over_tcp_nobody_gets_anything_but_the_two_health_paths_without_a_credential()
     for address in [&daemon.address, &page.address] {
         assert_eq!(http(address, "GET", "/healthz", "").0, 200);
         assert_eq!(http(address, "GET", "/readyz", "").0, 200);
-        let paths = [
-            "/",
-            "/page.js",
-            "/page.css",
+        let others = [
             "/api/state",
             "/api/events",
             "/metrics",
             "/nothing",
             "/healthz/",
             "/login/x",
+            "/resume?id=x",
+            "/resume?id=x&nonce=y&proof=z",
+            "/api/keep?instead=",
         ];
-        for path in paths {
+        for path in crate::rules::ASSETS.into_iter().chain(others) {
             for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"] {
                 let (status, said) = http(address, method, path, "");
                 assert!(matches!(status, 401 | 403 | 404 | 405), "{method} {path}: {status} {said}");

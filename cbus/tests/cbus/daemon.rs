@@ -338,7 +338,7 @@ fn the_page_answers_its_own_requests_only() {
     let folder = daemon_folder();
     let daemon = Daemon::start(folder.path(), &["--plugins", "plugins"]);
     let page = Session::open(&daemon);
-    for path in ["/", "/page.css", "/page.js"] {
+    for path in ["/", "/page.css", "/page.js", "/state.js"] {
         assert_eq!(page.ask("GET", path).0, 200, "{path}");
     }
     let (_, state) = page.ask("GET", "/api/state");
@@ -349,9 +349,12 @@ fn the_page_answers_its_own_requests_only() {
     let cookie = format!("Cookie: {}\r\n", page.cookie);
     assert_eq!(http(&page.address, "GET", "/api/state", &cookie).0, 401);
     assert_eq!(http(&page.address, "POST", "/api/plugins/unload?id=x", &cookie).0, 401);
-    let (status, why) = page.ask("POST", "/api/plugins/unload?id=x");
-    assert_eq!(status, 403);
-    assert!(why.contains("--allow-control"), "{why}");
+    for change in ["unload?id=x", "reload?id=x", "rollback?id=x", "rollback?id=x&build=12ab"] {
+        let (status, why) = page.ask("POST", &format!("/api/plugins/{change}"));
+        assert_eq!(status, 403, "{change}");
+        assert!(why.contains("--allow-control"), "{why}");
+        assert_eq!(http(&page.address, "POST", &format!("/api/plugins/{change}"), &cookie).0, 401);
+    }
     daemon.end();
 }
 

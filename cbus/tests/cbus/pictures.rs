@@ -67,6 +67,8 @@ fn of_the_page() {
     daemon.wait("serves, after");
     browser.wait("document.querySelector('#graph svg').textContent.includes('Hello, dear Ada!')");
     browser.wait("document.querySelector('#events').innerText.includes('generation 3 unloaded')");
+    browser.script("document.querySelector('[data-plugin=greeter] .swap-row').click()");
+    browser.wait("document.querySelector('.swaps .detail') !== null");
     let docs = root().join("docs");
     picture(&browser, &docs.join("page-light.png"));
 

@@ -232,6 +232,20 @@ impl Session {
         })
     }
 
+    /// Asks a directive as the page's form does; it stands as long as what is returned.
+    pub fn hold_ask(&self, directive: &str, json: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).expect("connecting");
+        let (host, cookie, key) = (&self.address, &self.cookie, &self.key);
+        let body = serde_json::json!({ "directive": directive, "json": json }).to_string();
+        let head = format!(
+            "POST /api/ask HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nx-cbus-key: {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).expect("asking");
+        stream
+    }
+
     /// A request as the page's scripts make it.
     pub fn ask(&self, method: &str, path: &str) -> (u16, String) {
         let headers = format!("Cookie: {}\r\nx-cbus-key: {}\r\nSec-Fetch-Site: same-origin\r\n", self.cookie, self.key);

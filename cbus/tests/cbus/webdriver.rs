@@ -69,6 +69,11 @@ impl Browser {
         Some(browser)
     }
 
+    /// The driver's process, whose children are the browser's.
+    pub fn process(&self) -> u32 {
+        self.driver.id()
+    }
+
     pub fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let body = if method == "GET" { String::new() } else { body.to_string() };
         let path = format!("{}{path}", self.session);

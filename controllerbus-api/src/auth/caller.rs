@@ -70,11 +70,18 @@ pub struct Caller {
     pub roles: Roles,
     /// Cancelled when their credentials are no longer valid.
     pub revoked: CancellationToken,
+    /// Whether they are the daemon's own user, who needs no credentials.
+    pub own: bool,
 }
 
 impl Caller {
     pub fn new(who: impl Into<String>, roles: Roles) -> Self {
-        Self { who: who.into(), roles, revoked: CancellationToken::new() }
+        Self { who: who.into(), roles, revoked: CancellationToken::new(), own: false }
+    }
+
+    /// The daemon's own user.
+    pub fn own(who: impl Into<String>) -> Self {
+        Self { own: true, ..Self::new(who, Roles::ALL) }
     }
 
     /// Logs that they change something.

@@ -6,6 +6,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::failures::Busy;
+use super::kept::Kept;
 use super::{Caller, Door, Way, peer_ip, refuse};
 
 /// Answers requests to `/login`.
@@ -62,9 +63,7 @@ fn begin(door: &Door, caller: Caller) -> Response {
     let (Ok(ticket), Ok(nonce)) = (door.sessions.begin(caller), super::random()) else {
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers are available").into_response();
     };
-    let secure = if tls { "; Secure" } else { "" };
-    let name = door.cookie_name();
-    let cookie = format!("{name}={}; HttpOnly; SameSite=Strict; Path=/{secure}", ticket.cookie);
+    let cookie = cookie(door, &ticket.cookie, tls);
     let page = format!(
         "<!doctype html><meta charset=\"utf-8\"><title>ControllerBus</title>\
          <script nonce=\"{nonce}\">sessionStorage.setItem(\"cbus-key\", \"{}\"); location.replace(\"/\");</script>\
@@ -73,6 +72,41 @@ fn begin(door: &Door, caller: Caller) -> Response {
     );
     let policy = format!("default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors 'none'");
     (StatusCode::OK, [(header::SET_COOKIE, cookie)], headers(&policy), page).into_response()
+}
+
+fn cookie(door: &Door, value: &str, tls: bool) -> String {
+    let secure = if tls { "; Secure" } else { "" };
+    format!("{}={value}; HttpOnly; SameSite=Strict; Path=/{secure}", door.cookie_name())
+}
+
+/// Answers requests to `/resume`, of a page that was open when the daemon ended: first with what the page has to prove that it
+/// knows its secret over, and then with a new session, and with what proves the same to the page.
+pub(super) async fn resume(door: &Door, kept: &Kept, request: &Parts) -> Response {
+    let query = request.uri.query().unwrap_or_default();
+    let of = |name: &str| parameter(query, name).unwrap_or_default();
+    let (id, nonce, proof) = (of("id"), of("nonce"), of("proof"));
+    let private =
+        [(header::CACHE_CONTROL, "no-store".to_owned()), (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned())];
+    if request.method != Method::POST {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "POST").into_response();
+    }
+    let unknown = || refuse(StatusCode::UNAUTHORIZED, "open a new page with `cbus page`").into_response();
+    if proof.is_empty() {
+        return match door.failures.check(peer_ip(request), || kept.challenge(&id)).await {
+            Ok(Some(challenge)) => (private, challenge).into_response(),
+            _ => unknown(),
+        };
+    }
+    let Ok(Some(ours)) = door.failures.check(peer_ip(request), || kept.redeem(&id, &nonce, &proof)).await else {
+        return unknown();
+    };
+    let caller = request_origin(request)(Caller::own("this user's page"));
+    caller.audit(format_args!("came back to the page"));
+    let Ok(ticket) = door.sessions.begin(caller) else {
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers are available").into_response();
+    };
+    let told = serde_json::json!({ "key": ticket.key, "proof": ours });
+    (private, [(header::SET_COOKIE, cookie(door, &ticket.cookie, false))], axum::Json(told)).into_response()
 }
 
 fn headers(policy: &str) -> [(header::HeaderName, String); 5] {

@@ -6,6 +6,7 @@
 mod browser;
 mod caller;
 mod failures;
+mod kept;
 mod login;
 pub mod rules;
 mod sessions;
@@ -23,6 +24,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 pub use caller::{Caller, Roles};
 use failures::Failures;
+pub use kept::{Kept, port_of};
 pub use sessions::{Sessions, random};
 pub use tokens::Tokens;
 
@@ -55,6 +57,8 @@ pub struct Door {
     failures: Failures,
     /// Whether the gRPC services are behind it, or only the page.
     pub grpc: bool,
+    /// The pages that may come back after a restart.
+    pub kept: Option<Kept>,
 }
 
 /// Why a request is refused.
@@ -69,7 +73,20 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
 
 impl Door {
     pub fn new(way: Way, tokens: Option<Arc<Tokens>>, grpc: bool) -> Arc<Self> {
-        Arc::new(Self { way, tokens, sessions: Sessions::default(), failures: Failures::default(), grpc })
+        Arc::new(Self { way, tokens, sessions: Sessions::default(), failures: Failures::default(), grpc, kept: None })
+    }
+
+    /// The door to the page alone, on a port of this machine.
+    pub fn to_page(port: u16, kept: Option<Kept>) -> Arc<Self> {
+        let way = Way::Tcp { port, loopback: true, tls: false, certificates: false };
+        Arc::new(Self {
+            way,
+            tokens: None,
+            sessions: Sessions::default(),
+            failures: Failures::default(),
+            grpc: false,
+            kept,
+        })
     }
 
     /// The session cookie's name. Browsers send cookies to every port of a host, so each port has its own name.
@@ -98,7 +115,7 @@ impl Door {
             };
         }
         match &self.way {
-            Way::Socket if self.tokens.is_none() => return Ok(Caller::new(socket_peer(request), Roles::ALL)),
+            Way::Socket if self.tokens.is_none() => return Ok(Caller::own(socket_peer(request))),
             // If there are tokens too, a certificate alone is not enough.
             Way::Tcp { certificates: true, .. } if self.tokens.is_none() => {
                 return Ok(from(&Caller::new("a client with a certificate", Roles::ALL), request));
@@ -109,7 +126,7 @@ impl Door {
             && let Some(cookie) = cookie(headers, &self.cookie_name())
         {
             // Navigations cannot carry our header; what they fetch says nothing about the daemon.
-            let asset = matches!(request.uri.path(), "/" | "/page.css" | "/page.js");
+            let asset = rules::ASSETS.contains(&request.uri.path());
             let key = headers.get(KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
             if let Some(caller) = self.sessions.find(cookie, (!asset).then_some(key)) {
                 return Ok(caller);
@@ -162,6 +179,14 @@ pub async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) 
     if request.uri.path() == "/login" && matches!(door.way, Way::Tcp { .. }) {
         return match browser::check(&door, &request) {
             Ok(()) => login::answer(&door, &request, body).await,
+            Err(refusal) => refusal.into_response(),
+        };
+    }
+    if request.uri.path() == "/resume"
+        && let Some(kept) = &door.kept
+    {
+        return match browser::check(&door, &request) {
+            Ok(()) => login::resume(&door, kept, &request).await,
             Err(refusal) => refusal.into_response(),
         };
     }

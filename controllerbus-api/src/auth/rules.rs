@@ -22,23 +22,38 @@ const BUS: [(&str, Need); 15] = [
 ];
 
 /// The calls of the standard gRPC services, and the page's requests.
-const OTHERS: [(&str, Need); 16] = [
+const OTHERS: [(&str, Need); 15] = [
     ("POST /grpc.health.v1.Health/Check", Look),
     ("POST /grpc.health.v1.Health/List", Look),
     ("POST /grpc.health.v1.Health/Watch", Look),
     ("POST /grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Look),
-    ("GET /", Look),
-    ("GET /page.css", Look),
-    ("GET /page.js", Look),
     ("GET /api/state", Look),
     ("GET /api/events", Look),
+    ("POST /api/keep", Look),
     ("GET /metrics", Look),
     ("GET /healthz", Look),
     ("GET /readyz", Look),
     ("GET /api/directives", Apply),
     ("POST /api/ask", Apply),
     ("POST /api/plugins/reload", Control),
+    ("POST /api/plugins/rollback", Control),
     ("POST /api/plugins/unload", Control),
+];
+
+/// The page itself. It is the same for everybody, and says nothing about the daemon.
+pub const ASSETS: [&str; 12] = [
+    "/",
+    "/page.css",
+    "/page.js",
+    "/ask.js",
+    "/bus.js",
+    "/dom.js",
+    "/keys.js",
+    "/link.js",
+    "/logs.js",
+    "/plugins.js",
+    "/state.js",
+    "/view.js",
 ];
 
 /// What a request requires; none if there is no rule for it.
@@ -46,6 +61,9 @@ pub fn need(method: &str, path: &str) -> Option<Need> {
     if let Some(call) = path.strip_prefix("/controllerbus.api.v1.BusApi/") {
         let found = BUS.iter().find(|(name, _)| *name == call && method == "POST");
         return found.map(|(_, need)| *need);
+    }
+    if method == "GET" && ASSETS.contains(&path) {
+        return Some(Look);
     }
     let asked = format!("{method} {path}");
     OTHERS.iter().find(|(known, _)| *known == asked).map(|(_, need)| *need)

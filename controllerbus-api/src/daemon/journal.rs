@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hot_runtime::RuntimeEvent;
+use hot_runtime::compile::{CompilerMessage, MessageLevel};
+use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::metrics::Metrics;
@@ -55,6 +57,61 @@ pub struct PluginNotes {
     pub phase: String,
     /// Why the last build or swap failed; empty if it did not.
     pub error: String,
+    /// The compiler's errors, if it was the build that failed; the first ones, if there are many.
+    pub problems: Vec<Problem>,
+    /// Whether it is built here, of sources.
+    pub sources: bool,
+}
+
+impl PluginNotes {
+    /// The last build or swap is over, and did not fail.
+    fn settle(&mut self) {
+        *self = Self { sources: self.sources, ..Self::default() };
+    }
+
+    /// The last build or swap has failed.
+    fn fail(&mut self, error: String, problems: Vec<Problem>) {
+        *self = Self { error, problems, sources: self.sources, ..Self::default() };
+    }
+}
+
+/// An error of the compiler's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Such as `E0308`; empty if it has none.
+    pub code: String,
+    /// What is wrong, in one line.
+    pub text: String,
+    /// The absolute path of the file that it is about; empty if that is not known.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+}
+
+/// How many errors of one build are kept.
+const PROBLEMS: usize = 50;
+
+impl Problem {
+    /// The errors among a compiler's messages.
+    fn of(messages: &[CompilerMessage], show: impl Fn(&mut String)) -> Vec<Self> {
+        let errors = messages.iter().filter(|message| message.level == MessageLevel::Error);
+        let problem = |message: &CompilerMessage| {
+            let place = message.spans.iter().find(|span| span.primary && span.file.is_absolute());
+            let mut problem = Self {
+                code: message.code.clone().unwrap_or_default(),
+                text: message.text.clone(),
+                file: place.map(|span| span.file.to_string_lossy().into_owned()).unwrap_or_default(),
+                line: place.map_or(0, |span| span.line),
+                column: place.map_or(0, |span| span.column),
+            };
+            show(&mut problem.text);
+            problem
+        };
+        errors.take(PROBLEMS).map(problem).collect()
+    }
 }
 
 impl Default for Journal {
@@ -170,20 +227,20 @@ impl Inner {
         };
         match event {
             RuntimeEvent::BuildStarted { plugin } => {
-                self.notes(plugin).building_since = Some(SystemTime::now());
+                let notes = self.notes(plugin);
+                (notes.building_since, notes.sources) = (Some(SystemTime::now()), true);
                 about(&mut told, "build_started", plugin, 0, event.text());
             }
-            RuntimeEvent::BuildFailed { plugin, rendered, .. } => {
-                let notes = self.notes(plugin);
-                (notes.building_since, notes.phase, notes.error) = (None, String::new(), rendered.clone());
+            RuntimeEvent::BuildFailed { plugin, rendered, messages, .. } => {
+                self.notes(plugin).fail(rendered.clone(), Problem::of(messages, &show));
                 about(&mut told, "build_failed", plugin, 0, rendered.clone());
             }
             RuntimeEvent::Built { plugin, .. } => {
-                *self.notes(plugin) = PluginNotes::default();
+                self.notes(plugin).settle();
                 about(&mut told, "built", plugin, 0, event.text());
             }
             RuntimeEvent::Unchanged { plugin, .. } => {
-                *self.notes(plugin) = PluginNotes::default();
+                self.notes(plugin).settle();
                 about(&mut told, "unchanged", plugin, 0, event.text());
             }
             RuntimeEvent::SourceRemoved { plugin } => {
@@ -191,7 +248,7 @@ impl Inner {
                 about(&mut told, "source_removed", plugin, 0, event.text());
             }
             RuntimeEvent::Swapped { plugin, from, to, timeline } => {
-                *self.notes(plugin) = PluginNotes::default();
+                self.notes(plugin).settle();
                 let timeline = Timeline::from(timeline);
                 self.timelines.insert(*to, timeline);
                 if self.timelines.len() > EVENTS
@@ -207,13 +264,13 @@ impl Inner {
                 about(&mut told, "swapped", plugin, *to, text);
             }
             RuntimeEvent::RolledBack { plugin, reason, serving } => {
-                let notes = self.notes(plugin);
-                (notes.building_since, notes.phase, notes.error) = (None, String::new(), reason.clone());
+                self.notes(plugin).fail(reason.clone(), Vec::new());
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), event.text());
             }
             RuntimeEvent::Conflict { plugin, .. } => about(&mut told, "conflict", plugin, 0, event.text()),
             RuntimeEvent::TakenBack { plugin, from, to, reason, .. } => {
-                self.notes(plugin).error = format!("generation {from} was rolled back: {reason}");
+                let notes = self.notes(plugin);
+                (notes.error, notes.problems) = (format!("generation {from} was rolled back: {reason}"), Vec::new());
                 about(&mut told, "taken_back", plugin, *to, event.text());
             }
             RuntimeEvent::Draining { plugin, generation, .. } => {

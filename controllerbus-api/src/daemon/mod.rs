@@ -8,4 +8,5 @@ pub mod secrets;
 mod snapshot;
 
 pub use host::{Host, memory_bytes};
-pub use journal::{Journal, PluginNotes};
+pub use journal::{Journal, PluginNotes, Problem};
+pub use snapshot::{Shown, ShownDirective};

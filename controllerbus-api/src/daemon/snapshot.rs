@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
-use controllerbus::bus::{ConfigState, DirectiveSnapshot, Execution, ResolverSnapshot, ResolverState, RunState};
+use controllerbus::bus::{
+    AskerSnapshot, ConfigState, DirectiveSnapshot, Execution, ResolverSnapshot, ResolverState, RunState, ValueSnapshot,
+};
 use hot_runtime::{GenerationInfo, GenerationState};
+use serde::Serialize;
 
 use super::Host;
 use super::host::memory_bytes;
-use super::journal::millis;
+use super::journal::{PluginNotes, Problem, millis};
 use super::metrics::Counts;
 use crate::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 use crate::state;
@@ -16,22 +19,82 @@ use crate::text::ms;
 
 /// What the page shows.
 pub struct Shown {
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<ShownPlugin>,
     pub controllers: Vec<Controller>,
-    pub directives: Vec<Directive>,
+    /// None if they were not looked at.
+    pub directives: Option<Vec<ShownDirective>>,
     pub configs: Vec<Config>,
 }
 
+/// A plugin, with what only the page shows.
+#[derive(Serialize)]
+pub struct ShownPlugin {
+    #[serde(flatten)]
+    pub plugin: Plugin,
+    /// Whether it is built of sources, and can be built again.
+    sources: bool,
+    /// The compiler's errors, each with its place.
+    problems: Vec<Problem>,
+    /// The generations that it can be rolled back to.
+    kept: Vec<u64>,
+}
+
+/// A directive, with what only the page shows.
+#[derive(Serialize)]
+pub struct ShownDirective {
+    #[serde(flatten)]
+    pub directive: Directive,
+    /// Who asks for it.
+    asks: Vec<Asker>,
+    /// How many only read it.
+    readers: usize,
+}
+
+/// Who asks for a directive.
+#[derive(Serialize)]
+struct Asker {
+    /// Empty for this program.
+    plugin: String,
+    generation: u64,
+    count: usize,
+}
+
 impl Host {
-    /// What the page shows. Reads the registry, and with it the process's mappings, only once.
-    pub(crate) fn shown(&self) -> Shown {
+    /// What the page shows. Reads the registry, and with it the process's mappings, only once, and the directives only if they
+    /// are wanted: there may be thousands.
+    pub(crate) fn shown(&self, directives: bool) -> Shown {
         let generations = self.generations();
+        let kept = |plugin: &str| {
+            let kept = generations.iter().filter(|found| found.plugin == plugin && found.kept);
+            kept.map(|found| found.generation).collect()
+        };
+        let mut notes = self.journal.plugins();
+        let plugins = self.plugins_of(generations.clone()).into_iter().map(|plugin| {
+            let PluginNotes { problems, sources, .. } = notes.remove(&plugin.id).unwrap_or_default();
+            ShownPlugin { sources, problems, kept: kept(&plugin.id), plugin }
+        });
         Shown {
+            plugins: plugins.collect(),
             controllers: self.controllers_of(&generations),
-            plugins: self.plugins_of(generations),
-            directives: self.directives(),
+            directives: directives.then(|| self.directives_of(&generations)),
             configs: self.configs(),
         }
+    }
+
+    fn directives_of(&self, generations: &[GenerationInfo]) -> Vec<ShownDirective> {
+        let plugins: HashMap<u64, &str> =
+            generations.iter().map(|found| (found.generation, found.plugin.as_str())).collect();
+        let asker = |asker: &AskerSnapshot| {
+            let plugin = plugins.get(&asker.source.0).copied().unwrap_or_default();
+            let generation = if plugin.is_empty() { 0 } else { asker.source.0 };
+            Asker { plugin: plugin.to_owned(), generation, count: asker.references }
+        };
+        let show = |found: DirectiveSnapshot| ShownDirective {
+            asks: found.asked_by.iter().map(asker).collect(),
+            readers: found.weak_references,
+            directive: self.directive(found),
+        };
+        self.bus.directives().into_iter().map(show).collect()
     }
 
     /// A text of the bus, fit to be shown.
@@ -178,27 +241,25 @@ impl Host {
 
     /// The active directives.
     pub fn directives(&self) -> Vec<Directive> {
-        let show = |found: DirectiveSnapshot| {
-            let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            Directive {
-                id: found.id,
-                name: self.kept(&found.name),
-                about: self.kept(&about.join(" ")),
-                references: found.references as u32,
-                idle: found.idle,
-                values: found
-                    .values
-                    .into_iter()
-                    .map(|value| Value {
-                        id: value.id.0,
-                        controller: value.controller.0,
-                        json: crate::text::cut(&self.kept(&value.value), VALUE),
-                    })
-                    .collect(),
-                resolvers: found.resolvers.into_iter().map(|found| resolver(found, |text| self.kept(text))).collect(),
-            }
+        self.bus.directives().into_iter().map(|found| self.directive(found)).collect()
+    }
+
+    fn directive(&self, found: DirectiveSnapshot) -> Directive {
+        let about: Vec<String> = found.debug.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let value = |value: ValueSnapshot| Value {
+            id: value.id.0,
+            controller: value.controller.0,
+            json: crate::text::cut(&self.kept(&value.value), VALUE),
         };
-        self.bus.directives().into_iter().map(show).collect()
+        Directive {
+            id: found.id,
+            name: self.kept(&found.name),
+            about: self.kept(&about.join(" ")),
+            references: found.references as u32,
+            idle: found.idle,
+            values: found.values.into_iter().map(value).collect(),
+            resolvers: found.resolvers.into_iter().map(|found| resolver(found, |text| self.kept(text))).collect(),
+        }
     }
 
     /// The applied configs.

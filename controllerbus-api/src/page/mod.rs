@@ -1,6 +1,8 @@
-//! The page: one document with its style and script, built into the binary, and the data for it.
+//! The page: one document with its style and scripts, built into the binary, and the data for it.
 
 mod feed;
+mod parts;
+mod tail;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,29 +14,55 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::Sender;
 
-use crate::auth::{Caller, KEY};
+use crate::auth::{Caller, Door, KEY, rules};
 use crate::proto::{AskRequest, AskResponse};
 use crate::server::Service;
-use crate::streams::stream;
+use crate::streams::stream_of;
 use feed::Feed;
+use tail::Tail;
 
 /// How many buffered log lines a page starts with.
 const TAIL: usize = 500;
 
+/// How many messages wait for a page that does not read. Some are of megabytes.
+const ROOM: usize = 2;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+
+/// The page's files, in the order of [`rules::ASSETS`].
+const FILES: [(&str, &str); rules::ASSETS.len()] = [
+    (HTML, include_str!("../../page/index.html")),
+    (CSS, include_str!("../../page/page.css")),
+    (JS, include_str!("../../page/page.js")),
+    (JS, include_str!("../../page/ask.js")),
+    (JS, include_str!("../../page/bus.js")),
+    (JS, include_str!("../../page/dom.js")),
+    (JS, include_str!("../../page/keys.js")),
+    (JS, include_str!("../../page/link.js")),
+    (JS, include_str!("../../page/logs.js")),
+    (JS, include_str!("../../page/plugins.js")),
+    (JS, include_str!("../../page/state.js")),
+    (JS, include_str!("../../page/view.js")),
+];
+
 /// The page, its data, health checks and metrics.
 pub fn router(service: Service) -> Router {
-    Router::new()
-        .route("/", get(|| asset(include_str!("../../page/index.html"), "text/html; charset=utf-8")))
-        .route("/page.css", get(|| asset(include_str!("../../page/page.css"), "text/css; charset=utf-8")))
-        .route("/page.js", get(|| asset(include_str!("../../page/page.js"), "text/javascript; charset=utf-8")))
+    let files = rules::ASSETS
+        .into_iter()
+        .zip(FILES)
+        .fold(Router::new(), |router, (path, (kind, text))| router.route(path, get(move || asset(text, kind))));
+    files
         .route("/api/state", get(state))
         .route("/api/events", get(events))
         .route("/api/directives", get(directives))
         .route("/api/ask", post(ask))
+        .route("/api/keep", post(keep))
         .route("/api/plugins/reload", post(reload))
+        .route("/api/plugins/rollback", post(roll_back))
         .route("/api/plugins/unload", post(unload))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))
@@ -54,7 +82,9 @@ async fn asset(text: &'static str, kind: &'static str) -> Response {
 }
 
 async fn state(State(service): State<Service>, Extension(feed): Extension<Arc<Feed>>) -> Response {
-    let state = feed.watch(&service).borrow().whole();
+    let watching = feed.watch(&service).await;
+    let state = feed.whole();
+    drop(watching);
     ([(header::CONTENT_TYPE, "application/json")], state).into_response()
 }
 
@@ -73,47 +103,40 @@ async fn events(
     Extension(caller): Extension<Caller>,
 ) -> Response {
     let ends = [service.end.clone(), caller.revoked];
-    let told = stream(ends, |sender: Sender<Result<Event, Infallible>>| async move {
-        let (known_events, mut coming_events) = service.host.journal.events();
-        let (known_lines, mut coming_lines) = service.host.journal.lines();
-        let mut states = feed.watch(&service);
-        let mut seen = Default::default();
-        let (mut last_event, mut last_line) =
-            (known_events.last().map_or(0, |event| event.number), known_lines.last().map_or(0, |line| line.number));
+    let told = stream_of(ROOM, ends, |sender: Sender<Result<Event, Infallible>>| async move {
         let tell = async |kind: &'static str, text: serde_json::Result<String>| -> bool {
             let Ok(text) = text else { return true };
             sender.send(Ok(Event::default().event(kind).data(text))).await.is_ok()
         };
-        if !tell("events", serde_json::to_string(&known_events)).await {
-            return;
-        }
+        // Which daemon it is: another one counts its events from 1.
+        let daemon = serde_json::json!({ "process_id": std::process::id(), "started_ms": service.host.started_ms() });
+        let journal = &service.host.journal;
+        let (known_events, mut events) = Tail::of(|| journal.events());
+        let (known_lines, mut lines) = Tail::of(|| journal.lines());
         let tail = &known_lines[known_lines.len().saturating_sub(TAIL)..];
-        if !tell("logs", serde_json::to_string(tail)).await {
+        let mut changed = feed.watch(&service).await;
+        let mut seen = 0;
+        changed.mark_changed();
+        if !tell("daemon", Ok(daemon.to_string())).await
+            || !tell("events", serde_json::to_string(&known_events)).await
+            || !tell("logs", serde_json::to_string(tail)).await
+        {
             return;
         }
-        states.mark_changed();
+        drop((known_events, known_lines));
         loop {
             tokio::select! {
-                event = coming_events.recv() => match event {
-                    Ok(event) if event.number > last_event => {
-                        last_event = event.number;
-                        if !tell("events", serde_json::to_string(&[event])).await { return }
-                    }
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
-                },
-                line = coming_lines.recv() => match line {
-                    Ok(line) if line.number > last_line => {
-                        last_line = line.number;
-                        if !tell("logs", serde_json::to_string(&[line])).await { return }
-                    }
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
-                },
-                changed = states.changed() => {
-                    if changed.is_err() { return }
-                    let news = states.borrow_and_update().since(&mut seen);
-                    if let Some(news) = news && !tell("state", Ok(news)).await { return }
+                news = events.next(|| journal.events()) => {
+                    let Some(news) = news else { return };
+                    if !news.is_empty() && !tell("events", serde_json::to_string(&news)).await { return }
+                }
+                news = lines.next(|| journal.lines()) => {
+                    let Some(news) = news else { return };
+                    if !news.is_empty() && !tell("logs", serde_json::to_string(&news)).await { return }
+                }
+                news = changed.changed() => {
+                    if news.is_err() { return }
+                    if let Some(news) = feed.since(&mut seen) && !tell("state", Ok(news)).await { return }
                 }
             }
         }
@@ -122,8 +145,36 @@ async fn events(
 }
 
 #[derive(Deserialize)]
+struct Instead {
+    /// The id of the secret that the page has had; empty if it has had none.
+    instead: String,
+}
+
+/// Gives a page the secret by which it comes back after a restart of the daemon, if it may.
+async fn keep(
+    Extension(door): Extension<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Query(Instead { instead }): Query<Instead>,
+) -> Response {
+    if !headers.contains_key(KEY) {
+        return NOT_FROM_THE_PAGE.into_response();
+    }
+    let Some(kept) = door.kept.as_ref().filter(|_| caller.own) else {
+        return axum::Json(None::<()>).into_response();
+    };
+    match kept.issue(&instead) {
+        Ok(ticket) => ([(header::CACHE_CONTROL, "no-store")], axum::Json(ticket)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[derive(Deserialize)]
 struct Which {
     id: String,
+    /// The first characters of a build's hash.
+    #[serde(default)]
+    build: String,
 }
 
 async fn reload(
@@ -142,6 +193,15 @@ async fn unload(
     Query(which): Query<Which>,
 ) -> Response {
     from_the_page(&headers, service.unload(&which.id, &caller)).await
+}
+
+async fn roll_back(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Query(which): Query<Which>,
+) -> Response {
+    from_the_page(&headers, service.roll_back(&which.id, &which.build, &caller)).await
 }
 
 /// What can be asked, with the schemas from which the page makes its form.

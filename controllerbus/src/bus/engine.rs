@@ -176,7 +176,7 @@ impl Engine {
         }
     }
 
-    fn add_reference(&self, directive: Arc<dyn AnyDirective>) -> Result<Reference> {
+    fn add_reference(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Reference> {
         let closed = |id: &str| Error::new(ErrorKind::Closed, format!("the bus is closed; {id} was not added"));
         check(&*directive)?;
         let options = directive.options();
@@ -213,7 +213,7 @@ impl Engine {
                     (standing, true)
                 }
             };
-            let subscriber = standing.lock().subscribe(true);
+            let subscriber = standing.lock().subscribe(true, source);
             drop(shard);
             break (table, (Reference::new(standing, subscriber), new));
         };
@@ -254,7 +254,11 @@ pub(super) fn own_info(id: &str, description: &str) -> Info {
 
 impl Backend for Engine {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        Ok(Box::new(self.add_reference(directive)?))
+        Ok(Box::new(self.add_reference(directive, Source::STATIC)?))
+    }
+
+    fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
+        Ok(Box::new(self.add_reference(directive, source)?))
     }
 
     fn add_controller(

@@ -17,6 +17,15 @@ pub trait Backend: Send + Sync {
     /// The directive is invalid, or the bus is closed.
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>>;
 
+    /// The same for code of a source, which tools then show as the one that asks.
+    ///
+    /// # Errors
+    /// As [`Backend::add`].
+    fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
+        let _ = source;
+        self.add(directive)
+    }
+
     /// Adds a controller of a source, which is removed when what is returned is dropped.
     ///
     /// # Errors

@@ -57,6 +57,9 @@ pub struct DirectiveSnapshot {
     pub options: Options,
     /// The number of strong references, which keep it active.
     pub references: usize,
+    /// Whose they are.
+    #[serde(default)]
+    pub asked_by: Vec<AskerSnapshot>,
     /// The number of weak references, which only read its events.
     pub weak_references: usize,
     /// Whether no resolver has more to add.
@@ -65,6 +68,16 @@ pub struct DirectiveSnapshot {
     pub values: Vec<ValueSnapshot>,
     /// The controllers that answer it.
     pub resolvers: Vec<ResolverSnapshot>,
+}
+
+/// Who asks for a directive, as tools see it: this program or the generation of a plugin whose code it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct AskerSnapshot {
+    /// Whose code asks.
+    pub source: Source,
+    /// The number of its strong references.
+    pub references: usize,
 }
 
 /// A value as tools see it.

@@ -235,8 +235,8 @@ pub use counts::{CountsSnapshot, ResolverCounts};
 pub use entry::Execution;
 pub use handle::{Backend, BusHandle};
 pub use introspect::{
-    ConfigWatch, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, ResolverSnapshot, ResolverState, Snapshot,
-    ValueSnapshot,
+    AskerSnapshot, ConfigWatch, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, ResolverSnapshot,
+    ResolverState, Snapshot, ValueSnapshot,
 };
 pub use limits::Limits;
 pub use running::{AddedFactories, RawRunning, Running};

@@ -40,7 +40,8 @@ impl RawRequest for Reference {
             if state.ended {
                 return Err(superseded(self.standing.directive.id()));
             }
-            state.subscribe(strong)
+            let source = state.source_of(self.subscriber);
+            state.subscribe(strong, source)
         };
         self.standing.notify_changed();
         Ok(Box::new(Self::new(Arc::clone(&self.standing), subscriber)))

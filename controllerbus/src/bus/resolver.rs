@@ -82,7 +82,7 @@ impl ValueSink for ResolverSink {
             if state.ended || state.resolver_in(self.lane_ref.id, self.run).is_none() {
                 return Err(superseded(self.standing.directive.id()));
             }
-            state.subscribe(false)
+            state.subscribe(false, self.lane_ref.source)
         };
         self.standing.notify_changed();
         Ok(Box::new(Reference::new(Arc::clone(&self.standing), subscriber)))

@@ -68,7 +68,7 @@ impl<P: Post> Endpoint<P> {
         let library = self.offers.library();
         let add = async move {
             let directive = DirectiveType::decode_with(&directive, &bytes, &facts)?;
-            Ok(bus.raw(confined(directive, library))?)
+            bus.backend().add_for(confined(directive, library), library)
         };
         self.answer_by_bus(ask, None, add);
     }

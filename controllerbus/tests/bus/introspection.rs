@@ -1,6 +1,6 @@
 //! What tools see of a bus.
 
-use controllerbus::bus::{Execution, ResolverState};
+use controllerbus::bus::{Execution, ResolverState, Source};
 use controllerbus::prelude::*;
 
 use crate::kit::{Words, answers, resolver, soon};
@@ -35,6 +35,30 @@ async fn a_snapshot_shows_controllers_directives_values_and_resolvers() {
 
     drop(request);
     assert!(bus.directives().is_empty());
+}
+
+#[tokio::test]
+async fn a_directive_says_whose_code_asks_for_it_and_how_often() {
+    let bus = Bus::new();
+    let asked = |bus: &Bus| {
+        let asked = bus.directives()[0].asked_by.clone();
+        asked.iter().map(|asker| (asker.source, asker.references)).collect::<Vec<_>>()
+    };
+    let own = bus.request(Words { number: 7 }).expect("a request");
+    assert_eq!(asked(&bus), [(Source::STATIC, 1)]);
+    // As the code of a plugin's ninth generation asks.
+    let backend = bus.handle();
+    let theirs = || backend.backend().add_for(std::sync::Arc::new(Words { number: 7 }), Source(9)).expect("a request");
+    let (one, two) = (theirs(), theirs());
+    // A copy is of whoever makes it, and one that only reads does not ask.
+    let (copy, reader) = (one.reference(true).expect("a copy"), one.reference(false).expect("a reader"));
+    assert_eq!(asked(&bus), [(Source::STATIC, 1), (Source(9), 3)]);
+    assert_eq!(bus.directives()[0].weak_references, 1);
+    drop((own, two));
+    assert_eq!(asked(&bus), [(Source(9), 2)]);
+    drop((one, copy));
+    assert!(bus.directives().is_empty());
+    drop(reader);
 }
 
 #[tokio::test]

@@ -71,6 +71,11 @@ impl History {
         })
     }
 
+    /// The numbers of the generations, latest first.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.0.iter().map(|past| past.number).collect()
+    }
+
     /// The build hashes, latest first.
     pub(crate) fn builds(&self) -> Vec<String> {
         self.0.iter().map(|past| past.build_hash.clone()).collect()

@@ -72,6 +72,8 @@ pub struct GenerationInfo {
     pub directives: Arc<BTreeMap<String, AskableDirective>>,
     /// What other plugins, or this program, mean differently by an id of its own, while it serves: a sentence each.
     pub conflicts: Vec<String>,
+    /// Whether its artifact is kept, so that [`HotRuntime::roll_back`](crate::HotRuntime::roll_back) can go back to it.
+    pub kept: bool,
 }
 
 /// A directive that a plugin's controllers resolve, as its manifest has it.
@@ -117,6 +119,7 @@ impl GenerationInfo {
             taken_back: None,
             directives: Arc::new(directives.filter(|(_, directive)| !directive.schema.is_null()).collect()),
             conflicts: Vec::new(),
+            kept: false,
         }
     }
 
@@ -181,6 +184,13 @@ impl Registry {
                 record.leases = None;
                 record.info.pid = None;
             }
+        }
+    }
+
+    /// Notes which generations of a plugin can be gone back to.
+    pub(crate) fn set_kept(&self, plugin: &str, numbers: &[u64]) {
+        for record in self.lock().values_mut().filter(|record| record.info.plugin == plugin) {
+            record.info.kept = numbers.contains(&record.info.generation);
         }
     }
 

@@ -175,7 +175,10 @@ impl Serving {
     async fn remember(&self, state: &mut State, old: &Generation, states: LastStates) {
         let (number, build, copy) = (old.number, old.build_hash.clone(), old.copy.clone());
         match blocking(move || Past::of(number, build, &copy, states)).await {
-            Ok(past) => state.history.add(past, self.shared.settings.keep),
+            Ok(past) => {
+                state.history.add(past, self.shared.settings.keep);
+                self.shared.registry.set_kept(&self.id, &state.history.numbers());
+            }
             Err(error) => {
                 let error = error.with_causes();
                 tracing::warn!(plugin = self.id, %error, "cannot keep the artifact of a replaced generation");

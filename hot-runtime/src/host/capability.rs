@@ -195,6 +195,13 @@ impl Backend for Guarded {
         }
     }
 
+    fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
+        match self.may.unless(|capabilities| capabilities.refusal(&*directive))? {
+            Some(refused) => Err(refused),
+            None => self.bus.backend().add_for(directive, source),
+        }
+    }
+
     fn add_controller(
         &self,
         controller: Arc<dyn AnyController>,

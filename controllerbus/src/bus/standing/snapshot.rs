@@ -44,6 +44,7 @@ impl Standing {
                 debug: Vec::new(),
                 options: self.options.clone(),
                 references: state.references,
+                asked_by: state.askers(),
                 weak_references: state.subscribers.len() - state.references,
                 idle: state.idle,
                 values: Vec::new(),

@@ -1,15 +1,20 @@
 //! The references to a directive, and the events that each has not read yet.
 
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 use super::StandingState;
 use super::effects::Effects;
 use super::unread::Unread;
+use crate::bus::Source;
+use crate::bus::introspect::AskerSnapshot;
 use crate::directive::RawEvent;
 
 pub(super) struct Subscriber {
     pub(super) id: u64,
     pub(super) strong: bool,
+    /// Whose code asks.
+    pub(super) source: Source,
     pub(super) unread: Unread,
     pub(super) waker: Option<Waker>,
 }
@@ -33,7 +38,7 @@ impl Subscriber {
 
 impl StandingState {
     /// Adds the subscription of a new reference, which reads the current values, errors and idleness first.
-    pub(in crate::bus) fn subscribe(&mut self, strong: bool) -> u64 {
+    pub(in crate::bus) fn subscribe(&mut self, strong: bool, source: Source) -> u64 {
         if strong {
             self.references += 1;
             self.epoch += 1;
@@ -56,8 +61,23 @@ impl StandingState {
         if self.idle {
             unread.push(RawEvent::Idle);
         }
-        self.subscribers.push(Subscriber { id, strong, unread, waker: None });
+        self.subscribers.push(Subscriber { id, strong, source, unread, waker: None });
         id
+    }
+
+    /// Who asks: the sources of the strong references, each with the number of them.
+    pub(super) fn askers(&self) -> Vec<AskerSnapshot> {
+        let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
+        for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.strong) {
+            *counts.entry(subscriber.source).or_default() += 1;
+        }
+        counts.into_iter().map(|(source, references)| AskerSnapshot { source, references }).collect()
+    }
+
+    /// Whose code a subscription is of.
+    pub(in crate::bus) fn source_of(&self, id: u64) -> Source {
+        let found = self.subscribers.iter().find(|subscriber| subscriber.id == id);
+        found.map_or(Source::STATIC, |subscriber| subscriber.source)
     }
 
     /// Removes a subscription; returns whether it was a strong one.
@@ -114,7 +134,8 @@ mod loom_tests {
     #[test]
     fn loom_a_reader_knows_what_stands_and_is_always_woken_for_it() {
         loom::model(|| {
-            let subscriber = Subscriber { id: 0, strong: true, unread: Unread::default(), waker: None };
+            let subscriber =
+                Subscriber { id: 0, strong: true, source: Source::STATIC, unread: Unread::default(), waker: None };
             let shared: Shared = Arc::new(Mutex::new((subscriber, false)));
             let ending = Arc::clone(&shared);
             let ends = loom::thread::spawn(move || {

@@ -121,7 +121,7 @@ impl HostObject {
     fn add(&self, id: &str, bytes: &[u8], facts: &[u8]) -> Result<HostRequestPtr> {
         let _runtime = self.references.runtime.enter();
         let directive = DirectiveType::decode_with(id, bytes, facts)?;
-        let raw = self.bus.raw(confined(directive, self.source))?;
+        let raw = self.bus.backend().add_for(confined(directive, self.source), self.source)?;
         Ok(self.references.object(raw))
     }
 
