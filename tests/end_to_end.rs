@@ -1,6 +1,11 @@
 //! The whole way, for real: sources built by cargo, loaded, swapped, rolled back and unmapped.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
 use controllerbus::prelude::*;
+use hot_runtime::watch::{Watched, Watcher};
 use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use tests::{
     Ask, Scratch, Second, ask, events, exported_symbols, host, mapped_below, nonce, swapped, target_dir, wait_for,
@@ -73,6 +78,66 @@ async fn an_edit_is_swapped_in_a_broken_one_is_not_and_unload_really_unmaps() {
     assert_eq!(report.unmapped, Some(true));
     runtime.shutdown().await;
     assert_eq!(mapped_below(&work), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_in_a_pause_is_built_at_its_end_and_what_is_not_allowed_is_not_swapped_in() {
+    let scratch = Scratch::new(&["probe"]);
+    let bus = host(CONFIG).await;
+    let (listener, mut told) = events();
+    let watcher = Watcher::new();
+    let (allowed, given) = (Arc::new(AtomicBool::new(true)), Arc::new(OnceLock::new()));
+    let (asked, kept) = (Arc::clone(&allowed), Arc::clone(&given));
+    let runtime = HotRuntime::builder(&bus)
+        .watch(scratch.path("probe"))
+        .work_dir(work_dir().join("pause"))
+        .target_dir(target_dir())
+        .watcher(watcher.clone())
+        .on_event(listener)
+        .on_runtime(move |runtime| drop(kept.set(runtime.generations().len())))
+        .before_swap(move |plugin| {
+            let answer = match (plugin, asked.load(Ordering::SeqCst)) {
+                ("probe", true) => Ok(()),
+                _ => Err("not today".to_owned()),
+            };
+            async move { answer }
+        })
+        .start()
+        .await
+        .expect("starting");
+    assert_eq!(given.get(), Some(&0), "it was given before anything was loaded");
+    wait_for(&mut told, swapped).await;
+
+    runtime.set_paused(true);
+    let mut following = watcher.follow();
+    following.set([Watched::File(scratch.path("probe").join("src/lib.rs"))]);
+    scratch.edit("probe", "\"first\"", "\"second\"");
+    // The plugin's task has been told by then, too.
+    following.changed().await;
+    following.settle(Duration::from_millis(20), Duration::from_millis(100)).await;
+    while let Ok(event) = told.try_recv() {
+        assert!(!matches!(event, RuntimeEvent::BuildStarted { .. }), "{event:?}");
+    }
+    assert!(runtime.is_paused());
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
+    runtime.set_paused(false);
+    wait_for(&mut told, swapped).await;
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "second");
+
+    allowed.store(false, Ordering::SeqCst);
+    scratch.edit("probe", "\"second\"", "\"third\"");
+    let reason = wait_for(&mut told, |event| match event {
+        RuntimeEvent::RolledBack { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(reason.await, "not today");
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "second");
+    let refused = runtime.rebuild("probe").await.expect_err("it is still not allowed");
+    assert!(matches!(refused, hot_runtime::Error::NotAllowed { .. }), "{refused:?}");
+    allowed.store(true, Ordering::SeqCst);
+    assert!(runtime.rebuild("probe").await.expect("a build").is_some());
+    assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "third");
+    runtime.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use controllerbus_api::{Address, Error, is_name};
 
 use crate::command::new::Template;
 use crate::daemon::Format;
+use crate::settings::When;
 
 /// Hot-swappable controllers.
 ///
@@ -44,7 +45,7 @@ pub struct Cli {
 }
 
 /// The commands whose options can be variables.
-const WITH_VARIABLES: [&str; 15] = [
+const WITH_VARIABLES: [&str; 16] = [
     "build",
     "watch",
     "dev",
@@ -60,6 +61,7 @@ const WITH_VARIABLES: [&str; 15] = [
     "logs",
     "events",
     "page",
+    "top",
 ];
 
 /// What says what to do now, rather than how, is no variable.
@@ -150,6 +152,8 @@ pub enum Command {
     Events(Events),
     /// Open a daemon's page in a browser
     Page(Page),
+    /// Watch a daemon in a live view, as `cbus dev` shows its own
+    Top(Top),
     /// Check config files, and print a JSON schema of them for editors
     #[command(subcommand)]
     Config(Config),
@@ -192,6 +196,18 @@ pub struct Source {
     /// The plugin's version; `{buildHash}` in it becomes the build's hash [default: the first crate's version]
     #[arg(long, value_name = "VERSION")]
     pub plugin_version: Option<String>,
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Where the generated overlay crate is written [default: inside the work directory]
+    #[arg(long, value_name = "DIR")]
+    pub codegen_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub folders: Folders,
+}
+
+/// How crates are compiled
+#[derive(Args, Clone, Default)]
+pub struct Compiling {
     /// Optimise, as `cargo build --release` does
     #[arg(long)]
     pub release: bool,
@@ -201,11 +217,6 @@ pub struct Source {
     /// Disable the crates' default features
     #[arg(long)]
     pub no_default_features: bool,
-    /// Where the generated overlay crate is written [default: inside the work directory]
-    #[arg(long, value_name = "DIR")]
-    pub codegen_dir: Option<PathBuf>,
-    #[command(flatten)]
-    pub folders: Folders,
 }
 
 /// How changes of files are noticed
@@ -400,12 +411,12 @@ pub struct Run {
     /// Build this controller crate and watch its sources; can be given several times
     #[arg(long, value_name = "CRATE")]
     pub watch: Vec<PathBuf>,
-    /// Optimise the watched crates
-    #[arg(long)]
-    pub release: bool,
-    /// Where plugins run: `none` in the daemon's process, `process` each in a process of its own
-    #[arg(long, value_name = "WHERE", default_value = "none")]
-    pub isolation: hot_runtime::Isolation,
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Where plugins run: `none` in the daemon's process, `process` each in a process of its own [default: none, unless a
+    /// watched crate sets it]
+    #[arg(long, value_name = "WHERE")]
+    pub isolation: Option<hot_runtime::Isolation>,
     /// How long a new generation is on probation after it has taken over, in seconds: if it crashes or fails, the previous
     /// one serves again; 0 disables this
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
@@ -427,29 +438,40 @@ pub struct Run {
 #[command(after_help = "\
 Examples:
   cbus dev greeter                    with greeter/config.yaml, if it exists
+  cbus dev greeter clock              with both crates' config.yaml
   cbus dev greeter clock config.yaml
+  cbus dev greeter --test=before      code whose tests fail is not swapped in
   cbus dev . | tee dev.log            plain log lines if the output is not a terminal
 
-Saving a source file swaps in the new code. Saving a config applies it.
+Saving a source file swaps in the new code. Saving a config applies it. In the live view, ? shows the keys.
+A crate can set its own defaults in [package.metadata.cbus] of its Cargo.toml: config, features, default-features, release,
+profile, isolation, process, test, locations.
 In another terminal: cbus plugins, cbus controllers, cbus directives; in a browser: cbus page")]
 pub struct Dev {
     /// Controller crates, and at most one config file (*.yaml, *.yml, *.json)
     #[arg(required = true, value_name = "CRATE|CONFIG")]
     pub paths: Vec<PathBuf>,
-    /// Optimise the crates
-    #[arg(long)]
-    pub release: bool,
-    /// Where plugins run: `none` in this process, `process` each in a process of its own
-    #[arg(long, value_name = "WHERE", default_value = "none")]
-    pub isolation: hot_runtime::Isolation,
+    #[command(flatten)]
+    pub compiling: Compiling,
+    /// Where plugins run: `none` in this process, `process` each in a process of its own [default: none, unless a crate sets
+    /// it]
+    #[arg(long, value_name = "WHERE")]
+    pub isolation: Option<hot_runtime::Isolation>,
     /// How long a new generation is on probation after it has taken over, in seconds: if it crashes or fails, the previous
     /// one serves again; 0 disables this, so that you see what you wrote
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub probation: u64,
+    /// Run the crates' tests (`cargo test`) at each save: `after` the new code has taken over, or `before`, and then code
+    /// whose tests fail does not take over [default: after]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "after")]
+    pub test: Option<When>,
+    /// Write the places of errors, warnings and failed tests to a file, as bacon does for editors [default: .bacon-locations]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = ".bacon-locations")]
+    pub locations: Option<PathBuf>,
     /// Print plain log lines instead of the live view
     #[arg(long)]
     pub plain: bool,
-    /// Where standard error goes while the view is shown; set by the process that keeps the terminal for the one of the view
+    /// Where this process's own output goes while the view is shown; set by the process that keeps the terminal for the one of the view
     #[arg(long, hide = true)]
     pub last_words: Option<PathBuf>,
     #[command(flatten)]
@@ -460,6 +482,15 @@ pub struct Dev {
     pub api: Api,
     #[command(flatten)]
     pub logging: Logging,
+}
+
+/// `cbus top`
+#[derive(Args)]
+#[command(after_help = "\
+? shows the keys. What changes the daemon needs --allow-control there.")]
+pub struct Top {
+    #[command(flatten)]
+    pub to: Connect,
 }
 
 /// `cbus config`

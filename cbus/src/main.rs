@@ -8,8 +8,11 @@ mod client;
 mod command;
 mod daemon;
 mod pipeline;
+mod problems;
 mod report;
 mod schema;
+mod settings;
+mod tested;
 mod text;
 mod view;
 

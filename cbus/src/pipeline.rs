@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::{Folders, Source};
 use crate::report::{explain, report};
+use crate::settings::Settings;
 use crate::text;
 
 /// The result of a build, as JSON shows it.
@@ -81,7 +82,8 @@ impl Job {
         let workspace = read_crates(&source.crates).await?;
         let first = &workspace.crates[0];
         let id = source.id.clone().unwrap_or_else(|| first.name.clone());
-        let mut spec = PluginSpec::new(&id).version(first.version.clone()).release(source.release);
+        let compiling = &source.compiling;
+        let mut spec = PluginSpec::new(&id).version(first.version.clone()).release(compiling.release);
         if let Some(text) = &source.plugin_version {
             spec = spec.version_text(text).map_err(|error| {
                 report(
@@ -93,10 +95,21 @@ impl Job {
         for path in &source.crates {
             spec = spec.crate_path(path);
         }
-        for feature in &source.features {
+        for feature in &compiling.features {
             spec = spec.feature(feature);
         }
-        spec = spec.default_features(!source.no_default_features);
+        spec = spec.default_features(!compiling.no_default_features);
+        // What they set of themselves; what concerns the whole file is the first one's.
+        for (at, found) in workspace.crates.iter().enumerate() {
+            let own = Settings::of(&found.dir)?;
+            for feature in &own.features {
+                let whose = if feature.contains('/') { String::new() } else { format!("{}/", found.name) };
+                spec = spec.feature(whose + feature);
+            }
+            if at == 0 {
+                spec = own.compile(spec);
+            }
+        }
         let default = format!("{}.cbus{}", id.replace('/', "-"), std::env::consts::DLL_SUFFIX);
         let mut options = BuildOptions::new(&source.folders.work_dir)
             .target_dir(target_dir(&source.folders))

@@ -10,6 +10,9 @@ mod clients;
 mod command;
 #[path = "cbus/daemon.rs"]
 mod daemon;
+#[cfg(unix)]
+#[path = "cbus/dev.rs"]
+mod dev;
 #[path = "cbus/files.rs"]
 mod files;
 #[path = "cbus/help.rs"]

@@ -172,6 +172,14 @@ pub enum Error {
         /// The error of the loader or the plugin.
         reason: String,
     },
+    /// Whoever is asked before each swap did not allow this one; see [`Builder::before_swap`](crate::Builder::before_swap).
+    #[error("{reason}")]
+    NotAllowed {
+        /// The plugin's id.
+        plugin: String,
+        /// Why.
+        reason: String,
+    },
     /// A new generation did not become ready.
     #[error("generation {generation} of {plugin} was rolled back: {reason}")]
     Swap {

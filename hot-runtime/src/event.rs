@@ -151,6 +151,8 @@ pub enum RuntimeEvent {
         phases: Vec<PhaseTime>,
         /// How many warnings there were.
         warnings: usize,
+        /// The compiler's messages about what was compiled, as data.
+        messages: Vec<CompilerMessage>,
     },
     /// A build gave what is already loaded.
     Unchanged {
@@ -331,7 +333,11 @@ impl RuntimeEvent {
             Self::BuildProgress { phase, .. } => phase.to_string(),
             Self::CompilerSays { message, .. } => message.rendered.trim_end().to_owned(),
             Self::Built { took, warnings: 0, .. } => format!("built in {}", duration(*took)),
-            Self::Built { took, warnings, .. } => format!("built in {}, with {warnings} warnings", duration(*took)),
+            Self::Built { took, warnings, messages, .. } => {
+                let rendered: String = messages.iter().map(|message| message.rendered.as_str()).collect();
+                let s = if *warnings == 1 { "" } else { "s" };
+                format!("built in {}, with {warnings} warning{s}:\n{}", duration(*took), rendered.trim_end())
+            }
             Self::Unchanged { .. } => "the build produced what is already loaded".to_owned(),
             Self::SourceRemoved { .. } => "its crates are no longer built".to_owned(),
             Self::Loading { generation, .. } => format!("loading generation {generation}"),

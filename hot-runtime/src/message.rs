@@ -1,6 +1,6 @@
 //! The compiler's messages, as data and as rendered by it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cargo_metadata::diagnostic::{Diagnostic, DiagnosticLevel, DiagnosticSpan};
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub enum MessageLevel {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MessageSpan {
-    /// The file.
+    /// The file: its whole path in what a build reports at its end, where there is such a file.
     pub file: PathBuf,
     /// The first line.
     pub line: usize,
@@ -80,6 +80,17 @@ impl CompilerMessage {
             spans: diagnostic.spans.into_iter().map(span).collect(),
             rendered,
         })
+    }
+
+    /// Gives its files their whole paths: relative ones start at the folder in which the compiler ran.
+    pub(crate) fn in_folder(mut self, folder: &Path) -> Self {
+        for span in &mut self.spans {
+            let file = folder.join(&span.file);
+            if file.is_file() {
+                span.file = file;
+            }
+        }
+        self
     }
 
     /// [`CompilerMessage::rendered`] without colours.

@@ -13,12 +13,13 @@ mod exec;
 mod inspect;
 mod logs;
 pub(crate) mod new;
-mod page;
+pub(crate) mod page;
 mod plugins;
 mod reload;
 mod rollback;
 mod run;
 mod sign;
+mod top;
 mod unload;
 mod watch;
 
@@ -51,6 +52,7 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Logs(args) => logs::run(args).await,
         Command::Events(args) => events::run(&args).await,
         Command::Page(args) => page::run(&args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Config(Config::Schema(args)) => config::schema(&args).await,
         Command::Config(Config::Check(args)) => config::check(&args).await,
         Command::Completions(args) => completions::run(&args),

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use controllerbus_api::proto::OpenPageRequest;
-use controllerbus_api::{Address, sockets};
+use controllerbus_api::{Address, Connection, sockets};
 use miette::Result;
 
 use crate::cli::Page;
@@ -16,16 +16,7 @@ use crate::text::print_line;
 const OLD: Duration = Duration::from_secs(60);
 
 pub async fn run(args: &Page) -> Result<()> {
-    let to = daemon(&args.to)?;
-    let mut client = connect(&to).await?;
-    let opened = client.open_page(OpenPageRequest {}).await.map_err(refused(&to))?.into_inner();
-    let link = match to.address() {
-        Address::Tcp { .. } if opened.port == 0 => {
-            let scheme = if to.is_tls() { "https" } else { "http" };
-            format!("{scheme}://{}/login?code={}", to.address(), opened.code)
-        }
-        _ => format!("http://127.0.0.1:{}/login?code={}", opened.port, opened.code),
-    };
+    let link = link(&daemon(&args.to)?).await?;
     print_line(&link);
     if !args.print {
         open(&link);
@@ -33,9 +24,22 @@ pub async fn run(args: &Page) -> Result<()> {
     Ok(())
 }
 
+/// A link to a daemon's page, which works once.
+pub async fn link(to: &Connection) -> Result<String> {
+    let mut client = connect(to).await?;
+    let opened = client.open_page(OpenPageRequest {}).await.map_err(refused(to))?.into_inner();
+    Ok(match to.address() {
+        Address::Tcp { .. } if opened.port == 0 => {
+            let scheme = if to.is_tls() { "https" } else { "http" };
+            format!("{scheme}://{}/login?code={}", to.address(), opened.code)
+        }
+        _ => format!("http://127.0.0.1:{}/login?code={}", opened.port, opened.code),
+    })
+}
+
 /// Opens the link in a browser, if there is one. A program's arguments are visible to every user of the machine, so the
 /// browser gets a file instead that only this user can read and that redirects to the link.
-fn open(link: &str) {
+pub fn open(link: &str) {
     let Ok(folder) = sockets::folder() else { return };
     remove_old(&folder);
     let Some(file) = write(&folder, link) else { return };

@@ -11,19 +11,21 @@ use hot_runtime::{CrateConfig, FolderConfig, PluginSpec, Trust};
 use miette::Result;
 
 use crate::cli::{self, Api, Listen, Run};
-use crate::daemon::{self, ConfigFile, Options, service, set_up_logs};
-use crate::pipeline::{absolute, read_crates, target_dir};
+use crate::daemon::{self, ConfigFile, Options, To, service, set_up_logs};
+use crate::pipeline::{absolute, target_dir};
 use crate::report::{explain, explain_api, io, report};
+use crate::settings::crates;
 
 pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
-    set_up_logs(args.logging.log.clone(), &journal, Some(args.logging.log_format));
+    set_up_logs(args.logging.log.clone(), &journal, Some(args.logging.log_format), To::Stderr);
     // Errors in the arguments are reported before anything starts.
     let mut args = args;
     if args.config.is_none() && (args.write_config || Path::new(DEFAULT_CONFIG).exists()) {
         args.config = Some(PathBuf::from(DEFAULT_CONFIG));
     }
-    let mut plugins = specs(&args.watch, args.release).await?;
+    let watched = crates(&args.watch, &args.compiling, args.isolation).await?;
+    let mut plugins: Vec<PluginSpec> = watched.into_iter().map(|found| found.spec).collect();
     if let Some(dir) = args.plugins.iter().find(|dir| !dir.is_dir()) {
         if dir.exists() {
             return Err(report(
@@ -55,9 +57,11 @@ pub async fn run(args: Run) -> Result<()> {
         trust: read_trust(&args.trust)?,
         largest: args.trust.max_size << 20,
         allow_world_writable: args.trust.allow_world_writable,
-        isolation: args.isolation,
+        isolation: args.isolation.unwrap_or_default(),
         probation: args.probation,
         watcher: watcher(&args.polling),
+        listener: None,
+        tests: None,
     };
 
     let ending = asked_to_end();
@@ -111,6 +115,12 @@ fn write_config(path: &Path, args: &Run, plugins: &[PluginSpec]) -> Result<()> {
         let mut config = serde_json::json!({ "crates": spec.crates });
         if spec.release {
             config["release"] = true.into();
+        }
+        if !spec.features.is_empty() {
+            config["features"] = spec.features.clone().into();
+        }
+        if !spec.default_features {
+            config["default_features"] = false.into();
         }
         add(&format!("crate-{}", spec.id), CrateConfig::ID, config);
     }
@@ -252,19 +262,6 @@ fn read_trust(trust: &cli::Trust) -> Result<Trust> {
     let keys = trust.trust_key.iter().map(|file| PublicKey::read(file).map_err(explain)).collect::<Result<Vec<_>>>()?;
     let trusted = Trust::keys(keys);
     Ok(if trust.require_signature { trusted } else { trusted.or_unsigned() })
-}
-
-/// One plugin for each crate, under the crate's name.
-pub async fn specs(crates: &[std::path::PathBuf], release: bool) -> Result<Vec<PluginSpec>> {
-    let mut specs = Vec::new();
-    for path in crates {
-        let workspace = read_crates(std::slice::from_ref(path)).await?;
-        let found = &workspace.crates[0];
-        specs.push(
-            PluginSpec::new(&found.name).version(found.version.clone()).release(release).crate_path(path.clone()),
-        );
-    }
-    Ok(specs)
 }
 
 /// Listens for SIGTERM and Ctrl-C from now on, and returns the name of the first. A second one ends the process at once.

@@ -1,6 +1,6 @@
-//! The config file of a daemon: read, applied, and reapplied on every change.
+//! The config file of a daemon, or its config files: read, applied, and reapplied on every change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use controllerbus::{Bus, ConfigSet};
 use hot_runtime::watch::{Watched, Watcher};
 use miette::Result;
 
-use crate::report::{explain_bus, io};
+use crate::report::{explain_bus, io, report};
 
 /// A save causes several file events in a row: how long there must be no further one.
 const QUIET: Duration = Duration::from_millis(20);
@@ -18,29 +18,48 @@ const QUIET: Duration = Duration::from_millis(20);
 /// How long to wait for quiet at most.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// A config set in a file, YAML or JSON.
+/// A config set in a file, YAML or JSON, or in several files that have different keys.
 #[derive(Clone)]
 pub struct ConfigFile {
-    path: PathBuf,
-    /// The keys that came from the file.
+    paths: Vec<PathBuf>,
+    /// The keys that came from the files.
     keys: BTreeSet<String>,
-    /// The file as an owner of configs: keys that it loses are removed even if others applied them too, and its revisions
+    /// The files as an owner of configs: keys that they lose are removed even if others applied them too, and their revisions
     /// can go back.
     owner: Option<Arc<ConfigOwner>>,
-    /// The text that was last read.
-    text: Option<String>,
+    /// The texts that were last read.
+    texts: Vec<String>,
 }
 
 impl ConfigFile {
     /// A file that has not been read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), keys: BTreeSet::new(), owner: None, text: None }
+        Self::of(vec![path.to_owned()])
     }
 
-    /// Reads the file.
+    /// Several files, which have not been read yet.
+    pub fn of(paths: Vec<PathBuf>) -> Self {
+        Self { paths, keys: BTreeSet::new(), owner: None, texts: Vec::new() }
+    }
+
+    /// Reads the files. A key that two of them have is an error.
     pub fn read(&mut self) -> Result<ConfigSet> {
-        let text = std::fs::read_to_string(&self.path).map_err(io("reading the config", &self.path))?;
-        parse(self.text.insert(text), &self.path.to_string_lossy())
+        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(io("reading the config", path));
+        self.texts = self.paths.iter().map(read).collect::<Result<_>>()?;
+        let (mut all, mut of) = (ConfigSet::new(), BTreeMap::new());
+        for (path, text) in self.paths.iter().zip(&self.texts) {
+            let set = parse(text, &path.to_string_lossy())?;
+            for (key, _) in set.iter() {
+                if let Some(other) = of.insert(key.to_owned(), path) {
+                    return Err(report(
+                        format!("both {} and {} have the key `{key}`", other.display(), path.display()),
+                        "rename one of them",
+                    ));
+                }
+            }
+            all.merge(set);
+        }
+        Ok(all)
     }
 
     /// Applies a set in place of the file's previous one.
@@ -63,26 +82,26 @@ impl ConfigFile {
     /// Follows the file, through links, for as long as this is polled; what was last read is not applied again.
     pub async fn follow(mut self, bus: Bus, watcher: &Watcher) {
         let mut following = watcher.follow();
-        following.set([Watched::File(self.path.clone())]);
+        following.set(self.paths.iter().cloned().map(Watched::File));
         loop {
             following.changed().await;
             following.settle(QUIET, SETTLED).await;
-            let text = std::fs::read_to_string(&self.path).ok();
+            let texts: Option<Vec<String>> = self.paths.iter().map(|path| std::fs::read_to_string(path).ok()).collect();
             // A missing file is being replaced, or will come back.
-            if text.is_none() || text == self.text {
-                continue;
-            }
-            let file = self.path.display().to_string();
+            let Some(texts) = texts.filter(|texts| *texts != self.texts) else { continue };
+            let changed = self.paths.iter().enumerate().filter(|(at, _)| self.texts.get(*at) != texts.get(*at));
+            let files = changed.map(|(_, path)| path.display().to_string()).collect::<Vec<_>>().join(", ");
             match self.read() {
                 Ok(set) => match self.apply(&bus, set).await {
                     Ok(()) => {
-                        tracing::info!(target: "cbus", "{file} was reapplied");
+                        let verb = if files.contains(", ") { "were" } else { "was" };
+                        tracing::info!(target: "cbus", "{files} {verb} reapplied");
                         self.tell_problems(&bus);
                     }
-                    Err(error) => tracing::error!(target: "cbus", "{file}: {error}"),
+                    Err(error) => tracing::error!(target: "cbus", "{files}: {error}"),
                 },
                 Err(error) => {
-                    tracing::error!(target: "cbus", "{file} has errors; the running configuration is unchanged:\n{error:?}");
+                    tracing::error!(target: "cbus", "{files} has errors; the running configuration is unchanged:\n{error:?}");
                 }
             }
         }
@@ -140,6 +159,31 @@ mod tests {
         point_to(&config("three"));
         has_only(&bus, "three").await;
         following.abort();
+        bus.close().await;
+    }
+
+    #[tokio::test]
+    async fn crates_bring_their_configs_together_and_a_key_that_two_have_is_an_error_that_names_both() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("a.yaml"), "one: { id: not/here }\n").expect("writing");
+        std::fs::write(path("b.yaml"), "two: { id: not/here }\n").expect("writing");
+        let mut files = ConfigFile::of(vec![path("a.yaml"), path("b.yaml")]);
+        let set = files.read().expect("a config set");
+        assert_eq!(set.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["one", "two"]);
+        let bus = Bus::new();
+        files.apply(&bus, set).await.expect("applying");
+        let watcher = Watcher::new();
+        let following = tokio::spawn({
+            let (bus, files) = (bus.clone(), files.clone());
+            async move { files.follow(bus, &watcher).await }
+        });
+        std::fs::write(path("a.yaml"), "").expect("writing");
+        has_only(&bus, "two").await;
+        following.abort();
+        std::fs::write(path("a.yaml"), "two: { id: not/here }\n").expect("writing");
+        let error = format!("{:?}", files.read().expect_err("one key in two files"));
+        assert!(error.contains("a.yaml") && error.contains("b.yaml") && error.contains("`two`"), "{error}");
         bus.close().await;
     }
 }

@@ -8,10 +8,11 @@ use controllerbus::Bus;
 use controllerbus::bus::Limits;
 use controllerbus_api::{Host, Journal};
 use hot_runtime::watch::Watcher;
-use hot_runtime::{HotRuntime, Isolation, PluginSpec, Probation, Trust};
+use hot_runtime::{HotRuntime, Isolation, PluginSpec, Probation, RuntimeEvent, Trust};
 use miette::Result;
 
 use crate::report::explain;
+use crate::tested::Tests;
 
 /// How long a replaced or leaving generation may take before it is reported.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -44,7 +45,14 @@ pub struct Options {
     pub probation: u64,
     /// How changes of files are noticed.
     pub watcher: Watcher,
+    /// Who else hears of what happens, first.
+    pub listener: Option<Listener>,
+    /// Who runs tests before a build is swapped in.
+    pub tests: Option<Arc<Tests>>,
 }
+
+/// Called with every event.
+pub type Listener = Box<dyn Fn(&RuntimeEvent) + Send + Sync>;
 
 /// A bus that can serve its API; nothing is built or loaded yet.
 pub fn new(journal: Arc<Journal>) -> Arc<Host> {
@@ -55,8 +63,18 @@ pub fn new(journal: Arc<Journal>) -> Arc<Host> {
 }
 
 /// Builds, loads and watches. Returns once each plugin has been built and loaded, or has failed once.
-pub async fn start(host: &Host, options: Options) -> Result<()> {
-    let mut builder = HotRuntime::builder(&host.bus)
+pub async fn start(host: &Arc<Host>, options: Options) -> Result<()> {
+    let mut builder = HotRuntime::builder(&host.bus);
+    if let Some(listener) = options.listener {
+        builder = builder.on_event(listener);
+    }
+    if let Some(tests) = options.tests {
+        builder = builder.before_swap(move |plugin| Arc::clone(&tests).before_swap(plugin.to_owned()));
+    }
+    // What shows and controls it need not wait for the first builds.
+    let given = Arc::clone(host);
+    let mut builder = builder
+        .on_runtime(move |runtime| given.set_runtime(runtime.clone()))
         .work_dir(options.work_dir)
         .target_dir(options.target_dir)
         .drain(DRAIN)
@@ -72,8 +90,7 @@ pub async fn start(host: &Host, options: Options) -> Result<()> {
     for dir in options.plugins_dirs {
         builder = builder.plugins_dir(dir);
     }
-    let runtime = builder.start().await.map_err(explain)?;
-    host.set_runtime(runtime);
+    builder.start().await.map_err(explain)?;
     Ok(())
 }
 

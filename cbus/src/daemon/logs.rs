@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use controllerbus_api::Journal;
-use controllerbus_api::logs::{Filter, layer};
+use controllerbus_api::logs::{Filter, FilterHandle, reloadable_layer};
 use controllerbus_api::proto::LogLine;
 use hot_runtime::text::{coloured_lines, escaped, escaped_lines};
 use tracing::Level;
@@ -23,20 +23,36 @@ pub enum Format {
     Json,
 }
 
-/// Sends log lines to a journal, and to standard error if a format is given.
-pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>) {
-    let colour = crate::text::has_colours(&std::io::stderr());
+/// Where log lines are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// Standard output, for who asked for them.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Sends log lines to a journal, and prints them if a format is given. Returns what changes the filter later.
+pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>, to: To) -> FilterHandle {
+    let colour = match to {
+        To::Stdout => crate::text::has_colours(&std::io::stdout()),
+        To::Stderr => crate::text::has_colours(&std::io::stderr()),
+    };
     let print = move |line: &LogLine| {
         let text = match print {
             None => None,
             Some(Format::Text) => Some(render(line, colour)),
             Some(Format::Json) => serde_json::to_string(&json(line)).ok().map(|text| json_escaped(&text)),
         };
-        if let Some(text) = text {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        match (text, to) {
+            (None, _) => {}
+            (Some(text), To::Stdout) => crate::text::print_as_it_is(&text),
+            (Some(text), To::Stderr) => drop(writeln!(std::io::stderr().lock(), "{text}")),
         }
     };
-    let _ = tracing_subscriber::registry().with(layer(journal, filter, print)).try_init();
+    let (layer, handle) = reloadable_layer(journal, filter, print);
+    let _ = tracing_subscriber::registry().with(layer).try_init();
+    handle
 }
 
 /// A log line as text. Whatever a plugin has written, it cannot control the terminal, and its further lines cannot be

@@ -12,7 +12,7 @@ pub fn lines(text: &str) -> Vec<Line<'static>> {
 fn styled(line: &str, style: &mut Style) -> Line<'static> {
     let mut spans = Vec::new();
     let mut push = |text: &str, style: Style| {
-        let text = crate::text::plain(text);
+        let text = crate::text::plain(text).replace('\t', "    ");
         if !text.is_empty() {
             spans.push(Span::styled(text, style));
         }

@@ -17,9 +17,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{report, text};
 
-/// How much of standard error is kept while the view is shown, in bytes.
-const KEPT: u64 = 1 << 20;
-
 /// How many lines of it are printed if the process ends unexpectedly.
 const LINES: usize = 20;
 
@@ -117,38 +114,4 @@ fn tail(file: &Path) -> std::io::Result<String> {
     let text = text::plain(&String::from_utf8_lossy(&bytes));
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(LINES)..].join("\n"))
-}
-
-/// While it exists, standard error goes to a file for the keeper, and not over the view.
-pub struct LastWords {
-    file: File,
-    before: Option<std::os::fd::OwnedFd>,
-}
-
-impl LastWords {
-    /// Redirects to a file that the keeper has created.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn into_file(path: &Path) -> std::io::Result<Self> {
-        let file = File::options().append(true).open(path)?;
-        let before = rustix::io::dup(rustix::stdio::stderr()).ok();
-        rustix::stdio::dup2_stderr(&file)?;
-        Ok(Self { file, before })
-    }
-
-    /// Empties the file if it has become too large.
-    pub fn trim(&self) {
-        if self.file.metadata().is_ok_and(|found| found.len() > KEPT) {
-            let _ = self.file.set_len(0);
-        }
-    }
-}
-
-impl Drop for LastWords {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = rustix::stdio::dup2_stderr(before);
-        }
-    }
 }

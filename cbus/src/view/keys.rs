@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::Filter;
+use super::model::Shown;
+use super::ui::{LEVELS, Part, Ui};
 
 /// Keyboard input, read on its own thread.
 pub struct Keys {
     typed: UnboundedReceiver<std::io::Result<Event>>,
     end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Keys {
@@ -20,7 +23,7 @@ impl Keys {
         let (sender, typed) = unbounded_channel();
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 // With a timeout, so that the thread ends with the view.
                 let typed = match event::poll(Duration::from_millis(100)) {
@@ -34,7 +37,7 @@ impl Keys {
                 }
             }
         });
-        Self { typed, end }
+        Self { typed, end, thread: Some(thread) }
     }
 
     /// The next event.
@@ -45,6 +48,14 @@ impl Keys {
         let gone = || Err(std::io::Error::other("the keyboard is no longer read"));
         self.typed.recv().await.unwrap_or_else(gone)
     }
+
+    /// Reads no more, so that somebody else can: waits until the thread has ended, a tenth of a second at most.
+    pub async fn stop(mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
 }
 
 impl Drop for Keys {
@@ -53,51 +64,118 @@ impl Drop for Keys {
     }
 }
 
-/// What the view does after a key.
+/// What is done after a key, besides drawing.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Want {
-    /// Redraw.
-    More,
+    Nothing,
     /// Quit.
     End,
+    /// Build a plugin, or all of them.
+    Rebuild(Option<String>),
+    /// Roll a plugin back; the person was asked.
+    RollBack(String),
+    /// Pause builds, or resume them.
+    Pause,
+    /// Open the page.
+    Page,
+    /// Open the editor at the first problem.
+    Edit,
+    /// Log up to this one of [`LEVELS`].
+    Level(usize),
 }
 
+/// The keys, with what they do.
+pub const KEYS: [(&str, &str); 16] = [
+    ("q", "quit"),
+    ("r", "rebuild the selected plugin, or all"),
+    ("space", "pause builds, or resume them"),
+    ("e", "open the editor at the first error"),
+    ("o", "open the page in a browser"),
+    ("b", "roll the selected plugin back"),
+    ("/", "filter the log by text"),
+    ("p", "the log of one plugin"),
+    ("l", "log level"),
+    ("d", "directives, or the log"),
+    ("tab", "the next part; shift-tab, the one before"),
+    ("enter", "make that part larger, or as before"),
+    ("↑ ↓", "scroll, or select a plugin; also j k"),
+    ("pgup pgdn", "scroll by a page"),
+    ("home end", "to the begin, to the end; also g G"),
+    ("esc", "close, and clear filters"),
+];
+
 /// Handles a key press.
-pub fn press(key: KeyEvent, filter: &mut Filter, plugins: &[String]) -> Want {
+pub fn press(key: KeyEvent, ui: &mut Ui, shown: &Shown) -> Want {
     if key.kind == KeyEventKind::Release {
-        return Want::More;
+        return Want::Nothing;
     }
     if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
         return Want::End;
     }
-    if filter.typing {
-        match key.code {
-            KeyCode::Enter => filter.typing = false,
-            KeyCode::Esc => (filter.typing, filter.text) = (false, String::new()),
-            KeyCode::Backspace => drop(filter.text.pop()),
-            KeyCode::Char(letter) => filter.text.push(letter),
-            _ => {}
-        }
-        return Want::More;
+    if ui.filter.typing {
+        type_filter(key.code, ui);
+        return Want::Nothing;
     }
+    if let Some(plugin) = ui.question.take() {
+        return if matches!(key.code, KeyCode::Char('y' | 'Y')) { Want::RollBack(plugin) } else { Want::Nothing };
+    }
+    ui.notice = None;
+    if std::mem::take(&mut ui.help) && !matches!(key.code, KeyCode::Char('q')) {
+        return Want::Nothing;
+    }
+    let page = ui.page.max(2).cast_signed() - 1;
     match key.code {
         KeyCode::Char('q') => return Want::End,
-        KeyCode::Char('l') => filter.level = filter.level % 5 + 1,
-        KeyCode::Char('p') => {
-            let at = filter.plugin.as_ref().and_then(|plugin| plugins.iter().position(|found| found == plugin));
-            filter.plugin = match (at, filter.plugin.is_some()) {
-                (None, false) => plugins.first().cloned(),
-                (Some(at), _) => plugins.get(at + 1).cloned(),
-                (None, true) => None,
-            };
+        KeyCode::Char('?' | 'h') | KeyCode::F(1) => ui.help = true,
+        KeyCode::Char('r') | KeyCode::F(5) => return Want::Rebuild(ui.about(shown)),
+        KeyCode::Char(' ') => return Want::Pause,
+        KeyCode::Char('e') => return Want::Edit,
+        KeyCode::Char('o') => return Want::Page,
+        KeyCode::Char('b') => match ui.about(shown) {
+            Some(plugin) => ui.question = Some(plugin),
+            None => ui.notice = Some("select a plugin first: tab, then ↑ ↓".to_owned()),
+        },
+        KeyCode::Char('l') => {
+            ui.filter.level = (ui.filter.level + 1) % LEVELS.len();
+            return Want::Level(ui.filter.level);
         }
-        KeyCode::Char('/') => (filter.typing, filter.above) = (true, 0),
-        KeyCode::Esc => (filter.text, filter.plugin, filter.above) = (String::new(), None, 0),
-        KeyCode::Up | KeyCode::Char('k') => filter.above += 1,
-        KeyCode::Down | KeyCode::Char('j') => filter.above = filter.above.saturating_sub(1),
-        KeyCode::PageUp => filter.above += 10,
-        KeyCode::PageDown => filter.above = filter.above.saturating_sub(10),
-        KeyCode::End | KeyCode::Char('G') => filter.above = 0,
+        KeyCode::Char('p') => {
+            let at = ui.filter.plugin.as_ref().and_then(|id| shown.plugins.iter().position(|found| found.id == *id));
+            let next = if ui.filter.plugin.is_none() { Some(0) } else { at.map(|at| at + 1) };
+            ui.filter.plugin = next.and_then(|at| shown.plugins.get(at)).map(|plugin| plugin.id.clone());
+        }
+        KeyCode::Char('d') => {
+            ui.shows_directives = !ui.shows_directives;
+            ui.chosen = Some(Part::Lower);
+        }
+        KeyCode::Char('/') => {
+            (ui.filter.typing, ui.above, ui.shows_directives) = (true, 0, false);
+        }
+        KeyCode::Esc => {
+            (ui.filter.text, ui.filter.plugin) = (String::new(), None);
+            (ui.above, ui.zoomed, ui.chosen) = (0, false, None);
+        }
+        KeyCode::Enter => ui.zoomed = !ui.zoomed,
+        KeyCode::Tab => ui.choose(shown, true),
+        KeyCode::BackTab => ui.choose(shown, false),
+        KeyCode::Up | KeyCode::Char('k') => ui.scroll(shown, -1),
+        KeyCode::Down | KeyCode::Char('j') => ui.scroll(shown, 1),
+        KeyCode::PageUp => ui.scroll(shown, -page),
+        KeyCode::PageDown => ui.scroll(shown, page),
+        KeyCode::Home | KeyCode::Char('g') => ui.scroll_to(shown, false),
+        KeyCode::End | KeyCode::Char('G') => ui.scroll_to(shown, true),
         _ => {}
     }
-    Want::More
+    Want::Nothing
+}
+
+fn type_filter(key: KeyCode, ui: &mut Ui) {
+    let filter = &mut ui.filter;
+    match key {
+        KeyCode::Enter => filter.typing = false,
+        KeyCode::Esc => (filter.typing, filter.text) = (false, String::new()),
+        KeyCode::Backspace => drop(filter.text.pop()),
+        KeyCode::Char(letter) => filter.text.push(letter),
+        _ => {}
+    }
 }

@@ -1,163 +1,253 @@
-//! The live view of `cbus dev`: plugins, compiler errors, controllers and log lines, redrawn when they change.
+//! The live view of `cbus dev` and `cbus top`: problems, plugins, controllers and log lines, redrawn when they change.
 
+mod alarm;
 mod ansi;
+mod daemon;
 mod draw;
+mod editor;
 #[cfg(unix)]
 pub mod keeper;
 mod keys;
+mod model;
+#[cfg(unix)]
+mod outputs;
+mod own;
+mod screen;
+mod source;
+mod ui;
 
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
-use controllerbus_api::Host;
-use controllerbus_api::proto::{Config, LogLine, Plugin};
+use controllerbus_api::__private::now_ms;
+use controllerbus_api::Journal;
+use controllerbus_api::proto::LogLine;
+use hot_runtime::text::coloured_text;
 use miette::Result;
-use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::Event;
 use ratatui::crossterm::style::force_color_output;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::process::Command;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::Level;
 
+use crate::text::{has_colours, print_as_it_is};
+use alarm::Alarm;
+pub use daemon::Daemon;
 use keys::{Keys, Want};
+pub use model::Shown;
+pub use own::Own;
+use screen::Screen;
+use source::Source;
+use ui::Ui;
 
 /// The pause between two drawings, at least.
 const PAUSE: Duration = Duration::from_millis(60);
 
-/// How many log lines it keeps.
-const LINES: usize = 5000;
+/// How many log lines stay on the terminal at the end.
+const LEFT: usize = 12;
 
-/// The first line.
-pub struct Title {
-    /// The plugins that are built.
-    pub plugins: Vec<String>,
-    /// Where the API listens.
-    pub api: Option<String>,
-    /// Where standard error goes while the view is shown, for the process that reports why this one ended.
-    pub last_words: Option<std::path::PathBuf>,
+/// How a view begins.
+#[derive(Default)]
+pub struct Setup {
+    /// Log lines up to this level are shown.
+    pub level: Option<Level>,
+    /// Where this process's own output goes while the view is shown, for the process that reports why this one ended.
+    pub last_words: Option<PathBuf>,
+    /// The journal of this process, which gets what is printed.
+    pub journal: Option<Arc<Journal>>,
 }
 
-/// What is drawn.
-struct Shown<'a> {
-    title: &'a Title,
-    plugins: Vec<Plugin>,
-    configs: Vec<Config>,
-    directives: usize,
-    values: usize,
-    lines: &'a [LogLine],
-    filter: &'a Filter,
-}
-
-/// Which log lines are shown, and the scroll position.
-pub struct Filter {
-    /// 1 shows errors only, 5 everything.
-    level: usize,
-    /// Only lines of this plugin.
-    plugin: Option<String>,
-    /// Only lines that contain this text.
-    text: String,
-    /// Whether the text is being typed.
-    typing: bool,
-    /// How many lines it is scrolled up from the newest.
-    above: usize,
-}
-
-impl Filter {
-    fn takes(&self, line: &LogLine) -> bool {
-        let level = LEVELS.iter().position(|level| *level == line.level).map_or(5, |at| at + 1);
-        let text = self.text.to_lowercase();
-        level <= self.level
-            && self.plugin.as_ref().is_none_or(|plugin| *plugin == line.plugin)
-            && (text.is_empty()
-                || line.message.to_lowercase().contains(&text)
-                || line.fields.to_lowercase().contains(&text)
-                || line.plugin.to_lowercase().contains(&text))
-    }
-}
-
-/// The levels, the most severe first.
-const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
-
-/// Shows a host until the user quits. The terminal is restored whatever happens.
-pub async fn run(host: &Host, title: &Title) -> Result<()> {
-    #[cfg(unix)]
-    let words = title.last_words.as_deref().and_then(|file| keeper::LastWords::into_file(file).ok());
-    #[cfg(unix)]
-    let trim = || words.iter().for_each(keeper::LastWords::trim);
-    #[cfg(not(unix))]
-    let trim = || {};
-    force_color_output(crate::text::has_colours(&std::io::stdout()));
-    let mut terminal = ratatui::try_init().map_err(|error| {
+/// Shows a source until the user quits. The terminal is restored whatever happens.
+///
+/// # Errors
+/// The terminal cannot be used.
+pub async fn run(source: impl Source, shown: Shown, setup: Setup) -> Result<()> {
+    let unusable = |error: std::io::Error| {
         crate::report::report(format!("the terminal cannot be used: {error}"), "--plain prints plain log lines instead")
-    })?;
-    // Restored by a guard, because the view also ends by being dropped, on a signal.
-    let _restored = Restored;
-    let result = show(host, title, &mut terminal, trim).await;
-    result.map_err(|error| crate::report::report(format!("the terminal cannot be used: {error}"), ""))
+    };
+    let mut view = View::open(shown, setup).map_err(unusable)?;
+    view.show(source).await.map_err(unusable)
 }
 
-/// Restores the terminal when dropped.
-struct Restored;
+/// The view on the terminal. When it is dropped, which a signal may cause too, the terminal is as it was, and what was shown last
+/// is left on it.
+struct View {
+    screen: Screen,
+    #[cfg(unix)]
+    outputs: Option<outputs::Outputs>,
+    journal: Option<Arc<Journal>>,
+    shown: Shown,
+    ui: Ui,
+    coloured: bool,
+}
 
-impl Drop for Restored {
-    fn drop(&mut self) {
-        ratatui::restore();
+impl View {
+    fn open(shown: Shown, setup: Setup) -> std::io::Result<Self> {
+        let Setup { level, last_words, journal } = setup;
+        let coloured = has_colours(&std::io::stdout());
+        force_color_output(coloured);
+        let screen = Screen::open()?;
+        #[cfg(unix)]
+        let outputs = last_words.zip(journal.clone()).and_then(|(file, journal)| {
+            let say = move |line: String| {
+                let line = LogLine {
+                    at_ms: now_ms(),
+                    level: Level::INFO.to_string(),
+                    target: "output".to_owned(),
+                    message: line,
+                    ..LogLine::default()
+                };
+                journal.line(journal.shown_line(line));
+            };
+            outputs::Outputs::into_file(&file, say).ok()
+        });
+        #[cfg(not(unix))]
+        let _ = last_words;
+        Ok(Self {
+            screen,
+            #[cfg(unix)]
+            outputs,
+            journal,
+            shown,
+            ui: Ui::new(level),
+            coloured,
+        })
+    }
+
+    async fn show(&mut self, mut source: impl Source) -> std::io::Result<()> {
+        let mut keys = Keys::listen();
+        let mut alarm = Alarm::since(now_ms());
+        let (notify, mut notices) = unbounded_channel();
+        loop {
+            self.fill(&mut source);
+            for event in std::mem::take(&mut self.shown.news) {
+                if let Some(text) = alarm.hear(&event) {
+                    self.screen.alarm(&format!("{}: {text}", self.shown.command));
+                }
+            }
+            self.draw()?;
+            loop {
+                let want = tokio::select! {
+                    key = keys.next() => match key? {
+                        Event::Key(key) => keys::press(key, &mut self.ui, &self.shown),
+                        _ => Want::Nothing,
+                    },
+                    notice = notices.recv() => {
+                        self.ui.notice = notice;
+                        Want::Nothing
+                    }
+                    () = source.changed() => break,
+                };
+                match want {
+                    Want::End => return Ok(()),
+                    Want::Edit => keys = self.edit(keys).await?,
+                    want => self.ask(&mut source, &want, &notify),
+                }
+                // What was asked for may be seen at once, as a pause is.
+                self.fill(&mut source);
+                self.draw()?;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn draw(&mut self) -> std::io::Result<()> {
+        let (shown, ui) = (&self.shown, &mut self.ui);
+        self.screen.terminal.draw(|frame| draw::draw(frame, shown, ui)).map(drop)
+    }
+
+    fn fill(&mut self, source: &mut impl Source) {
+        let last = self.shown.lines.back().map_or(0, |line| line.number);
+        source.fill(&mut self.shown, &self.ui);
+        if self.ui.above > 0 {
+            // What is being read stays where it is.
+            let new = self.shown.lines.iter().rev().take_while(|line| line.number > last);
+            let taken = new.filter(|line| self.ui.filter.takes(line));
+            self.ui.above += taken.map(|line| draw::rows_of(line, self.ui.width)).sum::<usize>();
+        }
+        self.shown.arrange();
+    }
+
+    fn ask(&mut self, source: &mut impl Source, want: &Want, notify: &UnboundedSender<String>) {
+        if let Some(job) = source.ask(want, &self.shown) {
+            let notify = notify.clone();
+            tokio::spawn(async move {
+                if let Some(notice) = job.await {
+                    let _ = notify.send(notice);
+                }
+            });
+        }
+    }
+
+    /// Opens the editor at the first problem that has a place; an editor without a window gets the terminal until it ends.
+    async fn edit(&mut self, keys: Keys) -> std::io::Result<Keys> {
+        let found = self.shown.problems.iter().find_map(|problem| problem.place.as_ref());
+        let Some(place) = found else {
+            self.ui.notice = Some("there is nothing to mend whose place is known".to_owned());
+            return Ok(keys);
+        };
+        let at = format!("{}:{}", place.file.display(), place.line);
+        let Some(opening) = editor::chosen(place) else {
+            self.ui.notice = Some(format!("set VISUAL or EDITOR to open {at}"));
+            return Ok(keys);
+        };
+        let Some((program, arguments)) = opening.words.split_first() else { return Ok(keys) };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        if opening.has_window {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            self.ui.notice = Some(match command.spawn() {
+                Ok(_) => format!("{program} opens {at}"),
+                Err(error) => format!("{program} cannot be run: {error}"),
+            });
+            return Ok(keys);
+        }
+        keys.stop().await;
+        self.screen.leave();
+        command.stdout(self.screen.handle()?).stderr(self.screen.handle()?);
+        let ended = command.status().await;
+        self.screen.enter()?;
+        self.ui.notice = match ended {
+            Ok(status) if status.success() => None,
+            Ok(status) => Some(format!("{program} ended with {status}")),
+            Err(error) => Some(format!("{program} cannot be run: {error}")),
+        };
+        Ok(Keys::listen())
+    }
+
+    /// What stays on the terminal: all that is to be mended, and the last log lines.
+    fn left(&self) -> Vec<String> {
+        let mut left: Vec<String> = Vec::new();
+        for problem in &self.shown.problems {
+            left.push(coloured_text(&format!("{}: {}", problem.whose, problem.text), self.coloured));
+            left.push(String::new());
+        }
+        let own = self.journal.as_ref().map(|journal| journal.lines().0);
+        let lines: Vec<LogLine> = own.unwrap_or_else(|| self.shown.lines.iter().cloned().collect());
+        let taken: Vec<&LogLine> = lines.iter().filter(|line| self.ui.filter.takes(line)).collect();
+        let last = &taken[taken.len().saturating_sub(LEFT)..];
+        left.extend(last.iter().map(|line| {
+            let mut line = (*line).clone();
+            // It is above, whole.
+            if line.generation == 0 && line.target == "cbus" {
+                line.message = line.message.split(":\n").next().unwrap_or_default().to_owned();
+            }
+            crate::daemon::render_line(&line, self.coloured)
+        }));
+        left
     }
 }
 
-async fn show(host: &Host, title: &Title, terminal: &mut DefaultTerminal, trim: impl Fn()) -> std::io::Result<()> {
-    let (known, mut coming) = host.journal.lines();
-    let mut lines = known;
-    let mut events = host.journal.events().1;
-    let (mut changes, mut directives) = (host.bus.changes(), host.bus.directive_changes());
-    let mut filter = Filter { level: 3, plugin: None, text: String::new(), typing: false, above: 0 };
-    let mut keys = Keys::listen();
-    loop {
-        let standing = host.bus.directives();
-        let shown = Shown {
-            title,
-            plugins: host.plugins(),
-            configs: host.configs(),
-            directives: standing.len(),
-            values: standing.iter().map(|found| found.values.len()).sum(),
-            lines: &lines,
-            filter: &filter,
-        };
-        let building = shown.plugins.iter().any(|plugin| plugin.building_since_ms > 0);
-        let names: Vec<String> = shown.plugins.iter().map(|plugin| plugin.id.clone()).collect();
-        terminal.draw(|frame| draw::draw(frame, &shown))?;
-        let clock = async {
-            // Only a running build's time changes by itself.
-            if building {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            key = keys.next() => match key? {
-                Event::Key(key) => match keys::press(key, &mut filter, &names) {
-                    Want::More => continue,
-                    Want::End => return Ok(()),
-                },
-                _ => continue,
-            },
-            line = coming.recv() => match line {
-                Ok(line) => {
-                    let last = lines.last().map_or(0, |line| line.number);
-                    lines.extend(Some(line).filter(|line| line.number > last));
-                    while let Ok(line) = coming.try_recv() {
-                        lines.push(line);
-                    }
-                    let excess = lines.len().saturating_sub(LINES);
-                    lines.drain(..excess);
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Ok(()),
-            },
-            told = events.recv() => if matches!(told, Err(RecvError::Closed)) { return Ok(()) },
-            _ = changes.changed() => {}
-            _ = directives.changed() => {}
-            () = clock => {}
+impl Drop for View {
+    fn drop(&mut self) {
+        self.screen.leave();
+        // Its last lines are in the journal then.
+        #[cfg(unix)]
+        drop(self.outputs.take());
+        for line in self.left() {
+            print_as_it_is(&line);
         }
-        trim();
-        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -40,16 +40,22 @@ impl Daemon {
         static DAEMONS: AtomicU32 = AtomicU32::new(0);
         command.env("CBUS_NAME", format!("daemon-{}", DAEMONS.fetch_add(1, Ordering::Relaxed)));
         more(&mut command);
-        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("running cbus");
-        let stderr = process.stderr.take().expect("its errors");
+        // The log of `cbus dev` is what it was asked for.
+        let stdout = if name == "dev" { Stdio::piped() } else { Stdio::null() };
+        let mut process = command.stderr(Stdio::piped()).stdout(stdout).spawn().expect("running cbus");
         let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
+        let stderr: Box<dyn Read + Send> = Box::new(process.stderr.take().expect("its errors"));
+        let stdout = process.stdout.take().map(|stdout| Box::new(stdout) as Box<dyn Read + Send>);
+        for output in [Some(stderr), stdout].into_iter().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
         let mut daemon = Self { process, lines, said: Vec::new(), address: String::new() };
         let mut at = daemon.wait("the bus API is at");
         let listen = arguments.iter().position(|argument| *argument == "--listen").map(|at| arguments[at + 1]);

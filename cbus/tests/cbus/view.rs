@@ -1,4 +1,4 @@
-//! The live view of `cbus dev`, on a terminal that the test reads as a person does.
+//! The live view of `cbus dev` and `cbus top`, on a terminal that the test reads as a person does.
 
 use std::io::{Read, Write};
 use std::num::NonZero;
@@ -12,6 +12,7 @@ use pty_process::blocking::{Command, Pty, open};
 use rustix::termios::{LocalModes, tcgetattr};
 use tests::Scratch;
 
+use crate::process::{Daemon, daemon_folder};
 use crate::{cbus, terminate};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -22,6 +23,8 @@ pub struct Terminal {
     pty: Arc<Pty>,
     output: Receiver<Vec<u8>>,
     seen: vt100::Parser,
+    /// All that was written to it.
+    raw: Vec<u8>,
 }
 
 impl Terminal {
@@ -37,6 +40,8 @@ impl Terminal {
         pty.resize(pty_process::Size::new(rows.get(), columns.get())).expect("its size");
         let mut command = cbus(folder);
         command.args(arguments).env("CBUS_WORK_DIR", folder.join("work")).env("TERM", "xterm-256color");
+        // One that a test has made, or none.
+        command.env("VISUAL", folder.join("bin/vim")).env_remove("EDITOR");
         let process = Command::from(command).spawn(theirs).expect("running cbus");
         let pty = Arc::new(pty);
         let (sender, output) = channel();
@@ -50,7 +55,7 @@ impl Terminal {
                 }
             }
         });
-        Self { process, pty, output, seen: vt100::Parser::new(rows, columns, 0) }
+        Self { process, pty, output, seen: vt100::Parser::new(rows, columns, 0), raw: Vec::new() }
     }
 
     /// Waits until the view is on the screen, with a text. The cursor is hidden at the end of each drawing.
@@ -68,6 +73,7 @@ impl Terminal {
             let output = self.output.recv_timeout(LIMIT.saturating_sub(begun.elapsed()));
             let Ok(output) = output else { panic!("no `{text}`, but:\n{}", self.seen.screen().contents()) };
             self.seen.process(&output);
+            self.raw.extend(output);
             self.rest_of_the_drawing();
             look(self.seen.screen());
         }
@@ -77,6 +83,7 @@ impl Terminal {
     fn rest_of_the_drawing(&mut self) {
         while let Ok(more) = self.output.recv_timeout(Duration::from_millis(10)) {
             self.seen.process(&more);
+            self.raw.extend(more);
         }
     }
 
@@ -166,4 +173,93 @@ fn the_terminal_is_put_back_when_a_plugin_ends_the_process_and_what_ended_it_is_
         dev.ends_with(code, &[says, "last words", "--isolation process"]);
         end = next;
     }
+}
+
+#[test]
+fn a_mistake_is_found_and_mended_without_the_mouse() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new(&["second"]);
+    let at = scratch.folder();
+    std::fs::write(at.join("second/config.yaml"), "one:\n  id: second\n").expect("writing");
+    // An editor that takes the whole terminal, and tells how it was called.
+    let editor = at.join("bin/vim");
+    std::fs::create_dir(at.join("bin")).expect("a folder");
+    let script =
+        format!("#!/bin/sh\necho \"the editor\"\necho \"$@\" > {0}/new && mv {0}/new {0}/called\n", at.display());
+    std::fs::write(&editor, script).expect("a script");
+    std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).expect("it can be run");
+    scratch.edit("second", "Ok(Self)", "println!(\"said by the plugin\");\n        let unused = 1;\n        Ok(Self)");
+
+    let mut dev = Terminal::start(at, &["dev", "second", "--name", "mended", "--locations"]);
+    dev.wait("generation 1 serves");
+    dev.wait("output said by the plugin");
+    dev.wait("warning: unused variable: `unused`");
+    dev.press(b"?");
+    dev.wait("open the editor at the first error");
+    dev.press(b"x");
+    dev.press(b"l");
+    dev.wait(": debug");
+
+    scratch.edit("second", "\"from the second\"", "oops");
+    dev.wait("Compiler: 1 error, 1 warning in second");
+    dev.wait("error[E0425]");
+    dev.wait("DEBUG");
+    let source = at.join("second/src/lib.rs").canonicalize().expect("the source");
+    let text = std::fs::read_to_string(&source).expect("the source");
+    let line = text.lines().position(|line| line.contains("oops")).expect("the mistake") + 1;
+    let places = std::fs::read_to_string(at.join(".bacon-locations")).expect("the places");
+    let mut kinds = places.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect::<Vec<_>>();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["error", "warning"], "{places}");
+    assert!(places.contains(&format!("error {}:{line}:", source.display())), "{places}");
+
+    dev.press(b"e");
+    let begun = Instant::now();
+    while !at.join("called").exists() {
+        assert!(begun.elapsed() < LIMIT, "the editor was not called");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let called = std::fs::read_to_string(at.join("called")).expect("how it was called");
+    assert_eq!(called.trim(), format!("+{line} {}", source.display()));
+    dev.press(b" ");
+    dev.wait("PAUSED");
+    scratch.edit("second", "oops", "\"mended\"");
+    dev.press(b" ");
+    dev.wait("generation 2 serves");
+    let told = String::from_utf8_lossy(&dev.raw).into_owned();
+    assert!(told.contains("\u{7}\u{1b}]9;cbus dev: second does not build\u{7}"), "the bell");
+    assert!(told.contains("the editor"), "it had the terminal");
+    dev.press(b"q");
+    // What was shown last is still there.
+    dev.ends_with(0, &["generation 2 serves", "unused variable", "Shutting down"]);
+}
+
+#[test]
+fn top_shows_a_daemon_asks_before_it_rolls_back_and_finds_it_again() {
+    let folder = daemon_folder();
+    let at = folder.path();
+    std::fs::copy(crate::built(), at.join("plugins/second.cbus.so")).expect("copying");
+    let listen = format!("unix:{}", at.join("top.sock").display());
+    let arguments = ["config.yaml", "--plugins", "plugins", "--listen", &listen];
+    let daemon = Daemon::start(at, &arguments);
+    let size = |length| NonZero::new(length).expect("a size");
+    let mut top = Terminal::with_size(at, &["top", "--connect", &listen], size(30), size(200));
+    top.wait(&format!("process {}", daemon.process.id()));
+    top.wait("serving");
+    top.wait("generation 1 serves");
+    top.press(b"d");
+    top.wait("Directives: 0");
+    top.press(b"d");
+    top.press(b"\t");
+    top.press(b"b");
+    top.wait("Roll second back to the generation before?");
+    top.press(b"y");
+    top.wait("does not allow clients to reload or unload plugins");
+    daemon.end();
+    top.wait("the daemon is away");
+    let daemon = Daemon::start(at, &arguments);
+    top.wait(&format!("process {}", daemon.process.id()));
+    top.press(b"q");
+    top.ends_with(0, &["generation 1 serves"]);
+    daemon.end();
 }

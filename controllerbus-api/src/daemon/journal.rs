@@ -345,6 +345,8 @@ fn log(event: &Event) {
         "build_failed" => tracing::error!(target: "cbus", plugin, "does not build:\n{text}"),
         "rolled_back" | "crashed" => tracing::error!(target: "cbus", plugin, "{text}"),
         "draining" | "stuck" | "refused" | "conflict" => tracing::warn!(target: "cbus", plugin, "{text}"),
+        // With what the compiler warns of.
+        "built" if text.contains('\n') => tracing::warn!(target: "cbus", plugin, "{text}"),
         "build_started" | "built" => tracing::debug!(target: "cbus", plugin, "{text}"),
         _ => tracing::info!(target: "cbus", plugin, "{text}"),
     }

@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use controllerbus::__private::RUN;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 use super::Journal;
 use super::journal::now_ms;
@@ -39,6 +40,55 @@ impl FromStr for Filter {
     }
 }
 
+/// Crates whose finer lines are about connections, and hardly ever wanted by whoever asks for finer lines.
+const NOISY: [&str; 6] = ["h2", "hyper", "hyper_util", "mio", "tonic", "tower"];
+
+impl Filter {
+    /// The finest level that it keeps of modules that it does not name; none if it keeps nothing of them.
+    pub fn level(&self) -> Option<Level> {
+        self.0.default_level().and_then(|level| level.into_level())
+    }
+
+    /// The same with another level for modules that it does not name. Those of the connections to clients are not made finer
+    /// than `warn`.
+    #[must_use]
+    pub fn with_level(&self, level: Level) -> Self {
+        let mut targets = self.0.clone().with_default(level);
+        for name in NOISY {
+            if !self.0.iter().any(|(named, _)| named == name) {
+                targets = targets.with_target(name, level.min(Level::WARN));
+            }
+        }
+        Self(targets)
+    }
+
+    /// What the subscriber has to let through.
+    fn outer(&self) -> Targets {
+        // Plugins' modules are filtered in the layer, where their names are known.
+        let most = self.0.iter().map(|(_, level)| level).chain(self.0.default_level()).max();
+        let outer = self.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
+        // Whose a line is, whichever modules' lines are kept.
+        outer.with_target(RUN, LevelFilter::ERROR)
+    }
+}
+
+/// Changes which lines a [`reloadable_layer`] keeps, of plugins too.
+#[derive(Clone)]
+pub struct FilterHandle(Arc<dyn Fn(Filter) + Send + Sync>);
+
+impl FilterHandle {
+    /// Keeps other lines from now on.
+    pub fn set(&self, filter: Filter) {
+        (self.0)(filter);
+    }
+}
+
+impl std::fmt::Debug for FilterHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FilterHandle").finish_non_exhaustive()
+    }
+}
+
 /// A layer for the subscriber of `tracing` that records log lines in a journal. `print` gets each line too, without its
 /// number; it is fit to be shown, but may have control characters.
 ///
@@ -62,16 +112,32 @@ pub fn layer<S>(
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    // Plugins' modules are filtered in the layer, where their names are known.
-    let most = filter.0.iter().map(|(_, level)| level).chain(filter.0.default_level()).max();
-    let outer = filter.0.clone().with_target(GUEST, most.unwrap_or(LevelFilter::INFO));
-    // Whose a line is, whichever modules' lines are kept.
-    let outer = outer.with_target(RUN, LevelFilter::ERROR);
-    Lines { filter, journal: Arc::clone(journal), print }.with_filter(outer)
+    reloadable_layer(journal, filter, print).0
+}
+
+/// As [`layer`], with a handle that changes the filter while the program runs.
+pub fn reloadable_layer<S>(
+    journal: &Arc<Journal>,
+    filter: Filter,
+    print: impl Fn(&LogLine) + Send + Sync + 'static,
+) -> (impl Layer<S> + Send + Sync + 'static, FilterHandle)
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let (outer, handle) = reload::Layer::new(filter.outer());
+    let filter = Arc::new(RwLock::new(filter));
+    let lines = Lines { filter: Arc::clone(&filter), journal: Arc::clone(journal), print };
+    let set = move |new: Filter| {
+        let outer = new.outer();
+        *filter.write().unwrap_or_else(PoisonError::into_inner) = new;
+        // An error is that the subscriber is gone.
+        let _ = handle.reload(outer);
+    };
+    (lines.with_filter(outer), FilterHandle(Arc::new(set)))
 }
 
 struct Lines<P> {
-    filter: Filter,
+    filter: Arc<RwLock<Filter>>,
     journal: Arc<Journal>,
     print: P,
 }
@@ -104,7 +170,8 @@ where
         };
         let guest = line.target == GUEST;
         event.record(&mut Fields { line: &mut line, guest });
-        if guest && !self.filter.0.would_enable(&line.target, &level) {
+        let filter = || self.filter.read().unwrap_or_else(PoisonError::into_inner);
+        if guest && !filter().0.would_enable(&line.target, &level) {
             return;
         }
         for span in context.event_scope(event).into_iter().flatten() {

@@ -127,9 +127,11 @@ pub(crate) async fn build(
             link_line = Some(String::from_utf8_lossy(line).into_owned());
         }
         Ok(Message::CompilerMessage(message)) => {
-            if let Some(message) = CompilerMessage::of(message.message) {
-                progress.message(&message);
-                messages.push(message);
+            if let Some(found) = CompilerMessage::of(message.message) {
+                progress.message(&found);
+                // Where cargo runs the compiler for a crate that is no member of the overlay's workspace.
+                let folder = folder_of(&message.package_id.repr);
+                messages.push(folder.into_iter().fold(found, |found, folder| found.in_folder(&folder)));
             }
         }
         _ => {}
@@ -176,6 +178,12 @@ pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<Str
             let _ = std::fs::remove_dir_all(unit.join("fingerprint"));
         }
     }
+}
+
+/// The folder of a local package, by its id: `path+file:///folder#name@version`.
+fn folder_of(id: &str) -> Option<PathBuf> {
+    let (url, _) = id.strip_prefix("path+")?.rsplit_once('#')?;
+    Some(PathBuf::from(url.strip_prefix("file://")?.replace("%20", " ")))
 }
 
 /// Whether a package is in a local folder.

@@ -431,7 +431,7 @@ impl Session {
         let heard = compiler.heard(progress).await?;
         let Some(call) = &self.known.units[at].call else { return Ok(()) };
         if heard.status.success() {
-            messages.extend(heard.messages);
+            messages.extend(heard.messages.into_iter().map(|message| message.in_folder(&call.folder)));
             return Ok(());
         }
         // A new file beside the edited ones counts as edited.
@@ -439,12 +439,13 @@ impl Session {
         let beside = spans.filter(|file| edited.iter().any(|known| known.parent() == file.parent()));
         let files = edited.iter().cloned().chain(beside).collect();
         let about = verdict::is_about(&files, &call.folder, heard.status, &heard.messages, &heard.other);
+        let found: Vec<_> = heard.messages.into_iter().map(|message| message.in_folder(&call.folder)).collect();
         let internal = heard.status.code() != Some(1);
         if internal && let Some(folder) = call.option("incremental") {
             // Its incremental data may be the cause.
             remove_incremental(Path::new(folder), &call.stem());
         }
-        messages.extend(heard.messages);
+        messages.extend(found);
         let failed = failed(job.spec, std::mem::take(messages), &String::from_utf8_lossy(&heard.other));
         Err(if about { Failure::Failed(failed) } else { Failure::Cargo(format!("rustc failed: {failed}")) })
     }

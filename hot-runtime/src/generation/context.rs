@@ -1,12 +1,13 @@
 //! What all generations of a runtime share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use controllerbus::Bus;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::Checks;
@@ -22,6 +23,9 @@ use crate::sys::scratch::ScratchDir;
 /// Called with every event.
 pub(crate) type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
 
+/// Asked with a plugin's id before a build of it is swapped in.
+pub(crate) type Check = Arc<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
 /// The settings for all plugins of a runtime.
 pub(crate) struct Settings {
     pub(crate) workers: u32,
@@ -31,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) probation: Probation,
     pub(crate) keep: Keep,
     pub(crate) checks: Checks,
+    /// Asked before each build is swapped in, and how long that may take.
+    pub(crate) before_swap: Option<(Check, Duration)>,
 }
 
 /// What all plugins' tasks share.
@@ -47,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<RuntimeEvent>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) retiring: TaskTracker,
+    /// Whether changes are built later.
+    pub(crate) paused: watch::Sender<bool>,
 }
 
 /// Generation numbers are unique in the process, so that a `Source` identifies one of them on any bus.

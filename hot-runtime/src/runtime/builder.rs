@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use controllerbus::{Bus, bus};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,7 +20,7 @@ use crate::compile::BuildOptions;
 use crate::error::{Error, Result};
 use crate::event::RuntimeEvent;
 use crate::generation::builds::Builds;
-use crate::generation::context::{Listener, Settings, Shared};
+use crate::generation::context::{Check, Listener, Settings, Shared};
 use crate::generation::history::Keep;
 use crate::generation::probation::Probation;
 use crate::generation::registry::Registry;
@@ -34,6 +34,9 @@ use crate::source::watch::Watcher;
 use crate::source::workspace::Workspace;
 use crate::sys::scratch::ScratchDir;
 use crate::util::{blocking, in_full};
+
+/// Called with the runtime once it exists.
+type Given = Box<dyn FnOnce(&HotRuntime) + Send>;
 
 /// How many runtimes this process has started.
 static RUNTIMES: AtomicU64 = AtomicU64::new(0);
@@ -70,6 +73,8 @@ pub struct Builder {
     build_timeout: Duration,
     watcher: Option<Watcher>,
     listeners: Vec<Listener>,
+    given: Vec<Given>,
+    before_swap: Option<Check>,
     placements: PlacementRules,
     settings: Settings,
 }
@@ -88,6 +93,8 @@ impl Builder {
             build_timeout: Duration::from_secs(600),
             watcher: None,
             listeners: Vec::new(),
+            given: Vec::new(),
+            before_swap: None,
             placements: PlacementRules::default(),
             settings: Settings {
                 workers: 2,
@@ -97,6 +104,7 @@ impl Builder {
                 probation: Probation::default(),
                 keep: Keep::default(),
                 checks: Checks::new(Trust::undecided()),
+                before_swap: None,
             },
         }
     }
@@ -281,6 +289,26 @@ impl Builder {
         self
     }
 
+    /// Calls a function with the runtime before anything is built or loaded: for whoever shows or controls it during
+    /// [`Builder::start`], which returns after the first builds. Plugins are known to it once their crates were read.
+    #[must_use]
+    pub fn on_runtime(mut self, given: impl FnOnce(&HotRuntime) + Send + 'static) -> Self {
+        self.given.push(Box::new(given));
+        self
+    }
+
+    /// Asks before each build of a crate is swapped in, such as by running its tests: `check` is called with the plugin's id,
+    /// and its error is the reason why the build is not swapped in and what serves goes on. A further change of the sources
+    /// drops the future, and so does the limit of [`Builder::build_timeout`], which is a refusal.
+    #[must_use]
+    pub fn before_swap<F>(mut self, check: impl Fn(&str) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.before_swap = Some(Arc::new(move |plugin| Box::pin(check(plugin))));
+        self
+    }
+
     /// Prints what happens to the plugins on standard error, in colours on a terminal: builds and what the compiler says,
     /// swaps, roll-backs, crashes, unloads. While the program has no `tracing` subscriber, the warnings and errors that plugins
     /// log are printed, too. For a program whose log has it all already, see [`Builder::on_event`].
@@ -334,12 +362,16 @@ impl Builder {
             registry: Registry::default(),
             comparing: Mutex::default(),
             builds: Builds::default(),
-            settings: self.settings,
+            settings: Settings {
+                before_swap: self.before_swap.map(|check| (check, self.build_timeout)),
+                ..self.settings
+            },
             private_dir,
             placements: self.placements,
             events: broadcast::channel(256).0,
             listeners: self.listeners,
             retiring: TaskTracker::new(),
+            paused: watch::Sender::new(false),
         });
         // Counted down from the end, so that it is never a generation's number.
         let settings = bus::Source(u64::MAX - RUNTIMES.fetch_add(1, Ordering::Relaxed));
@@ -355,6 +387,7 @@ impl Builder {
                 settings,
             }),
         };
+        self.given.into_iter().for_each(|given| given(&runtime));
         let weak = Arc::downgrade(&runtime.inner);
         let add = |factories| runtime.inner.shared.bus.add_factories(settings, factories);
         add(vec![PluginSettings::of(Weak::clone(&weak))]);

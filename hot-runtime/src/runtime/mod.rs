@@ -125,6 +125,18 @@ impl HotRuntime {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
+    /// Pauses or resumes the builds that changes cause. What is changed in a pause is built at its end; a build that runs is not
+    /// stopped, and [`HotRuntime::rebuild`] builds all the same.
+    pub fn set_paused(&self, paused: bool) {
+        self.inner.shared.paused.send_replace(paused);
+    }
+
+    /// Whether changes are built later, because builds are paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        *self.inner.shared.paused.borrow()
+    }
+
     /// Moves a plugin to the host's process or to one of its own: the serving generation is swapped for the same code
     /// there, without a gap. `None` if the plugin is not loaded, or already runs there.
     ///

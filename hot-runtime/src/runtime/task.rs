@@ -4,17 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::artifact::Verified;
-use crate::compile::{BuildEvent, BuildOptions, BuildPhase, Inputs, MessageLevel, PluginBuilder};
+use crate::artifact::{Inspected, Verified};
+use crate::compile::{BuildEvent, BuildOptions, BuildPhase, BuildReport, Inputs, MessageLevel, PluginBuilder};
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::generation::context::Shared;
 use crate::generation::serving::Serving;
 use crate::source::spec::PluginSpec;
 use crate::source::watch::{Following, Watched, Watcher};
+use crate::text::duration;
 use crate::util::blocking;
 
 /// What a plugin's task is asked to do.
@@ -74,14 +76,19 @@ struct Changes {
 
 impl Changes {
     /// Waits until an input's content is not what it was when the last build started; returns since when. Cancel-safe.
-    async fn next(&mut self) -> Instant {
+    async fn next(&mut self, paused: &watch::Sender<bool>) -> Instant {
         let Some(following) = &mut self.following else { return std::future::pending().await };
         loop {
-            let at = match self.hint {
+            let mut at = match self.hint {
                 Some(at) => at,
                 None => *self.hint.insert(following.changed().await.at),
             };
             following.settle(QUIET, SETTLED).await;
+            if *paused.borrow() {
+                resumed(paused, following).await;
+                // Nobody wants to know how long the pause was.
+                at = Instant::now();
+            }
             let inputs = self.inputs.clone();
             let changed = blocking(move || Ok(inputs.changed())).await;
             self.hint = None;
@@ -121,7 +128,7 @@ impl Plugin {
         loop {
             let change = async {
                 match &mut self.source {
-                    Some(source) if !source.stop.is_cancelled() => source.changes.next().await,
+                    Some(source) if !source.stop.is_cancelled() => source.changes.next(&self.shared.paused).await,
                     _ => std::future::pending().await,
                 }
             };
@@ -184,28 +191,56 @@ impl Plugin {
         let mut edited = edited;
         let mut overtaken = 0;
         let serving = self.serving.number().await;
-        let built = loop {
-            let Some(source) = self.source.as_mut() else {
-                return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
+        loop {
+            let built = {
+                let Some(source) = self.source.as_mut() else {
+                    return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
+                };
+                let cancel = source.stop.child_token();
+                self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
+                let observer = |event| self.shared.emit(to_runtime_event(&self.id, event));
+                let building = source.builder.build_watching(&observer, &cancel, source.changes.set());
+                tokio::pin!(building);
+                tokio::select! {
+                    biased;
+                    // Sources that are written all the time are built all the same.
+                    at = source.changes.next(&self.shared.paused), if overtaken < OVERTAKEN => {
+                        // The build is out of date: stop it, wait until it has stopped, start over.
+                        cancel.cancel();
+                        let _ = building.await;
+                        overtaken += 1;
+                        edited = Some(edited.unwrap_or(at));
+                        continue;
+                    }
+                    built = &mut building => built,
+                }
             };
-            let cancel = source.stop.child_token();
-            self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
-            let observer = |event| self.shared.emit(to_runtime_event(&self.id, event));
-            let building = source.builder.build_watching(&observer, &cancel, source.changes.set());
-            tokio::pin!(building);
-            tokio::select! {
-                biased;
-                // Sources that are written all the time are built all the same.
-                at = source.changes.next(), if overtaken < OVERTAKEN => {
-                    // The build is out of date: stop it, wait until it has stopped, start over.
-                    cancel.cancel();
-                    let _ = building.await;
+            let (built, in_memory) = self.built(built, serving)?;
+            if self.serving.is_build(&built.build_hash).await {
+                self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone(), serving });
+                return Ok(None);
+            }
+            match self.allowed(overtaken).await {
+                Answer::Overtaken(at) => {
                     overtaken += 1;
                     edited = Some(edited.unwrap_or(at));
                 }
-                built = &mut building => break built,
+                Answer::No(reason) => {
+                    let error = Error::NotAllowed { plugin: self.id.clone(), reason };
+                    return Err(self.serving.refused(error).await);
+                }
+                Answer::Stopped => return Err(Error::Cancelled { plugin: self.id.clone() }),
+                Answer::Yes => return self.swap(built, in_memory, edited).await.map(Some),
             }
-        };
+        }
+    }
+
+    /// Reports how a build ended.
+    fn built(
+        &self,
+        built: Result<(BuildReport, Option<Inspected>)>,
+        serving: Option<u64>,
+    ) -> Result<(BuildReport, Option<Inspected>)> {
         let (built, in_memory) = match built {
             Ok(built) => built,
             Err(error) => {
@@ -225,11 +260,39 @@ impl Plugin {
             optimized: built.optimized,
             phases: built.phases.clone(),
             warnings: built.messages.iter().filter(|message| message.level == MessageLevel::Warning).count(),
+            messages: built.messages.clone(),
         });
-        if self.serving.is_build(&built.build_hash).await {
-            self.shared.emit(RuntimeEvent::Unchanged { plugin: self.id.clone(), serving });
-            return Ok(None);
+        Ok((built, in_memory))
+    }
+
+    /// Asks whether what was built may be swapped in. A change of the sources meanwhile is an answer too.
+    async fn allowed(&mut self, overtaken: usize) -> Answer {
+        let (Some((check, limit)), Some(source)) = (self.shared.settings.before_swap.clone(), self.source.as_mut())
+        else {
+            return Answer::Yes;
+        };
+        let (id, stop) = (self.id.clone(), source.stop.clone());
+        // A task of its own, which may panic, and which is stopped when this is not waited for.
+        let asked = AbortOnDropHandle::new(tokio::spawn(async move { check(&id).await }));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Answer::Stopped,
+            at = source.changes.next(&self.shared.paused), if overtaken < OVERTAKEN => Answer::Overtaken(at),
+            answer = tokio::time::timeout(limit, asked) => match answer {
+                Ok(Ok(Ok(()))) => Answer::Yes,
+                Ok(Ok(Err(reason))) => Answer::No(reason),
+                Ok(Err(ended)) => Answer::No(format!("the check before the swap ended early: {ended}")),
+                Err(_) => Answer::No(format!("the check before the swap took longer than {}", duration(limit))),
+            },
         }
+    }
+
+    async fn swap(
+        &self,
+        built: BuildReport,
+        in_memory: Option<Inspected>,
+        edited: Option<Instant>,
+    ) -> Result<SwapReport> {
         let begun = Instant::now();
         let reading = move || match in_memory {
             Some(sealed) => Verified::just_built(sealed),
@@ -240,7 +303,29 @@ impl Plugin {
             Err(error) => return Err(self.serving.refused(error).await),
         };
         let timeline = Timeline { build: built.took, verify: begun.elapsed(), ..Timeline::default() };
-        self.serving.swap(artifact, timeline, edited).await.map(Some)
+        self.serving.swap(artifact, timeline, edited).await
+    }
+}
+
+/// Whether a build may be swapped in.
+enum Answer {
+    Yes,
+    /// Why not.
+    No(String),
+    /// It is out of date since then.
+    Overtaken(Instant),
+    /// It is not built any more.
+    Stopped,
+}
+
+/// Waits for the end of a pause. What changes meanwhile is looked at then.
+async fn resumed(paused: &watch::Sender<bool>, following: &mut Following) {
+    let mut state = paused.subscribe();
+    loop {
+        tokio::select! {
+            _ = state.wait_for(|paused| !paused) => return,
+            _ = following.changed() => {}
+        }
     }
 }
 
