@@ -8,7 +8,9 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 
 /// The terminal while the view is on it; as it was when this is dropped.
 pub struct Screen {
@@ -24,8 +26,7 @@ impl Screen {
     /// There is no terminal, or it cannot be set.
     pub fn open() -> Result<Self> {
         let tty = of_stdout()?;
-        // A drawing is one write, or nearly.
-        let terminal = Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(1 << 16, tty.try_clone()?)))?;
+        let terminal = new_terminal(&tty)?;
         let mut screen = Self { terminal, tty, is_entered: false };
         screen.enter()?;
         Ok(screen)
@@ -38,14 +39,16 @@ impl Screen {
     pub fn enter(&mut self) -> Result<()> {
         enable_raw_mode()?;
         self.is_entered = true;
-        execute!(self.tty, EnterAlternateScreen)?;
-        self.terminal.clear()
+        execute!(self.tty, EnterAlternateScreen, Clear(ClearType::All))?;
+        // One that knows of nothing on the screen draws all of it. `Terminal::clear` would ask the terminal where its cursor is,
+        // and wait for the answer.
+        self.terminal = new_terminal(&self.tty)?;
+        Ok(())
     }
 
     /// Restores the terminal, with what was on it before.
     pub fn leave(&mut self) {
         if std::mem::take(&mut self.is_entered) {
-            let _ = self.terminal.flush();
             let _ = disable_raw_mode();
             let _ = execute!(self.tty, LeaveAlternateScreen, Show);
         }
@@ -69,6 +72,11 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+fn new_terminal(tty: &File) -> Result<Terminal<CrosstermBackend<BufWriter<File>>>> {
+    // A drawing is one write, or nearly.
+    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(1 << 16, tty.try_clone()?)))
 }
 
 #[cfg(unix)]

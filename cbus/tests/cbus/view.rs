@@ -63,6 +63,18 @@ impl Terminal {
         self.watch(text, |_| {});
     }
 
+    /// Waits until a text is not on the screen any more.
+    fn wait_without(&mut self, text: &str) {
+        let begun = Instant::now();
+        while self.seen.screen().contents().contains(text) {
+            let output = self.output.recv_timeout(LIMIT.saturating_sub(begun.elapsed()));
+            let Ok(output) = output else { panic!("still `{text}`:\n{}", self.seen.screen().contents()) };
+            self.seen.process(&output);
+            self.raw.extend(output);
+            self.rest_of_the_drawing();
+        }
+    }
+
     /// The same; each drawing is passed to `look`.
     pub fn watch(&mut self, text: &str, mut look: impl FnMut(&vt100::Screen)) {
         let begun = Instant::now();
@@ -199,11 +211,16 @@ fn a_mistake_is_found_and_mended_without_the_mouse() {
     dev.press(b"x");
     dev.press(b"l");
     dev.wait(": debug");
+    dev.press(b"/building\r");
+    dev.wait("with `building`");
 
     scratch.edit("second", "\"from the second\"", "oops");
     dev.wait("Compiler: 1 error, 1 warning in second");
     dev.wait("error[E0425]");
-    dev.wait("DEBUG");
+    dev.wait("DEBUG second building");
+    dev.press(b"\x1b");
+    // With a key right behind it, it would be another one.
+    dev.wait_without("with `building`");
     let source = at.join("second/src/lib.rs").canonicalize().expect("the source");
     let text = std::fs::read_to_string(&source).expect("the source");
     let line = text.lines().position(|line| line.contains("oops")).expect("the mistake") + 1;
@@ -238,7 +255,7 @@ fn a_mistake_is_found_and_mended_without_the_mouse() {
 fn top_shows_a_daemon_asks_before_it_rolls_back_and_finds_it_again() {
     let folder = daemon_folder();
     let at = folder.path();
-    std::fs::copy(crate::built(), at.join("plugins/second.cbus.so")).expect("copying");
+    std::fs::copy(&crate::built().1, at.join("plugins/second.cbus.so")).expect("copying");
     let listen = format!("unix:{}", at.join("top.sock").display());
     let arguments = ["config.yaml", "--plugins", "plugins", "--listen", &listen];
     let daemon = Daemon::start(at, &arguments);

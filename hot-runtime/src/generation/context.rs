@@ -72,7 +72,11 @@ impl Shared {
     }
 
     pub(crate) fn emit(&self, event: RuntimeEvent) {
-        tracing::debug!(?event);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            // What the compiler says is data of the event; here the first line is enough.
+            let text = event.text();
+            tracing::debug!(plugin = event.plugin(), "{}", text.lines().next().unwrap_or_default());
+        }
         self.builds.note(&event);
         for listener in &self.listeners {
             // A panic of one listener must not affect the others, nor the caller.
