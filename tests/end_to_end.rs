@@ -94,7 +94,7 @@ async fn what_is_saved_in_a_pause_is_built_at_its_end_and_what_is_not_allowed_is
         .target_dir(target_dir())
         .watcher(watcher.clone())
         .on_event(listener)
-        .on_runtime(move |runtime| drop(kept.set(runtime.generations().len())))
+        .on_runtime(move |runtime| kept.set(runtime.generations().len()).expect("once"))
         .before_swap(move |plugin| {
             let answer = match (plugin, asked.load(Ordering::SeqCst)) {
                 ("probe", true) => Ok(()),

@@ -57,12 +57,10 @@ impl Tests {
     }
 
     /// Runs the tests of a plugin whose new code waits for them; an error is why it does not take over.
-    pub fn before_swap(self: Arc<Self>, plugin: String) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        async move {
-            match self.crates.get(&plugin) {
-                Some(found) if found.when == When::Before => self.run(&plugin, found).await,
-                _ => Ok(()),
-            }
+    pub async fn before_swap(self: Arc<Self>, plugin: String) -> Result<(), String> {
+        match self.crates.get(&plugin) {
+            Some(found) if found.when == When::Before => self.run(&plugin, found).await,
+            _ => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::page::{Page, ROOT, pages};
 use crate::run;
 
 /// What else stands in blocks of commands: what a shell has, and what a reader may be asked to run.
-const OTHERS: [&str; 4] = ["cd", "export", "gdb", "mkdir"];
+const OTHERS: [&str; 5] = ["cd", "export", "gdb", "mkdir", "tee"];
 
 /// The commands of a block, as words.
 fn commands(text: &str) -> Vec<Vec<String>> {

@@ -46,7 +46,7 @@ const NOISY: [&str; 6] = ["h2", "hyper", "hyper_util", "mio", "tonic", "tower"];
 impl Filter {
     /// The finest level that it keeps of modules that it does not name; none if it keeps nothing of them.
     pub fn level(&self) -> Option<Level> {
-        self.0.default_level().and_then(|level| level.into_level())
+        self.0.default_level().and_then(LevelFilter::into_level)
     }
 
     /// The same with another level for modules that it does not name. Those of the connections to clients are not made finer

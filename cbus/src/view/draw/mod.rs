@@ -19,6 +19,7 @@ use controllerbus_api::state;
 use super::keys::KEYS;
 use super::model::Shown;
 use super::ui::{Part, Ui};
+use crate::problems::Kind;
 use crate::text::duration;
 pub use lower::rows_of;
 use text::{fit, quiet, width_of};
@@ -30,10 +31,13 @@ pub fn draw(frame: &mut Frame<'_>, shown: &Shown, ui: &mut Ui) {
     let width = usize::from(area.width);
     let active = ui.active(shown);
     let problems = problems::lines(shown, width);
+    // Warnings can wait: they leave room for the rest.
+    let is_urgent = shown.problems.iter().any(|problem| problem.kind < Kind::Warning) || ui.zoomed;
+    let of_problems = if is_urgent { problems.len() } else { problems.len().min(WARNINGS) };
     let plugins = shown.plugins.len().max(1);
     let controllers = (shown.configs.len() + shown.without_config().count()).max(1);
     let asks = [
-        Ask { least: problems.len().min(4), wanted: problems.len(), is_there: !problems.is_empty() },
+        Ask { least: problems.len().min(4), wanted: of_problems, is_there: !problems.is_empty() },
         Ask { least: shown.broken().clamp(1, plugins), wanted: plugins, is_there: true },
         Ask {
             least: shown.configs.iter().filter(|found| found.is_bad()).count().clamp(1, 3),
@@ -90,6 +94,9 @@ struct Ask {
     wanted: usize,
     is_there: bool,
 }
+
+/// How many rows problems have that are only warnings.
+const WARNINGS: usize = 5;
 
 /// How many rows the log has, if there is room.
 const LOG: usize = 5;
