@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use controllerbus_api::proto::{Config, Controller, Directive, Event, LogLine, Plugin};
-use controllerbus_api::state;
+use controllerbus_api::{CONFIG_ID, state};
 
 use crate::problems::{Kind, Problem, Tested, of_text, place};
 
@@ -70,7 +70,8 @@ impl Shown {
         let tests = &self.tests;
         let rank = |plugin: &Plugin| (!is_broken(plugin, tests), order.get(&plugin.id).copied().unwrap_or(usize::MAX));
         self.plugins.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| natural(&a.id, &b.id)));
-        let rank = |config: &Config| (!config.is_bad(), !config.is_waiting());
+        // The API itself is what nobody looks for.
+        let rank = |config: &Config| (!config.is_bad(), !config.is_waiting(), config.config_id == CONFIG_ID);
         self.configs.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| natural(&a.key, &b.key)));
         self.controllers.sort_by(|a, b| natural(&a.name, &b.name));
         self.problems = self.found();
@@ -131,6 +132,10 @@ impl Shown {
             }
         }
         found.sort_by_key(|problem| problem.kind);
+        if let Some((why, _)) = &self.away {
+            // What else there is may be out of date.
+            found.insert(0, Problem::other(Kind::Failure, "the connection", why));
+        }
         found
     }
 }

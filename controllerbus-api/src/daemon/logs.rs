@@ -278,3 +278,35 @@ impl Visit for Fields<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_logged_can_be_changed_at_the_source_while_the_program_runs() {
+        let journal = Arc::new(Journal::new());
+        let filter: Filter = "info,quiet=error".parse().expect("a filter");
+        let (layer, handle) = reloadable_layer(&journal, filter.clone(), |_| {});
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let log = || {
+                tracing::debug!(target: "loud", "a detail");
+                tracing::info!(target: "quiet", "of no interest");
+                tracing::debug!(target: "h2::frame", "a frame");
+                tracing::debug!(target: GUEST, module = "greeter", plugin = "greeter", "of a plugin");
+            };
+            log();
+            assert!(journal.lines().0.is_empty());
+            handle.set(filter.with_level(Level::DEBUG));
+            log();
+            let told: Vec<String> = journal.lines().0.into_iter().map(|line| line.message).collect();
+            assert_eq!(told, ["a detail", "of a plugin"]);
+            handle.set(filter.with_level(Level::ERROR));
+            log();
+            assert_eq!(journal.lines().0.len(), 2);
+        });
+        assert_eq!(filter.level(), Some(Level::INFO));
+    }
+}

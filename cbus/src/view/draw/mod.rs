@@ -196,18 +196,20 @@ fn title(shown: &Shown, width: usize) -> Line<'static> {
             bold.fg(Color::Yellow).add_modifier(Modifier::REVERSED),
         ));
     }
-    match &shown.away {
-        Some((why, since)) => {
-            let ago = duration(shown.now_ms.saturating_sub(*since) as f64);
-            let text = format!("  the daemon is away ({ago}), reconnecting: {why}");
-            spans.push(Span::styled(text, bold.fg(Color::Red)));
-        }
-        None => {
-            spans.push(quiet(format!("   {counts}")));
-            // Where there is room; `cbus bus` has it too.
-            let used: usize = spans.iter().map(|span| width_of(&span.content)).sum();
-            let address = shown.address.as_ref().map(|address| format!("   {address}"));
-            spans.extend(address.filter(|text| used + width_of(text) <= width).map(quiet));
+    let used = |spans: &[Span<'static>]| spans.iter().map(|span| width_of(&span.content)).sum::<usize>();
+    if let Some((why, since)) = &shown.away {
+        let ago = duration(shown.now_ms.saturating_sub(*since) as f64);
+        let text = format!("  the daemon is away ({ago}), reconnecting: {why}");
+        // The whole reason is among the problems.
+        let text = fit(&text, width.saturating_sub(used(&spans))).trim_end().to_owned();
+        spans.push(Span::styled(text, bold.fg(Color::Red)));
+        return Line::from(spans);
+    }
+    // Where there is room; the parts below, and `cbus bus`, have it too.
+    for more in [Some(counts), shown.address.clone()].into_iter().flatten() {
+        let text = format!("   {more}");
+        if used(&spans) + width_of(&text) <= width {
+            spans.push(quiet(text));
         }
     }
     Line::from(spans)

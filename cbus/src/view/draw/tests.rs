@@ -202,10 +202,13 @@ fn a_daemon_that_is_away_looks_away_and_directives_are_shown_in_place_of_the_log
     shown.command = "cbus top";
     shown.away = Some(("the connection was closed".to_owned(), 1000));
     shown.now_ms = 6000;
+    shown.arrange();
     let mut ui = Ui::new(None);
     let screen = drawn(&shown, &mut ui, (100, 30));
     assert!(screen.contains("the daemon is away (5.0 s), reconnecting: the connection was closed"), "{screen}");
+    assert!(screen.contains("1 failure in the connection"), "{screen}");
     shown.away = None;
+    shown.arrange();
     shown.directive_count = 1;
     shown.directives =
         vec![Directive { id: "example/greet".to_owned(), about: "name=Ada".to_owned(), ..Directive::default() }];
