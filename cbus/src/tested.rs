@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use controllerbus_api::Host;
 use hot_runtime::watch::{Watched, Watcher};
@@ -69,6 +69,7 @@ impl Tests {
         let mut events = host.journal.events().1;
         let mut following = watcher.follow();
         following.set(self.watched());
+        let mut stamps = self.stamps();
         let mut refused: Vec<String> = Vec::new();
         loop {
             let plugins: Vec<String> = tokio::select! {
@@ -92,14 +93,12 @@ impl Tests {
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 },
-                change = following.changed() => {
+                _ = following.changed() => {
                     following.settle(QUIET, SETTLED).await;
                     following.set(self.watched());
-                    let about = |found: &TestedCrate| {
-                        let tests = found.dir.join("tests");
-                        change.paths.is_empty() || change.paths.iter().any(|path| path.starts_with(&tests))
-                    };
-                    self.crates.iter().filter(|(_, found)| about(found)).map(|(plugin, _)| plugin.clone()).collect()
+                    // An event is a hint only.
+                    let before = std::mem::replace(&mut stamps, self.stamps());
+                    self.crates.keys().filter(|plugin| before.get(*plugin) != stamps.get(*plugin)).cloned().collect()
                 }
             };
             for plugin in plugins {
@@ -112,14 +111,18 @@ impl Tests {
 
     /// The folders of tests that are no part of a plugin.
     fn watched(&self) -> Vec<Watched> {
-        let mut found = Vec::new();
-        let mut waiting: Vec<PathBuf> = self.crates.values().map(|found| found.dir.join("tests")).collect();
-        while let Some(folder) = waiting.pop() {
-            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            waiting.extend(entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir())).map(|it| it.path()));
-            found.push(Watched::Folder(folder));
-        }
-        found
+        self.crates.values().flat_map(|found| below_tests(&found.dir).0).map(Watched::Folder).collect()
+    }
+
+    /// When each file in them was written, and its length, by plugin.
+    fn stamps(&self) -> BTreeMap<String, Vec<(PathBuf, Option<SystemTime>, u64)>> {
+        let stamp = |path: PathBuf| {
+            let found = std::fs::metadata(&path).ok();
+            let length = found.as_ref().map_or(0, std::fs::Metadata::len);
+            (path, found.and_then(|found| found.modified().ok()), length)
+        };
+        let of = |found: &TestedCrate| below_tests(&found.dir).1.into_iter().map(stamp).collect();
+        self.crates.iter().map(|(plugin, found)| (plugin.clone(), of(found))).collect()
     }
 
     /// Runs a plugin's tests in the background, in place of those that run already; if they pass, a runtime builds it again.
@@ -166,6 +169,21 @@ impl Tests {
         self.problems.tested(plugin, how);
         if passed { Ok(()) } else { Err(line) }
     }
+}
+
+/// The folder of a crate's integration tests with those in it, and the files in them, in order.
+fn below_tests(dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut folders, mut files) = (Vec::new(), Vec::new());
+    let mut waiting = vec![dir.join("tests")];
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder { waiting.push(entry.path()) } else { files.push(entry.path()) }
+        }
+        folders.push(folder);
+    }
+    files.sort();
+    (folders, files)
 }
 
 /// What `cargo test` has said.
