@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use controllerbus::prelude::*;
-use hot_runtime::{Error, GenerationState, HotRuntime, Isolation, RuntimeEvent, Trust};
+use hot_runtime::{Error, GenerationState, HotRuntime, Isolation, RollBackCause, RuntimeEvent, Trust};
 use tests::load::{built, replace, seal};
 use tests::{ask, events, host, nonce, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -85,7 +85,18 @@ impl Watched {
     /// Why a generation was taken back, and which serves since.
     async fn taken_back(&mut self) -> (u64, u64, String) {
         wait_for(&mut self.told, |event| match event {
-            RuntimeEvent::TakenBack { from, to, reason, .. } => Some((*from, *to, reason.clone())),
+            RuntimeEvent::TakenBack { from, to, cause, reason, .. } => {
+                // The one word says the same.
+                let says = match cause {
+                    RollBackCause::Crashed => "crashed",
+                    RollBackCause::Failing => "failed",
+                    RollBackCause::Unhealthy => "health check",
+                    RollBackCause::Requested => "requested",
+                    other => panic!("{other} is not a cause of this"),
+                };
+                assert!(reason.contains(says), "{cause}: {reason}");
+                Some((*from, *to, reason.clone()))
+            }
             _ => None,
         })
         .await

@@ -413,6 +413,9 @@ pub struct Run {
     pub watch: Vec<PathBuf>,
     #[command(flatten)]
     pub compiling: Compiling,
+    /// Keep what clients apply in the work directory, and go on with what they had applied before the daemon was started anew
+    #[arg(long)]
+    pub resume: bool,
     /// Where plugins run: `none` in the daemon's process, `process` each in a process of its own [default: none, unless a
     /// watched crate sets it]
     #[arg(long, value_name = "WHERE")]
@@ -500,6 +503,8 @@ pub enum Config {
     Schema(ConfigSchema),
     /// Check a config file: its syntax, its config ids, and each config against its schema
     Check(ConfigCheck),
+    /// Print the configs that a daemon runs as a config file
+    Export(ConfigExport),
 }
 
 /// Where schemas come from
@@ -546,6 +551,22 @@ pub struct ConfigCheck {
     /// Print the problems as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `cbus config export`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cbus config export -o backup.yaml       only you can read the file
+  cbus config export --connect main > config.yaml
+
+Secrets are in it as they were given. Over TCP the daemon must have been started with --allow-exec.")]
+pub struct ConfigExport {
+    /// The file to write, or to replace [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub to: Connect,
 }
 
 /// `cbus completions`
@@ -762,9 +783,12 @@ pub struct Logs {
 #[derive(Args)]
 #[command(after_help = LOCAL_TIMES)]
 pub struct Events {
-    /// Start with the buffered events
+    /// Print the buffered events, and end unless --follow is given too
     #[arg(long)]
     pub past: bool,
+    /// Keep printing what happens; the default without --past
+    #[arg(short, long)]
+    pub follow: bool,
     #[command(flatten)]
     pub to: Connect,
     /// Print one line of JSON each

@@ -19,6 +19,8 @@ mod files;
 mod help;
 #[path = "cbus/logs.rs"]
 mod logs;
+#[path = "cbus/metrics.rs"]
+mod metrics;
 #[path = "cbus/page.rs"]
 mod page;
 #[path = "cbus/pictures.rs"]
@@ -26,6 +28,9 @@ mod pictures;
 #[path = "cbus/process.rs"]
 #[allow(dead_code)]
 mod process;
+#[cfg(unix)]
+#[path = "cbus/resume.rs"]
+mod resume;
 #[cfg(unix)]
 #[path = "cbus/service.rs"]
 mod service;

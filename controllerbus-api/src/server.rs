@@ -16,16 +16,16 @@ use super::auth::{Caller, Door, Way};
 use super::pages::Pages;
 use super::proto::bus_api_server::BusApi;
 use super::proto::{
-    AskRequest, AskResponse, Config, Event, ExecuteRequest, ExecuteResponse, GetInfoRequest, Info, ListConfigsRequest,
-    ListConfigsResponse, ListControllersRequest, ListControllersResponse, ListDirectivesRequest,
-    ListDirectivesResponse, ListFactoriesRequest, ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse,
-    LogLine, OpenPageRequest, OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse,
-    RemoveConfigsRequest, RemoveConfigsResponse, RollBackPluginRequest, RollBackPluginResponse, Timeline,
-    UnloadPluginRequest, UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
+    AskRequest, AskResponse, Config, Event, ExecuteRequest, ExecuteResponse, ExportConfigsRequest,
+    ExportConfigsResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse, ListControllersRequest,
+    ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse, ListFactoriesRequest,
+    ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest, OpenPageResponse, Plugin,
+    ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse, RollBackPluginRequest,
+    RollBackPluginResponse, Timeline, UnloadPluginRequest, UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
 };
 use super::state;
 use super::streams::stream;
-use crate::daemon::Host;
+use crate::daemon::{Applied, Host};
 use crate::text;
 
 /// What the calls and the page operate on.
@@ -156,6 +156,19 @@ impl Service {
         Ok(crate::ask::askable(&self.host.bus, &self.host.generations()))
     }
 
+    /// Changes what is kept of what clients have applied, if it is kept.
+    async fn keep(
+        &self,
+        change: impl FnOnce(&Applied) -> controllerbus::Result<()> + Send + 'static,
+    ) -> Result<(), Status> {
+        let Some(applied) = self.host.applied.get().cloned() else { return Ok(()) };
+        let changed = tokio::task::spawn_blocking(move || change(&applied)).await;
+        changed.unwrap_or_else(|panic| Err(controllerbus::Error::msg(panic))).map_err(|error| {
+            tracing::error!(target: "cbus", "a daemon that is started anew will not know this: {error}");
+            Status::internal(format!("it is done, but a daemon that is started anew will not know it: {error}"))
+        })
+    }
+
     /// The states of some keys, and whether all of them have settled: a controller that runs has begun to, because until
     /// then it may fail at once.
     fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
@@ -214,6 +227,22 @@ impl BusApi for Service {
         Ok(Response::new(ListConfigsResponse { configs: self.host.configs() }))
     }
 
+    async fn export_configs(
+        &self,
+        request: Request<ExportConfigsRequest>,
+    ) -> Result<Response<ExportConfigsResponse>, Status> {
+        let is_own = request.extensions().get::<Arc<Door>>().is_some_and(|door| matches!(door.way, Way::Socket));
+        // Whoever reaches the socket could read the daemon's memory as well.
+        if !is_own && !self.allow_exec {
+            return Err(Status::permission_denied(
+                "this daemon does not give its configs, which may have secrets in them, to clients over TCP; ask it over its socket, \
+                 start it with --allow-exec, or set `allow_exec: true` in the config of controllerbus/bus/api",
+            ));
+        }
+        caller(&request)?.audit(format_args!("exports the configs"));
+        Ok(Response::new(ExportConfigsResponse { config_set: self.host.config_set().to_yaml() }))
+    }
+
     async fn list_factories(
         &self,
         _: Request<ListFactoriesRequest>,
@@ -225,7 +254,7 @@ impl BusApi for Service {
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Streamed<Event> {
         let ends = [self.end.clone(), caller(&request)?.revoked];
-        let past = request.into_inner().past;
+        let WatchEventsRequest { past, end } = request.into_inner();
         let (known, mut coming) = self.host.journal.events();
         Ok(Response::new(stream(ends, |sender| async move {
             let mut last = known.last().map_or(0, |event| event.number);
@@ -233,6 +262,9 @@ impl BusApi for Service {
                 if sender.send(Ok(event)).await.is_err() {
                     return;
                 }
+            }
+            if end {
+                return;
             }
             loop {
                 match coming.recv().await {
@@ -315,12 +347,17 @@ impl BusApi for Service {
         Ok(Response::new(stream(ends, |sender| async move {
             let mut changes = service.host.bus.changes();
             // The owner is dropped with this task, however it ends.
+            let kept = set.clone();
             let applied = match &owner {
                 Some(owner) => owner.apply(set).await,
                 None => service.host.bus.apply(set).await,
             };
             if let Err(error) = applied {
                 let _ = sender.send(Err(Status::invalid_argument(error.to_string()))).await;
+                return;
+            }
+            if !attach && let Err(error) = service.keep(move |applied| applied.keep(&kept)).await {
+                let _ = sender.send(Err(error)).await;
                 return;
             }
             let mut told = Vec::new();
@@ -357,7 +394,10 @@ impl BusApi for Service {
         let mut removed = Vec::new();
         for key in request.into_inner().keys {
             caller.audit(format_args!("removes the config {}", escaped(&key)));
-            if self.host.bus.remove_config(&key).await {
+            let was_there = self.host.bus.remove_config(&key).await;
+            let forgotten = key.clone();
+            self.keep(move |applied| applied.forget(&forgotten)).await?;
+            if was_there {
                 removed.push(key);
             }
         }

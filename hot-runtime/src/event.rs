@@ -95,6 +95,41 @@ pub struct StillLoaded {
     pub why: String,
 }
 
+/// Why a generation was rolled back, in one word of few. The event's `reason` says it in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RollBackCause {
+    /// Somebody asked for it.
+    Requested,
+    /// Its process crashed.
+    Crashed,
+    /// Its resolvers, or `execute` of one of its controllers, failed too often.
+    Failing,
+    /// A health check reported an error.
+    Unhealthy,
+    /// It was not read, verified or opened.
+    NotLoaded,
+    /// Its controllers did not become ready.
+    NotReady,
+    /// Its build was rolled back before.
+    TakenBackBefore,
+}
+
+impl std::fmt::Display for RollBackCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Requested => "requested",
+            Self::Crashed => "crashed",
+            Self::Failing => "failing",
+            Self::Unhealthy => "unhealthy",
+            Self::NotLoaded => "not_loaded",
+            Self::NotReady => "not_ready",
+            Self::TakenBackBefore => "taken_back_before",
+        })
+    }
+}
+
 /// Something that happened to a plugin. In JSON, times are numbers of milliseconds, and their names end in `_ms`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -210,6 +245,8 @@ pub enum RuntimeEvent {
     RolledBack {
         /// The plugin's id.
         plugin: String,
+        /// Why, in one word.
+        cause: RollBackCause,
         /// Why.
         reason: String,
         /// The generation that keeps serving, if any.
@@ -226,6 +263,8 @@ pub enum RuntimeEvent {
         to: u64,
         /// The earlier generation.
         was: u64,
+        /// Why, in one word.
+        cause: RollBackCause,
         /// Why.
         reason: String,
         /// What went differently than usual, such as a state that the earlier code rejected.

@@ -53,7 +53,7 @@ mod util;
 
 pub use artifact::{Trust, sign};
 pub use error::{Error, Result};
-pub use event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
+pub use event::{RollBackCause, RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeline, UnloadReport};
 pub use generation::probation::Probation;
 pub use generation::registry::{AskableDirective, GenerationInfo, GenerationState, Registry};
 pub use host::capability::Capabilities;

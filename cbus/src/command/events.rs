@@ -12,7 +12,8 @@ use crate::text::{self, print_json, time};
 pub async fn run(args: &Events) -> Result<()> {
     let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
-    let request = WatchEventsRequest { past: args.past };
+    let end = args.past && !args.follow;
+    let request = WatchEventsRequest { past: args.past, end };
     let mut events = client.watch_events(request).await.map_err(refused(&to))?.into_inner();
     let colour = text::has_colours(&std::io::stdout());
     while let Some(event) = events.message().await.map_err(refused(&to))? {
@@ -23,5 +24,5 @@ pub async fn run(args: &Events) -> Result<()> {
             text::print_as_it_is(&format!("{} {}: {said}", time(event.at_ms), escaped(&event.plugin)));
         }
     }
-    Err(went_away(&to))
+    if end { Ok(()) } else { Err(went_away(&to)) }
 }

@@ -10,6 +10,7 @@ mod dev;
 mod directives;
 mod events;
 mod exec;
+mod export;
 mod inspect;
 mod logs;
 pub(crate) mod new;
@@ -55,6 +56,7 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Top(args) => top::run(args).await,
         Command::Config(Config::Schema(args)) => config::schema(&args).await,
         Command::Config(Config::Check(args)) => config::check(&args).await,
+        Command::Config(Config::Export(args)) => export::run(&args).await,
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -66,6 +66,12 @@ pub async fn run(args: Run) -> Result<()> {
 
     let ending = asked_to_end();
     let host = daemon::new(journal);
+    if args.resume {
+        let name = args.api.name.as_deref().unwrap_or(sockets::DEFAULT_NAME);
+        let folder = absolute(&args.folders.work_dir).join("applied").join(name);
+        let kept = host.keep_applied(&folder);
+        kept.map_err(|error| report(error.to_string(), "choose another --work-dir, or omit --resume"))?;
+    }
     if !has(CONFIG_ID) {
         serve_api(&host, &args.api, sockets::DEFAULT_NAME, OwnMay::WhatIsAllowed).await?;
     }
@@ -149,6 +155,11 @@ pub async fn serve(
         // Followed from the start: the first build may take a while.
         let (bus, watcher, followed) = (host.bus.clone(), options.watcher.clone(), file.clone());
         following = Some((file, tokio::spawn(async move { followed.follow(bus, &watcher).await })));
+    }
+    // After the file, as it was when they were applied.
+    let resumed = host.resume().await.map_err(|error| report(error.to_string(), ""))?;
+    if resumed > 0 {
+        tracing::info!(target: "cbus", "configs that clients had applied before, and that are applied again: {resumed}");
     }
     daemon::start(host, options).await?;
     tracing::info!(target: "cbus", "{ready}");

@@ -114,7 +114,7 @@ fn a_watched_crate_is_swapped_in_at_a_save_and_on_request() {
     std::fs::write(scratch.folder().join("config.yaml"), "one:\n  id: second\n").expect("writing");
     let daemon = Daemon::start(scratch.folder(), &["config.yaml", "--watch", "second", "--allow-control"]);
     let mut events = cbus(Path::new("."));
-    events.args(["events", "--past", "--json", "--connect", &daemon.address]).stdout(Stdio::piped());
+    events.args(["events", "--past", "--follow", "--json", "--connect", &daemon.address]).stdout(Stdio::piped());
     let mut events = events.spawn().expect("running cbus");
     let told = BufReader::new(events.stdout.take().expect("its output")).lines();
     let mut told = told.map(|line| serde_json::from_str::<serde_json::Value>(&line.expect("text")).expect("JSON"));
@@ -141,6 +141,9 @@ fn a_watched_crate_is_swapped_in_at_a_save_and_on_request() {
     for line in ["cbus_swaps_total{plugin=\"second\"} 2", "cbus_generations{plugin=\"second\",state=\"serving\"} 1"] {
         assert!(metrics.contains(line), "no {line} in {metrics}");
     }
+    let past = daemon.json_lines(&["events", "--past"]);
+    let told = past.iter().map(|event| event["kind"].as_str().expect("a kind")).collect::<Vec<_>>();
+    assert!(told.starts_with(&["build_started", "built", "swapped"]), "{told:?}");
     daemon.end();
     assert!(!events.wait().expect("its end").success(), "who follows a daemon that ends is told");
 }

@@ -68,6 +68,8 @@ pub struct Caller {
     /// Their name in the log.
     pub who: String,
     pub roles: Roles,
+    /// Whether they have shown who they are.
+    pub is_known: bool,
     /// Cancelled when their credentials are no longer valid.
     pub revoked: CancellationToken,
     /// Whether they are the daemon's own user, who needs no credentials.
@@ -76,12 +78,17 @@ pub struct Caller {
 
 impl Caller {
     pub fn new(who: impl Into<String>, roles: Roles) -> Self {
-        Self { who: who.into(), roles, revoked: CancellationToken::new(), own: false }
+        Self { who: who.into(), roles, is_known: true, revoked: CancellationToken::new(), own: false }
     }
 
     /// The daemon's own user.
     pub fn own(who: impl Into<String>) -> Self {
         Self { own: true, ..Self::new(who, Roles::ALL) }
+    }
+
+    /// Somebody who has not said who they are.
+    pub fn anybody() -> Self {
+        Self { is_known: false, ..Self::new("anybody", Roles::LOOK) }
     }
 
     /// Logs that they change something.

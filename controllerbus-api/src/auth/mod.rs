@@ -144,7 +144,12 @@ impl Door {
         let path = request.uri.path().to_owned();
         let method = request.method.as_str().to_owned();
         if rules::is_open(&method, &path) {
-            request.extensions.insert(Caller::new("anybody", Roles::LOOK));
+            // Who is known is told what is not ready, others only that something is not.
+            let caller = match &self.way {
+                Way::Socket if self.tokens.is_none() => Caller::own(socket_peer(request)),
+                _ => Caller::anybody(),
+            };
+            request.extensions.insert(caller);
             return Ok(());
         }
         browser::check(self, request)?;

@@ -3,7 +3,7 @@
 use super::caller::Need::{self, Apply, Control, Look};
 
 /// The calls of the bus API.
-const BUS: [(&str, Need); 15] = [
+const BUS: [(&str, Need); 16] = [
     ("GetInfo", Look),
     ("ListPlugins", Look),
     ("ListControllers", Look),
@@ -15,6 +15,7 @@ const BUS: [(&str, Need); 15] = [
     ("OpenPage", Look),
     ("Ask", Apply),
     ("Execute", Apply),
+    ("ExportConfigs", Apply),
     ("RemoveConfigs", Apply),
     ("ReloadPlugin", Control),
     ("RollBackPlugin", Control),

@@ -1,12 +1,15 @@
 //! What the API shows, and how a program serves it.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use controllerbus::{Bus, BusError, ConfigSet};
 use hot_runtime::{GenerationInfo, HotRuntime, RuntimeEvent};
 
 use super::Journal;
+use super::applied::Applied;
 use crate::CONFIG_ID;
 use crate::controller::{self, Api, ApiConfig, ApiFactory};
 
@@ -21,6 +24,10 @@ pub struct Host {
     /// APIs that already listen and wait for their controllers to be constructed.
     pub(crate) prepared_apis: Mutex<Vec<Api>>,
     runtime: OnceLock<HotRuntime>,
+    /// The keys of the APIs that the program serves.
+    served: Mutex<BTreeSet<String>>,
+    /// Where what clients apply is kept, if it is.
+    pub(crate) applied: OnceLock<Arc<Applied>>,
 }
 
 impl std::fmt::Debug for Host {
@@ -44,6 +51,8 @@ impl Host {
             started_ms: super::journal::now_ms(),
             prepared_apis: Mutex::default(),
             runtime: OnceLock::new(),
+            served: Mutex::default(),
+            applied: OnceLock::new(),
         });
         let factory = Arc::new(ApiFactory::new(&host));
         host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
@@ -78,9 +87,54 @@ impl Host {
         let address = controller::prepare(config.clone(), self).await?;
         let mut set = ConfigSet::new();
         set.insert(key, 0, &config)?;
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
         self.bus.apply(set).await?;
         self.bus.watch_config(key).running().await?;
         Ok(address)
+    }
+
+    /// The applied configs as a set, secrets among them, without what is there by itself: the APIs that the program serves, and the
+    /// functions of plugins.
+    pub fn config_set(&self) -> ConfigSet {
+        let mut set = self.bus.config_set();
+        let by_itself = |(key, entry): (&str, &controllerbus::config::Entry)| {
+            (key == entry.id && entry.id.starts_with(controllerbus::hot::PREFIX)).then(|| key.to_owned())
+        };
+        let mut left: BTreeSet<String> = set.iter().filter_map(by_itself).collect();
+        left.extend(self.served.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        left.iter().for_each(|key| drop(set.remove(key)));
+        set
+    }
+
+    /// Keeps what clients apply from now on in files of a folder, which only this user can read, until they remove it; and reads
+    /// what an earlier daemon has kept there, for [`resume`](Self::resume). What clients apply only while they are attached is not
+    /// kept. Blocks. Only the first folder counts.
+    ///
+    /// # Errors
+    /// The folder cannot be used: others can write to it, or another daemon keeps its configs there. A file that cannot be used is
+    /// logged, and stays as it is.
+    pub fn keep_applied(&self, folder: &Path) -> Result<(), BusError> {
+        let (applied, errors) = Applied::open(folder)?;
+        for error in errors {
+            tracing::error!(target: "cbus", "a config that was kept is not applied: {error}");
+        }
+        let _ = self.applied.set(Arc::new(applied));
+        Ok(())
+    }
+
+    /// Applies what an earlier daemon has kept, but for what clients have applied or removed since: see
+    /// [`keep_applied`](Self::keep_applied). Returns how many configs that are.
+    ///
+    /// # Errors
+    /// The bus is closed.
+    pub async fn resume(&self) -> Result<usize, BusError> {
+        let Some(applied) = self.applied.get() else { return Ok(0) };
+        let set = applied.take_before();
+        let count = set.iter().count();
+        if count > 0 {
+            self.bus.apply(set).await?;
+        }
+        Ok(count)
     }
 
     /// When the daemon started, in milliseconds since 1970.

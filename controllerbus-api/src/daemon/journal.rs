@@ -154,6 +154,7 @@ impl Journal {
 
     /// Records a log line and numbers it.
     pub fn line(&self, mut line: LogLine) {
+        self.metrics.line(&line.level);
         texts(&mut line).for_each(cut);
         let mut inner = self.lock();
         inner.last_line += 1;
@@ -263,7 +264,7 @@ impl Inner {
                 };
                 about(&mut told, "swapped", plugin, *to, text);
             }
-            RuntimeEvent::RolledBack { plugin, reason, serving } => {
+            RuntimeEvent::RolledBack { plugin, reason, serving, .. } => {
                 self.notes(plugin).fail(reason.clone(), Vec::new());
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), event.text());
             }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Host;
 use super::host::memory_bytes;
 use super::journal::{PluginNotes, Problem, millis};
-use super::metrics::Counts;
+use super::metrics::Found;
 use crate::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
 use crate::state;
 use crate::text::ms;
@@ -122,17 +122,20 @@ impl Host {
         }
     }
 
-    /// The metrics, in the text format of Prometheus.
+    /// The metrics, in the text format of OpenMetrics.
     pub(crate) fn metrics(&self) -> String {
-        let directives = self.bus.directives();
-        let counts = Counts {
-            controllers: self.bus.controllers().len(),
-            directives: directives.len(),
-            values: directives.iter().map(|found| found.values.len()).sum(),
-            memory_bytes: memory_bytes(),
+        let generations = self.generations();
+        let found = Found {
+            plugins: self.plugins_of(generations.clone()),
+            configs: self.configs(),
+            shown: self.controllers_of(&generations),
+            controllers: self.bus.controllers(),
+            directives: self.bus.directive_counts(),
+            counts: self.bus.counts(),
+            started_ms: self.started_ms(),
+            generations,
         };
-        self.journal.metrics.resolved(&self.bus);
-        self.journal.metrics.render(&self.generations(), &counts)
+        self.journal.metrics.render(&found)
     }
 
     /// The plugins, including those that have never been loaded.

@@ -88,11 +88,13 @@ async fn state(State(service): State<Service>, Extension(feed): Extension<Arc<Fe
     ([(header::CONTENT_TYPE, "application/json")], state).into_response()
 }
 
-/// Whether the daemon has loaded its plugins.
-async fn ready(State(service): State<Service>) -> Response {
-    match service.host.runtime() {
-        Some(_) => "ready\n".into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "building and loading plugins\n").into_response(),
+/// Whether the daemon does what it was asked to do. What it does is told only to who is known.
+async fn ready(State(service): State<Service>, Extension(caller): Extension<Caller>) -> Response {
+    let missing = service.host.not_ready();
+    match (&missing[..], caller.is_known) {
+        ([], _) => "ready\n".into_response(),
+        (missing, true) => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response(),
+        (_, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
     }
 }
 

@@ -108,6 +108,28 @@ impl Drop for ConfigOwner {
 }
 
 impl Bus {
+    /// The config that is elected for each key, as a set: another bus that applies it does the same. Its secrets are in it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> controllerbus::Result<()> {
+    /// # use controllerbus::prelude::*;
+    /// let bus = Bus::new();
+    /// let set = ConfigSet::from_yaml("lamp: { id: house/lamp, revision: 2, config: { watts: 4 } }")?;
+    /// bus.apply(set.clone()).await?;
+    /// bus.apply(ConfigSet::from_yaml("lamp: { id: house/lamp, revision: 1 }")?).await?;
+    /// assert_eq!(bus.config_set(), set);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn config_set(&self) -> ConfigSet {
+        let mut set = ConfigSet::new();
+        for (key, config) in self.0.life().configs.elected() {
+            set.set(key.clone(), config.clone());
+        }
+        set
+    }
+
     /// A new owner of configs.
     pub fn config_owner(&self) -> ConfigOwner {
         ConfigOwner { bus: self.clone(), owner: self.0.next_id() }

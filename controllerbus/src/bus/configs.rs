@@ -96,7 +96,22 @@ pub(super) struct Changes {
     pub(super) keys_gone: Vec<String>,
 }
 
+/// The key of a config that a directive has applied, by the number of its owner.
+pub(super) fn key_of_directive(owner: Owner, config_id: &str) -> String {
+    format!("directive {owner}: {config_id}")
+}
+
 impl Configs {
+    /// The elected config of each key, without those that directives keep: they have keys of their own, and go with these.
+    pub(super) fn elected(&self) -> impl Iterator<Item = (&String, &ConfigEntry)> {
+        let is_kept_by_one = |key: &String, applied: &Applied| {
+            let best = applied.candidates.first();
+            best.is_some_and(|best| *key == key_of_directive(best.owner, &best.config.id))
+        };
+        let all = self.by_key.iter().filter(move |(key, applied)| !is_kept_by_one(key, applied));
+        all.map(|(key, applied)| (key, &applied.config))
+    }
+
     /// Adds a candidate, in place of one of the same owner and revision.
     pub(super) fn add(
         &mut self,

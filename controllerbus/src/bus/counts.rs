@@ -15,9 +15,25 @@ pub(super) struct Counts {
     runs: AtomicU64,
     failures: AtomicU64,
     panics: AtomicU64,
-    waited: AtomicU64,
+    /// By how long they took.
+    waited: [AtomicU64; WAITS.len() + 1],
     waited_ns: AtomicU64,
 }
+
+/// The bounds of [`ResolverCounts::waits`].
+const WAITS: [Duration; 11] = [
+    Duration::from_micros(100),
+    Duration::from_micros(300),
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
 
 impl Counts {
     pub(super) fn began(&self) {
@@ -33,7 +49,7 @@ impl Counts {
 
     /// A run that did not answer at once has answered.
     pub(super) fn answered(&self, after: Duration) {
-        self.waited.fetch_add(1, Ordering::Relaxed);
+        self.waited[WAITS.partition_point(|bound| *bound < after)].fetch_add(1, Ordering::Relaxed);
         self.waited_ns.fetch_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -41,7 +57,11 @@ impl Counts {
         all.runs += self.runs.load(Ordering::Relaxed);
         all.failures += self.failures.load(Ordering::Relaxed);
         all.panics += self.panics.load(Ordering::Relaxed);
-        all.waited += self.waited.load(Ordering::Relaxed);
+        for (sum, own) in all.waits.iter_mut().zip(&self.waited) {
+            let own = own.load(Ordering::Relaxed);
+            *sum += own;
+            all.waited += own;
+        }
         all.waited_for += Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed));
     }
 }
@@ -61,9 +81,15 @@ pub struct ResolverCounts {
     /// The total time that these took to answer.
     #[serde(rename = "waited_for_ms", serialize_with = "super::config_state::millis")]
     pub waited_for: Duration,
+    /// How many of those that `waited` took no longer than each of [`ResolverCounts::WAITS`], but longer than the one before;
+    /// the last number is of those that took longer than all.
+    pub waits: [u64; WAITS.len() + 1],
 }
 
 impl ResolverCounts {
+    /// The bounds of [`ResolverCounts::waits`], from 100 µs to 10 s.
+    pub const WAITS: [Duration; WAITS.len()] = WAITS;
+
     /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
@@ -73,8 +99,25 @@ impl ResolverCounts {
             panics: self.panics + other.panics,
             waited: self.waited + other.waited,
             waited_for: self.waited_for + other.waited_for,
+            waits: std::array::from_fn(|at| self.waits[at] + other.waits[at]),
         }
     }
+}
+
+/// How many directives of one id are active.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DirectiveCounts {
+    /// The directive id.
+    pub directive: String,
+    /// How many are active.
+    pub active: usize,
+    /// How many strong references they have: who asks.
+    pub references: usize,
+    /// How many values they have that requesters see.
+    pub values: usize,
+    /// How many are without a value, and no controller is looking for one.
+    pub unanswered: usize,
 }
 
 /// The counts of one controller and directive id.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::counts::CountsSnapshot;
+use super::counts::{CountsSnapshot, DirectiveCounts};
 use super::engine::Engine;
 use super::entry::{ControllerEntry, Execution};
 use super::standing::Standing;
@@ -226,6 +226,14 @@ impl Bus {
             of.map(|(directive, counts)| CountsSnapshot { controller: ControllerId(entry.id), directive, counts })
         });
         counts.collect()
+    }
+
+    /// How many directives are active, by id. Unlike [`Bus::directives`] it asks no user code for names and values, and so costs
+    /// little, however many there are.
+    pub fn directive_counts(&self) -> Vec<DirectiveCounts> {
+        let mut all = self.0.types.directive_counts();
+        all.sort_by(|a, b| a.directive.cmp(&b.directive));
+        all
     }
 
     /// The active directives, sorted by id and name.

@@ -27,7 +27,7 @@ use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::configs::Earlier;
+use super::configs::{Earlier, key_of_directive};
 use super::engine::Engine;
 use super::{ControllerId, ControllerSnapshot, DirectiveSnapshot, FactorySnapshot, RunState, Source};
 use crate::config::{Config, ConfigSet, Entry};
@@ -398,7 +398,7 @@ impl Loading {
         })?;
         let engine = self.engine()?;
         let owner = engine.next_id();
-        let key = format!("directive {owner}: {}", request.config_id);
+        let key = key_of_directive(owner, &request.config_id);
         let mut set = ConfigSet::new();
         let (version, retry) = (request.version, request.retry);
         let own_retry = retry.is_some();

@@ -231,7 +231,7 @@ pub(crate) use bridge::Crossing;
 pub use bridge::{Across, Bridge, FarBus};
 pub use config_state::{ConfigState, Pending, RunState};
 pub(crate) use contain::{contain, contained};
-pub use counts::{CountsSnapshot, ResolverCounts};
+pub use counts::{CountsSnapshot, DirectiveCounts, ResolverCounts};
 pub use entry::Execution;
 pub use handle::{Backend, BusHandle};
 pub use introspect::{

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::counts::ResolverCounts;
+use super::counts::{DirectiveCounts, ResolverCounts};
 use super::entry::{ControllerEntry, LaneRef, Route};
 use super::kept::KeptDirectives;
 use super::lane::PerLane;
@@ -226,6 +226,16 @@ impl Types {
             return routes.iter().map(|(_, route)| (ANY_DIRECTIVE.to_owned(), route.counts())).collect();
         }
         routes.iter().map(|(lanes, route)| (lanes.id.clone(), route.counts())).collect()
+    }
+
+    /// How many directives stand, by id.
+    pub(super) fn directive_counts(&self) -> Vec<DirectiveCounts> {
+        let counts = self.all().into_iter().map(|lanes| {
+            let mut counts = DirectiveCounts { directive: lanes.id.clone(), ..DirectiveCounts::default() };
+            lanes.table.all().iter().for_each(|standing| standing.add_to(&mut counts));
+            counts
+        });
+        counts.filter(|counts| counts.active > 0).collect()
     }
 
     /// All standing directives.

@@ -120,8 +120,18 @@ async fn what_each_controller_did_is_counted_by_directive_id() {
     let counts = counted(&bus);
     assert!(counts.runs >= 5 && counts.failures >= 2 && counts.panics >= 1, "{counts:?}");
     assert_eq!(counts.waited, 1);
+    assert_eq!(counts.waits.iter().sum::<u64>(), 1);
+    let slowest = counts.waits.iter().position(|waits| *waits > 0).expect("one of them");
+    let bounds = controllerbus::bus::ResolverCounts::WAITS;
+    assert!(bounds.get(slowest).is_none_or(|bound| counts.waited_for <= *bound), "{counts:?}");
+    assert!(slowest == 0 || counts.waited_for > bounds[slowest - 1], "{counts:?}");
     assert_eq!(bus.counts().len(), 1);
+    let [words] = &bus.directive_counts()[..] else { panic!("{:?}", bus.directive_counts()) };
+    assert_eq!((&*words.directive, words.active, words.references), ("test/words", 5, 5));
+    assert_eq!(words.values, 3);
+    assert!(words.unanswered <= 2, "{words:?}");
     drop(requests);
+    assert!(bus.directive_counts().is_empty());
     bus.remove_controller(id).await;
     assert!(bus.counts().is_empty());
 }

@@ -67,7 +67,7 @@ impl Builds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Timeline;
+    use crate::event::{RollBackCause, Timeline};
 
     #[test]
     fn what_a_plugin_is_doing_is_known_until_it_serves() {
@@ -80,7 +80,8 @@ mod tests {
         builds.note(&RuntimeEvent::BuildFailed { plugin: plugin(), rendered, messages: Vec::new(), serving: None });
         assert!(!builds.is_going());
         assert_eq!(builds.said(), [(plugin(), "does not build: error: oops".to_owned())]);
-        builds.note(&RuntimeEvent::RolledBack { plugin: plugin(), reason: "no tea".to_owned(), serving: None });
+        let cause = RollBackCause::NotReady;
+        builds.note(&RuntimeEvent::RolledBack { plugin: plugin(), cause, reason: "no tea".to_owned(), serving: None });
         assert_eq!(builds.said(), [(plugin(), "could not be loaded: no tea".to_owned())]);
         builds.note(&RuntimeEvent::Swapped { plugin: plugin(), from: None, to: 1, timeline: Timeline::default() });
         assert!(builds.said().is_empty());

@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::artifact::Verified;
 use crate::error::{Error, Result};
-use crate::event::{RuntimeEvent, SwapReport, Timeline, UnloadReport};
+use crate::event::{RollBackCause, RuntimeEvent, SwapReport, Timeline, UnloadReport};
 use crate::generation::context::Shared;
 use crate::generation::history::{History, Past};
 use crate::generation::probation::counts_of;
@@ -223,14 +223,14 @@ impl Serving {
     pub(crate) async fn roll_back(self: &Arc<Self>, to: Option<&str>) -> Result<SwapReport> {
         let mut state = self.state.lock().await;
         state.waiting = None;
-        self.go_back(&mut state, to, "it was requested").await
+        self.go_back(&mut state, to, (RollBackCause::Requested, "it was requested")).await
     }
 
     async fn go_back(
         self: &Arc<Self>,
         state: &mut MutexGuard<'_, State>,
         to: Option<&str>,
-        reason: &str,
+        (cause, reason): (RollBackCause, &str),
     ) -> Result<SwapReport> {
         let Some(current) = &state.current else {
             return Err(Error::UnknownPlugin { id: self.id.clone(), nearest: None });
@@ -259,7 +259,7 @@ impl Serving {
             tracing::warn!(plugin = self.id, note, "going back to an earlier generation went differently than usual");
         }
         let (plugin, reason) = (self.id.clone(), reason.to_owned());
-        self.shared.emit(RuntimeEvent::TakenBack { plugin, from, to: report.to, was, reason, notes });
+        self.shared.emit(RuntimeEvent::TakenBack { plugin, from, to: report.to, was, cause, reason, notes });
         Ok(report)
     }
 
@@ -267,6 +267,11 @@ impl Serving {
     fn rolled_back(&self, state: &State, error: Error) -> Error {
         self.shared.emit(RuntimeEvent::RolledBack {
             plugin: self.id.clone(),
+            cause: match &error {
+                Error::Swap { .. } => RollBackCause::NotReady,
+                Error::TakenBack { .. } => RollBackCause::TakenBackBefore,
+                _ => RollBackCause::NotLoaded,
+            },
             reason: error.with_causes().to_string(),
             serving: state.current.as_ref().map(|current| current.number),
         });
@@ -293,20 +298,20 @@ impl Serving {
                 found = watching => found,
                 () = stopped.cancelled() => None,
             };
-            if let Some((serving, reason)) = found {
-                serving.take_back(generation, &reason).await;
+            if let Some((serving, (cause, reason))) = found {
+                serving.take_back(generation, (cause, &reason)).await;
             }
         });
         Some(stop.drop_guard())
     }
 
-    async fn take_back(self: &Arc<Self>, generation: u64, reason: &str) {
+    async fn take_back(self: &Arc<Self>, generation: u64, (cause, reason): (RollBackCause, &str)) {
         let mut state = self.state.lock().await;
         if state.current.as_ref().is_none_or(|current| current.number != generation) {
             return;
         }
         tracing::warn!(plugin = self.id, generation, reason, "a new generation is unhealthy and is rolled back");
-        if let Err(error) = self.go_back(&mut state, None, reason).await {
+        if let Err(error) = self.go_back(&mut state, None, (cause, reason)).await {
             let error = error.with_causes();
             tracing::error!(plugin = self.id, generation, %error, "an unhealthy generation could not be taken back");
         }
@@ -346,19 +351,22 @@ async fn on_probation(
     shared: Arc<Shared>,
     generation: u64,
     before: ResolverCounts,
-) -> Option<(Arc<Serving>, String)> {
+) -> Option<(Arc<Serving>, (RollBackCause, String))> {
     let begun = tokio::time::Instant::now();
     let mut asked = begun;
     let mut crashes = shared.registry.crashes();
     while begun.elapsed() < shared.settings.probation.time {
         let _ = tokio::time::timeout(LOOK, crashes.changed()).await;
-        let mut reason = shared.registry.crash_of(generation);
-        reason = reason.or_else(|| shared.settings.probation.judge(&shared.bus, generation, before));
+        let crash = shared.registry.crash_of(generation);
+        let mut reason = crash.map(|crash| (RollBackCause::Crashed, crash)).or_else(|| {
+            let judged = shared.settings.probation.judge(&shared.bus, generation, before);
+            judged.map(|failing| (RollBackCause::Failing, failing))
+        });
         if reason.is_none() && asked.elapsed() >= ASK {
             asked = tokio::time::Instant::now();
             let asking = shared.bus.health(Source(generation), ASK).await;
             let ill = asking.into_iter().find_map(|(_, health)| health.err());
-            reason = ill.map(|error| format!("its health check failed: {error}"));
+            reason = ill.map(|error| (RollBackCause::Unhealthy, format!("its health check failed: {error}")));
         }
         if let Some(reason) = reason {
             return serving.upgrade().map(|serving| (serving, reason));

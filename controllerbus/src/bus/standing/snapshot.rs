@@ -7,6 +7,7 @@ use super::resolvers::Resolver;
 use super::{Standing, StandingState};
 use crate::Error;
 use crate::bus::ControllerId;
+use crate::bus::counts::DirectiveCounts;
 use crate::bus::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
 use crate::directive::{AnyValue, ValueId};
 
@@ -30,6 +31,16 @@ impl StandingState {
 }
 
 impl Standing {
+    /// Counts it among those of its id.
+    pub(in crate::bus) fn add_to(&self, counts: &mut DirectiveCounts) {
+        let state = self.lock();
+        let values = state.values.iter().filter(|value| !value.staged).count();
+        counts.active += 1;
+        counts.references += state.references;
+        counts.values += values;
+        counts.unanswered += usize::from(state.idle && values == 0);
+    }
+
     /// The directive as tools see it.
     pub(in crate::bus) fn snapshot(self: &Arc<Self>) -> DirectiveSnapshot {
         // User code (names, encoders) runs after the lock has been released.
