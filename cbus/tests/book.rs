@@ -15,6 +15,8 @@ mod commands;
 mod links;
 #[path = "book/literals.rs"]
 mod literals;
+#[path = "book/operations.rs"]
+mod operations;
 #[path = "book/page.rs"]
 mod page;
 #[path = "cbus/process.rs"]

@@ -100,7 +100,15 @@ impl<'a> Reader<'a> {
             ["cbus", "ask" | "plugins" | "rollback", ..] => {
                 self.printed += &self.daemon.as_ref().expect("a daemon").fine(&words[1..]);
             }
-            ["cbus", arguments @ ..] => self.printed += &fine(self.folder, arguments),
+            ["cbus", "config", "export", ..] => {
+                let to = ["--connect", &self.daemon.as_ref().expect("a daemon").address];
+                self.printed += &fine(self.folder, &[&words[1..], &to].concat());
+            }
+            ["cbus", arguments @ ..] => {
+                // An optimised build takes longer, and nothing else in it is different.
+                let arguments: Vec<&str> = arguments.iter().copied().filter(|word| *word != "--release").collect();
+                self.printed += &fine(self.folder, &arguments);
+            }
             ["mkdir", name] => std::fs::create_dir(self.folder.join(name)).expect("a folder"),
             // What makes crates was done before.
             _ => {}
@@ -181,4 +189,34 @@ fn the_functions_in_the_readme_build() {
     fine(folder.path(), &["build", "greeter", "-o", "greeter.cbus.so"]);
     let told = fine(folder.path(), &["inspect", "greeter.cbus.so"]);
     assert!(told.contains("functions/greeter"), "{told}");
+}
+
+#[test]
+fn whoever_follows_the_pages_about_operations_has_a_signed_plugin_a_backup_and_a_daemon_that_runs_it() {
+    built();
+    let folder = tempfile::tempdir().expect("a folder");
+    new_crate(folder.path(), "door", "");
+    let source =
+        std::fs::read_to_string(Path::new(ROOT).join("tests/fixtures/second/src/lib.rs")).expect("a controller");
+    let source = source.replace("id = \"second\"", "id = \"door\"");
+    std::fs::create_dir_all(folder.path().join("door/src")).expect("a folder");
+    std::fs::write(folder.path().join("door/src/lib.rs"), source).expect("writing");
+    std::fs::write(folder.path().join("config.yaml"), "door: { id: door }\n").expect("writing");
+    let mut reader = Reader::of(folder.path());
+    for page in ["sign", "back-up", "upgrade", "isolate"] {
+        let blocks = Page::read(&format!("docs/operations/{page}.md")).blocks();
+        blocks.iter().filter(|block| block.info == "sh").for_each(|block| reader.take(block));
+        let daemon = reader.daemon.as_ref().expect("each of them runs one");
+        let controllers = daemon.json(&["controllers"]);
+        assert_eq!(controllers["configs"][0]["key"], "controllerbus/bus/api", "{controllers}");
+        assert_eq!(controllers["configs"][1]["state"], "running", "{page}: {controllers}");
+    }
+    // Whoever has no signature is refused by a daemon that wants one.
+    let plugin = folder.path().join("plugins/door.cbus.so.minisig");
+    std::fs::rename(plugin, folder.path().join("elsewhere")).expect("renaming");
+    let signed = ["config.yaml", "--plugins", "plugins", "--trust-key", "cbus.pub", "--require-signature"];
+    reader.stop();
+    let refused = Daemon::start(folder.path(), &signed);
+    assert_eq!(refused.json(&["controllers"])["configs"][1]["state"], "queued");
+    refused.end();
 }

@@ -8,7 +8,8 @@ use crate::page::{Page, ROOT, pages};
 use crate::run;
 
 /// What else stands in blocks of commands: what a shell has, and what a reader may be asked to run.
-const OTHERS: [&str; 5] = ["cd", "export", "gdb", "mkdir", "tee"];
+const OTHERS: [&str; 11] =
+    ["cd", "curl", "docker", "export", "gdb", "install", "mkdir", "mv", "systemctl", "tee", "useradd"];
 
 /// The commands of a block, as words.
 fn commands(text: &str) -> Vec<Vec<String>> {
@@ -37,7 +38,7 @@ fn shown(page: &Page) -> Vec<Vec<String>> {
 
 /// The help of commands, each asked once.
 #[derive(Default)]
-struct Help(HashMap<String, String>);
+pub struct Help(HashMap<String, String>);
 
 impl Help {
     fn of(&mut self, command: &[&str]) -> Option<&str> {
@@ -49,7 +50,7 @@ impl Help {
     }
 
     /// What is wrong with a `cbus` command.
-    fn problem(&mut self, words: &[String]) -> Option<String> {
+    pub fn problem(&mut self, words: &[String]) -> Option<String> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         // A placeholder for any command.
         let (Some(name), false) = (words.get(1), words.get(1) == Some(&"COMMAND")) else { return None };
