@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use controllerbus::bus::ResolverCounts;
 use prometheus_client::collector::Collector;
@@ -33,7 +34,7 @@ impl Collector for Answers {
         let help = format!("{}.", help_of(NAME));
         let mut metric = encoder.encode_descriptor(NAME, &help, None, MetricType::Histogram)?;
         for (directive, (sum, waits)) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            let bounds = ResolverCounts::WAITS.iter().map(|bound| bound.as_secs_f64()).chain([f64::INFINITY]);
+            let bounds = ResolverCounts::WAITS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(waits.iter().copied()).collect();
             let labels = [("directive", directive.as_str())];
             let mut own = metric.encode_family(&labels)?;
