@@ -220,7 +220,7 @@ async fn follow_once(
     let _ = news.send(News::State(Box::new(state)));
     let logs = WatchLogsRequest { follow: true, tail: TAIL, ..WatchLogsRequest::default() };
     let mut lines = within(client.watch_logs(logs)).await?.into_inner();
-    let mut events = within(client.watch_events(WatchEventsRequest { past: true })).await?.into_inner();
+    let mut events = within(client.watch_events(WatchEventsRequest { past: true, end: false })).await?.into_inner();
     let mut due = Instant::now() + OFTEN;
     loop {
         tokio::select! {

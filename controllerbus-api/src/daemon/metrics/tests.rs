@@ -50,6 +50,7 @@ fn events() -> Vec<RuntimeEvent> {
             optimized: false,
             phases: Vec::new(),
             warnings: 0,
+            messages: Vec::new(),
         },
         RuntimeEvent::BuildFailed { plugin: plugin(), rendered: reason.clone(), messages: Vec::new(), serving: None },
         RuntimeEvent::Unchanged { plugin: plugin(), serving: None },
