@@ -168,6 +168,13 @@ impl Problems {
 
     /// Takes in what the runtime tells.
     pub fn hear(&self, event: &RuntimeEvent) {
+        // Its tests have ended without a result then.
+        if let RuntimeEvent::BuildStarted { plugin } | RuntimeEvent::RolledBack { plugin, .. } = event {
+            if matches!(self.lock().tests.get(plugin), Some(Tested::Running)) {
+                self.change(|inner| drop(inner.tests.remove(plugin)));
+            }
+            return;
+        }
         let (plugin, found) = match event {
             RuntimeEvent::BuildFailed { plugin, rendered, messages, .. } => {
                 let mut found: Vec<Problem> = messages.iter().map(|message| Problem::of(plugin, message)).collect();

@@ -1,10 +1,11 @@
 //! Runs the tests of the crates that are being edited: after each swap, or before it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use controllerbus_api::Host;
 use hot_runtime::watch::{Watched, Watcher};
@@ -15,8 +16,8 @@ use crate::problems::{Kind, Problem, Problems, Tested, place};
 use crate::settings::{Crate, When};
 use crate::text::{duration, plain};
 
-/// How long the tests of a crate may take, with compiling them.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long the tests of a crate may take, with compiling them: less than a build may, so that it is this that is reported.
+const LIMIT: Duration = Duration::from_secs(570);
 
 /// A save causes several file events in a row: how long there must be no further one, and how long to wait at most.
 const QUIET: Duration = Duration::from_millis(20);
@@ -73,20 +74,33 @@ impl Tests {
         let mut refused: Vec<String> = Vec::new();
         loop {
             let plugins: Vec<String> = tokio::select! {
+                // What has happened is known before a file is looked at.
+                biased;
                 event = events.recv() => match event {
                     Ok(event) => {
                         let Some(found) = self.crates.get(&event.plugin) else { continue };
                         match (event.kind.as_str(), found.when) {
+                            // A save, or a build that was asked for.
+                            ("build_started", _) => {
+                                self.stop(&event.plugin);
+                                continue;
+                            }
                             ("rolled_back", When::Before) => {
-                                refused.push(event.plugin);
+                                if !refused.contains(&event.plugin) {
+                                    refused.push(event.plugin);
+                                }
                                 continue;
                             }
                             ("swapped", When::Before) => {
                                 refused.retain(|plugin| *plugin != event.plugin);
                                 continue;
                             }
-                            // What changed was in the tests.
-                            ("swapped", When::After) | ("unchanged", _) => vec![event.plugin],
+                            // The sources are those of what serves: nothing waits for its tests any more.
+                            ("unchanged", _) => {
+                                refused.retain(|plugin| *plugin != event.plugin);
+                                vec![event.plugin]
+                            }
+                            ("swapped", When::After) => vec![event.plugin],
                             _ => continue,
                         }
                     }
@@ -114,15 +128,34 @@ impl Tests {
         self.crates.values().flat_map(|found| below_tests(&found.dir).0).map(Watched::Folder).collect()
     }
 
-    /// When each file in them was written, and its length, by plugin.
-    fn stamps(&self) -> BTreeMap<String, Vec<(PathBuf, Option<SystemTime>, u64)>> {
+    /// A hash of what is in each of their files, by plugin; of the length alone for those over a megabyte. What tests write again and
+    /// again is the same again.
+    fn stamps(&self) -> BTreeMap<String, Vec<(PathBuf, u64)>> {
         let stamp = |path: PathBuf| {
-            let found = std::fs::metadata(&path).ok();
-            let length = found.as_ref().map_or(0, std::fs::Metadata::len);
-            (path, found.and_then(|found| found.modified().ok()), length)
+            let mut hash = DefaultHasher::new();
+            match std::fs::metadata(&path) {
+                Ok(found) if found.len() <= 1 << 20 => std::fs::read(&path).ok().hash(&mut hash),
+                found => found.ok().map(|found| found.len()).hash(&mut hash),
+            }
+            (path, hash.finish())
         };
         let of = |found: &TestedCrate| below_tests(&found.dir).1.into_iter().map(stamp).collect();
         self.crates.iter().map(|(plugin, found)| (plugin.clone(), of(found))).collect()
+    }
+
+    /// Ends the tests of a plugin that run in the background.
+    fn stop(&self, plugin: &str) {
+        let task = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(plugin);
+        drop(task);
+    }
+
+    /// Ends all that run in the background, with what they have started.
+    pub async fn end(&self) {
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for (_, task) in running {
+            task.abort();
+            let _ = task.await;
+        }
     }
 
     /// Runs a plugin's tests in the background, in place of those that run already; if they pass, a runtime builds it again.
@@ -153,7 +186,7 @@ impl Tests {
             Err(_) => Said {
                 passed: false,
                 out: String::new(),
-                err: format!("the tests took longer than {} min", LIMIT.as_secs() / 60),
+                err: format!("the tests took longer than {} s", LIMIT.as_secs()),
             },
         };
         let (how, line) = judge(plugin, &found.dir, &said);
@@ -178,12 +211,20 @@ fn below_tests(dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     while let Some(folder) = waiting.pop() {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_scratch(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
             if is_folder { waiting.push(entry.path()) } else { files.push(entry.path()) }
         }
         folders.push(folder);
     }
     files.sort();
     (folders, files)
+}
+
+/// Whether a file is an editor's or a test tool's own.
+fn is_scratch(name: &str) -> bool {
+    name.starts_with(['.', '#']) || ["~", ".swp", ".tmp", ".snap.new"].iter().any(|end| name.ends_with(end))
 }
 
 /// What `cargo test` has said.

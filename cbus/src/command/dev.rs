@@ -66,6 +66,7 @@ pub async fn run(args: Dev) -> Result<()> {
         tests: tests.clone(),
     };
     let own = options.watcher.clone();
+    let all_tests = tests.clone();
     let testing = async {
         match tests {
             Some(tests) => tests.follow(&host, &own).await,
@@ -90,7 +91,11 @@ pub async fn run(args: Dev) -> Result<()> {
         () = testing => Ok(()),
         signal = ending => { asked_by = Some(signal); Ok(()) }
         () = hang_up(live) => { asked_by = Some("the terminal is gone"); Ok(()) }
+        () = daemon::UNREAD.notified() => { asked_by = Some("nobody reads the output any more"); Ok(()) }
     };
+    if let Some(tests) = all_tests {
+        tests.end().await;
+    }
     match asked_by {
         Some(signal) => tell(&format!("Shutting down: {signal}")),
         None => tell("Shutting down"),
@@ -153,8 +158,9 @@ fn configs(crates: &[Crate], given: Option<PathBuf>) -> Result<Vec<PathBuf>> {
             ));
         }
     }
-    // Two crates may share one.
-    found.dedup();
+    // Two crates may share one, by different paths.
+    let mut seen = std::collections::BTreeSet::new();
+    found.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
     Ok(found)
 }
 

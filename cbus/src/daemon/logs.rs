@@ -32,6 +32,9 @@ pub enum To {
     Stderr,
 }
 
+/// Told when nobody reads standard output any more.
+pub static UNREAD: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
 /// Sends log lines to a journal, and prints them if a format is given. Returns what changes the filter later.
 pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>, to: To) -> FilterHandle {
     let colour = match to {
@@ -46,7 +49,12 @@ pub fn set_up(filter: Filter, journal: &Arc<Journal>, print: Option<Format>, to:
         };
         match (text, to) {
             (None, _) => {}
-            (Some(text), To::Stdout) => crate::text::print_as_it_is(&text),
+            (Some(text), To::Stdout) => {
+                // What runs is ended in order, and not from wherever something is logged.
+                if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+                    UNREAD.notify_one();
+                }
+            }
             (Some(text), To::Stderr) => drop(writeln!(std::io::stderr().lock(), "{text}")),
         }
     };

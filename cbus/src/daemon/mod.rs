@@ -9,4 +9,4 @@ pub mod service;
 
 pub use config_file::{ConfigFile, parse as parse_config};
 pub use host::{Options, end, new, start};
-pub use logs::{Format, To, render as render_line, set_up as set_up_logs};
+pub use logs::{Format, To, UNREAD, render as render_line, set_up as set_up_logs};

@@ -12,7 +12,7 @@ use controllerbus_api::proto::{
     ListDirectivesRequest, ListPluginsRequest, LogLine, Plugin, ReloadPluginRequest, RollBackPluginRequest,
     WatchEventsRequest, WatchLogsRequest,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -35,13 +35,16 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How much that it told may wait to be shown, as while an editor has the terminal; more waits at the daemon, which has its own limits.
+const NEWS: usize = 256;
+
 /// How many of the log lines that a daemon has kept are read at first.
 const TAIL: u32 = 1000;
 
 /// A daemon.
 pub struct Daemon {
     to: Connection,
-    news: UnboundedReceiver<News>,
+    news: Receiver<News>,
     /// The first one that has not been taken in.
     next: Option<News>,
     wants_directives: Arc<AtomicBool>,
@@ -71,7 +74,7 @@ struct State {
 impl Daemon {
     /// Follows a daemon until this is dropped.
     pub fn follow(to: Connection) -> Self {
-        let (sender, news) = unbounded_channel();
+        let (sender, news) = channel(NEWS);
         let wants_directives = Arc::new(AtomicBool::new(false));
         let following = tokio::spawn(follow(to.clone(), sender, Arc::clone(&wants_directives)));
         Self { to, news, next: None, wants_directives, process: 0, _following: AbortOnDropHandle::new(following) }
@@ -127,7 +130,9 @@ impl Source for Daemon {
 
     fn fill(&mut self, shown: &mut Shown, ui: &Ui) {
         self.wants_directives.store(ui.shows_directives, Ordering::Relaxed);
-        while let Some(news) = self.next.take().or_else(|| self.news.try_recv().ok()) {
+        // A flood must not keep it from being drawn.
+        for _ in 0..=4 * NEWS {
+            let Some(news) = self.next.take().or_else(|| self.news.try_recv().ok()) else { break };
             self.take_in(shown, news);
         }
         shown.now_ms = now_ms();
@@ -150,8 +155,11 @@ impl Source for Daemon {
                 let what = "only `cbus dev` pauses builds: a daemon builds when it sees a change";
                 Some(Box::pin(async move { Some(what.to_owned()) }))
             }
-            // It has what the daemon logs.
-            Want::Level(_) | Want::Nothing | Want::End | Want::Edit => None,
+            Want::Level(_) => {
+                let what = "only what the daemon logs is shown: its own --log says how much that is";
+                Some(Box::pin(async move { Some(what.to_owned()) }))
+            }
+            Want::Nothing | Want::End | Want::Edit => None,
         }
     }
 }
@@ -183,7 +191,7 @@ async fn roll_back(to: &Connection, id: String) -> Result<String, controllerbus_
 }
 
 /// Tells what a daemon shows, over as many connections as it takes.
-async fn follow(to: Connection, news: UnboundedSender<News>, wants_directives: Arc<AtomicBool>) {
+async fn follow(to: Connection, news: Sender<News>, wants_directives: Arc<AtomicBool>) {
     let mut last = Last::default();
     while !news.is_closed() {
         let why = match to.connect().await {
@@ -193,7 +201,7 @@ async fn follow(to: Connection, news: UnboundedSender<News>, wants_directives: A
             },
             Err(error) => error.to_string(),
         };
-        let _ = news.send(News::Away(why));
+        let _ = news.send(News::Away(why)).await;
         sleep(AGAIN).await;
     }
 }
@@ -208,7 +216,7 @@ struct Last {
 
 async fn follow_once(
     mut client: Client,
-    news: &UnboundedSender<News>,
+    news: &Sender<News>,
     wants_directives: &AtomicBool,
     last: &mut Last,
 ) -> Result<(), Status> {
@@ -217,7 +225,7 @@ async fn follow_once(
         // A new one counts from 1.
         *last = Last { process: state.info.process_id, ..Last::default() };
     }
-    let _ = news.send(News::State(Box::new(state)));
+    let _ = news.send(News::State(Box::new(state))).await;
     let logs = WatchLogsRequest { follow: true, tail: TAIL, ..WatchLogsRequest::default() };
     let mut lines = within(client.watch_logs(logs)).await?.into_inner();
     let mut events = within(client.watch_events(WatchEventsRequest { past: true, end: false })).await?.into_inner();
@@ -228,21 +236,21 @@ async fn follow_once(
                 let Some(line) = line? else { return Ok(()) };
                 if line.number > last.line {
                     last.line = line.number;
-                    let _ = news.send(News::Line(line));
+                    let _ = news.send(News::Line(line)).await;
                 }
             }
             event = events.message() => {
                 let Some(event) = event? else { return Ok(()) };
                 if event.number > last.event {
                     last.event = event.number;
-                    let _ = news.send(News::Event(event));
+                    let _ = news.send(News::Event(event)).await;
                     // The state has changed, most likely; not read for each event of a flood.
                     due = due.min(Instant::now() + PAUSE);
                 }
             }
             () = sleep_until(due) => {
                 let state = within(read(&mut client, wants_directives)).await?;
-                if news.send(News::State(Box::new(state))).is_err() {
+                if news.send(News::State(Box::new(state))).await.is_err() {
                     return Ok(());
                 }
                 due = Instant::now() + OFTEN;

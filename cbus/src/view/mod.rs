@@ -16,6 +16,7 @@ mod screen;
 mod source;
 mod ui;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use controllerbus_api::__private::now_ms;
 use controllerbus_api::Journal;
 use controllerbus_api::proto::LogLine;
-use hot_runtime::text::coloured_text;
+use hot_runtime::text::{coloured_text, escaped};
 use miette::Result;
 use ratatui::crossterm::event::Event;
 use ratatui::crossterm::style::force_color_output;
@@ -32,7 +33,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::Level;
 
-use crate::text::{has_colours, print_as_it_is};
+use crate::problems::Place;
+use crate::text::has_colours;
 use alarm::Alarm;
 pub use daemon::Daemon;
 use keys::{Keys, Want};
@@ -188,6 +190,13 @@ impl View {
             self.ui.notice = Some("there is nothing to mend whose place is known".to_owned());
             return Ok(keys);
         };
+        let file = std::path::absolute(&place.file).unwrap_or_else(|_| place.file.clone());
+        // The place may be a plugin's or another machine's word: what begins with `+` or `-` would be an option of the editor.
+        if !file.is_file() {
+            self.ui.notice = Some(format!("{} is not a file on this machine", escaped(&place.file.to_string_lossy())));
+            return Ok(keys);
+        }
+        let place = &Place { file, line: place.line, column: place.column };
         let at = format!("{}:{}", place.file.display(), place.line);
         let Some(opening) = editor::chosen(place) else {
             self.ui.notice = Some(format!("set VISUAL or EDITOR to open {at}"));
@@ -247,7 +256,10 @@ impl Drop for View {
         #[cfg(unix)]
         drop(self.outputs.take());
         for line in self.left() {
-            print_as_it_is(&line);
+            // The terminal may be gone.
+            if writeln!(std::io::stdout(), "{line}").is_err() {
+                return;
+            }
         }
     }
 }

@@ -18,6 +18,9 @@ const OFTEN: Duration = Duration::from_millis(50);
 /// How much of what was read is kept in the file, in bytes: for the keeper.
 const KEPT: u64 = 64 << 10;
 
+/// How far what is read may be behind what is printed, in bytes; what is older is skipped.
+const BEHIND: u64 = 16 << 20;
+
 /// How much is read before the rest is given back to the system, in bytes.
 const MOST: u64 = 1 << 20;
 
@@ -54,7 +57,9 @@ impl Outputs {
             }
         })?;
         let _ = std::io::stdout().flush();
-        let before = [rustix::io::dup(rustix::stdio::stdout()).ok(), rustix::io::dup(rustix::stdio::stderr()).ok()];
+        // Not for processes that are started: they would keep the terminal.
+        let kept = |output| rustix::io::fcntl_dupfd_cloexec(output, 3).ok();
+        let before = [kept(rustix::stdio::stdout()), kept(rustix::stdio::stderr())];
         rustix::stdio::dup2_stdout(&file)?;
         rustix::stdio::dup2_stderr(&file)?;
         Ok(Self { before, end, thread: Some(thread) })
@@ -89,14 +94,24 @@ struct Reader {
 
 impl Reader {
     fn read(&mut self, say: &impl Fn(String)) {
-        if self.file.metadata().is_ok_and(|found| found.len() <= self.at) {
+        let Ok(length) = self.file.metadata().map(|found| found.len()) else { return };
+        if length.saturating_sub(self.at) > BEHIND {
+            let skipped = length - KEPT - self.at;
+            self.last(say);
+            say(format!("{skipped} bytes of output came faster than they were read, and are lost"));
+            self.at += skipped;
+            self.free();
+        }
+        if length <= self.at || self.file.seek(SeekFrom::Start(self.at)).is_err() {
             return;
         }
-        if self.file.seek(SeekFrom::Start(self.at)).is_err() {
-            return;
-        }
+        // What comes meanwhile is read the next time, so that what was read is given back in between.
+        let mut left = length - self.at;
         let mut buffer = [0; 8192];
-        while let Ok(count @ 1..) = self.file.read(&mut buffer) {
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let Ok(count @ 1..) = self.file.read(&mut buffer[..most]) else { break };
+            left -= count as u64;
             self.at += count as u64;
             for byte in &buffer[..count] {
                 if *byte == b'\n' || self.rest.len() >= LINE {
@@ -123,13 +138,24 @@ impl Reader {
         if until - self.freed.min(until) < MOST {
             return;
         }
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::fs::{FallocateFlags, fallocate};
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = fallocate(&self.file, hole, self.freed, until - self.freed);
+        if self.punch(until) {
+            self.freed = until;
+        } else if self.file.metadata().is_ok_and(|found| found.len() == self.at) && self.file.set_len(0).is_ok() {
+            // All that was printed was read. Whoever prints appends, so the file starts over.
+            (self.at, self.freed) = (0, 0);
         }
-        self.freed = until;
+    }
+
+    #[cfg(target_os = "linux")]
+    fn punch(&self, until: u64) -> bool {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&self.file, hole, self.freed, until - self.freed).is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn punch(&self, _: u64) -> bool {
+        false
     }
 }
 
@@ -160,6 +186,17 @@ mod tests {
         reader.read(&say);
         reader.last(&say);
         assert_eq!(told.borrow().len(), 1 + 30_000 + 1);
+        // What nobody can read in time is skipped, and that is told.
+        let flood = "y".repeat(1 << 20) + "\n";
+        for _ in 0..18 {
+            writer.write_all(flood.as_bytes()).expect("writing");
+        }
+        writer.write_all(b"after the flood\n").expect("writing");
+        reader.read(&say);
+        let last = told.borrow_mut().split_off(30_002);
+        assert!(last[0].ends_with("came faster than they were read, and are lost"), "{}", last[0]);
+        assert_eq!(last.last().map(String::as_str), Some("after the flood"));
+        told.borrow_mut().push("the end".to_owned());
         assert_eq!(told.borrow().last().map(String::as_str), Some("the end"));
         #[cfg(target_os = "linux")]
         {

@@ -81,7 +81,7 @@ fn new_terminal(tty: &File) -> Result<Terminal<CrosstermBackend<BufWriter<File>>
 
 #[cfg(unix)]
 fn of_stdout() -> Result<File> {
-    Ok(File::from(rustix::io::dup(rustix::stdio::stdout())?))
+    Ok(File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?))
 }
 
 #[cfg(not(unix))]

@@ -25,7 +25,9 @@ fn the_log_is_on_standard_output_with_warnings_and_without_colours_where_they_ar
     command.env("NO_COLOR", "1").env("CLICOLOR_FORCE", "1");
     let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running cbus");
     let mut printed = String::new();
-    for line in BufReader::new(dev.stdout.take().expect("its output")).lines() {
+    // Read to its end: if nobody did, it would end by itself.
+    let mut lines = BufReader::new(dev.stdout.take().expect("its output")).lines();
+    for line in lines.by_ref() {
         printed += &(line.expect("text") + "\n");
         if printed.contains("ready: saved changes") {
             break;
@@ -34,9 +36,28 @@ fn the_log_is_on_standard_output_with_warnings_and_without_colours_where_they_ar
     assert!(printed.contains("warning: unused variable: `unused`"), "{printed}");
     assert!(!printed.contains('\u{1b}'), "{printed}");
     terminate(&dev);
+    let rest = std::thread::spawn(move || lines.map_while(Result::ok).count());
     let said = crate::said(dev.wait_with_output().expect("its end"));
+    rest.join().expect("reading the rest");
     assert_eq!(said.code, Some(0));
     assert!(said.err.starts_with("Shutting down"), "only messages are here: {}", said.err);
+}
+
+#[test]
+fn where_nobody_reads_the_log_any_more_all_is_shut_down_in_order() {
+    let scratch = Scratch::new(&["second"]);
+    configure(&scratch, "second", "one");
+    let mut command = cbus(scratch.folder());
+    command.args(["dev", "second", "--name", "unread"]).env("CBUS_WORK_DIR", scratch.folder().join("work"));
+    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running cbus");
+    let mut lines = BufReader::new(dev.stdout.take().expect("its output")).lines();
+    assert!(lines.by_ref().any(|line| line.expect("text").contains("ready: saved changes")));
+    drop(lines);
+    // Something that is logged.
+    scratch.edit("second", "\"from the second\"", "\"from the other\"");
+    let said = crate::said(dev.wait_with_output().expect("its end"));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains("Shutting down: nobody reads the output any more"), "{}", said.err);
 }
 
 #[test]
