@@ -6,6 +6,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile([FILE], ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("api.bin"), prost::Message::encode_to_vec(&files))?;
-    tonic_prost_build::configure().type_attribute(".", "#[derive(serde::Serialize)]").compile_fds(files)?;
+    tonic_prost_build::configure()
+        .type_attribute(".", "#[derive(serde::Serialize, controllerbus::Schema)]")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -93,7 +93,7 @@ async fn any_number_of_plugin_folders_come_and_go_with_their_configs() {
     host.install(&second.join("probe.cbus.so"), "0000002");
     host.apply("second", &FolderConfig::new(&second)).await;
     wait_for(&mut host.told, |event| match event {
-        RuntimeEvent::Refused { path, reason } if path.starts_with(&second) && reason.contains("remove one") => {
+        RuntimeEvent::Refused { path, reason, .. } if path.starts_with(&second) && reason.contains("remove one") => {
             Some(())
         }
         _ => None,

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 use controllerbus_api::logs::Filter;
 use controllerbus_api::{Address, Error, is_name};
 
 use crate::command::new::Template;
+use crate::complete;
 use crate::daemon::Format;
 use crate::settings::When;
 
@@ -33,6 +35,8 @@ First steps:
 Options of commands that build, run or ask can also be set with environment variables: CBUS_PLUGINS for --plugins, CBUS_ALLOW_EXEC=1
 for --allow-exec; CBUS_CONFIG is the config file. The daemon's own token file and certificates are
 CBUS_API_TOKEN_FILE, CBUS_API_TLS_CERT and so on, because CBUS_TOKEN_FILE and CBUS_TLS_CERT are the client's.
+
+Errors have codes: cbus explain CB0012 says what one means and what to do. cbus doctor looks at what builds depend on.
 
 Output is coloured on a terminal; NO_COLOR, CLICOLOR=0 and CLICOLOR_FORCE=1 override that.
 Times are local; set TZ for another zone.
@@ -65,8 +69,8 @@ const WITH_VARIABLES: [&str; 16] = [
 ];
 
 /// What says what to do now, rather than how, is no variable.
-const ACTIONS: [&str; 9] =
-    ["file", "attach", "remove", "codegen_only", "build", "print", "follow", "write_config", "last_words"];
+const ACTIONS: [&str; 10] =
+    ["file", "attach", "remove", "codegen_only", "build", "print", "follow", "write_config", "last_words", "timings"];
 
 /// What both a daemon and its clients have, each its own.
 const OF_THE_API: [&str; 4] = ["token_file", "tls_cert", "tls_key", "tls_client_ca"];
@@ -159,6 +163,17 @@ pub enum Command {
     Config(Config),
     /// Print a shell completion script
     Completions(Completions),
+    /// Check what builds and reloads depend on, and say what to do about it
+    Doctor(Doctor),
+    /// Explain the code of an error, such as CB0012
+    Explain(Explain),
+    /// Print the JSON schema of what a command prints with --json
+    Schema(OutputSchema),
+    /// Write the manual pages
+    Man(Man),
+    /// Write the pages of the book that are made from this program
+    #[command(hide = true)]
+    Reference(Reference),
 }
 
 /// `cbus new`
@@ -182,6 +197,9 @@ pub struct New {
     /// The directory of the `controllerbus` crate to depend on [default: the workspace's, or the version of this program]
     #[arg(long, value_name = "DIR")]
     pub controllerbus: Option<PathBuf>,
+    /// Print what was created as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What is built, for `build` and `watch`
@@ -350,6 +368,9 @@ pub struct Sign {
     /// A file containing the key's password
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `cbus keygen`
@@ -366,6 +387,9 @@ pub struct Keygen {
     /// A file containing a password to encrypt the secret key with
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which plugin files a daemon loads
@@ -424,6 +448,9 @@ pub struct Run {
     /// one serves again; 0 disables this
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub probation: u64,
+    /// At the end, show where the time of the reloads went, and write a picture of it into the work directory
+    #[arg(long)]
+    pub timings: bool,
     #[command(flatten)]
     pub folders: Folders,
     #[command(flatten)]
@@ -477,6 +504,9 @@ pub struct Dev {
     /// Where this process's own output goes while the view is shown; set by the process that keeps the terminal for the one of the view
     #[arg(long, hide = true)]
     pub last_words: Option<PathBuf>,
+    /// At the end, show where the time of the reloads went, and write a picture of it into the work directory
+    #[arg(long)]
+    pub timings: bool,
     #[command(flatten)]
     pub folders: Folders,
     #[command(flatten)]
@@ -575,10 +605,94 @@ pub struct ConfigExport {
 Examples:
   cbus completions bash > ~/.local/share/bash-completion/completions/cbus
   cbus completions zsh > ~/.zfunc/_cbus
-  cbus completions fish > ~/.config/fish/completions/cbus.fish")]
+  cbus completions fish > ~/.config/fish/completions/cbus.fish
+  source <(cbus completions bash --dynamic)    in ~/.bashrc: also completes the ids of plugins, configs and directives")]
 pub struct Completions {
     /// The shell
     pub shell: clap_complete::Shell,
+    /// Print a script that asks this program for completions, which then know the plugins, configs and directives of a daemon
+    #[arg(long)]
+    pub dynamic: bool,
+}
+
+/// `cbus doctor`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cbus doctor                         the toolchain, the linker, the system, and a daemon if one is running
+  cbus doctor greeter                 also what this crate needs
+  cbus doctor --timings               where the time of the last 20 reloads in this work directory went
+  cbus doctor --timings --connect NAME --svg timings.svg
+
+It fails if something keeps plugins from being built or loaded.")]
+pub struct Doctor {
+    /// Controller crates to look at too
+    #[arg(value_name = "CRATE", conflicts_with = "timings")]
+    pub crates: Vec<PathBuf>,
+    /// Show where the time of the last reloads went instead: those of --connect, or else of the work directory
+    #[arg(long)]
+    pub timings: bool,
+    /// Write the timings as a picture too
+    #[arg(long, value_name = "FILE", requires = "timings")]
+    pub svg: Option<PathBuf>,
+    #[command(flatten)]
+    pub folders: Folders,
+    #[command(flatten)]
+    pub to: Connect,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cbus explain`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cbus explain CB0012                 what it means, what causes it, and what to do
+  cbus explain                        all codes
+
+An error's code stands above its message, and behind it in logs and tables.")]
+pub struct Explain {
+    /// The code
+    #[arg(add = ArgValueCandidates::new(complete::codes))]
+    pub code: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cbus schema`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cbus schema plugins                 the schema of what `cbus plugins --json` prints
+  cbus schema doctor timings          that of `cbus doctor --timings --json`
+  cbus schema                         the commands that print JSON
+
+Where a command prints one line of JSON for each thing, the schema is that of a line.")]
+pub struct OutputSchema {
+    /// The command, such as `plugins` or `config check`
+    #[arg(value_name = "COMMAND", num_args = 0..=2, add = ArgValueCandidates::new(complete::printing))]
+    pub command: Vec<String>,
+}
+
+/// `cbus man`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cbus man --out ~/.local/share/man/man1
+  cbus man | man -l -                 the page of cbus itself")]
+pub struct Man {
+    /// The directory to write a page for each command into; without it, the page of cbus itself is printed
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// `cbus reference`
+#[derive(Args)]
+pub struct Reference {
+    /// The directory to write the pages into
+    pub dir: PathBuf,
 }
 
 /// What is logged, and how
@@ -650,7 +764,7 @@ fn daemon_name(text: &str) -> Result<String, String> {
 #[command(next_help_heading = "Connection")]
 pub struct Connect {
     /// The daemon: its name, HOST:PORT or unix:PATH [default: your only running daemon]
-    #[arg(long, value_name = "NAME|ADDR", env = "CBUS_CONNECT")]
+    #[arg(long, value_name = "NAME|ADDR", env = "CBUS_CONNECT", add = ArgValueCandidates::new(complete::daemons))]
     pub connect: Option<Address>,
     /// A file containing the token that the daemon requires over TCP
     #[arg(long, value_name = "FILE", env = "CBUS_TOKEN_FILE")]
@@ -694,7 +808,7 @@ pub struct Exec {
     #[arg(long, requires = "file")]
     pub attach: bool,
     /// Remove the config with this key; can be given several times
-    #[arg(long, value_name = "KEY", conflicts_with = "file")]
+    #[arg(long, value_name = "KEY", conflicts_with = "file", add = ArgValueCandidates::new(complete::config_keys))]
     pub remove: Vec<String>,
     #[command(flatten)]
     pub to: Connect,
@@ -713,6 +827,7 @@ Examples:
 The daemon must be `cbus dev`, or have been started with --allow-exec.")]
 pub struct Ask {
     /// The directive's id; `cbus controllers` shows what they resolve
+    #[arg(add = ArgValueCandidates::new(complete::directives))]
     pub directive: String,
     /// Its fields, as JSON; not needed if it has none, or all of them have defaults
     pub fields: Option<String>,
@@ -736,6 +851,7 @@ pub struct Ask {
 #[derive(Args)]
 pub struct OnePlugin {
     /// The plugin's id
+    #[arg(add = ArgValueCandidates::new(complete::plugins))]
     pub id: String,
     #[command(flatten)]
     pub to: Connect,
@@ -750,7 +866,7 @@ pub struct Rollback {
     #[command(flatten)]
     pub plugin: OnePlugin,
     /// Roll back to the build whose hash starts with this, instead of the previous generation
-    #[arg(long = "to", value_name = "BUILD")]
+    #[arg(long = "to", value_name = "BUILD", add = ArgValueCandidates::new(complete::builds))]
     pub build: Option<String>,
 }
 
@@ -767,7 +883,7 @@ pub struct Logs {
     #[arg(short = 'n', long, default_value_t = 200, value_name = "LINES")]
     pub tail: u32,
     /// Only show lines of this plugin
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = ArgValueCandidates::new(complete::plugins))]
     pub plugin: Option<String>,
     /// Only show lines of this level or above: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]

@@ -10,11 +10,16 @@ use crate::report::explain_api;
 
 /// The daemon that the command line names; by default this user's only running one.
 pub fn daemon(args: &Connect) -> Result<Connection> {
+    connection(args).map_err(explain_api)
+}
+
+/// The same, with an error that is not a report yet.
+pub fn connection(args: &Connect) -> controllerbus_api::Result<Connection> {
     let address = match &args.connect {
-        None => sockets::only().map_err(explain_api)?,
+        None => sockets::only()?,
         Some(address) => address.clone(),
     };
-    let mut to = Connection::to(address).map_err(explain_api)?;
+    let mut to = Connection::to(address)?;
     if let Some(file) = &args.token_file {
         to = to.token_file(file);
     }

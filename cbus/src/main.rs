@@ -6,6 +6,7 @@
 mod cli;
 mod client;
 mod command;
+mod complete;
 mod daemon;
 mod pipeline;
 mod problems;
@@ -14,6 +15,7 @@ mod schema;
 mod settings;
 mod tested;
 mod text;
+mod timings;
 mod view;
 
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // This executable also serves plugins in processes of their own; then this call does not return.
     hot_runtime::plugin_host();
+    // Where a shell asks for completions, this call does not return either.
+    clap_complete::CompleteEnv::with_factory(cli::Cli::with_variables).var(complete::VARIABLE).complete();
     let cli = cli::Cli::read();
     report::set_up();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

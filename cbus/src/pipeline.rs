@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use controllerbus::Schema;
 use hot_runtime::PluginSpec;
 use hot_runtime::artifact::Read;
 use hot_runtime::compile::{BuildOptions, BuildReport, MessageLevel, PluginBuilder};
@@ -16,7 +17,7 @@ use crate::settings::Settings;
 use crate::text;
 
 /// The result of a build, as JSON shows it.
-#[derive(Serialize)]
+#[derive(Serialize, Schema)]
 pub struct Output {
     /// The plugin's id.
     pub id: String,
@@ -56,7 +57,7 @@ impl Output {
 }
 
 /// A generated overlay crate.
-#[derive(Serialize)]
+#[derive(Serialize, Schema)]
 pub struct Codegen {
     /// The plugin's id.
     pub id: String,

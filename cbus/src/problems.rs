@@ -295,6 +295,7 @@ mod tests {
         let problems = Problems::new(vec![all, Locations { file: file("two"), of: Some("two".to_owned()) }]);
         let failed = |plugin: &str| RuntimeEvent::BuildFailed {
             plugin: plugin.to_owned(),
+            code: controllerbus::error::Code::BUILD,
             rendered: SAID.to_owned(),
             messages: Vec::new(),
             serving: None,

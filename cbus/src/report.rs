@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use crate::text::has_colours;
+use controllerbus::error::Code;
 use controllerbus_api::__private::blot;
 use hot_runtime::Error;
 use hot_runtime::text::{coloured_text, escaped, is_unprintable};
@@ -37,8 +38,20 @@ pub fn report(message: impl Into<String>, help: impl Into<String>) -> Report {
     miette::miette!(help = help, "{message}")
 }
 
+/// A report of what has a code, by which `cbus explain` says more.
+pub fn refusal(code: Code, message: impl Into<String>, help: impl Into<String>) -> Report {
+    let (message, help) = (harmless(&message.into()), harmless(&help.into()));
+    let code = format!("error[{code}]");
+    if help.is_empty() {
+        return miette::miette!(code = code, "{message}");
+    }
+    miette::miette!(code = code, help = help, "{message}")
+}
+
 /// An error of the runtime, with what to do about it.
 pub fn explain(error: Error) -> Report {
+    let code = error.code();
+    let report = |message: String, help: String| refusal(code, message, help);
     match error {
         Error::Io { what, path, source } => {
             let help = match source.kind() {
@@ -51,7 +64,7 @@ pub fn explain(error: Error) -> Report {
                 ErrorKind::InvalidData => "UTF-8 text is expected here",
                 _ => "",
             };
-            report(format!("{what}: {}: {source}", path.display()), help)
+            report(format!("{what}: {}: {source}", path.display()), help.to_owned())
         }
         Error::NoCrate { path, from } => {
             let help = match from {
@@ -60,27 +73,28 @@ pub fn explain(error: Error) -> Report {
             };
             report(format!("there is no crate at {}: no such directory", path.display()), help)
         }
-        Error::Metadata { message, .. } if message.contains("failed to start") => {
-            report(format!("cargo cannot be run: {}", message.trim()), "is Rust installed, and cargo in your PATH?")
-        }
+        Error::Metadata { message, .. } if message.contains("failed to start") => report(
+            format!("cargo cannot be run: {}", message.trim()),
+            "is Rust installed, and cargo in your PATH?".to_owned(),
+        ),
         Error::Metadata { path, message } => report(
             format!("cargo cannot read the crate at {}: {}", path.display(), message.trim()),
-            "fix its Cargo.toml; `cargo metadata` in that directory prints the same error",
+            "fix its Cargo.toml; `cargo metadata` in that directory prints the same error".to_owned(),
         ),
         Error::NotAController { path, message } => report(
             format!("the crate at {} is not a controller crate: {message}", path.display()),
-            "`cbus new NAME` creates one",
+            "`cbus new NAME` creates one".to_owned(),
         ),
         // The compiler's own words come first, as cargo prints them.
         Error::Build { plugin, rendered, .. } => {
             crate::text::tell_compiler(&rendered);
-            report(format!("building {plugin} failed"), "fix the compiler errors above")
+            report(format!("building {plugin} failed"), "fix the compiler errors above".to_owned())
         }
         Error::Key { path, reason } => report(
             format!("the key in {} cannot be used: {reason}", path.display()),
-            "`cbus keygen` generates keys; a secret key with a password needs --password-file",
+            "`cbus keygen` generates keys; a secret key with a password needs --password-file".to_owned(),
         ),
-        Error::Artifact { path, reason, help } | Error::Folder { path, reason, help } => {
+        Error::Artifact { path, reason, help, .. } | Error::Folder { path, reason, help, .. } => {
             report(format!("{} was refused: {reason}", path.display()), help)
         }
         Error::UnknownPlugin { id, nearest } => {
@@ -90,7 +104,7 @@ pub fn explain(error: Error) -> Report {
             };
             report(format!("no plugin `{id}` is loaded"), help)
         }
-        other => report(other.with_causes().to_string(), ""),
+        other => report(other.with_causes().to_string(), String::new()),
     }
 }
 
@@ -98,14 +112,19 @@ pub fn explain(error: Error) -> Report {
 pub fn explain_api(error: controllerbus_api::Error) -> Report {
     match error {
         controllerbus_api::Error::Io { what, path, source, .. } => explain(Error::Io { what, path, source }),
-        other => report(other.to_string(), other.help()),
+        other => match other.code() {
+            Some(code) => refusal(code, other.to_string(), other.help()),
+            None => report(other.to_string(), other.help()),
+        },
     }
 }
 
 /// An error of the bus or of a config set, with the lines around its location if `text` is the source.
 pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
     let message = error.to_string();
-    let (Some(place), Some(text)) = (error.location(), text) else { return report(message, "") };
+    let (Some(place), Some(text)) = (error.location(), text) else {
+        return error.code().map_or_else(|| report(&message, ""), |code| refusal(code, &message, ""));
+    };
     let message = harmless(&message);
     let line = place.line.saturating_sub(1) as usize;
     let before: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
@@ -114,8 +133,12 @@ pub fn explain_bus(error: &controllerbus::Error, text: Option<&str>) -> Report {
     let length = here[skip..].chars().take_while(|c| !c.is_whitespace() && *c != ':').map(char::len_utf8).sum();
     let name = place.file.clone().unwrap_or_else(|| "config".to_owned());
     let span = SourceSpan::from((before + skip, length));
-    miette::miette!(labels = vec![LabeledSpan::new_with_span(Some("here".to_owned()), span)], "{message}")
-        .with_source_code(NamedSource::new(escaped(&name), same_length(&blot(text))))
+    let labels = vec![LabeledSpan::new_with_span(Some("here".to_owned()), span)];
+    let shown = match error.code() {
+        Some(code) => miette::miette!(code = format!("error[{code}]"), labels = labels, "{message}"),
+        None => miette::miette!(labels = labels, "{message}"),
+    };
+    shown.with_source_code(NamedSource::new(escaped(&name), same_length(&blot(text))))
 }
 
 /// A message in which only line breaks control the terminal.

@@ -345,7 +345,7 @@ fn kind_text(kinds: &Value) -> String {
 }
 
 fn text(value: &Value) -> String {
-    crate::text::cut(&value.to_string(), 60)
+    controllerbus_api::__private::cut(&value.to_string(), 60)
 }
 
 #[cfg(test)]

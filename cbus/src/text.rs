@@ -10,6 +10,11 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
 use unicode_width::UnicodeWidthStr;
 
+/// A code as it stands behind a message; nothing if there is none.
+pub fn coded(code: &str) -> String {
+    if code.is_empty() { String::new() } else { format!(" [{code}]") }
+}
+
 /// A size in bytes, for people.
 pub fn size(bytes: u64) -> String {
     let kib = bytes as f64 / 1024.0;

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use controllerbus::error::Code;
+
 use crate::Error;
 
 /// `NAME`, `unix:PATH`, or `HOST:PORT`.
@@ -39,10 +41,10 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err(Error::new("a Unix socket is written as unix:PATH", ""));
+                return Err(Error::new(Code::NOT_AN_ADDRESS, "a Unix socket is written as unix:PATH", ""));
             }
             if cfg!(not(unix)) {
-                return Err(Error::new("this system has no Unix sockets; use HOST:PORT", ""));
+                return Err(Error::new(Code::NOT_AN_ADDRESS, "this system has no Unix sockets; use HOST:PORT", ""));
             }
             return Ok(Self::Unix(path.into()));
         }
@@ -53,6 +55,7 @@ impl FromStr for Address {
         let rest = rest.trim_end_matches('/');
         let wrong = || {
             Error::new(
+                Code::NOT_AN_ADDRESS,
                 format!("`{text}` is not an address; use HOST:PORT, such as 127.0.0.1:7411, unix:PATH, or a name"),
                 "",
             )

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use controllerbus::error::Code;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Status};
+use tonic::{Code as StatusCode, Request, Status};
 
 use crate::proto::bus_api_client::BusApiClient;
+use crate::server::CODE_HEADER;
 use crate::{Address, Error, Result, sockets};
 
 /// A client of the bus API.
@@ -107,7 +109,7 @@ impl Connection {
                 let value = format!("Bearer {}", token.trim());
                 Some(value.parse().map_err(|_| {
                     let what = "is not a valid token: it contains characters that are not allowed";
-                    Error::new(format!("{} {what}", file.display()), "")
+                    Error::new(Code::UNAUTHENTICATED, format!("{} {what}", file.display()), "")
                 })?)
             }
         };
@@ -121,7 +123,7 @@ impl Connection {
             } else {
                 "start one with `cbus run` or `cbus dev`, or pass its address with --connect"
             };
-            Error::new(format!("no daemon answers at {}: {cause}", self.address), help)
+            Error::new(Code::NO_DAEMON, format!("no daemon answers at {}: {cause}", self.address), help)
         })?;
         Ok(BusApiClient::with_interceptor(channel, Token(token)).max_decoding_message_size(64 << 20))
     }
@@ -133,9 +135,12 @@ impl Connection {
 }
 
 fn endpoint(to: &Connection) -> Result<Endpoint> {
-    let wrong = |error: tonic::transport::Error| Error::new(format!("{}: {}", to.address, causes(&error)), "");
+    let wrong = |error: tonic::transport::Error| {
+        Error::new(Code::NOT_AN_ADDRESS, format!("{}: {}", to.address, causes(&error)), "")
+    };
     let bad_keys = |error: tonic::transport::Error| {
         Error::new(
+            Code::TLS,
             format!("the certificates cannot be used: {}", causes(&error)),
             "--tls-ca and --tls-cert must be certificates and --tls-key the certificate's key, in PEM format",
         )
@@ -143,7 +148,7 @@ fn endpoint(to: &Connection) -> Result<Endpoint> {
     let tls = to.is_tls();
     let uri = match &to.address {
         Address::Unix(path) => format!("unix:{}", std::path::absolute(path).unwrap_or_else(|_| path.clone()).display()),
-        Address::Named(name) => return Err(Error::new(format!("there is no daemon `{name}`"), "")),
+        Address::Named(name) => return Err(Error::new(Code::NO_DAEMON, format!("there is no daemon `{name}`"), "")),
         tcp if tls => format!("https://{tcp}"),
         tcp => format!("http://{tcp}"),
     };
@@ -181,17 +186,29 @@ fn tls_refusal(to: &Connection, cause: &str) -> Option<Error> {
     let tls = to.is_tls();
     let own = "pass --tls-cert and --tls-key, signed by the authority of the daemon's --tls-client-ca";
     if cause.contains("alert: CertificateRequired") {
-        Some(Error::new(format!("the daemon at {at} requires a client certificate"), own))
+        Some(Error::new(Code::TLS, format!("the daemon at {at} requires a client certificate"), own))
     } else if cause.contains("fatal alert") {
-        Some(Error::new(format!("the daemon at {at} does not accept this client's certificate: {cause}"), own))
+        Some(Error::new(
+            Code::TLS,
+            format!("the daemon at {at} does not accept this client's certificate: {cause}"),
+            own,
+        ))
     } else if cause.contains("invalid peer certificate") {
         let help = "--tls-ca is the authority that signed it; the certificate must be for the host in --connect";
-        Some(Error::new(format!("the certificate of the daemon at {at} is not accepted: {cause}"), help))
+        Some(Error::new(Code::TLS, format!("the certificate of the daemon at {at} is not accepted: {cause}"), help))
     } else if tls && (cause.contains("corrupt message") || cause.contains("InvalidContentType")) {
-        Some(Error::new(format!("the server at {at} does not speak TLS: {cause}"), "omit --tls-ca and --tls-cert"))
+        Some(Error::new(
+            Code::TLS,
+            format!("the server at {at} does not speak TLS: {cause}"),
+            "omit --tls-ca and --tls-cert",
+        ))
     } else if tls && ["reset by peer", "roken pipe", "was canceled"].iter().any(|known| cause.contains(known)) {
         // The daemon's reason can get lost if it closes the connection immediately.
-        Some(Error::new(format!("the daemon at {at} closed the connection; it may require a client certificate"), own))
+        Some(Error::new(
+            Code::TLS,
+            format!("the daemon at {at} closed the connection; it may require a client certificate"),
+            own,
+        ))
     } else {
         None
     }
@@ -203,20 +220,29 @@ fn explain(to: &Connection, status: &Status) -> Error {
     if let Some(refusal) = tls_refusal(to, &causes(status)).or_else(|| tls_refusal(to, &said)) {
         return refusal;
     }
+    let told = status.metadata().get(CODE_HEADER).and_then(|code| code.to_str().ok()?.parse().ok());
     match status.code() {
-        Code::Unauthenticated => {
-            Error::new(said, "ask the daemon's operator for the token, and pass its file with --token-file")
+        StatusCode::Unauthenticated => Error::new(
+            Code::UNAUTHENTICATED,
+            said,
+            "ask the daemon's operator for the token, and pass its file with --token-file",
+        ),
+        StatusCode::Unimplemented => Error::new(
+            Code::NOT_A_BUS_API,
+            format!("{} is not a bus API, or an older version of it", to.address),
+            "check the address",
+        ),
+        StatusCode::Unavailable if status.metadata().is_empty() && said.is_empty() => {
+            Error::new(Code::WENT_AWAY, format!("the daemon at {} went away", to.address), "")
         }
-        Code::Unimplemented => {
-            Error::new(format!("{} is not a bus API, or an older version of it", to.address), "check the address")
+        StatusCode::NotFound
+        | StatusCode::PermissionDenied
+        | StatusCode::FailedPrecondition
+        | StatusCode::InvalidArgument => {
+            let code = if status.code() == StatusCode::PermissionDenied { Code::NOT_PERMITTED } else { Code::NOT_DONE };
+            Error::new(told.unwrap_or(code), said, "")
         }
-        Code::Unavailable if status.metadata().is_empty() && said.is_empty() => {
-            Error::new(format!("the daemon at {} went away", to.address), "")
-        }
-        Code::NotFound | Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
-            Error::new(said, "")
-        }
-        Code::Unknown | Code::Internal | Code::Cancelled
+        StatusCode::Unknown | StatusCode::Internal | StatusCode::Cancelled
             if ["h2 protocol", "transport error", "was canceled"].iter().any(|known| said.contains(known)) =>
         {
             let help = if to.is_tls() {
@@ -224,8 +250,8 @@ fn explain(to: &Connection, status: &Status) -> Error {
             } else {
                 "check the address; a daemon that was started with --tls-cert needs --tls-ca here"
             };
-            Error::new(format!("the server at {} is not a bus API: {said}", to.address), help)
+            Error::new(Code::NOT_A_BUS_API, format!("the server at {} is not a bus API: {said}", to.address), help)
         }
-        _ => Error::new(format!("the daemon at {}: {said}", to.address), ""),
+        _ => Error::new(told.unwrap_or(Code::NOT_DONE), format!("the daemon at {}: {said}", to.address), ""),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Info, factory};
 use controllerbus::directive::wire;
-use controllerbus::error::ErrorKind;
+use controllerbus::error::{Code, ErrorKind};
 use controllerbus::prelude::*;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -342,7 +342,8 @@ impl Api {
                      commands and `cbus page` do not need it",
                     config.listen
                 ),
-            ));
+            )
+            .with_code(Code::UNPROTECTED));
         }
         let (listener, loopback) = listen(&config).await?;
         if matches!(listener, Listener::Tcp(_)) && !loopback && tls.is_none() {
@@ -394,7 +395,7 @@ async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
             std::io::ErrorKind::NotADirectory => "part of the path is a file, not a directory".to_owned(),
             _ => error.to_string(),
         };
-        Error::msg(format!("cannot listen on {address}: {why}"))
+        Error::msg(format!("cannot listen on {address}: {why}")).with_code(Code::CANNOT_LISTEN)
     };
     match &address {
         Address::Named(name) => {

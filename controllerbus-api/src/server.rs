@@ -19,9 +19,10 @@ use super::proto::{
     AskRequest, AskResponse, Config, Event, ExecuteRequest, ExecuteResponse, ExportConfigsRequest,
     ExportConfigsResponse, GetInfoRequest, Info, ListConfigsRequest, ListConfigsResponse, ListControllersRequest,
     ListControllersResponse, ListDirectivesRequest, ListDirectivesResponse, ListFactoriesRequest,
-    ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, LogLine, OpenPageRequest, OpenPageResponse, Plugin,
-    ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest, RemoveConfigsResponse, RollBackPluginRequest,
-    RollBackPluginResponse, Timeline, UnloadPluginRequest, UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
+    ListFactoriesResponse, ListPluginsRequest, ListPluginsResponse, ListReloadsRequest, ListReloadsResponse, LogLine,
+    OpenPageRequest, OpenPageResponse, Plugin, ReloadPluginRequest, ReloadPluginResponse, RemoveConfigsRequest,
+    RemoveConfigsResponse, RollBackPluginRequest, RollBackPluginResponse, Timeline, UnloadPluginRequest,
+    UnloadPluginResponse, WatchEventsRequest, WatchLogsRequest,
 };
 use super::state;
 use super::streams::stream;
@@ -190,11 +191,22 @@ fn starting() -> Status {
 }
 
 fn status(error: hot_runtime::Error) -> Status {
-    match &error {
+    let status = match &error {
         hot_runtime::Error::UnknownPlugin { .. } => Status::not_found(error.to_string()),
         hot_runtime::Error::Closed => Status::unavailable(error.to_string()),
         _ => Status::failed_precondition(text::plain(&error.with_causes().to_string())),
+    };
+    with_code(status, error.code())
+}
+
+/// The header in which a refused call has the code of what it was refused for.
+pub(crate) const CODE_HEADER: &str = "controllerbus-code";
+
+fn with_code(mut status: Status, code: controllerbus::error::Code) -> Status {
+    if let Ok(code) = code.to_string().parse() {
+        status.metadata_mut().insert(CODE_HEADER, code);
     }
+    status
 }
 
 type Streamed<T> = Result<Response<ReceiverStream<Result<T, Status>>>, Status>;
@@ -248,6 +260,10 @@ impl BusApi for Service {
         _: Request<ListFactoriesRequest>,
     ) -> Result<Response<ListFactoriesResponse>, Status> {
         Ok(Response::new(ListFactoriesResponse { factories: self.host.factories() }))
+    }
+
+    async fn list_reloads(&self, _: Request<ListReloadsRequest>) -> Result<Response<ListReloadsResponse>, Status> {
+        Ok(Response::new(ListReloadsResponse { reloads: self.host.journal.reloads() }))
     }
 
     type WatchEventsStream = ReceiverStream<Result<Event, Status>>;
@@ -337,8 +353,10 @@ impl BusApi for Service {
         let caller = caller(&request)?;
         let ends = [self.end.clone(), caller.revoked.clone()];
         let ExecuteRequest { config_set, name, attach } = request.into_inner();
-        let set = ConfigSet::parse(&name, &config_set)
-            .map_err(|error| Status::invalid_argument(coloured_text(&error.to_string(), false)))?;
+        let set = ConfigSet::parse(&name, &config_set).map_err(|error| {
+            let status = Status::invalid_argument(coloured_text(&error.to_string(), false));
+            with_code(status, controllerbus::error::Code::CONFIG_SYNTAX)
+        })?;
         let keys: Vec<String> = set.iter().map(|(key, _)| key.to_owned()).collect();
         caller.audit(format_args!("applies the configs {}", escaped(&keys.join(", "))));
         let service = self.clone();

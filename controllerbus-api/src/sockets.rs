@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use controllerbus::error::Code;
+
 use crate::{Address, Error, Result};
 
 /// The name of a daemon without one.
@@ -31,10 +33,14 @@ pub fn folder() -> Result<PathBuf> {
         .map_err(Error::io("checking the directory for the daemons' sockets", &folder))?;
     let help = "remove it, or set XDG_RUNTIME_DIR to a directory of your own";
     if !found.is_dir() || found.uid() != this {
-        return Err(Error::new(format!("{} is not a directory that belongs to this user", folder.display()), help));
+        return Err(Error::new(
+            Code::SOCKETS_FOLDER,
+            format!("{} is not a directory that belongs to this user", folder.display()),
+            help,
+        ));
     }
     if found.permissions().mode() & 0o077 != 0 {
-        return Err(Error::new(format!("others can access {}", folder.display()), help));
+        return Err(Error::new(Code::SOCKETS_FOLDER, format!("others can access {}", folder.display()), help));
     }
     Ok(folder)
 }
@@ -42,7 +48,11 @@ pub fn folder() -> Result<PathBuf> {
 /// Elsewhere there are no Unix sockets.
 #[cfg(not(unix))]
 pub fn folder() -> Result<PathBuf> {
-    Err(Error::new("this system has no Unix sockets", "pass an address: --listen HOST:PORT, --connect HOST:PORT"))
+    Err(Error::new(
+        Code::SOCKETS_FOLDER,
+        "this system has no Unix sockets",
+        "pass an address: --listen HOST:PORT, --connect HOST:PORT",
+    ))
 }
 
 /// Where the daemon of this name listens.
@@ -62,15 +72,25 @@ pub fn only() -> Result<Address> {
     let names = running(&folder);
     match names.as_slice() {
         [] => Err(Error::new(
+            Code::NO_DAEMON,
             format!("no daemon of yours is running (no socket in {} answers)", folder.display()),
             "start one with `cbus run` or `cbus dev`, or pass the address of another with --connect",
         )),
         [name] => of(name),
         several => Err(Error::new(
+            Code::SEVERAL_DAEMONS,
             format!("several daemons of yours are running: {}", several.join(", ")),
             format!("choose one with --connect, such as --connect {}", several[0]),
         )),
     }
+}
+
+/// The names of this user's running daemons.
+///
+/// # Errors
+/// As for [`folder`].
+pub fn names() -> Result<Vec<String>> {
+    Ok(running(&folder()?))
 }
 
 #[cfg(unix)]

@@ -9,6 +9,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+pub use crate::code::{Code, NoSuchCode};
+
 /// Shorthand for a result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -47,6 +49,9 @@ pub struct Error {
     /// Known where the controller was constructed only.
     #[serde(skip)]
     of_construction: bool,
+    /// Known where the error was made only; its kind stands for it elsewhere.
+    #[serde(skip)]
+    code: Option<Code>,
 }
 
 /// A place in a text, such as a config file.
@@ -95,7 +100,7 @@ impl Error {
     /// An error of a class with a message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = bounded(message.into());
-        Self { kind, message, location: None, permanent: false, of_construction: false }
+        Self { kind, message, location: None, permanent: false, of_construction: false, code: None }
     }
 
     /// An error of class [`ErrorKind::Failed`]: the usual one in controllers.
@@ -106,6 +111,27 @@ impl Error {
     /// The class of this error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The code by which it can be looked up; `None` for what user code says in its own words.
+    ///
+    /// An error that has crossed a plugin's boundary, or comes from another process, may have a more general one than where it
+    /// was made.
+    pub fn code(&self) -> Option<Code> {
+        self.code.or(match self.kind {
+            ErrorKind::Panicked => Some(Code::PANICKED),
+            ErrorKind::Encoding => Some(Code::NOT_DECODED),
+            ErrorKind::Closed => Some(Code::CLOSED),
+            ErrorKind::TimedOut => Some(Code::TIMED_OUT),
+            ErrorKind::Crashed => Some(Code::CRASHED),
+            ErrorKind::Failed | ErrorKind::Invalid | ErrorKind::NotFound => None,
+        })
+    }
+
+    /// Gives it a code. One that it was given before, which is nearer to the cause, stays.
+    #[must_use]
+    pub fn with_code(self, code: Code) -> Self {
+        Self { code: self.code.or(Some(code)), ..self }
     }
 
     /// The text, as `Display` shows it.

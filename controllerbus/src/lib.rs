@@ -74,6 +74,7 @@ extern crate self as controllerbus;
 
 mod backoff;
 pub mod bus;
+mod code;
 pub mod config;
 pub mod controller;
 pub mod directive;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use controllerbus::error::Code;
+
 use crate::message::CompilerMessage;
 
 /// A result with [`Error`].
@@ -112,6 +114,8 @@ pub enum Error {
     Artifact {
         /// The file.
         path: PathBuf,
+        /// The code of what is wrong with it.
+        code: Code,
         /// What is wrong with it.
         reason: String,
         /// What to do.
@@ -130,6 +134,8 @@ pub enum Error {
     Folder {
         /// The folder.
         path: PathBuf,
+        /// The code of what is wrong with it.
+        code: Code,
         /// What is wrong with it.
         reason: String,
         /// What to do.
@@ -187,6 +193,8 @@ pub enum Error {
         plugin: String,
         /// The generation that was rolled back.
         generation: u64,
+        /// The code of the bus's error, if it says more than that the generation did not become ready.
+        code: Code,
         /// What kind of error the bus gave.
         kind: controllerbus::error::ErrorKind,
         /// Why.
@@ -224,6 +232,32 @@ impl Error {
     pub(crate) fn io(what: &str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let (what, path) = (what.to_owned(), path.to_owned());
         move |source| Self::Io { what, path, source }
+    }
+
+    /// The code by which it can be looked up: `cbus explain` prints what it means, what causes it and what to do.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Io { .. } => Code::IO,
+            Self::NoCrate { .. } => Code::NO_CRATE,
+            Self::Metadata { .. } => Code::METADATA,
+            Self::NotAController { .. } => Code::NOT_A_CONTROLLER,
+            Self::Feature { .. } => Code::FEATURE,
+            Self::Profile { .. } => Code::PROFILE,
+            Self::Build { .. } => Code::BUILD,
+            Self::BuildTimedOut { .. } => Code::BUILD_TIMED_OUT,
+            Self::Cancelled { .. } => Code::CANCELLED,
+            Self::Artifact { code, .. } | Self::Folder { code, .. } | Self::Swap { code, .. } => *code,
+            Self::Key { .. } => Code::KEY,
+            Self::Settings { .. } => Code::SETTINGS,
+            Self::TakenBack { .. } => Code::TAKEN_BACK,
+            Self::NothingToGoBackTo { .. } => Code::NOTHING_TO_GO_BACK_TO,
+            Self::Load { .. } => Code::LOAD,
+            Self::NotAllowed { .. } => Code::NOT_WANTED,
+            Self::Watch { .. } => Code::WATCH,
+            Self::UnknownPlugin { .. } => Code::UNKNOWN_PLUGIN,
+            Self::NotServed { .. } => Code::NOT_SERVED,
+            Self::Closed => Code::CLOSED,
+        }
     }
 
     /// The error and what caused it, each said once, on one line: for a log, an event, or anything else that is one

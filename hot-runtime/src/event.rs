@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use controllerbus::error::Code;
 use serde::Serialize;
 
 use crate::message::CompilerMessage;
@@ -144,6 +145,8 @@ pub enum RuntimeEvent {
     BuildFailed {
         /// The plugin's id.
         plugin: String,
+        /// The error's code.
+        code: Code,
         /// The compiler's errors as cargo renders them, with colours, or why else the build failed.
         rendered: String,
         /// All of the compiler's messages, as data.
@@ -182,6 +185,10 @@ pub enum RuntimeEvent {
         /// Whether its dependencies are optimised although its profile does not say so; see
         /// [`BuildOptions::optimize_dependencies`](crate::compile::BuildOptions::optimize_dependencies).
         optimized: bool,
+        /// Why cargo built it, if it did.
+        why_cargo: Option<String>,
+        /// Why the plugin was linked in full, if its dependencies could not be prelinked: then each link takes longer.
+        why_full_link: Option<String>,
         /// How long each step took.
         phases: Vec<PhaseTime>,
         /// How many warnings there were.
@@ -226,6 +233,8 @@ pub enum RuntimeEvent {
     Refused {
         /// The file or folder.
         path: std::path::PathBuf,
+        /// The code of what is wrong.
+        code: Code,
         /// What is wrong and what to do.
         reason: String,
     },
@@ -247,6 +256,8 @@ pub enum RuntimeEvent {
         plugin: String,
         /// Why, in one word.
         cause: RollBackCause,
+        /// The error's code.
+        code: Code,
         /// Why.
         reason: String,
         /// The generation that keeps serving, if any.
@@ -355,6 +366,14 @@ impl RuntimeEvent {
         }
     }
 
+    /// The code of what was refused or has failed, if this is about that.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::BuildFailed { code, .. } | Self::Refused { code, .. } | Self::RolledBack { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
     /// What happened, for people, without the plugin's name. It has several lines where a compiler or a crashed process has
     /// said something, and may contain anything that these have said: [`crate::text`] makes it safe to print, as this
     /// event's `Display` does.
@@ -385,11 +404,11 @@ impl RuntimeEvent {
             }
             Self::Swapped { to, timeline, .. } => format!("generation {to} serves: {timeline}"),
             Self::Conflict { what, .. } => what.clone(),
-            Self::Refused { path, reason } => format!("{}: {reason}", path.display()),
-            Self::RolledBack { reason, serving: Some(serving), .. } => {
-                format!("not swapped; generation {serving} is still serving: {reason}")
+            Self::Refused { path, code, reason } => format!("{}: {reason} [{code}]", path.display()),
+            Self::RolledBack { code, reason, serving: Some(serving), .. } => {
+                format!("not swapped; generation {serving} is still serving: {reason} [{code}]")
             }
-            Self::RolledBack { reason, .. } => format!("not loaded: {reason}"),
+            Self::RolledBack { code, reason, .. } => format!("not loaded: {reason} [{code}]"),
             Self::TakenBack { from, to, was, reason, notes, .. } => {
                 let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
                 format!("rolled back generation {from}; {was} is serving again, as {to}: {reason}{notes}")
@@ -459,6 +478,7 @@ mod tests {
     fn an_event_is_told_in_a_sentence_that_no_plugin_can_forge() {
         let failed = RuntimeEvent::BuildFailed {
             plugin: "one\u{1b}[2K".to_owned(),
+            code: Code::BUILD,
             rendered: "\u{1b}[31merror\u{1b}[0m: no\nWARN all is well\u{7}\n".to_owned(),
             messages: Vec::new(),
             serving: Some(3),
@@ -475,7 +495,11 @@ mod tests {
             timeline: Timeline { swap: Duration::from_micros(1500), ..Timeline::default() },
         };
         assert!(swapped.to_string().starts_with("one: generation 2 serves, after 1: build"), "{swapped}");
-        let refused = RuntimeEvent::Refused { path: "plugins/a.so".into(), reason: "it is empty".to_owned() };
-        assert_eq!(refused.to_string(), "plugins/a.so: it is empty");
+        let refused = RuntimeEvent::Refused {
+            path: "plugins/a.so".into(),
+            code: Code::DAMAGED,
+            reason: "it is empty".to_owned(),
+        };
+        assert_eq!(refused.to_string(), "plugins/a.so: it is empty [CB0013]");
     }
 }

@@ -36,6 +36,7 @@ struct Readme;
 
 pub mod artifact;
 pub mod compile;
+pub mod doctor;
 pub mod error;
 mod event;
 mod generation;
@@ -47,6 +48,7 @@ mod runtime;
 mod source;
 mod sys;
 pub mod text;
+pub mod timings;
 #[cfg(test)]
 mod tiny;
 mod util;

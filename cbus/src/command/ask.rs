@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use controllerbus::Schema;
 use controllerbus_api::proto::{AskRequest, AskResponse};
 use hot_runtime::text::{coloured_text, is_unprintable};
 use miette::Result;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::cli::Ask;
 use crate::client::{connect, daemon, refused};
 use crate::report::report;
-use crate::text::print_line;
+use crate::text::{print_json, print_line};
 
 pub async fn run(args: Ask) -> Result<()> {
     let json = args.fields.clone().unwrap_or_default();
@@ -59,6 +60,23 @@ fn plain_json(json: &str) -> String {
     plain
 }
 
+/// Something that happened to a directive that was asked.
+#[derive(Serialize, Schema)]
+pub struct Told {
+    /// `added`, `removed`, `idle` (no controller has anything more to add for now), `busy` (one works again) or `failed` (one
+    /// failed, and is retried).
+    kind: String,
+    /// The value that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+    /// Its content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<serde_json::Value>,
+    /// Why one failed, or why a value cannot be shown here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
 /// What came until now.
 #[derive(Default)]
 struct Asked {
@@ -75,17 +93,13 @@ impl Asked {
             _ => {}
         }
         if args.json {
-            let mut line = json!({ "kind": kind });
-            if *value != 0 {
-                line["value"] = json!(value);
-            }
-            if !json.is_empty() {
-                line["content"] = serde_json::from_str(json).unwrap_or_default();
-            }
-            if !error.is_empty() {
-                line["error"] = json!(error);
-            }
-            print_line(&plain_json(&line.to_string()));
+            let line = Told {
+                kind: kind.clone(),
+                value: Some(*value).filter(|value| *value != 0),
+                content: (!json.is_empty()).then(|| serde_json::from_str(json).unwrap_or_default()),
+                error: Some(error.clone()).filter(|error| !error.is_empty()),
+            };
+            print_json(&line, true);
             return;
         }
         match (kind.as_str(), args.watch) {

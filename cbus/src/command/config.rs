@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use controllerbus::{Config, ConfigSet, Error};
+use controllerbus::error::Code;
+use controllerbus::{Config, ConfigSet, Error, Schema};
 use controllerbus_api::ApiConfig;
 use controllerbus_api::proto::ListFactoriesRequest;
 use hot_runtime::artifact::{FactoryRecord, conflicts, inspect};
@@ -24,11 +25,18 @@ pub async fn schema(args: &ConfigSchema) -> Result<()> {
     Ok(())
 }
 
-#[derive(Serialize)]
-struct Problem {
+/// A problem of a config file.
+#[derive(Serialize, Schema)]
+pub struct Problem {
+    /// The key that it is about; empty if it is about the whole file.
     key: String,
+    /// What is wrong, with the place, and what to do about it.
     message: String,
+    /// The code of that, such as `CB0053`.
+    code: Option<Code>,
+    /// The line, from 1.
     line: Option<u64>,
+    /// The column in characters, from 1.
     column: Option<u64>,
 }
 
@@ -51,6 +59,7 @@ pub async fn check(args: &ConfigCheck) -> Result<()> {
             .map(|(key, error)| Problem {
                 key: key.clone(),
                 message: error.to_string(),
+                code: error.code(),
                 line: error.location().map(|place| place.line),
                 column: error.location().map(|place| place.column),
             })
@@ -96,6 +105,7 @@ fn problems(set: &ConfigSet, configs: &BTreeMap<String, Value>, complete: bool) 
                     None => format!("known ids are {}", configs.keys().cloned().collect::<Vec<_>>().join(", ")),
                 };
                 let error = Error::msg(format!("{key}: unknown config id `{}`; {hint}", entry.id));
+                let error = error.with_code(Code::UNKNOWN_CONFIG_ID);
                 problems.push((key.to_owned(), placed(error, set.location(key))));
             } else {
                 unchecked.push(entry.id.clone());
@@ -105,7 +115,8 @@ fn problems(set: &ConfigSet, configs: &BTreeMap<String, Value>, complete: bool) 
         for (path, why) in misfits(schema, &entry.config) {
             let place = set.location_in(key, &path);
             let at = if path.is_empty() { String::new() } else { format!(".{path}") };
-            problems.push((key.to_owned(), placed(Error::msg(format!("{key}{at}: {why}")), place)));
+            let error = Error::msg(format!("{key}{at}: {why}")).with_code(Code::CONFIG_MISFIT);
+            problems.push((key.to_owned(), placed(error, place)));
         }
     }
     (problems, unchecked)

@@ -4,9 +4,10 @@ use controllerbus_api::proto::{ListConfigsRequest, ListControllersRequest};
 use controllerbus_api::state;
 use miette::Result;
 
+use super::schemas::Controllers;
 use crate::cli::Show;
 use crate::client::{connect, daemon, refused};
-use crate::text::{duration, print_json, print_line, table};
+use crate::text::{coded, duration, print_json, print_line, table};
 
 pub async fn run(args: &Show) -> Result<()> {
     let to = daemon(&args.to)?;
@@ -15,7 +16,7 @@ pub async fn run(args: &Show) -> Result<()> {
     let controllers = controllers.into_inner().controllers;
     let configs = client.list_configs(ListConfigsRequest {}).await.map_err(refused(&to))?.into_inner().configs;
     if args.json {
-        print_json(&serde_json::json!({ "controllers": controllers, "configs": configs }), false);
+        print_json(&Controllers { controllers, configs }, false);
         return Ok(());
     }
     let mut rows = Vec::new();
@@ -59,7 +60,13 @@ pub async fn run(args: &Show) -> Result<()> {
         };
         let runs_on = if config.state == state::REFUSED { "; the previous config is still running" } else { "" };
         print_line("");
-        print_line(&format!("{} is {}: {}{again}{runs_on}", config.key, config.state, config.error));
+        print_line(&format!(
+            "{} is {}: {}{again}{runs_on}{}",
+            config.key,
+            config.state,
+            config.error,
+            coded(&config.error_code)
+        ));
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::report::report;
 use crate::settings::{Crate, crates};
 use crate::tested::Tests;
 use crate::text::{has_colours, tell};
+use crate::timings;
 use crate::view;
 
 pub async fn run(args: Dev) -> Result<()> {
@@ -103,6 +104,9 @@ pub async fn run(args: Dev) -> Result<()> {
     let left = daemon::end(&host).await;
     if !left.is_empty() {
         tell(&format!("Did not shut down in time and will end with the process: {}", left.join("; ")));
+    }
+    if args.timings {
+        timings::tell_of(&host, &absolute(&args.folders.work_dir));
     }
     result
 }

@@ -3,13 +3,14 @@
 use std::io::Read;
 use std::path::Path;
 
+use controllerbus::error::Code;
 use controllerbus_api::proto::{Config, ExecuteRequest, RemoveConfigsRequest};
 use miette::Result;
 
 use crate::cli::Exec;
 use crate::client::{connect, daemon, refused};
-use crate::report::{io, report};
-use crate::text::{print_json, print_line};
+use crate::report::{io, refusal, report};
+use crate::text::{coded, print_json, print_line};
 
 pub async fn run(args: &Exec) -> Result<()> {
     let Some(file) = &args.file else { return remove(args).await };
@@ -44,7 +45,8 @@ pub async fn run(args: &Exec) -> Result<()> {
         last.iter().filter(|config| config.is_waiting()).map(|config| config.key.as_str()).collect();
     match (failed.as_slice(), waiting.as_slice()) {
         ([], []) => Ok(()),
-        ([], waiting) => Err(report(
+        ([], waiting) => Err(refusal(
+            Code::UNKNOWN_CONFIG_ID,
             format!("{} is not running: no controller of that id is loaded", waiting.join(", ")),
             "it starts once a plugin that has it is loaded; `cbus exec --remove KEY` takes it back, and --attach waits for it",
         )),
@@ -57,7 +59,7 @@ pub async fn run(args: &Exec) -> Result<()> {
 
 fn line(config: &Config) -> String {
     let why = if config.error.is_empty() { String::new() } else { format!(": {}", config.error) };
-    format!("{} ({}) {}{why}", config.key, config.config_id, config.state)
+    format!("{} ({}) {}{why}{}", config.key, config.config_id, config.state, coded(&config.error_code))
 }
 
 async fn remove(args: &Exec) -> Result<()> {
@@ -66,7 +68,12 @@ async fn remove(args: &Exec) -> Result<()> {
     let asked = client.remove_configs(RemoveConfigsRequest { keys: args.remove.clone() }).await;
     let removed = asked.map_err(refused(&to))?.into_inner().removed;
     for key in &removed {
-        print_line(&format!("{key} removed"));
+        if args.json {
+            let state = controllerbus_api::state::REMOVED.to_owned();
+            print_json(&Config { key: key.clone(), state, ..Config::default() }, true);
+        } else {
+            print_line(&format!("{key} removed"));
+        }
     }
     let missing: Vec<&str> = args.remove.iter().filter(|key| !removed.contains(key)).map(String::as_str).collect();
     if missing.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use controllerbus::Schema;
+use controllerbus::error::Code;
 use hot_runtime::artifact::inspect;
 use hot_runtime::text::escaped;
 use miette::Result;
@@ -13,44 +15,68 @@ use crate::schema::fields;
 use crate::text;
 
 /// What is known about a plugin file.
-#[derive(Serialize)]
-struct Inspected {
+#[derive(Serialize, Schema)]
+pub struct Inspected {
+    /// The file.
     file: PathBuf,
+    /// The plugin's id.
     id: String,
+    /// The plugin's version.
     version: String,
+    /// The hash of what it was built from.
     build_hash: String,
+    /// The hash of its content (BLAKE3).
     hash: String,
+    /// The size of the library in bytes.
     size: u64,
+    /// The target triple that it was built for.
     target: String,
+    /// The compiler that built it.
     toolchain: String,
+    /// `dev` or `release`.
     profile: String,
+    /// The fingerprint of its boundary.
     abi: String,
+    /// The version of its boundary.
     boundary: u32,
+    /// The lowest version of hot-runtime that loads it.
     min_runtime: String,
+    /// The entry symbol.
     entry: String,
     /// Why it cannot be loaded here, if it cannot.
     unfit: Option<String>,
+    /// The code of that, such as `CB0012`.
+    unfit_code: Option<Code>,
     /// What the signature next to it says, if there is one. Not verified: `cbus verify` does that.
     signature: Option<Signature>,
+    /// What it has.
     factories: Vec<Factory>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Schema)]
 struct Signature {
+    /// The file with the signature.
     file: PathBuf,
+    /// The trusted comment in it.
     comment: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Schema)]
 struct Factory {
+    /// The controller's id.
     id: String,
+    /// The controller's version.
     version: String,
+    /// What it says of itself, in a line.
     description: String,
+    /// The crate that it is from.
     #[serde(rename = "crate")]
     crate_name: String,
+    /// The id of its config.
     config: String,
     /// The config's JSON schema.
     schema: serde_json::Value,
+    /// The ids of the directives that it resolves.
     resolves: Vec<String>,
     /// The JSON schemas of those directives, in the same order; `null` for one that cannot be asked from outside the plugin.
     directives: Vec<serde_json::Value>,
@@ -113,7 +139,8 @@ async fn read(path: &Path) -> Result<Inspected> {
         Err(error) => return Err(report(error.to_string(), "")),
     };
     let size = artifact.size() as u64;
-    let unfit = artifact.check_compatible().err().map(|error| error.to_string());
+    let unfit = artifact.check_compatible().err();
+    let (unfit_code, unfit) = (unfit.as_ref().map(hot_runtime::Error::code), unfit.map(|error| error.to_string()));
     let signature = read_signature(path);
     let bundle = artifact.bundle;
     Ok(Inspected {
@@ -131,6 +158,7 @@ async fn read(path: &Path) -> Result<Inspected> {
         min_runtime: bundle.min_runtime.to_string(),
         entry: bundle.entry,
         unfit,
+        unfit_code,
         signature,
         factories: artifact
             .factories

@@ -8,22 +8,28 @@ mod config;
 mod controllers;
 mod dev;
 mod directives;
+mod doctor;
 mod events;
 mod exec;
+mod explain;
 mod export;
 mod inspect;
 mod logs;
+mod man;
 pub(crate) mod new;
 pub(crate) mod page;
 mod plugins;
+mod reference;
 mod reload;
 mod rollback;
 mod run;
+mod schemas;
 mod sign;
 mod top;
 mod unload;
 mod watch;
 
+use controllerbus::error::Code;
 use controllerbus_api::Connection;
 use miette::{Report, Result};
 
@@ -58,10 +64,20 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Config(Config::Check(args)) => config::check(&args).await,
         Command::Config(Config::Export(args)) => export::run(&args).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Explain(args) => explain::run(&args),
+        Command::Schema(args) => schemas::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Reference(args) => reference::run(&args),
     }
+}
+
+/// The commands that print JSON.
+pub fn printing() -> impl Iterator<Item = &'static str> {
+    schemas::PRINTED.iter().map(|printed| printed.command)
 }
 
 /// A stream that should have continued has ended.
 fn went_away(to: &Connection) -> Report {
-    crate::report::report(format!("the daemon at {} went away", to.address()), "")
+    crate::report::refusal(Code::WENT_AWAY, format!("the daemon at {} went away", to.address()), "")
 }

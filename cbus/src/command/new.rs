@@ -4,7 +4,9 @@ mod template;
 
 use std::path::{Path, PathBuf};
 
+use controllerbus::Schema;
 use miette::Result;
+use serde::Serialize;
 use tokio::process::Command;
 
 use crate::cli::New;
@@ -62,8 +64,33 @@ pub async fn run(args: &New) -> Result<()> {
     } else {
         made.write_crate(&from).await?;
     }
-    made.tell();
+    if args.json {
+        text::print_json(&made.created(), false);
+    } else {
+        made.tell();
+    }
     Ok(())
+}
+
+/// What was created.
+#[derive(Serialize, Schema)]
+pub struct Created {
+    /// The template.
+    template: String,
+    /// The controller's id.
+    id: String,
+    /// The directory.
+    path: PathBuf,
+    /// What to do next, a command each.
+    next: Vec<Next>,
+}
+
+#[derive(Serialize, Schema)]
+struct Next {
+    /// The command.
+    command: String,
+    /// What it does.
+    about: String,
 }
 
 /// Where the framework's crates are.
@@ -163,17 +190,28 @@ impl Made<'_> {
         self.write_files(from)
     }
 
+    /// What to do next, and what that does.
+    fn steps(&self) -> Vec<(String, &'static str)> {
+        let at = self.at.display().to_string();
+        self.template.steps().iter().map(|(command, what)| (command.replace("@AT@", &at), *what)).collect()
+    }
+
+    fn created(&self) -> Created {
+        let next = |(command, about): (String, &str)| Next { command, about: about.to_owned() };
+        Created {
+            template: self.template.name().to_owned(),
+            id: self.id.clone(),
+            path: self.at.to_owned(),
+            next: self.steps().into_iter().map(next).collect(),
+        }
+    }
+
     /// Says what was created, and what to do next.
     fn tell(&self) {
         let at = self.at.display();
         text::print_line(&format!("Created {} `{}` in {at}", self.template.what(), self.id));
         text::print_line("");
-        let steps: Vec<(String, &str)> = self
-            .template
-            .steps()
-            .iter()
-            .map(|(command, what)| (command.replace("@AT@", &at.to_string()), *what))
-            .collect();
+        let steps = self.steps();
         let widest = steps.iter().map(|(command, _)| command.chars().count()).max().unwrap_or_default();
         for (command, what) in steps {
             text::print_line(&format!("  {command:<widest$}   {what}"));

@@ -44,7 +44,7 @@ pub async fn run(args: &Show) -> Result<()> {
         }
         if !plugin.error.is_empty() {
             print_line("");
-            print_line(&format!("{}: the last change was not applied:", plugin.id));
+            print_line(&format!("{}: the last change was not applied:{}", plugin.id, text::coded(&plugin.error_code)));
             text::print_compiler(&plugin.error);
         }
     }

@@ -15,6 +15,7 @@ use crate::daemon::{self, ConfigFile, Options, To, service, set_up_logs};
 use crate::pipeline::{absolute, target_dir};
 use crate::report::{explain, explain_api, io, report};
 use crate::settings::crates;
+use crate::timings;
 
 pub async fn run(args: Run) -> Result<()> {
     let journal = Arc::new(Journal::new());
@@ -64,6 +65,7 @@ pub async fn run(args: Run) -> Result<()> {
         tests: None,
     };
 
+    let timings = args.timings.then(|| absolute(&args.folders.work_dir));
     let ending = asked_to_end();
     let host = daemon::new(journal);
     if args.resume {
@@ -91,6 +93,9 @@ pub async fn run(args: Run) -> Result<()> {
     let left = daemon::end(&host).await;
     if !left.is_empty() {
         tracing::warn!(target: "cbus", "did not shut down in time and will end with the process: {}", left.join("; "));
+    }
+    if let Some(work_dir) = &timings {
+        timings::tell_of(&host, work_dir);
     }
     result
 }

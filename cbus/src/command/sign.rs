@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use controllerbus::Schema;
 use hot_runtime::Trust;
 use hot_runtime::artifact::Checks;
 use hot_runtime::sign::{self, PublicKey, SecretKey};
@@ -12,14 +13,41 @@ use crate::cli::{Keygen, Sign, Verify};
 use crate::report::{explain, io, report};
 use crate::text::{print_json, print_line};
 
-#[derive(Serialize)]
-struct Verified {
+/// A plugin file that was verified.
+#[derive(Serialize, Schema)]
+pub struct Verified {
+    /// The file.
     file: PathBuf,
+    /// The plugin's id.
     id: String,
+    /// The plugin's version.
     version: String,
+    /// The hash of its content (BLAKE3).
     hash: String,
     /// The key that signed it; none if no key was given.
     signed_by: Option<String>,
+}
+
+/// A signature that was written.
+#[derive(Serialize, Schema)]
+pub struct Signed {
+    /// The plugin file.
+    file: PathBuf,
+    /// The file with the signature.
+    signature: PathBuf,
+    /// The id of the key.
+    key: String,
+}
+
+/// Keys that were generated.
+#[derive(Serialize, Schema)]
+pub struct Keys {
+    /// Their id.
+    key: String,
+    /// The secret key's file.
+    secret: PathBuf,
+    /// The public key's file.
+    public: PathBuf,
 }
 
 /// `cbus verify`
@@ -59,12 +87,17 @@ pub async fn verify(args: Verify) -> Result<()> {
 /// `cbus sign`
 pub async fn sign(args: Sign) -> Result<()> {
     let password = password(args.password_file.as_deref())?;
-    let (path, key) = blocking(move || {
+    let signed = blocking(move || {
         let key = SecretKey::read(&args.key, password.as_deref())?;
-        Ok((sign::sign(&args.file, &key)?, key.id()))
+        let signature = sign::sign(&args.file, &key)?;
+        Ok(Signed { file: args.file, signature, key: key.id().to_string() })
     })
     .await?;
-    print_line(&format!("{}  signed by key {key}", path.display()));
+    if args.json {
+        print_json(&signed, false);
+    } else {
+        print_line(&format!("{}  signed by key {}", signed.signature.display(), signed.key));
+    }
     Ok(())
 }
 
@@ -73,6 +106,10 @@ pub async fn keygen(args: Keygen) -> Result<()> {
     let password = password(args.password_file.as_deref())?;
     let (secret, public) = (args.secret.clone(), args.public.clone());
     let key = blocking(move || sign::generate(&args.secret, &args.public, password.as_deref())).await?;
+    if args.json {
+        print_json(&Keys { key: key.id().to_string(), secret, public }, false);
+        return Ok(());
+    }
     print_line(&format!("Generated key {}", key.id()));
     print_line(&format!("  {}    keep it secret: `cbus sign FILE --key {0}`", secret.display()));
     print_line(&format!("  {}    share it: `cbus run --trust-key {0} --require-signature`", public.display()));

@@ -3,13 +3,14 @@
 use super::caller::Need::{self, Apply, Control, Look};
 
 /// The calls of the bus API.
-const BUS: [(&str, Need); 16] = [
+const BUS: [(&str, Need); 17] = [
     ("GetInfo", Look),
     ("ListPlugins", Look),
     ("ListControllers", Look),
     ("ListDirectives", Look),
     ("ListConfigs", Look),
     ("ListFactories", Look),
+    ("ListReloads", Look),
     ("WatchEvents", Look),
     ("WatchLogs", Look),
     ("OpenPage", Look),

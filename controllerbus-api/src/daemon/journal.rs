@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use controllerbus::error::Code;
 use hot_runtime::RuntimeEvent;
 use hot_runtime::compile::{CompilerMessage, MessageLevel};
+use hot_runtime::timings::{KEPT, Recorder};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::metrics::Metrics;
 use super::secrets::{hide, names_in};
-use crate::proto::{Event, LogLine, Timeline};
+use crate::proto::{Event, LogLine, Reload, Timeline};
 
 /// How many events are kept.
 const EVENTS: usize = 1000;
@@ -45,6 +47,8 @@ struct Inner {
     last_line: u64,
     plugins: BTreeMap<String, PluginNotes>,
     timelines: HashMap<u64, Timeline>,
+    recorder: Recorder,
+    reloads: VecDeque<Reload>,
 }
 
 /// What is known about a plugin and is not in the registry.
@@ -57,6 +61,8 @@ pub struct PluginNotes {
     pub phase: String,
     /// Why the last build or swap failed; empty if it did not.
     pub error: String,
+    /// The code of that error.
+    pub code: Option<Code>,
     /// The compiler's errors, if it was the build that failed; the first ones, if there are many.
     pub problems: Vec<Problem>,
     /// Whether it is built here, of sources.
@@ -70,8 +76,8 @@ impl PluginNotes {
     }
 
     /// The last build or swap has failed.
-    fn fail(&mut self, error: String, problems: Vec<Problem>) {
-        *self = Self { error, problems, sources: self.sources, ..Self::default() };
+    fn fail(&mut self, error: String, code: Option<Code>, problems: Vec<Problem>) {
+        *self = Self { error, code, problems, sources: self.sources, ..Self::default() };
     }
 }
 
@@ -147,6 +153,7 @@ impl Journal {
             // Before any of its code runs and could log anything.
             return self.note_secrets(schemas);
         }
+        self.lock().time(event);
         let Some(event) = self.lock().take_in(event, |text| *text = self.shown(text)) else { return };
         log(&event);
         let _ = self.events.send(event);
@@ -214,14 +221,30 @@ impl Journal {
         self.lock().timelines.get(&generation).copied()
     }
 
+    /// Where the time of the last reloads went, the latest last.
+    pub fn reloads(&self) -> Vec<Reload> {
+        self.lock().reloads.iter().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
+    /// Keeps the reload that has ended with an event, if one has.
+    fn time(&mut self, event: &RuntimeEvent) {
+        let Some(reload) = self.recorder.note(event) else { return };
+        if self.reloads.len() == KEPT {
+            self.reloads.pop_front();
+        }
+        self.reloads.push_back(Reload::from(&reload));
+    }
+
     fn take_in(&mut self, event: &RuntimeEvent, show: impl Fn(&mut String)) -> Option<Event> {
-        let mut told = Event { at_ms: now_ms(), ..Event::default() };
+        let code = event.code();
+        let code_text = code.map(|code| code.to_string()).unwrap_or_default();
+        let mut told = Event { at_ms: now_ms(), code: code_text, ..Event::default() };
         let about = |told: &mut Event, kind: &str, plugin: &str, generation: u64, text: String| {
             (told.kind, told.plugin, told.generation, told.text) =
                 (kind.to_owned(), plugin.to_owned(), generation, text);
@@ -233,7 +256,7 @@ impl Inner {
                 about(&mut told, "build_started", plugin, 0, event.text());
             }
             RuntimeEvent::BuildFailed { plugin, rendered, messages, .. } => {
-                self.notes(plugin).fail(rendered.clone(), Problem::of(messages, &show));
+                self.notes(plugin).fail(rendered.clone(), code, Problem::of(messages, &show));
                 about(&mut told, "build_failed", plugin, 0, rendered.clone());
             }
             RuntimeEvent::Built { plugin, .. } => {
@@ -265,13 +288,14 @@ impl Inner {
                 about(&mut told, "swapped", plugin, *to, text);
             }
             RuntimeEvent::RolledBack { plugin, reason, serving, .. } => {
-                self.notes(plugin).fail(reason.clone(), Vec::new());
+                self.notes(plugin).fail(reason.clone(), code, Vec::new());
                 about(&mut told, "rolled_back", plugin, serving.unwrap_or_default(), event.text());
             }
             RuntimeEvent::Conflict { plugin, .. } => about(&mut told, "conflict", plugin, 0, event.text()),
             RuntimeEvent::TakenBack { plugin, from, to, reason, .. } => {
                 let notes = self.notes(plugin);
                 (notes.error, notes.problems) = (format!("generation {from} was rolled back: {reason}"), Vec::new());
+                notes.code = Some(Code::TAKEN_BACK);
                 about(&mut told, "taken_back", plugin, *to, event.text());
             }
             RuntimeEvent::Draining { plugin, generation, .. } => {
@@ -296,6 +320,7 @@ impl Inner {
             RuntimeEvent::Restarted { plugin, generation, .. } => {
                 about(&mut told, "restarted", plugin, *generation, event.text());
             }
+            RuntimeEvent::Refused { .. } => about(&mut told, "refused", "", 0, event.text()),
             other => self.take_in_other(&mut told, other)?,
         }
         show(&mut told.text);

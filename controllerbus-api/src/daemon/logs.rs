@@ -34,9 +34,9 @@ impl FromStr for Filter {
         for part in text.split(',').filter(|part| !part.contains('=')) {
             part.trim()
                 .parse::<LevelFilter>()
-                .map_err(|_| Error::new(format!("`{part}` is not a log level; {help}"), ""))?;
+                .map_err(|_| Error::usage(format!("`{part}` is not a log level; {help}")))?;
         }
-        text.parse().map(Self).map_err(|error| Error::new(format!("{error}; {help}"), ""))
+        text.parse().map(Self).map_err(|error| Error::usage(format!("{error}; {help}")))
     }
 }
 

@@ -13,7 +13,9 @@ use super::Host;
 use super::host::memory_bytes;
 use super::journal::{PluginNotes, Problem, millis};
 use super::metrics::Found;
-use crate::proto::{Config, Controller, Directive, Factory, Generation, Info, Plugin, Resolver, Timeline, Value};
+use crate::proto::{
+    Config, Controller, Directive, Factory, Generation, Info, Plugin, Reload, ReloadStep, Resolver, Timeline, Value,
+};
 use crate::state;
 use crate::text::ms;
 
@@ -149,6 +151,7 @@ impl Host {
             let plugin = Plugin {
                 id: id.clone(),
                 error: notes.error,
+                error_code: notes.code.map(|code| code.to_string()).unwrap_or_default(),
                 building_since_ms: notes.building_since.map_or(0, millis),
                 building: notes.phase,
                 ..Plugin::default()
@@ -303,6 +306,12 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
         key: found.key,
         config_id: found.config_id,
         revision: found.revision,
+        error_code: found
+            .problem
+            .as_ref()
+            .and_then(controllerbus::Error::code)
+            .map(|code| code.to_string())
+            .unwrap_or_default(),
         error: found.problem.map(|problem| kept(&problem)).unwrap_or_default(),
         location: found.location.map(|place| place.to_string()).unwrap_or_default(),
         ..Config::default()
@@ -336,6 +345,29 @@ fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {
         config.retry_in_ms = retry_in.map_or(0, |wait| wait.as_millis() as u64);
     }
     config
+}
+
+/// A variant as JSON writes it.
+fn word(variant: &impl serde::Serialize) -> String {
+    let written = serde_json::to_value(variant).ok();
+    written.and_then(|written| written.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+impl From<&hot_runtime::timings::Reload> for Reload {
+    fn from(reload: &hot_runtime::timings::Reload) -> Self {
+        Self {
+            at_ms: reload.at_ms,
+            plugin: reload.plugin.clone(),
+            generation: reload.generation,
+            outcome: word(&reload.outcome),
+            by: reload.by.as_ref().map(word).unwrap_or_default(),
+            optimized: reload.optimized,
+            why_cargo: reload.why_cargo.clone().unwrap_or_default(),
+            why_full_link: reload.why_full_link.clone().unwrap_or_default(),
+            total_ms: reload.total_ms,
+            steps: reload.steps.iter().map(|step| ReloadStep { name: step.name.clone(), ms: step.ms }).collect(),
+        }
+    }
 }
 
 impl From<&hot_runtime::Timeline> for Timeline {

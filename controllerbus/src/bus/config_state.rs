@@ -11,7 +11,7 @@ use crate::Error;
 use crate::config::nearest::nearest;
 use crate::config::origin::Place;
 use crate::directive::wire;
-use crate::error::{ErrorKind, Location};
+use crate::error::{Code, ErrorKind, Location};
 
 /// What a config's controller is doing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -163,18 +163,20 @@ impl Life {
     /// The error for a config without a factory.
     fn no_factory(&self, config_id: &str, version: Option<&semver::VersionReq>) -> Error {
         let versions = self.factories.versions(config_id);
-        let text = match version {
+        let (code, text) = match version {
             Some(range) if !versions.is_empty() => {
                 let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                format!("no factory of `{config_id}` has a version that matches `{range}`; available: {versions}")
+                let text =
+                    format!("no factory of `{config_id}` has a version that matches `{range}`; available: {versions}");
+                (Code::NO_SUCH_VERSION, text)
             }
             _ => {
                 let ids = self.factories.config_ids();
                 let meant = nearest(config_id, ids.iter().map(String::as_str));
                 let meant = meant.map(|id| format!("; did you mean `{id}`?")).unwrap_or_default();
-                format!("no factory makes `{config_id}`{meant}")
+                (Code::UNKNOWN_CONFIG_ID, format!("no factory makes `{config_id}`{meant}"))
             }
         };
-        Error::new(ErrorKind::NotFound, text)
+        Error::new(ErrorKind::NotFound, text).with_code(code)
     }
 }

@@ -1,6 +1,7 @@
 //! Recognizes errors that come from something that only one controller can own, and adds what to do about it.
 
 use crate::Error;
+use crate::error::Code;
 
 /// How systems say that an address is in use, anywhere in an error's text. The text is all there is: the error may come from
 /// another library or process.
@@ -20,17 +21,21 @@ const LOCKED: [&str; 5] =
 pub(super) fn with_advice(error: Error) -> Error {
     let text = error.message().to_lowercase();
     if TAKEN.iter().any(|taken| text.contains(taken)) {
-        return error.and(
-            "the running generation, or another program, is still using that address. Let the host keep the socket \
+        return error
+            .and(
+                "the running generation, or another program, is still using that address. Let the host keep the socket \
              (`context.listen(..)`), or end the old controller before the new one is constructed \
              (`#[hot_plugin(.., swap = \"stop-first\")]`)",
-        );
+            )
+            .with_code(Code::STILL_OWNED);
     }
     if LOCKED.iter().any(|locked| text.contains(locked)) {
-        return error.and(
-            "if the running generation is using it, end the old controller before the new one is constructed \
+        return error
+            .and(
+                "if the running generation is using it, end the old controller before the new one is constructed \
              (`#[hot_plugin(.., swap = \"stop-first\")]`)",
-        );
+            )
+            .with_code(Code::STILL_OWNED);
     }
     error
 }

@@ -17,7 +17,7 @@ use super::configs::Configs;
 use super::engine::Engine;
 use super::{Bus, ControllerId};
 use crate::controller::BoxFuture;
-use crate::error::ErrorKind;
+use crate::error::{Code, ErrorKind};
 use crate::listen::{Address, HostSocket, Kept, Service, Sockets, StdListener, bind};
 use crate::{BusError, Error, Result};
 
@@ -171,6 +171,7 @@ impl SocketTable {
         let taken = |by: &BTreeSet<String>| {
             let by: Vec<_> = by.iter().map(|key| format!("`{key}`")).collect();
             Error::msg(format!("cannot listen at {asked}: the controller of {} already does", by.join(", ")))
+                .with_code(Code::ADDRESS_TAKEN)
         };
         if let Some(socket) =
             self.sockets.iter_mut().find(|socket| socket.asked == *asked && !socket.keys.is_disjoint(&keys))

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::origin::{Origin, Place};
-use crate::error::{ErrorKind, Location};
+use crate::error::{Code, ErrorKind, Location};
 use crate::{BusError, Config, Error, Result, Retry};
 
 /// Controller configs by key.
@@ -337,7 +337,7 @@ fn json<T: serde::de::DeserializeOwned>(what: &str, file: Option<&str>, text: &s
 }
 
 fn invalid(what: &str, file: Option<&str>, text: &str, place: Option<(u64, u64)>, message: &str) -> Error {
-    let error = Error::new(ErrorKind::Invalid, format!("{what}: {message}"));
+    let error = Error::new(ErrorKind::Invalid, format!("{what}: {message}")).with_code(Code::CONFIG_SYNTAX);
     match place {
         Some((line, column)) => error.at(Origin::new(file, text).at(line, column)),
         None => error.context(file.unwrap_or("the text")),

@@ -8,8 +8,9 @@ use super::{AnyController, BoxFuture, Context, Controller, Hold, Info, OnStarted
 use crate::config::secret::without_secrets;
 use crate::config::unknown::{unknown, warn, with_unknown};
 use crate::directive::{AnyDirective, ValueSink, wire};
+use crate::error::{Code, ErrorKind};
 use crate::linked::FactoryEntry;
-use crate::{Config, Error, Result, Retry, error::ErrorKind};
+use crate::{Config, Error, Result, Retry};
 
 /// Makes controllers of one config ID, from this binary or from behind a plugin boundary.
 pub trait Factory: Send + Sync + 'static {
@@ -113,14 +114,16 @@ impl<C: Controller> Factory for FactoryOf<C> {
             let unknown = unknown(C::Config::SCHEMA, &config);
             let refused = |e| {
                 let error = with_unknown(without_secrets(e, C::Config::SCHEMA), unknown.as_deref());
-                error.context(format!("config {}", C::Config::ID)).permanent()
+                error.context(format!("config {}", C::Config::ID)).with_code(Code::CONFIG_MISFIT).permanent()
             };
             let config: C::Config = wire::decode(&config).map_err(refused)?;
             if let Some(unknown) = &unknown {
                 warn(C::Config::ID, unknown);
             }
             config.validate().map_err(|error| {
-                Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID)).permanent()
+                Error::new(ErrorKind::Invalid, format!("config {} is not valid: {error}", C::Config::ID))
+                    .with_code(Code::CONFIG_INVALID)
+                    .permanent()
             })?;
             Ok(erase(C::construct(config, &context).await?))
         })
@@ -129,6 +132,18 @@ impl<C: Controller> Factory for FactoryOf<C> {
     #[cfg(feature = "testing")]
     fn controller_type(&self) -> Option<std::any::TypeId> {
         Some(std::any::TypeId::of::<C>())
+    }
+}
+
+/// Gives an error of a constructor its code, which does not come with one that has crossed a boundary.
+pub(crate) fn with_code_of_construction(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Encoding if error.is_permanent() => error.with_code(Code::CONFIG_MISFIT),
+        // As it is made above, perhaps in a plugin.
+        ErrorKind::Invalid if error.message().starts_with("config ") && error.message().contains(" is not valid: ") => {
+            error.with_code(Code::CONFIG_INVALID)
+        }
+        _ => error,
     }
 }
 

@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::listener::StdListener;
 use super::{Address, HostSocket, Service, Sockets};
 use crate::controller::BoxFuture;
-use crate::error::ErrorKind;
+use crate::error::{Code, ErrorKind};
 use crate::{Error, Result};
 
 /// How many connections may wait in a socket's queue, as far as the system allows it.
@@ -29,7 +29,8 @@ pub(crate) fn bind(address: &Address) -> Result<StdListener> {
     };
     // Not the system's message, by which `bus/owning.rs` recognizes a controller's own `bind`.
     bound.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => Error::msg(format!("cannot listen at {address}: the address is already in use")),
+        io::ErrorKind::AddrInUse => Error::msg(format!("cannot listen at {address}: the address is already in use"))
+            .with_code(Code::ADDRESS_IN_USE),
         _ => Error::msg(format!("cannot listen at {address}: {error}")),
     })
 }

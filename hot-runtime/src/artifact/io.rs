@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use controllerbus::error::Code;
+
 use super::refused;
 use crate::error::{Error, Result};
 use crate::sys::files::open_nonblocking;
@@ -26,11 +28,17 @@ pub(super) fn open_bounded(path: &Path, limit: u64, what: &str) -> Result<(std::
     // Of the open file: the path may lead to another one by now.
     let found = file.metadata().map_err(Error::io(what, path))?;
     if !found.is_file() {
-        return Err(refused(path, ("it is not a regular file".to_owned(), "give the path of a built plugin")));
+        return Err(refused(
+            path,
+            (Code::NOT_A_FILE, "it is not a regular file".to_owned(), "give the path of a built plugin"),
+        ));
     }
     if found.len() > limit {
         let reason = format!("it has {} bytes, and the limit is {limit}", found.len());
-        return Err(refused(path, (reason, "rebuild it without debug information, or raise the limit")));
+        return Err(refused(
+            path,
+            (Code::TOO_LARGE, reason, "rebuild it without debug information, or raise the limit"),
+        ));
     }
     Ok((file, found))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use controllerbus::error::Code;
 use controllerbus::plugin::manifest::{ACCEPTED, BOUNDARY, Boundary, SECTION_ELF, SECTION_MACH_O, SECTION_PE, VERSION};
 use object::{Object, ObjectSection};
 use serde::Deserialize;
@@ -116,12 +117,17 @@ enum Record {
 pub(super) fn described(body: &[u8]) -> Result<(BundleRecord, Vec<FactoryRecord>), Refusal> {
     let file = parse(body)?;
     if file.kind() != object::ObjectKind::Dynamic {
-        return Err((format!("it is not a dynamic library but {:?}", file.kind()), "rebuild the plugin"));
+        return Err((
+            Code::NOT_A_PLUGIN,
+            format!("it is not a dynamic library but {:?}", file.kind()),
+            "rebuild the plugin",
+        ));
     }
     let (bundle, factories) = records(&file)?;
     let mut ids = HashSet::new();
     if let Some(twice) = factories.iter().find(|factory| !ids.insert(&factory.plugin)) {
         return Err((
+            Code::MANIFEST,
             format!("it has two factories with the id `{}`", twice.plugin),
             "give each #[hot_plugin] an id of its own",
         ));
@@ -130,7 +136,8 @@ pub(super) fn described(body: &[u8]) -> Result<(BundleRecord, Vec<FactoryRecord>
 }
 
 fn parse(body: &[u8]) -> Result<object::File<'_>, Refusal> {
-    object::File::parse(body).map_err(|error| (format!("it is not a library: {error}"), "rebuild the plugin"))
+    object::File::parse(body)
+        .map_err(|error| (Code::NOT_A_PLUGIN, format!("it is not a library: {error}"), "rebuild the plugin"))
 }
 
 /// Checks that this process could load a library.
@@ -143,18 +150,26 @@ pub(super) fn fits(library: &[u8], bundle: &BundleRecord, accepted: &[Boundary<'
     check_machine(&parse(library)?)?;
     let here = env!("CBUS_TARGET");
     if bundle.target != here {
-        return Err((format!("it was built for {}, but this is {here}", bundle.target), "build it for this target"));
+        return Err((
+            Code::OTHER_TARGET,
+            format!("it was built for {}, but this is {here}", bundle.target),
+            "build it for this target",
+        ));
     }
     if !accepted.contains(&Boundary { version: bundle.boundary, fingerprint: &bundle.abi }) {
         return Err(other_boundary(bundle));
     }
     if bundle.panic != "unwind" {
-        return Err(("a panic in it would abort the host".to_owned(), "build it with `panic = \"unwind\"`"));
+        return Err((
+            Code::NO_UNWINDING,
+            "a panic in it would abort the host".to_owned(),
+            "build it with `panic = \"unwind\"`",
+        ));
     }
     let ours = env!("CARGO_PKG_VERSION");
     if ours.parse::<semver::Version>().is_ok_and(|ours| ours < bundle.min_runtime) {
         let reason = format!("it needs hot-runtime {} or later, and this is {ours}", bundle.min_runtime);
-        return Err((reason, "update the host"));
+        return Err((Code::RUNTIME_TOO_OLD, reason, "update the host"));
     }
     Ok(())
 }
@@ -181,7 +196,7 @@ fn other_boundary(bundle: &BundleRecord) -> Refusal {
     } else {
         "rebuild it with this runtime's version of controllerbus"
     };
-    (reason, help)
+    (Code::BOUNDARY, reason, help)
 }
 
 fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
@@ -195,10 +210,14 @@ fn check_machine(file: &object::File<'_>) -> Result<(), Refusal> {
         _ => file.architecture(),
     };
     if file.architecture() != wanted {
-        return Err((format!("it is for {:?}, but this machine is {wanted:?}", file.architecture()), HELP));
+        return Err((
+            Code::OTHER_TARGET,
+            format!("it is for {:?}, but this machine is {wanted:?}", file.architecture()),
+            HELP,
+        ));
     }
     if file.is_little_endian() != cfg!(target_endian = "little") {
-        return Err(("it has another byte order than this machine".to_owned(), HELP));
+        return Err((Code::OTHER_TARGET, "it has another byte order than this machine".to_owned(), HELP));
     }
     Ok(())
 }
@@ -212,20 +231,25 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
     };
     let section = file
         .section_by_name(name)
-        .ok_or_else(|| ("it is a library but not a plugin: it has no manifest".to_owned(), HELP))?;
-    let data = section.data().map_err(|error| (format!("its manifest cannot be read: {error}"), HELP))?;
+        .ok_or_else(|| (Code::NOT_A_PLUGIN, "it is a library but not a plugin: it has no manifest".to_owned(), HELP))?;
+    let data =
+        section.data().map_err(|error| (Code::MANIFEST, format!("its manifest cannot be read: {error}"), HELP))?;
     if data.len() > LONGEST {
-        return Err((format!("its manifest has {} bytes, and the limit is {LONGEST}", data.len()), HELP));
+        return Err((
+            Code::MANIFEST,
+            format!("its manifest has {} bytes, and the limit is {LONGEST}", data.len()),
+            HELP,
+        ));
     }
     let mut bundle = None;
     let mut factories = Vec::new();
     for line in data.split(|byte| *byte == b'\n' || *byte == 0).filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line).map_err(|error| {
             let why = error.to_string();
-            (format!("its manifest is not valid: {}", crate::text::shortened(&why, 300)), HELP)
+            (Code::MANIFEST, format!("its manifest is not valid: {}", crate::text::shortened(&why, 300)), HELP)
         })? {
             Record::Bundle(record) if bundle.is_none() => bundle = Some(record),
-            Record::Bundle(_) => return Err(("its manifest has two bundle records".to_owned(), HELP)),
+            Record::Bundle(_) => return Err((Code::MANIFEST, "its manifest has two bundle records".to_owned(), HELP)),
             Record::Factory(mut record) => {
                 // They serve messages only, and what is too long for one is left out.
                 let is_short =
@@ -237,26 +261,32 @@ fn records(file: &object::File<'_>) -> Result<(BundleRecord, Vec<FactoryRecord>)
             }
         }
         if factories.len() > MOST {
-            return Err((format!("it has more than {MOST} controllers"), "split it into several plugins"));
+            return Err((
+                Code::MANIFEST,
+                format!("it has more than {MOST} controllers"),
+                "split it into several plugins",
+            ));
         }
     }
-    let bundle: BundleRecord = bundle.ok_or_else(|| ("its manifest has no bundle record".to_owned(), HELP))?;
+    let bundle: BundleRecord =
+        bundle.ok_or_else(|| (Code::MANIFEST, "its manifest has no bundle record".to_owned(), HELP))?;
     let BundleRecord { id, build_hash, target, toolchain, profile, entry, abi, panic, controllerbus, .. } = &bundle;
     let mut names = vec![id, build_hash, target, toolchain, profile, entry, abi, panic, controllerbus];
     for FactoryRecord { plugin, crate_name, crate_version, entry, config, resolves, description, .. } in &factories {
         names.extend([plugin, crate_name, crate_version, entry, config].into_iter().chain(resolves));
         if description.len() > LONGEST_TEXT || resolves.len() > MOST {
             let reason = format!("its description of {} is too long", shortened(plugin));
-            return Err((reason, "shorten the doc comment, or the list of what it resolves"));
+            return Err((Code::MANIFEST, reason, "shorten the doc comment, or the list of what it resolves"));
         }
     }
     if let Some(name) = names.into_iter().find(|name| name.len() > LONGEST_NAME) {
         let reason =
             format!("it names {}, which has {} bytes; the limit is {LONGEST_NAME}", shortened(name), name.len());
-        return Err((reason, "give it a shorter id"));
+        return Err((Code::MANIFEST, reason, "give it a shorter id"));
     }
     if factories.is_empty() {
         return Err((
+            Code::NO_CONTROLLERS,
             "it has no controllers".to_owned(),
             "put #[hot_plugin] on an `impl Controller` block, or on that of a trait with #[hot]",
         ));

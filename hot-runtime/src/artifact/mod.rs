@@ -33,6 +33,8 @@ mod tests;
 
 use std::path::Path;
 
+use controllerbus::error::Code;
+
 use crate::error::Error;
 
 pub(crate) use conflicts::conflicts_with_this_program;
@@ -51,11 +53,11 @@ pub use verify::{Checks, Verified};
 /// The default limit for the size of an artifact, in bytes. Typical ones have a few megabytes.
 pub const LARGEST: u64 = 64 << 20;
 
-/// What is wrong, and what to do about it.
-type Refusal = (String, &'static str);
+/// The code of what is wrong, what is wrong, and what to do about it.
+type Refusal = (Code, String, &'static str);
 
-fn refused(path: &Path, (reason, help): Refusal) -> Error {
-    Error::Artifact { path: path.to_owned(), reason, help: help.to_owned() }
+fn refused(path: &Path, (code, reason, help): Refusal) -> Error {
+    Error::Artifact { path: path.to_owned(), code, reason, help: help.to_owned() }
 }
 
 /// Whether a file has the name of a plugin.

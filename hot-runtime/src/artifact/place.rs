@@ -3,6 +3,8 @@
 use std::fs::Metadata;
 use std::path::Path;
 
+use controllerbus::error::Code;
+
 use crate::error::{Error, Result};
 use crate::sys::access::{Writer, foreign_owner, foreign_writer, is_sticky};
 
@@ -59,5 +61,5 @@ fn refuse(shown: &Path, what: &Path, who: &Writer) -> Error {
         Writer::Owner(_) => format!("`chown` {what} to the user that runs this, or to root"),
     };
     let help = format!("{fix}, or allow it with `allow_world_writable`");
-    Error::Folder { path: shown.to_owned(), reason, help }
+    Error::Folder { path: shown.to_owned(), code: Code::OPEN_TO_OTHERS, reason, help }
 }

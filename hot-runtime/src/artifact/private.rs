@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use controllerbus::error::Code;
 use serde::{Deserialize, Serialize};
 
 use super::io::write_in_steps;
@@ -166,6 +167,7 @@ impl Verified {
 fn private_folder(dir: &Path) -> Result<()> {
     let refuse = |reason: &str| Error::Artifact {
         path: dir.to_owned(),
+        code: Code::PRIVATE_FOLDER,
         reason: reason.to_owned(),
         help: "remove it, or use another work folder".to_owned(),
     };

@@ -3,6 +3,8 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use controllerbus::error::Code;
+
 use super::buffer::Buffer;
 use super::io::open_bounded;
 use super::manifest::{BundleRecord, FactoryRecord, compatible, described};
@@ -71,7 +73,10 @@ impl Read {
         read.map_err(failed())?;
         if bytes.len() as u64 != length {
             let reason = "it changed while it was being read".to_owned();
-            return Err(refused(path, (reason, "write it under another name, and rename it when it is complete")));
+            return Err(refused(
+                path,
+                (Code::BEING_WRITTEN, reason, "write it under another name, and rename it when it is complete"),
+            ));
         }
         Ok(Self { path: path.to_owned(), bytes, hash: hasher.finalize() })
     }

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use controllerbus::error::Code;
+
 use super::buffer::Buffer;
 use super::io::write_in_steps;
 use super::read::{Inspected, Read};
@@ -54,13 +56,16 @@ pub(crate) fn seal_and_keep(library: &Path, out: &Path, ours: bool) -> Result<(S
 /// Refuses a library whose panics would abort the host, or whose memory the host cannot free.
 fn check(library: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(reason) = Tables::of(bytes).and_then(|found| found.wrong()) {
-        return Err(refused(library, (reason, "build and link it in a way that keeps `.eh_frame`")));
+        return Err(refused(
+            library,
+            (Code::NO_UNWINDING, reason, "build and link it in a way that keeps `.eh_frame`"),
+        ));
     }
     if unmap::has_malloc(bytes) {
         let reason = "it has its own `malloc`, but memory that it hands over is freed by the C library's".to_owned();
         let help = "use the allocator only as `#[global_allocator]`, without the feature that replaces `malloc` (`override`, \
                     `unprefixed_malloc_on_supported_platforms`)";
-        return Err(refused(library, (reason, help)));
+        return Err(refused(library, (Code::OWN_MALLOC, reason, help)));
     }
     Ok(())
 }

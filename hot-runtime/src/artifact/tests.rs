@@ -2,6 +2,7 @@
 
 use super::*;
 
+use controllerbus::error::Code;
 use controllerbus::plugin::manifest::{ACCEPTED, BOUNDARY, BOUNDARY_VERSION, Boundary, VERSION};
 
 use crate::tiny::{self, Tiny};
@@ -102,16 +103,17 @@ fn a_plugin_of_the_boundary_before_is_accepted_where_it_is_listed_and_refused_by
     fits(&before(), &[BOUNDARY, BEFORE]).expect("it is listed");
     fits(&Tiny::default(), ACCEPTED).expect("a host's own is");
 
-    let (reason, help) = fits(&before(), &[BOUNDARY]).expect_err("it is not listed");
+    let (code, reason, help) = fits(&before(), &[BOUNDARY]).expect_err("it is not listed");
     assert!(reason.contains("controllerbus 0.0.9") && reason.contains(&format!("controllerbus {VERSION}")), "{reason}");
     assert!(help.contains("rebuild it with this runtime's version"), "{help}");
+    assert_eq!(code, Code::BOUNDARY);
     // The number alone proves nothing.
     for other in [Tiny { boundary: BOUNDARY_VERSION, ..before() }, Tiny { abi: "0".repeat(16), ..before() }] {
-        let (reason, _) = fits(&other, &[BOUNDARY, BEFORE]).expect_err("another fingerprint");
+        let (_, reason, _) = fits(&other, &[BOUNDARY, BEFORE]).expect_err("another fingerprint");
         assert!(reason.contains("0.0.9"), "{reason}");
     }
     let newer = Tiny { boundary: BOUNDARY_VERSION + 1, controllerbus: "9.1.0", ..Tiny::default() };
-    let (reason, help) = fits(&newer, ACCEPTED).expect_err("it is newer");
+    let (_, reason, help) = fits(&newer, ACCEPTED).expect_err("it is newer");
     assert!(reason.contains("controllerbus 9.1.0") && help.contains("update the host"), "{reason}; {help}");
 }
 

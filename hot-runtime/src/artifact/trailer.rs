@@ -1,5 +1,7 @@
 //! The last bytes of every artifact: the BLAKE3 hash of what comes before them, its length, and a magic word.
 
+use controllerbus::error::Code;
+
 use super::Refusal;
 
 const MAGIC: &[u8; 8] = b"CBUSART1";
@@ -28,20 +30,21 @@ pub fn with_trailer(mut library: Vec<u8>) -> Vec<u8> {
 pub(super) fn check(file: &[u8], hash: &blake3::Hash) -> Result<(), Refusal> {
     const REPLACE: &str = "copy or build it again; it is damaged or incomplete";
     let Some(length) = file.len().checked_sub(TRAILER) else {
-        return Err((format!("it has {} bytes, too few for an artifact", file.len()), REPLACE));
+        return Err((Code::DAMAGED, format!("it has {} bytes, too few for an artifact", file.len()), REPLACE));
     };
     let trailer = &file[length..];
     if &trailer[40..] != MAGIC {
         return Err((
+            Code::NOT_A_PLUGIN,
             "it has no artifact trailer".to_owned(),
             "only files built by hot-runtime can be loaded; build the plugin with it, or copy the file again",
         ));
     }
     if trailer[32..40] != (length as u64).to_le_bytes() {
-        return Err(("its length differs from the one in its trailer".to_owned(), REPLACE));
+        return Err((Code::DAMAGED, "its length differs from the one in its trailer".to_owned(), REPLACE));
     }
     if trailer[..32] != *hash.as_bytes() {
-        return Err(("its hash differs from the one in its trailer".to_owned(), REPLACE));
+        return Err((Code::DAMAGED, "its hash differs from the one in its trailer".to_owned(), REPLACE));
     }
     Ok(())
 }

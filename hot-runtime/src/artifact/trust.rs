@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use controllerbus::error::Code;
 use minisign_verify::{Signature, StreamVerifier};
 
 use super::io::read_bounded;
@@ -83,7 +84,11 @@ impl Trust {
         let refuse = |refusal: Refusal| refused(artifact, refusal);
         if self.unsigned == Unsigned::Undecided {
             let reason = "the host has not set whose plugin files it loads".to_owned();
-            return Err(refuse((reason, "pass `Trust::keys(..)` or `Trust::anyone()` to its builder")));
+            return Err(refuse((
+                Code::TRUST_UNDECIDED,
+                reason,
+                "pass `Trust::keys(..)` or `Trust::anyone()` to its builder",
+            )));
         }
         let unsigned = Claim { key: None, signature: None };
         if self.keys.is_empty() && self.unsigned == Unsigned::Accepted {
@@ -97,12 +102,16 @@ impl Trust {
                     return Ok(unsigned);
                 }
                 let reason = format!("it is not signed: {} does not exist", path.display());
-                return Err(refuse((reason, "sign it with a key that this host accepts")));
+                return Err(refuse((Code::NOT_SIGNED, reason, "sign it with a key that this host accepts")));
             }
             Err(error) => return Err(error),
         };
         let signature = Signature::decode(&String::from_utf8_lossy(&text)).map_err(|error| {
-            refuse((format!("{} is not a minisign signature: {error}", path.display()), "sign it again"))
+            refuse((
+                Code::BAD_SIGNATURE,
+                format!("{} is not a minisign signature: {error}", path.display()),
+                "sign it again",
+            ))
         })?;
         let made = |key: &&PublicKey| {
             !matches!(key.key.verify_stream(&signature), Err(minisign_verify::Error::UnexpectedKeyId))
@@ -111,7 +120,7 @@ impl Trust {
         if key.is_none() && self.unsigned == Unsigned::Refused {
             let known: Vec<_> = self.keys.iter().map(PublicKey::id).collect();
             let reason = format!("it is signed, but with none of the accepted keys ({})", known.join(", "));
-            return Err(refuse((reason, "sign it with one of them, or have the host accept the key")));
+            return Err(refuse((Code::OTHER_KEY, reason, "sign it with one of them, or have the host accept the key")));
         }
         Ok(Claim { key, signature: Some(signature) })
     }
@@ -156,5 +165,5 @@ impl Verifier<'_> {
 
 fn unfit(artifact: &Path, key: &PublicKey, error: &minisign_verify::Error) -> Error {
     let reason = format!("its signature by key {} is not valid: {error}", key.id());
-    refused(artifact, (reason, "it was changed after it was signed; rebuild and sign it again"))
+    refused(artifact, (Code::BAD_SIGNATURE, reason, "it was changed after it was signed; rebuild and sign it again"))
 }

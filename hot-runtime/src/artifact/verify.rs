@@ -3,6 +3,8 @@
 use std::ops::Deref;
 use std::path::Path;
 
+use controllerbus::error::Code;
+
 use super::io::open_bounded;
 use super::read::{Inspected, Read};
 use super::{LARGEST, PrivateCopy, Trust, place, refused};
@@ -113,7 +115,10 @@ impl Verified {
         let inspected = Read::file(path, u64::MAX)?.inspect()?;
         if inspected.hash != hash {
             let reason = "it was changed since it was built".to_owned();
-            return Err(refused(path, (reason, "another program writes to the work folder; build again")));
+            return Err(refused(
+                path,
+                (Code::CHANGED_SINCE, reason, "another program writes to the work folder; build again"),
+            ));
         }
         Self::just_built(inspected)
     }
@@ -123,7 +128,7 @@ impl Verified {
         let read = Read::private_copy(copy)?;
         if *read.hash.to_hex() != *copy.hash() {
             let reason = "its private copy was changed since it was verified".to_owned();
-            return Err(refused(copy.shown(), (reason, "load the plugin again")));
+            return Err(refused(copy.shown(), (Code::CHANGED_SINCE, reason, "load the plugin again")));
         }
         Self::just_built(read.inspect()?)
     }

@@ -85,6 +85,37 @@ impl LinkCall {
     }
 }
 
+/// Which linker rustc uses, and how it can be called.
+#[derive(Debug)]
+pub(crate) struct Linking {
+    /// What rustc calls.
+    pub(crate) driver: String,
+    /// The linker that the driver was told to use, such as `lld`; `None` for the driver's own choice.
+    pub(crate) chosen: Option<String>,
+    /// The linker itself, if it can be called without the driver.
+    pub(crate) linker: Option<String>,
+    /// What GNU ld, which prelinks dependencies, says of itself; `None` if there is none.
+    pub(crate) gnu: Option<String>,
+}
+
+impl Linking {
+    /// What a line of `--print link-args` shows. The files in it must exist. Blocks.
+    pub(crate) fn of(line: &str) -> Option<Self> {
+        let call = LinkCall::parse(line)?;
+        let chosen = call.arguments.iter().rev().find_map(|argument| argument.strip_prefix("-fuse-ld="));
+        let mut gnu = std::process::Command::new(&call.program);
+        gnu.args(["-fuse-ld=bfd", "-Wl,--version"]).stdin(std::process::Stdio::null());
+        let said = gnu.output().ok().filter(|output| output.status.success());
+        let gnu = said.and_then(|output| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned));
+        Some(Self {
+            chosen: chosen.map(str::to_owned),
+            linker: call.resolve_linker_call().map(|direct| direct.program),
+            gnu: gnu.filter(|line| line.starts_with("GNU ld")),
+            driver: call.program,
+        })
+    }
+}
+
 /// How a linker is told which format it writes.
 const FORMAT: &str = "-m";
 

@@ -19,7 +19,7 @@ mod cargo;
 mod compiler;
 mod direct;
 mod guess;
-mod learned;
+pub(crate) mod learned;
 mod link;
 mod lock;
 mod needed;
@@ -28,6 +28,7 @@ mod prelink;
 mod process;
 mod progress;
 mod standby;
+pub(crate) mod trial;
 mod units;
 mod verdict;
 

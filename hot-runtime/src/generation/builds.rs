@@ -66,6 +66,8 @@ impl Builds {
 
 #[cfg(test)]
 mod tests {
+    use controllerbus::error::Code;
+
     use super::*;
     use crate::event::{RollBackCause, Timeline};
 
@@ -77,11 +79,22 @@ mod tests {
         assert!(builds.is_going());
         assert_eq!(builds.said(), [(plugin(), "is being built".to_owned())]);
         let rendered = "\u{1b}[31merror\u{1b}[0m: oops\n --> src/lib.rs".to_owned();
-        builds.note(&RuntimeEvent::BuildFailed { plugin: plugin(), rendered, messages: Vec::new(), serving: None });
+        builds.note(&RuntimeEvent::BuildFailed {
+            plugin: plugin(),
+            code: Code::BUILD,
+            rendered,
+            messages: Vec::new(),
+            serving: None,
+        });
         assert!(!builds.is_going());
         assert_eq!(builds.said(), [(plugin(), "does not build: error: oops".to_owned())]);
-        let cause = RollBackCause::NotReady;
-        builds.note(&RuntimeEvent::RolledBack { plugin: plugin(), cause, reason: "no tea".to_owned(), serving: None });
+        builds.note(&RuntimeEvent::RolledBack {
+            plugin: plugin(),
+            code: Code::LOAD,
+            cause: RollBackCause::NotLoaded,
+            reason: "no tea".to_owned(),
+            serving: None,
+        });
         assert_eq!(builds.said(), [(plugin(), "could not be loaded: no tea".to_owned())]);
         builds.note(&RuntimeEvent::Swapped { plugin: plugin(), from: None, to: 1, timeline: Timeline::default() });
         assert!(builds.said().is_empty());

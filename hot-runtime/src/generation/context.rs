@@ -19,6 +19,7 @@ use crate::generation::registry::Registry;
 use crate::host::placement::PlacementRules;
 use crate::host::{ProcessEvent, Tell};
 use crate::sys::scratch::ScratchDir;
+use crate::timings::Keeper;
 
 /// Called with every event.
 pub(crate) type Listener = Arc<dyn Fn(&RuntimeEvent) + Send + Sync>;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// Held while what serves is compared.
     pub(crate) comparing: Mutex<()>,
     pub(crate) builds: Builds,
+    pub(crate) timings: Keeper,
     pub(crate) settings: Settings,
     /// The folder of the private copies.
     pub(crate) private_dir: ScratchDir,
@@ -78,6 +80,7 @@ impl Shared {
             tracing::debug!(plugin = event.plugin(), "{}", text.lines().next().unwrap_or_default());
         }
         self.builds.note(&event);
+        self.timings.note(&event);
         for listener in &self.listeners {
             // A panic of one listener must not affect the others, nor the caller.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&event))) {

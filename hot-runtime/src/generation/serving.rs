@@ -272,6 +272,7 @@ impl Serving {
                 Error::TakenBack { .. } => RollBackCause::TakenBackBefore,
                 _ => RollBackCause::NotLoaded,
             },
+            code: error.code(),
             reason: error.with_causes().to_string(),
             serving: state.current.as_ref().map(|current| current.number),
         });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use controllerbus::__private::hot::configs;
 use controllerbus::bus::{Bus, ConfigOwner, Execution, LastStates, Source};
 use controllerbus::controller::factory::Factory;
+use controllerbus::error::Code;
 use tokio::sync::oneshot;
 
 use crate::artifact::{FactoryRecord, PrivateCopy, Verified};
@@ -83,6 +84,7 @@ pub(crate) async fn replace(
     if artifact.bundle.id != plugin {
         return Err(Error::Artifact {
             path: artifact.path.clone(),
+            code: Code::OTHER_ID,
             reason: format!("it is the plugin `{}`, not `{plugin}`", artifact.bundle.id),
             help: "load it under its own id, or build it with the other id".to_owned(),
         });
@@ -206,7 +208,8 @@ async fn bring_up(
                 Ok(committed) => Some(committed),
                 Err(error) => {
                     let (kind, reason) = (error.kind(), error.to_string());
-                    let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, kind, reason };
+                    let code = error.code().unwrap_or(Code::NOT_READY);
+                    let failed = Error::Swap { plugin: plugin.to_owned(), generation: number, code, kind, reason };
                     // A config can fix nothing else.
                     if error.is_of_construction() {
                         *unfit = generation.unfit().await;

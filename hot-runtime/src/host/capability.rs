@@ -15,7 +15,7 @@ use controllerbus::bus::{Backend, BusHandle, RawRunning, Source};
 use controllerbus::controller::factory::Factory;
 use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
 use controllerbus::directive::{ANY_DIRECTIVE, AnyDirective, Directive, RawRequest, wire};
-use controllerbus::error::ErrorKind;
+use controllerbus::error::{Code, ErrorKind};
 use controllerbus::hot::{ListFunctions, PREFIX};
 use controllerbus::listen::{Address, HostSocket, Sockets};
 use controllerbus::{Config, ConfigSet, Error, Result, Retry, Schema};
@@ -184,7 +184,7 @@ fn may_not(plugin: &str, what: &str) -> Error {
 fn refuse(plugin: &str, what: &str) -> Error {
     let what = format!("the plugin `{plugin}` may not {what}");
     tracing::warn!(plugin, "{what}");
-    Error::new(ErrorKind::Invalid, what).permanent()
+    Error::new(ErrorKind::Invalid, what).with_code(Code::NOT_ALLOWED).permanent()
 }
 
 impl Backend for Guarded {

@@ -33,6 +33,7 @@ use crate::source::spec::PluginSpec;
 use crate::source::watch::Watcher;
 use crate::source::workspace::Workspace;
 use crate::sys::scratch::ScratchDir;
+use crate::timings::Keeper;
 use crate::util::{blocking, in_full};
 
 /// Called with the runtime once it exists.
@@ -366,6 +367,7 @@ impl Builder {
                 before_swap: self.before_swap.map(|check| (check, self.build_timeout)),
                 ..self.settings
             },
+            timings: Keeper::new(&build.work_dir),
             private_dir,
             placements: self.placements,
             events: broadcast::channel(256).0,

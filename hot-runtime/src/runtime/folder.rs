@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use controllerbus::error::Code;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +64,7 @@ pub(crate) fn load(
     if !found.is_dir() {
         let (reason, help) =
             ("it is not a directory".to_owned(), "pass the directory that contains the plugin files".to_owned());
-        return Err(Error::Folder { path: dir, reason, help });
+        return Err(Error::Folder { path: dir, code: Code::PLUGINS_FOLDER, reason, help });
     }
     let mut folder = Folder::new(inner, dir)?;
     folder.stop = stop;
@@ -199,7 +200,8 @@ impl Folder {
                               when it is back";
                 let help = "create it again, or stop the host";
                 let path = self.dir.clone();
-                tell(inner, &self.dir, &Error::Folder { path, reason: reason.into(), help: help.into() });
+                let code = Code::PLUGINS_FOLDER;
+                tell(inner, &self.dir, &Error::Folder { path, code, reason: reason.into(), help: help.into() });
             }
             return;
         }
@@ -298,6 +300,7 @@ impl Folder {
         if let Some(other) = self.other_file(inner, &id, path) {
             let error = Error::Artifact {
                 path: path.to_owned(),
+                code: Code::SAME_PLUGIN,
                 reason: format!("it is the plugin `{id}`, as is {}", other.display()),
                 help: "remove one of them; to replace a plugin, overwrite its file".to_owned(),
             };
@@ -381,7 +384,8 @@ fn signature_of(path: &Path) -> PathBuf {
 
 fn tell(inner: &Inner, path: &Path, error: &Error) {
     tracing::warn!(path = %path.display(), error = %error.with_causes(), "a plugin file was not loaded");
-    inner.shared.emit(RuntimeEvent::Refused { path: path.to_owned(), reason: error.with_causes().to_string() });
+    let (path, reason) = (path.to_owned(), error.with_causes().to_string());
+    inner.shared.emit(RuntimeEvent::Refused { path, code: error.code(), reason });
 }
 
 fn artifacts_in(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -249,7 +249,8 @@ impl Plugin {
                     Error::Build { rendered, messages, .. } => (rendered.clone(), messages.clone()),
                     other => (other.with_causes().to_string(), Vec::new()),
                 };
-                self.shared.emit(RuntimeEvent::BuildFailed { plugin: self.id.clone(), rendered, messages, serving });
+                let (plugin, code) = (self.id.clone(), error.code());
+                self.shared.emit(RuntimeEvent::BuildFailed { plugin, code, rendered, messages, serving });
                 return Err(error);
             }
         };
@@ -258,6 +259,8 @@ impl Plugin {
             took: built.took,
             by: built.by,
             optimized: built.optimized,
+            why_cargo: built.why_cargo.clone(),
+            why_full_link: built.why_full_link.clone(),
             phases: built.phases.clone(),
             warnings: built.messages.iter().filter(|message| message.level == MessageLevel::Warning).count(),
             messages: built.messages.clone(),

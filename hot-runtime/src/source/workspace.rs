@@ -123,6 +123,16 @@ impl Workspace {
         Ok(found)
     }
 
+    /// The versions of `controllerbus` in the lock file; none if nothing is locked yet, or it is not in there.
+    pub(crate) fn framework_versions(&self) -> Vec<String> {
+        let text = self.lock_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+        let packages = table.get("package").and_then(toml::Value::as_array).into_iter().flatten();
+        let of = |package: &toml::Value, key: &str| Some(package.get(key)?.as_str()?.to_owned());
+        let found = packages.filter(|package| of(package, "name").as_deref() == Some("controllerbus"));
+        found.filter_map(|package| of(package, "version")).collect()
+    }
+
     /// The paths that decide how cargo builds the plugin, apart from sources: manifests and lock files in all parents,
     /// cargo's and rustup's settings, and existing or possible build scripts.
     pub(crate) fn deciding(&self, asked: &[PathBuf]) -> InputSet {

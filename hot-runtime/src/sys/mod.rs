@@ -5,6 +5,7 @@
 //! | file | what a port provides |
 //! |---|---|
 //! | `access` | who else can write to a file, and so run code in this process |
+//! | `disk` | what is known of a file system, and how many files may be watched |
 //! | `files` | the identity and permissions of files, and how one replaces another |
 //! | `library` | how a plugin's library is opened, and whether it can be closed |
 //! | `maps` | which libraries are mapped |
@@ -12,6 +13,7 @@
 //! | `scratch` | scratch folders, and locks |
 
 pub(crate) mod access;
+pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod library;
 pub(crate) mod maps;

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use controllerbus::error::Code;
 use controllerbus::prelude::*;
 use hot_runtime::{RollBackCause, RuntimeEvent, Timeline};
 
@@ -48,15 +49,24 @@ fn events() -> Vec<RuntimeEvent> {
             took,
             by: hot_runtime::compile::BuiltBy::Rustc,
             optimized: false,
+            why_cargo: None,
+            why_full_link: None,
             phases: Vec::new(),
             warnings: 0,
             messages: Vec::new(),
         },
-        RuntimeEvent::BuildFailed { plugin: plugin(), rendered: reason.clone(), messages: Vec::new(), serving: None },
+        RuntimeEvent::BuildFailed {
+            plugin: plugin(),
+            code: Code::BUILD,
+            rendered: reason.clone(),
+            messages: Vec::new(),
+            serving: None,
+        },
         RuntimeEvent::Unchanged { plugin: plugin(), serving: None },
         RuntimeEvent::Swapped { plugin: plugin(), from: None, to: 1, timeline: timeline() },
         RuntimeEvent::RolledBack {
             plugin: plugin(),
+            code: Code::NOT_READY,
             cause: RollBackCause::NotReady,
             reason: reason.clone(),
             serving: None,
@@ -70,7 +80,7 @@ fn events() -> Vec<RuntimeEvent> {
             reason: reason.clone(),
             notes: Vec::new(),
         },
-        RuntimeEvent::Refused { path: "x".into(), reason: reason.clone() },
+        RuntimeEvent::Refused { path: "x".into(), code: Code::DAMAGED, reason: reason.clone() },
         RuntimeEvent::Draining { plugin: plugin(), generation: 1, leases: 1 },
         RuntimeEvent::Unloaded { plugin: plugin(), generation: 1, took, unmapped: Some(true) },
         RuntimeEvent::Crashed { plugin: plugin(), generation: 1, reason, last_lines: Vec::new(), restart_in: took },

@@ -13,6 +13,7 @@ use crate::bus::factories::KnownFactory;
 use crate::bus::life::{GRACE, begin, restore};
 use crate::bus::stop_first::{After, Claim};
 use crate::controller::exclusive::Exclusive;
+use crate::controller::factory::with_code_of_construction;
 use crate::controller::{AnyController, State, SwapMode};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
@@ -110,8 +111,10 @@ impl Engine {
         is_alone: bool,
     ) -> Result<ControllerEntry, ConstructFailure> {
         let made = self.construct(known, instance, config, is_alone).await;
-        let of_construction =
-            |ConstructFailure { error, after }| ConstructFailure { error: error.of_construction(), after };
+        let of_construction = |ConstructFailure { error, after }| ConstructFailure {
+            error: with_code_of_construction(error.of_construction()),
+            after,
+        };
         let made = made.map_err(of_construction)?;
         let Some(state) = state else { return Ok(made) };
         match restore(self, &made, state).await {

@@ -14,6 +14,11 @@ pub(super) fn mark_self_as_plugin_host() {
     OWN.store(true, Ordering::Release);
 }
 
+/// Whether a path is that of this executable, which has its own version.
+pub(super) fn is_self(path: &Path) -> bool {
+    path == Path::new("/proc/self/exe") || std::env::current_exe().is_ok_and(|own| own == path)
+}
+
 /// The configured executable, or `CBUS_PLUGIN_HOST`, or this executable, or `cbus-plugin-host` beside it or in `PATH`.
 pub(super) fn plugin_host(configured: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(path) = configured {

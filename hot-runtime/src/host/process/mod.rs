@@ -27,3 +27,27 @@ pub use output::ending;
 
 /// The variable that makes a process a plugin host.
 const MARKER: &str = "CBUS_PLUGIN_HOST_SOCKET";
+
+/// The value of that variable with which a plugin host prints its versions and ends.
+const ASKS_VERSIONS: &str = "versions";
+
+/// The plugin host that a runtime would use where none is configured, and why it would not do, if it would not. Blocks.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) fn examine_plugin_host() -> Result<(std::path::PathBuf, Option<String>), String> {
+    let path = find::plugin_host(None)?;
+    if find::is_self(&path) {
+        return Ok((path, None));
+    }
+    let asked =
+        std::process::Command::new(&path).env(MARKER, ASKS_VERSIONS).stdin(std::process::Stdio::null()).output();
+    let said = asked.map_err(|error| format!("{} cannot be run: {error}", path.display()))?;
+    let unfit = match serde_json::from_slice::<protocol::Versions>(&said.stdout) {
+        Ok(versions) => versions.mismatch("it"),
+        Err(_) => {
+            Some("it does not say which version it is; use a plugin host that was built with this runtime".to_owned())
+        }
+    };
+    Ok((path, unfit))
+}

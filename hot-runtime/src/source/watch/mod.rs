@@ -148,6 +148,18 @@ impl Drop for Following {
     }
 }
 
+/// How many folders have to be watched for these.
+pub(crate) fn folders(watched: impl IntoIterator<Item = Watched>) -> usize {
+    let mut names = places::Names::default();
+    let mut folders = std::collections::HashSet::new();
+    for one in watched.into_iter().map(absolute) {
+        let (places, real) = names.places(one.path());
+        folders.extend(places.into_iter().map(|place| place.folder));
+        folders.extend(real.filter(|_| matches!(one, Watched::Folder(_))));
+    }
+    folders.len()
+}
+
 fn absolute(watched: Watched) -> Watched {
     let in_full = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     match watched {

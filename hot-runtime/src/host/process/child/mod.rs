@@ -23,8 +23,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::MARKER;
 use super::protocol::{Hello, Versions, Welcome};
+use super::{ASKS_VERSIONS, MARKER};
 
 /// No first message is longer than this.
 const LONGEST_HELLO: u32 = 16 << 20;
@@ -39,9 +39,17 @@ const LONGEST_HELLO: u32 = 16 << 20;
 /// hot_runtime::plugin_host();
 /// ```
 pub fn plugin_host() {
-    if std::env::var_os(MARKER).is_none() {
-        super::find::mark_self_as_plugin_host();
-        return;
+    match std::env::var_os(MARKER) {
+        None => {
+            super::find::mark_self_as_plugin_host();
+            return;
+        }
+        Some(asked) if asked == ASKS_VERSIONS => {
+            let versions = serde_json::to_string(&Versions::ours()).unwrap_or_default();
+            let _ = writeln!(std::io::stdout(), "{versions}");
+            std::process::exit(0);
+        }
+        Some(_) => {}
     }
     std::process::exit(serve());
 }
