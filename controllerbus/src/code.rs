@@ -71,8 +71,8 @@ codes! {
     29 SAME_PLUGIN "Two files are the same plugin"
     30 OTHER_ID "The file is another plugin"
     31 OWN_MALLOC "The plugin replaces `malloc`"
-    32 PRIVATE_FOLDER "The folder for private copies is not safe"
-    33 PLUGINS_FOLDER "The plugins folder cannot be followed"
+    32 PRIVATE_FOLDER "The directory for private copies is not safe"
+    33 PLUGINS_FOLDER "The plugins directory cannot be followed"
     34 LOAD "The plugin could not be loaded"
     35 NOT_READY "The new generation did not become ready"
     36 TAKEN_BACK "The build was rolled back before"
@@ -105,7 +105,7 @@ codes! {
     77 UNPROTECTED "Anybody could use the daemon"
     78 CANNOT_LISTEN "The daemon cannot listen"
     79 NOT_DONE "The daemon could not do it"
-    80 SOCKETS_FOLDER "The folder of the daemons' sockets is not safe"
+    80 SOCKETS_FOLDER "The directory of the daemons' sockets is not safe"
     81 NOT_AN_ADDRESS "This is no address of a daemon"
 }
 

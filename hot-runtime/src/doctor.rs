@@ -81,7 +81,7 @@ impl Finding {
     }
 }
 
-/// Looks at the toolchain, the system, and the folders that builds use; and at crates that are to be plugins. Builds an empty
+/// Looks at the toolchain, the system, and the directories that builds use; and at crates that are to be plugins. Builds an empty
 /// library, and so takes a second. Blocks.
 #[must_use]
 pub fn examine(work_dir: &Path, target_dir: &Path, crates: &[PathBuf]) -> Vec<Finding> {
@@ -240,7 +240,7 @@ fn linker(linking: &Linking) -> Finding {
     }
 }
 
-/// The nearest folder above a path that exists.
+/// The nearest directory above a path that exists.
 fn existing(path: &Path) -> PathBuf {
     let path = crate::util::in_full(path);
     path.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_owned()
@@ -301,7 +301,7 @@ fn folders(work_dir: &Path, target_dir: &Path) -> Vec<Finding> {
     found
 }
 
-/// How many folders a program without crates to look at may watch.
+/// How many directories a program without crates to look at may watch.
 const SOME: u64 = 500;
 
 fn watches(workspace: Option<&Workspace>, crates: &[PathBuf], target_dir: &Path) -> Finding {

@@ -36,7 +36,7 @@ pub enum Error {
     Io {
         /// What was being done.
         what: String,
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
@@ -46,13 +46,13 @@ pub enum Error {
     NoCrate {
         /// The absolute path.
         path: PathBuf,
-        /// The current folder, if the path was given relative to it.
+        /// The current directory, if the path was given relative to it.
         from: Option<PathBuf>,
     },
     /// Cargo could not read a crate.
     #[error("cargo cannot read the crate at {path}: {message}", path = path.display())]
     Metadata {
-        /// The crate's folder.
+        /// The crate's directory.
         path: PathBuf,
         /// Cargo's message.
         message: String,
@@ -60,7 +60,7 @@ pub enum Error {
     /// A crate cannot be part of a plugin.
     #[error("the crate at {path} is not a controller crate: {message}", path = path.display())]
     NotAController {
-        /// The crate's folder.
+        /// The crate's directory.
         path: PathBuf,
         /// What is missing and how to add it.
         message: String,
@@ -129,10 +129,10 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A folder from which plugins cannot be loaded safely.
+    /// A directory from which plugins cannot be loaded safely.
     #[error("{path} was refused: {reason}; {help}", path = path.display())]
     Folder {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The code of what is wrong with it.
         code: Code,

@@ -228,10 +228,10 @@ pub enum RuntimeEvent {
         /// How long each phase took.
         timeline: Timeline,
     },
-    /// A file in a plugins folder, or the folder itself, was refused. None of its code ran; loaded plugins keep
+    /// A file in a plugins directory, or the directory itself, was refused. None of its code ran; loaded plugins keep
     /// serving.
     Refused {
-        /// The file or folder.
+        /// The file or directory.
         path: std::path::PathBuf,
         /// The code of what is wrong.
         code: Code,
@@ -342,7 +342,7 @@ pub enum RuntimeEvent {
 }
 
 impl RuntimeEvent {
-    /// The id of the plugin that it is about; `None` for a file or folder that was refused.
+    /// The id of the plugin that it is about; `None` for a file or directory that was refused.
     pub fn plugin(&self) -> Option<&str> {
         match self {
             Self::Refused { .. } => None,

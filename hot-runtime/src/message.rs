@@ -82,7 +82,7 @@ impl CompilerMessage {
         })
     }
 
-    /// Gives its files their whole paths: relative ones start at the folder in which the compiler ran.
+    /// Gives its files their whole paths: relative ones start at the directory in which the compiler ran.
     pub(crate) fn in_folder(mut self, folder: &Path) -> Self {
         for span in &mut self.spans {
             let file = folder.join(&span.file);

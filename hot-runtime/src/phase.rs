@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BuildPhase {
-    /// Waiting for another build in the same target folder.
+    /// Waiting for another build in the same target directory.
     Waiting,
     /// Finding out what the plugin is made of and what changed.
     Reading,

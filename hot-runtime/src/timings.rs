@@ -1,4 +1,4 @@
-//! Where the time of the last reloads went. A runtime keeps them in its work folder, so that they can be looked at afterwards:
+//! Where the time of the last reloads went. A runtime keeps them in its work directory, so that they can be looked at afterwards:
 //! `cbus doctor --timings` does.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
 /// How many reloads are kept.
 pub const KEPT: usize = 20;
 
-/// The file in a work folder: a line of JSON for each reload, the latest last.
+/// The file in a work directory: a line of JSON for each reload, the latest last.
 const FILE: &str = "timings.jsonl";
 
 /// What came of a reload.
@@ -92,7 +92,7 @@ impl Reload {
     }
 }
 
-/// The last reloads of the runtimes that use a work folder, the latest last. Blocks.
+/// The last reloads of the runtimes that use a work directory, the latest last. Blocks.
 ///
 /// # Errors
 /// [`Error::Io`] if there is a file and it cannot be read.
@@ -111,7 +111,7 @@ fn parse(text: &str) -> Vec<Reload> {
     all
 }
 
-/// Adds a reload to the file in a work folder. Of two processes that do so at once, one may win. Blocks.
+/// Adds a reload to the file in a work directory. Of two processes that do so at once, one may win. Blocks.
 fn add(work_dir: &Path, reload: &Reload) -> std::io::Result<()> {
     static ADDING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,7 +262,7 @@ fn of_phase(phase: BuildPhase) -> &'static str {
     }
 }
 
-/// Keeps the reloads of a runtime in its work folder.
+/// Keeps the reloads of a runtime in its work directory.
 pub(crate) struct Keeper {
     work_dir: PathBuf,
     recorder: Mutex<Recorder>,

@@ -1,4 +1,4 @@
-//! Checks who else can write to a file or a folder: they could run code in this process.
+//! Checks who else can write to a file or a directory: they could run code in this process.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -8,7 +8,7 @@ use controllerbus::error::Code;
 use crate::error::{Error, Result};
 use crate::sys::access::{Writer, foreign_owner, foreign_writer, is_sticky};
 
-/// Checks an open file that is to be loaded, and the folders above it.
+/// Checks an open file that is to be loaded, and the directories above it.
 pub(super) fn check_file(path: &Path, found: &Metadata) -> Result<()> {
     if let Some(who) = foreign_writer(found) {
         return Err(refuse(path, path, &who));
@@ -20,14 +20,14 @@ pub(super) fn check_file(path: &Path, found: &Metadata) -> Result<()> {
     }
 }
 
-/// Checks a folder whose files are to be loaded, and the folders above it.
+/// Checks a directory whose files are to be loaded, and the directories above it.
 pub(crate) fn check_folder(path: &Path) -> Result<()> {
     let real = path.canonicalize().map_err(Error::io("checking who may write to it", path))?;
     check_folders(path, &real, false)
 }
 
-/// Whoever can rename a folder on the path can replace it. In a folder with the sticky bit, such as `/tmp`, only the
-/// owner of an entry can, so such a folder may be on the path, but it cannot be a plugins folder itself.
+/// Whoever can rename a directory on the path can replace it. In a directory with the sticky bit, such as `/tmp`, only the
+/// owner of an entry can, so such a directory may be on the path, but it cannot be a plugins directory itself.
 fn check_folders(shown: &Path, folder: &Path, sticky: bool) -> Result<()> {
     for (at, folder) in folder.ancestors().enumerate() {
         let found = std::fs::metadata(folder).map_err(Error::io("checking who may write to it", folder))?;

@@ -38,7 +38,7 @@ pub struct PrivateCopy {
     is_kept_here: bool,
 }
 
-/// The file that the next copy in a folder overwrites.
+/// The file that the next copy in a directory overwrites.
 const SPARE: &str = "spare";
 
 impl PrivateCopy {
@@ -106,12 +106,12 @@ impl PrivateCopy {
     }
 }
 
-/// Removes the spare file of a folder. Blocks.
+/// Removes the spare file of a directory. Blocks.
 pub(crate) fn remove_spare(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(SPARE));
 }
 
-/// Gives the spare file of a folder a name that was never used, if there is one.
+/// Gives the spare file of a directory a name that was never used, if there is one.
 fn take_spare(dir: &Path, path: &Path) -> Option<std::fs::File> {
     if path.symlink_metadata().is_ok() {
         return None;
@@ -127,10 +127,10 @@ fn take_spare(dir: &Path, path: &Path) -> Option<std::fs::File> {
 }
 
 impl Verified {
-    /// Writes the verified bytes to a new file in a folder that only this user can enter.
+    /// Writes the verified bytes to a new file in a directory that only this user can enter.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be written, [`Error::Artifact`] when the folder is not safe.
+    /// [`Error::Io`] when it cannot be written, [`Error::Artifact`] when the directory is not safe.
     pub fn write_private(&self, dir: &Path) -> Result<PrivateCopy> {
         static SEQUENCE: AtomicU64 = AtomicU64::new(0);
         private_folder(dir)?;

@@ -9,8 +9,8 @@
 #![cfg_attr(feature = "sign", doc = "```")]
 #![cfg_attr(not(feature = "sign"), doc = "```ignore")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let folder = tempfile::tempdir()?;
-//! # let (secret_file, public_file) = (folder.path().join("minisign.key"), folder.path().join("minisign.pub"));
+//! # let directory = tempfile::tempdir()?;
+//! # let (secret_file, public_file) = (directory.path().join("minisign.key"), directory.path().join("minisign.pub"));
 //! use hot_runtime::sign::{self, PublicKey, SecretKey};
 //!
 //! let public = sign::generate(&secret_file, &public_file, None)?;

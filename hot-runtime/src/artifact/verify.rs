@@ -57,12 +57,12 @@ impl Checks {
         self.trust.is_undecided()
     }
 
-    /// Checks a folder whose files are to be loaded: whoever can write to it can run code in this process.
+    /// Checks a directory whose files are to be loaded: whoever can write to it can run code in this process.
     pub(crate) fn check_folder(&self, folder: &Path) -> Result<()> {
         if self.anywhere { Ok(()) } else { place::check_folder(folder) }
     }
 
-    /// Reads a file and checks, in this order: its size; who can write to it and to the folders above it; its
+    /// Reads a file and checks, in this order: its size; who can write to it and to the directories above it; its
     /// signature, if one is required; its hash; its format and its manifest; that it fits this process. The bytes are
     /// read once, and none of its code runs. Blocks.
     ///

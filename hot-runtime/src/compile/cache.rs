@@ -8,9 +8,9 @@ use crate::message::CompilerMessage;
 use crate::source::inputs::Snapshot;
 use crate::sys::scratch::ScratchDir;
 
-/// The cached artifacts, in a folder that is removed with the builder.
+/// The cached artifacts, in a directory that is removed with the builder.
 pub(crate) struct ArtifactCache {
-    /// Where the folder is created when it is needed.
+    /// Where the directory is created when it is needed.
     parent: PathBuf,
     folder: Option<ScratchDir>,
     /// The limit for their total size in bytes.

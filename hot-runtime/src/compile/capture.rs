@@ -12,17 +12,17 @@ use crate::sys::files::{create_private_dir, is_open_to_others, os_string};
 
 const SHIM: &str = include_str!("shim/main.rs");
 
-/// The recording wrapper of a target folder, and its records.
+/// The recording wrapper of a target directory, and its records.
 #[derive(Clone, Debug)]
 pub(crate) struct Capture {
     /// The wrapper.
     pub(crate) shim: PathBuf,
-    /// The folder of the records.
+    /// The directory of the records.
     pub(crate) folder: PathBuf,
 }
 
 impl Capture {
-    /// Prepares the wrapper for a target folder, and compiles it if necessary; `None` if that fails: then every build
+    /// Prepares the wrapper for a target directory, and compiles it if necessary; `None` if that fails: then every build
     /// is cargo's, which reports itself what is wrong with the compiler. Blocks.
     pub(crate) fn prepare(target_dir: &Path) -> Option<Self> {
         let folder = target_dir.join("cbus");
@@ -52,7 +52,7 @@ impl Capture {
         Call::read(&self.folder.join(format!("{stem}.call")))
     }
 
-    /// The call recorded for the build script with outputs in a folder.
+    /// The call recorded for the build script with outputs in a directory.
     pub(crate) fn call_into(&self, folder: &Path) -> Option<Call> {
         let recorded = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let scripts = recorded.filter(|entry| entry.file_name().to_string_lossy().starts_with("build_script_"));
@@ -70,7 +70,7 @@ impl Capture {
     }
 }
 
-/// Creates a folder that only its owner can enter. A folder of an earlier version, whose records held the whole
+/// Creates a directory that only its owner can enter. A directory of an earlier version, whose records held the whole
 /// environment and were readable by all, is emptied first: the next build is then cargo's.
 fn private_folder(folder: &Path) -> std::io::Result<()> {
     if std::fs::metadata(folder).is_ok_and(|found| is_open_to_others(&found)) {
@@ -157,7 +157,7 @@ impl Call {
         self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// The folder of the compiled package.
+    /// The directory of the compiled package.
     pub(crate) fn package(&self) -> Option<&Path> {
         self.variable("CARGO_MANIFEST_DIR").map(Path::new)
     }
@@ -258,7 +258,7 @@ mod tests {
         assert!(Call::parse(b"/crate\0/bin/rustc\x003\0a\0", SystemTime::UNIX_EPOCH).is_none());
     }
 
-    /// What the recorder, as cargo would call it, writes down in a target folder.
+    /// What the recorder, as cargo would call it, writes down in a target directory.
     #[cfg(unix)]
     fn recorded(target: &Path, outer: &str) -> (PathBuf, Call) {
         let capture = Capture::prepare(target).expect("the recorder");

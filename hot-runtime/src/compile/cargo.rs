@@ -62,7 +62,7 @@ impl Stop {
 pub(crate) struct How<'a> {
     /// Records its calls of rustc.
     pub(crate) capture: Option<&'a Capture>,
-    /// Names that replace the folders of local crates in the outputs.
+    /// Names that replace the directories of local crates in the outputs.
     pub(crate) local: &'a [(PathBuf, String)],
     /// The configured compiler wrapper.
     pub(crate) wrapper: Option<&'a OsStr>,
@@ -180,13 +180,13 @@ pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<Str
     }
 }
 
-/// The folder of a local package, by its id: `path+file:///folder#name@version`.
+/// The directory of a local package, by its id: `path+file:///folder#name@version`.
 fn folder_of(id: &str) -> Option<PathBuf> {
     let (url, _) = id.strip_prefix("path+")?.rsplit_once('#')?;
     Some(PathBuf::from(url.strip_prefix("file://")?.replace("%20", " ")))
 }
 
-/// Whether a package is in a local folder.
+/// Whether a package is in a local directory.
 fn is_local(id: &str) -> bool {
     id.starts_with("path+")
 }
@@ -204,7 +204,7 @@ pub(crate) fn failed(spec: &PluginSpec, messages: Vec<CompilerMessage>, said: &s
 }
 
 /// The package's name, which cargo uses for its fingerprints: the end of `registry+url#name@version`, or of
-/// `path+file:///folder/name#version` if the folder has the same name.
+/// `path+file:///folder/name#version` if the directory has the same name.
 fn package_name(id: &str, target: &str) -> String {
     let (url, end) = id.rsplit_once('#').unwrap_or((id, target));
     match end.split_once('@') {

@@ -620,7 +620,7 @@ impl Session {
         Ok(())
     }
 
-    /// The call that cargo would make, with outputs in the session's folder and the session's outputs as inputs.
+    /// The call that cargo would make, with outputs in the session's directory and the session's outputs as inputs.
     fn invocation(&self, at: usize, call: &Call) -> Invocation {
         let folder = self.folder.path();
         let rustc = call.rustc.clone().into_os_string();

@@ -292,7 +292,7 @@ impl Linker {
         self.direct.as_ref().map(LinkCall::invocation)
     }
 
-    /// The call that links into a folder with this build hash and with some archives replaced; `None` if one of
+    /// The call that links into a directory with this build hash and with some archives replaced; `None` if one of
     /// those is not linked. It calls the linker without the compiler driver, if possible and not `by_driver`. Blocks.
     ///
     /// # Errors

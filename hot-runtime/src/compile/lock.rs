@@ -1,4 +1,4 @@
-//! Locks for builds in a target folder, which processes may share.
+//! Locks for builds in a target directory, which processes may share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use crate::phase::BuildPhase;
 use crate::source::spec::PluginSpec;
 use crate::sys::scratch::has_no_locks;
 
-/// How many cargos run at once in one target folder. Only one of them builds at a time, but the next one can find out
+/// How many cargos run at once in one target directory. Only one of them builds at a time, but the next one can find out
 /// meanwhile what there is to do.
 const CARGOS: usize = 2;
 
-/// Waits for a permit to run cargo in a target folder. If many builds waited for cargo's own lock instead, they would
+/// Waits for a permit to run cargo in a target directory. If many builds waited for cargo's own lock instead, they would
 /// time out.
 pub(crate) async fn cargo_permit(
     target_dir: &Path,
@@ -63,7 +63,7 @@ async fn permit(
     }
 }
 
-/// The exclusive right to build one plugin in a target folder. Released on drop, and when the process ends.
+/// The exclusive right to build one plugin in a target directory. Released on drop, and when the process ends.
 pub(crate) struct BuildLock {
     _file: std::fs::File,
 }

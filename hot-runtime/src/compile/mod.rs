@@ -70,13 +70,13 @@ use units::Units;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildOptions {
-    /// The folder for overlays and artifacts.
+    /// The directory for overlays and artifacts.
     pub work_dir: PathBuf,
-    /// Cargo's target folder; plugins with the same one share the builds of their dependencies.
+    /// Cargo's target directory; plugins with the same one share the builds of their dependencies.
     pub target_dir: PathBuf,
-    /// The folder of the overlay crate; one for each plugin in the work folder unless set.
+    /// The directory of the overlay crate; one for each plugin in the work directory unless set.
     pub overlay_dir: Option<PathBuf>,
-    /// The artifact's path, in which `{buildHash}` stands for the build hash; `artifacts/ID.cbus.so` in the work folder
+    /// The artifact's path, in which `{buildHash}` stands for the build hash; `artifacts/ID.cbus.so` in the work directory
     /// unless set.
     pub output: Option<PathBuf>,
     /// How long a build may take.
@@ -85,13 +85,13 @@ pub struct BuildOptions {
     pub keep: u64,
     /// Whether to compile the dependencies of a plugin again after its first edit, with optimisation, in the background
     /// and at a low priority. Libraries are then about half as large, and further edits are linked and loaded sooner. It needs
-    /// some minutes of a core and 300 MB in the target folder, once. It is not done for release builds, nor if the
+    /// some minutes of a core and 300 MB in the target directory, once. It is not done for release builds, nor if the
     /// workspace's dev profile sets an `opt-level`.
     pub optimize_dependencies: bool,
 }
 
 impl BuildOptions {
-    /// Options with everything in the work folder, a limit of 10 minutes, and 256 MiB of cached artifacts. Dependencies
+    /// Options with everything in the work directory, a limit of 10 minutes, and 256 MiB of cached artifacts. Dependencies
     /// are optimised unless the variable `CBUS_OPTIMIZE_DEPENDENCIES` is `false`.
     #[must_use]
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
@@ -108,14 +108,14 @@ impl BuildOptions {
         }
     }
 
-    /// Sets cargo's target folder.
+    /// Sets cargo's target directory.
     #[must_use]
     pub fn target_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.target_dir = in_full(&dir.into());
         self
     }
 
-    /// Sets the overlay's folder.
+    /// Sets the overlay's directory.
     #[must_use]
     pub fn overlay_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.overlay_dir = Some(in_full(&dir.into()));
@@ -568,7 +568,7 @@ impl PluginBuilder {
         .await
     }
 
-    /// The folders of local crates, with names to replace them. The longest comes last, because the compiler uses the
+    /// The directories of local crates, with names to replace them. The longest comes last, because the compiler uses the
     /// last match.
     fn local_names(&self, overlay: &Overlay) -> Vec<(PathBuf, String)> {
         let folders = self.workspace.packages.keys();
@@ -752,7 +752,7 @@ impl std::fmt::Debug for PluginBuilder {
     }
 }
 
-/// The names of folders in build hashes.
+/// The names of directories in build hashes.
 fn names(workspace: &Workspace, overlay: &Path, target_dir: &Path) -> Names {
     let mut folders: Vec<_> =
         workspace.packages.iter().map(|(folder, package)| (folder.clone(), package.name.clone())).collect();

@@ -2,11 +2,11 @@
 //!
 //! A first build takes half the time without optimisation, but its dependencies make a library of several megabytes,
 //! which each edit links, reads, hashes and copies. So after the first edit the plugin is built once more, in the
-//! background and at a low priority, in a target folder of its own and with optimised dependencies. Edits continue from
+//! background and at a low priority, in a target directory of its own and with optimised dependencies. Edits continue from
 //! that build as soon as it is done. The plugin's own crates are never optimised: that would make their compiler
 //! slower.
 //!
-//! A change that cargo must build goes back to the first target folder, and the other one follows in the background.
+//! A change that cargo must build goes back to the first target directory, and the other one follows in the background.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,14 +101,14 @@ impl Optimizing {
     }
 }
 
-/// Where a plugin is built with optimised dependencies: inside the target folder, but with other locks.
+/// Where a plugin is built with optimised dependencies: inside the target directory, but with other locks.
 pub(super) fn place(spec: &PluginSpec, options: &BuildOptions) -> BuildOptions {
     let target_dir = target_dir(&options.target_dir);
     let overlay = target_dir.join("overlays").join(spec.slug());
     BuildOptions { target_dir, overlay_dir: Some(overlay), output: None, keep: 0, ..options.clone() }
 }
 
-/// The target folder for optimised dependencies of the plugins in a target folder.
+/// The target directory for optimised dependencies of the plugins in a target directory.
 fn target_dir(beside: &Path) -> PathBuf {
     beside.join("cbus").join("optimized")
 }

@@ -40,7 +40,7 @@ pub(crate) struct Prelinked {
 }
 
 impl Prelinked {
-    /// Makes it in a folder from all archives but those in `kept`, whose `current` versions decide what is needed.
+    /// Makes it in a directory from all archives but those in `kept`, whose `current` versions decide what is needed.
     /// Blocks.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //!
 //! rustc and lld read their arguments from a file if they are told so (`@FILE`). That file is a pipe here: both start,
 //! load their libraries and wait, until the arguments of the next edit are written into it. One of each waits for a
-//! plugin, with the environment and the folder of the call that comes next; if that call differs, it is started anew,
+//! plugin, with the environment and the directory of the call that comes next; if that call differs, it is started anew,
 //! as it would be without all this. If the host ends, however that happens, the pipe is closed, and they end with an
 //! error that nobody sees.
 //!
@@ -108,7 +108,7 @@ impl Invocation {
             == (&other.program, &other.first, &other.folder, &other.environment, &other.reads)
     }
 
-    /// The identity of its folder: another one may get that name.
+    /// The identity of its directory: another one may get that name.
     fn folder_identity(&self) -> Option<(u64, u64)> {
         self.folder.as_ref().and_then(|folder| std::fs::metadata(folder).ok()).as_ref().map(identity)
     }

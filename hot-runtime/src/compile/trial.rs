@@ -18,7 +18,7 @@ pub(crate) struct Trial {
     pub(crate) is_recorded: bool,
 }
 
-/// Builds the library in a folder of its own, with what is set for a workspace. Blocks.
+/// Builds the library in a directory of its own, with what is set for a workspace. Blocks.
 ///
 /// # Errors
 /// What cargo says, or why it cannot be run.

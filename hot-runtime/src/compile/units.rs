@@ -16,11 +16,11 @@ use crate::source::inputs::{Content, InputSet, Snapshot, Stamp, other_form};
 /// Something that cargo compiled.
 #[derive(Clone, Debug)]
 pub(crate) struct CargoArtifact {
-    /// The package's folder.
+    /// The package's directory.
     pub(crate) package: PathBuf,
     /// The package's name.
     pub(crate) package_name: String,
-    /// Whether its sources are in a local folder, not in cargo's own.
+    /// Whether its sources are in a local directory, not in cargo's own.
     pub(crate) local: bool,
     /// The kind of its target.
     pub(crate) kind: Kind,
@@ -52,10 +52,10 @@ impl Kind {
 /// A build script that ran, and when it would run again.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
-    /// Its package's folder.
+    /// Its package's directory.
     pub(crate) package: PathBuf,
     local: bool,
-    /// The files and folders that it says it reads.
+    /// The files and directories that it says it reads.
     pub(crate) reads: BTreeSet<PathBuf>,
     /// The variables that it says it reads, with their values.
     variables: Vec<(String, Option<OsString>)>,
@@ -64,7 +64,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// Reads its output, which cargo keeps beside its output folder.
+    /// Reads its output, which cargo keeps beside its output directory.
     pub(crate) fn read(package: &Path, local: bool, out_dir: &Path) -> Self {
         // Cargo's current and future layout.
         let beside = |name: &str| out_dir.parent().map(|folder| folder.join(name)).unwrap_or_default();

@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) builds: Builds,
     pub(crate) timings: Keeper,
     pub(crate) settings: Settings,
-    /// The folder of the private copies.
+    /// The directory of the private copies.
     pub(crate) private_dir: ScratchDir,
     pub(crate) placements: PlacementRules,
     pub(crate) events: broadcast::Sender<RuntimeEvent>,

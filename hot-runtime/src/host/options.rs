@@ -230,9 +230,9 @@ impl Limits {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Sandbox {
-    /// Files and folders that it may read and execute, such as `/usr/bin` for a plugin that runs programs.
+    /// Files and directories that it may read and execute, such as `/usr/bin` for a plugin that runs programs.
     pub read: Vec<PathBuf>,
-    /// Files and folders that it may read, write, create and remove.
+    /// Files and directories that it may read, write, create and remove.
     pub write: Vec<PathBuf>,
     /// Whether it may use TCP and UDP.
     pub network: bool,
@@ -242,14 +242,14 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Lets it read and execute a file, or what is in a folder.
+    /// Lets it read and execute a file, or what is in a directory.
     #[must_use]
     pub fn read(mut self, path: impl Into<PathBuf>) -> Self {
         self.read.push(path.into());
         self
     }
 
-    /// Lets it read, write, create and remove a file, or what is in a folder.
+    /// Lets it read, write, create and remove a file, or what is in a directory.
     #[must_use]
     pub fn write(mut self, path: impl Into<PathBuf>) -> Self {
         self.write.push(path.into());

@@ -53,7 +53,7 @@ static RUNTIMES: AtomicU64 = AtomicU64::new(0);
 /// let runtime = HotRuntime::builder(&bus)
 ///     .watch("../greeter")          // a crate: built, and swapped in after each change
 ///     .plugins_dir("plugins")       // files that were built elsewhere: loaded as they come, unloaded as they go
-///     .trust(Trust::anyone())       // nobody else can write to that folder
+///     .trust(Trust::anyone())       // nobody else can write to that directory
 ///     .print_events()
 ///     .start()
 ///     .await?;
@@ -125,7 +125,7 @@ impl Builder {
         self
     }
 
-    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a folder, and follows changes there; can be called for several.
+    /// Loads every `*.cbus.so` (`.dylib`, `.dll`) in a directory, and follows changes there; can be called for several.
     /// [`Builder::trust`] decides which are accepted. A [`FolderConfig`](crate::FolderConfig) adds and removes one while the
     /// runtime runs.
     ///
@@ -137,7 +137,7 @@ impl Builder {
         self
     }
 
-    /// Sets the folder for overlays, builds, artifacts and the states of controllers with `persist`; `target/controllerbus` in the
+    /// Sets the directory for overlays, builds, artifacts and the states of controllers with `persist`; `target/controllerbus` in the
     /// current directory unless set, which `cargo clean` removes.
     #[must_use]
     pub fn work_dir(mut self, path: impl Into<PathBuf>) -> Self {
@@ -145,7 +145,7 @@ impl Builder {
         self
     }
 
-    /// Sets cargo's target folder; `target` in the work folder unless set. Runtimes with the same one share the builds
+    /// Sets cargo's target directory; `target` in the work directory unless set. Runtimes with the same one share the builds
     /// of their plugins' dependencies.
     #[must_use]
     pub fn target_dir(mut self, path: impl Into<PathBuf>) -> Self {
@@ -209,7 +209,7 @@ impl Builder {
     }
 
     /// Polls files at this interval instead of relying on the system's events: for file systems without events, such as
-    /// network mounts and folders shared with a container or a virtual machine.
+    /// network mounts and directories shared with a container or a virtual machine.
     #[must_use]
     pub fn poll(mut self, every: Duration) -> Self {
         self.watcher = Some(Watcher::polling(every));
@@ -238,7 +238,7 @@ impl Builder {
         self
     }
 
-    /// Loads plugin files, and follows a plugins folder, even where other users of the machine can write.
+    /// Loads plugin files, and follows a plugins directory, even where other users of the machine can write.
     #[must_use]
     pub fn allow_world_writable(mut self, allowed: bool) -> Self {
         self.settings.checks = self.settings.checks.allow_world_writable(allowed);
@@ -325,7 +325,7 @@ impl Builder {
     /// change.
     ///
     /// # Errors
-    /// A crate that does not exist or is not a controller crate, a folder that cannot be used, or contradictory
+    /// A crate that does not exist or is not a controller crate, a directory that cannot be used, or contradictory
     /// settings.
     pub async fn start(self) -> Result<HotRuntime> {
         if self.settings.checks.accept_nothing() {

@@ -1,4 +1,4 @@
-//! Which folder or crate each plugin comes from, so that two of them do not keep replacing each other's, and so that one
+//! Which directory or crate each plugin comes from, so that two of them do not keep replacing each other's, and so that one
 //! that takes another's place takes over its plugins as they run.
 
 use std::collections::{BTreeMap, HashMap};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// Identifies whoever loads plugins: a followed folder, or a crate that is built.
+/// Identifies whoever loads plugins: a followed directory, or a crate that is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Loader(u64);
 
@@ -15,7 +15,7 @@ pub(crate) struct Loader(u64);
 #[derive(Default)]
 pub(crate) struct Claims {
     state: Mutex<State>,
-    /// Changes when a plugin is given up, for folders with another file of it.
+    /// Changes when a plugin is given up, for directories with another file of it.
     given_up: watch::Sender<()>,
 }
 
@@ -29,7 +29,7 @@ struct State {
     crates: HashMap<String, Vec<Loader>>,
 }
 
-/// A folder's claim to a plugin.
+/// A directory's claim to a plugin.
 #[derive(Clone)]
 pub(crate) struct Claim {
     loader: Loader,
@@ -56,7 +56,7 @@ impl Claims {
         self.given_up.subscribe()
     }
 
-    /// A folder is followed.
+    /// A directory is followed.
     pub(crate) fn add_folder(&self, dir: &Path) -> Loader {
         let mut state = self.lock();
         let loader = state.loader();
@@ -64,7 +64,7 @@ impl Claims {
         loader
     }
 
-    /// The file in another folder that has a plugin, if it is still there.
+    /// The file in another directory that has a plugin, if it is still there.
     pub(crate) fn rival(&self, loader: Loader, plugin: &str, file: &Path) -> Option<PathBuf> {
         let claimed = self.lock().files.get(plugin).cloned();
         claimed.filter(|it| it.loader != loader && it.file != file && it.file.is_file()).map(|it| it.file)
@@ -94,7 +94,7 @@ impl Claims {
         }
     }
 
-    /// A folder is not followed any more. Returns the plugins that nobody else has, with their claims: those of a folder that
+    /// A directory is not followed any more. Returns the plugins that nobody else has, with their claims: those of a directory that
     /// another loader follows as well are that one's from now on, as long as their files are there.
     pub(crate) fn remove_folder(&self, loader: Loader) -> Vec<(String, Claim)> {
         let its: Vec<(String, Claim)> = {

@@ -1,7 +1,7 @@
-//! Follows a plugins folder: loads files that are there, appear or change, unloads those that are removed, and copes
-//! with the removal of the folder itself. One that is a config's unloads all of them when it is not followed any more.
+//! Follows a plugins directory: loads files that are there, appear or change, unloads those that are removed, and copes
+//! with the removal of the directory itself. One that is a config's unloads all of them when it is not followed any more.
 //!
-//! A change event is only a hint. What is done depends on the folder's contents, and on each file's own state: the same
+//! A change event is only a hint. What is done depends on the directory's contents, and on each file's own state: the same
 //! bytes written again after an unload are loaded again, and a file that was refused because another file was the same
 //! plugin is tried when that one is removed.
 
@@ -33,8 +33,8 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// A removed file may be about to be replaced: how long nothing must change before its plugin is unloaded.
 const GONE: Duration = Duration::from_millis(300);
 
-/// Loads what is in a folder, and then, in the background, each artifact that appears or changes there. The plugin of a
-/// removed file is unloaded; if the folder itself is removed, everything stays loaded.
+/// Loads what is in a directory, and then, in the background, each artifact that appears or changes there. The plugin of a
+/// removed file is unloaded; if the directory itself is removed, everything stays loaded.
 pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(Error::io("creating the plugins directory", &dir))?;
     let mut folder = Folder::new(inner, dir)?;
@@ -46,8 +46,8 @@ pub(crate) async fn follow(inner: &Arc<Inner>, dir: PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Does the same, all of it in the background, for a folder that has to be there, until `stop` is cancelled; then its
-/// plugins are unloaded, and the returned token is cancelled. Unless `watch` is set, the folder is read once.
+/// Does the same, all of it in the background, for a directory that has to be there, until `stop` is cancelled; then its
+/// plugins are unloaded, and the returned token is cancelled. Unless `watch` is set, the directory is read once.
 pub(crate) fn load(
     inner: &Arc<Inner>,
     dir: PathBuf,
@@ -88,7 +88,7 @@ pub(crate) fn load(
     Ok(ended)
 }
 
-/// The folder as last seen.
+/// The directory as last seen.
 struct Folder {
     loader: Loader,
     dir: PathBuf,
@@ -121,7 +121,7 @@ enum State {
 }
 
 impl Folder {
-    /// A folder that is a safe place for plugins; nothing of it is loaded yet.
+    /// A directory that is a safe place for plugins; nothing of it is loaded yet.
     fn new(inner: &Inner, dir: PathBuf) -> Result<Self> {
         let dir = in_full(&dir);
         inner.shared.settings.checks.check_folder(&dir)?;
@@ -135,7 +135,7 @@ impl Folder {
         following
     }
 
-    /// Follows the folder until it is stopped.
+    /// Follows the directory until it is stopped.
     async fn go_on(&mut self, inner: &Weak<Inner>, mut following: Following) {
         loop {
             tokio::select! {
@@ -179,7 +179,7 @@ impl Folder {
         }
     }
 
-    /// The folder, and the files that links in it lead to.
+    /// The directory, and the files that links in it lead to.
     fn watched(&self) -> Vec<Watched> {
         let files = self.files.keys().map(|path| Watched::File(path.clone()));
         std::iter::once(Watched::Folder(self.dir.clone())).chain(files).collect()
@@ -238,7 +238,7 @@ impl Folder {
         }
     }
 
-    /// Loads what others give up, of a folder that is read once, until it is stopped.
+    /// Loads what others give up, of a directory that is read once, until it is stopped.
     async fn take_what_is_given_up(&mut self, inner: &Weak<Inner>) {
         loop {
             tokio::select! {
@@ -250,7 +250,7 @@ impl Folder {
         }
     }
 
-    /// Another existing file that is this plugin, here or in another folder.
+    /// Another existing file that is this plugin, here or in another directory.
     fn other_file(&self, inner: &Inner, id: &str, path: &Path) -> Option<PathBuf> {
         let is = |file: &File| matches!(&file.state, State::Loaded { id: loaded, .. } if loaded == id);
         let mut others = self.files.iter().filter(|(other, file)| *other != path && is(file) && other.is_file());
@@ -364,7 +364,7 @@ impl File {
     }
 }
 
-/// Unloads a plugin whose file is not in a followed folder any more, if what serves is from that file.
+/// Unloads a plugin whose file is not in a followed directory any more, if what serves is from that file.
 async fn unload(inner: &Inner, path: &Path, id: &str, build_hash: String) -> Option<Unloading> {
     if inner.shared.registry.serving_build(id) != Some(build_hash) {
         return None;

@@ -1,4 +1,4 @@
-//! Where plugins come from, as entries of a config set: any number of folders and crates, added and removed while the
+//! Where plugins come from, as entries of a config set: any number of directories and crates, added and removed while the
 //! runtime runs.
 //!
 //! ```yaml
@@ -10,7 +10,7 @@
 //!   config: { crates: [../greeter] }
 //! ```
 //!
-//! A changed entry of the same folder, or the same plugin, takes the place of the one before, and its plugins go on running
+//! A changed entry of the same directory, or the same plugin, takes the place of the one before, and its plugins go on running
 //! meanwhile.
 
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ const fn yes() -> bool {
 ///
 /// Every `*.cbus.so` (`.dylib`, `.dll`) in it is loaded, as far as [`Builder::trust`](crate::Builder::trust) accepts it.
 /// What appears or changes there is loaded, and what is removed is unloaded. When the entry is removed, its plugins are
-/// unloaded. A plugin that is in several folders is loaded from the one that had it first.
+/// unloaded. A plugin that is in several directories is loaded from the one that had it first.
 ///
 /// ```
 /// use controllerbus::ConfigSet;
@@ -61,15 +61,15 @@ const fn yes() -> bool {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FolderConfig {
-    /// The folder. A relative path is relative to the working directory of the process.
+    /// The directory. A relative path is relative to the working directory of the process.
     pub dir: PathBuf,
-    /// Whether changes of the folder are followed. Otherwise it is read once.
+    /// Whether changes of the directory are followed. Otherwise it is read once.
     #[serde(default = "yes")]
     pub watch: bool,
 }
 
 impl FolderConfig {
-    /// A folder whose changes are followed.
+    /// A directory whose changes are followed.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), watch: true }
@@ -103,7 +103,7 @@ impl FolderConfig {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CrateConfig {
-    /// The folders of its controller crates. A relative path is relative to the working directory of the process.
+    /// The directories of its controller crates. A relative path is relative to the working directory of the process.
     pub crates: Vec<PathBuf>,
     /// The plugin's id; the first crate's name unless set.
     #[serde(default)]
@@ -275,7 +275,7 @@ impl Factory for Folders {
     }
 }
 
-/// The controller of a folder, which is followed by a task.
+/// The controller of a directory, which is followed by a task.
 struct FolderLoader {
     stop: DropGuard,
     /// Cancelled when its plugins are unloaded.

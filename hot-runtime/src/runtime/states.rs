@@ -33,7 +33,7 @@ const ASIDE: usize = 9;
 /// How long the name of a file may be without its ending. Systems allow 255 bytes.
 const LONGEST: usize = 200;
 
-/// The folder.
+/// The directory.
 pub(super) struct KeptStates {
     folder: PathBuf,
     /// Held from the first use on.

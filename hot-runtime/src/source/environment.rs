@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::util::in_full;
 
-/// The files by which a folder pins its toolchain.
+/// The files by which a directory pins its toolchain.
 pub(super) const PINS: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 
 /// Variables that the cargo, clippy or rustup that runs this process sets for it, and that must not be passed on.
@@ -21,7 +21,7 @@ fn is_the_callers(name: &str) -> bool {
 }
 
 /// Whether the user set the variable that chooses a toolchain. Rustup sets it too, for the processes that its cargo
-/// starts: then it names that cargo's toolchain, and must not override the one that a plugin's folder pins.
+/// starts: then it names that cargo's toolchain, and must not override the one that a plugin's directory pins.
 fn toolchain_was_asked_for() -> bool {
     match std::env::var("RUSTUP_TOOLCHAIN_SOURCE") {
         Ok(source) => source == "env",
@@ -66,18 +66,18 @@ pub(crate) fn scrub_cargo_env(command: &mut std::process::Command) {
     }
 }
 
-/// A tool's folder in the user's home.
+/// A tool's directory in the user's home.
 fn home(variable: &str, default: &str) -> Option<PathBuf> {
     let set = std::env::var_os(variable).filter(|set| !set.is_empty()).map(PathBuf::from);
     set.or_else(|| Some(std::env::home_dir()?.join(default)))
 }
 
-/// Cargo's home folder, with downloads and the user's settings.
+/// Cargo's home directory, with downloads and the user's settings.
 pub(crate) fn cargo_home() -> PathBuf {
     home("CARGO_HOME", ".cargo").unwrap_or_default()
 }
 
-/// Cargo's config files for a folder, in all its parents and for the user, whether they exist or not, and the programs
+/// Cargo's config files for a directory, in all its parents and for the user, whether they exist or not, and the programs
 /// that they name.
 pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
     let configs: Vec<_> = configs(root).into_iter().flat_map(|config| with_included(&config)).collect();
@@ -85,17 +85,17 @@ pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
     configs.into_iter().chain(programs).collect()
 }
 
-/// The files with which a folder or its parents pin a toolchain, whether they exist or not.
+/// The files with which a directory or its parents pin a toolchain, whether they exist or not.
 pub(crate) fn pins(root: &Path) -> impl Iterator<Item = PathBuf> {
     root.ancestors().filter(|folder| folder.has_root()).flat_map(|folder| PINS.map(|name| folder.join(name)))
 }
 
-/// Files that count but are not watched: they rarely change, and their folders are busy.
+/// Files that count but are not watched: they rarely change, and their directories are busy.
 pub(crate) fn quiet() -> BTreeSet<PathBuf> {
     home("RUSTUP_HOME", ".rustup").map(|home| home.join("settings.toml")).into_iter().collect()
 }
 
-/// Cargo's config files for a folder.
+/// Cargo's config files for a directory.
 fn configs(root: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<_> = root.ancestors().map(|folder| folder.join(".cargo")).collect();
     let home = cargo_home();
@@ -143,13 +143,13 @@ fn programs_in(config: &Path) -> Vec<PathBuf> {
     named.filter_map(|program| program_at(&program, config)).collect()
 }
 
-/// The path of a program that a config names with a slash, which is relative to the parent of the config's folder.
+/// The path of a program that a config names with a slash, which is relative to the parent of the config's directory.
 fn program_at(program: &str, config: &Path) -> Option<PathBuf> {
     let from = config.parent()?.parent()?;
     program.contains('/').then(|| from.join(program))
 }
 
-/// The compiler wrapper that cargo would use in a folder.
+/// The compiler wrapper that cargo would use in a directory.
 pub(crate) fn wrapper(root: &Path) -> Option<OsString> {
     for name in ["RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WRAPPER"] {
         if let Some(set) = std::env::var_os(name) {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::source::inputs::Snapshot;
 
-/// The names of folders in a build hash.
+/// The names of directories in a build hash.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     /// Folders with their names; the longest match counts.
@@ -34,7 +34,7 @@ impl Names {
         up + &path.components().skip(shared).collect::<PathBuf>().to_string_lossy()
     }
 
-    /// Replaces folders in a text by their names.
+    /// Replaces directories in a text by their names.
     pub(crate) fn in_text(&self, text: &str) -> String {
         let mut folders: Vec<_> = self.folders.iter().collect();
         folders.sort_by_key(|(folder, _)| std::cmp::Reverse(folder.as_os_str().len()));

@@ -14,7 +14,7 @@ use crate::source::workspace::{Toolchain, Workspace};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Overlay {
-    /// Its folder.
+    /// Its directory.
     pub dir: PathBuf,
     /// Where cargo runs, so that the settings of the crates' workspace apply: that workspace's root.
     pub root: PathBuf,
@@ -58,7 +58,7 @@ impl Overlay {
         Ok(hash::build_hash(&all, inputs, names))
     }
 
-    /// Writes the overlay of a plugin into a folder. Files that would not change are not written. Blocks.
+    /// Writes the overlay of a plugin into a directory. Files that would not change are not written. Blocks.
     pub(crate) fn write(
         workspace: &Workspace,
         spec: &PluginSpec,
@@ -226,7 +226,7 @@ pub(crate) fn is_framework(package: &str) -> bool {
     matches!(package, "controllerbus" | "controllerbus-macros")
 }
 
-/// A single build does not contain the paths of its folders, while a build that is repeated for a developer does.
+/// A single build does not contain the paths of its directories, while a build that is repeated for a developer does.
 /// Setting a value to its default makes cargo distinguish the two, so that neither is reused for the other.
 fn set_apart(settings: &mut toml::Table, spec: &PluginSpec, local: &BTreeMap<String, PathBuf>) {
     let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));

@@ -15,7 +15,7 @@ pub struct PluginSpec {
     pub id: String,
     /// The plugin's version.
     pub version: semver::Version,
-    /// The folders of its controller crates.
+    /// The directories of its controller crates.
     pub crates: Vec<PathBuf>,
     /// Features of its crates: `name` for every crate that has it, or `crate/name`.
     pub features: Vec<String>,
@@ -54,7 +54,7 @@ impl PluginSpec {
         }
     }
 
-    /// Adds a controller crate by its folder.
+    /// Adds a controller crate by its directory.
     #[must_use]
     pub fn crate_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.crates.push(path.into());

@@ -20,7 +20,7 @@ pub struct ControllerCrate {
     pub name: String,
     /// The library target's name, as in `extern crate`.
     pub library: String,
-    /// The package's folder.
+    /// The package's directory.
     pub dir: PathBuf,
     /// The package's version.
     pub version: semver::Version,
@@ -38,7 +38,7 @@ pub struct Workspace {
     pub controllerbus: String,
     /// `[patch]`, `[replace]` and `[profile]` of the crates' workspace, with absolute paths, and `cargo-features`.
     pub(crate) settings: toml::Table,
-    /// The names and folders of local packages.
+    /// The names and directories of local packages.
     pub local: BTreeMap<String, PathBuf>,
     /// The version of cargo's resolver in the crates' workspace, which affects the features of dependencies.
     pub resolver: String,
@@ -47,9 +47,9 @@ pub struct Workspace {
     pub root: PathBuf,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
-    /// The local packages' folders, with the roots of their sources.
+    /// The local packages' directories, with the roots of their sources.
     pub(crate) packages: BTreeMap<PathBuf, Roots>,
-    /// The folders of packages that patch others.
+    /// The directories of packages that patch others.
     pub(crate) patches: BTreeSet<PathBuf>,
     /// The manifests of all members of the crates' workspaces, which cargo reads as well.
     members: BTreeSet<PathBuf>,
@@ -76,7 +76,7 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// The compiler that is used in a folder, which may pin one. It is run once per process for each folder.
+    /// The compiler that is used in a directory, which may pin one. It is run once per process for each directory.
     ///
     /// # Errors
     /// [`Error::Io`] if there is no compiler.
@@ -105,7 +105,7 @@ impl Toolchain {
 }
 
 impl Workspace {
-    /// Reads the crates in these folders with cargo. Blocks.
+    /// Reads the crates in these directories with cargo. Blocks.
     ///
     /// # Errors
     /// [`Error::NoCrate`] where there is nothing, [`Error::Metadata`] with cargo's message, or [`Error::NotAController`] with what
@@ -352,7 +352,7 @@ fn resolver(manifest: &toml::Table) -> &str {
 }
 
 /// Cargo's metadata for the packages of a workspace, without dependencies, which need not exist yet; from the cargo that is
-/// used at another folder.
+/// used at another directory.
 fn ask(folder: &Path, at: &Path) -> Result<Metadata> {
     let wrong = |message: String| Error::Metadata { path: folder.to_owned(), message };
     // Not the cargo that has started this process, and which a variable names: the folder may pin another one.
@@ -458,7 +458,7 @@ fn locked(root: &Path, package: &Package) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Why the manifest in a folder is that of no crate, and which crates are below it.
+/// Why the manifest in a directory is that of no crate, and which crates are below it.
 fn not_a_package(path: &Path, metadata: &Metadata) -> String {
     let below = metadata.packages.iter().filter_map(|member| {
         let folder = member.manifest_path.as_std_path().parent()?;

@@ -34,7 +34,7 @@ pub(crate) fn foreign_writer(found: &Metadata) -> Option<Writer> {
     })
 }
 
-/// Whether only the owner of an entry can rename or remove it in this folder, as in `/tmp`.
+/// Whether only the owner of an entry can rename or remove it in this directory, as in `/tmp`.
 #[cfg(unix)]
 pub(crate) fn is_sticky(found: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! What is known of the file system on which a folder is.
+//! What is known of the file system on which a directory is.
 
 use std::io;
 use std::path::Path;
@@ -41,7 +41,7 @@ const KINDS: [(u32, &str, bool); 19] = [
     (0x6573_5546, "FUSE", true),
 ];
 
-/// The file system of a folder that exists.
+/// The file system of a directory that exists.
 ///
 /// # Errors
 /// The system's error, or that this system does not say.
@@ -67,7 +67,7 @@ pub(crate) fn of(_: &Path) -> io::Result<Disk> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether a file can be moved from one folder into the other; `None` if that is not known.
+/// Whether a file can be moved from one directory into the other; `None` if that is not known.
 pub(crate) fn is_same(one: &Path, other: &Path) -> Option<bool> {
     #[cfg(unix)]
     {
@@ -82,7 +82,7 @@ pub(crate) fn is_same(one: &Path, other: &Path) -> Option<bool> {
     }
 }
 
-/// How many folders this user's processes may watch, and how many instances of watchers they may have; `None` where there is no
+/// How many directories this user's processes may watch, and how many instances of watchers they may have; `None` where there is no
 /// such limit.
 pub(crate) fn watch_limits() -> Option<(u64, u64)> {
     let read = |name: &str| {

@@ -5,7 +5,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// Which file or folder this is, whatever its name: device and inode. Zeros where the system has neither.
+/// Which file or directory this is, whatever its name: device and inode. Zeros where the system has neither.
 pub(crate) fn identity(found: &Metadata) -> (u64, u64) {
     #[cfg(unix)]
     {
@@ -52,7 +52,7 @@ pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Creates a folder, with its parents, that only its owner can enter, where the system knows owners. One that is there
+/// Creates a directory, with its parents, that only its owner can enter, where the system knows owners. One that is there
 /// stays as it is.
 pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
@@ -62,7 +62,7 @@ pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Whether others than its owner can read a file or enter a folder.
+/// Whether others than its owner can read a file or enter a directory.
 pub(crate) fn is_open_to_others(found: &Metadata) -> bool {
     #[cfg(unix)]
     {
@@ -128,7 +128,7 @@ pub(crate) fn replace(file: &Path, name: &Path) -> io::Result<()> {
     std::fs::rename(file, name)
 }
 
-/// Has the names in a folder written to the disk, where the system does that by itself later.
+/// Has the names in a directory written to the disk, where the system does that by itself later.
 pub(crate) fn sync_dir(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(folder)?.sync_all()?;

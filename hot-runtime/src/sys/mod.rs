@@ -1,4 +1,4 @@
-//! What differs between systems: the folder to edit for a port. Elsewhere there is a `cfg` only for process hosting
+//! What differs between systems: the directory to edit for a port. Elsewhere there is a `cfg` only for process hosting
 //! (`host/process`, for Unix), for the linker's arguments (`compile/cargo.rs`), and in the recorder between cargo and
 //! rustc (`compile/shim`), which is compiled by itself.
 //!
@@ -10,7 +10,7 @@
 //! | `library` | how a plugin's library is opened, and whether it can be closed |
 //! | `maps` | which libraries are mapped |
 //! | `process` | how a process is killed with everything that it started |
-//! | `scratch` | scratch folders, and locks |
+//! | `scratch` | scratch directories, and locks |
 
 pub(crate) mod access;
 pub(crate) mod disk;

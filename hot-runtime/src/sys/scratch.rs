@@ -1,4 +1,4 @@
-//! Scratch folders, each of one process; those that a killed process left behind are removed.
+//! Scratch directories, each of one process; those that a killed process left behind are removed.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::files::{create_private_dir, is_open_to_others};
 
 /// Whether this process now holds a lock, or would if the file system had locks. Some, such as network mounts and
-/// sandboxes, have none: a scratch folder still has a unique name there, but what was left behind is not removed.
+/// sandboxes, have none: a scratch directory still has a unique name there, but what was left behind is not removed.
 fn is_locked(file: &File, parent: &Path) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -32,7 +32,7 @@ pub(crate) fn has_no_locks(error: &io::Error) -> bool {
     known || error.kind() == io::ErrorKind::Unsupported
 }
 
-/// A unique name for a folder. The folder is removed on drop or, if this process is killed, by the next one that
+/// A unique name for a directory. The directory is removed on drop or, if this process is killed, by the next one that
 /// reserves a name there.
 pub(crate) struct ScratchDir {
     path: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) struct ScratchDir {
 }
 
 impl ScratchDir {
-    /// Reserves `parent/PREFIX...` without creating the folder. Blocks.
+    /// Reserves `parent/PREFIX...` without creating the directory. Blocks.
     ///
     /// # Errors
     /// Why nothing can be written or locked in `parent`.
@@ -58,8 +58,8 @@ impl ScratchDir {
         }
     }
 
-    /// As [`ScratchDir::reserve`], for a folder that only this user can enter. Where the file system has no
-    /// permissions, as on media formatted for other systems, it is in the system's folder for temporary files instead.
+    /// As [`ScratchDir::reserve`], for a directory that only this user can enter. Where the file system has no
+    /// permissions, as on media formatted for other systems, it is in the system's directory for temporary files instead.
     /// Blocks.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Drop for ScratchDir {
     }
 }
 
-/// Whether permissions work in this folder.
+/// Whether permissions work in this directory.
 fn can_be_private(parent: &Path) -> io::Result<bool> {
     let tried = tempfile::Builder::new().prefix(".private-").tempdir_in(parent)?;
     let inside = tried.path().join("inside");

@@ -153,7 +153,7 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// NUL-separated: the working folder, the compiler, the number of arguments, the arguments, then NAME=value of each
+/// NUL-separated: the working directory, the compiler, the number of arguments, the arguments, then NAME=value of each
 /// variable that cargo has set. The rest of the environment, which may include secrets, is not recorded.
 fn record(folder: &std::path::Path, rustc: &OsString, arguments: &[OsString]) -> std::io::Result<()> {
     let after =

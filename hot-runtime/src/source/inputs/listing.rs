@@ -13,7 +13,7 @@ use crate::source::environment;
 #[derive(Debug, Default)]
 struct Listed {
     files: BTreeSet<PathBuf>,
-    /// With the state of folders, in which a file of the package may appear.
+    /// With the state of directories, in which a file of the package may appear.
     others: BTreeMap<PathBuf, Option<Stamp>>,
     /// The files that decide which entries belong to the package.
     rules: Vec<(PathBuf, Option<Stamp>)>,
@@ -52,14 +52,14 @@ impl Listings {
     }
 }
 
-/// The state of a folder in which a file of the package may appear. Not one that nobody here can read, such as a database's
+/// The state of a directory in which a file of the package may appear. Not one that nobody here can read, such as a database's
 /// that another user runs: cargo does not read it either, and it cannot be watched.
 fn folder(path: &Path) -> Option<Stamp> {
     let never = path.ends_with(".git") || path.join(CACHE_TAG).is_file() || std::fs::read_dir(path).is_err();
     if never { None } else { Stamp::of_any(path) }
 }
 
-/// The files that decide which files of a folder belong to a package.
+/// The files that decide which files of a directory belong to a package.
 fn rules(package: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
     let of_git = package.ancestors().flat_map(|folder| [folder.join(".gitignore"), folder.join(".git/info/exclude")]);
     let all = of_git.chain([package.join("Cargo.toml")]);

@@ -11,7 +11,7 @@
 //!   or manifest and, after a failed build, the files that it did not find and any new name beside its sources;
 //! * the variables that sources, scripts and cargo read from the environment (`environment.rs`, `Unit::is_stale`).
 //!
-//! Anything else in a package's folder, such as logs, databases or gigabytes of data, is not an input: it is not read,
+//! Anything else in a package's directory, such as logs, databases or gigabytes of data, is not an input: it is not read,
 //! not watched, and changes nothing.
 //!
 //! *Events are hints, contents are the truth.* An event leads to a comparison of stamps and, where these differ, of
@@ -49,7 +49,7 @@ pub(crate) struct Snapshot {
     contents: BTreeMap<PathBuf, Content>,
     /// The contents of files that a build hash does not cover.
     quiet: BTreeMap<PathBuf, Content>,
-    /// The names in folders where a new name counts.
+    /// The names in directories where a new name counts.
     names: BTreeMap<PathBuf, BTreeSet<OsString>>,
     /// Folders that counted as a whole: files that appeared since then did not exist.
     trees: BTreeSet<PathBuf>,
@@ -67,7 +67,7 @@ impl Snapshot {
         self.contents.iter().filter_map(|(path, content)| Some((path, (*content)?)))
     }
 
-    /// An input whose content differs from `before`, that appeared or was removed, or a folder with a new name.
+    /// An input whose content differs from `before`, that appeared or was removed, or a directory with a new name.
     pub(crate) fn change_since<'a>(&'a self, before: &'a Self) -> Option<&'a Path> {
         let paths = [self, before].into_iter().flat_map(|one| one.contents.keys().chain(one.quiet.keys()));
         let changed = paths.into_iter().find(|path| self.of(path) != before.of(path));
@@ -262,7 +262,7 @@ impl Known {
     }
 }
 
-/// The files in folders that count as a whole, and the paths of those that do not exist.
+/// The files in directories that count as a whole, and the paths of those that do not exist.
 fn files_in(trees: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let mut files = BTreeSet::new();
     for tree in trees {
@@ -277,10 +277,10 @@ fn files_in(trees: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     files
 }
 
-/// The tag of folders whose contents can be regenerated, as cargo and others write it: <https://bford.info/cachedir/>.
+/// The tag of directories whose contents can be regenerated, as cargo and others write it: <https://bford.info/cachedir/>.
 const CACHE_TAG: &str = "CACHEDIR.TAG";
 
-/// Marks a folder as one of outputs, so that its contents never count as inputs of a build script.
+/// Marks a directory as one of outputs, so that its contents never count as inputs of a build script.
 ///
 /// # Errors
 /// [`Error::Io`] if the mark cannot be written.

@@ -14,7 +14,7 @@ use crate::source::watch::Watched;
 pub(crate) struct InputSet {
     /// Files that are read, or would be if they existed.
     pub(crate) files: BTreeSet<PathBuf>,
-    /// What build scripts say they read: files, or folders with everything in them.
+    /// What build scripts say they read: files, or directories with everything in them.
     pub(crate) trees: BTreeSet<PathBuf>,
     /// Packages whose build scripts do not say what they read: all of their files count, according to cargo.
     pub(crate) packages: BTreeSet<PathBuf>,
@@ -35,7 +35,7 @@ impl InputSet {
         self.quiet.extend(other.quiet.iter().cloned());
     }
 
-    /// Whether a path is in the set, or in a folder that counts as a whole.
+    /// Whether a path is in the set, or in a directory that counts as a whole.
     pub(crate) fn is_about(&self, path: &Path) -> bool {
         self.files.contains(path)
             || self.quiet.contains(path)
@@ -64,8 +64,8 @@ impl InputSet {
     }
 }
 
-/// Calls a function with a folder and all folders below it, each once, even if links form a cycle; except for files and
-/// folders that are marked as outputs.
+/// Calls a function with a directory and all directories below it, each once, even if links form a cycle; except for files and
+/// directories that are marked as outputs.
 pub(crate) fn each_folder(root: &Path, found: &mut dyn FnMut(&Path)) {
     let mut seen = BTreeSet::new();
     let mut waiting = vec![root.to_owned()];

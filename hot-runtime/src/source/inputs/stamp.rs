@@ -13,7 +13,7 @@ const RACY: Duration = Duration::from_millis(100);
 /// The same for times in whole seconds: some file systems count in steps of two.
 const RACY_IN_SECONDS: Duration = Duration::from_millis(2100);
 
-/// Larger files in a folder that a build script reads as a whole count by their stamp, as they do for cargo.
+/// Larger files in a directory that a build script reads as a whole count by their stamp, as they do for cargo.
 const LARGE: u64 = 16 << 20;
 
 /// The state of a file, without its content.
@@ -32,7 +32,7 @@ impl Stamp {
         Self::read(&std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?)
     }
 
-    /// The stamp of a file or a folder.
+    /// The stamp of a file or a directory.
     pub(crate) fn of_any(path: &Path) -> Option<Self> {
         Self::read(&std::fs::metadata(path).ok()?)
     }

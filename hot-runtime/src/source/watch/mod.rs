@@ -1,6 +1,6 @@
 //! Watches files: one watcher for any number of followers.
 //!
-//! A [`Watcher`] requests the system's events for just the folders in which a watched path is, or would appear, and
+//! A [`Watcher`] requests the system's events for just the directories in which a watched path is, or would appear, and
 //! never recursively. A path that does not exist is watched in its nearest existing parent, and a path through links
 //! wherever one of them could change (`places.rs`). Folders that are removed and come back are watched again.
 //!
@@ -24,7 +24,7 @@ use task::{Message, Task};
 pub enum Watched {
     /// A file: its content, or its appearance.
     File(PathBuf),
-    /// A folder: its entries and their contents, but not those of folders in it.
+    /// A directory: its entries and their contents, but not those of directories in it.
     Folder(PathBuf),
 }
 
@@ -74,7 +74,7 @@ impl Watcher {
     }
 
     /// A watcher that polls the stamps of all watched paths at this interval: for file systems without events, such as
-    /// network mounts and folders shared with a container or a virtual machine.
+    /// network mounts and directories shared with a container or a virtual machine.
     #[must_use]
     pub fn polling(every: Duration) -> Self {
         Self::start(Some(every))
@@ -148,7 +148,7 @@ impl Drop for Following {
     }
 }
 
-/// How many folders have to be watched for these.
+/// How many directories have to be watched for these.
 pub(crate) fn folders(watched: impl IntoIterator<Item = Watched>) -> usize {
     let mut names = places::Names::default();
     let mut folders = std::collections::HashSet::new();

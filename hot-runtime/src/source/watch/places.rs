@@ -1,4 +1,4 @@
-//! Finds the names in folders that decide what is at a path.
+//! Finds the names in directories that decide what is at a path.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 /// The most links to follow for one path.
 const MOST_LINKS: usize = 40;
 
-/// A name in an existing folder, which is given by its real path.
+/// A name in an existing directory, which is given by its real path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) folder: PathBuf,
@@ -44,7 +44,7 @@ impl Names {
         kind
     }
 
-    /// The places that decide what is at an absolute path, and its real path if it is a folder.
+    /// The places that decide what is at an absolute path, and its real path if it is a directory.
     pub(super) fn places(&mut self, path: &Path) -> (Vec<Place>, Option<PathBuf>) {
         let mut places = Vec::new();
         let mut real = PathBuf::new();

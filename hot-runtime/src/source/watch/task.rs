@@ -34,17 +34,17 @@ struct Follower {
     watched: BTreeSet<Watched>,
 }
 
-/// A folder that is watched.
+/// A directory that is watched.
 #[derive(Default)]
 struct Folder {
-    /// The identity of the folder that is watched; another one may have its name by now. `None` if it is not watched, or
+    /// The identity of the directory that is watched; another one may have its name by now. `None` if it is not watched, or
     /// if an event named it: notify stops watching a path that was moved or removed, whatever has that path by then.
     identity: Option<(u64, u64)>,
     /// The names that matter, with the watched paths that they are part of.
     names: HashMap<OsString, Vec<Watched>>,
     /// The names whose change may lead to other places.
     lead_on: HashSet<OsString>,
-    /// The watched folders, for which every name matters.
+    /// The watched directories, for which every name matters.
     all: Vec<Watched>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Task {
     polling: Option<Duration>,
     followers: HashMap<u64, Follower>,
     folders: HashMap<PathBuf, Folder>,
-    /// The folders that the system refused to watch.
+    /// The directories that the system refused to watch.
     refused: HashSet<PathBuf>,
     /// The last stamps of all watched paths.
     stamps: HashMap<Watched, u64>,
@@ -237,7 +237,7 @@ impl Task {
         }
     }
 
-    /// Has the system watch exactly these folders; true if one was not watched before.
+    /// Has the system watch exactly these directories; true if one was not watched before.
     fn ask_for(&mut self, wanted: HashMap<PathBuf, Folder>) -> bool {
         let Some(system) = &mut self.system else { return false };
         let mut more = false;
@@ -345,7 +345,7 @@ fn say_no_events(error: &notify::Error, said: &mut HashSet<&'static str>) {
 }
 
 /// The state of a watched path, as a hash. It leaves out what gives no events, such as another name of the same file,
-/// or the entries of folders in a watched folder.
+/// or the entries of directories in a watched directory.
 fn stamp(watched: &Watched) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -365,7 +365,7 @@ fn stamp(watched: &Watched) -> u64 {
     hasher.finish()
 }
 
-/// The identity of the folder at a path.
+/// The identity of the directory at a path.
 fn identity_at(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir).as_ref().map(identity)
 }

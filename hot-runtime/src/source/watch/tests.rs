@@ -243,7 +243,7 @@ struct Wants {
     /// The paths of the events that were lost.
     lost: Mutex<Vec<PathBuf>>,
     has_no_watches: AtomicBool,
-    /// The folders that it was asked to watch when it had no watches left.
+    /// The directories that it was asked to watch when it had no watches left.
     refused: Mutex<Vec<PathBuf>>,
 }
 
