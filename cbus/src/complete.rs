@@ -8,6 +8,7 @@ use controllerbus::error::Code;
 use controllerbus_api::client::Client;
 use controllerbus_api::proto::{ListConfigsRequest, ListControllersRequest, ListPluginsRequest};
 use controllerbus_api::{Address, Connection, sockets};
+use hot_runtime::text::escaped;
 
 /// The variable with which a shell asks for completions.
 pub const VARIABLE: &str = "CBUS_COMPLETE";
@@ -16,14 +17,29 @@ pub const VARIABLE: &str = "CBUS_COMPLETE";
 const PATIENCE: Duration = Duration::from_millis(700);
 
 fn candidates(found: impl IntoIterator<Item = (String, String)>) -> Vec<CompletionCandidate> {
-    let mut found: Vec<(String, String)> = found.into_iter().collect();
+    let mut found: Vec<(String, String)> = found.into_iter().filter(|(value, _)| is_plain(value)).collect();
     found.sort();
     found.dedup();
     let one = |(value, about): (String, String)| {
-        let about = Some(about).filter(|about| !about.is_empty());
+        let about = Some(escaped(&about).into_owned()).filter(|about| !about.is_empty());
         CompletionCandidate::new(value).help(about.map(Into::into))
     };
     found.into_iter().map(one).collect()
+}
+
+/// What a shell takes for one plain word. Anything else, which a daemon may have, is not offered: the shell would run it.
+fn is_plain(value: &str) -> bool {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./:@+,=%".contains(c);
+    !value.is_empty() && !value.starts_with('-') && value.chars().all(is_plain)
+}
+
+/// What is found in time. The thread ends with this process, which ends after the completion.
+fn in_time<T: Send + Default + 'static>(find: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = tell.send(find());
+    });
+    told.recv_timeout(PATIENCE).unwrap_or_default()
 }
 
 /// The codes of errors.
@@ -39,7 +55,7 @@ pub fn printing() -> Vec<CompletionCandidate> {
 
 /// This user's running daemons.
 pub fn daemons() -> Vec<CompletionCandidate> {
-    let names = sockets::names().unwrap_or_default();
+    let names = in_time(|| sockets::names().unwrap_or_default());
     candidates(names.into_iter().map(|name| (name, String::new())))
 }
 
@@ -84,10 +100,15 @@ pub fn directives() -> Vec<CompletionCandidate> {
 }
 
 /// What the daemon of the command line answers; nothing if there is none, or it does not answer soon.
-fn asked(question: impl AsyncFnOnce(&mut Client) -> Option<Vec<(String, String)>>) -> Vec<(String, String)> {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
-    let asking = async { question(&mut daemon()?.connect().await.ok()?).await };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await }).ok().flatten().unwrap_or_default()
+fn asked(
+    question: impl AsyncFnOnce(&mut Client) -> Option<Vec<(String, String)>> + Send + 'static,
+) -> Vec<(String, String)> {
+    in_time(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+        let found = runtime.block_on(async { question(&mut daemon()?.connect().await.ok()?).await });
+        runtime.shutdown_background();
+        found.unwrap_or_default()
+    })
 }
 
 /// The daemon that the command line names so far. It is not parsed yet, because it is not complete.
@@ -99,6 +120,10 @@ fn daemon() -> Option<Connection> {
         let joined = || words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
         after.or_else(joined).or_else(|| std::env::var(variable).ok()).filter(|value| !value.is_empty())
     };
+    // Bash takes `HOST:PORT` and `--connect=NAME` for several words: whom they name is not known then.
+    if words.iter().any(|word| word == ":" || word == "=") {
+        return None;
+    }
     let address: Address = match option("--connect", "CBUS_CONNECT") {
         Some(named) => named.parse().ok()?,
         None => sockets::only().ok()?,
@@ -108,4 +133,21 @@ fn daemon() -> Option<Connection> {
         Some(file) => to.token_file(PathBuf::from(file)),
         None => to,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_words_are_offered_because_a_shell_would_run_the_rest() {
+        for plain in ["greeter", "example/greet", "a-b_c.d", "127.0.0.1:7411", "CB0012"] {
+            assert!(is_plain(plain), "{plain}");
+        }
+        for other in
+            ["", "-f", "--remove", "x;touch${IFS}y", "$(id)", "`id`", "a b", "*", "a\nb", "~root", "a'b", "a&b"]
+        {
+            assert!(!is_plain(other), "{other}");
+        }
+    }
 }

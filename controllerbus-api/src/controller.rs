@@ -377,8 +377,14 @@ async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
 
 /// Listens. Also returns whether it is TCP that only this machine can reach.
 async fn listen(config: &ApiConfig) -> Result<(Listener, bool)> {
-    let address: Address =
-        config.listen.parse().map_err(|error: crate::Error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+    let refused = |error: crate::Error| {
+        let made = Error::new(ErrorKind::Invalid, error.to_string());
+        match error.code() {
+            Some(code) => made.with_code(code),
+            None => made,
+        }
+    };
+    let address: Address = config.listen.parse().map_err(refused)?;
     let failed = |error: std::io::Error| {
         let why = match error.kind() {
             std::io::ErrorKind::AddrInUse => {

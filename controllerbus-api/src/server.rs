@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use controllerbus::ConfigSet;
+use controllerbus::{BusError, ConfigSet};
 use hot_runtime::text::{coloured_text, escaped};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,7 +27,7 @@ use super::proto::{
 };
 use super::state;
 use super::streams::stream;
-use crate::daemon::{Applied, Host};
+use crate::daemon::{Applied, Host, begun};
 use crate::text;
 
 /// What the calls and the page operate on.
@@ -170,6 +171,38 @@ impl Service {
         })
     }
 
+    /// Applies a set, and keeps it where that is wanted.
+    async fn apply_kept(self, set: ConfigSet) -> Result<(), Status> {
+        let (kept, bus) = (set.clone(), self.host.bus.clone());
+        let mut applying = Box::pin(async move { bus.apply(set).await });
+        let changing = self.host.changing.lock().await;
+        let first = match begun(&mut applying).await {
+            Poll::Ready(done) => Some(done.map_err(|error| not_applied(&error))?),
+            Poll::Pending => None,
+        };
+        let told = self.keep(move |applied| applied.keep(&kept)).await;
+        drop(changing);
+        if first.is_none() {
+            applying.await.map_err(|error| not_applied(&error))?;
+        }
+        told
+    }
+
+    /// Removes a config, and what is kept of it. Whether it was there, and whether a daemon that is started anew knows it.
+    async fn remove_kept(&self, key: String) -> (bool, Result<(), Status>) {
+        let (bus, own) = (self.host.bus.clone(), key.clone());
+        let mut removing = Box::pin(async move { bus.remove_config(&own).await });
+        let changing = self.host.changing.lock().await;
+        let first = begun(&mut removing).await;
+        let told = self.keep(move |applied| applied.forget(&key)).await;
+        drop(changing);
+        let was_there = match first {
+            Poll::Ready(was_there) => was_there,
+            Poll::Pending => removing.await,
+        };
+        (was_there, told)
+    }
+
     /// The states of some keys, and whether all of them have settled: a controller that runs has begun to, because until
     /// then it may fail at once.
     fn settled(&self, keys: &[String]) -> (Vec<Config>, bool) {
@@ -183,6 +216,21 @@ impl Service {
             _ => true,
         });
         (configs, settled)
+    }
+}
+
+/// Does something to its end, even if nobody waits for it any more.
+async fn in_any_case<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+}
+
+fn not_applied(error: &BusError) -> Status {
+    let status = Status::invalid_argument(coloured_text(&error.to_string(), false));
+    match error.code() {
+        Some(code) => with_code(status, code),
+        None => status,
     }
 }
 
@@ -365,16 +413,12 @@ impl BusApi for Service {
         Ok(Response::new(stream(ends, |sender| async move {
             let mut changes = service.host.bus.changes();
             // The owner is dropped with this task, however it ends.
-            let kept = set.clone();
             let applied = match &owner {
-                Some(owner) => owner.apply(set).await,
-                None => service.host.bus.apply(set).await,
+                Some(owner) => owner.apply(set).await.map(drop).map_err(|error| not_applied(&error)),
+                // It goes on if the client leaves.
+                None => in_any_case(service.clone().apply_kept(set)).await,
             };
             if let Err(error) = applied {
-                let _ = sender.send(Err(Status::invalid_argument(error.to_string()))).await;
-                return;
-            }
-            if !attach && let Err(error) = service.keep(move |applied| applied.keep(&kept)).await {
                 let _ = sender.send(Err(error)).await;
                 return;
             }
@@ -409,17 +453,19 @@ impl BusApi for Service {
     ) -> Result<Response<RemoveConfigsResponse>, Status> {
         self.may_execute()?;
         let caller = caller(&request)?;
-        let mut removed = Vec::new();
-        for key in request.into_inner().keys {
-            caller.audit(format_args!("removes the config {}", escaped(&key)));
-            let was_there = self.host.bus.remove_config(&key).await;
-            let forgotten = key.clone();
-            self.keep(move |applied| applied.forget(&forgotten)).await?;
-            if was_there {
-                removed.push(key);
+        let keys = request.into_inner().keys;
+        keys.iter().for_each(|key| caller.audit(format_args!("removes the config {}", escaped(key))));
+        let service = self.clone();
+        let removed = in_any_case(async move {
+            let (mut removed, mut problem) = (Vec::new(), Ok(()));
+            for key in keys {
+                let (was_there, forgotten) = service.remove_kept(key.clone()).await;
+                removed.extend(was_there.then_some(key));
+                problem = problem.and(forgotten);
             }
-        }
-        Ok(Response::new(RemoveConfigsResponse { removed }))
+            problem.map(|()| removed)
+        });
+        Ok(Response::new(RemoveConfigsResponse { removed: removed.await? }))
     }
 
     async fn reload_plugin(

@@ -208,6 +208,11 @@ pub enum RuntimeEvent {
         /// The plugin's id.
         plugin: String,
     },
+    /// The file of a plugin is no longer in a followed directory. What was loaded from it is being unloaded.
+    FileRemoved {
+        /// The plugin's id.
+        plugin: String,
+    },
     /// A verified artifact is about to be loaded.
     Loading {
         /// The plugin's id.
@@ -353,6 +358,7 @@ impl RuntimeEvent {
             | Self::Built { plugin, .. }
             | Self::Unchanged { plugin, .. }
             | Self::SourceRemoved { plugin }
+            | Self::FileRemoved { plugin }
             | Self::Loading { plugin, .. }
             | Self::Swapped { plugin, .. }
             | Self::Conflict { plugin, .. }
@@ -398,6 +404,7 @@ impl RuntimeEvent {
             }
             Self::Unchanged { .. } => "the build produced what is already loaded".to_owned(),
             Self::SourceRemoved { .. } => "its crates are no longer built".to_owned(),
+            Self::FileRemoved { .. } => "its file is no longer there".to_owned(),
             Self::Loading { generation, .. } => format!("loading generation {generation}"),
             Self::Swapped { from: Some(from), to, timeline, .. } => {
                 format!("generation {to} serves, after {from}: {timeline}")

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -111,13 +111,17 @@ fn parse(text: &str) -> Vec<Reload> {
     all
 }
 
-/// Adds a reload to the file in a work directory. Of two processes that do so at once, one may win. Blocks.
-fn add(work_dir: &Path, reload: &Reload) -> std::io::Result<()> {
+/// Adds the reloads that wait to the file in a work directory. Of two processes that do so at once, one may win. Blocks.
+fn add(work_dir: &Path, waiting: &Mutex<Vec<Reload>>) -> std::io::Result<()> {
     static ADDING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    if new.is_empty() {
+        return Ok(());
+    }
     let path = work_dir.join(FILE);
     let mut all = parse(&std::fs::read_to_string(&path).unwrap_or_default());
-    all.push(reload.clone());
+    all.extend(new);
     let mut file = tempfile::NamedTempFile::new_in(work_dir)?;
     for reload in all.iter().rev().take(KEPT).rev() {
         serde_json::to_writer(&mut file, reload)?;
@@ -243,6 +247,10 @@ impl Reload {
         self.add("other", rest);
         self.steps.retain(|step| step.ms >= 0.005);
         self.steps.sort_by_key(|step| STEPS.iter().position(|name| *name == step.name));
+        // In JSON, short numbers come back as they were.
+        let short = |ms: f64| (ms * 1000.0).round() / 1000.0;
+        self.total_ms = short(self.total_ms);
+        self.steps.iter_mut().for_each(|step| step.ms = short(step.ms));
         self.at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         self
     }
@@ -266,20 +274,25 @@ fn of_phase(phase: BuildPhase) -> &'static str {
 pub(crate) struct Keeper {
     work_dir: PathBuf,
     recorder: Mutex<Recorder>,
+    /// What is not written yet, in the order of the events.
+    waiting: Arc<Mutex<Vec<Reload>>>,
 }
 
 impl Keeper {
     pub(crate) fn new(work_dir: &Path) -> Self {
-        Self { work_dir: work_dir.to_owned(), recorder: Mutex::default() }
+        Self { work_dir: work_dir.to_owned(), recorder: Mutex::default(), waiting: Arc::default() }
     }
 
     /// Takes an event in. The file is written in the background.
     pub(crate) fn note(&self, event: &RuntimeEvent) {
-        let ended = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).note(event);
-        let (Some(reload), Ok(runtime)) = (ended, tokio::runtime::Handle::try_current()) else { return };
-        let work_dir = self.work_dir.clone();
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reload) = recorder.note(event) else { return };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(reload);
+        drop(recorder);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (work_dir, waiting) = (self.work_dir.clone(), Arc::clone(&self.waiting));
         runtime.spawn_blocking(move || {
-            if let Err(error) = add(&work_dir, &reload) {
+            if let Err(error) = add(&work_dir, &waiting) {
                 tracing::debug!(%error, folder = %work_dir.display(), "the timings of a reload were not kept");
             }
         });
@@ -382,7 +395,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(read(folder.path()).expect("none"), []);
         for total in 0..KEPT + 5 {
-            add(folder.path(), &reload("greeter", Outcome::Swapped, total as f64).ended()).expect("writing");
+            add(folder.path(), &Mutex::new(vec![reload("greeter", Outcome::Swapped, total as f64).ended()]))
+                .expect("writing");
         }
         let all = read(folder.path()).expect("reading");
         assert_eq!(all.len(), KEPT);

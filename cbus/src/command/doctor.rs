@@ -1,5 +1,7 @@
 //! `cbus doctor`: what builds and reloads depend on, and where the time of the last reloads went.
 
+use std::time::Duration;
+
 use controllerbus::error::Code;
 use controllerbus_api::proto::{GetInfoRequest, ListReloadsRequest, Reload};
 use hot_runtime::doctor::{Finding, Level, examine};
@@ -12,14 +14,27 @@ use crate::report::{explain, io, report};
 use crate::text::{print_json, print_line};
 use crate::timings;
 
+/// How long everything but the daemon may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a daemon may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
 pub async fn run(args: Doctor) -> Result<()> {
     if args.timings {
         return show_timings(&args).await;
     }
     let (work_dir, target_dir, crates) =
         (args.folders.work_dir.clone(), target_dir(&args.folders), args.crates.clone());
-    let examined = tokio::task::spawn_blocking(move || examine(&work_dir, &target_dir, &crates)).await;
-    let mut found = examined.map_err(|error| report(error.to_string(), ""))?;
+    let examining = tokio::task::spawn_blocking(move || examine(&work_dir, &target_dir, &crates));
+    let mut found = match tokio::time::timeout(LIMIT, examining).await {
+        Ok(examined) => examined.map_err(|error| report(error.to_string(), ""))?,
+        Err(_) => vec![Finding::fail(
+            "toolchain",
+            format!("cargo, rustc, the linker or a wrapper of theirs has not ended within {} s", LIMIT.as_secs()),
+            "`cargo build -v` of any crate shows which one hangs: often RUSTC_WRAPPER, as of sccache without its server",
+        )],
+    };
     found.push(of_daemon(&args.to).await);
     if args.json {
         print_json(&found, false);
@@ -53,7 +68,15 @@ fn tell(found: &[Finding]) {
 /// Whether the daemon that is asked for answers, or this user's own, and of which version it is.
 async fn of_daemon(args: &Connect) -> Finding {
     const WHAT: &str = "daemon";
-    let to = match daemon_or_error(args).await {
+    let Ok(asked) = tokio::time::timeout(ANSWER, daemon_or_error(args)).await else {
+        let found = format!("it does not answer within {} s", ANSWER.as_secs());
+        let remedy = "`cbus bus` shows whether it does now; otherwise end it, and start it again";
+        return match args.connect {
+            Some(_) => Finding::fail(WHAT, found, remedy),
+            None => Finding::warn(WHAT, found, remedy),
+        };
+    };
+    let to = match asked {
         Ok(to) => to,
         // It is no fault that none is running, unless it was named.
         Err(error) if args.connect.is_none() && error.code() == Some(Code::NO_DAEMON) => {
@@ -67,7 +90,11 @@ async fn of_daemon(args: &Connect) -> Finding {
                 ("", Some(code)) => format!("`cbus explain {code}` says what to do"),
                 (help, _) => help.to_owned(),
             };
-            return Finding::fail(WHAT, error.to_string(), help);
+            return match args.connect {
+                Some(_) => Finding::fail(WHAT, error.to_string(), help),
+                // It may just be ending, and builds do not need it.
+                None => Finding::warn(WHAT, error.to_string(), help),
+            };
         }
     };
     let (info, at) = to;

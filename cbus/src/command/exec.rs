@@ -43,11 +43,17 @@ pub async fn run(args: &Exec) -> Result<()> {
     }
     let waiting: Vec<&str> =
         last.iter().filter(|config| config.is_waiting()).map(|config| config.key.as_str()).collect();
+    let told = last.iter().filter(|config| config.is_waiting()).find_map(|config| config.error_code.parse().ok());
+    let code = told.unwrap_or(Code::UNKNOWN_CONFIG_ID);
+    let why = match code {
+        Code::NO_SUCH_VERSION => "no controller of that id that is loaded has a version that it accepts",
+        _ => "no controller of that id is loaded",
+    };
     match (failed.as_slice(), waiting.as_slice()) {
         ([], []) => Ok(()),
         ([], waiting) => Err(refusal(
-            Code::UNKNOWN_CONFIG_ID,
-            format!("{} is not running: no controller of that id is loaded", waiting.join(", ")),
+            code,
+            format!("{} is not running: {why}", waiting.join(", ")),
             "it starts once a plugin that has it is loaded; `cbus exec --remove KEY` takes it back, and --attach waits for it",
         )),
         (failed, _) => Err(report(

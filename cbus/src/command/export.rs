@@ -25,6 +25,9 @@ pub async fn run(args: &ConfigExport) -> Result<()> {
 
 /// Written whole or not at all, for this user only.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(std::io::Error::other("it is there and is not a regular file; without -o it is printed"));
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;

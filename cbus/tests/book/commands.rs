@@ -8,8 +8,22 @@ use crate::page::{Page, ROOT, pages};
 use crate::run;
 
 /// What else stands in blocks of commands: what a shell has, and what a reader may be asked to run.
-const OTHERS: [&str; 11] =
-    ["cd", "curl", "docker", "export", "gdb", "install", "mkdir", "mv", "systemctl", "tee", "useradd"];
+const OTHERS: [&str; 14] = [
+    "cd",
+    "chmod",
+    "chown",
+    "curl",
+    "docker",
+    "export",
+    "gdb",
+    "install",
+    "mkdir",
+    "mv",
+    "sudo",
+    "systemctl",
+    "tee",
+    "useradd",
+];
 
 /// The commands of a block, as words.
 fn commands(text: &str) -> Vec<Vec<String>> {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::Instant;
 
 use controllerbus::{Bus, BusError, ConfigSet};
@@ -28,6 +30,10 @@ pub struct Host {
     served: Mutex<BTreeSet<String>>,
     /// Where what clients apply is kept, if it is.
     pub(crate) applied: OnceLock<Arc<Applied>>,
+    /// Held while the bus and those files are changed, so that both say the same. No user code is awaited under it.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// When it was last looked up whether all is ready, and what was found.
+    pub(super) looked: Mutex<Option<(Instant, bool)>>,
 }
 
 impl std::fmt::Debug for Host {
@@ -53,6 +59,8 @@ impl Host {
             runtime: OnceLock::new(),
             served: Mutex::default(),
             applied: OnceLock::new(),
+            changing: tokio::sync::Mutex::default(),
+            looked: Mutex::default(),
         });
         let factory = Arc::new(ApiFactory::new(&host));
         host.bus.add_factories(controllerbus::bus::Source::STATIC, vec![factory]);
@@ -129,11 +137,26 @@ impl Host {
     /// The bus is closed.
     pub async fn resume(&self) -> Result<usize, BusError> {
         let Some(applied) = self.applied.get() else { return Ok(0) };
+        let changing = self.changing.lock().await;
         let set = applied.take_before();
         let count = set.iter().count();
-        if count > 0 {
-            self.bus.apply(set).await?;
+        if count == 0 {
+            return Ok(0);
         }
+        let known = self.bus.config_set();
+        for (key, entry) in set.iter() {
+            if known.get(key).is_some_and(|file| file != entry && file.revision <= entry.revision) {
+                let what = "what a client has applied runs instead of the config file's: raise the `revision` there if it is newer";
+                tracing::warn!(target: "cbus", config_key = key, "{what}");
+            }
+        }
+        let mut applying = Box::pin(self.bus.apply(set));
+        let first = begun(&mut applying).await;
+        drop(changing);
+        match first {
+            Poll::Ready(done) => done?,
+            Poll::Pending => applying.await?,
+        };
         Ok(count)
     }
 
@@ -151,6 +174,11 @@ impl Host {
     pub fn generations(&self) -> Vec<GenerationInfo> {
         self.runtime().map(HotRuntime::generations).unwrap_or_default()
     }
+}
+
+/// Begins a call of the bus: its first poll changes the bus, and all after that waits for controllers.
+pub(crate) async fn begun<T>(call: &mut Pin<Box<impl Future<Output = T> + ?Sized>>) -> Poll<T> {
+    std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await
 }
 
 /// Resident memory of this process in bytes; 0 if unknown.

@@ -271,6 +271,12 @@ impl Inner {
                 self.plugins.remove(plugin);
                 about(&mut told, "source_removed", plugin, 0, event.text());
             }
+            RuntimeEvent::FileRemoved { plugin } => {
+                if self.plugins.get(plugin).is_some_and(|notes| !notes.sources) {
+                    self.plugins.remove(plugin);
+                }
+                about(&mut told, "file_removed", plugin, 0, event.text());
+            }
             RuntimeEvent::Swapped { plugin, from, to, timeline } => {
                 self.notes(plugin).settle();
                 let timeline = Timeline::from(timeline);

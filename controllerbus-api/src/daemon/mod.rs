@@ -10,6 +10,7 @@ pub mod secrets;
 mod snapshot;
 
 pub use applied::Applied;
+pub(crate) use host::begun;
 pub use host::{Host, memory_bytes};
 pub use journal::{Journal, PluginNotes, Problem};
 pub use snapshot::{Shown, ShownDirective};

@@ -1,10 +1,30 @@
 //! Whether the daemon does what it was asked to do.
 
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
 use super::Host;
 use crate::proto::{Config, Plugin};
 use crate::state;
 
+/// How long what strangers are told may be old.
+const OLD: Duration = Duration::from_secs(1);
+
 impl Host {
+    /// Whether nothing is missing, for those who are told no more than that: it is looked up once a second at most, however often
+    /// they ask.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        match *looked {
+            Some((at, is_ready)) if at.elapsed() < OLD => is_ready,
+            _ => {
+                let is_ready = self.not_ready().is_empty();
+                *looked = Some((Instant::now(), is_ready));
+                is_ready
+            }
+        }
+    }
+
     /// What keeps the daemon from being ready, a line each; nothing if it is: its runtime has started, each plugin that is built or
     /// loaded serves, and each config has a controller that runs. A plugin or a config whose last change was not accepted is ready
     /// as long as the one before serves.

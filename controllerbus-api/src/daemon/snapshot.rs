@@ -126,18 +126,19 @@ impl Host {
 
     /// The metrics, in the text format of OpenMetrics.
     pub(crate) fn metrics(&self) -> String {
-        let generations = self.generations();
-        let found = Found {
-            plugins: self.plugins_of(generations.clone()),
-            configs: self.configs(),
-            shown: self.controllers_of(&generations),
-            controllers: self.bus.controllers(),
-            directives: self.bus.directive_counts(),
-            counts: self.bus.counts(),
-            started_ms: self.started_ms(),
-            generations,
-        };
-        self.journal.metrics.render(&found)
+        self.journal.metrics.render(|| {
+            let generations = self.generations();
+            Found {
+                plugins: self.plugins_of(generations.clone()),
+                configs: self.configs(),
+                shown: self.controllers_of(&generations),
+                controllers: self.bus.controllers(),
+                directives: self.bus.directive_counts(),
+                counts: self.bus.counts(),
+                started_ms: self.started_ms(),
+                generations,
+            }
+        })
     }
 
     /// The plugins, including those that have never been loaded.

@@ -90,11 +90,13 @@ async fn state(State(service): State<Service>, Extension(feed): Extension<Arc<Fe
 
 /// Whether the daemon does what it was asked to do. What it does is told only to who is known.
 async fn ready(State(service): State<Service>, Extension(caller): Extension<Caller>) -> Response {
-    let missing = service.host.not_ready();
-    match (&missing[..], caller.is_known) {
-        ([], _) => "ready\n".into_response(),
-        (missing, true) => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response(),
-        (_, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
+    let no = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    if !caller.is_known {
+        return if service.host.is_ready() { "ready\n".into_response() } else { no("not ready\n".to_owned()) };
+    }
+    match &service.host.not_ready()[..] {
+        [] => "ready\n".into_response(),
+        missing => no(missing.join("\n") + "\n"),
     }
 }
 
@@ -271,5 +273,9 @@ fn refused(status: &tonic::Status) -> Response {
 
 async fn metrics(State(service): State<Service>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], service.host.metrics()).into_response()
+    // It may wait for another scrape.
+    match tokio::task::spawn_blocking(move || service.host.metrics()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }

@@ -356,9 +356,18 @@ impl File {
 
     /// Unloads what was loaded from it, and has nothing loaded from it later.
     async fn leave(mut self, inner: &Inner, path: &Path) -> Vec<Unloading> {
+        let mut plugins: Vec<String> = self.waits.iter().map(|(id, _)| id.clone()).collect();
+        if let State::Loaded { id, .. } = &self.state
+            && !plugins.contains(id)
+        {
+            plugins.push(id.clone());
+        }
         let mut unloading: Vec<_> = self.forget(inner, path).await.into_iter().collect();
         if let State::Loaded { id, build_hash, .. } = self.state {
             unloading.extend(unload(inner, path, &id, build_hash).await);
+        }
+        for plugin in plugins {
+            inner.shared.emit(RuntimeEvent::FileRemoved { plugin });
         }
         unloading
     }

@@ -89,7 +89,7 @@ pub struct Metrics {
     answers: Arc<Answers>,
     lines: Family<Labels, Counter>,
     own: Own,
-    /// Held during a scrape, so that no other one sees half of it.
+    /// Held during a scrape, so that two of them do not count the same twice.
     seen: Mutex<Seen>,
 }
 
@@ -308,8 +308,10 @@ impl Metrics {
     }
 
     /// The metrics with what was looked up, in the text format of OpenMetrics.
-    pub fn render(&self, found: &Found) -> String {
+    pub fn render(&self, find: impl FnOnce() -> Found) -> String {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked up by one at a time, so that what one has counted the next does not count again.
+        let found = &find();
         self.resolved(&mut seen, found);
         self.executed(&mut seen, found);
         self.standing(&mut seen, found);
@@ -392,8 +394,8 @@ impl Metrics {
             self.generations.get_or_create(&[labels.clone(), vec![state]].concat()).inc();
             self.leases.get_or_create(&labels).inc_by(generation.leases as i64);
             let Some(process) = generation.pid else { continue };
-            let Some(usage) = process::usage(&process.to_string()) else { continue };
             self.processes.get_or_create(&labels).inc();
+            let Some(usage) = process::usage(&process.to_string()) else { continue };
             self.process_memory.get_or_create(&labels).inc_by(usage.resident as i64);
             // Another process can have the number of one that has ended.
             let last = before.get(&process).copied().filter(|last| *last <= usage.cpu).unwrap_or_default();
