@@ -1,7 +1,7 @@
 // Asking: a form made from a directive's schema, and what comes of it.
 
 import { $, make, moment } from "/dom.js";
-import { KEY, listen } from "/link.js";
+import { listen, request } from "/link.js";
 import { append } from "/logs.js";
 import { state, versions } from "/state.js";
 import { draws, view } from "/view.js";
@@ -90,7 +90,7 @@ async function directives() {
   ]);
   if (now === resolved) return;
   resolved = now;
-  const answer = await fetch("/api/directives", { headers: KEY }).catch(() => undefined);
+  const answer = await request("/api/directives").catch(() => undefined);
   // A newer one is under way.
   if (resolved !== now) return;
   if (!answer || answer.status >= 500) { resolved = ""; return; }
@@ -127,8 +127,8 @@ async function submit(event) {
   $("release").disabled = false;
   try {
     const body = JSON.stringify({ directive: $("directive").value, json: question() });
-    const headers = { ...KEY, "content-type": "application/json" };
-    const answer = await fetch("/api/ask", { method: "POST", headers, body, signal: own.signal });
+    const headers = { "content-type": "application/json" };
+    const answer = await request("/api/ask", { method: "POST", headers, body, signal: own.signal });
     if (!answer.ok) throw new Error(await answer.text());
     await listen(answer.body, { answer: heard });
     answered("off", "ended", "the directive has ended");

@@ -30,12 +30,52 @@ export async function listen(body, told, heard = () => {}) {
   }
 }
 
+function away(why) {
+  view.away ??= Date.now();
+  view.why = why;
+  redraw(true);
+}
+
+// ---- what passes between the page and the daemon ----
+
+/** Ends what is streamed at present. */
+let streaming = new AbortController();
+
+/** The page is over. */
+function signOut(why) {
+  if (view.signedOut) return;
+  ticket = undefined;
+  KEY["x-cbus-key"] = "none";
+  sessionStorage.removeItem("cbus-key");
+  view.signedOut = true;
+  away(`signed out: ${why}`);
+  streaming.abort();
+}
+
+const HAUNTED = "another program has put a script on this page's port; run `cbus page` to open it again";
+// A page of theirs, while the daemon was away. It would be given what this page sends, and what is answered.
+navigator.serviceWorker?.addEventListener("controllerchange", () => signOut(HAUNTED));
+
+/** Sends a request to the port itself, and not to what somebody has put between, such as a cache or a script. */
+async function send(path, init) {
+  if (navigator.serviceWorker?.controller) signOut(HAUNTED);
+  if (view.signedOut) throw new Error(view.why);
+  return fetch(path, { cache: "no-store", ...init });
+}
+
+/** Asks the daemon something; all but the stream goes through this. */
+export async function request(path, init = {}) {
+  // Somebody else may be there.
+  if (view.away !== undefined) throw new Error("the daemon is away");
+  const ask = () => send(path, { ...init, headers: { ...init.headers, ...KEY } });
+  const answer = await ask();
+  // Another tab may have replaced the cookie, which all tabs share.
+  return answer.status === 401 && await comeBack() === "in" ? ask() : answer;
+}
+
 /** Has the daemon do something; what it answers. */
 export async function post(path) {
-  const ask = () => fetch(path, { method: "POST", headers: KEY });
-  let answer = await ask();
-  // Another tab may have replaced the cookie, which all tabs share.
-  if (answer.status === 401 && await comeBack()) answer = await ask();
+  const answer = await request(path, { method: "POST" });
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }
@@ -49,75 +89,80 @@ export async function post(path) {
 let ticket;
 
 const hex = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-const proofOf = async (whose, nonce, challenge) =>
-  hex(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`${whose} ${ticket.secret} ${nonce} ${challenge} ${location.port}`)));
+const random = () => hex(crypto.getRandomValues(new Uint8Array(32)));
+const proofOf = async (of, whose, nonce, challenge) =>
+  hex(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`${whose} ${of.secret} ${nonce} ${challenge} ${location.port}`)));
 
-/** Gets a ticket, if this page may come back. */
-async function keep() {
-  if (!isSecureContext) return;
-  const answer = await fetch(`/api/keep?instead=${ticket?.id ?? ""}`, { method: "POST", headers: KEY }).catch(() => undefined);
-  if (answer?.ok) ticket = await answer.json() ?? undefined;
-}
-// It is valid for some hours.
-setInterval(() => view.away === undefined && ticket && keep(), 3600000);
+/** A browser in which a page of this machine cannot check who answers: it does not connect twice. */
+const blind = !isSecureContext && ["127.0.0.1", "localhost"].includes(location.hostname);
 
-/** Begins a new session with the ticket; whether that went well. */
-async function comeBack() {
-  if (!ticket) return false;
-  try {
-    const path = `/resume?id=${ticket.id}`;
-    const asked = await fetch(path, { method: "POST" });
-    if (!asked.ok) return false;
-    const challenge = await asked.text();
-    const nonce = hex(crypto.getRandomValues(new Uint8Array(32)));
-    const answer = await fetch(`${path}&nonce=${nonce}&proof=${await proofOf("page", nonce, challenge)}`, { method: "POST" });
-    if (!answer.ok) return false;
-    const { key, proof } = await answer.json();
-    if (proof !== await proofOf("daemon", nonce, challenge)) return false;
-    KEY["x-cbus-key"] = key;
-    sessionStorage.setItem("cbus-key", key);
-    ticket = undefined;
-    await keep();
-    return true;
-  } catch {
-    return false;
+let coming;
+/** Begins a new session with the ticket, once at a time: "in", "out", or "later" where nobody has said no. */
+const comeBack = () => coming ??= attempt().catch(() => "later").finally(() => { coming = undefined; });
+
+async function attempt() {
+  const mine = ticket;
+  if (!mine) return "out";
+  // One that does not see what this page sends yet.
+  if ((await navigator.serviceWorker?.getRegistrations())?.length) {
+    signOut(HAUNTED);
+    return "out";
   }
-}
-
-function away(why) {
-  view.away ??= Date.now();
-  view.why = why;
-  redraw(true);
+  const said = (answer) => (answer.status === 401 ? "out" : "later");
+  const path = `/resume?id=${mine.id}`;
+  const asked = await send(path, { method: "POST" });
+  if (!asked.ok) return said(asked);
+  const [challenge, nonce] = [await asked.text(), random()];
+  const answer = await send(`${path}&nonce=${nonce}&proof=${await proofOf(mine, "page", nonce, challenge)}`, { method: "POST" });
+  if (!answer.ok) return said(answer);
+  const { key, proof, may_store } = await answer.json();
+  if (proof !== await proofOf(mine, "daemon", nonce, challenge)) return "out";
+  KEY["x-cbus-key"] = key;
+  if (may_store) sessionStorage.setItem("cbus-key", key);
+  else sessionStorage.removeItem("cbus-key");
+  return "in";
 }
 
 /** Follows the daemon for as long as the page lives, and comes back to it when it was away. */
 export async function follow(told) {
-  for (;;) {
-    const silent = new AbortController();
+  while (!view.signedOut) {
+    const silent = streaming = new AbortController();
     let clock = setTimeout(() => silent.abort(), SILENCE);
-    let live = false;
+    // Whether it is the daemon that answers: it proves that to a page that has a ticket.
+    let known = false;
     try {
-      const answer = await fetch("/api/events", { headers: KEY, cache: "no-store", signal: silent.signal });
+      const mine = ticket;
+      const nonce = random();
+      const expected = mine && await proofOf(mine, "stream", nonce, "");
+      const shown = mine ? { "x-cbus-ticket": mine.id, "x-cbus-nonce": nonce } : isSecureContext ? { "x-cbus-ticket": "none" } : {};
+      const answer = await send("/api/events", { headers: { ...KEY, ...shown }, signal: silent.signal });
       if (answer.status === 401) {
-        if (!await comeBack()) {
-          view.signedOut = true;
-          return away("signed out: run `cbus page` to open it again");
-        }
-        continue;
+        const back = await comeBack();
+        if (back === "in") continue;
+        if (back === "out") signOut("run `cbus page` to open it again");
       }
       if (answer.ok) {
-        live = true;
-        if (!ticket) keep();
-        await listen(answer.body, told, () => {
+        const take = (kind) => (news) => {
+          known ||= !mine || (kind === "daemon" && news.proof === expected);
+          if (!known) throw new Error("another program answers on the daemon's port");
+          if (view.signedOut) return;
+          if (kind === "daemon") ticket ??= news.ticket ?? undefined;
+          told[kind](news);
+        };
+        await listen(answer.body, Object.fromEntries(Object.keys(told).map((kind) => [kind, take(kind)])), () => {
+          if (!known) return;
           clearTimeout(clock);
           clock = setTimeout(() => silent.abort(), SILENCE);
         });
       }
     } catch { /* Shown below. */ } finally {
       clearTimeout(clock);
+      silent.abort();
     }
+    if (view.signedOut) return;
+    if (known && blind) return signOut("its daemon may have ended; run `cbus page` to open it again");
     away("it is tried again every second");
     // At once after an end: a daemon that was only told to serve its page anew is there already.
-    await new Promise((later) => setTimeout(later, live ? 200 : 1000));
+    await new Promise((later) => setTimeout(later, known ? 200 : 1000));
   }
 }

@@ -135,7 +135,8 @@ const isLocal = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
 export function linkTo(file, line, column) {
   const template = editor.name === "other" ? editor.template : EDITORS[editor.name][1];
   const path = /^[A-Za-z]:[\\/]/.test(file) ? `/${file.replaceAll("\\", "/")}` : file;
-  if (!isLocal || !isTemplate(template) || !path.startsWith("/")) return undefined;
+  // What begins with two slashes would be a place on another machine.
+  if (!isLocal || !isTemplate(template) || !path.startsWith("/") || path.startsWith("//")) return undefined;
   const parts = { file: path.split("/").map(encodeURIComponent).join("/").replace(/^\/([A-Za-z])%3A\//, "/$1:/"), line: line || 1, column: column || 1 };
   return template.replace(/\{(file|line|column)\}/g, (_, part) => parts[part]);
 }
@@ -147,14 +148,18 @@ export function place(file, line, column, shown = `${file}:${line}:${column}`) {
   return href ? make("a", { class: "place", href, title, rel: "noreferrer" }, shown) : make("span", { class: "place" }, shown);
 }
 
+/** A place in a file, behind what is no part of a path. Bounded, so that no text takes long. */
+const PLACES = /(^|[^\w/.\\-])((?:\/(?!\/)|[A-Za-z]:\\)[^\s:]{1,1000}):(\d{1,7}):(\d{1,7})/g;
+
 /** Makes links of the places in a text. */
 export function placed(text) {
   const parts = [];
   let end = 0;
-  for (const found of text.matchAll(/((?:\/|[A-Za-z]:\\)[^\s:]+):(\d+):(\d+)/g)) {
-    if (!linkTo(found[1], found[2], found[3])) continue;
-    parts.push(text.slice(end, found.index), place(found[1], found[2], found[3]));
-    end = found.index + found[0].length;
+  for (const found of text.matchAll(PLACES)) {
+    const [whole, before, ...where] = found;
+    if (!linkTo(...where)) continue;
+    parts.push(text.slice(end, found.index + before.length), place(...where));
+    end = found.index + whole.length;
   }
   return [...parts, text.slice(end)].filter((part) => part !== "");
 }

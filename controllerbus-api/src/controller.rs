@@ -18,6 +18,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::address::{Address, is_loopback};
 use super::auth::{Door, Tokens, Way, check};
+use super::connections::Connection;
 use super::pages::Pages;
 use super::proto::bus_api_server::BusApiServer;
 use super::server::Service;
@@ -178,6 +179,8 @@ pub struct Api {
 /// What connections come in on.
 pub enum Listener {
     Tcp(tokio::net::TcpListener),
+    /// Of the page alone.
+    Page(tokio::net::TcpListener),
     #[cfg(unix)]
     Unix(tokio::net::UnixListener),
 }
@@ -203,7 +206,7 @@ impl Controller for Api {
             end: context.token().clone(),
             pages: Arc::new(self.pages()),
         };
-        service.pages.resume(&service).await;
+        service.pages.resume(&service);
         let (health, healthy) = tonic_health::server::health_reporter();
         health.set_serving::<BusApiServer<Service>>().await;
         let reflection = tonic_reflection::server::Builder::configure()
@@ -252,6 +255,11 @@ pub async fn serve(
         match listener {
             Listener::Tcp(listener) => {
                 let incoming = TcpListenerStream::new(listener);
+                server.serve_with_incoming_shutdown(incoming, end.cancelled()).await
+            }
+            Listener::Page(listener) => {
+                let arrive = |stream| Connection::new(stream, end.clone());
+                let incoming = TcpListenerStream::new(listener).map(|arrived| arrived.map(arrive));
                 server.serve_with_incoming_shutdown(incoming, end.cancelled()).await
             }
             #[cfg(unix)]
@@ -351,7 +359,7 @@ impl Api {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (address, way) = match &listener {
-            Listener::Tcp(listener) => {
+            Listener::Tcp(listener) | Listener::Page(listener) => {
                 let address = listener.local_addr()?;
                 let way = Way::Tcp { port: address.port(), loopback, tls: tls.is_some(), certificates };
                 (format!("{scheme}://{address}"), way)

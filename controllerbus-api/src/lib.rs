@@ -52,6 +52,7 @@ mod address;
 mod ask;
 mod auth;
 pub mod client;
+mod connections;
 mod controller;
 mod daemon;
 mod error;

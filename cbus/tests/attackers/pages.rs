@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::calls::calls;
-use crate::process::{Daemon, Session, daemon_folder, write_secret};
+use crate::process::{Daemon, Session, daemon_folder, http_with, write_secret};
 use crate::webdriver::Browser;
 
 /// Somebody's site on another port of this machine: one page, and the cookies that came with every request.
@@ -116,7 +118,6 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
         "/login",
         "/login?code=x",
         "/resume?id=x",
-        "/api/keep?instead=",
         "/api/plugins/reload?id=second",
         "/api/plugins/rollback?id=second",
         "/api/plugins/unload?id=second",
@@ -178,38 +179,101 @@ fn no_page_of_another_port_gets_through_by_any_means_though_the_daemons_own_page
     daemon.end();
 }
 
-/// Another program on the page's port, while there is no daemon: it answers as it likes, and writes down what it is sent.
-fn squat(port: u16) -> (Arc<std::sync::atomic::AtomicBool>, std::thread::JoinHandle<Vec<String>>) {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port that the daemon has left");
-    let over = Arc::new(AtomicBool::new(false));
-    let ends = Arc::clone(&over);
-    let listening = std::thread::spawn(move || {
-        let mut heard = Vec::new();
-        for stream in listener.incoming().map_while(Result::ok) {
-            if ends.load(Ordering::Acquire) {
-                break;
+/// What another program on the page's port answers to a page that wants the stream.
+#[derive(Clone, Copy)]
+enum Squatter {
+    /// That it does not know the page: then it has to prove that it does.
+    Refuses,
+    /// A stream of its own.
+    Streams,
+}
+
+/// A state that the squatter would like to be shown.
+const FORGED: &str = r#"{"info":{"version":"1","process_id":1,"started_ms":1,"plugins":0,"controllers":1,"directives":0,"values":0,"configs":0,"allow_control":true,"allow_exec":true,"memory_mib":1,"folder":"/"},"controllers":{"whole":true,"items":[{"id":1,"config_id":"forged","state":"running"}]}}"#;
+
+impl Squatter {
+    fn answer(self, head: &str) -> String {
+        let (status, body) = match (head.split(' ').nth(1).unwrap_or_default(), self) {
+            (path, _) if path.contains("proof=") => ("200 OK", r#"{"key":"mine","proof":"00"}"#.to_owned()),
+            (path, _) if path.starts_with("/resume") => ("200 OK", "ab".repeat(32)),
+            (_, Self::Streams) => {
+                let daemon = r#"{"process_id":1,"started_ms":1,"proof":"00","ticket":{"id":"mine","secret":"mine"}}"#;
+                let logs = r#"[{"number":1,"at_ms":1,"level":"ERROR","target":"x","message":"forged","fields":""}]"#;
+                // With what should be proved first, and without.
+                let of = |kind: &str, data: &str| format!("event: {kind}\ndata: {data}\n\n");
+                let first = if head.contains("x-cbus-nonce: 0") { String::new() } else { of("daemon", daemon) };
+                ("200 OK", first + &of("logs", logs) + &of("state", FORGED))
             }
-            let mut reader = BufReader::new(&stream);
-            let mut head = String::new();
-            while reader.read_line(&mut head).is_ok_and(|read| read > 2) {}
-            let (status, body) = match head.split(' ').nth(1).unwrap_or_default() {
-                path if path.contains("proof=") => ("200 OK", "{\"key\":\"mine\",\"proof\":\"00\"}".to_owned()),
-                path if path.starts_with("/resume") => ("200 OK", "ab".repeat(32)),
-                _ => ("401 Unauthorized", "no".to_owned()),
-            };
-            let length = body.len();
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
-            let _ = (&stream).write_all(answer.as_bytes());
-            heard.push(head);
+            (_, Self::Refuses) => ("401 Unauthorized", "no".to_owned()),
+        };
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    }
+}
+
+/// Another program on the page's port, while there is no daemon: it answers as it likes, and writes down what it is sent.
+struct Squat {
+    over: Arc<AtomicBool>,
+    heard: Arc<Mutex<Vec<String>>>,
+    listening: std::thread::JoinHandle<()>,
+    address: String,
+}
+
+impl Squat {
+    fn at(address: &str, kind: Squatter) -> Self {
+        let listener = TcpListener::bind(address).expect("the port that the daemon has left");
+        let (over, heard) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let (ends, hears) = (Arc::clone(&over), Arc::clone(&heard));
+        let listening = std::thread::spawn(move || {
+            let mut answering = Vec::new();
+            for stream in listener.incoming().map_while(Result::ok) {
+                if ends.load(Ordering::Acquire) {
+                    break;
+                }
+                // A browser opens more connections than it uses.
+                stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a limit");
+                // The port is free as soon as it leaves it.
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
+                let hears = Arc::clone(&hears);
+                answering.push(std::thread::spawn(move || {
+                    let mut reader = BufReader::new(&stream);
+                    let mut head = String::new();
+                    while reader.read_line(&mut head).is_ok_and(|read| read > 2) {}
+                    if !head.ends_with("\r\n\r\n") {
+                        return;
+                    }
+                    let _ = (&stream).write_all(kind.answer(&head).as_bytes());
+                    hears.lock().expect("the list").push(head);
+                    // Until it has been read.
+                    let _ = std::io::Read::read(&mut reader, &mut [0]);
+                }));
+            }
+            answering.into_iter().for_each(|answering| answering.join().expect("an answer"));
+        });
+        Self { over, heard, listening, address: address.to_owned() }
+    }
+
+    /// Waits until it has been sent so many requests that contain a text.
+    fn wait(&self, count: usize, text: &str) {
+        let begun = Instant::now();
+        let found = || self.heard.lock().expect("the list").iter().filter(|head| head.contains(text)).count();
+        while found() < count {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it was not sent {text}");
+            std::thread::sleep(Duration::from_millis(20));
         }
-        heard
-    });
-    (over, listening)
+    }
+
+    /// Leaves the port; what it was sent.
+    fn end(self) -> Vec<String> {
+        self.over.store(true, Ordering::Release);
+        drop(std::net::TcpStream::connect(&self.address));
+        self.listening.join().expect("its end");
+        std::mem::take(&mut self.heard.lock().expect("the list"))
+    }
 }
 
 #[test]
-fn whoever_takes_the_pages_port_while_the_daemon_is_away_learns_nothing_that_lets_them_in_later() {
+fn whoever_takes_the_pages_port_while_the_daemon_is_away_learns_nothing_that_lets_them_in_later_and_is_not_believed() {
     let Some(browser) = Browser::open() else { return };
     let folder = daemon_folder();
     let start = || {
@@ -229,29 +293,43 @@ fn whoever_takes_the_pages_port_while_the_daemon_is_away_learns_nothing_that_let
     browser.wait("document.querySelector('#link')?.innerText === 'live'");
     // It has what lets it come back.
     let file = std::path::PathBuf::from(format!("{}.page", daemon.socket().trim_start_matches("unix:")));
-    let begun = std::time::Instant::now();
-    while !file.exists() {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{} is not there", file.display());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
     let secret = std::fs::read_to_string(&file).expect("the file");
     let secret =
         secret.split("\"secret\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a secret").to_owned();
     daemon.end();
-    let (over, listening) = squat(own.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port"));
+
+    // A stream in which nobody proves anything is not shown, whether it looks like the daemon's or not.
+    browser.script("window.forged = 0, new MutationObserver(() => window.forged += document.body.innerText.includes('forged')).observe(document.body, { subtree: true, childList: true, characterData: true })");
+    let squat = Squat::at(&own, Squatter::Streams);
+    squat.wait(4, "GET /api/events");
+    browser.wait("document.querySelector('#link').innerText.startsWith('away since')");
+    browser.wait("[...document.querySelectorAll('[data-act]')].every(button => button.disabled)");
+    let mut heard = squat.end();
+    assert_eq!(browser.script("window.forged"), json!(0));
+    // The daemon is still believed.
+    let daemon = start();
+    browser.wait("document.querySelector('#link').innerText === 'live'");
+    assert_eq!(browser.script("window.forged"), json!(0));
+    // But what others may have left in the browser for its port cannot find the key.
+    assert_eq!(browser.script("sessionStorage.getItem('cbus-key')"), json!(null));
+    daemon.end();
+
     // What cannot prove that it is the daemon is not followed.
+    let squat = Squat::at(&own, Squatter::Refuses);
     browser.wait("document.querySelector('#link').innerText.startsWith('signed out')");
-    over.store(true, std::sync::atomic::Ordering::Release);
-    drop(std::net::TcpStream::connect(&own));
-    let heard = listening.join().expect("what it was sent");
+    heard.extend(squat.end());
     assert!(heard.iter().any(|head| head.contains("proof=")), "{heard:?}");
     assert!(!heard.iter().any(|head| head.contains(&secret)), "the secret was sent");
 
-    let next = start();
-    assert!(
-        crate::fine(folder.path(), &["page", "--print", "--connect", &next.socket()]).contains(&own),
-        "the same port"
-    );
+    let mut next = start();
+    next.wait("open pages come back at port");
+    let link = crate::fine(folder.path(), &["page", "--print", "--connect", &next.socket()]).trim().to_owned();
+    assert!(!link.contains(&own), "a new session begins on a port that nobody could know: {link}");
+    let login = link.trim_start_matches("http://").split_once('/').expect("a link").1;
+    for path in crate::rules::ASSETS.into_iter().chain(["/login", &format!("/{login}")]) {
+        let (status, said) = http_with(&own, "GET", path, "", "");
+        assert!(status == 410 && said.contains("cbus page") && !said.contains("<script"), "{path}: {status} {said}");
+    }
     let of = |head: &str, name: &str| {
         let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name));
         line.and_then(|line| line.split_once(": ")).map(|(_, value)| value.to_owned()).unwrap_or_default()

@@ -80,32 +80,42 @@ fn cookie(door: &Door, value: &str, tls: bool) -> String {
 }
 
 /// Answers requests to `/resume`, of a page that was open when the daemon ended: first with what the page has to prove that it
-/// knows its secret over, and then with a new session, and with what proves the same to the page.
-pub(super) async fn resume(door: &Door, kept: &Kept, request: &Parts) -> Response {
+/// knows its secret over, and then with a new session, and with what proves the same to the page. Only for a page that is unknown
+/// it is `401 Unauthorized`: after anything else it may try again.
+pub(super) async fn resume(door: &Door, kept: &Kept, port: u16, request: &Parts) -> Response {
+    if request.method != Method::POST {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "POST").into_response();
+    }
     let query = request.uri.query().unwrap_or_default();
     let of = |name: &str| parameter(query, name).unwrap_or_default();
     let (id, nonce, proof) = (of("id"), of("nonce"), of("proof"));
     let private =
         [(header::CACHE_CONTROL, "no-store".to_owned()), (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned())];
-    if request.method != Method::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "POST").into_response();
-    }
-    let unknown = || refuse(StatusCode::UNAUTHORIZED, "open a new page with `cbus page`").into_response();
+    let unable = || refuse(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers are available").into_response();
+    let refused = |found: Result<Option<String>, Busy>| match found {
+        Ok(Some(told)) => Ok(told),
+        Ok(None) => Err(refuse(StatusCode::UNAUTHORIZED, "open a new page with `cbus page`")),
+        Err(Busy) => {
+            let why = "too many attempts from this machine; try again later";
+            Err(refuse(StatusCode::TOO_MANY_REQUESTS, why))
+        }
+    };
     if proof.is_empty() {
-        return match door.failures.check(peer_ip(request), || kept.challenge(&id)).await {
-            Ok(Some(challenge)) => (private, challenge).into_response(),
-            _ => unknown(),
-        };
+        let Ok(number) = super::random() else { return unable() };
+        let found = door.failures.check(peer_ip(request), || kept.challenge(&id, port, number)).await;
+        return refused(found)
+            .map_or_else(IntoResponse::into_response, |challenge| (private, challenge).into_response());
     }
-    let Ok(Some(ours)) = door.failures.check(peer_ip(request), || kept.redeem(&id, &nonce, &proof)).await else {
-        return unknown();
+    let found = door.failures.check(peer_ip(request), || kept.redeem(&id, port, &nonce, &proof)).await;
+    let ours = match refused(found) {
+        Ok(ours) => ours,
+        Err(no) => return no.into_response(),
     };
     let caller = request_origin(request)(Caller::own("this user's page"));
     caller.audit(format_args!("came back to the page"));
-    let Ok(ticket) = door.sessions.begin(caller) else {
-        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers are available").into_response();
-    };
-    let told = serde_json::json!({ "key": ticket.key, "proof": ours });
+    let Ok(ticket) = door.sessions.begin(caller) else { return unable() };
+    // What the browser stores for a port that others may have had is not only the page's.
+    let told = serde_json::json!({ "key": ticket.key, "proof": ours, "may_store": !door.is_for_returning });
     (private, [(header::SET_COOKIE, cookie(door, &ticket.cookie, false))], axum::Json(told)).into_response()
 }
 

@@ -24,7 +24,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 pub use caller::{Caller, Roles};
 use failures::Failures;
-pub use kept::{Kept, port_of};
+pub use kept::{Kept, Ticket};
 pub use sessions::{Sessions, random};
 pub use tokens::Tokens;
 
@@ -48,6 +48,13 @@ pub enum Way {
     },
 }
 
+impl Way {
+    /// The page's, without TLS.
+    fn page(port: u16) -> Self {
+        Self::Tcp { port, loopback: true, tls: false, certificates: false }
+    }
+}
+
 /// One listener's door.
 pub struct Door {
     pub way: Way,
@@ -58,7 +65,9 @@ pub struct Door {
     /// Whether the gRPC services are behind it, or only the page.
     pub grpc: bool,
     /// The pages that may come back after a restart.
-    pub kept: Option<Kept>,
+    kept: Option<Arc<Kept>>,
+    /// Whether only pages that come back get in: nobody logs in, and nothing that a browser runs is served.
+    is_for_returning: bool,
 }
 
 /// Why a request is refused.
@@ -73,20 +82,30 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
 
 impl Door {
     pub fn new(way: Way, tokens: Option<Arc<Tokens>>, grpc: bool) -> Arc<Self> {
-        Arc::new(Self { way, tokens, sessions: Sessions::default(), failures: Failures::default(), grpc, kept: None })
+        Arc::new(Self::made(way, tokens, grpc, None))
     }
 
     /// The door to the page alone, on a port of this machine.
-    pub fn to_page(port: u16, kept: Option<Kept>) -> Arc<Self> {
-        let way = Way::Tcp { port, loopback: true, tls: false, certificates: false };
-        Arc::new(Self {
-            way,
-            tokens: None,
-            sessions: Sessions::default(),
-            failures: Failures::default(),
-            grpc: false,
-            kept,
-        })
+    pub fn to_page(port: u16, kept: Option<Arc<Kept>>) -> Arc<Self> {
+        Arc::new(Self::made(Way::page(port), None, false, kept))
+    }
+
+    /// The door to the pages that an earlier daemon had on a port of this machine.
+    pub fn to_returning_pages(port: u16, kept: Arc<Kept>) -> Arc<Self> {
+        Arc::new(Self { is_for_returning: true, ..Self::made(Way::page(port), None, false, Some(kept)) })
+    }
+
+    fn made(way: Way, tokens: Option<Arc<Tokens>>, grpc: bool, kept: Option<Arc<Kept>>) -> Self {
+        let (sessions, failures) = (Sessions::default(), Failures::default());
+        Self { way, tokens, sessions, failures, grpc, kept, is_for_returning: false }
+    }
+
+    /// The pages that may come back after a restart, and the port of this door's.
+    pub fn kept(&self) -> Option<(&Arc<Kept>, u16)> {
+        match self.way {
+            Way::Tcp { port, .. } => self.kept.as_ref().map(|kept| (kept, port)),
+            Way::Socket => None,
+        }
     }
 
     /// The session cookie's name. Browsers send cookies to every port of a host, so each port has its own name.
@@ -181,6 +200,13 @@ impl Door {
 /// Lets a request through, or refuses it.
 pub async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     let (mut request, body) = request.into_parts();
+    let is_loaded = |path| path == "/login" || rules::ASSETS.contains(&path);
+    if door.is_for_returning && is_loaded(request.uri.path()) {
+        return match browser::check(&door, &request) {
+            Ok(()) => login::form(&door, StatusCode::GONE, "This page's daemon has ended."),
+            Err(refusal) => refusal.into_response(),
+        };
+    }
     if request.uri.path() == "/login" && matches!(door.way, Way::Tcp { .. }) {
         return match browser::check(&door, &request) {
             Ok(()) => login::answer(&door, &request, body).await,
@@ -188,10 +214,10 @@ pub async fn check(State(door): State<Arc<Door>>, request: Request, next: Next) 
         };
     }
     if request.uri.path() == "/resume"
-        && let Some(kept) = &door.kept
+        && let Some((kept, port)) = door.kept()
     {
         return match browser::check(&door, &request) {
-            Ok(()) => login::resume(&door, kept, &request).await,
+            Ok(()) => login::resume(&door, kept, port, &request).await,
             Err(refusal) => refusal.into_response(),
         };
     }

@@ -24,14 +24,13 @@ const BUS: [(&str, Need); 17] = [
 ];
 
 /// The calls of the standard gRPC services, and the page's requests.
-const OTHERS: [(&str, Need); 15] = [
+const OTHERS: [(&str, Need); 14] = [
     ("POST /grpc.health.v1.Health/Check", Look),
     ("POST /grpc.health.v1.Health/List", Look),
     ("POST /grpc.health.v1.Health/Watch", Look),
     ("POST /grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Look),
     ("GET /api/state", Look),
     ("GET /api/events", Look),
-    ("POST /api/keep", Look),
     ("GET /metrics", Look),
     ("GET /healthz", Look),
     ("GET /readyz", Look),

@@ -153,10 +153,13 @@ impl Journal {
             // Before any of its code runs and could log anything.
             return self.note_secrets(schemas);
         }
-        self.lock().time(event);
-        let Some(event) = self.lock().take_in(event, |text| *text = self.shown(text)) else { return };
+        let mut inner = self.lock();
+        inner.time(event);
+        let Some(event) = inner.take_in(event, |text| *text = self.shown(text)) else { return };
+        // Before another is numbered, so that readers get them in their order.
+        let _ = self.events.send(event.clone());
+        drop(inner);
         log(&event);
-        let _ = self.events.send(event);
     }
 
     /// Records a log line and numbers it.
@@ -172,8 +175,9 @@ impl Journal {
             let Some(mut oldest) = inner.lines.pop_front() else { break };
             inner.bytes -= size(&mut oldest);
         }
-        drop(inner);
+        // Before another is numbered, so that readers get them in their order.
         let _ = self.lines.send(line);
+        drop(inner);
     }
 
     /// A text fit to be shown: without credentials, and cut to what is kept.
@@ -201,14 +205,14 @@ impl Journal {
 
     /// The kept events, and a receiver of those to come. No event is in both, and none is missing.
     pub fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let receiver = self.events.subscribe();
-        (self.lock().events.iter().cloned().collect(), receiver)
+        let inner = self.lock();
+        (inner.events.iter().cloned().collect(), self.events.subscribe())
     }
 
-    /// The kept log lines, and a receiver of those to come. A line may be in both; compare the numbers.
+    /// The kept log lines, and a receiver of those to come. No line is in both, and none is missing.
     pub fn lines(&self) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
-        let receiver = self.lines.subscribe();
-        (self.lock().lines.iter().cloned().collect(), receiver)
+        let inner = self.lock();
+        (inner.lines.iter().cloned().collect(), self.lines.subscribe())
     }
 
     /// The notes about each plugin.

@@ -18,7 +18,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A look is followed by a pause that is so many times as long: where there is much to see, it is looked at less often.
 const SHARE: u32 = 20;
 
-/// The pause between two looks at most, while there are viewers: leases and memory change without an event.
+/// The longest pause after a look.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// How often it is looked at without any sign of a change, unless looks take long: leases and memory change without an event.
 const CLOCK: Duration = Duration::from_secs(2);
 
 /// Observes the state for as long as there are viewers.
@@ -110,10 +113,13 @@ impl Feed {
             // What changes while this looks is looked at again.
             changes.mark_unchanged();
             while events.try_recv().is_ok() {}
-            let moved = directives.has_changed().unwrap_or(true);
-            directives.mark_unchanged();
+            // In one step: what changes after it counts as changed.
+            let moved = directives.borrow_and_update().has_changed();
             let took = self.look(&service, moved).await;
-            tokio::time::sleep(PAUSE.max(took * SHARE)).await;
+            tokio::select! {
+                () = tokio::time::sleep((took * SHARE).clamp(PAUSE, LONGEST)) => {}
+                () = service.end.cancelled() => return,
+            }
         }
     }
 }

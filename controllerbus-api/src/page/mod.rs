@@ -6,6 +6,7 @@ mod tail;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Query, State};
@@ -16,7 +17,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
-use crate::auth::{Caller, Door, KEY, rules};
+use crate::auth::{Caller, Door, KEY, Kept, Ticket, rules};
 use crate::proto::{AskRequest, AskResponse};
 use crate::server::Service;
 use crate::streams::stream_of;
@@ -28,6 +29,9 @@ const TAIL: usize = 500;
 
 /// How many messages wait for a page that does not read. Some are of megabytes.
 const ROOM: usize = 2;
+
+/// How often the secret of an open page is renewed.
+const RENEWED: Duration = Duration::from_secs(3600);
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -60,7 +64,6 @@ pub fn router(service: Service) -> Router {
         .route("/api/events", get(events))
         .route("/api/directives", get(directives))
         .route("/api/ask", post(ask))
-        .route("/api/keep", post(keep))
         .route("/api/plugins/reload", post(reload))
         .route("/api/plugins/rollback", post(roll_back))
         .route("/api/plugins/unload", post(unload))
@@ -104,8 +107,14 @@ async fn ready(State(service): State<Service>, Extension(caller): Extension<Call
 async fn events(
     State(service): State<Service>,
     Extension(feed): Extension<Arc<Feed>>,
+    Extension(door): Extension<Arc<Door>>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
 ) -> Response {
+    let Secret { kept, proof, ticket } = match secret_of(&door, &caller, &headers) {
+        Ok(secret) => secret,
+        Err(refusal) => return refusal.into_response(),
+    };
     let ends = [service.end.clone(), caller.revoked];
     let told = stream_of(ROOM, ends, |sender: Sender<Result<Event, Infallible>>| async move {
         let tell = async |kind: &'static str, text: serde_json::Result<String>| -> bool {
@@ -113,7 +122,10 @@ async fn events(
             sender.send(Ok(Event::default().event(kind).data(text))).await.is_ok()
         };
         // Which daemon it is: another one counts its events from 1.
-        let daemon = serde_json::json!({ "process_id": std::process::id(), "started_ms": service.host.started_ms() });
+        let daemon = serde_json::json!({
+            "process_id": std::process::id(), "started_ms": service.host.started_ms(), "proof": proof, "ticket": ticket,
+        });
+        let mut hours = tokio::time::interval(RENEWED);
         let journal = &service.host.journal;
         let (known_events, mut events) = Tail::of(|| journal.events());
         let (known_lines, mut lines) = Tail::of(|| journal.lines());
@@ -142,34 +154,46 @@ async fn events(
                     if news.is_err() { return }
                     if let Some(news) = feed.since(&mut seen) && !tell("state", Ok(news)).await { return }
                 }
+                _ = hours.tick(), if kept.is_some() => {
+                    if let Some((kept, id)) = &kept { kept.renew(id) }
+                }
             }
         }
     });
-    Sse::new(told).keep_alive(KeepAlive::default()).into_response()
+    ([(header::CACHE_CONTROL, "no-store")], Sse::new(told).keep_alive(KeepAlive::default())).into_response()
 }
 
-#[derive(Deserialize)]
-struct Instead {
-    /// The id of the secret that the page has had; empty if it has had none.
-    instead: String,
+/// What a page and the daemon know of each other.
+#[derive(Default)]
+struct Secret {
+    /// Where the page's secret is, by its id.
+    kept: Option<(Arc<Kept>, String)>,
+    /// What shows the page that this is the daemon that gave it its secret, or the next one.
+    proof: Option<String>,
+    /// The secret, if the page has none yet.
+    ticket: Option<Ticket>,
 }
 
-/// Gives a page the secret by which it comes back after a restart of the daemon, if it may.
-async fn keep(
-    Extension(door): Extension<Arc<Door>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Query(Instead { instead }): Query<Instead>,
-) -> Response {
-    if !headers.contains_key(KEY) {
-        return NOT_FROM_THE_PAGE.into_response();
-    }
-    let Some(kept) = door.kept.as_ref().filter(|_| caller.own) else {
-        return axum::Json(None::<()>).into_response();
-    };
-    match kept.issue(&instead) {
-        Ok(ticket) => ([(header::CACHE_CONTROL, "no-store")], axum::Json(ticket)).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+/// Proves to a page that this is its daemon, over a random number of the page's, or gives it a secret for that, if it asks for one and
+/// may come back after a restart.
+fn secret_of(door: &Door, caller: &Caller, headers: &HeaderMap) -> Result<Secret, (StatusCode, String)> {
+    let of = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kept = door.kept();
+    match (of("x-cbus-ticket"), kept) {
+        ("", _) => Ok(Secret::default()),
+        ("none", Some((kept, port))) if caller.own => {
+            let failed = |error: std::io::Error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            let ticket = kept.issue(port).map_err(failed)?;
+            let kept = Some((Arc::clone(kept), ticket.id.clone()));
+            Ok(Secret { kept, proof: None, ticket: Some(ticket) })
+        }
+        ("none", _) => Ok(Secret::default()),
+        (id, kept) => {
+            let proof = kept.and_then(|(kept, port)| Some((kept, kept.prove(id, port, of("x-cbus-nonce"))?)));
+            let unknown = || (StatusCode::UNAUTHORIZED, "open a new page with `cbus page`".to_owned());
+            let (kept, proof) = proof.ok_or_else(unknown)?;
+            Ok(Secret { kept: Some((Arc::clone(kept), id.to_owned())), proof: Some(proof), ticket: None })
+        }
     }
 }
 

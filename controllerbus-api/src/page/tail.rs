@@ -74,6 +74,29 @@ mod tests {
     use super::*;
     use crate::Journal;
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_many_threads_log_at_once_comes_in_its_order_and_without_a_hole() {
+        const THREADS: u64 = 8;
+        const EACH: u64 = 500;
+        let journal = Journal::new();
+        let (_, mut tail) = Tail::of(|| journal.lines());
+        let read = std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| (0..EACH).for_each(|_| journal.line(LogLine::default())));
+            }
+            let all = async {
+                let mut numbers = Vec::new();
+                while numbers.last() != Some(&(THREADS * EACH)) {
+                    let news = tail.next(|| journal.lines()).await.expect("the journal is there");
+                    numbers.extend(news.iter().map(Numbered::number));
+                }
+                numbers
+            };
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(all))
+        });
+        assert!(read.into_iter().eq(1..=THREADS * EACH));
+    }
+
     #[tokio::test]
     async fn a_page_that_has_not_read_for_long_gets_what_the_journal_still_has_and_nothing_twice() {
         let journal = Journal::new();
