@@ -35,6 +35,37 @@ const WAITS: [Duration; 11] = [
     Duration::from_secs(10),
 ];
 
+/// The same in nanoseconds, and one that nothing passes.
+const BOUNDS: [u64; WAITS.len() + 1] = {
+    let mut bounds = [u64::MAX; WAITS.len() + 1];
+    let mut at = 0;
+    while at < WAITS.len() {
+        bounds[at] = WAITS[at].as_nanos() as u64;
+        at += 1;
+    }
+    bounds
+};
+
+/// How many bounds are below all numbers of so many bits.
+const BELOW: [u8; 65] = {
+    let mut below = [0; 65];
+    let mut bits = 1;
+    while bits <= 64 {
+        let least = 1 << (bits - 1);
+        while BOUNDS[below[bits] as usize] < least {
+            below[bits] += 1;
+        }
+        bits += 1;
+    }
+    below
+};
+
+/// How many bounds a time is above. Of the numbers with as many bits, at most one bound parts them: each is thrice the one before.
+fn bucket(nanos: u64) -> usize {
+    let below = usize::from(BELOW[(u64::BITS - nanos.leading_zeros()) as usize]);
+    below + usize::from(BOUNDS[below] < nanos)
+}
+
 impl Counts {
     pub(super) fn began(&self) {
         self.runs.fetch_add(1, Ordering::Relaxed);
@@ -49,8 +80,9 @@ impl Counts {
 
     /// A run that did not answer at once has answered.
     pub(super) fn answered(&self, after: Duration) {
-        self.waited[WAITS.partition_point(|bound| *bound < after)].fetch_add(1, Ordering::Relaxed);
-        self.waited_ns.fetch_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        self.waited[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.waited_ns.fetch_add(nanos, Ordering::Relaxed);
     }
 
     pub(super) fn add_to(&self, all: &mut ResolverCounts) {
@@ -130,4 +162,18 @@ pub struct CountsSnapshot {
     pub directive: String,
     /// What it did.
     pub counts: ResolverCounts,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_counted_between_the_bounds_that_it_is_between() {
+        let slow = |nanos: u64| WAITS.iter().filter(|bound| bound.as_nanos() < u128::from(nanos)).count();
+        let edges = (0..64).map(|bits| 1 << bits).chain(BOUNDS).chain([0, u64::MAX]);
+        for nanos in edges.flat_map(|edge| [edge.saturating_sub(1), edge, edge.saturating_add(1)]) {
+            assert_eq!(bucket(nanos), slow(nanos), "{nanos} ns");
+        }
+    }
 }

@@ -13,13 +13,17 @@ use crate::directive::RawEvent;
 pub(super) struct Subscriber {
     pub(super) id: u64,
     pub(super) strong: bool,
-    /// Whose code asks.
-    pub(super) source: Source,
+    /// Whose code asks, in what would be padding otherwise: there are fewer generations than this can count.
+    pub(super) source: u32,
     pub(super) unread: Unread,
     pub(super) waker: Option<Waker>,
 }
 
 impl Subscriber {
+    fn source(&self) -> Source {
+        Source(u64::from(self.source))
+    }
+
     /// Queues an event, and returns whom to wake.
     fn tell(&mut self, event: RawEvent) -> Option<Waker> {
         self.unread.push(event);
@@ -61,6 +65,7 @@ impl StandingState {
         if self.idle {
             unread.push(RawEvent::Idle);
         }
+        let source = source.0 as u32;
         self.subscribers.push(Subscriber { id, strong, source, unread, waker: None });
         id
     }
@@ -69,7 +74,7 @@ impl StandingState {
     pub(super) fn askers(&self) -> Vec<AskerSnapshot> {
         let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
         for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.strong) {
-            *counts.entry(subscriber.source).or_default() += 1;
+            *counts.entry(subscriber.source()).or_default() += 1;
         }
         counts.into_iter().map(|(source, references)| AskerSnapshot { source, references }).collect()
     }
@@ -77,7 +82,7 @@ impl StandingState {
     /// Whose code a subscription is of.
     pub(in crate::bus) fn source_of(&self, id: u64) -> Source {
         let found = self.subscribers.iter().find(|subscriber| subscriber.id == id);
-        found.map_or(Source::STATIC, |subscriber| subscriber.source)
+        found.map_or(Source::STATIC, Subscriber::source)
     }
 
     /// Removes a subscription; returns whether it was a strong one.
@@ -134,8 +139,7 @@ mod loom_tests {
     #[test]
     fn loom_a_reader_knows_what_stands_and_is_always_woken_for_it() {
         loom::model(|| {
-            let subscriber =
-                Subscriber { id: 0, strong: true, source: Source::STATIC, unread: Unread::default(), waker: None };
+            let subscriber = Subscriber { id: 0, strong: true, source: 0, unread: Unread::default(), waker: None };
             let shared: Shared = Arc::new(Mutex::new((subscriber, false)));
             let ending = Arc::clone(&shared);
             let ends = loom::thread::spawn(move || {
