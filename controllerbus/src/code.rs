@@ -40,7 +40,7 @@ macro_rules! codes {
 }
 
 codes! {
-    1 IO "A file or a folder cannot be used"
+    1 IO "A file or a directory cannot be used"
     2 NO_CRATE "There is no crate at the path"
     3 METADATA "Cargo cannot read the crate"
     4 NOT_A_CONTROLLER "The crate is no controller crate"
