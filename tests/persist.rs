@@ -51,6 +51,24 @@ impl Host {
         act(&self.bus, "count").await.expect("it counts")
     }
 
+    /// Kills the plugin's process.
+    async fn kill(&self) {
+        let pid = act(&self.bus, "pid").await.expect("a pid") as u32;
+        let killed = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+        rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
+        until("it is killed", || !runs(pid)).await;
+    }
+
+    /// Counts, where a call that has met a crash may say so.
+    async fn count_after_a_crash(&self) -> u64 {
+        loop {
+            match act(&self.bus, "count").await {
+                Ok(now) => return now,
+                Err(error) => assert_eq!(error.kind(), controllerbus::error::ErrorKind::Crashed, "{error}"),
+            }
+        }
+    }
+
     async fn end(self) {
         self.bus.close().await;
         self.runtime.shutdown().await;
@@ -116,17 +134,8 @@ async fn a_plugins_process_that_is_killed_goes_on_with_what_was_kept() {
             before += 1;
         }
         until("the count is kept", || kept(work.path()) == Some(before)).await;
-        let pid = act(&host.bus, "pid").await.expect("a pid") as u32;
-        let killed = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
-        rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
-        until("it is killed", || !runs(pid)).await;
-        // A call that has met the crash may say so.
-        let now = loop {
-            match act(&host.bus, "count").await {
-                Ok(now) => break now,
-                Err(error) => assert_eq!(error.kind(), controllerbus::error::ErrorKind::Crashed, "{error}"),
-            }
-        };
+        host.kill().await;
+        let now = host.count_after_a_crash().await;
         assert_eq!(now, before + 1, "after kill {round}");
         before = now;
     }
@@ -147,18 +156,9 @@ async fn a_state_that_ends_each_process_that_restores_it_is_set_aside_and_its_co
             host.end().await;
             host = Host::new(work.path(), Isolation::Process).await;
         } else {
-            let pid = act(&host.bus, "pid").await.expect("a pid") as u32;
-            let killed = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
-            rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("killing");
-            until("it is killed", || !runs(pid)).await;
+            host.kill().await;
         }
-        let now = loop {
-            match act(&host.bus, "count").await {
-                Ok(now) => break now,
-                Err(error) => assert_eq!(error.kind(), controllerbus::error::ErrorKind::Crashed, "{error}"),
-            }
-        };
-        assert_eq!(now, 1, "it starts without it");
+        assert_eq!(host.count_after_a_crash().await, 1, "it starts without it");
         until("the new state is kept", || kept(work.path()) == Some(1)).await;
         let aside = file(work.path()).with_extension("state.refused");
         until("the lit state is set aside", || std::fs::read(&aside).is_ok_and(|bytes| lit(&bytes))).await;
