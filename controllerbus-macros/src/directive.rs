@@ -9,7 +9,7 @@ use syn::{Data, DeriveInput, Error, Expr, Fields, Result};
 use crate::keys::Keys;
 use crate::{schema, serde};
 
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "id",
     "value",
     "key",
@@ -20,11 +20,14 @@ const KNOWN: [&str; 14] = [
     "supersede",
     "unmerged",
     "once",
+    "pin",
     "local",
     "validate",
     "name",
     "debug_values",
 ];
+
+const MONTH: u64 = 30 * 24 * 3_600_000;
 
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
@@ -146,7 +149,9 @@ fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> 
     let (max, keep) = (keys.expression("max_values")?, keys.expression("keep_for_ms")?);
     let (hard_cap, drop_if_empty) = (keys.flag("hard_cap")?, keys.flag("drop_if_empty")?);
     let (supersede, unmerged, once) = (keys.expression("supersede")?, keys.flag("unmerged")?, keys.flag("once")?);
-    if max.is_none() && keep.is_none() && supersede.is_none() && !hard_cap && !drop_if_empty && !unmerged && !once {
+    let pin = keys.millis("pin", "10m", 1..=MONTH, "a time from 1 millisecond to 720 hours")?;
+    let has_none = max.is_none() && keep.is_none() && supersede.is_none() && pin.is_none();
+    if has_none && !hard_cap && !drop_if_empty && !unmerged && !once {
         return Ok(None);
     }
     let max = max.map(|max| quote!(.with_max_values(#max)));
@@ -156,10 +161,11 @@ fn options(keys: &Keys, framework: &TokenStream) -> Result<Option<TokenStream>> 
     let supersede = supersede.map(|supersede| quote!(.with_supersede((#supersede)(self))));
     let unmerged = unmerged.then(|| quote!(.with_unmerged()));
     let once = once.then(|| quote!(.with_once()));
+    let pin = pin.map(|pin| quote!(.with_pin(::std::time::Duration::from_millis(#pin))));
     Ok(Some(quote! {
         fn options(&self) -> #framework::directive::Options {
             <#framework::directive::Options as ::std::default::Default>::default()
-                #max #hard_cap #keep #drop_if_empty #supersede #unmerged #once
+                #max #hard_cap #keep #drop_if_empty #supersede #unmerged #once #pin
         }
     }))
 }

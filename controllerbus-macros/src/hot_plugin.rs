@@ -174,27 +174,8 @@ fn has_method(block: &ItemImpl, name: &str) -> bool {
 
 /// How often the state is kept, in milliseconds; 0 if it is not.
 pub fn persist(keys: &Keys) -> Result<u64> {
-    if keys.expression("persist")?.is_none() {
-        return Ok(0);
-    }
-    let text = keys.text("persist", "1s")?;
-    let wrong =
-        |what: &str| Err(Error::new(text.span(), format!("`persist` is {what}, such as \"1s\", \"500ms\" or \"5m\"")));
-    let value = text.value();
-    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = value.split_at(digits);
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return wrong("a number and `ms`, `s`, `m` or `h`"),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)) {
-        Some(millis @ 10..=86_400_000) => Ok(millis),
-        Some(_) => wrong("a time from 10 milliseconds to 24 hours"),
-        None => wrong("a number and `ms`, `s`, `m` or `h`"),
-    }
+    let millis = keys.millis("persist", "1s", 10..=86_400_000, "a time from 10 milliseconds to 24 hours")?;
+    Ok(millis.unwrap_or_default())
 }
 
 /// Completes a block that names no config: its controller is made by `Default`, unless it says how. Returns what gives it an id.

@@ -1,5 +1,7 @@
 //! Reads `key = value` lists and checks ids: what the macros' attributes have in common.
 
+use std::ops::RangeInclusive;
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
@@ -139,6 +141,32 @@ impl Keys {
             other => {
                 Err(Error::new(other.span(), format!("`{key}` must be a string literal: `{key} = \"{example}\"`")))
             }
+        }
+    }
+
+    /// A time such as `"500ms"`, in milliseconds; `range` is what it may be, `said` is that in words.
+    pub fn millis(&self, key: &str, example: &str, range: RangeInclusive<u64>, said: &str) -> Result<Option<u64>> {
+        if self.expression(key)?.is_none() {
+            return Ok(None);
+        }
+        let text = self.text(key, example)?;
+        let wrong = |what: &str| {
+            Err(Error::new(text.span(), format!("`{key}` is {what}, such as \"1s\", \"500ms\" or \"5m\"")))
+        };
+        let value = text.value();
+        let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = value.split_at(digits);
+        let factor = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return wrong("a number and `ms`, `s`, `m` or `h`"),
+        };
+        match number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)) {
+            Some(millis) if range.contains(&millis) => Ok(Some(millis)),
+            Some(_) => wrong(said),
+            None => wrong("a number and `ms`, `s`, `m` or `h`"),
         }
     }
 

@@ -160,7 +160,7 @@ pub fn derive_schema(item: TokenStream) -> TokenStream {
 /// Implements `Directive`: `#[directive(id = "example/greet", value = Greeting)]`, and optionally
 /// `key = field` or `key = (field, field)` (what makes directives equivalent; all of it otherwise), `max_values = 1`,
 /// `hard_cap`, `keep_for_ms = 100`, `drop_if_empty`, `unmerged` (each request stands by itself), `once` (a call, which one controller
-/// answers, and only once),
+/// answers, and only once), `pin = "10m"` (in a swap it stays with the controller that answers it, for as long as that),
 /// `local` (its values are live objects of one library: see `Directive::LOCAL`), and functions of `&self`: `supersede = path` (gives a `Supersede`),
 /// `validate = path`, `name = path` and `debug_values = path` (for people).
 ///

@@ -95,6 +95,7 @@ codes! {
     60 TIMED_OUT "Something did not happen in time"
     61 PANICKED "A controller panicked"
     62 CRASHED "A plugin's process ended"
+    63 UNREACHABLE "Another host is out of reach"
     70 NO_DAEMON "No daemon answers"
     71 SEVERAL_DAEMONS "Several daemons are running"
     72 UNAUTHENTICATED "The daemon does not know the caller"

@@ -37,21 +37,62 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(configs().unwrap_err().kind(), ErrorKind::Invalid);
 /// ```
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "Encoded", from = "Encoded")]
 pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    location: Option<Box<Location>>,
+    permanent: bool,
+    /// Known where the controller was constructed only.
+    of_construction: bool,
+    /// Known where the error was made only; its kind stands for it elsewhere.
+    code: Option<Code>,
+}
+
+/// An [`Error`] as it is encoded. Whoever knows fewer classes reads a more general one: a plugin that was built with an earlier
+/// version, or a host of a fleet that runs one.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Encoded {
+    /// A class that every version knows.
     kind: ErrorKind,
     #[serde(deserialize_with = "read_text")]
     message: String,
     // Always written: where fields have no names, what follows it is found by its place.
     #[serde(default)]
     location: Option<Box<Location>>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    permanent: bool,
-    /// Known where the controller was constructed only.
-    #[serde(skip)]
-    of_construction: bool,
-    /// Known where the error was made only; its kind stands for it elsewhere.
-    #[serde(skip)]
-    code: Option<Code>,
+    /// Written if it is true, or for its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    permanent: Option<bool>,
+    /// The class, where not every version knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exact: Option<String>,
+}
+
+impl From<Error> for Encoded {
+    fn from(error: Error) -> Self {
+        let exact = error.kind.since().map(|(name, _)| name.to_owned());
+        Self {
+            kind: error.kind.since().map_or(error.kind, |(_, before)| before),
+            message: error.message,
+            location: error.location,
+            permanent: (error.permanent || exact.is_some()).then_some(error.permanent),
+            exact,
+        }
+    }
+}
+
+impl From<Encoded> for Error {
+    fn from(encoded: Encoded) -> Self {
+        let exact = encoded.exact.as_deref().and_then(ErrorKind::named);
+        Self {
+            kind: exact.unwrap_or(encoded.kind),
+            message: encoded.message,
+            location: encoded.location,
+            permanent: encoded.permanent.unwrap_or_default(),
+            of_construction: false,
+            code: None,
+        }
+    }
 }
 
 /// A place in a text, such as a config file.
@@ -94,6 +135,23 @@ pub enum ErrorKind {
     TimedOut,
     /// A plugin's process ended while it worked on this. It is restarted, and standing directives are resolved again.
     Crashed,
+    /// Another host of a fleet went out of reach while it worked on this. What stands is asked again when it is back.
+    Unreachable,
+}
+
+impl ErrorKind {
+    /// The classes that came after the first version, each with its name and what it was before.
+    const LATER: &[(Self, &str, Self)] = &[(Self::Unreachable, "Unreachable", Self::Failed)];
+
+    /// The name and the more general class, of one that came later.
+    fn since(self) -> Option<(&'static str, Self)> {
+        Self::LATER.iter().find(|(kind, ..)| *kind == self).map(|(_, name, before)| (*name, *before))
+    }
+
+    /// A class that came later, by its name.
+    fn named(name: &str) -> Option<Self> {
+        Self::LATER.iter().find(|(_, known, _)| *known == name).map(|(kind, ..)| *kind)
+    }
 }
 
 impl Error {
@@ -124,6 +182,7 @@ impl Error {
             ErrorKind::Closed => Some(Code::CLOSED),
             ErrorKind::TimedOut => Some(Code::TIMED_OUT),
             ErrorKind::Crashed => Some(Code::CRASHED),
+            ErrorKind::Unreachable => Some(Code::UNREACHABLE),
             ErrorKind::Failed | ErrorKind::Invalid | ErrorKind::NotFound => None,
         })
     }
@@ -359,6 +418,38 @@ mod tests {
         let mut told = serde_json::to_value(Error::msg("short")).expect("an encoding");
         told["message"] = long.into();
         cut(&serde_json::from_value(told).expect("an error"));
+    }
+
+    #[test]
+    fn an_error_of_a_class_that_came_later_is_read_by_versions_that_do_not_know_it() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        enum KindBefore {
+            Failed,
+            Crashed,
+        }
+        #[derive(serde::Deserialize)]
+        struct Before {
+            kind: KindBefore,
+            message: String,
+            #[serde(default)]
+            permanent: bool,
+        }
+        for (kind, before) in [(ErrorKind::Unreachable, KindBefore::Failed), (ErrorKind::Crashed, KindBefore::Crashed)]
+        {
+            for error in [Error::new(kind, "edge-7"), Error::new(kind, "edge-7").permanent()] {
+                let bytes = crate::directive::wire::encode(&error).expect("an encoding");
+                let read: Before = crate::directive::wire::decode(&bytes).expect("it is read");
+                assert_eq!((read.kind == before, read.message.as_str()), (true, "edge-7"));
+                assert_eq!(read.permanent, error.is_permanent());
+                assert!(crate::directive::wire::decode::<Error>(&bytes).expect("it is read") == error);
+                // As between a host and its own processes, where fields have no names.
+                let bytes = rmp_serde::to_vec(&error).expect("an encoding");
+                assert!(rmp_serde::from_slice::<Error>(&bytes).expect("it is read") == error);
+            }
+        }
+        let newer = serde_json::json!({ "kind": "Failed", "message": "new", "exact": "OfTomorrow" });
+        let read: Error = serde_json::from_value(newer).expect("it is read");
+        assert_eq!((read.kind(), read.to_string().as_str()), (ErrorKind::Failed, "new"));
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -292,7 +292,7 @@ async fn a_call_outlasts_its_generation_for_as_long_as_it_takes() {
     let leaving = bus.leaving();
     assert_eq!(leaving.len(), 1, "the controller stays for it");
     // Tools see what for.
-    let finishing = Execution::Finishing { calls: vec!["functions/two".to_owned()] };
+    let finishing = Execution::Finishing { calls: vec!["functions/two".to_owned()], pins: Vec::new() };
     assert_eq!((&leaving[0].execution, leaving[0].source), (&finishing, Source(1)));
     told.go_on.notify_waiters();
     assert_eq!(call.await.expect("it goes on"), "generation 21");

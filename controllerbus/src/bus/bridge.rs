@@ -1,14 +1,15 @@
 //! A bridge: directives of one bus that match a filter are resolved on another bus of the process.
 
-use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::crossing::Crossing;
 use super::engine::{Engine, own_info};
+use super::entry::ControllerEntry;
+use super::origin::{Origin, Sides};
 use super::{Bus, BusHandle, ControllerId};
-use crate::controller::{AnyController, BoxFuture};
-use crate::directive::{ANY_DIRECTIVE, AnyDirective, RawEvent, Relay, ValueSink, superseded};
+use crate::directive::{ANY_DIRECTIVE, AnyDirective};
 use crate::error::ErrorKind;
-use crate::{BusError, Error, Result};
+use crate::{BusError, Error};
 
 type Predicate = Box<dyn Fn(&dyn AnyDirective) -> bool + Send + Sync>;
 
@@ -35,9 +36,26 @@ impl Across {
         Self(Which::Ids(ids.into_iter().map(Into::into).collect()))
     }
 
-    /// The directives for which a function returns true. It is called once for each directive that is added.
+    /// The directives for which a function returns true. It may be called several times for a directive, and has to answer the
+    /// same each time.
     pub fn when(wanted: impl Fn(&dyn AnyDirective) -> bool + Send + Sync + 'static) -> Self {
         Self(Which::When(Box::new(wanted)))
+    }
+
+    /// The ids of the directives that may cross.
+    pub(super) fn ids(&self) -> Vec<String> {
+        match &self.0 {
+            Which::Ids(ids) => ids.clone(),
+            Which::When(_) => vec![ANY_DIRECTIVE.to_owned()],
+        }
+    }
+
+    /// Whether a directive with one of these ids crosses.
+    pub(super) fn wants(&self, directive: &dyn AnyDirective) -> bool {
+        match &self.0 {
+            Which::Ids(_) => true,
+            Which::When(wanted) => wanted(directive),
+        }
     }
 
     /// Whether a directive might match both.
@@ -77,33 +95,125 @@ impl Engine {
 
 /// A bridge between two buses. Dropping it withdraws its values.
 #[must_use = "dropping it removes the bridge"]
-#[derive(Debug)]
 pub struct Bridge {
     from: Bus,
-    id: ControllerId,
+    parts: Arc<Parts>,
+}
+
+impl std::fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bridge").field("from", &self.from).finish_non_exhaustive()
+    }
 }
 
 impl Bridge {
     /// Removes the bridge, and waits until its values are withdrawn.
     pub async fn close(self) {
-        self.from.remove_controller(self.id).await;
+        // All of it before the first wait, which may not be waited for to its end.
+        let left = self.take_off();
+        self.from.0.wait_closed(left).await;
+    }
+
+    fn take_off(&self) -> Vec<Arc<ControllerEntry>> {
+        self.parts.end().into_iter().filter_map(|id| self.from.0.take_off(id.0)).collect()
     }
 }
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        let from = self.from.clone();
-        let id = self.id;
-        self.from.0.spawn(async move {
-            from.remove_controller(id).await;
-        });
+        self.take_off();
+    }
+}
+
+/// The controllers that a bridge consists of, on the bus that it begins at: one brings over what the process answers there. Once
+/// that bus is joined to a fleet, another one brings over what that answers, for those who may be told. Where the bus beyond is not
+/// known, one brings over whatever there is, as if it came from a fleet.
+struct Parts {
+    from: Weak<Engine>,
+    to: Weak<Engine>,
+    across: Arc<Across>,
+    /// None once the bridge has been removed.
+    added: Mutex<Option<Vec<ControllerId>>>,
+}
+
+impl Parts {
+    fn new(from: &Arc<Engine>, to: Option<&Arc<Engine>>, across: &Arc<Across>) -> Arc<Self> {
+        let (from, to) = (Arc::downgrade(from), to.map_or_else(Weak::new, Arc::downgrade));
+        Arc::new(Self { from, to, across: Arc::clone(across), added: Mutex::new(Some(Vec::new())) })
+    }
+
+    fn added(&self) -> MutexGuard<'_, Option<Vec<ControllerId>>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, crossing: Crossing, origin: Origin) {
+        let Some(from) = self.from.upgrade() else { return };
+        let info = own_info("controllerbus/bridge", "Resolves directives on another bus");
+        let id = Bus(Arc::clone(&from)).add_controller_from(origin, Arc::new(crossing), info);
+        let is_over = match &mut *self.added() {
+            Some(added) => {
+                added.push(id);
+                false
+            }
+            None => true,
+        };
+        if is_over {
+            from.take_off(id.0);
+        }
+    }
+
+    /// The part for what this side answers on the bus beyond.
+    fn add_side(&self, side: Sides, origin: Origin) {
+        if let Some(to) = self.to.upgrade() {
+            self.add(Crossing::to_side(&to, side, Arc::clone(&self.across)), origin);
+        }
+    }
+
+    /// The bridge is removed, and these of its controllers are to be.
+    fn end(&self) -> Vec<ControllerId> {
+        self.added().take().unwrap_or_default()
+    }
+}
+
+/// The bridges that lead to a bus, as long as it is not joined to a fleet.
+#[derive(Default)]
+pub(super) struct Bridged {
+    has_fleet: bool,
+    from: Vec<Weak<Parts>>,
+}
+
+impl Engine {
+    fn bridged(&self) -> MutexGuard<'_, Bridged> {
+        self.bridged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A controller on the fleet's side is on this bus: what it answers goes over the bridges that lead here.
+    pub(super) fn fleet_came(&self) {
+        let waiting = {
+            let mut bridged = self.bridged();
+            bridged.has_fleet = true;
+            std::mem::take(&mut bridged.from)
+        };
+        waiting.iter().filter_map(Weak::upgrade).for_each(|parts| parts.add_side(Sides::FLEET, Origin::BEYOND));
+    }
+
+    /// Adds a bridge's part for what the fleet answers here, now or when there is one.
+    fn add_fleet_part(&self, parts: &Arc<Parts>) {
+        {
+            let mut bridged = self.bridged();
+            if !bridged.has_fleet {
+                bridged.from.retain(|parts| parts.strong_count() > 0);
+                return bridged.from.push(Arc::downgrade(parts));
+            }
+        }
+        parts.add_side(Sides::FLEET, Origin::BEYOND);
     }
 }
 
 /// Where a bridge leads: another [`Bus`], or the bus that a controller is on, by its [`BusHandle`].
 pub struct FarBus {
     handle: BusHandle,
-    /// None of a handle: what is behind it may be of another library.
+    /// None of a handle behind which is no bus of this library.
     engine: Option<Arc<Engine>>,
 }
 
@@ -121,19 +231,20 @@ impl From<&Bus> for FarBus {
 
 impl From<&BusHandle> for FarBus {
     fn from(handle: &BusHandle) -> Self {
-        Self { handle: handle.clone(), engine: None }
+        Self { handle: handle.clone(), engine: handle.backend().bus().map(|bus| bus.0) }
     }
 }
 
 impl Bus {
     /// Resolves directives of this bus on another bus of this process, too: their values there become values here. A
-    /// directive is active there as long as it is here.
+    /// directive is active there as long as it is here. What only other hosts of a fleet ask here is asked there as by them:
+    /// see [`Origin`].
     ///
     /// A controller with a bus of its own reaches the bus that it is on: `own.bridge(context.bus(), ..)`, in a plugin too.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if directives might come back to this bus, as far as buses with bridges are concerned: what a
-    /// controller asks elsewhere is its own business, and so is what is behind a handle.
+    /// controller asks elsewhere is its own business, and so is what is behind a handle to a bus of another library or process.
     pub fn bridge(&self, to: impl Into<FarBus>, across: Across) -> Result<Bridge, BusError> {
         let FarBus { handle, engine: to } = to.into();
         // Two bridges that are created at the same time must not form a cycle together, whichever buses they begin at.
@@ -145,68 +256,19 @@ impl Bus {
             return Err(Error::new(ErrorKind::Invalid, what).into());
         }
         let across = Arc::new(across);
-        if let Some(to) = to {
-            let bridge = BridgeTo { to: Arc::downgrade(&to), across: Arc::downgrade(&across) };
+        if let Some(to) = &to {
+            let bridge = BridgeTo { to: Arc::downgrade(to), across: Arc::downgrade(&across) };
             self.0.bridges.lock().unwrap_or_else(PoisonError::into_inner).push(bridge);
         }
         drop(looking);
-        let info = own_info("controllerbus/bridge", "Resolves directives on another bus");
-        let id = self.add_controller(Arc::new(Crossing::new(handle, across)), info);
-        Ok(Bridge { from: self.clone(), id })
-    }
-}
-
-/// The bridge as a controller of the bus that it begins at.
-pub(crate) struct Crossing {
-    to: BusHandle,
-    across: Arc<Across>,
-}
-
-impl Crossing {
-    pub(crate) fn new(to: BusHandle, across: Arc<Across>) -> Self {
-        Self { to, across }
-    }
-}
-
-impl AnyController for Crossing {
-    fn resolves(&self) -> Vec<String> {
-        match &self.across.0 {
-            Which::Ids(ids) => ids.clone(),
-            Which::When(_) => vec![ANY_DIRECTIVE.to_owned()],
-        }
-    }
-    fn resolve(
-        self: Arc<Self>,
-        directive: Arc<dyn AnyDirective>,
-        sink: Arc<dyn ValueSink>,
-    ) -> Option<BoxFuture<'static, Result<()>>> {
-        if let Which::When(wanted) = &self.across.0
-            && !wanted(&*directive)
-        {
-            return None;
-        }
-        Some(Box::pin(async move {
-            let id = directive.id().to_owned();
-            let mut request = self.to.raw(directive)?;
-            let mut here = Relay::new(Arc::clone(&sink));
-            let mut last_failure = None;
-            loop {
-                let event = poll_fn(|cx| request.poll_event(cx)).await;
-                let failure = last_failure.take();
-                match event {
-                    Some(RawEvent::Added(there, value)) => here.added(there, value),
-                    Some(RawEvent::Removed(there)) => here.removed(there),
-                    Some(RawEvent::Idle) => sink.set_idle(true),
-                    Some(RawEvent::Busy) => sink.set_idle(false),
-                    Some(RawEvent::Failed(error)) if here.is_empty() => return Err(error),
-                    Some(RawEvent::Failed(error)) => {
-                        tracing::debug!(id, %error, "a resolver on the other side of a bridge failed");
-                        last_failure = Some(error);
-                    }
-                    // The other bus has closed or superseded it, or is out of reach: retried with backoff.
-                    None => return Err(failure.unwrap_or_else(|| superseded(&id))),
-                }
+        let parts = Parts::new(&self.0, to.as_ref(), &across);
+        match to {
+            Some(to) => {
+                parts.add_side(Sides::HERE, Origin::HERE);
+                to.add_fleet_part(&parts);
             }
-        }))
+            None => parts.add(Crossing::new(handle, across), Origin::BEYOND),
+        }
+        Ok(Bridge { from: self.clone(), parts })
     }
 }

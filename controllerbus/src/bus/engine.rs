@@ -7,24 +7,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::bridge::BridgeTo;
+use super::bridge::{BridgeTo, Bridged};
 use super::configs::Configs;
 use super::entry::{ControllerEntry, Ties};
 use super::factories::Factories;
 use super::handle::{Backend, BusHandle};
 use super::limits::Limits;
+use super::origin::Origin;
 use super::reference::Reference;
-use super::resolver::offer;
+use super::resolver::{offer, turned};
 use super::running::{Held, RawRunning};
 #[cfg(unix)]
 use super::sockets::{ControllerSockets, SocketTable};
-use super::standing::{Effects, Standing, StandingState};
+use super::standing::{Asker, Effects, Standing, StandingState};
 use super::states::States;
 use super::types::Types;
-use super::{Source, loading};
+use super::{Bus, Source, loading};
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Context, Info};
-use crate::directive::{AnyDirective, RawRequest, check};
+use crate::directive::{AnyDirective, RawRequest, Supersede, check};
 use crate::error::ErrorKind;
 use crate::{Error, Result, Retry};
 
@@ -50,6 +51,8 @@ pub(super) struct Engine {
     pub(super) changed: watch::Sender<u64>,
     pub(super) directives_changed: watch::Sender<u64>,
     pub(super) bridges: Mutex<Vec<BridgeTo>>,
+    /// The bridges that lead here.
+    pub(super) bridged: Mutex<Bridged>,
     next: AtomicU64,
     closed: AtomicBool,
     /// Whether what is linked in and runs by itself was started: it needs a runtime.
@@ -77,6 +80,7 @@ impl Engine {
             changed: watch::Sender::new(0),
             directives_changed,
             bridges: Mutex::default(),
+            bridged: Mutex::default(),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             has_linked: AtomicBool::new(false),
@@ -147,11 +151,30 @@ impl Engine {
         BusHandle::new(Arc::clone(self) as Arc<dyn Backend>)
     }
 
+    /// The bus for whatever comes from another origin.
+    pub(super) fn handle_from(self: &Arc<Self>, origin: Origin) -> BusHandle {
+        BusHandle::new(Arc::new(EngineFrom { engine: Arc::clone(self), origin }))
+    }
+
     /// Offers the standing directives to a controller that is routed to.
     pub(super) fn offer_standing(&self, entry: &Arc<ControllerEntry>) {
         for (standing, lane_ref) in self.types.standing_for(entry) {
             offer(&standing, &lane_ref);
         }
+    }
+
+    /// Adds a controller that somebody holds.
+    fn hold_controller(
+        &self,
+        controller: Arc<dyn AnyController>,
+        info: Info,
+        from: (Source, Origin),
+        retry: Retry,
+    ) -> Result<Box<dyn RawRunning>> {
+        let engine = self.open()?;
+        let entry = engine.by_hand(controller, info, from, retry);
+        engine.put(&entry)?;
+        Ok(Box::new(Held::new(engine, &entry)))
     }
 
     /// Ends every directive, and refuses new ones.
@@ -176,13 +199,23 @@ impl Engine {
         }
     }
 
-    fn add_reference(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Reference> {
+    pub(super) fn add_reference(
+        &self,
+        directive: Arc<dyn AnyDirective>,
+        source: Source,
+        origin: Origin,
+    ) -> Result<Reference> {
         let closed = |id: &str| Error::new(ErrorKind::Closed, format!("the bus is closed; {id} was not added"));
         check(&*directive)?;
         let options = directive.options();
-        let hash = self.types.hash_key(&*directive);
+        let mut hash = self.types.hash_key(&*directive);
+        if options.supersede != Supersede::Never {
+            // Those of different origins would take turns for ever.
+            hash ^= origin.key();
+        }
+        let asker = Asker::new(source, origin);
         let mut superseded = None;
-        let (table, (reference, new)) = loop {
+        let (table, turn, (reference, new)) = loop {
             let table = self.types.table(directive.id());
             let mut shard = table.shard(hash);
             if shard.ended {
@@ -208,18 +241,21 @@ impl Engine {
             let (standing, new) = match found {
                 Some(standing) => (standing, false),
                 None => {
-                    let standing = Standing::new(directive, hash, options, Arc::clone(&table));
+                    let standing = Standing::new(directive, hash, options, Arc::clone(&table), asker.told);
                     shard.insert(&standing);
                     (standing, true)
                 }
             };
-            let subscriber = standing.lock().subscribe(true, source);
+            let (subscriber, turn) = standing.lock().subscribe(true, asker, &standing.options);
             drop(shard);
-            break (table, (Reference::new(standing, subscriber), new));
+            break (table, turn, (Reference::new(standing, subscriber), new));
         };
         if let Some((superseded, mut effects)) = superseded {
             effects.apply(&superseded);
             superseded.log("directive removed");
+        }
+        if let Some(turn) = turn {
+            turned(reference.standing(), turn);
         }
         if new {
             reference.standing().log("directive added");
@@ -254,11 +290,15 @@ pub(super) fn own_info(id: &str, description: &str) -> Info {
 
 impl Backend for Engine {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
-        Ok(Box::new(self.add_reference(directive, Source::STATIC)?))
+        Ok(Box::new(self.add_reference(directive, Source::STATIC, Origin::HERE)?))
     }
 
     fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
-        Ok(Box::new(self.add_reference(directive, source)?))
+        Ok(Box::new(self.add_reference(directive, source, Origin::HERE)?))
+    }
+
+    fn bus(&self) -> Option<Bus> {
+        self.own.upgrade().map(Bus)
     }
 
     fn add_controller(
@@ -268,13 +308,36 @@ impl Backend for Engine {
         source: Source,
         retry: Retry,
     ) -> Result<Box<dyn RawRunning>> {
-        let engine = self.open()?;
-        let entry = engine.by_hand(controller, info, source, retry);
-        engine.put(&entry)?;
-        Ok(Box::new(Held::new(engine, &entry)))
+        self.hold_controller(controller, info, (source, Origin::HERE), retry)
     }
 
     fn add_factories(&self, factories: Vec<Arc<dyn Factory>>, source: Source) -> Result<Box<dyn Send + Sync>> {
         self.open()?.hold_factories(factories, source)
+    }
+}
+
+/// The engine for whatever comes from another origin.
+struct EngineFrom {
+    engine: Arc<Engine>,
+    origin: Origin,
+}
+
+impl Backend for EngineFrom {
+    fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
+        self.add_for(directive, Source::STATIC)
+    }
+
+    fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
+        Ok(Box::new(self.engine.add_reference(directive, source, self.origin)?))
+    }
+
+    fn add_controller(
+        &self,
+        controller: Arc<dyn AnyController>,
+        info: Info,
+        source: Source,
+        retry: Retry,
+    ) -> Result<Box<dyn RawRunning>> {
+        self.engine.hold_controller(controller, info, (source, self.origin), retry)
     }
 }

@@ -15,6 +15,7 @@ use super::contain::contain;
 use super::counts::{Counts, ResolverCounts};
 use super::handover::Handover;
 use super::lane::{Lanes, lane};
+use super::origin::{HostNumber, Origin, Sides};
 use super::resolver::start_run;
 use super::standing::Standing;
 use crate::controller::{AnyController, Info, LastState, State, SwapMode};
@@ -28,6 +29,10 @@ pub(super) struct ControllerEntry {
     /// Whose code it is: see [`KnownFactory`](super::factories::KnownFactory).
     pub(super) library: Source,
     pub(super) swap: SwapMode,
+    /// The side that its answers are of.
+    pub(super) side: Sides,
+    /// The host of a fleet that it answers for, if it is one.
+    pub(super) host: HostNumber,
     /// How often its execution and its resolvers are tried again.
     pub(super) retry: Retry,
     /// How often its state is kept, at most.
@@ -64,8 +69,8 @@ pub(super) struct ControllerEntry {
     pub(super) failures: AtomicU64,
     /// Whether one of its resolvers has failed.
     pub(super) resolver_failed: AtomicBool,
-    /// Whether it was not offered calls, because it was staged.
-    pub(super) missed_calls: AtomicBool,
+    /// Whether it was not offered calls, or what is pinned, because it was staged.
+    pub(super) missed_offers: AtomicBool,
     execution: Mutex<(Execution, SystemTime)>,
     /// When it stopped serving.
     replaced: OnceLock<SystemTime>,
@@ -218,11 +223,14 @@ pub enum Execution {
     },
     /// It ended without an error; the controller keeps answering directives.
     Ended,
-    /// It was replaced or removed, and finishes the calls that it had begun: their callers decide how long they wait. It is told to
-    /// end after the last one.
+    /// It was replaced or removed, and finishes the calls that it had begun, whose callers decide how long they wait, and what is
+    /// pinned to it. It is told to end after the last one.
     Finishing {
         /// The ids of the directives by which it was called, one for each call.
         calls: Vec<String>,
+        /// The ids of the directives that stand and are pinned to it, one for each.
+        #[serde(default)]
+        pins: Vec<String>,
     },
     /// It was told to end, and is being closed.
     Closing,
@@ -232,6 +240,16 @@ pub enum Execution {
         #[serde(deserialize_with = "step")]
         what: Step,
     },
+}
+
+impl Execution {
+    /// What it finishes, in words that go on after the controller's name; `None` if it does not.
+    pub fn finishing(&self) -> Option<String> {
+        let Self::Finishing { calls, pins } = self else { return None };
+        let calls = (!calls.is_empty()).then(|| format!("finishes calls of {}", calls.join(", ")));
+        let pins = (!pins.is_empty()).then(|| format!("goes on with what is pinned to it: {}", pins.join(", ")));
+        Some([calls, pins].into_iter().flatten().collect::<Vec<_>>().join(", and "))
+    }
 }
 
 /// The name of a step of a controller's end. Behind this name serde does not take it for something to borrow.
@@ -252,6 +270,8 @@ impl ControllerEntry {
             source,
             library: source.library(),
             swap: SwapMode::Beside,
+            side: Sides::HERE,
+            host: HostNumber::default(),
             retry: Retry::default(),
             persist: None,
             last_state: ties.last_state,
@@ -271,7 +291,7 @@ impl ControllerEntry {
             failed: Mutex::default(),
             failures: AtomicU64::new(0),
             resolver_failed: AtomicBool::new(false),
-            missed_calls: AtomicBool::new(false),
+            missed_offers: AtomicBool::new(false),
             execution: Mutex::new((Execution::Running, SystemTime::now())),
             replaced: OnceLock::new(),
             handover: Handover::default(),
@@ -282,6 +302,11 @@ impl ControllerEntry {
     /// Constructed from a config, by a factory with this swap mode.
     pub(super) fn configured(self, instance: u64, config: Vec<u8>, swap: SwapMode) -> Self {
         Self { configured: Some((instance, config)), swap, ..self }
+    }
+
+    /// Answering for this origin.
+    pub(super) fn of_origin(self, origin: Origin) -> Self {
+        Self { side: origin.side(), host: origin.number(), ..self }
     }
 
     /// Of a library's code.
@@ -317,6 +342,12 @@ impl ControllerEntry {
         self.answering.is_removed()
     }
 
+    /// Whether it is not offered such a directive while it is staged, because the controller that it replaces may keep that.
+    pub(super) fn is_left(&self, standing: &Standing) -> bool {
+        let options = &standing.options;
+        options.once || (options.pinned_for().is_some() && self.handover.leaves_pins())
+    }
+
     pub(super) fn go_live(&self) {
         self.answering.go_live();
     }
@@ -339,6 +370,11 @@ impl ControllerEntry {
                 start_run(&standing, &lane_ref, run);
             }
         }
+    }
+
+    /// The line of controllers that it is of, each of which has replaced the one before in a swap.
+    pub(super) fn line(&self) -> u64 {
+        self.handover.line().unwrap_or(self.id)
     }
 
     /// Its instance.
@@ -377,40 +413,57 @@ impl ControllerEntry {
         }
     }
 
-    /// The same, but for the calls that it has begun.
-    pub(super) fn withdraw_but_calls(&self) {
-        for standing in self.answers().iter().filter(|standing| !standing.options.once) {
+    /// The same, but for what outlasts a swap.
+    pub(super) fn withdraw_what_goes(&self) {
+        for standing in self.answers().iter().filter(|standing| self.goes(standing)) {
             standing.change(|state, effects| state.remove_resolver(self.id, effects));
         }
     }
 
-    /// The calls that it has begun, if it is no longer routed to and not told to end yet.
-    fn calls_to_finish(&self) -> Option<Vec<String>> {
+    /// Whether it answers anything that does not outlast a swap.
+    pub(super) fn answers_what_goes(&self) -> bool {
+        self.answers().iter().any(|standing| self.goes(standing))
+    }
+
+    /// Neither calls nor what is pinned to it.
+    fn goes(&self, standing: &Standing) -> bool {
+        !standing.options.once && !self.has_pinned(standing)
+    }
+
+    /// Whether anything is pinned to it.
+    pub(super) fn has_any_pinned(&self) -> bool {
+        self.answers().iter().any(|standing| self.has_pinned(standing))
+    }
+
+    fn has_pinned(&self, standing: &Standing) -> bool {
+        standing.options.pinned_for().is_some() && standing.lock().is_pinned_to(self.id)
+    }
+
+    /// What it finishes, if it is no longer routed to and not told to end yet.
+    fn finishing(&self) -> Option<Execution> {
         if !self.service.borrow().has_ended() || self.cancel.is_cancelled() {
             return None;
         }
         let answers = self.answers();
-        let calls = answers.iter().filter(|standing| standing.options.once);
-        let mut calls: Vec<_> = calls.map(|standing| standing.directive.id().to_owned()).collect();
-        calls.sort_unstable();
-        (!calls.is_empty()).then_some(calls)
-    }
-
-    /// Whether it answers anything but calls.
-    pub(super) fn answers_more_than_calls(&self) -> bool {
-        self.answers().iter().any(|standing| !standing.options.once)
+        let ids = |is_one: &dyn Fn(&Standing) -> bool| {
+            let all = answers.iter().filter(|standing| is_one(standing));
+            let mut ids: Vec<_> = all.map(|standing| standing.directive.id().to_owned()).collect();
+            ids.sort_unstable();
+            ids
+        };
+        let (calls, pins) = (ids(&|standing| standing.options.once), ids(&|standing| self.has_pinned(standing)));
+        (!calls.is_empty() || !pins.is_empty()).then_some(Execution::Finishing { calls, pins })
     }
 
     /// What its execution is doing, and since when.
     pub(super) fn execution(&self) -> (Execution, SystemTime) {
-        if let Some(calls) = self.calls_to_finish() {
-            let since = self.replaced.get().copied().unwrap_or_else(SystemTime::now);
-            return (Execution::Finishing { calls }, since);
+        if let Some(finishing) = self.finishing() {
+            return (finishing, self.replaced.get().copied().unwrap_or_else(SystemTime::now));
         }
         self.own_execution()
     }
 
-    /// The same without the calls that it finishes: nothing of a user's is called or dropped.
+    /// The same without what it finishes: nothing of a user's is called or dropped.
     pub(super) fn own_execution(&self) -> (Execution, SystemTime) {
         self.execution.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Source;
 use super::running::{AddedFactories, RawRunning, Running};
+use super::{Bus, Source};
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Info};
 use crate::directive::{AnyDirective, Directive, RawRequest, Request, Wait};
@@ -24,6 +24,12 @@ pub trait Backend: Send + Sync {
     fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
         let _ = source;
         self.add(directive)
+    }
+
+    /// The bus itself, where what is behind this is a bus of this library: a bridge to it keeps apart what comes from where.
+    #[doc(hidden)]
+    fn bus(&self) -> Option<Bus> {
+        None
     }
 
     /// Adds a controller of a source, which is removed when what is returned is dropped.

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::entry::LaneRef;
+use super::entry::{ControllerEntry, LaneRef};
 use super::standing::Standing;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard, Notify, OnceLock};
@@ -15,10 +15,31 @@ pub(super) struct Handover<R = HeldRun> {
     /// Whether its execution has reached its first `.await` that is pending, or its end.
     pub(super) has_begun: AtomicBool,
     /// The controller that it replaces.
-    replaces: OnceLock<u64>,
+    replaces: OnceLock<Replaces>,
     /// False only if the gate is open: spares the lock.
     guarded: AtomicBool,
     held: Mutex<HeldRuns<R>>,
+}
+
+/// How a controller replaces another one.
+#[derive(Clone, Copy)]
+pub(super) struct Replaces {
+    pub(super) controller: u64,
+    /// The line that both are of, if it goes on: see `pins.rs`.
+    pub(super) line: Option<u64>,
+    /// Whether it leaves the other one what is pinned.
+    pub(super) leaves_pins: bool,
+}
+
+impl Replaces {
+    /// With the same config.
+    pub(super) fn in_line(old: &ControllerEntry, leaves_pins: bool) -> Self {
+        Self { controller: old.id, line: Some(old.line()), leaves_pins }
+    }
+
+    pub(super) fn with_another_config(old: &ControllerEntry) -> Self {
+        Self { controller: old.id, line: None, leaves_pins: false }
+    }
 }
 
 /// What happens to a run of a resolver that is about to start.
@@ -80,13 +101,23 @@ impl<R> Handover<R> {
     }
 
     /// Notes the controller that it replaces; once, before it is routed to.
-    pub(super) fn set_replaces(&self, old: u64) {
+    pub(super) fn set_replaces(&self, old: Replaces) {
         let _ = self.replaces.set(old);
     }
 
     /// The controller that it replaces.
     pub(super) fn replaces(&self) -> Option<u64> {
-        self.replaces.get().copied()
+        self.replaces.get().map(|replaces| replaces.controller)
+    }
+
+    /// The line that it continues.
+    pub(super) fn line(&self) -> Option<u64> {
+        self.replaces.get().and_then(|replaces| replaces.line)
+    }
+
+    /// Whether it leaves the controller that it replaces what is pinned.
+    pub(super) fn leaves_pins(&self) -> bool {
+        self.replaces.get().is_some_and(|replaces| replaces.leaves_pins)
     }
 
     /// Notes that its execution has begun.

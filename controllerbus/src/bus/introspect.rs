@@ -25,6 +25,9 @@ pub struct ControllerSnapshot {
     pub info: Info,
     /// Where it comes from.
     pub source: Source,
+    /// The host of a fleet that it answers for; none for this one.
+    #[serde(default)]
+    pub host: Option<String>,
     /// The keys of the config sets that it runs for; none if no config asked for it.
     pub keys: Vec<String>,
     /// The ids of the directives that it resolves.
@@ -78,6 +81,9 @@ pub struct AskerSnapshot {
     pub source: Source,
     /// The number of its strong references.
     pub references: usize,
+    /// The host of a fleet that they stand for; none for this one.
+    #[serde(default)]
+    pub host: Option<String>,
 }
 
 /// A value as tools see it.
@@ -107,6 +113,13 @@ pub struct ResolverSnapshot {
     pub state: ResolverState,
     /// How many values it has added that stand.
     pub values: usize,
+    /// The host of a fleet that it answers for; none for this one.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Whether its controller was replaced, and goes on with this directive, which is pinned to it:
+    /// [`Options::pin`](crate::directive::Options::pin).
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// What a resolver is doing.
@@ -164,6 +177,7 @@ impl Engine {
             id: ControllerId(entry.id),
             info: Info::clone(&entry.info),
             source: entry.source.shown(entry.library),
+            host: entry.host.shown(),
             keys: keys.filter(|_| !entry.is_removed()).unwrap_or_default(),
             resolves: entry.resolves.clone(),
             staged: entry.is_staged(),

@@ -4,7 +4,8 @@
 //
 //   lives        which controllers there are, and which ones the configs ask for: `Life` (engine.rs), configs.rs,
 //                instance/, life.rs, stop_first.rs, swap/
-//   directives   what is asked and what is answered: types.rs, table.rs, standing/, resolver.rs, reference.rs, kept.rs
+//   directives   what is asked and what is answered: types.rs, table.rs, standing/, resolver.rs, pins.rs, reference.rs, kept.rs;
+//                who is told what, where other hosts of a fleet ask and answer too: origin.rs, standing/sides.rs
 //
 // Below are the rules that a change in this folder has to keep.
 //
@@ -22,10 +23,12 @@
 //
 //   ONE_AT_A_TIME (bridge.rs) ──> Engine::bridges (of one bus at a time)
 //
+//   HOSTS (origin.rs) below all of them, for a look at a name
+//
 //   States::files ──> States::table                (on threads that may block)
 //
-//   alone: Answering::lanes[lane], ControllerEntry::failed, Handover::watchers, KeptDirectives::queue,
-//          Staged::replacements, LastState
+//   alone: Answering::lanes[lane], ControllerEntry::failed, Engine::bridged, Handover::watchers, KeptDirectives::queue,
+//          Parts::added (bridge.rs), Staged::replacements, LastState
 //
 // * `life` is never held together with any lock of the second chain. A step that spans both (attaching a controller,
 //   taking it off, switching generations) does one part, releases the lock, and does the other; its comments say in
@@ -59,8 +62,10 @@
 //    setting it: they find what was inserted before, and whatever comes later sees the flag. Keepers and swaps need not
 //    look at it, because their instances, or the controllers that they would replace, are gone then.
 //  * `has_linked` is set once, by whoever starts what is linked in, where there is a runtime.
-//  * `next` numbers controllers, claims and owners of configs. 0 is the bus itself as a controller, and whoever calls
-//    `Bus::apply` as an owner.
+//  * `next` numbers controllers, claims, owners of configs and bridges that lead here. 0 is the bus itself as a
+//    controller, and whoever calls `Bus::apply` as an owner.
+//  * `bridged.has_fleet` is set with the first controller of the fleet's side, and never reset. Whoever sets it takes the
+//    bridges that wait for it, and whoever finds it set does not wait: so each bridge gets its second part once.
 //  * `changed` and `directives_changed` are incremented after a change; a reader marks the channel as seen first and
 //    looks at the bus second, and so misses nothing.
 //
@@ -96,11 +101,12 @@
 //    that, under `life`, together with the removal from `leaving`; `closed` is cancelled after it.
 //  * `is_inherited` is set before `cancel` is cancelled, and read by its life after that. `is_waited_for` is set by
 //    anybody who will wait until the controller is dropped, and read by its life once it has been closed.
-//  * `handover.replaces` is set once, before the controller is routed to.
+//  * `handover.replaces`, with the line that it is of, is set once, before the controller is routed to.
 //  * `handover.held` is the gate and the runs that wait at it. A run asks for admission under its directive's lock; the
 //    gate is opened and shut without one. As long as `guarded` is false, the gate counts as open without a look at the
 //    lock. A gate that was shut stays shut.
-//  * `missed_calls` is set when a staged controller is not offered a call, and read once by the swap, after it has gone live.
+//  * `missed_offers` is set when a staged controller is not offered a call or what is pinned, and read once by the swap, after it
+//    has gone live. Each of the two looks at what the other has set, with a fence in between: see `offer`.
 //  * `resolver_failed` is set under a directive's lock, and reset by the swap that looks at it.
 //
 // `Types` and `TypeTable`
@@ -115,8 +121,12 @@
 //
 //  * Everything but `state` is immutable. Inserting the directive, ending it and releasing a reference hold its shard's
 //    lock, too, so that no directive in a shard has ended.
-//  * `references` counts the strong subscribers. `epoch` is incremented with each new one, which invalidates keep
-//    timers.
+//  * `references` counts the strong subscribers, `narrow` those of them that do not ask the fleet: other hosts, and controllers
+//    that keep what they answer. `epoch` is incremented with each new one, which invalidates keep timers.
+//  * While `asks_fleet` is false, the directive has no resolver and no value of the fleet's side: `begin` refuses them. It
+//    becomes true with a strong reference that is not narrow, and false when all that are left are narrow; without any
+//    reference it stays. Where no other host asks and no controller keeps what it answers, it is true, and
+//    `narrow` is 0.
 //  * `offers` is 1 until the directive has been offered to every controller that was on the list when it was added.
 //    Before that it is not idle, and a controller without a resolver does not count as one that has nothing to say.
 //  * `Resolver::run` is incremented when a run ends or fails. What a handle of an earlier run says is ignored.
@@ -154,9 +164,14 @@
 //                stay
 //    retiring    its successor serves: it goes, with its values, once that has a value or is idle; after OUTLAST at the
 //                latest
+//    pinned      (`Options::pin`) its controller was replaced, and goes on with it; nobody of its line begins. It becomes retiring at
+//                its limit, when it has failed, or when its controller would have to begin it again, and the newest of the line is
+//                offered the directive first; it is gone if there is none. One that waits at the gate is handed on, like a call
 //    a call      (`Options::once`) has the first resolver that begins, and no other. A staged controller is not offered it; one that
 //                waits at the gate is handed on to the successor, and one at work stays where it is
-//    gone        its controller was taken off, it turned out to have no resolver for it, or the directive has ended
+//    gone        its controller was taken off, it turned out to have no resolver for it, or the directive has ended; or it is
+//                of the fleet's side, and nobody on this host asks any more. Then it is offered the directive again when
+//                somebody does, and the number of its first run is one that it has never had
 //
 //
 // # The life of a key and its instance
@@ -184,7 +199,8 @@
 //            3 `switch`, under `life`: factories, instances, phases; what the old generation has added by hand leaves. There
 //              is no way back from here
 //            4 `take_over`: the old ones lose their routes, and their gates are shut; on each directive the new values
-//              become visible, and the old ones go; the gates of the new ones open
+//              become visible, and the old ones go, unless it is pinned; the gates of the new ones open
+//    unpinned  what was pinned is over: see pins.rs
 //    drained   the old ones answer nothing any more, or OUTLAST is over; they are closed
 
 mod answering;
@@ -194,6 +210,7 @@ mod config_state;
 mod configs;
 pub(crate) mod contain;
 mod counts;
+mod crossing;
 mod engine;
 mod entry;
 mod factories;
@@ -206,7 +223,9 @@ mod lane;
 mod life;
 mod limits;
 pub mod loading;
+mod origin;
 mod owning;
+mod pins;
 mod reference;
 mod resolver;
 mod running;
@@ -226,12 +245,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use applying::{ApplyReport, ConfigOwner};
-#[cfg(test)]
-pub(crate) use bridge::Crossing;
 pub use bridge::{Across, Bridge, FarBus};
 pub use config_state::{ConfigState, Pending, RunState};
 pub(crate) use contain::{contain, contained};
 pub use counts::{CountsSnapshot, DirectiveCounts, ResolverCounts};
+#[cfg(test)]
+pub(crate) use crossing::Crossing;
 pub use entry::Execution;
 pub use handle::{Backend, BusHandle};
 pub use introspect::{
@@ -239,6 +258,7 @@ pub use introspect::{
     ResolverState, Snapshot, ValueSnapshot,
 };
 pub use limits::Limits;
+pub use origin::Origin;
 pub use running::{AddedFactories, RawRunning, Running};
 #[cfg(unix)]
 pub use sockets::SocketSnapshot;
@@ -324,6 +344,31 @@ impl Bus {
         self.0.handle()
     }
 
+    /// The bus as another host of a fleet sees it, for the carriers of fleets: what is asked through it is asked for that host,
+    /// which is not told what other hosts of the fleet answer, and a controller that is added through it passes directives on to
+    /// that host, as [`Bus::add_controller_from`] says. Superseding directives of different hosts are kept apart; those that one host
+    /// keeps apart, because buses with bridges to it ask them, only if the carrier passes on what they have there:
+    /// [`Origin::keyed`].
+    ///
+    /// ```
+    /// use controllerbus::bus::Origin;
+    /// # use controllerbus::prelude::*;
+    /// # #[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+    /// # #[directive(id = "example/greet", value = String)]
+    /// # struct Greet { name: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BusError> {
+    /// let bus = Bus::new();
+    /// let edge = bus.handle_from(Origin::fleet("edge-7"));
+    /// let request = edge.request(Greet { name: "Ada".into() })?;
+    /// assert_eq!(bus.directives()[0].asked_by[0].host.as_deref(), Some("edge-7"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn handle_from(&self, origin: Origin) -> BusHandle {
+        self.0.handle_from(origin)
+    }
+
     /// Adds a directive and returns a reference to it: [`BusHandle::request`] on this bus.
     ///
     /// # Errors
@@ -359,7 +404,14 @@ impl Bus {
 
     /// Adds a controller to the bus, which executes it and offers it the active directives.
     pub fn add_controller(&self, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
-        let entry = self.0.by_hand(controller, info, Source::STATIC, Retry::default());
+        self.add_controller_from(Origin::HERE, controller, info)
+    }
+
+    /// Adds a controller that answers for another host of a fleet, for the carriers of fleets. It is offered a directive only while
+    /// somebody on this bus asks for that, and what it answers is told to nobody who asks for another host: what came from the
+    /// fleet is not told to the fleet. Otherwise as [`Bus::add_controller`].
+    pub fn add_controller_from(&self, origin: Origin, controller: Arc<dyn AnyController>, info: Info) -> ControllerId {
+        let entry = self.0.by_hand(controller, info, (Source::STATIC, origin), Retry::default());
         // What is not a generation's is never refused.
         let _ = self.0.put(&entry);
         ControllerId(entry.id)
@@ -504,6 +556,40 @@ impl Bus {
         #[cfg(unix)]
         self.0.close_sockets();
         left.iter().map(|entry| self.0.snapshot_of(entry)).collect()
+    }
+}
+
+/// A bus that is not kept by this: for what is itself on the bus, such as a factory that needs one.
+#[derive(Clone)]
+pub struct WeakBus(std::sync::Weak<Engine>);
+
+impl Bus {
+    /// The bus for something that is on it, and would keep it for ever.
+    pub fn downgrade(&self) -> WeakBus {
+        WeakBus(Arc::downgrade(&self.0))
+    }
+}
+
+impl WeakBus {
+    /// Whether it is this bus.
+    pub fn is(&self, bus: &Bus) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&bus.0))
+    }
+
+    /// Whether nobody has the bus any more.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// The bus, if anybody still has it.
+    pub fn upgrade(&self) -> Option<Bus> {
+        self.0.upgrade().map(Bus)
+    }
+}
+
+impl std::fmt::Debug for WeakBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WeakBus").finish_non_exhaustive()
     }
 }
 

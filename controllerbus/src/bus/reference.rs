@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::ResolverSnapshot;
+use super::resolver::turned;
 use super::standing::Standing;
 use super::table::Release;
 use crate::Result;
@@ -35,26 +36,33 @@ impl RawRequest for Reference {
     }
 
     fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
-        let subscriber = {
+        let (subscriber, turn) = {
             let mut state = self.standing.lock();
             if state.ended {
                 return Err(superseded(self.standing.directive.id()));
             }
-            let source = state.source_of(self.subscriber);
-            state.subscribe(strong, source)
+            let asker = state.asker(self.subscriber);
+            state.subscribe(strong, asker, &self.standing.options)
         };
-        self.standing.notify_changed();
+        match turn {
+            Some(turn) => turned(&self.standing, turn),
+            None => self.standing.notify_changed(),
+        }
         Ok(Box::new(Self::new(Arc::clone(&self.standing), subscriber)))
     }
 
     fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
         let id = self.standing.directive.id();
-        Ok(self.standing.lock().resolver_snapshots(id))
+        let state = self.standing.lock();
+        Ok(state.resolver_snapshots(id, state.asker(self.subscriber).told))
     }
 
     fn givers(&self) -> Vec<ResolverSnapshot> {
         let id = self.standing.directive.id();
-        let mut all = self.standing.lock().resolver_snapshots(id);
+        let mut all = {
+            let state = self.standing.lock();
+            state.resolver_snapshots(id, state.asker(self.subscriber).told)
+        };
         all.retain(|resolver| resolver.values > 0);
         all
     }

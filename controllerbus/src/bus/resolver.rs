@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 use tracing::Instrument;
@@ -12,11 +12,12 @@ use super::Source;
 use super::contain::{contain, contained};
 use super::entry::LaneRef;
 use super::handover::Gate;
+use super::origin::{Origin, Sides};
 use super::reference::Reference;
-use super::standing::{ResolverTask, Standing, StandingState};
+use super::standing::{Asker, ResolverTask, Standing, StandingState, Turn};
 use super::table::Release;
 use crate::controller::BoxFuture;
-use crate::directive::{AnyValue, Callback, RawRequest, ValueId, ValueSink, superseded};
+use crate::directive::{AnyValue, Callback, RawRequest, Supersede, ValueId, ValueSink, superseded};
 use crate::error::ErrorKind;
 use tokio::time::Instant;
 
@@ -73,6 +74,9 @@ impl ValueSink for ResolverSink {
         self.standing.change(|state, effects| state.set_idle(self.lane_ref.id, self.run, idle, effects));
         self.lane_ref.handover.notify();
     }
+    fn report(&self, error: Error) {
+        self.standing.change(|state, effects| state.report(&self.lane_ref, self.run, error, effects));
+    }
     fn is_cancelled(&self) -> bool {
         self.standing.lock().is_cancelled(self.lane_ref.id, self.run, &self.standing.options)
     }
@@ -82,7 +86,9 @@ impl ValueSink for ResolverSink {
             if state.ended || state.resolver_in(self.lane_ref.id, self.run).is_none() {
                 return Err(superseded(self.standing.directive.id()));
             }
-            state.subscribe(false, self.lane_ref.source)
+            let asker = Asker::watching(&self.lane_ref);
+            // A weak one changes nothing.
+            state.subscribe(false, asker, &self.standing.options).0
         };
         self.standing.notify_changed();
         Ok(Box::new(Reference::new(Arc::clone(&self.standing), subscriber)))
@@ -93,6 +99,11 @@ impl ValueSink for ResolverSink {
         }
         let release = if even_if_referred { Release::Closed } else { Release::Unreferred };
         Ok(self.standing.table.release(&self.standing, release))
+    }
+    fn origin(&self) -> Origin {
+        let superseding = self.standing.options.supersede != Supersede::Never;
+        let key = if superseding { self.standing.hash } else { Origin::HERE.key() };
+        Origin::of_standing(self.standing.lock().asked_of(), key)
     }
     fn on_gone(&self, callback: Callback) {
         let refused = self.standing.change(|state, _| match state.resolver_in(self.lane_ref.id, self.run) {
@@ -113,39 +124,66 @@ pub(super) fn offer(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>) {
     if let Some(library) = standing.library.filter(|library| *library != lane_ref.library) {
         return not_asked(standing, lane_ref, library);
     }
-    // Its predecessor is asked. What that does not begin is offered again when this one goes live (`Engine::take_over`). A local
-    // call has only its own generation.
-    if standing.options.once && lane_ref.is_staged() && standing.library.is_none() {
-        lane_ref.missed_calls.store(true, Ordering::Release);
-        return;
+    // Its predecessor is asked. What that does not keep is offered again when this one goes live (`Engine::take_over`), and so is
+    // what is pinned to an earlier one now. What is local has only its own generation.
+    if standing.options.stays() && lane_ref.is_staged() && standing.library.is_none() {
+        lane_ref.missed_offers.store(true, Ordering::Relaxed);
+        // Either this thread sees that it has gone live, or whoever lets it take over sees the note.
+        fence(Ordering::SeqCst);
+        if lane_ref.is_left(standing) && lane_ref.is_staged() {
+            return;
+        }
     }
     // Remembered before it begins: if the controller is taken off in between, it does not begin.
     let Some(slot) = lane_ref.remember(standing) else { return };
     match standing.change(|state, effects| state.begin(standing, lane_ref, slot, effects)) {
-        Gate::Open => start_run(standing, lane_ref, 0),
-        Gate::Holding => {}
-        // There was another offer, the directive has ended, or another controller has taken over.
-        Gate::Shut => lane_ref.forget(slot),
+        (Gate::Open, run) => start_run(standing, lane_ref, run),
+        (Gate::Holding, _) => {}
+        // There was another offer, the directive has ended, another controller has taken over, or nobody asks the fleet.
+        (Gate::Shut, _) => lane_ref.forget(slot),
     }
 }
 
-/// Hands a call that waited at the gate of a controller, and has not begun, on to the one that has replaced it.
+/// Does what a change of who asks entails: somebody on this bus asks for the first time, or nobody does any more.
+#[cold]
+pub(super) fn turned(standing: &Arc<Standing>, mut turn: Box<Turn>) {
+    turn.effects.apply(standing);
+    if turn.asks_fleet {
+        let routes = standing.table.routes.load();
+        let fleet: Vec<_> = routes.iter().filter(|route| route.entry.side == Sides::FLEET).cloned().collect();
+        drop(routes);
+        for route in fleet {
+            offer(standing, route.get());
+        }
+        standing.change(StandingState::offered_to_fleet);
+    }
+    standing.notify_changed();
+}
+
+/// Hands what waited at the gate of a controller, and has not begun, on to the one that has replaced it: a call, or what is pinned.
 pub(super) fn hand_on(standing: &Arc<Standing>, old: u64, new: u64) {
-    standing.change(|state, effects| state.take_back_offer(old, effects));
+    standing.change(|state, effects| state.take_back_offer(old, new, effects));
+    offer_to(standing, new);
+    standing.change(StandingState::offered);
+}
+
+/// Offers a directive to the controller with this id, if it is routed to.
+pub(super) fn offer_to(standing: &Arc<Standing>, controller: u64) {
     let routes = standing.table.routes.load();
-    let route = routes.iter().find(|route| route.entry.id == new).cloned();
+    let route = routes.iter().find(|route| route.entry.id == controller).cloned();
     drop(routes);
     if let Some(route) = route {
         offer(standing, route.get());
     }
-    standing.change(StandingState::offered);
 }
 
 /// A local directive of another library. Between the host and a plugin that is a mistake, which is told; between generations it
-/// is not, because the other one has controllers of its own; nor is it where a controller resolves whatever there is.
+/// is not, because the other one has controllers of its own; nor is it where a controller resolves whatever there is, or answers
+/// for another host, which has its own libraries.
 fn not_asked(standing: &Arc<Standing>, lane_ref: &LaneRef, library: Source) {
     let is_meant = lane_ref.resolves.iter().any(|id| id == standing.directive.id());
-    if !is_meant || (library == Source::STATIC) == (lane_ref.library == Source::STATIC) {
+    if !is_meant || lane_ref.side == Sides::FLEET || (library == Source::STATIC) == (lane_ref.library == Source::STATIC)
+    {
         return;
     }
     let what = format!(
@@ -172,7 +210,12 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
         Ok(Some(work)) => work,
         Ok(None) => {
             drop(entered);
-            return standing.change(|state, effects| state.remove_resolver(lane_ref.id, effects));
+            // Another run may have begun meanwhile, if nobody asked the fleet for a moment.
+            return standing.change(|state, effects| {
+                if state.resolver_in(lane_ref.id, run).is_some() {
+                    state.remove_resolver(lane_ref.id, effects);
+                }
+            });
         }
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::Engine;
 use super::entry::{ControllerEntry, Ties};
 use super::factories::KnownFactory;
+use super::origin::{Origin, Sides};
 use super::{ControllerId, Source};
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, BoxFuture, Info};
@@ -85,11 +86,11 @@ impl Engine {
         &self,
         controller: Arc<dyn AnyController>,
         info: Info,
-        source: Source,
+        (source, origin): (Source, Origin),
         retry: Retry,
     ) -> Arc<ControllerEntry> {
         let ties = Ties::new(self.next_id()).named(&info.id, &[]);
-        Arc::new(ControllerEntry::new(ties, info, source, controller).retried(retry))
+        Arc::new(ControllerEntry::new(ties, info, source, controller).of_origin(origin).retried(retry))
     }
 
     /// Puts it on the bus.
@@ -107,6 +108,9 @@ impl Engine {
             self.discard(Arc::clone(entry));
         } else {
             self.attach(entry, Vec::new());
+            if entry.side == Sides::FLEET {
+                self.fleet_came();
+            }
         }
         Ok(())
     }

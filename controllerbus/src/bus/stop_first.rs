@@ -13,7 +13,7 @@
 //! before everything that owned the same has been dropped. So there are never two. A construction has a claim of its own, which
 //! stays with it when it passes its limit, until it has ended.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::engine::Engine;
 use super::entry::{ControllerEntry, End};
-use super::resolver::{hand_on, offer, start_run};
+use super::resolver::{hand_on, offer, offer_to, start_run};
 use super::standing::Standing;
 use crate::controller::State;
 use crate::error::ErrorKind;
@@ -296,31 +296,41 @@ impl Engine {
             // The runs that waited here, and whatever is offered to the old one from now on, are the new one's.
             for (standing, lane_ref, run) in old.handover.shut() {
                 match new {
-                    // A local call has nobody of another library: it stays where it is, like those that have begun.
+                    // What is local has nobody of another library: it stays where it is, like what has begun.
                     Some(new)
-                        if standing.options.once && standing.library.is_some_and(|library| library != new.library) =>
+                        if new.is_left(&standing) && standing.library.is_some_and(|library| library != new.library) =>
                     {
                         let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
                         if is_wanted {
                             start_run(&standing, &lane_ref, run);
                         }
                     }
-                    Some(new) if standing.options.once => hand_on(&standing, old.id, new.id),
+                    Some(new) if standing.options.stays() => hand_on(&standing, old.id, new.id),
                     _ => standing.change(|state, effects| state.remove_resolver(old.id, effects)),
                 }
             }
             if let Some(new) = new {
                 // A directive that is being added may have been offered to only one of the two. A call has no other answer.
                 let both = new.answers().into_iter().chain(old.answers());
+                let mut pinned = Vec::new();
                 for standing in both.filter(|standing| !standing.options.once) {
+                    if let Some(limit) = standing.options.pinned_for() {
+                        if new.handover.leaves_pins() && standing.change(|state, _| state.pin(old.id, new.id)) {
+                            pinned.push((standing, limit));
+                            continue;
+                        }
+                        offer_to(&standing, new.id);
+                    }
                     standing.change(|state, effects| state.replace(old.id, new.id, effects));
                 }
-                // A call that was added before the new one was routed to may come to the old one too late.
-                if new.missed_calls.load(Ordering::Acquire) {
+                self.end_pins(old, pinned);
+                // A call, or what is pinned, that was added before the new one was routed to may come to the old one too late; and
+                // what was pinned to an earlier one may be over.
+                fence(Ordering::SeqCst);
+                if new.missed_offers.load(Ordering::Relaxed) {
                     let all = self.types.standing_for(new);
-                    all.iter()
-                        .filter(|(standing, _)| standing.options.once)
-                        .for_each(|(standing, own)| offer(standing, own));
+                    let missed = all.iter().filter(|(standing, _)| standing.options.stays());
+                    missed.for_each(|(standing, own)| offer(standing, own));
                 }
             }
         }
@@ -334,13 +344,13 @@ impl Engine {
             self.spawn(async move {
                 let watching = Watching::of(&old);
                 let outlasted = async {
-                    while old.answers_more_than_calls() {
+                    while old.answers_what_goes() {
                         watching.activity.notified().await;
                     }
                 };
                 let _ = timeout(super::swap::OUTLAST, outlasted).await;
-                old.withdraw_but_calls();
-                // Whoever calls decides how long he waits. Meanwhile it is shown as finishing.
+                old.withdraw_what_goes();
+                // Whoever calls decides how long he waits, and a pin has its limit. Meanwhile it is shown as finishing.
                 while old.answer_count() > 0 {
                     watching.activity.notified().await;
                 }
@@ -353,13 +363,13 @@ impl Engine {
 }
 
 /// Is notified of each change of a controller until it is dropped.
-struct Watching {
+pub(super) struct Watching {
     entry: Arc<ControllerEntry>,
-    activity: Arc<Notify>,
+    pub(super) activity: Arc<Notify>,
 }
 
 impl Watching {
-    fn of(entry: &Arc<ControllerEntry>) -> Self {
+    pub(super) fn of(entry: &Arc<ControllerEntry>) -> Self {
         let activity = Arc::default();
         entry.handover.watch(&activity);
         Self { entry: Arc::clone(entry), activity }

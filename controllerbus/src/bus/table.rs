@@ -161,7 +161,7 @@ impl TypeTable {
             let mut shard = self.shard(standing.hash);
             let mut state = standing.lock();
             let strong = match release {
-                Release::Reference(subscriber) => state.unsubscribe(subscriber, &mut effects),
+                Release::Reference(subscriber) => state.unsubscribe(subscriber, &standing.options, &mut effects),
                 _ => false,
             };
             if (state.references == 0 || release == Release::Closed) && !state.ended {

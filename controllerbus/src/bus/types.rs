@@ -16,6 +16,7 @@ use super::counts::{DirectiveCounts, ResolverCounts};
 use super::entry::{ControllerEntry, LaneRef, Route};
 use super::kept::KeptDirectives;
 use super::lane::PerLane;
+use super::origin::Sides;
 use super::standing::Standing;
 use super::table::{TypeLanes, TypeTable};
 use crate::directive::{ANY_DIRECTIVE, AnyDirective};
@@ -165,6 +166,8 @@ impl Types {
         };
         let (gone, mut stay): (Vec<_>, Vec<_>) = routing.everywhere.drain(..).partition(is_removed);
         stay.extend(everywhere.iter().cloned());
+        // A new table takes over their order.
+        stay.sort_by_key(|route| route.entry.side == Sides::FLEET);
         routing.everywhere = stay;
         for lanes in affected {
             let routes = lanes.table.routes.load();
@@ -183,8 +186,9 @@ impl Types {
                     changed.push(Arc::clone(route));
                 }
             }
-            // Who names the id is asked before who resolves whatever there is: a call has one answer.
-            changed.sort_by_key(|route| !route.entry.resolves.contains(&lanes.id));
+            // Who names the id is asked before who resolves whatever there is, and of these who is here before another host: a
+            // call has one answer.
+            changed.sort_by_key(|route| (!route.entry.resolves.contains(&lanes.id), route.entry.side == Sides::FLEET));
             replaced.push(lanes.table.routes.swap(Arc::new(changed)));
         }
         added.iter().for_each(|entry| entry.is_routed.store(true, std::sync::atomic::Ordering::Release));

@@ -336,7 +336,18 @@ fn json<T: serde::de::DeserializeOwned>(what: &str, file: Option<&str>, text: &s
     })
 }
 
+/// The keys that an entry has only in a set that is published to a fleet.
+const OF_A_FLEET: [&str; 4] = ["on", "count", "spread", "exclusive"];
+
 fn invalid(what: &str, file: Option<&str>, text: &str, place: Option<(u64, u64)>, message: &str) -> Error {
+    let of_a_fleet = OF_A_FLEET.iter().find(|key| message.starts_with(&format!("unknown field `{key}`")));
+    let message = match of_a_fleet {
+        Some(key) => &format!(
+            "`{key}` says on which hosts of a fleet an entry runs, and this set is for one bus; publish the set to the fleet, or \
+             leave `{key}` out"
+        ),
+        None => message,
+    };
     let error = Error::new(ErrorKind::Invalid, format!("{what}: {message}")).with_code(Code::CONFIG_SYNTAX);
     match place {
         Some((line, column)) => error.at(Origin::new(file, text).at(line, column)),

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use declaration::Declaration;
 pub use helpers::{Child, Keyed, Mapped};
 pub use latest::Latest;
-pub(crate) use relay::Relay;
+pub use relay::Relay;
 pub(crate) use request::superseded;
 pub use request::{Event, RawEvent, RawRequest, Request};
 pub use shared::{Shared, SharedMap};
@@ -226,6 +226,14 @@ pub struct Options {
     /// it were [`unmerged`](Options::unmerged), so that an equal one is another call.
     #[serde(default)]
     pub once: bool,
+    /// How long it may stay with the generation that has begun it: in a swap, the controller that answers it then goes on beside the
+    /// new generation, with its values, until the directive ends, the resolver fails, or this time has passed since the switch;
+    /// then the new generation answers it, which does not begin it before. A change of the config, a plugin that is unloaded,
+    /// `swap = "stop-first"`, and a roll-back of the generation that has begun it end that earlier. What the controller changes
+    /// in its state after the switch is not handed over. `None` lets the directive go over in the swap, like any other.
+    /// [`once`](Options::once) needs no pin, and takes no notice of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Duration>,
 }
 
 impl Options {
@@ -270,6 +278,22 @@ impl Options {
     pub fn with_once(self) -> Self {
         Self { once: true, ..self }
     }
+
+    /// With a time for which it may stay with the generation that has begun it; see [`Options::pin`].
+    #[must_use]
+    pub fn with_pin(self, limit: Duration) -> Self {
+        Self { pin: Some(limit), ..self }
+    }
+
+    /// Whether it may stay with the controller that has begun it when that is replaced.
+    pub(crate) fn stays(&self) -> bool {
+        self.once || self.pinned_for().is_some()
+    }
+
+    /// How long it stays with the generation that has begun it; not of calls, which stay anyway.
+    pub(crate) fn pinned_for(&self) -> Option<Duration> {
+        self.pin.filter(|limit| !self.once && !limit.is_zero())
+    }
 }
 
 /// A directive whose type is known only at run time. Implemented for every [`Directive`].
@@ -300,6 +324,12 @@ pub trait AnyDirective: Send + Sync + 'static {
     /// The library that its values stay in, if it is [local](Directive::LOCAL).
     fn confined_to(&self) -> Option<Source> {
         None
+    }
+    /// What keeps it apart from equal ones of the same end of a wire, where it supersedes: [`Origin::key`](crate::bus::Origin::key), as
+    /// whoever passes it on has found it; 0 for nothing.
+    #[doc(hidden)]
+    fn origin_key(&self) -> u64 {
+        0
     }
     /// The directive in the boundary's encoding.
     ///
@@ -368,6 +398,15 @@ pub struct Facts {
     /// [`Directive::LOCAL`].
     #[serde(default)]
     pub local: bool,
+    /// What keeps it apart from equal ones of the same end, where it supersedes; 0 for nothing. A version that does not know this field
+    /// passes it over.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub origin: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_nothing(origin: &u64) -> bool {
+    *origin == 0
 }
 
 impl Facts {
@@ -377,11 +416,12 @@ impl Facts {
     /// [`ErrorKind::Encoding`], in theory.
     pub fn encode(directive: &dyn AnyDirective) -> Result<Vec<u8>, BusError> {
         let local = directive.confined_to().is_some();
-        let facts = Self { options: directive.options(), key: directive.encode_key(), local };
+        let (key, origin) = (directive.encode_key(), directive.origin_key());
+        let facts = Self { options: directive.options(), key, local, origin };
         if facts == Self::default() { Ok(Vec::new()) } else { Ok(wire::encode(&facts)?) }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         if bytes.is_empty() { Ok(Self::default()) } else { wire::decode(bytes) }
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Callback, Directive, RawRequest, Request, wire, wrong_type};
+use crate::bus::Origin;
 use crate::error::ErrorKind;
 use crate::plugin::interface::{self, Object};
 use crate::{BusError, Error, Result};
@@ -167,8 +168,18 @@ pub trait ValueSink: Send + Sync {
     fn remove(&self, id: ValueId) -> bool;
     /// Says whether the resolver has nothing more to add for now.
     fn set_idle(&self, idle: bool);
+    /// Tells whoever asks that what answers for this resolver elsewhere has failed, and will try again by itself: the resolver goes
+    /// on, and its values stay. Says nothing about whether it is idle.
+    fn report(&self, error: Error) {
+        let _ = error;
+    }
     /// Whether the directive, the controller or the resolver is gone, or as many values as are wanted are there.
     fn is_cancelled(&self) -> bool;
+    /// Who asks, as far as that is known: a bridge asks for the same beyond it.
+    #[doc(hidden)]
+    fn origin(&self) -> Origin {
+        Origin::HERE
+    }
     /// A weak reference to the directive.
     ///
     /// # Errors

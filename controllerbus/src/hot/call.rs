@@ -228,7 +228,8 @@ impl<R: DeserializeOwned> Call<R> {
     fn failed(&self, error: Error) -> Error {
         let named = format!("`{}`", self.what);
         let error = if error.message().contains(&named) { error } else { error.context(named) };
-        if error.kind() == ErrorKind::Crashed { error.and("this call is not made again") } else { error }
+        let is_lost = matches!(error.kind(), ErrorKind::Crashed | ErrorKind::Unreachable);
+        if is_lost { error.and("this call is not made again") } else { error }
     }
 
     fn nobody(&self) -> Error {

@@ -39,7 +39,8 @@ pub struct Outcome {
     failure: Failure,
 }
 
-const KINDS: [ErrorKind; 8] = [
+/// By their number in a failure. One that a side does not know is read as the first.
+pub(super) const KINDS: [ErrorKind; 9] = [
     ErrorKind::Failed,
     ErrorKind::Panicked,
     ErrorKind::Encoding,
@@ -48,6 +49,7 @@ const KINDS: [ErrorKind; 8] = [
     ErrorKind::Closed,
     ErrorKind::TimedOut,
     ErrorKind::Crashed,
+    ErrorKind::Unreachable,
 ];
 
 /// Set in a failure's kind where trying again does not help.

@@ -271,7 +271,7 @@ impl<P: Post> Endpoint<P> {
             let add = async {
                 let there = about?;
                 let proxy = this.offers.controller_proxy(&there)?;
-                let bus = this.bus_of_offers()?;
+                let bus = this.bus_of_offers(0)?;
                 bus.backend().add_controller(proxy, there.info, this.offers.library(), there.retry)
             };
             let running = match contained(add).await {
@@ -306,7 +306,7 @@ impl<P: Post> Endpoint<P> {
                     return Err(Error::new(ErrorKind::Invalid, what));
                 }
                 let proxies = about.iter().map(|there| this.offers.factory_proxy(there)).collect::<Result<_>>()?;
-                this.bus_of_offers()?.backend().add_factories(proxies, this.offers.library())
+                this.bus_of_offers(0)?.backend().add_factories(proxies, this.offers.library())
             };
             match contained(add).await {
                 Ok(_held) => {
@@ -319,9 +319,11 @@ impl<P: Post> Endpoint<P> {
         });
     }
 
-    pub(super) fn bus_of_offers(&self) -> Result<BusHandle> {
+    /// For what is kept apart by a key; 0 for all else.
+    pub(super) fn bus_of_offers(&self, key: u64) -> Result<BusHandle> {
         let missing = || Error::new(ErrorKind::NotFound, "this end of the connection offers no bus");
-        self.offers.bus().ok_or_else(missing)
+        let bus = if key == 0 { self.offers.bus() } else { self.offers.bus_for(key) };
+        bus.ok_or_else(missing)
     }
 
     /// Runs what keeps something for the other end until that releases it.
@@ -330,12 +332,12 @@ impl<P: Post> Endpoint<P> {
         if self.cut.initialized() {
             return;
         }
-        if answers.len() as u64 >= self.limits.asks {
+        let Some(place) = self.limits.place() else {
             drop(answers);
             return self.tell(ask, &Message::Failed { ask, error: self.too_many() });
-        }
+        };
         let task = tokio::spawn(work).abort_handle();
-        let before = answers.insert(ask, Answer::Added { task, remove });
+        let before = answers.insert(ask, Answer::Added { task, remove, _place: place });
         drop(answers);
         before.into_iter().for_each(Answer::release);
     }

@@ -4,17 +4,19 @@ use std::borrow::Cow;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::sync::{Notify, Semaphore, SetOnce};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
+use super::limits::Place;
 use super::message::EVENT_CREDIT;
 use super::sink::{Sends, WireSink};
 use super::{Endpoint, Message, Post, Receiving, lock};
 use crate::bus::contained;
 use crate::controller::AnyController;
 use crate::directive::{
-    AnyDirective, AnyValue, DirectiveType, OpaqueDirective, RawEvent, RawRequest, ValueSink, confined,
+    AnyDirective, AnyValue, DirectiveType, Facts, OpaqueDirective, RawEvent, RawRequest, ValueSink, confined,
 };
 use crate::error::ErrorKind;
 use crate::{BusError, Error, Result};
@@ -22,17 +24,31 @@ use crate::{BusError, Error, Result};
 /// One open ask of the other end.
 pub(super) enum Answer<P> {
     /// By the bus.
-    Bus {
-        /// Forwards the events.
-        task: AbortHandle,
-        credit: Arc<Semaphore>,
-        /// The reference, once it was added; `None` if that failed.
-        raw: Arc<SetOnce<Option<Raw>>>,
-    },
+    Bus(ByBus),
     /// By a controller.
-    Resolver { task: AbortHandle, sink: Arc<WireSink<P>> },
+    Resolver { task: AbortHandle, sink: Arc<WireSink<P>>, _place: Place },
     /// A controller, or factories, of the other end, which are on the bus for as long as the task is there.
-    Added { task: AbortHandle, remove: Arc<Notify> },
+    Added { task: AbortHandle, remove: Arc<Notify>, _place: Place },
+}
+
+/// An ask that the bus answers.
+pub(super) struct ByBus {
+    /// Forwards the events.
+    pub(super) task: JoinHandle<()>,
+    pub(super) credit: Arc<Semaphore>,
+    pub(super) added: Arc<SetOnce<Result<Raw>>>,
+    /// What is asked, where it may be asked again.
+    pub(super) key: u64,
+    pub(super) place: Place,
+}
+
+impl ByBus {
+    /// Ends the forwarding. While the directive is being added the task is left alone, for those that refer to it.
+    pub(super) fn stop(&self) {
+        if self.added.initialized() {
+            self.task.abort();
+        }
+    }
 }
 
 pub(super) type Raw = Mutex<Box<dyn RawRequest>>;
@@ -41,11 +57,9 @@ impl<P> Answer<P> {
     /// To be called when it is not in the table any more.
     pub(super) fn release(self) {
         match self {
-            // While it is being added it is left alone, for those that refer to it.
-            Self::Bus { task, raw, .. } if raw.initialized() => task.abort(),
-            Self::Bus { .. } => {}
+            Self::Bus(by_bus) => by_bus.stop(),
             Self::Added { task, .. } => task.abort(),
-            Self::Resolver { task, sink } => {
+            Self::Resolver { task, sink, .. } => {
                 sink.cancel();
                 task.abort();
             }
@@ -53,14 +67,29 @@ impl<P> Answer<P> {
     }
 }
 
-fn released() -> Error {
+/// How an answer by the bus begins.
+#[derive(Default)]
+pub(super) struct Beginning {
+    /// See [`ByBus::key`].
+    pub(super) key: u64,
+    /// The other end has been told of it before, and compares.
+    pub(super) anew: bool,
+}
+
+pub(super) fn released() -> Error {
     Error::new(ErrorKind::Closed, "the request was released")
 }
 
 impl<P: Post> Endpoint<P> {
     /// Adds a directive for the other end. If that fails, the error is its first event.
-    pub(super) fn ask(self: &Arc<Self>, ask: u64, directive: &str, bytes: &[u8], facts: &[u8]) {
-        let bus = match self.bus_of_offers() {
+    pub(super) fn ask(self: &Arc<Self>, ask: u64, directive: &str, bytes: &[u8], facts: &[u8], again: bool) {
+        let key = if P::RESUMES { self.key(ask, directive, bytes, facts) } else { 0 };
+        if P::RESUMES && self.adopt(ask, key, again) {
+            return;
+        }
+        // What cannot be read is told where the directive is added.
+        let origin = if P::RESUMES { Facts::decode(facts).map_or(0, |facts| facts.origin) } else { 0 };
+        let bus = match self.bus_of_offers(origin) {
             Ok(bus) => bus,
             Err(error) => return self.refuse(ask, error),
         };
@@ -70,29 +99,33 @@ impl<P: Post> Endpoint<P> {
             let directive = DirectiveType::decode_with(&directive, &bytes, &facts)?;
             bus.backend().add_for(confined(directive, library), library)
         };
-        self.answer_by_bus(ask, None, add);
+        self.answer_by_bus(ask, None, add, Beginning { key, anew: again });
     }
 
     /// Adds another reference to the directive of an ask. The other end may release that next, so this is done at once, unless
     /// the directive itself is still being added.
     pub(super) fn refer(self: &Arc<Self>, ask: u64, to: u64, strong: bool) {
         let known = match lock(&self.answers).get(&to) {
-            Some(Answer::Bus { raw, .. }) => Some(Arc::clone(raw)),
+            Some(Answer::Bus(by_bus)) => Some(Arc::clone(&by_bus.added)),
             _ => None,
         };
-        let refer = move |raw: Option<&Raw>| raw.ok_or_else(released).and_then(|raw| lock(raw).reference(strong));
+        let refer = move |raw: &Result<Raw>| match raw {
+            Ok(raw) => lock(raw).reference(strong),
+            Err(_) => Err(released()),
+        };
         let made = match &known {
-            Some(known) => known.get().map(|raw| refer(raw.as_ref())),
+            Some(known) => known.get().map(refer),
             None => Some(Err(released())),
         };
         // Only a reference that still waits for the other ask keeps it.
         let known = known.filter(|_| made.is_none());
-        self.answer_by_bus(ask, made, async move {
+        let add = async move {
             match known {
-                Some(known) => refer(known.wait().await.as_ref()),
+                Some(known) => refer(known.wait().await),
                 None => Err(released()),
             }
-        });
+        };
+        self.answer_by_bus(ask, made, add, Beginning::default());
     }
 
     /// Adds a reference to the directive that this end has asked the other one to resolve.
@@ -101,20 +134,20 @@ impl<P: Post> Endpoint<P> {
             Some(Receiving::Values(inflow)) => inflow.sink.reference(),
             _ => Err(released()),
         };
-        self.answer_by_bus(ask, Some(made), std::future::ready(Err(released())));
+        self.answer_by_bus(ask, Some(made), std::future::ready(Err(released())), Beginning::default());
     }
 
     /// Says who answers the directive of an ask, once that was added.
     pub(super) fn resolvers(self: &Arc<Self>, ask: u64, of: u64) {
         let known = match lock(&self.answers).get(&of) {
-            Some(Answer::Bus { raw, .. }) => Some(Arc::clone(raw)),
+            Some(Answer::Bus(by_bus)) => Some(Arc::clone(&by_bus.added)),
             _ => None,
         };
         let this = Arc::clone(self);
         drop(tokio::spawn(async move {
             let found = contained(async {
                 let known = known.ok_or_else(released)?;
-                let raw = known.wait().await.as_ref().ok_or_else(released)?;
+                let raw = known.wait().await.as_ref().map_err(|_| released())?;
                 lock(raw).resolvers()
             });
             match found.await {
@@ -146,57 +179,61 @@ impl<P: Post> Endpoint<P> {
         ask: u64,
         made: Option<Result<Box<dyn RawRequest>>>,
         add: impl Future<Output = Result<Box<dyn RawRequest>>> + Send + 'static,
+        begins: Beginning,
     ) {
         let mut answers = lock(&self.answers);
         if self.cut.initialized() {
             return;
         }
-        if answers.len() as u64 >= self.limits.asks {
+        let Some(place) = self.limits.place() else {
             drop(answers);
+            self.post.exceeded(self.too_many());
             return self.refuse(ask, self.too_many());
-        }
+        };
+        let made = made.map(|made| made.map(Mutex::new));
+        let before = answers.insert(ask, self.answer_with(ask, made, add, begins, place));
+        drop(answers);
+        before.into_iter().for_each(Answer::release);
+    }
+
+    /// An answer by the bus, and the task that gives it.
+    pub(super) fn answer_with(
+        self: &Arc<Self>,
+        ask: u64,
+        made: Option<Result<Raw>>,
+        add: impl Future<Output = Result<Box<dyn RawRequest>>> + Send + 'static,
+        Beginning { key, anew }: Beginning,
+        place: Place,
+    ) -> Answer<P> {
         let credit = Arc::new(Semaphore::new(EVENT_CREDIT as usize));
-        let place = Arc::new(SetOnce::new());
-        let failed = made.and_then(|made| {
-            let (raw, error) = match made {
-                Ok(raw) => (Some(Mutex::new(raw)), None),
-                Err(error) => (None, Some(error)),
-            };
-            let _ = place.set(raw);
-            error
-        });
-        let (this, spending, raw) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&place));
+        let added = Arc::new(SetOnce::new());
+        if let Some(made) = made {
+            let _ = added.set(made);
+        }
+        let (this, spending, raw) = (Arc::clone(self), Arc::clone(&credit), Arc::clone(&added));
         // Adding it may run controllers' code, which must not delay the other end's next messages.
         let task = tokio::spawn(async move {
-            let mut failed = failed;
-            if !place.initialized() {
+            if !raw.initialized() {
                 // It reads a directive, whose type is a user's.
-                let added = match contained(add).await {
-                    Ok(raw) => Some(Mutex::new(raw)),
-                    Err(error) => {
-                        failed = Some(error);
-                        None
-                    }
-                };
-                let _ = place.set(added);
+                let _ = raw.set(contained(add).await.map(Mutex::new));
                 // Released meanwhile, but added for those that refer to it.
-                if !this.is_open(ask, &place) {
+                if !this.is_open(ask, &raw) {
                     return;
                 }
             }
-            match (place.get(), failed) {
-                (Some(Some(raw)), _) => {
-                    if let Err(error) = contained(this.forward(ask, raw, &spending)).await {
-                        this.refuse(ask, error);
-                    }
-                }
-                (_, Some(error)) => this.refuse(ask, error),
-                _ => {}
+            if anew {
+                let _ = this.post.push(&Message::Anew { ask });
+            }
+            let told = match raw.get() {
+                Some(Ok(raw)) => contained(this.forward(ask, raw, &spending, anew)).await,
+                Some(Err(error)) => Err(error.clone()),
+                None => return,
+            };
+            if let Err(error) = told {
+                this.refuse(ask, error);
             }
         });
-        let before = answers.insert(ask, Answer::Bus { task: task.abort_handle(), credit, raw });
-        drop(answers);
-        before.into_iter().for_each(Answer::release);
+        Answer::Bus(ByBus { task, credit, added, key, place })
     }
 
     pub(super) fn too_many(&self) -> Error {
@@ -205,8 +242,8 @@ impl<P: Post> Endpoint<P> {
     }
 
     /// Whether an ask is still the one whose reference is in this place.
-    fn is_open(&self, ask: u64, place: &Arc<SetOnce<Option<Raw>>>) -> bool {
-        matches!(lock(&self.answers).get(&ask), Some(Answer::Bus { raw, .. }) if Arc::ptr_eq(raw, place))
+    fn is_open(&self, ask: u64, added: &Arc<SetOnce<Result<Raw>>>) -> bool {
+        matches!(lock(&self.answers).get(&ask), Some(Answer::Bus(by_bus)) if Arc::ptr_eq(&by_bus.added, added))
     }
 
     fn refuse(&self, ask: u64, error: Error) {
@@ -215,14 +252,37 @@ impl<P: Post> Endpoint<P> {
         }
     }
 
-    async fn forward(&self, ask: u64, raw: &Raw, credit: &Semaphore) -> Result<()> {
+    /// Forwards the events of a reference. The first ones are what stands: if that is told anew, it is said where that ends.
+    async fn forward(&self, ask: u64, raw: &Raw, credit: &Semaphore, anew: bool) -> Result<()> {
+        let mut telling = anew;
         loop {
             // Unread events stay in the bus's queue, which is bounded by the number of current values.
-            match credit.acquire().await {
+            match credit.try_acquire() {
                 Ok(permit) => permit.forget(),
-                Err(_) => return Ok(()),
+                Err(_) => {
+                    self.post.waits_for_credit();
+                    match credit.acquire().await {
+                        Ok(permit) => permit.forget(),
+                        Err(_) => return Ok(()),
+                    }
+                }
             }
-            let message = match poll_fn(|cx| lock(raw).poll_event(cx)).await {
+            let polled = |cx: &mut Context<'_>| match lock(raw).poll_event(cx) {
+                Poll::Pending if telling => Poll::Ready(None),
+                polled => polled.map(Some),
+            };
+            let Some(event) = poll_fn(polled).await else {
+                telling = false;
+                credit.add_permits(1);
+                self.post.send(&Message::Told { ask }).await?;
+                continue;
+            };
+            // These come after all that stood.
+            if telling && matches!(event, Some(RawEvent::Removed(_) | RawEvent::Busy)) {
+                telling = false;
+                self.post.send(&Message::Told { ask }).await?;
+            }
+            let message = match event {
                 Some(RawEvent::Added(id, value)) => match encoded(&value) {
                     Ok(bytes) => {
                         let added = Message::Added { ask, value: id.0, replaces: None, bytes: &bytes };
@@ -246,7 +306,7 @@ impl<P: Post> Endpoint<P> {
 
     /// The other end has read events.
     pub(super) fn credit(&self, ask: u64, events: u32) {
-        if let Some(Answer::Bus { credit, .. }) = lock(&self.answers).get(&ask) {
+        if let Some(Answer::Bus(ByBus { credit, .. })) = lock(&self.answers).get(&ask) {
             credit.add_permits(events.min(EVENT_CREDIT) as usize);
         }
     }
@@ -268,11 +328,11 @@ impl<P: Post> Endpoint<P> {
         if self.cut.initialized() {
             return;
         }
-        if answers.len() as u64 >= self.limits.asks {
+        let Some(place) = self.limits.place() else {
             drop(answers);
             let _ = self.post.push(&Message::Failed { ask, error: self.too_many() });
             return;
-        }
+        };
         let task = tokio::spawn(async move {
             let resolved = contained(resolve(found, directive, target)).await;
             let ended = match resolved {
@@ -295,7 +355,7 @@ impl<P: Post> Endpoint<P> {
                 let _ = this.post.push(&Message::Failed { ask, error });
             }
         });
-        let before = answers.insert(ask, Answer::Resolver { task: task.abort_handle(), sink });
+        let before = answers.insert(ask, Answer::Resolver { task: task.abort_handle(), sink, _place: place });
         drop(answers);
         before.into_iter().for_each(Answer::release);
     }

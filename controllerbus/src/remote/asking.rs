@@ -1,9 +1,10 @@
 //! The other end's bus: a reference to a directive there, read as events, with credit for those that were read.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use super::events::EventQueue;
 use super::message::EVENT_CREDIT;
 use super::{Endpoint, Message, Post, Receiving, lock};
 use crate::bus::{Backend, RawRunning, ResolverSnapshot, Source};
@@ -11,39 +12,6 @@ use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Info};
 use crate::directive::{AnyDirective, Facts, RawEvent, RawRequest, ValueId, wire};
 use crate::{BusHandle, Result, Retry};
-
-/// The events of one ask that have not been read. Bounded by the credit that the other end has.
-#[derive(Default)]
-pub(super) struct EventQueue(Mutex<Unread>);
-
-#[derive(Default)]
-struct Unread {
-    events: VecDeque<RawEvent>,
-    ended: bool,
-    waker: Option<Waker>,
-}
-
-impl EventQueue {
-    pub(super) fn push(&self, event: RawEvent) {
-        self.change(|unread| unread.events.push_back(event));
-    }
-
-    /// There are no events after those that are there.
-    pub(super) fn end(&self) {
-        self.change(|unread| unread.ended = true);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Unread)) {
-        let waker = {
-            let mut unread = lock(&self.0);
-            change(&mut unread);
-            unread.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
 
 impl<P: Post> Endpoint<P> {
     /// The other end's bus.
@@ -57,7 +25,7 @@ struct RemoteBus<P>(Arc<Endpoint<P>>);
 impl<P: Post> Backend for RemoteBus<P> {
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
         let (bytes, facts) = (directive.encode()?, Facts::encode(&*directive)?);
-        let request = WireRequest::open(&self.0, directive.confined_to().is_some());
+        let request = WireRequest::open(&self.0, directive.confined_to().is_some(), Some(&directive));
         request.say(&Message::Ask { ask: request.ask, directive: directive.id(), bytes: &bytes, facts: &facts })?;
         Ok(Box::new(request))
     }
@@ -90,15 +58,16 @@ pub(super) struct WireRequest<P: Post> {
 }
 
 impl<P: Post> WireRequest<P> {
-    fn open(endpoint: &Arc<Endpoint<P>>, is_local: bool) -> Self {
-        let queue = Arc::<EventQueue>::default();
+    fn open(endpoint: &Arc<Endpoint<P>>, is_local: bool, directive: Option<&Arc<dyn AnyDirective>>) -> Self {
+        let queue =
+            Arc::new(if P::RESUMES { EventQueue::resumable(directive.cloned()) } else { EventQueue::default() });
         let ask = endpoint.open(Receiving::Events(Arc::clone(&queue)));
         Self { endpoint: Arc::clone(endpoint), ask, queue, read: 0, missed: is_local.then(HashSet::new) }
     }
 
     /// A weak reference to the directive that the other end asks this one to resolve.
     pub(super) fn refer_back(endpoint: &Arc<Endpoint<P>>, to: u64, is_local: bool) -> Result<Box<dyn RawRequest>> {
-        let request = Self::open(endpoint, is_local);
+        let request = Self::open(endpoint, is_local, None);
         request.say(&Message::ReferBack { ask: request.ask, to })?;
         Ok(Box::new(request))
     }
@@ -128,9 +97,12 @@ impl<P: Post> RawRequest for WireRequest<P> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
         loop {
             let event = {
-                let mut unread = lock(&self.queue.0);
+                let mut unread = lock(&self.queue.unread);
                 match unread.events.pop_front() {
-                    Some(event) => event,
+                    Some(event) => {
+                        self.read += std::mem::take(&mut unread.repeated);
+                        event
+                    }
                     None if unread.ended => return Poll::Ready(None),
                     None => {
                         let before = unread.waker.replace(cx.waker().clone());
@@ -152,7 +124,7 @@ impl<P: Post> RawRequest for WireRequest<P> {
     }
 
     fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
-        let request = Self::open(&self.endpoint, self.missed.is_some());
+        let request = Self::open(&self.endpoint, self.missed.is_some(), None);
         request.say(&Message::Refer { ask: request.ask, to: self.ask, strong })?;
         Ok(Box::new(request))
     }
@@ -165,6 +137,7 @@ impl<P: Post> RawRequest for WireRequest<P> {
 impl<P: Post> Drop for WireRequest<P> {
     fn drop(&mut self) {
         self.endpoint.close(self.ask);
+        self.endpoint.unread(&self.queue);
         let _ = self.say(&Message::Release { ask: self.ask });
     }
 }

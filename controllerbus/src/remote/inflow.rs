@@ -1,7 +1,6 @@
 //! A controller at the other end: it is asked for one directive, and its values go to a sink of this end's bus.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
@@ -12,7 +11,7 @@ use crate::error::ErrorKind;
 use crate::{Error, Result};
 
 /// What a standing value counts in addition to its bytes.
-const OVERHEAD: u64 = 64;
+pub(super) const OVERHEAD: u64 = 64;
 
 /// The values of one ask, by the other end's numbers.
 pub(super) struct Inflow {
@@ -78,11 +77,8 @@ impl<P: Post> Endpoint<P> {
         let counted = bytes.len() as u64 + OVERHEAD;
         let old = replaces.and_then(|old| Some((old, lock(&inflow.state).values.get(&old).copied()?)));
         let freed = old.map_or(0, |(_, (_, counted))| counted);
-        if (self.standing.fetch_add(counted, Ordering::Relaxed) + counted).saturating_sub(freed) > self.limits.standing
-        {
-            self.standing.fetch_sub(counted, Ordering::Relaxed);
-            self.flooded.notify_one();
-            return;
+        if !self.limits.stands(counted, freed) {
+            return self.too_much();
         }
         let new = AnyValue::encoded(bytes);
         let added = match old {
@@ -99,17 +95,24 @@ impl<P: Post> Endpoint<P> {
             }
             (stands.is_some(), replaced)
         };
-        self.standing.fetch_sub(replaced + if stands { 0 } else { counted }, Ordering::Relaxed);
+        self.limits.gone(replaced + if stands { 0 } else { counted });
         if inflow.answered {
             let _ = self.post.push(&Message::Accepted { ask, value, yes: added.is_some() });
         }
+    }
+
+    /// The other end's values would be too many bytes.
+    pub(super) fn too_much(&self) {
+        self.flooded.notify_one();
+        let what = format!("the values of {} would be more than {} bytes", self.limits.name, self.limits.standing);
+        self.post.exceeded(Error::new(ErrorKind::Invalid, what));
     }
 
     /// A value is gone.
     pub(super) fn remove(&self, inflow: &Inflow, value: u64) {
         let gone = lock(&inflow.state).values.remove(&value);
         if let Some((id, counted)) = gone {
-            self.standing.fetch_sub(counted, Ordering::Relaxed);
+            self.limits.gone(counted);
             inflow.sink.remove(id);
         }
     }
@@ -150,7 +153,7 @@ impl<P: Post> Drop for Asked<P> {
             state.released = true;
             state.values.drain().map(|(_, (_, counted))| counted).sum()
         };
-        self.endpoint.standing.fetch_sub(counted, Ordering::Relaxed);
+        self.endpoint.limits.gone(counted);
         // Nothing waits for this message: a resolver that continues for a moment is not heard.
         let _ = self.endpoint.post.push_later(&Message::Release { ask: self.ask });
     }

@@ -26,6 +26,33 @@ pub enum Message<'a> {
         #[serde(serialize_with = "as_bytes")]
         facts: &'a [u8],
     },
+    /// An earlier [`Message::Ask`] again, by the number that it has had: the other end may have lost it. What stands is told anew.
+    AskAgain {
+        /// The ask's number.
+        ask: u64,
+        /// The directive's id.
+        directive: &'a str,
+        /// The directive.
+        #[serde(serialize_with = "as_bytes")]
+        bytes: &'a [u8],
+        /// Its [`Facts`](crate::directive::Facts), encoded.
+        #[serde(serialize_with = "as_bytes")]
+        facts: &'a [u8],
+    },
+    /// The asks of this end follow, each as [`Message::AskAgain`].
+    AsksAnew,
+    /// Those were all: what the other end knows of beside them has been released.
+    AsksTold,
+    /// What stands for an ask follows, as for a new one: values, failures, and whether it is idle.
+    Anew {
+        /// The ask's number.
+        ask: u64,
+    },
+    /// That was all: values that were not told again are gone.
+    Told {
+        /// The ask's number.
+        ask: u64,
+    },
     /// Adds another reference to the directive of an earlier ask.
     Refer {
         /// The number of the new ask.

@@ -36,17 +36,26 @@
 //! * **[`Endpoint::handle`] does not wait.** What may take time runs in a task, and so a slow controller delays no other ask.
 //! * **A local directive's value stays at the end that makes it.** What crosses says which one it is; who reads it there gets the
 //!   value itself, if it still stands.
+//! * **What a carrier loses is told again as a whole**, where its [`Post`] resumes: [`Endpoint::tell_again`] repeats what is asked, and
+//!   tells anew what stands. The other end compares: what stands on both sides is left alone, what is missing is withdrawn, and what is
+//!   new is added (`world.rs`, `again.rs`). Over a cut the references can be held ([`Endpoint::hold`]), so that nothing runs again.
 //! * Values wait nowhere in here: an event is posted when its reader has credit and the carrier has room.
 
 mod adding;
+mod again;
 mod answering;
 mod asking;
+mod events;
 mod inflow;
+mod limits;
 mod message;
 mod removals;
+#[cfg(test)]
+mod resume_tests;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod world;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -58,9 +67,10 @@ use tokio::sync::{Notify, SetOnce};
 use adding::{Added, Reply};
 pub use adding::{RemoteController, RemoteFactory};
 use answering::Answer;
-use asking::EventQueue;
+use events::EventQueue;
 pub use inflow::Asked;
 use inflow::Inflow;
+pub use limits::EndpointLimits;
 pub use message::Message;
 pub(crate) use removals::Removals;
 use sink::Sends;
@@ -68,7 +78,7 @@ use sink::Sends;
 use crate::bus::Source;
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Info};
-use crate::directive::{AnyValue, RawEvent, ValueId, superseded};
+use crate::directive::{RawEvent, superseded};
 use crate::error::ErrorKind;
 use crate::{BusHandle, Error, Result};
 
@@ -109,6 +119,17 @@ pub trait Post: Send + Sync + 'static {
     fn may_block(&self) -> bool {
         false
     }
+
+    /// Whether messages may be lost, and are told again then: see [`Endpoint::tell_again`]. Both ends' posts say the same.
+    const RESUMES: bool = false;
+
+    /// The other end has more open asks, or more standing values, than it may have. It is up to the carrier to end the connection.
+    fn exceeded(&self, why: Error) {
+        let _ = why;
+    }
+
+    /// Events of an ask wait now until the other end has read those before.
+    fn waits_for_credit(&self) {}
 }
 
 /// What one end lets the other ask.
@@ -116,6 +137,13 @@ pub trait Offers: Send + Sync + 'static {
     /// The bus that answers.
     fn bus(&self) -> Option<BusHandle> {
         None
+    }
+
+    /// The bus that answers what the other end keeps apart by a key, which supersedes nothing of another key: see
+    /// [`Origin::keyed`](crate::bus::Origin::keyed). It is asked where the post [resumes](Post::RESUMES).
+    fn bus_for(&self, key: u64) -> Option<BusHandle> {
+        let _ = key;
+        self.bus()
     }
 
     /// A controller, by the number that both ends have for it.
@@ -183,37 +211,6 @@ impl Offers for BusHandle {
     }
 }
 
-/// How much the other end may use.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct EndpointLimits {
-    /// The name of the other end in errors, such as `the plugin`.
-    pub name: String,
-    /// How many asks of the other end may be open; further ones fail.
-    pub asks: u64,
-    /// How many bytes of its values may stand; [`Endpoint::flooded`] returns when there would be more.
-    pub standing: u64,
-}
-
-impl EndpointLimits {
-    /// Without limits.
-    pub fn none(name: impl Into<String>) -> Self {
-        Self { name: name.into(), asks: u64::MAX, standing: u64::MAX }
-    }
-
-    /// With a limit on open asks.
-    #[must_use]
-    pub fn with_asks(self, most: u64) -> Self {
-        Self { asks: most, ..self }
-    }
-
-    /// With a limit on the bytes of standing values.
-    #[must_use]
-    pub fn with_standing(self, bytes: u64) -> Self {
-        Self { standing: bytes, ..self }
-    }
-}
-
 /// One end of a wire.
 pub struct Endpoint<P> {
     post: P,
@@ -227,8 +224,11 @@ pub struct Endpoint<P> {
     asks: Mutex<HashMap<u64, Receiving>>,
     /// What the other end has asked.
     answers: Mutex<HashMap<u64, Answer<P>>>,
-    /// The bytes of the other end's values that stand here.
-    standing: AtomicU64,
+    /// What the other end has asked and may ask again, by what it asks: kept, and told nothing meanwhile. May be locked under
+    /// `answers`.
+    held: Mutex<again::AllHeld>,
+    /// Makes the keys of `held`, which the other end cannot guess.
+    hasher: RandomState,
     flooded: Notify,
     waits: Waits,
     /// Why the connection is gone. Set before the tables are emptied: whoever adds an entry looks at it afterwards, or under
@@ -307,7 +307,8 @@ impl<P: Post> Endpoint<P> {
             own: RandomState::new().hash_one(0),
             asks: Mutex::default(),
             answers: Mutex::default(),
-            standing: AtomicU64::new(0),
+            held: Mutex::default(),
+            hasher: RandomState::new(),
             flooded: Notify::new(),
             waits: Waits::default(),
             cut: SetOnce::new(),
@@ -323,7 +324,12 @@ impl<P: Post> Endpoint<P> {
     /// Handles a message of the other end. Does not wait. Must be called inside a tokio runtime.
     pub fn handle(self: &Arc<Self>, message: Message<'_>) {
         match message {
-            Message::Ask { ask, directive, bytes, facts } => self.ask(ask, directive, bytes, facts),
+            Message::Ask { ask, directive, bytes, facts } => self.ask(ask, directive, bytes, facts, false),
+            Message::AskAgain { ask, directive, bytes, facts } => self.ask(ask, directive, bytes, facts, true),
+            Message::AsksAnew => self.hold_answers(false),
+            Message::AsksTold => self.asks_told(),
+            Message::Anew { ask } => self.anew(ask),
+            Message::Told { ask } => self.told(ask),
             Message::Refer { ask, to, strong } => self.refer(ask, to, strong),
             Message::ReferBack { ask, to } => self.refer_back(ask, to),
             Message::Resolvers { ask, of } => self.resolvers(ask, of),
@@ -348,21 +354,19 @@ impl<P: Post> Endpoint<P> {
                 }
             }
             Message::Added { ask, value, replaces, bytes } => match self.receiving(ask) {
-                Some(Receiving::Events(queue)) => {
-                    queue.push(RawEvent::Added(ValueId(value), AnyValue::encoded(bytes)));
-                }
+                Some(Receiving::Events(queue)) => self.event_added(ask, &queue, value, bytes),
                 Some(Receiving::Values(inflow)) => self.add(ask, &inflow, (value, replaces), bytes),
                 _ => {}
             },
             Message::Removed { ask, value } => match self.receiving(ask) {
-                Some(Receiving::Events(queue)) => queue.push(RawEvent::Removed(ValueId(value))),
+                Some(Receiving::Events(queue)) => self.event_removed(ask, &queue, value),
                 Some(Receiving::Values(inflow)) => self.remove(&inflow, value),
                 _ => {}
             },
             Message::Idle { ask } => self.idle(ask, true),
             Message::Busy { ask } => self.idle(ask, false),
             Message::Failed { ask, error } => match self.receiving(ask) {
-                Some(Receiving::Events(queue)) => queue.push(RawEvent::Failed(error)),
+                Some(Receiving::Events(queue)) => self.event_failed(ask, &queue, error),
                 Some(Receiving::Values(inflow)) => inflow.done(Err(error)),
                 Some(Receiving::Reply(reply)) => drop(reply.try_send(Err(error))),
                 Some(Receiving::Added(added)) => added.exited(Err(error)),
@@ -399,6 +403,7 @@ impl<P: Post> Endpoint<P> {
     pub fn release_all(&self) {
         let answers = std::mem::take(&mut *lock(&self.answers));
         answers.into_values().for_each(Answer::release);
+        self.hold_nothing();
     }
 
     /// Waits until the other end's values would exceed their limit. They are not taken then: the carrier has to end the
@@ -446,7 +451,7 @@ impl<P: Post> Endpoint<P> {
 
     fn idle(&self, ask: u64, idle: bool) {
         match self.receiving(ask) {
-            Some(Receiving::Events(queue)) => queue.push(if idle { RawEvent::Idle } else { RawEvent::Busy }),
+            Some(Receiving::Events(queue)) => self.event_idle(ask, &queue, idle),
             Some(Receiving::Values(inflow)) => inflow.sink.set_idle(idle),
             _ => {}
         }

@@ -10,18 +10,26 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::bus::{Across, Crossing};
 use crate::controller::{BoxFuture, Context, Info};
-use crate::directive::{AnyDirective, Callback, Directive, Event, Options, Request, Slot, ValueSink};
+use crate::directive::{
+    AnyDirective, AnyValue, Callback, Directive, Event, Options, Request, Slot, ValueId, ValueSink,
+};
 use crate::{Bus, Values};
 
 const LAMP: &str = "remote/lamp";
 
+/// A lamp of this room is a call.
+pub(super) const A_CALL: &str = "a call";
+
+/// Lamps of this room are not merged.
+pub(super) const UNMERGED: &str = "unmerged";
+
 #[derive(Debug, Hash, PartialEq, Eq, serde::Serialize, Deserialize)]
-struct Lamp {
-    room: String,
-    most: Option<usize>,
+pub(super) struct Lamp {
+    pub(super) room: String,
+    pub(super) most: Option<usize>,
 }
 
-fn lamp(room: &str) -> Lamp {
+pub(super) fn lamp(room: &str) -> Lamp {
     Lamp { room: room.to_owned(), most: None }
 }
 
@@ -42,6 +50,8 @@ impl Directive for Lamp {
     fn options(&self) -> Options {
         match self.most {
             Some(most) => Options::default().with_max_values(most).with_hard_cap(),
+            None if self.room == A_CALL => Options::default().with_once(),
+            None if self.room == UNMERGED => Options::default().with_unmerged(),
             None => Options::default(),
         }
     }
@@ -49,14 +59,14 @@ impl Directive for Lamp {
 
 /// A controller whose values the test decides on.
 #[derive(Default)]
-struct Lamps(Mutex<Vec<Values<String>>>);
+pub(super) struct Lamps(Mutex<Vec<Values<String>>>);
 
 impl Lamps {
-    fn begun(&self) -> usize {
+    pub(super) fn begun(&self) -> usize {
         lock(&self.0).len()
     }
 
-    fn last(&self) -> Values<String> {
+    pub(super) fn last(&self) -> Values<String> {
         lock(&self.0).last().expect("a resolver has begun").clone()
     }
 }
@@ -84,7 +94,7 @@ impl Offers for OfController {
     }
 }
 
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Offers for Nothing {}
 
@@ -154,7 +164,7 @@ impl Joined {
             [&self.asks, &self.answers].iter().all(|end| lock(&end.asks).is_empty() && lock(&end.answers).is_empty())
         })
         .await;
-        assert_eq!(self.asks.standing.load(Ordering::Relaxed), 0);
+        assert_eq!(self.asks.limits.standing_bytes(), 0);
     }
 
     /// How many messages of a kind the answering end has sent.
@@ -163,7 +173,7 @@ impl Joined {
     }
 }
 
-async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let reached = async {
         while !reached() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -186,7 +196,7 @@ async fn next(request: &mut Request<Lamp>) -> String {
 }
 
 /// The next event that is not about who is at work.
-async fn news(request: &mut Request<Lamp>) -> String {
+pub(super) async fn news(request: &mut Request<Lamp>) -> String {
     loop {
         let event = next(request).await;
         if event != "idle" && event != "busy" {
@@ -195,7 +205,7 @@ async fn news(request: &mut Request<Lamp>) -> String {
     }
 }
 
-fn info(id: &str) -> Info {
+pub(super) fn info(id: &str) -> Info {
     Info::new(id, semver::Version::new(1, 0, 0), id)
 }
 
@@ -483,13 +493,13 @@ async fn a_value_of_the_other_end_takes_the_place_of_another_where_there_is_room
     let asked = asked.await.expect("it ends").expect("it is done").expect("it stands");
     asks.handle(Message::Removed { ask: 1, value: 19 });
     assert!(!asked.stands() && place.holds().is_none());
-    assert_eq!(asks.standing.load(Ordering::Relaxed), 0);
+    assert_eq!(asks.limits.standing_bytes(), 0);
     // More than may stand is not taken, and is the carrier's affair.
     add(20, None, &"long".repeat(100));
     asks.flooded().await;
     assert!(place.holds().is_none());
     drop(asked);
-    assert_eq!(asks.standing.load(Ordering::Relaxed), 0);
+    assert_eq!(asks.limits.standing_bytes(), 0);
 }
 
 /// Its encoding panics, or fails.

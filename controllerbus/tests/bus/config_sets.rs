@@ -87,6 +87,20 @@ async fn a_key_whose_controller_was_taken_off_says_so_until_its_config_is_applie
 }
 
 #[test]
+fn keys_that_place_an_entry_in_a_fleet_are_refused_by_a_single_bus_with_their_place_and_what_they_are_for() {
+    for (key, value) in [("on", "{ role: edge }"), ("count", "2"), ("spread", "zone"), ("exclusive", "true")] {
+        let text = format!("door:\n  id: test/door\n  {key}: {value}\n");
+        let error = ConfigSet::parse("set.yaml", &text).expect_err("it is for a fleet");
+        let said = format!("`{key}` says on which hosts of a fleet an entry runs, and this set is for one bus");
+        assert!(error.to_string().contains(&said) && error.to_string().contains("publish the set"), "{error}");
+        assert_eq!(place(&error).1, 3, "{error}");
+    }
+    let json = r#"{ "door": { "id": "test/door", "count": 2 } }"#;
+    let error = ConfigSet::from_json(json).expect_err("it is for a fleet").to_string();
+    assert!(error.contains("`count` says on which hosts"), "{error}");
+}
+
+#[test]
 fn a_text_that_is_no_config_set_is_refused_with_line_and_column() {
     let error = ConfigSet::from_yaml("door:\n  id: test/door\n  revision: first\n").expect_err("no number");
     assert_eq!(place(&error), (None, 3, 13), "{error}");

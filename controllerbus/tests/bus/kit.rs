@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use controllerbus::Routes;
-use controllerbus::bus::{Bus, ControllerId, Source};
+use controllerbus::bus::{Bus, ControllerId, Origin, Source};
 use controllerbus::controller::factory::{Factory, FactoryOf, erase};
 use controllerbus::controller::{AnyController, BoxFuture, Info};
 use controllerbus::directive::{AnyDirective, DirectiveType, Options, RawEvent, RawRequest};
@@ -82,8 +82,20 @@ pub fn resolver_of<D: Directive, F>(
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
+    resolver_from(bus, Origin::HERE, resolve)
+}
+
+/// The same for another origin: a controller that passes directives on to another host.
+pub fn resolver_from<D: Directive, F>(
+    bus: &Bus,
+    origin: Origin,
+    resolve: impl Fn(D, Values<D::Value>) -> F + Send + Sync + 'static,
+) -> ControllerId
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
     let resolve = Box::new(move |request, values| Box::pin(resolve(request, values)) as BoxFuture<'static, Result<()>>);
-    bus.add_controller(erase(Closure::<D> { resolve }), info("test/closure"))
+    bus.add_controller_from(origin, erase(Closure::<D> { resolve }), info("test/closure"))
 }
 
 /// A controller that counts how often it is asked.

@@ -1,5 +1,6 @@
 //! What the bus promises, by its public interface. One binary: every test file of the bus is a module of it.
 
+mod bridged_origins;
 mod bridges;
 mod config_sets;
 mod controllers;
@@ -13,9 +14,12 @@ mod local;
 mod lost;
 mod mistakes;
 mod model;
+mod origins;
+mod pins;
 mod requests;
 mod resolvers;
 mod schemas;
+mod several_hosts;
 #[cfg(unix)]
 mod sockets;
 mod spans;

@@ -1,6 +1,7 @@
 //! The bus against a reference model: threads add and release directives, add and withdraw values, add and remove
-//! controllers, and make resolvers fail and panic, all at random and at the same time. Whenever they pause, every
-//! requester must have read exactly the values that stand, and nothing may stand that nobody refers to.
+//! controllers, and make resolvers fail and panic, all at random and at the same time. Some of the requesters and of the
+//! controllers stand for other hosts of a fleet. Whenever they pause, every requester must have read exactly the values that
+//! stand and are its business, and nothing may stand that nobody refers to.
 //!
 //! `CONTROLLERBUS_MODEL_SEED` runs one seed again, `CONTROLLERBUS_MODEL_STEPS` takes more steps.
 
@@ -10,12 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use controllerbus::bus::{Bus, ControllerId, ResolverState};
+use controllerbus::bus::{Bus, ControllerId, Origin, ResolverState};
 use controllerbus::directive::{Slot, ValueId};
 use controllerbus::prelude::*;
 use futures_core::Stream;
 
-use crate::kit::resolver_of;
+use crate::kit::resolver_from;
 
 const KEYS: usize = 6;
 const THREADS: usize = 4;
@@ -47,6 +48,7 @@ struct Capped {
 /// A run of a resolver that shows one value after the other, in a slot.
 struct Shows {
     key: usize,
+    of_fleet: bool,
     slot: Mutex<(Slot<u64>, u64)>,
     gone: AtomicUsize,
 }
@@ -81,6 +83,7 @@ impl Dice {
 /// One call of a resolver, and the values that the model says it has.
 struct Run {
     controller: u64,
+    of_fleet: bool,
     key: usize,
     handle: Values<u64>,
     values: Mutex<HashMap<ValueId, u64>>,
@@ -93,26 +96,45 @@ struct World {
     handle: tokio::runtime::Handle,
     /// How many strong references each key has.
     strong: [AtomicI64; KEYS],
-    controllers: Mutex<BTreeMap<u64, ControllerId>>,
+    /// How many of these are this host's own.
+    own: [AtomicI64; KEYS],
+    /// Those of the fleet are true.
+    controllers: Mutex<BTreeMap<u64, (ControllerId, bool)>>,
     runs: Mutex<Vec<Arc<Run>>>,
     shown: Mutex<Vec<Arc<Shows>>>,
+    /// Another host's references to capped directives.
+    far: Mutex<[Option<Request<Capped>>; KEYS]>,
     next: AtomicU64,
 }
 
+/// Whose a reference or a controller is.
+fn origin(of_fleet: bool) -> Origin {
+    if of_fleet { Origin::fleet("model-host") } else { Origin::HERE }
+}
+
 impl World {
+    /// Counts strong references to a key.
+    fn count(&self, key: usize, of_fleet: bool, more: i64) {
+        self.strong[key].fetch_add(more, Ordering::SeqCst);
+        if !of_fleet {
+            self.own[key].fetch_add(more, Ordering::SeqCst);
+        }
+    }
+
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn add_controller(self: &Arc<Self>) {
+    fn add_controller(self: &Arc<Self>, of_fleet: bool) {
         let name = self.number();
         let world = Arc::downgrade(self);
-        let id = resolver_of::<Cell, _>(&self.bus, move |cell, values| {
+        let id = resolver_from::<Cell, _>(&self.bus, origin(of_fleet), move |cell, values| {
             let world = world.upgrade();
             let fate = world.as_ref().map_or(0, |world| world.number());
             if let Some(world) = world {
                 let run = Arc::new(Run {
                     controller: name,
+                    of_fleet,
                     key: cell.key,
                     handle: values.clone(),
                     values: Mutex::default(),
@@ -138,16 +160,16 @@ impl World {
                 }
             }
         });
-        self.controllers.lock().unwrap().insert(name, id);
+        self.controllers.lock().unwrap().insert(name, (id, of_fleet));
     }
 
     /// A controller that answers capped directives; it stays.
-    fn add_capped_controller(self: &Arc<Self>) {
+    fn add_capped_controller(self: &Arc<Self>, of_fleet: bool) {
         let world = Arc::downgrade(self);
-        resolver_of::<Capped, _>(&self.bus, move |capped, values| {
+        resolver_from::<Capped, _>(&self.bus, origin(of_fleet), move |capped, values| {
             if let Some(world) = world.upgrade() {
                 let slot = Mutex::new((values.slot(), 0));
-                let shows = Arc::new(Shows { key: capped.key, slot, gone: AtomicUsize::new(0) });
+                let shows = Arc::new(Shows { key: capped.key, of_fleet, slot, gone: AtomicUsize::new(0) });
                 let told = Arc::clone(&shows);
                 values.on_gone(move || {
                     told.gone.fetch_add(1, Ordering::SeqCst);
@@ -162,6 +184,7 @@ impl World {
     /// What is wrong with capped directives now, if anything.
     fn capped_difference(&self, requests: &[Request<Capped>]) -> Option<String> {
         let shown = self.shown.lock().unwrap();
+        let mut far = self.far.lock().unwrap();
         for (key, request) in requests.iter().enumerate() {
             let stands: Vec<u64> = request.standing().map(|value| **value).collect();
             let live: Vec<_> = shown.iter().filter(|shows| shows.key == key && !shows.is_gone()).collect();
@@ -169,8 +192,24 @@ impl World {
             if stands.len() != 1 || stands != values {
                 return Some(format!("of capped key {key} {stands:?} is read, and {values:?} is shown"));
             }
+            if let Some(far) = &mut far[key] {
+                drain(far);
+                let told: Vec<u64> = far.standing().map(|value| **value).collect();
+                if told != stands || live[0].of_fleet {
+                    return Some(format!("of capped key {key} {stands:?} is read, and {told:?} by another host"));
+                }
+            }
         }
         None
+    }
+
+    /// Another host begins to ask for a capped directive, or asks no more.
+    fn turn_far(&self, key: usize) {
+        let mut far = self.far.lock().unwrap();
+        far[key] = match far[key].take() {
+            Some(_) => None,
+            None => Some(self.bus.handle_from(origin(true)).request(Capped { key }).expect("the bus is open")),
+        };
     }
 
     fn some_shown(&self, dice: &mut Dice) -> Option<Arc<Shows>> {
@@ -186,7 +225,7 @@ impl World {
             let name = controllers.keys().nth(at).copied();
             name.and_then(|name| controllers.remove(&name))
         };
-        if let Some(id) = removed {
+        if let Some((id, _)) = removed {
             assert!(self.handle.block_on(self.bus.remove_controller(id)), "a controller is removed once");
         }
     }
@@ -226,6 +265,7 @@ impl Run {
 struct Reader {
     request: Request<Cell>,
     key: usize,
+    of_fleet: bool,
     strong: bool,
     standing: HashMap<ValueId, u64>,
     ever: HashSet<ValueId>,
@@ -234,9 +274,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(request: Request<Cell>, key: usize, strong: bool) -> Self {
+    fn new(request: Request<Cell>, (key, of_fleet): (usize, bool), strong: bool) -> Self {
         let (standing, ever) = Default::default();
-        Self { request, key, strong, standing, ever, idle: false, ended: false }
+        Self { request, key, of_fleet, strong, standing, ever, idle: false, ended: false }
     }
 
     /// Reads all there is. Each event must make sense after those before it.
@@ -274,28 +314,30 @@ fn steps(world: &Arc<World>, readers: &mut Vec<Reader>, dice: &mut Dice) {
     for _ in 0..STEPS {
         match dice.below(20) {
             0..6 if readers.len() < MOST_REQUESTS => {
-                let key = dice.below(KEYS);
-                world.strong[key].fetch_add(1, Ordering::SeqCst);
-                let request = world.bus.request(Cell { key }).expect("the bus is open");
-                readers.push(Reader::new(request, key, true));
+                let (key, of_fleet) = (dice.below(KEYS), dice.below(2) == 0);
+                world.count(key, of_fleet, 1);
+                let request = world.bus.handle_from(origin(of_fleet)).request(Cell { key }).expect("the bus is open");
+                readers.push(Reader::new(request, (key, of_fleet), true));
             }
             6..11 if !readers.is_empty() => {
                 let at = dice.below(readers.len());
                 let reader = readers.swap_remove(at);
-                let (key, strong) = (reader.key, reader.strong);
+                let (key, of_fleet, strong) = (reader.key, reader.of_fleet, reader.strong);
                 drop(reader);
                 if strong {
-                    world.strong[key].fetch_sub(1, Ordering::SeqCst);
+                    world.count(key, of_fleet, -1);
                 }
             }
             11 if !readers.is_empty() && readers.len() < MOST_REQUESTS => {
                 let of = &readers[dice.below(readers.len())];
-                let (key, strong) = (of.key, dice.below(2) == 0);
+                let (key, of_fleet, strong) = (of.key, of.of_fleet, dice.below(2) == 0);
                 let made = if strong { of.request.strong() } else { of.request.weak() };
                 match made {
                     Ok(request) => {
-                        world.strong[key].fetch_add(i64::from(strong), Ordering::SeqCst);
-                        readers.push(Reader::new(request, key, strong));
+                        if strong {
+                            world.count(key, of_fleet, 1);
+                        }
+                        readers.push(Reader::new(request, (key, of_fleet), strong));
                     }
                     Err(_) => assert!(!of.strong, "what a strong reference keeps can be referred to again"),
                 }
@@ -323,11 +365,12 @@ fn steps(world: &Arc<World>, readers: &mut Vec<Reader>, dice: &mut Dice) {
             },
             17 if dice.below(4) == 0 => {
                 if world.controllers.lock().unwrap().len() < MOST_CONTROLLERS {
-                    world.add_controller();
+                    world.add_controller(dice.below(2) == 0);
                 } else {
                     world.remove_controller(dice);
                 }
             }
+            19 if dice.below(8) == 0 => world.turn_far(dice.below(KEYS)),
             _ if !readers.is_empty() => {
                 let at = dice.below(readers.len());
                 readers[at].read();
@@ -339,11 +382,19 @@ fn steps(world: &Arc<World>, readers: &mut Vec<Reader>, dice: &mut Dice) {
 
 /// What is wrong now, if anything.
 fn difference(world: &World, readers: &mut [Vec<Reader>]) -> Option<String> {
-    let alive: BTreeSet<u64> = world.controllers.lock().unwrap().keys().copied().collect();
+    let controllers = world.controllers.lock().unwrap().clone();
     let runs = world.runs.lock().unwrap().clone();
     let mut directives = world.bus.directives();
     directives.retain(|found| found.id == Cell::ID);
     let stands = |key: usize| world.strong[key].load(Ordering::SeqCst) > 0;
+    // The controllers that are asked for a key: those of the fleet only while somebody here asks.
+    let alive = |key: usize| -> BTreeSet<u64> {
+        let own = world.own[key].load(Ordering::SeqCst) > 0;
+        let asked = controllers.iter().filter(|(_, (_, of_fleet))| own || !of_fleet);
+        asked.map(|(name, _)| *name).collect()
+    };
+    // Whether a resolver is at work, by key, on this host and in the fleet.
+    let mut busy = [[false; 2]; KEYS];
     let standing = (0..KEYS).filter(|key| stands(*key)).count();
     if directives.len() != standing {
         return Some(format!("{} directives stand, {standing} are referred to", directives.len()));
@@ -354,9 +405,13 @@ fn difference(world: &World, readers: &mut [Vec<Reader>]) -> Option<String> {
         if directive.references as i64 != strong {
             return Some(format!("key {key} has {} references, not {strong}", directive.references));
         }
+        let alive = alive(key);
         if directive.resolvers.len() != alive.len() {
             let count = directive.resolvers.len();
             return Some(format!("key {key} is resolved by {count} controllers, not {}", alive.len()));
+        }
+        for resolver in &directive.resolvers {
+            busy[key][usize::from(resolver.host.is_some())] |= resolver.state == ResolverState::Working;
         }
         let failed = |state: &ResolverState| matches!(state, ResolverState::Failed { .. });
         let failures = directive.resolvers.iter().filter(|resolver| failed(&resolver.state)).count();
@@ -366,7 +421,7 @@ fn difference(world: &World, readers: &mut [Vec<Reader>]) -> Option<String> {
         }
     }
     for run in runs.iter().filter(|run| !run.is_gone()) {
-        if !stands(run.key) || !alive.contains(&run.controller) {
+        if !stands(run.key) || !alive(run.key).contains(&run.controller) {
             return Some(format!("a resolver of key {} lives on that has nothing to live for", run.key));
         }
     }
@@ -379,11 +434,16 @@ fn difference(world: &World, readers: &mut [Vec<Reader>]) -> Option<String> {
         if !stands(reader.key) {
             return Some(format!("a weak reference to key {} has read no end", reader.key));
         }
-        let of_key = runs.iter().filter(|run| run.key == reader.key && !run.is_gone());
+        let is_told = |run: &&Arc<Run>| run.key == reader.key && !(reader.of_fleet && run.of_fleet) && !run.is_gone();
+        let of_key = runs.iter().filter(is_told);
         let expected: BTreeSet<u64> = of_key.flat_map(|run| run.values.lock().unwrap().clone().into_values()).collect();
         let read: BTreeSet<u64> = reader.standing.values().copied().collect();
         if read != expected {
             return Some(format!("of key {} was read {read:?}, and there is {expected:?}", reader.key));
+        }
+        let [here, fleet] = busy[reader.key];
+        if reader.idle == (here || (fleet && !reader.of_fleet)) {
+            return Some(format!("of key {} was read that it is idle: {}", reader.key, reader.idle));
         }
     }
     None
@@ -404,13 +464,15 @@ fn check(world: &World, readers: &mut [Vec<Reader>], when: &str) {
     runs.retain(|run| !run.is_gone());
 }
 
+fn drain(request: &mut Request<Capped>) {
+    let mut context = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Some(_)) = std::pin::Pin::new(&mut *request).poll_next(&mut context) {}
+}
+
 fn check_capped(world: &World, requests: &mut [Request<Capped>], when: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let mut context = Context::from_waker(Waker::noop());
     loop {
-        for request in &mut *requests {
-            while let Poll::Ready(Some(_)) = std::pin::Pin::new(&mut *request).poll_next(&mut context) {}
-        }
+        requests.iter_mut().for_each(drain);
         let Some(difference) = world.capped_difference(requests) else { break };
         assert!(Instant::now() < deadline, "{when}: {difference}");
         std::thread::sleep(Duration::from_millis(2));
@@ -426,13 +488,16 @@ fn run(seed: u64) {
         bus: Bus::new(),
         handle: runtime.handle().clone(),
         strong: Default::default(),
+        own: Default::default(),
         controllers: Mutex::default(),
         runs: Mutex::default(),
         shown: Mutex::default(),
+        far: Mutex::default(),
         next: AtomicU64::new(seed << 32),
     });
-    world.add_controller();
-    (0..3).for_each(|_| world.add_capped_controller());
+    world.add_controller(false);
+    world.add_controller(true);
+    (0..6).for_each(|number| world.add_capped_controller(number % 2 == 1));
     let mut capped: Vec<_> = (0..KEYS).map(|key| world.bus.request(Capped { key }).expect("the bus is open")).collect();
     let mut readers: Vec<Vec<Reader>> = (0..THREADS).map(|_| Vec::new()).collect();
     for round in 0..rounds() {
@@ -450,7 +515,8 @@ fn run(seed: u64) {
         check_capped(&world, &mut capped, &format!("seed {seed}, round {round}"));
     }
     drop(capped);
-    for key in &world.strong {
+    *world.far.lock().unwrap() = Default::default();
+    for key in world.strong.iter().chain(&world.own) {
         key.store(0, Ordering::SeqCst);
     }
     readers.iter_mut().for_each(Vec::clear);

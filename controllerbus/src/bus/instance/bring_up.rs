@@ -11,6 +11,7 @@ use crate::bus::configs::Changes;
 use crate::bus::engine::{Engine, Life};
 use crate::bus::entry::ControllerEntry;
 use crate::bus::factories::KnownFactory;
+use crate::bus::handover::Replaces;
 use crate::bus::life::save;
 use crate::bus::stop_first::{After, Claim, Legacy};
 use crate::config::Entry as ConfigEntry;
@@ -158,7 +159,11 @@ impl Engine {
         // It answers before the controller that it replaces is taken off, and is executed after that has ended.
         let before: Vec<_> = changes.released.iter().map(|entry| entry.closed.clone()).collect();
         if let [replaced] = &[&changes.released[..], &old[..]].concat()[..] {
-            made.handover.set_replaces(replaced.id);
+            let is_the_same = replaced.instance() == made.instance();
+            made.handover.set_replaces(match is_the_same {
+                true => Replaces::in_line(replaced, false),
+                false => Replaces::with_another_config(replaced),
+            });
         }
         changes.released.iter().for_each(|entry| entry.set_service(Service::Replaced));
         self.attach(&made, before);

@@ -13,6 +13,7 @@ use super::task::ResolverTask;
 use super::values::StandingValue;
 use crate::Error;
 use crate::bus::entry::LaneRef;
+use crate::bus::pins::pass_on;
 use crate::bus::resolver::restart;
 use crate::bus::table::Release;
 use crate::directive::Callback;
@@ -30,6 +31,8 @@ pub(in crate::bus) struct Effects {
     pub(super) refused: Option<Callback>,
     /// Resolvers that begin again, because there is room for their values.
     pub(super) again: Vec<(Arc<LaneRef>, u32)>,
+    /// Those to which the directive is pinned no longer.
+    pub(super) unpinned: Vec<Arc<LaneRef>>,
     /// Runs that are over.
     pub(super) tasks: Vec<Arc<ResolverTask>>,
     /// The directive has no references, and has lost its last value.
@@ -88,6 +91,9 @@ impl Effects {
         }
         while let Some((lane_ref, run)) = self.again.pop() {
             restart(standing, &lane_ref, run);
+        }
+        while let Some(lane_ref) = self.unpinned.pop() {
+            pass_on(standing, &lane_ref);
         }
         if std::mem::take(&mut self.empty) {
             standing.table.release(standing, Release::Empty);

@@ -1,7 +1,9 @@
 //! One standing directive: its references, its resolvers and its values.
 
 mod effects;
+mod pins;
 mod resolvers;
+mod sides;
 mod snapshot;
 mod subscribers;
 mod takeover;
@@ -17,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 pub(super) use effects::Effects;
+pub(super) use pins::Pin;
 use resolvers::Resolver;
+pub(super) use sides::Turn;
+pub(super) use subscribers::Asker;
 use subscribers::Subscriber;
 pub(super) use task::ResolverTask;
 use values::StandingValue;
@@ -26,6 +31,7 @@ use super::Source;
 use super::entry::LaneRef;
 use super::kept::KeepGuard;
 use super::lane::PerLane;
+use super::origin::{IdleFor, Sides};
 use super::table::TypeTable;
 use crate::Error;
 use crate::directive::{AnyDirective, Options, RawEvent};
@@ -47,7 +53,9 @@ pub(super) struct StandingState {
     /// The number of strong references.
     pub(super) references: usize,
     /// 1 until the directive has been offered to the controllers; it is not idle before.
-    offers: usize,
+    offers: u32,
+    /// How many of the strong references do not ask the fleet.
+    narrow: u32,
     /// Incremented with each new strong reference, so that earlier keep timers do not end the directive.
     pub(super) epoch: u64,
     pub(super) ended: bool,
@@ -58,7 +66,11 @@ pub(super) struct StandingState {
     resolvers: SmallVec<[Resolver; 1]>,
     subscribers: SmallVec<[Subscriber; 1]>,
     next: u64,
-    idle: bool,
+    /// How often it is being offered to the controllers of the fleet's side, because somebody here asks for the first time.
+    fleet_offers: u16,
+    /// Whether the controllers of the fleet's side are asked.
+    asks_fleet: bool,
+    idle: IdleFor,
     /// Whether it is a call whose controller has gone.
     spent: bool,
     /// Whether a resolver waits for its successor's answer.
@@ -71,16 +83,19 @@ pub(super) struct StandingState {
 }
 
 impl Standing {
+    /// A directive that whoever adds it asks of these sides.
     pub(super) fn new(
         directive: Arc<dyn AnyDirective>,
         hash: u64,
         options: Options,
         table: Arc<PerLane<TypeTable>>,
+        told: Sides,
     ) -> Arc<Self> {
         let library = directive.confined_to();
         let state = StandingState {
             references: 0,
             offers: 1,
+            narrow: 0,
             epoch: 0,
             ended: false,
             kept: None,
@@ -88,7 +103,9 @@ impl Standing {
             resolvers: SmallVec::new(),
             subscribers: SmallVec::new(),
             next: 0,
-            idle: false,
+            fleet_offers: 0,
+            asks_fleet: told.meets(Sides::FLEET),
+            idle: IdleFor::NONE,
             spent: false,
             retiring: false,
             is_local: library.is_some(),
@@ -124,8 +141,7 @@ impl Standing {
         let result = {
             let mut state = self.lock();
             let result = change(&mut state, &mut effects);
-            state.balance(&self.options, &mut effects);
-            state.update_idle(&self.options, &mut effects);
+            state.settle(&self.options, &mut effects);
             result
         };
         effects.apply(self);
@@ -150,7 +166,7 @@ impl StandingState {
         self.refused.retain(|(controller, _)| !controller.is_cancelled());
         self.refused.push((controller.clone(), error.clone()));
         if self.refused.len() == 1 {
-            self.emit(&RawEvent::Failed(error), effects);
+            self.emit(&RawEvent::Failed(error), Sides::BOTH, effects);
         }
     }
 
@@ -165,14 +181,13 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
-    /// Tells references if the directive has become idle or busy.
-    fn update_idle(&mut self, options: &Options, effects: &mut Effects) {
-        let has_enough = options.max_values.is_some_and(|max| self.visible_values() >= max);
-        let is_idle = |resolver: &Resolver| resolver.idle || has_enough || self.holds_back(&resolver.lane_ref);
-        let idle = self.offers == 0 && self.resolvers.iter().all(is_idle);
+    /// What every change ends with: resolvers are stopped and started as there are values, and references are told if the
+    /// directive has become idle or busy for them.
+    fn settle(&mut self, options: &Options, effects: &mut Effects) {
+        self.balance(options, effects);
+        let idle = self.idle_now(options);
         if idle != self.idle {
-            self.idle = idle;
-            self.emit(if idle { &RawEvent::Idle } else { &RawEvent::Busy }, effects);
+            self.tell_idle(idle, effects);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::effects::Effects;
+use super::pins::Pin;
 use super::task::ResolverTask;
 use super::{Standing, StandingState};
 use crate::Error;
@@ -35,6 +36,9 @@ pub(in crate::bus) struct Resolver {
     pub(in crate::bus) gone: Vec<Callback>,
     /// Set when its controller was replaced by this one, which has no answer yet; it goes when that has one.
     pub(super) successor: Option<u64>,
+    pub(super) pin: Pin,
+    /// Its last run has failed, and the next one has not begun.
+    pub(super) failed: bool,
 }
 
 impl Resolver {
@@ -45,7 +49,17 @@ impl Resolver {
         self.done = false;
         self.idle = false;
         self.error = None;
+        self.failed = false;
         self.run
+    }
+
+    /// Ends the current run. The next one begins when there is room for its values.
+    pub(super) fn park(&mut self, effects: &mut Effects) {
+        self.stop(effects);
+        self.parked = true;
+        self.idle = true;
+        self.error = None;
+        self.failed = false;
     }
 
     /// Counts the time that it took to answer, if it has not answered at once.
@@ -78,30 +92,34 @@ impl StandingState {
         self.resolver(controller).filter(|resolver| resolver.run == run)
     }
 
-    /// Adds a resolver, and returns whether its first run may start; [`Gate::Shut`] if the controller has one already, or
-    /// none may be added any more.
+    /// Adds a resolver, and returns whether its first run may start, and the number of that; [`Gate::Shut`] if the controller has
+    /// one already, or none may be added now.
     pub(in crate::bus) fn begin(
         &mut self,
         standing: &Arc<Standing>,
         lane_ref: &Arc<LaneRef>,
         slot: usize,
         effects: &mut Effects,
-    ) -> Gate {
-        if self.ended || lane_ref.is_removed() || self.resolver(lane_ref.id).is_some() {
-            return Gate::Shut;
+    ) -> (Gate, u32) {
+        if self.ended || lane_ref.is_removed() || !self.asks(lane_ref.side) || self.resolver(lane_ref.id).is_some() {
+            return (Gate::Shut, 0);
         }
         if standing.options.once && (self.spent || !self.resolvers.is_empty()) {
-            return Gate::Shut;
+            return (Gate::Shut, 0);
         }
+        if standing.options.pinned_for().is_some() && self.is_taken(lane_ref) {
+            return (Gate::Shut, 0);
+        }
+        let run = self.first_run(lane_ref.side);
         let parked = self.is_full(lane_ref, &standing.options);
-        let gate = if parked { Gate::Holding } else { self.pass(standing, lane_ref, 0, effects) };
+        let gate = if parked { Gate::Holding } else { self.pass(standing, lane_ref, run, effects) };
         if gate == Gate::Shut {
-            return gate;
+            return (gate, run);
         }
         self.resolvers.push(Resolver {
             lane_ref: Arc::clone(lane_ref),
             slot,
-            run: 0,
+            run,
             idle: parked,
             done: false,
             parked,
@@ -111,8 +129,10 @@ impl StandingState {
             works_since: None,
             gone: Vec::new(),
             successor: None,
+            pin: Pin::default(),
+            failed: false,
         });
-        gate
+        (gate, run)
     }
 
     /// Whether a run may start. If it is held back because the state of its controller is being handed over, the successor, which
@@ -151,6 +171,9 @@ impl StandingState {
             resolver.idle = idle;
             if idle {
                 resolver.answered();
+            } else {
+                // What it has reported is being tried again.
+                resolver.error = None;
             }
         }
         self.finish_retired(effects);
@@ -166,21 +189,38 @@ impl StandingState {
         self.finish_retired(effects);
     }
 
-    /// A resolver has failed: its values go, references read the error, and it counts as idle until it is retried.
+    /// A resolver has failed: its values go, references read the error, and it counts as idle until it is retried. An error that it has
+    /// reported is not told again where it ends with it.
     pub(in crate::bus) fn fail(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
         let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
+        let is_told = resolver.error.as_ref() == Some(&error);
         resolver.idle = true;
         resolver.run += 1;
         resolver.error = Some(error.clone());
+        resolver.failed = true;
         resolver.works_since = None;
         effects.callbacks.append(&mut resolver.gone);
-        lane_ref.counts.failed(&error);
+        if !is_told {
+            lane_ref.counts.failed(&error);
+        }
         lane_ref.resolver_failed.store(true, Ordering::Release);
         self.remove_values_of(lane_ref.id, effects);
-        if !self.holds_back(lane_ref) {
-            self.emit(&RawEvent::Failed(error), effects);
+        if !is_told && !self.holds_back(lane_ref) {
+            self.emit(&RawEvent::Failed(error), lane_ref.side, effects);
         }
+        self.unpin(lane_ref.id, effects);
         self.finish_retired(effects);
+    }
+
+    /// What answers for a resolver elsewhere has failed, and tries again by itself: references read the error, and nothing else
+    /// changes.
+    pub(in crate::bus) fn report(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
+        let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
+        resolver.error = Some(error.clone());
+        lane_ref.counts.failed(&error);
+        if !self.holds_back(lane_ref) {
+            self.emit(&RawEvent::Failed(error), lane_ref.side, effects);
+        }
     }
 
     /// Begins another run after a failure, and returns its number; `None` if it is not needed or has to wait.
@@ -192,16 +232,20 @@ impl StandingState {
         effects: &mut Effects,
     ) -> Option<u32> {
         let run = failed + 1;
-        let resolver = self.resolver_in(lane_ref.id, run).filter(|resolver| resolver.successor.is_none())?;
+        let is_due = |resolver: &&mut Resolver| resolver.successor.is_none() && resolver.pin == Pin::None;
+        let resolver = self.resolver_in(lane_ref.id, run).filter(is_due)?;
         resolver.idle = false;
         resolver.error = None;
+        resolver.failed = false;
         resolver.works_since = Some(Instant::now());
         (self.pass(standing, lane_ref, run, effects) == Gate::Open).then_some(run)
     }
 
-    /// Takes a call back from a controller that has not begun it. Until it is offered to another one, it is not idle.
-    pub(in crate::bus) fn take_back_offer(&mut self, controller: u64, effects: &mut Effects) {
+    /// Takes a directive back from a controller that has not begun it, for another one. Until it is offered to that, it is not idle.
+    pub(in crate::bus) fn take_back_offer(&mut self, controller: u64, other: u64, effects: &mut Effects) {
         self.offers += 1;
+        let waiting = self.resolvers.iter_mut().filter(|resolver| resolver.successor == Some(controller));
+        waiting.for_each(|resolver| resolver.successor = Some(other));
         self.remove_resolver(controller, effects);
     }
 
@@ -212,7 +256,8 @@ impl StandingState {
         let unanswered = self.resolver_of(controller).filter(|_| options.once && self.is_at_work(controller));
         if let Some(resolver) = unanswered.filter(|resolver| !self.holds_back(&resolver.lane_ref)) {
             let what = format!("`{}` was removed before it answered", resolver.lane_ref.info.id);
-            self.emit(&RawEvent::Failed(Error::new(ErrorKind::NotFound, what)), effects);
+            let side = resolver.lane_ref.side;
+            self.emit(&RawEvent::Failed(Error::new(ErrorKind::NotFound, what)), side, effects);
         }
         self.remove_resolver(controller, effects);
     }
@@ -240,17 +285,17 @@ impl StandingState {
         }
         for at in 0..self.resolvers.len() {
             let resolver = &self.resolvers[at];
-            if resolver.successor.is_some() {
+            if resolver.successor.is_some() || resolver.pin == Pin::Over {
                 continue;
             }
             let full = self.is_full(&resolver.lane_ref, options);
             let has_values = full && self.has_values(resolver.lane_ref.id);
             let resolver = &mut self.resolvers[at];
             if full && !resolver.parked && !resolver.done && !has_values {
-                resolver.stop(effects);
-                resolver.parked = true;
-                resolver.idle = true;
-                resolver.error = None;
+                resolver.park(effects);
+            } else if !full && resolver.parked && resolver.pin == Pin::Holds {
+                // Its controller begins nothing any more.
+                self.unpin_at(at, effects);
             } else if !full && resolver.parked {
                 let run = resolver.run_again(effects);
                 effects.again.push((Arc::clone(&resolver.lane_ref), run));

@@ -3,17 +3,19 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::pins::Pin;
 use super::resolvers::Resolver;
 use super::{Standing, StandingState};
 use crate::Error;
 use crate::bus::ControllerId;
 use crate::bus::counts::DirectiveCounts;
 use crate::bus::introspect::{DirectiveSnapshot, ResolverSnapshot, ResolverState, ValueSnapshot};
+use crate::bus::origin::Sides;
 use crate::directive::{AnyValue, ValueId};
 
 impl StandingState {
-    /// Its resolvers as tools see them; `id` is the directive's.
-    pub(in crate::bus) fn resolver_snapshots(&self, id: &str) -> Vec<ResolverSnapshot> {
+    /// Its resolvers on these sides as tools see them; `id` is the directive's.
+    pub(in crate::bus) fn resolver_snapshots(&self, id: &str, sides: Sides) -> Vec<ResolverSnapshot> {
         let one = |resolver: &Resolver| ResolverSnapshot {
             controller: ControllerId(resolver.lane_ref.id),
             name: resolver.lane_ref.info.id.clone(),
@@ -25,8 +27,10 @@ impl StandingState {
                 None => ResolverState::Working,
             },
             values: self.values.iter().filter(|value| value.resolver == resolver.lane_ref.id && !value.staged).count(),
+            host: resolver.lane_ref.host.shown(),
+            pinned: resolver.pin == Pin::Holds,
         };
-        self.resolvers.iter().map(one).collect()
+        self.resolvers.iter().filter(|resolver| sides.meets(resolver.lane_ref.side)).map(one).collect()
     }
 }
 
@@ -38,7 +42,7 @@ impl Standing {
         counts.active += 1;
         counts.references += state.references;
         counts.values += values;
-        counts.unanswered += usize::from(state.idle && values == 0);
+        counts.unanswered += usize::from(state.idle.is(Sides::BOTH) && values == 0);
     }
 
     /// The directive as tools see it.
@@ -57,9 +61,9 @@ impl Standing {
                 references: state.references,
                 asked_by: state.askers(),
                 weak_references: state.subscribers.len() - state.references,
-                idle: state.idle,
+                idle: state.idle.is(Sides::BOTH),
                 values: Vec::new(),
-                resolvers: state.resolver_snapshots(id),
+                resolvers: state.resolver_snapshots(id, Sides::BOTH),
             };
             (snapshot, values)
         };

@@ -5,27 +5,56 @@ use std::task::Waker;
 
 use super::StandingState;
 use super::effects::Effects;
+use super::resolvers::Resolver;
+use super::sides::Turn;
 use super::unread::Unread;
 use crate::bus::Source;
+use crate::bus::entry::ControllerEntry;
 use crate::bus::introspect::AskerSnapshot;
-use crate::directive::RawEvent;
+use crate::bus::origin::{HostNumber, Origin, Sides};
+use crate::directive::{Options, RawEvent};
 
 pub(super) struct Subscriber {
     pub(super) id: u64,
     pub(super) strong: bool,
-    /// Whose code asks, in what would be padding otherwise: there are fewer generations than this can count.
+    /// What it is told. This and what follows is in what would be padding otherwise.
+    pub(super) told: Sides,
+    /// The host of a fleet that it stands for, if it does.
+    host: HostNumber,
+    /// Whose code asks: there are fewer generations than this can count.
     pub(super) source: u32,
     pub(super) unread: Unread,
     pub(super) waker: Option<Waker>,
 }
 
+/// Who asks, and what they are told.
+#[derive(Clone, Copy)]
+pub(in crate::bus) struct Asker {
+    pub(in crate::bus) source: Source,
+    pub(in crate::bus) told: Sides,
+    pub(in crate::bus) host: HostNumber,
+}
+
+impl Asker {
+    pub(in crate::bus) fn new(source: Source, origin: Origin) -> Self {
+        Self { source, told: origin.told(), host: origin.number() }
+    }
+
+    /// A controller that watches a directive which it answers: for another host of the fleet as that host. It may keep the
+    /// directive, and does not ask the fleet for what it answers itself.
+    pub(in crate::bus) fn watching(controller: &ControllerEntry) -> Self {
+        let told = if controller.side == Sides::FLEET { Sides::HERE } else { Sides::WATCHED };
+        Self { source: controller.source, told, host: controller.host }
+    }
+}
+
 impl Subscriber {
-    fn source(&self) -> Source {
-        Source(u64::from(self.source))
+    fn asker(&self) -> Asker {
+        Asker { source: Source(u64::from(self.source)), told: self.told, host: self.host }
     }
 
     /// Queues an event, and returns whom to wake.
-    fn tell(&mut self, event: RawEvent) -> Option<Waker> {
+    pub(super) fn tell(&mut self, event: RawEvent) -> Option<Waker> {
         self.unread.push(event);
         self.waker.take()
     }
@@ -41,8 +70,15 @@ impl Subscriber {
 }
 
 impl StandingState {
-    /// Adds the subscription of a new reference, which reads the current values, errors and idleness first.
-    pub(in crate::bus) fn subscribe(&mut self, strong: bool, source: Source) -> u64 {
+    /// Adds the subscription of a new reference, which reads the current values, errors and idleness first. What it changes for
+    /// resolvers, if it does, is to be done by [`turned`](crate::bus::resolver::turned) after the lock.
+    pub(in crate::bus) fn subscribe(
+        &mut self,
+        strong: bool,
+        asker: Asker,
+        options: &Options,
+    ) -> (u64, Option<Box<Turn>>) {
+        let Asker { source, told, host } = asker;
         if strong {
             self.references += 1;
             self.epoch += 1;
@@ -51,10 +87,11 @@ impl StandingState {
         let id = self.next;
         self.next += 1;
         let mut unread = Unread::default();
-        for value in self.values.iter().filter(|value| !value.staged) {
+        for value in self.values.iter().filter(|value| !value.staged && told.meets(value.side)) {
             unread.push(RawEvent::Added(value.id, value.value.clone()));
         }
-        for resolver in self.resolvers.iter().filter(|resolver| !self.holds_back(&resolver.lane_ref)) {
+        let is_told = |resolver: &&Resolver| !self.holds_back(&resolver.lane_ref) && told.meets(resolver.lane_ref.side);
+        for resolver in self.resolvers.iter().filter(is_told) {
             if let Some(error) = &resolver.error {
                 unread.push(RawEvent::Failed(error.clone()));
             }
@@ -62,36 +99,46 @@ impl StandingState {
         if let Some(error) = self.refusal() {
             unread.push(RawEvent::Failed(error.clone()));
         }
-        if self.idle {
+        if self.idle.is(told) {
             unread.push(RawEvent::Idle);
         }
         let source = source.0 as u32;
-        self.subscribers.push(Subscriber { id, strong, source, unread, waker: None });
-        id
+        self.subscribers.push(Subscriber { id, strong, told, host, source, unread, waker: None });
+        let turns = strong && self.joins(told);
+        (id, if turns { Some(self.turn(options)) } else { None })
     }
 
     /// Who asks: the sources of the strong references, each with the number of them.
     pub(super) fn askers(&self) -> Vec<AskerSnapshot> {
-        let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<(Source, HostNumber), usize> = BTreeMap::new();
         for subscriber in self.subscribers.iter().filter(|subscriber| subscriber.strong) {
-            *counts.entry(subscriber.source()).or_default() += 1;
+            let asker = subscriber.asker();
+            *counts.entry((asker.source, asker.host)).or_default() += 1;
         }
-        counts.into_iter().map(|(source, references)| AskerSnapshot { source, references }).collect()
+        let snapshot = |((source, host), references): ((Source, HostNumber), usize)| AskerSnapshot {
+            source,
+            references,
+            host: host.shown(),
+        };
+        counts.into_iter().map(snapshot).collect()
     }
 
-    /// Whose code a subscription is of.
-    pub(in crate::bus) fn source_of(&self, id: u64) -> Source {
+    /// Who a subscription is of.
+    pub(in crate::bus) fn asker(&self, id: u64) -> Asker {
         let found = self.subscribers.iter().find(|subscriber| subscriber.id == id);
-        found.map_or(Source::STATIC, Subscriber::source)
+        found.map_or(Asker::new(Source::STATIC, Origin::HERE), Subscriber::asker)
     }
 
     /// Removes a subscription; returns whether it was a strong one.
-    pub(in crate::bus) fn unsubscribe(&mut self, id: u64, effects: &mut Effects) -> bool {
+    pub(in crate::bus) fn unsubscribe(&mut self, id: u64, options: &Options, effects: &mut Effects) -> bool {
         let Some(at) = self.subscribers.iter().position(|subscriber| subscriber.id == id) else { return false };
         let subscriber = self.subscribers.swap_remove(at);
-        let strong = subscriber.strong;
+        let (strong, told) = (subscriber.strong, subscriber.told);
         self.references -= usize::from(strong);
         effects.subscribers.push(subscriber);
+        if strong && self.leaves(told) {
+            self.turn_into(options, effects);
+        }
         strong
     }
 
@@ -104,9 +151,12 @@ impl StandingState {
         subscriber.next(ended, waker)
     }
 
-    pub(super) fn emit(&mut self, event: &RawEvent, effects: &mut Effects) {
+    /// Tells those who are told what a side answers.
+    pub(super) fn emit(&mut self, event: &RawEvent, side: Sides, effects: &mut Effects) {
         for subscriber in &mut self.subscribers {
-            effects.wakers.extend(subscriber.tell(event.clone()));
+            if subscriber.told.meets(side) {
+                effects.wakers.extend(subscriber.tell(event.clone()));
+            }
         }
     }
 }
@@ -139,7 +189,15 @@ mod loom_tests {
     #[test]
     fn loom_a_reader_knows_what_stands_and_is_always_woken_for_it() {
         loom::model(|| {
-            let subscriber = Subscriber { id: 0, strong: true, source: 0, unread: Unread::default(), waker: None };
+            let subscriber = Subscriber {
+                id: 0,
+                strong: true,
+                told: Sides::BOTH,
+                host: HostNumber::default(),
+                source: 0,
+                unread: Unread::default(),
+                waker: None,
+            };
             let shared: Shared = Arc::new(Mutex::new((subscriber, false)));
             let ending = Arc::clone(&shared);
             let ends = loom::thread::spawn(move || {

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::effects::Effects;
 use super::{Standing, StandingState};
+use crate::bus::origin::Sides;
 use crate::directive::RawEvent;
 
 impl StandingState {
@@ -18,13 +19,13 @@ impl StandingState {
     /// The one step of a swap on this directive: the new values become visible, and then the old ones go. If the new controller
     /// has no answer yet, the old one stays until it has.
     pub(in crate::bus) fn replace(&mut self, old: u64, new: u64, effects: &mut Effects) {
-        let mut shown: SmallVec<[RawEvent; 1]> = SmallVec::new();
+        let mut shown: SmallVec<[(RawEvent, Sides); 1]> = SmallVec::new();
         for value in self.values.iter_mut().filter(|value| value.resolver == new && value.staged) {
             value.staged = false;
-            shown.push(RawEvent::Added(value.id, value.value.clone()));
+            shown.push((RawEvent::Added(value.id, value.value.clone()), value.side));
         }
-        for event in &shown {
-            self.emit(event, effects);
+        for (event, side) in &shown {
+            self.emit(event, *side, effects);
         }
         if let Some(resolver) = self.resolver(old) {
             resolver.successor = Some(new);

@@ -4,6 +4,7 @@ use super::StandingState;
 use super::effects::Effects;
 use super::resolvers::Resolver;
 use crate::bus::entry::LaneRef;
+use crate::bus::origin::Sides;
 use crate::directive::{AnyValue, Callback, Options, RawEvent, ValueId};
 
 pub(super) struct StandingValue {
@@ -13,6 +14,8 @@ pub(super) struct StandingValue {
     /// Called when it is gone.
     pub(super) removed: Option<Callback>,
     pub(super) staged: bool,
+    /// The side that has answered it.
+    pub(super) side: Sides,
 }
 
 impl StandingState {
@@ -21,20 +24,29 @@ impl StandingState {
         options.max_values.is_some_and(|max| self.count_beside(lane_ref) >= max)
     }
 
-    /// The number of values that count towards the cap for a controller. Those of the controller that it replaces do not
-    /// count: they go when it has one, so that there is always one.
+    /// The number of values that count towards the cap for a controller. Those of the controllers that it replaces do not
+    /// count: they go when it has one, so that there is always one. Nor do those of the fleet for a controller here while
+    /// another host asks, which is told none of them.
     fn count_beside(&self, lane_ref: &LaneRef) -> usize {
         let staged = self.holds_back(lane_ref);
         let replaced = lane_ref.handover.replaces();
-        self.values.iter().filter(|value| value.staged == staged && Some(value.resolver) != replaced).count()
-    }
-
-    fn count(&self, staged: bool) -> usize {
-        self.values.iter().filter(|value| value.staged == staged).count()
+        let sides = self.counted_for(lane_ref.side);
+        let counts = |value: &&StandingValue| {
+            value.staged == staged
+                && Some(value.resolver) != replaced
+                && sides.meets(value.side)
+                && !self.goes_for(value.resolver, lane_ref.id)
+        };
+        self.values.iter().filter(counts).count()
     }
 
     pub(in crate::bus) fn visible_values(&self) -> usize {
-        self.count(false)
+        self.visible_to(Sides::BOTH)
+    }
+
+    /// The number of values that whoever is told what these sides answer sees.
+    pub(super) fn visible_to(&self, told: Sides) -> usize {
+        self.values.iter().filter(|value| !value.staged && told.meets(value.side)).count()
     }
 
     pub(in crate::bus) fn has_values(&self, entry: u64) -> bool {
@@ -56,17 +68,22 @@ impl StandingState {
         let resolver = self.resolver_in(lane_ref.id, run).filter(|_| !ended && !full);
         let wanted = resolver.is_some();
         resolver.into_iter().for_each(Resolver::answered);
+        let side = lane_ref.side;
         if !wanted {
-            effects.values.push(StandingValue { id: ValueId(0), resolver: lane_ref.id, value, removed: None, staged });
+            let refused = StandingValue { id: ValueId(0), resolver: lane_ref.id, value, removed: None, staged, side };
+            effects.values.push(refused);
             effects.refused = removed;
             return None;
+        }
+        if options.hard_cap && !staged {
+            self.make_room(side, options, effects);
         }
         let id = ValueId(self.next);
         self.next += 1;
         if !staged {
-            self.emit(&RawEvent::Added(id, value.clone()), effects);
+            self.emit(&RawEvent::Added(id, value.clone()), side, effects);
         }
-        self.values.push(StandingValue { id, resolver: lane_ref.id, value, removed, staged });
+        self.values.push(StandingValue { id, resolver: lane_ref.id, value, removed, staged, side });
         self.finish_retired(effects);
         Some(id)
     }
@@ -100,7 +117,7 @@ impl StandingState {
         }
         let value = self.values.remove(at);
         if !value.staged {
-            self.emit(&RawEvent::Removed(id), effects);
+            self.emit(&RawEvent::Removed(id), value.side, effects);
             self.notice_empty(effects);
         }
         effects.values.push(value);
@@ -115,7 +132,7 @@ impl StandingState {
         self.values.extend(stay);
         for value in &gone {
             if !value.staged {
-                self.emit(&RawEvent::Removed(value.id), effects);
+                self.emit(&RawEvent::Removed(value.id), value.side, effects);
             }
         }
         effects.values.extend(gone);

@@ -15,6 +15,7 @@ use crate::bus::engine::Life;
 use crate::bus::entry::ControllerEntry;
 use crate::bus::factories::KnownFactory;
 use crate::bus::life::{restore, save};
+use crate::bus::standing::Standing;
 use crate::bus::stop_first::{After, is_at_work};
 use crate::error::ErrorKind;
 use crate::{BusError, Error, Result};
@@ -62,9 +63,11 @@ impl Staged {
         // The new one first: what the old one does not do any more, the new one does after its state is restored.
         let held: Vec<_> = with_state.iter().flat_map(|pair| pair.new.iter().chain([&pair.old])).cloned().collect();
         held.iter().for_each(|entry| entry.handover.hold());
+        let leaves_pins = self.last_states.is_none();
+        let stays = |standing: &Standing| leaves_pins && standing.options.pinned_for().is_some();
         let at_rest = async {
             for entry in &held {
-                while entry.answers().iter().any(|standing| is_at_work(standing, entry)) {
+                while entry.answers().iter().any(|standing| !stays(standing) && is_at_work(standing, entry)) {
                     self.activity.notified().await;
                 }
             }

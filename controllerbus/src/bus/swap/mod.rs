@@ -20,7 +20,7 @@ use super::engine::Engine;
 use super::entry::ControllerEntry;
 use super::factories::KnownFactory;
 use super::standing::Standing;
-use super::stop_first::{Claim, Fate};
+use super::stop_first::{Claim, Fate, Watching};
 use crate::Result;
 use crate::controller::State;
 use crate::controller::factory::Factory;
@@ -126,6 +126,17 @@ impl Committed {
     /// What was done differently than usual, such as a state that was refused and replaced by another one.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Waits until nothing is pinned to the old controllers any more, which may take as long as
+    /// [`Options::pin`](crate::directive::Options::pin) says. Cancel-safe.
+    pub async fn unpinned(&self) {
+        for entry in &self.old {
+            let watching = Watching::of(entry);
+            while entry.has_any_pinned() {
+                watching.activity.notified().await;
+            }
+        }
     }
 
     /// Waits until the old controllers do not answer anything any more and are closed, or their limits have passed.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::ready::StagedConfig;
 use super::successor::{Successor, SuccessorSpec, make_after_stop, note_replacement};
 use super::{Pair, Staged, Stop, Stopping};
+use crate::bus::handover::Replaces;
 use crate::bus::life::save;
 use crate::bus::stop_first::{After, Claim, Legacy};
 use crate::directive::wire;
@@ -58,7 +59,9 @@ impl Staged {
                 continue;
             };
             let state = legacy.state_for(&known.info.config_id);
-            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            // What has ended can keep nothing.
+            let replaces = Replaces::in_line(&old, false);
+            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, replaces };
             let replacements = Arc::clone(&self.replacements);
             let last = self.last_of(&old);
             let claim = Claim::new(&self.engine);
@@ -111,7 +114,8 @@ impl Staged {
         let state = Legacy::of(old, stopping.before.clone()).state_for(&known.info.config_id);
         let engine = Arc::clone(&self.engine);
         let config = wire::encode(&wanted.config)?;
-        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, old: old.id };
+        let replaces = Replaces::with_another_config(old);
+        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, replaces };
         let claim = Claim::new(&self.engine);
         note_replacement(&self.replacements, old.id, claim.after());
         let making = make_after_stop(spec, state, None, claim, Arc::clone(&self.replacements));

@@ -17,6 +17,7 @@ use crate::bus::configs::Changes;
 use crate::bus::engine::{Engine, Life};
 use crate::bus::entry::ControllerEntry;
 use crate::bus::factories::KnownFactory;
+use crate::bus::handover::Replaces;
 use crate::bus::owning::with_advice;
 use crate::bus::standing::Standing;
 use crate::bus::stop_first::After;
@@ -199,7 +200,9 @@ impl Staged {
                 self.pairs.push(Pair::new(old, None, Stop::Due));
                 continue;
             }
-            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, old: old.id };
+            // Going back, nothing is left to the generation that is taken back.
+            let replaces = Replaces::in_line(&old, self.last_states.is_none());
+            let spec = SuccessorSpec { engine: Arc::clone(&self.engine), known, instance, config, replaces };
             let making_one = make_successor(spec, Arc::clone(&old), self.last_of(&old));
             replaced.insert(making.spawn_on(making_one, &runtime).id(), old);
         }
@@ -234,7 +237,8 @@ impl Staged {
         let Some((known, instead, wanted)) = claimed else { return Err(error) };
         let engine = Arc::clone(&self.engine);
         let config = wire::encode(&wanted.config)?;
-        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, old: old.id };
+        let replaces = Replaces::with_another_config(old);
+        let spec = SuccessorSpec { engine, known, instance: instead.instance, config, replaces };
         let mut made = AbortOnDrop(self.engine.runtime()?.spawn(make_successor(spec, Arc::clone(old), None)));
         match (&mut made.0).await.unwrap_or_else(|error| Err(Error::msg(error))) {
             Ok(made) => Ok((made, Some(instead))),

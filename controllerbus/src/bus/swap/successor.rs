@@ -8,6 +8,7 @@ use crate::Result;
 use crate::bus::engine::Engine;
 use crate::bus::entry::ControllerEntry;
 use crate::bus::factories::KnownFactory;
+use crate::bus::handover::Replaces;
 use crate::bus::instance::ConstructFailure;
 use crate::bus::life::{restore, save};
 use crate::bus::owning::with_advice;
@@ -62,7 +63,7 @@ pub(super) struct SuccessorSpec {
     pub(super) instance: u64,
     pub(super) config: Vec<u8>,
     /// The controller that it replaces.
-    pub(super) old: u64,
+    pub(super) replaces: Replaces,
 }
 
 impl SuccessorSpec {
@@ -74,7 +75,7 @@ impl SuccessorSpec {
             let said = !error.is_of_construction() || error.message().starts_with(&what);
             ConstructFailure { error: with_advice(if said { error } else { error.context(what) }), after }
         })?;
-        entry.handover.set_replaces(self.old);
+        entry.handover.set_replaces(self.replaces);
         Ok(DiscardOnDrop { engine: Arc::clone(&self.engine), entry: Some(Arc::new(entry.staged())), claim: None })
     }
 
@@ -154,7 +155,7 @@ pub(super) async fn make_after_stop(
         }
         Err(ConstructFailure { error, after }) => {
             if let Some(after) = after {
-                note_replacement(&replacements, spec.old, after);
+                note_replacement(&replacements, spec.replaces.controller, after);
             }
             Err(error)
         }
