@@ -60,6 +60,7 @@ pub use generation::probation::Probation;
 pub use generation::registry::{AskableDirective, GenerationInfo, GenerationState, Registry};
 pub use host::capability::Capabilities;
 pub use host::config::PluginConfig;
+pub use host::moment::Moment;
 #[cfg(not(all(unix, feature = "process")))]
 pub use host::plugin_host;
 #[cfg(all(unix, feature = "process"))]

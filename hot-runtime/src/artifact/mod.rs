@@ -53,6 +53,9 @@ pub use verify::{Checks, Verified};
 /// The default limit for the size of an artifact, in bytes. Typical ones have a few megabytes.
 pub const LARGEST: u64 = 64 << 20;
 
+/// The target triple that this program was built for: plugins have to be built for it, too.
+pub const TARGET: &str = env!("CBUS_TARGET");
+
 /// The code of what is wrong, what is wrong, and what to do about it.
 type Refusal = (Code, String, &'static str);
 

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 mod make;
 
 #[cfg(feature = "sign")]
-pub use make::{SecretKey, generate, sign};
+pub use make::{SecretKey, generate, sign, sign_bytes};
 
 /// The path of an artifact's signature: its own path with `.minisig` appended.
 #[must_use]
@@ -88,6 +88,26 @@ impl std::str::FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self> {
         Self::parse(text)
     }
+}
+
+/// Verifies the signature of bytes that are no artifact, such as a document about artifacts, by one of these keys. Returns that
+/// key's id. `what` names the bytes in messages.
+///
+/// # Errors
+/// [`Error::Key`] when it is not a signature, none of the keys has made it, or it is not of these bytes.
+pub fn verify_bytes(what: &Path, bytes: &[u8], signature: &str, keys: &[PublicKey]) -> Result<String> {
+    let refuse = |reason: String| Error::Key { path: what.to_owned(), reason };
+    let signature = minisign_verify::Signature::decode(signature)
+        .map_err(|error| refuse(format!("this is not a minisign signature: {error}")))?;
+    for key in keys {
+        match key.key.verify(bytes, &signature, false) {
+            Ok(()) => return Ok(key.id.clone()),
+            Err(minisign_verify::Error::UnexpectedKeyId) => {}
+            Err(error) => return Err(refuse(format!("the signature by key {} is not valid: {error}", key.id))),
+        }
+    }
+    let known: Vec<_> = keys.iter().map(PublicKey::id).collect();
+    Err(refuse(format!("it is signed with none of the accepted keys ({})", known.join(", "))))
 }
 
 fn id_text(keynum: &[u8]) -> String {
@@ -192,6 +212,27 @@ mod tests {
         assert!(generate(&secret, &folder.path().join("b.pub"), None).is_err());
         assert_eq!(std::fs::read(&secret).expect("the key"), before);
         assert!(SecretKey::read(&public, None).is_err());
+    }
+
+    #[test]
+    fn a_document_is_accepted_with_its_signature_by_an_accepted_key_and_only_then() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (secret, key) = keys(folder.path(), "mine");
+        let (_, other) = keys(folder.path(), "other");
+        let signature = sign_bytes(b"a document", "release of a plugin", &secret).expect("signing");
+        let what = Path::new("1.json");
+        let both = [other.clone(), key.clone()];
+        assert_eq!(verify_bytes(what, b"a document", &signature, &both).expect("accepted"), key.id());
+        let changed = signature.replace("release of", "release for");
+        for (bytes, signature, keys, why) in [
+            (&b"another document"[..], &signature, &both[..], "is not valid"),
+            (b"a document", &signature, &both[..1], "none of the accepted keys"),
+            (b"a document", &changed, &both, "is not valid"),
+            (b"a document", &"hello".to_owned(), &both, "not a minisign signature"),
+        ] {
+            let error = verify_bytes(what, bytes, signature, keys).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub(crate) struct Shared {
     /// The directory of the private copies.
     pub(crate) private_dir: ScratchDir,
     pub(crate) placements: PlacementRules,
+    /// When the processes of plugins end themselves.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) deadlines: crate::host::process::deadline::Deadlines,
     pub(crate) events: broadcast::Sender<RuntimeEvent>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) retiring: TaskTracker,

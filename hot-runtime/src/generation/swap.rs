@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controllerbus::__private::hot::configs;
-use controllerbus::bus::{Bus, ConfigOwner, Execution, LastStates, Source};
+use controllerbus::bus::{Bus, ConfigOwner, LastStates, Source};
 use controllerbus::controller::factory::Factory;
 use controllerbus::error::Code;
 use tokio::sync::oneshot;
@@ -164,6 +164,8 @@ async fn bring_up(
         folder: shared.private_dir.path().to_owned(),
         plugin_host: shared.placements.plugin_host().map(std::path::Path::to_owned),
         tell: shared.process_listener(plugin, number),
+        #[cfg(all(unix, feature = "process"))]
+        deadline: shared.deadlines.of(plugin),
     };
     let (instance, copy) = Instance::open(artifact, opening).await?;
     let info = GenerationInfo {
@@ -255,6 +257,11 @@ pub(crate) async fn retire(
     };
     let drain = shared.settings.drain;
     if let Some(committed) = committed {
+        // What is pinned has its own limit, which may be longer.
+        if tokio::time::timeout(drain, committed.unpinned()).await.is_err() {
+            state(GenerationState::Draining, Some(finishing(&shared.bus, number).join("; ")));
+            committed.unpinned().await;
+        }
         instance.with_kill_after(drain, committed.drained()).await;
     }
     if !served {
@@ -267,8 +274,9 @@ pub(crate) async fn retire(
     loop {
         if tokio::time::timeout(drain, leases.drained()).await.is_err() {
             let held = leases.holders();
-            let finishing = finishing(&shared.bus, number);
-            state(GenerationState::Draining, Some(format!("held by {held}{finishing}")));
+            let mut why = vec![format!("held by {held}")];
+            why.extend(finishing(&shared.bus, number));
+            state(GenerationState::Draining, Some(why.join("; ")));
             let count = held.to_drain();
             shared.emit(RuntimeEvent::Draining { plugin: plugin.clone(), generation: number, leases: count });
             // Connections may last as long as their peers like; all else ends in time, or with its process.
@@ -317,14 +325,10 @@ pub(crate) async fn retire(
     }
 }
 
-/// The calls that keep a generation's controllers on the bus, in words.
-fn finishing(bus: &Bus, generation: u64) -> String {
+/// What keeps a generation's controllers on the bus, in words: calls, and what is pinned to them.
+fn finishing(bus: &Bus, generation: u64) -> Vec<String> {
     let left = bus.leaving().into_iter().filter(|found| found.source == Source(generation));
-    let told = left.filter_map(|found| match found.execution {
-        Execution::Finishing { calls } => Some(format!("; {} finishes calls of {}", found.info.id, calls.join(", "))),
-        _ => None,
-    });
-    told.collect()
+    left.filter_map(|found| Some(format!("{} {}", found.info.id, found.execution.finishing()?))).collect()
 }
 
 /// How often a generation is checked whose threads did not end.

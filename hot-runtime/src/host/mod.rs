@@ -4,6 +4,7 @@ mod answers_only;
 pub(crate) mod capability;
 pub(crate) mod config;
 pub(crate) mod library;
+pub(crate) mod moment;
 mod options;
 pub(crate) mod placement;
 #[cfg(all(unix, feature = "process"))]
@@ -56,6 +57,9 @@ pub(crate) struct Opening<'a> {
     /// The plugin host's executable, if one was set.
     pub(crate) plugin_host: Option<PathBuf>,
     pub(crate) tell: Tell,
+    /// When the plugin's processes end themselves.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) deadline: Arc<process::deadline::Deadline>,
 }
 
 /// A started generation.
@@ -70,7 +74,9 @@ pub(crate) enum Instance {
 impl Instance {
     /// Writes the artifact's private copy and starts it. The copy is removed on an error.
     pub(crate) async fn open(artifact: Verified, opening: Opening<'_>) -> Result<(Self, PrivateCopy)> {
-        let Opening { placement, load, folder, plugin_host, tell } = opening;
+        #[cfg(all(unix, feature = "process"))]
+        let deadline = Arc::clone(&opening.deadline);
+        let Opening { placement, load, folder, plugin_host, tell, .. } = opening;
         match placement.isolation {
             Isolation::None => {
                 let opening = move || {
@@ -94,6 +100,7 @@ impl Instance {
                 let private = blocking(move || artifact.write_private(&folder)).await?;
                 let start = crate::host::process::plugin::Start {
                     tell,
+                    deadline,
                     load,
                     options: placement.process.clone(),
                     host: plugin_host,

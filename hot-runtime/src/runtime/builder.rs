@@ -370,6 +370,8 @@ impl Builder {
             timings: Keeper::new(&build.work_dir),
             private_dir,
             placements: self.placements,
+            #[cfg(all(unix, feature = "process"))]
+            deadlines: Default::default(),
             events: broadcast::channel(256).0,
             listeners: self.listeners,
             retiring: TaskTracker::new(),

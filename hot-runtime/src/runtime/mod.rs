@@ -27,6 +27,7 @@ use crate::event::{RuntimeEvent, ShutdownReport, StillLoaded, SwapReport, Timeli
 use crate::generation::context::Shared;
 use crate::generation::registry::GenerationInfo;
 use crate::generation::serving::Serving;
+use crate::host::moment::Moment;
 use crate::host::placement::Override;
 use crate::host::{Isolation, ProcessOptions};
 use crate::output;
@@ -152,6 +153,18 @@ impl HotRuntime {
     /// As [`HotRuntime::set_isolation`].
     pub async fn isolate(&self, plugin: &str, options: ProcessOptions) -> Result<Option<SwapReport>> {
         self.inner.place(plugin, Isolation::Process, Some(options)).await
+    }
+
+    /// Has every process of a plugin end itself at a moment, unless another one is set before, or it is taken back: also if this
+    /// process is frozen then, and for those that are started later. Who sets it has a name; the first moment of all counts. While it is over,
+    /// no process is started.
+    ///
+    /// It is known to a process before what is constructed in it after this call.
+    pub fn set_deadline(&self, plugin: &str, by: &str, at: Option<Moment>) {
+        #[cfg(all(unix, feature = "process"))]
+        self.inner.shared.deadlines.of(plugin).set(by, at);
+        #[cfg(not(all(unix, feature = "process")))]
+        let _ = (plugin, by, at);
     }
 
     /// Goes back to the generation before the serving one, or to that of a build whose hash starts with `to`, by an

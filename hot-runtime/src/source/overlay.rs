@@ -104,6 +104,7 @@ fn manifest(workspace: &Workspace, spec: &PluginSpec, dependencies: Dependencies
     }
     override_profile(&mut settings, spec)?;
     unwind(&mut settings, spec);
+    spare_members(&mut settings, spec, workspace);
     fill_in_profile(&mut settings, &workspace.local);
     if dependencies == Dependencies::Optimized {
         optimize_dependencies(&mut settings, &workspace.local);
@@ -181,6 +182,39 @@ fn unwind(settings: &mut toml::Table, spec: &PluginSpec) {
             profile.insert("panic".to_owned(), toml::Value::String("unwind".to_owned()));
         }
     }
+}
+
+/// What a workspace says of `package."*"` is about all packages but its members. The overlay depends on these as on others,
+/// and so each of them is given what the profile itself says.
+fn spare_members(settings: &mut toml::Table, spec: &PluginSpec, workspace: &Workspace) {
+    let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
+    let Some(profile) = profile else { return };
+    let of_others = profile.get("package").and_then(|packages| packages.get("*")).and_then(toml::Value::as_table);
+    let Some(of_others) = of_others else { return };
+    let own: Vec<_> = of_others
+        .keys()
+        .filter_map(|key| Some((key.clone(), profile.get(key).cloned().or_else(|| by_default(spec, key))?)))
+        .collect();
+    let Some(packages) = table_in(profile, "package") else { return };
+    for member in workspace.local_members().filter(|name| !is_framework(name)) {
+        let Some(package) = table_in(packages, member) else { continue };
+        for (key, value) in &own {
+            package.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+/// What a profile has for a setting that it does not name: cargo's defaults, but for the debug information.
+fn by_default(spec: &PluginSpec, key: &str) -> Option<toml::Value> {
+    Some(match key {
+        "opt-level" => toml::Value::Integer(if spec.release { 3 } else { 0 }),
+        "debug" if spec.release => toml::Value::Boolean(false),
+        "debug" => toml::Value::String("line-tables-only".to_owned()),
+        "debug-assertions" | "overflow-checks" => toml::Value::Boolean(!spec.release),
+        "codegen-units" => toml::Value::Integer(if spec.release { 16 } else { 256 }),
+        "strip" => toml::Value::Boolean(false),
+        _ => return None,
+    })
 }
 
 /// Unless the workspace sets it, the dev profile is optimised for fast links: line tables for the plugin's own crates,

@@ -229,6 +229,12 @@ impl Workspace {
         Ok(())
     }
 
+    /// The local packages that are members of their workspace.
+    pub(crate) fn local_members(&self) -> impl Iterator<Item = &str> {
+        let is_member = |folder: &Path| self.members.contains(&folder.join("Cargo.toml"));
+        self.local.iter().filter(move |(_, folder)| is_member(folder)).map(|(name, _)| name.as_str())
+    }
+
     /// Visits a package and all local ones that it or a patch depends on. Returns their dependencies on
     /// `controllerbus`.
     fn read_local(

@@ -1,7 +1,7 @@
 //! Makes keys and signatures.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use super::{PublicKey, id_text, signature_path};
@@ -101,4 +101,15 @@ pub fn sign(artifact: &Path, key: &SecretKey) -> Result<PathBuf> {
     };
     written().map_err(Error::io("writing a signature", &path))?;
     Ok(path)
+}
+
+/// Signs bytes that are no artifact, such as a document about artifacts. `about` is the signature's trusted comment: one line
+/// that nobody else can change. Returns the text of the signature.
+///
+/// # Errors
+/// [`Error::Key`] when the key cannot sign it.
+pub fn sign_bytes(bytes: &[u8], about: &str, key: &SecretKey) -> Result<String> {
+    let refuse = |error: minisign::PError| Error::Key { path: PathBuf::from(about), reason: error.to_string() };
+    let signed = minisign::sign(None, &key.key, Cursor::new(bytes), Some(about), None).map_err(refuse)?;
+    Ok(signed.to_string())
 }

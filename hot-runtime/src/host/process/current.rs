@@ -10,7 +10,10 @@ use controllerbus::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::deadline::Limited;
 use super::link::Link;
+use super::protocol::ToChild;
+use crate::host::moment::Moment;
 
 /// A call waits for a restart that is due within this time, and otherwise fails at once.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,6 +25,14 @@ pub(super) struct Current {
     pub(super) leases: Arc<Leases>,
     pub(super) state: watch::Sender<State>,
     pub(super) controllers: AtomicU64,
+}
+
+impl Limited for Current {
+    fn limit(&self, at: Option<Moment>) {
+        if let Some(link) = self.standing() {
+            let _ = link.outbox.push(&ToChild::Deadline { at });
+        }
+    }
 }
 
 pub(super) enum State {

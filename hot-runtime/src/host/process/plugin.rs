@@ -1,8 +1,8 @@
 //! One process-hosted generation: starts and monitors its process, and restarts it when it crashes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use controllerbus::controller::factory::Factory;
@@ -17,7 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::current::{Current, State};
+use super::deadline::{Deadline, Limited};
 use super::find;
+use super::heartbeat::{BEATS, Heartbeat};
 use super::inbox::Inbox;
 use super::link::Link;
 use super::outbox::{ANSWERS, Outbox};
@@ -40,8 +42,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// The first delay before a restart; each further crash doubles it.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// How many heartbeats fit into the watchdog's time.
-const BEATS: u32 = 5;
+/// How often it is looked whether a process may be started whose deadline had passed.
+const HELD: Duration = Duration::from_millis(100);
 
 /// What a process-hosted generation is started with.
 pub(crate) struct Start {
@@ -51,6 +53,8 @@ pub(crate) struct Start {
     /// The private copy of the verified artifact.
     pub(crate) library: PrivateCopy,
     pub(crate) tell: Tell,
+    /// When the plugin's processes end themselves.
+    pub(crate) deadline: Arc<Deadline>,
 }
 
 /// A generation in a process of its own.
@@ -71,7 +75,7 @@ impl ProcessPlugin {
     /// # Errors
     /// Why it did not start, with the last lines that it printed.
     pub(crate) async fn open(start: Start) -> Result<Self, String> {
-        let Start { load, options, host, library, tell } = start;
+        let Start { load, options, host, library, tell, deadline } = start;
         let LoadOptions { bus, plugin, generation, workers } = load;
         let name = format!("{plugin}#{generation}");
         let launch = Launch {
@@ -91,6 +95,7 @@ impl ProcessPlugin {
             trace_level: level::listened(),
             limits: options.limits.clone(),
             sandbox: options.sandbox.clone(),
+            deadline: None,
         };
         let leases = Leases::new();
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
@@ -111,13 +116,15 @@ impl ProcessPlugin {
             host: Arc::clone(&host),
             options,
             tell,
+            deadline,
             stop: stop.clone(),
             kill: kill.clone(),
             #[cfg(target_os = "linux")]
             cgroup,
         };
         let (process, offered, layers) = keeper.start(1).await.map_err(Failed::into_text)?;
-        host.state.send_replace(State::Up(Arc::clone(&process.link)));
+        keeper.deadline.tell(Arc::downgrade(&host) as Weak<dyn Limited>);
+        keeper.is_up(&process.link);
         let keeping = tokio::spawn(keeper.keep(process));
         Ok(Self { host, offered, layers, library, stop, kill, keeping })
     }
@@ -178,6 +185,7 @@ struct Keeper {
     host: Arc<Current>,
     options: ProcessOptions,
     tell: Tell,
+    deadline: Arc<Deadline>,
     stop: CancellationToken,
     kill: CancellationToken,
     #[cfg(target_os = "linux")]
@@ -214,6 +222,14 @@ enum Ended {
 }
 
 impl Keeper {
+    /// Has the proxies use a process, which knows its deadline before anything is constructed there.
+    fn is_up(&self, link: &Arc<Link>) {
+        self.deadline.while_it_is(|at| {
+            let _ = link.outbox.push(&ToChild::Deadline { at });
+            self.host.state.send_replace(State::Up(Arc::clone(link)));
+        });
+    }
+
     async fn start(&self, epoch: u64) -> Result<(Process, Vec<Offered>, Vec<String>), Failed> {
         let since = Instant::now();
         let plain = |reason: String| Failed { reason, last_lines: Vec::new() };
@@ -303,7 +319,8 @@ impl Keeper {
     async fn greet(&self, socket: std::os::unix::net::UnixStream) -> Result<(Welcome, Inbox, Outbox), String> {
         let failed = |error: std::io::Error| format!("talking to the plugin host: {error}");
         let (reading, writing) = halves(socket).map_err(failed)?;
-        let hello = rmp_serde::to_vec_named(&self.hello).map_err(|error| error.to_string())?;
+        let hello = Hello { deadline: self.deadline.first(), ..self.hello.clone() };
+        let hello = rmp_serde::to_vec_named(&hello).map_err(|error| error.to_string())?;
         writing.write_all(&(hello.len() as u32).to_le_bytes()).await.map_err(failed)?;
         writing.write_all(&hello).await.map_err(failed)?;
         let longest = usize::try_from(self.options.limits.message).unwrap_or(usize::MAX).min(u32::MAX as usize);
@@ -336,6 +353,7 @@ impl Keeper {
             }
             let mut until = Instant::now() + self.delay(crashes);
             crashes += 1;
+            let reason = if self.deadline.has_passed() { format!("{reason}, at its deadline") } else { reason };
             let what = format!(
                 "plugin `{plugin}` crashed ({reason}) while it worked on this; it is restarted, and active directives are retried"
             );
@@ -354,6 +372,10 @@ impl Keeper {
                     () = self.stop.cancelled() => return drop(host.state.send_replace(State::Ended)),
                     () = self.kill.cancelled() => return drop(host.state.send_replace(State::Ended)),
                 }
+                if self.deadline.has_passed() {
+                    until = Instant::now() + HELD;
+                    continue;
+                }
                 epoch += 1;
                 let begun = Instant::now();
                 let started = tokio::select! {
@@ -364,7 +386,7 @@ impl Keeper {
                 match started {
                     Ok((process, ..)) => {
                         let told = ProcessEvent::Restarted { pid: process.link.pid, took: begun.elapsed() };
-                        host.state.send_replace(State::Up(Arc::clone(&process.link)));
+                        self.is_up(&process.link);
                         (self.tell)(told);
                         break process;
                     }
@@ -453,104 +475,5 @@ impl Keeper {
             () = self.kill.cancelled() => {}
         }
         self.kill_group(child, link.pid).await;
-    }
-}
-
-/// Which heartbeats a process was sent, and which of them it has answered.
-struct Heartbeat {
-    sent: u64,
-    answered: u64,
-    /// When it last answered one.
-    alive: Instant,
-    /// Where the reader was at the last beat.
-    reading: u64,
-}
-
-impl Heartbeat {
-    fn new(now: Instant) -> Self {
-        Self { sent: 0, answered: 0, alive: now, reading: 0 }
-    }
-
-    /// The number of the next one.
-    fn next(&mut self) -> u64 {
-        self.sent += 1;
-        self.sent
-    }
-
-    /// Takes the number of the last one that it says it has answered.
-    fn answered(&mut self, number: u64, now: Instant) {
-        // It cannot have answered one that was not sent.
-        let number = number.min(self.sent);
-        if number > self.answered {
-            self.answered = number;
-            self.alive = now;
-        }
-    }
-
-    /// Takes [where the reader is](Link::reading), once in each beat. While it works on one message for a whole beat, what the process
-    /// has answered lies behind that: it is this process that is slow.
-    fn reader_is_at(&mut self, reading: u64, now: Instant) {
-        let is_stuck_here = !reading.is_multiple_of(2) && reading == self.reading;
-        self.reading = reading;
-        if is_stuck_here {
-            self.answered = self.sent;
-            self.alive = now;
-        }
-    }
-
-    /// Whether it has not answered for so long, although it was asked again and again.
-    fn is_lost(&self, now: Instant, watchdog: Duration) -> bool {
-        self.sent - self.answered >= u64::from(BEATS) && now.duration_since(self.alive) >= watchdog
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_cannot_answer_heartbeats_before_they_are_sent() {
-        let (watchdog, begun) = (Duration::from_secs(5), Instant::now());
-        let mut heartbeat = Heartbeat::new(begun);
-        for answer in [u64::MAX, 1, u64::MAX - 1] {
-            heartbeat.answered(answer, begun + watchdog);
-            assert!(!heartbeat.is_lost(begun + watchdog, watchdog));
-        }
-        for _ in 0..BEATS {
-            heartbeat.next();
-        }
-        assert!(heartbeat.is_lost(begun + watchdog, watchdog), "what it said too early counts for nothing");
-        let answered = begun + watchdog * 2;
-        heartbeat.answered(u64::from(BEATS), answered);
-        // One that slept with its machine was not asked meanwhile.
-        assert!(!heartbeat.is_lost(answered + watchdog * 10, watchdog));
-        for _ in 0..BEATS {
-            heartbeat.next();
-            heartbeat.answered(0, answered + watchdog);
-        }
-        assert!(heartbeat.is_lost(answered + watchdog, watchdog));
-    }
-
-    /// Of a hundred beats, the one after which a process counts as silent that answers none of them.
-    fn silent_after(reading: impl Fn(u64) -> u64) -> Option<u64> {
-        let (watchdog, begun) = (Duration::from_secs(5), Instant::now());
-        let mut heartbeat = Heartbeat::new(begun);
-        (0..100).find(|beat| {
-            let now = begun + watchdog / BEATS * *beat as u32;
-            heartbeat.reader_is_at(reading(*beat), now);
-            let is_lost = heartbeat.is_lost(now, watchdog);
-            heartbeat.next();
-            is_lost
-        })
-    }
-
-    #[test]
-    fn what_lies_behind_a_message_on_which_this_process_works_is_no_silence_and_what_does_not_is() {
-        let beats = u64::from(BEATS);
-        assert_eq!(silent_after(|_| 8), Some(beats), "it works on none");
-        assert_eq!(silent_after(|_| 7), None, "it works on one all the time");
-        assert_eq!(silent_after(|beat| 2 * beat + 1), Some(beats), "it works on another one at each beat");
-        // When it is done with it, the time begins anew.
-        assert_eq!(silent_after(|beat| if beat <= 30 { 7 } else { 8 }), Some(30 + beats));
     }
 }

@@ -12,10 +12,11 @@ use controllerbus::remote::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::PrivateCopy;
+use crate::host::moment::Moment;
 use crate::host::options::{Limits, Sandbox};
 
 /// The protocol's version; increased when the messages change.
-pub(super) const PROTOCOL: u32 = 6;
+pub(super) const PROTOCOL: u32 = 7;
 
 /// What both sides must agree on: the first fields of the first message each way, by name, whatever else follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ impl Versions {
 }
 
 /// The first message to a plugin host, encoded with field names.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Hello {
     #[serde(flatten)]
     pub(super) versions: Versions,
@@ -57,6 +58,8 @@ pub(super) struct Hello {
     pub(super) trace_level: u8,
     pub(super) limits: Limits,
     pub(super) sandbox: Option<Sandbox>,
+    /// When it ends itself, unless it is told otherwise.
+    pub(super) deadline: Option<Moment>,
 }
 
 /// The first message of a plugin host, encoded with field names.
@@ -157,6 +160,10 @@ pub(super) enum ToChild<'a> {
     Ping {
         number: u64,
         trace_level: u8,
+    },
+    /// When the process ends itself from now on.
+    Deadline {
+        at: Option<Moment>,
     },
     Shutdown {
         timeout_ms: u64,

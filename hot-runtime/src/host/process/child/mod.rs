@@ -15,16 +15,16 @@ mod line;
 mod server;
 mod sockets;
 mod trace;
+mod watch;
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::protocol::{Hello, Versions, Welcome};
 use super::{ASKS_VERSIONS, MARKER};
+use watch::Deadline;
 
 /// No first message is longer than this.
 const LONGEST_HELLO: u32 = 16 << 20;
@@ -63,11 +63,11 @@ fn serve() -> i32 {
         }
     };
     match start(&mut socket) {
-        Ok((hello, layers)) => {
+        Ok((hello, layers, deadline)) => {
             let line = socket.try_clone();
-            let code = catch_unwind(AssertUnwindSafe(|| server::run(socket, hello, layers))).unwrap_or(70);
+            let code = catch_unwind(AssertUnwindSafe(|| server::run(socket, hello, layers, deadline))).unwrap_or(70);
             // The thread that watches the socket sees its end as well, but this one may end the process first.
-            if line.is_ok_and(|line| has_hung_up(&line, Some(&Timespec::default()))) {
+            if line.is_ok_and(|line| watch::has_hung_up(&line)) {
                 end_group();
             }
             code
@@ -94,7 +94,7 @@ fn take_socket() -> std::io::Result<UnixStream> {
 }
 
 /// Reads what to serve, and confines the process before any of the plugin's code runs.
-fn start(socket: &mut UnixStream) -> Result<(Hello, Vec<String>), String> {
+fn start(socket: &mut UnixStream) -> Result<(Hello, Vec<String>, Deadline), String> {
     let frame = read_frame(socket).map_err(|error| format!("no first message from the runtime: {error}"))?;
     let versions: Versions =
         rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
@@ -105,12 +105,13 @@ fn start(socket: &mut UnixStream) -> Result<(Hello, Vec<String>), String> {
         rmp_serde::from_slice(&frame).map_err(|error| format!("the runtime's first message: {error}"))?;
     // Before any other thread is started: an unconfined thread would be a way out for the others.
     let layers = confine::apply(&hello)?;
-    end_with_parent(socket, hello.parent)?;
-    Ok((hello, layers))
+    let deadline = end_with_parent(socket, &hello)?;
+    Ok((hello, layers, deadline))
 }
 
-/// Ends this process, and those that it started, when the runtime's process is gone, even if this one hangs.
-fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
+/// Ends this process, and those that it started, when the runtime's process is gone or the deadline has passed, even if this one
+/// hangs.
+fn end_with_parent(socket: &UnixStream, hello: &Hello) -> Result<Deadline, String> {
     let failed = |error: std::io::Error| format!("cannot monitor the runtime's process: {error}");
     #[cfg(target_os = "linux")]
     {
@@ -118,33 +119,14 @@ fn end_with_parent(socket: &UnixStream, parent: u32) -> Result<(), String> {
         // process, which then sees the end of the socket.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT))
             .map_err(|error| failed(error.into()))?;
-        let lives = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent);
+        let lives = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == hello.parent);
         // A parent in another process namespace has another id here; the socket shows its end all the same.
         if !lives && rustix::process::getppid().is_some_and(rustix::process::Pid::is_init) {
             return Err("the runtime is gone".to_owned());
         }
     }
-    let _ = parent;
     let watched = socket.try_clone().map_err(failed)?;
-    let watching = std::thread::Builder::new().name("plugin-host".to_owned()).spawn(move || {
-        has_hung_up(&watched, None);
-        end_group();
-    });
-    watching.map(drop).map_err(failed)
-}
-
-/// Waits until the runtime's end of a socket is closed, at most for the given time; returns whether it is.
-fn has_hung_up(socket: &UnixStream, within: Option<&Timespec>) -> bool {
-    #[cfg(target_os = "linux")]
-    let hangup = PollFlags::RDHUP | PollFlags::HUP;
-    #[cfg(not(target_os = "linux"))]
-    let hangup = PollFlags::HUP;
-    loop {
-        match poll(&mut [PollFd::new(socket, hangup)], within) {
-            Err(rustix::io::Errno::INTR) => {}
-            ended => return ended.is_ok_and(|ready| ready > 0),
-        }
-    }
+    watch::start(watched, hello.deadline).map_err(failed)
 }
 
 /// Kills this process and those that it started.

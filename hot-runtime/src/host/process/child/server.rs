@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::line::Line;
 use super::sockets::{Listeners, SocketsOf};
 use super::trace;
+use super::watch::Deadline;
 use crate::host::library::{LoadOptions, Loaded};
 use crate::host::process::inbox::Inbox;
 use crate::host::process::outbox::Outbox;
@@ -27,7 +28,7 @@ use crate::host::process::protocol::{ADDED, Answer, Hello, Offered, ToChild, ToP
 use crate::host::process::socket::halves;
 
 /// Loads and serves until the runtime ends it. Returns the process's exit code.
-pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> i32 {
+pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>, deadline: Deadline) -> i32 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -83,7 +84,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
         });
         let (listeners, loaded) = (Listeners::new(line.clone()), Arc::new(loaded));
         *lock(&tables.factories) = (0..).zip(factories).collect();
-        let server = Server { line, remote, handle, listeners, loaded, tables };
+        let server = Server { deadline, line, remote, handle, listeners, loaded, tables };
         let code = server.serve(Inbox::with_descriptors(reading, longest)).await;
         flushing.abort();
         code
@@ -91,6 +92,7 @@ pub(super) fn run(mut socket: UnixStream, hello: Hello, layers: Vec<String>) -> 
 }
 
 struct Server {
+    deadline: Deadline,
     line: Line,
     /// What is asked of these controllers, and what they ask of the runtime's bus.
     remote: Arc<Endpoint<Line>>,
@@ -283,6 +285,7 @@ impl Server {
                 drop(controller);
             }
             ToChild::Remote(message) => self.remote.handle(message),
+            ToChild::Deadline { at } => self.deadline.set(at),
             ToChild::Ping { number, trace_level } => {
                 trace::set_level(trace_level);
                 let (loaded, outbox) = (Arc::clone(&self.loaded), Arc::clone(&self.line.outbox));
