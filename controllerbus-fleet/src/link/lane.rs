@@ -1,0 +1,372 @@
+//! What is sent on one lane: messages are gathered in frames, which are numbered, and only so many bytes are on their way.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use controllerbus::error::ErrorKind;
+use controllerbus::remote::{Message, Post};
+use controllerbus::{Error, Result};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::frame::{self, HEAD, Head};
+use crate::carrier::{Lane, Peer};
+use crate::counts::Counting;
+use crate::outbox::Outbox;
+
+/// How many bytes of a lane, and of all lanes of a link, may be sent that were not seen. One larger message goes alone.
+pub(crate) const LANE_WINDOW: usize = 256 << 10;
+pub(crate) const LINK_WINDOW: usize = 512 << 10;
+
+/// A frame takes further messages until it is as long as this.
+const FRAME: usize = 64 << 10;
+
+/// What a message counts beside its bytes.
+const OVERHEAD: usize = 24;
+
+/// How long frames may be unseen before the other host is asked whether it has got them.
+pub(crate) const UNSEEN: Duration = Duration::from_millis(400);
+
+/// What the lanes of a link share.
+pub(crate) struct LinkOut {
+    pub(crate) peer: Peer,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) counts: Arc<Counting>,
+    pub(crate) window: Semaphore,
+    /// The longest message that both hosts take.
+    pub(crate) longest: AtomicU64,
+    /// Wakes the link's task.
+    pub(crate) nudge: Notify,
+    /// Why the link is to be ended, if it is.
+    pub(crate) exceeded: Mutex<Option<Error>>,
+}
+
+/// What a frame took of the windows.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    lane: usize,
+    link: usize,
+}
+
+impl Cost {
+    fn and(self, other: Self) -> Self {
+        Self { lane: self.lane + other.lane, link: self.link + other.link }
+    }
+}
+
+/// Room of a lane's windows, which is free again when this is dropped.
+pub(crate) struct Room<'a> {
+    cost: Cost,
+    taken: (SemaphorePermit<'a>, SemaphorePermit<'a>),
+}
+
+impl Room<'_> {
+    /// It is given back by its cost.
+    fn keep(self) -> Cost {
+        self.taken.0.forget();
+        self.taken.1.forget();
+        self.cost
+    }
+}
+
+struct Filling {
+    bytes: BytesMut,
+    cost: Cost,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing is sent, and nothing is missed: all of it is told again.
+    Down,
+    Up,
+    Closed,
+}
+
+struct Out {
+    state: State,
+    head: Head,
+    frames: VecDeque<Filling>,
+    /// Whether the outbox has this lane.
+    queued: bool,
+    /// The frames that were sent and not seen.
+    unseen: VecDeque<(u64, Cost)>,
+    /// Since when there has been one, or since the other host was last asked for it.
+    since: Option<Instant>,
+}
+
+/// The sending half of a lane.
+pub(crate) struct LaneOut {
+    pub(crate) link: Arc<LinkOut>,
+    pub(crate) name: Lane,
+    pub(crate) id: Arc<str>,
+    window: Semaphore,
+    out: Mutex<Out>,
+}
+
+/// Numbers that only rise, for all lanes and links of this process: what is numbered later is newer.
+pub(crate) fn next_era() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl LaneOut {
+    pub(crate) fn new(link: Arc<LinkOut>, id: Arc<str>, is_up: bool) -> Arc<Self> {
+        let out = Out {
+            state: if is_up { State::Up } else { State::Down },
+            head: Head { era: next_era(), number: 0 },
+            frames: VecDeque::new(),
+            queued: false,
+            unseen: VecDeque::new(),
+            since: None,
+        };
+        let (name, window) = (Lane::Directive(Arc::clone(&id)), Semaphore::new(LANE_WINDOW));
+        Arc::new(Self { link, name, id, window, out: Mutex::new(out) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, costs: impl IntoIterator<Item = Cost>) {
+        let (mut lane, mut link) = (0, 0);
+        for cost in costs {
+            (lane, link) = (lane + cost.lane, link + cost.link);
+        }
+        self.window.add_permits(lane);
+        self.link.window.add_permits(link);
+    }
+
+    /// Forgets what was gathered and sent: all of it is told again in another era.
+    fn restart(&self, state: Option<State>) {
+        let costs: Vec<Cost> = {
+            let mut out = self.lock();
+            if out.state == State::Closed {
+                return;
+            }
+            out.state = state.unwrap_or(out.state);
+            out.head = Head { era: next_era(), number: 0 };
+            out.since = None;
+            let gathered: Vec<_> = out.frames.drain(..).map(|frame| frame.cost).collect();
+            out.unseen.drain(..).map(|(_, cost)| cost).chain(gathered).collect()
+        };
+        self.give_back(costs);
+    }
+
+    /// From here on, another era is told.
+    pub(crate) fn begin_era(&self) {
+        self.restart(None);
+    }
+
+    /// From here on, what is said is sent.
+    pub(crate) fn come_up(&self) {
+        self.restart(Some(State::Up));
+    }
+
+    /// Nothing is sent until another era begins.
+    pub(crate) fn go_down(&self) {
+        self.restart(Some(State::Down));
+    }
+
+    pub(crate) fn close(&self) {
+        self.restart(Some(State::Closed));
+    }
+
+    /// The era that is being told.
+    pub(crate) fn era(&self) -> u64 {
+        self.lock().head.era
+    }
+
+    /// The other host has seen the frames of an era up to this one.
+    pub(crate) fn seen(&self, era: u64, number: u64) {
+        let costs: Vec<Cost> = {
+            let mut out = self.lock();
+            if out.head.era != era {
+                return;
+            }
+            let seen = out.unseen.iter().take_while(|(sent, _)| *sent <= number).count();
+            let costs = out.unseen.drain(..seen).map(|(_, cost)| cost).collect();
+            out.since = (!out.unseen.is_empty()).then(Instant::now);
+            costs
+        };
+        self.give_back(costs);
+    }
+
+    /// The era and the number of frames sent, if some of them have not been seen for long.
+    pub(crate) fn long_unseen(&self, now: Instant) -> Option<Head> {
+        let mut out = self.lock();
+        let is_long = out.since.is_some_and(|since| now.duration_since(since) >= UNSEEN);
+        if is_long {
+            out.since = Some(now);
+        }
+        is_long.then_some(out.head)
+    }
+
+    /// When to look at [`LaneOut::long_unseen`].
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.lock().since.map(|since| since + UNSEEN)
+    }
+
+    /// The next frame, and whether there are more.
+    pub(crate) fn take_frame(&self) -> (Option<Bytes>, bool) {
+        let mut out = self.lock();
+        let Some(mut frame) = out.frames.pop_front() else {
+            out.queued = false;
+            return (None, false);
+        };
+        if let Some(head) = frame.bytes.first_chunk_mut::<HEAD>() {
+            out.head.write(head);
+        }
+        let number = out.head.number;
+        out.head.number += 1;
+        out.unseen.push_back((number, frame.cost));
+        out.since.get_or_insert_with(Instant::now);
+        let more = !out.frames.is_empty();
+        out.queued = more;
+        (Some(frame.bytes.freeze()), more)
+    }
+
+    /// Takes room of both windows, and waits for it where there is none.
+    async fn take_room(&self, bytes: usize) -> Result<Room<'_>> {
+        let cost = Cost { lane: bytes.min(LANE_WINDOW), link: bytes.min(LINK_WINDOW) };
+        let permits = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let (lane, link) = (&self.window, &self.link.window);
+        let taken = lane.try_acquire_many(permits(cost.lane));
+        let taken = taken.and_then(|lane| Ok((lane, link.try_acquire_many(permits(cost.link))?)));
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(_) => {
+                self.link.counts.window_waits.one();
+                let gone = |_| Error::new(ErrorKind::Closed, "the link to the host was ended");
+                let of_lane = lane.acquire_many(permits(cost.lane)).await.map_err(gone)?;
+                (of_lane, link.acquire_many(permits(cost.link)).await.map_err(gone)?)
+            }
+        };
+        Ok(Room { cost, taken })
+    }
+
+    /// Waits until there is room for an ask of so many bytes, which is to be [paid](LaneOut::pay) once it was said.
+    ///
+    /// # Errors
+    /// The link is gone.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<Room<'_>> {
+        self.take_room(bytes + OVERHEAD).await
+    }
+
+    /// What was said last takes this room, until it is seen.
+    pub(crate) fn pay(&self, room: Room<'_>) {
+        let mut out = self.lock();
+        let gathered = out.frames.back_mut().map(|frame| &mut frame.cost);
+        let cost = match gathered {
+            Some(cost) => Some(cost),
+            None => out.unseen.back_mut().map(|(_, cost)| cost),
+        };
+        // If it is seen already, the room is free again.
+        if let Some(cost) = cost {
+            *cost = cost.and(room.keep());
+        }
+    }
+
+    /// # Errors
+    /// The message is too long, or the link is gone.
+    fn append(self: &Arc<Self>, message: &Message<'_>, cost: Cost) -> Result<()> {
+        let appended = {
+            let mut out = self.lock();
+            self.append_to(&mut out, message, cost)
+        };
+        match appended {
+            Ok(Appended::Queue) => self.link.outbox.is_ready(Arc::clone(self)),
+            Ok(Appended::Queued) => {}
+            Ok(Appended::Dropped) => self.give_back([cost]),
+            Err(error) => {
+                self.give_back([cost]);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn append_to(&self, out: &mut Out, message: &Message<'_>, cost: Cost) -> Result<Appended> {
+        match out.state {
+            State::Closed => return Err(Error::new(ErrorKind::Closed, "the link to the host was ended")),
+            State::Down => return Ok(Appended::Dropped),
+            State::Up => {}
+        }
+        if out.frames.back().is_none_or(|frame| frame.bytes.len() >= FRAME) {
+            out.frames.push_back(Filling { bytes: BytesMut::zeroed(HEAD), cost: Cost::default() });
+        }
+        let longest = usize::try_from(self.link.longest.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let Some(frame) = out.frames.back_mut() else { return Ok(Appended::Dropped) };
+        let start = frame.bytes.len();
+        let written = frame::write(&mut frame.bytes, message).and_then(|()| {
+            let length = frame.bytes.len() - start;
+            if length <= longest {
+                return Ok(());
+            }
+            let what = format!("a message of {length} bytes is longer than the limit of {longest} bytes");
+            Err(Error::new(ErrorKind::Encoding, what))
+        });
+        if let Err(error) = written {
+            frame.bytes.truncate(start);
+            if start == HEAD {
+                out.frames.pop_back();
+            }
+            return Err(error);
+        }
+        frame.cost = frame.cost.and(cost);
+        let was_queued = std::mem::replace(&mut out.queued, true);
+        Ok(if was_queued { Appended::Queued } else { Appended::Queue })
+    }
+}
+
+enum Appended {
+    Queue,
+    Queued,
+    Dropped,
+}
+
+/// The lane as an endpoint posts to it.
+#[derive(Clone)]
+pub(crate) struct LanePost(pub(crate) Arc<LaneOut>);
+
+impl Post for LanePost {
+    const RESUMES: bool = true;
+
+    fn push(&self, message: &Message<'_>) -> Result<()> {
+        // An ask is paid by who had it said.
+        let bytes = if matches!(message, Message::Ask { .. }) { 0 } else { bytes_of(message) };
+        let cost = Cost {
+            lane: self.0.window.forget_permits(bytes.min(LANE_WINDOW)),
+            link: self.0.link.window.forget_permits(bytes.min(LINK_WINDOW)),
+        };
+        self.0.append(message, cost)
+    }
+
+    async fn send(&self, message: &Message<'_>) -> Result<()> {
+        let cost = self.0.take_room(bytes_of(message)).await?.keep();
+        self.0.append(message, cost)
+    }
+
+    fn exceeded(&self, why: Error) {
+        let mut exceeded = self.0.link.exceeded.lock().unwrap_or_else(PoisonError::into_inner);
+        exceeded.get_or_insert(why);
+        drop(exceeded);
+        self.0.link.nudge.notify_one();
+    }
+
+    fn waits_for_credit(&self) {
+        self.0.link.counts.credit_waits.one();
+    }
+}
+
+/// About how many bytes a message has.
+fn bytes_of(message: &Message<'_>) -> usize {
+    OVERHEAD
+        + match message {
+            Message::Ask { bytes, facts, .. } | Message::AskAgain { bytes, facts, .. } => bytes.len() + facts.len(),
+            Message::Added { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+}
