@@ -1,5 +1,8 @@
 //! The command line and its help.
 
+mod fleet;
+mod rollout;
+
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
@@ -12,6 +15,9 @@ use crate::command::new::Template;
 use crate::complete;
 use crate::daemon::Format;
 use crate::settings::When;
+
+pub use fleet::*;
+pub use rollout::*;
 
 /// Hot-swappable controllers.
 ///
@@ -139,7 +145,7 @@ pub enum Command {
     /// Show a daemon's controllers, and the configs that are not running
     Controllers(Show),
     /// Show the active directives on a daemon's bus
-    Directives(Show),
+    Directives(Directives),
     /// Run the controllers of a config set on a daemon's bus
     Exec(Exec),
     /// Ask a directive on a daemon's bus, and print its values
@@ -158,6 +164,17 @@ pub enum Command {
     Page(Page),
     /// Watch a daemon in a live view, as `cbus dev` shows its own
     Top(Top),
+    /// Join the buses of several machines, and see who is there
+    #[command(subcommand)]
+    Fleet(Fleet),
+    /// Sign a version of a plugin, and put it into a store from which a fleet gets it
+    Publish(Publish),
+    /// Roll a published version out to a fleet, step by step, and back
+    #[command(subcommand)]
+    Rollout(Rollout),
+    /// Publish config sets whose entries say on which hosts of a fleet they run
+    #[command(subcommand)]
+    Sets(Sets),
     /// Check config files, and print a JSON schema of them for editors
     #[command(subcommand)]
     Config(Config),
@@ -672,7 +689,7 @@ Examples:
 Where a command prints one line of JSON for each thing, the schema is that of a line.")]
 pub struct OutputSchema {
     /// The command, such as `plugins` or `config check`
-    #[arg(value_name = "COMMAND", num_args = 0..=2, add = ArgValueCandidates::new(complete::printing))]
+    #[arg(value_name = "COMMAND", num_args = 0..=3, add = ArgValueCandidates::new(complete::printing))]
     pub command: Vec<String>,
 }
 
@@ -760,7 +777,7 @@ fn daemon_name(text: &str) -> Result<String, String> {
 }
 
 /// How to reach a daemon
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(next_help_heading = "Connection")]
 pub struct Connect {
     /// The daemon: its name, HOST:PORT or unix:PATH [default: your only running daemon]
@@ -780,7 +797,17 @@ pub struct Connect {
     pub tls_key: Option<PathBuf>,
 }
 
-/// `cbus bus`, `plugins`, `controllers`, `directives`
+/// `cbus directives`
+#[derive(Args)]
+pub struct Directives {
+    /// Only show what is asked of other hosts of the fleet, and by them
+    #[arg(long)]
+    pub fleet: bool,
+    #[command(flatten)]
+    pub show: Show,
+}
+
+/// `cbus bus`, `plugins`, `controllers`
 #[derive(Args)]
 pub struct Show {
     #[command(flatten)]
@@ -823,8 +850,10 @@ pub struct Exec {
 Examples:
   cbus ask greeter/greet '{\"name\":\"Ada\"}'   print the values as they come, until no controller has more to add
   cbus ask example/count --watch             follow it until Ctrl-C
+  cbus ask greeter/greet '{\"name\":\"Ada\"}' --fleet --config shop/edge-7.yaml     ask every host of the fleet that offers it
 
-The daemon must be `cbus dev`, or have been started with --allow-exec.")]
+The daemon must be `cbus dev`, or have been started with --allow-exec. With --fleet no daemon is asked: the command
+itself is in the fleet for that time, as the host of the config file.")]
 pub struct Ask {
     /// The directive's id; `cbus controllers` shows what they resolve
     #[arg(add = ArgValueCandidates::new(complete::directives))]
@@ -840,6 +869,12 @@ pub struct Ask {
     /// How long to wait for more, in seconds, if a controller is still working
     #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "watch")]
     pub within: u64,
+    /// Ask the hosts of a fleet that offer it, and print each value with its host
+    #[arg(long, conflicts_with_all = ["connect", "token_file", "tls_ca", "tls_cert", "tls_key"])]
+    pub fleet: bool,
+    /// The config file whose `controllerbus/fleet` says how to join it [default: cbus.yaml]
+    #[arg(long, value_name = "FILE", requires = "fleet")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub to: Connect,
     /// Print everything that happens, one line of JSON each

@@ -11,6 +11,8 @@ mod code;
 mod command;
 #[path = "book/commands.rs"]
 mod commands;
+#[path = "book/fleets.rs"]
+mod fleets;
 #[path = "book/links.rs"]
 mod links;
 #[path = "book/literals.rs"]
@@ -22,5 +24,7 @@ mod page;
 #[path = "cbus/process.rs"]
 #[allow(dead_code)]
 mod process;
+#[path = "book/steps.rs"]
+mod steps;
 
 use command::*;

@@ -11,7 +11,7 @@ const directiveRow = (directive) => `directive ${directive.key}`;
 const whose = (controller) => (controller.plugin ? `${controller.plugin} #${controller.generation}` : "the daemon's own");
 
 /** A row that opens. */
-function row(opens, title, about, marks, detail, stripe) {
+export function row(opens, title, about, marks, detail, stripe) {
   return make("li", { "data-row": opens },
     make("button", { type: "button", class: "row", "data-open": opens, "aria-expanded": String(isOpen(opens)) },
       stripe === undefined ? "" : mark(stripe),
@@ -50,7 +50,7 @@ function controller(found) {
     }, found.plugin);
 }
 
-const asker = ({ plugin, generation, count }) => `${plugin ? `${plugin} #${generation}` : "the daemon and what is linked into it"}${count === 1 ? "" : ` (${count} times)`}`;
+const asker = ({ plugin, generation, host, count }) => `${host ? `the host ${host}` : plugin ? `${plugin} #${generation}` : "the daemon and what is linked into it"}${count === 1 ? "" : ` (${count} times)`}`;
 
 function directive(found) {
   const failed = found.resolvers.some((one) => one.error);

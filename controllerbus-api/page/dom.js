@@ -105,7 +105,7 @@ export const shorten = (text, most) => (text.length > most ? `${text.slice(0, mo
 const TONES = {
   serving: "good", running: "good", loading: "wait", building: "wait", constructing: "wait", staged: "wait", working: "wait",
   queued: "wait", pending: "wait", draining: "wait", stuck: "bad", failed: "bad", refused: "bad", unloaded: "off", ended: "off",
-  closing: "off", idle: "off", held: "off", removed: "off",
+  closing: "off", idle: "off", held: "off", removed: "off", up: "good", greeting: "wait", lost: "bad",
 };
 export const pill = (word, tone) => make("span", { class: `pill ${tone ?? TONES[word] ?? "off"}` }, word);
 

@@ -7,6 +7,8 @@ import { follow, post } from "/link.js";
 import { events, logs } from "/logs.js";
 import "/plugins.js";
 import "/bus.js";
+import "/fleet.js";
+import "/rollouts.js";
 import "/ask.js";
 import "/keys.js";
 

@@ -6,6 +6,9 @@ const KEYS = {
   controllers: (controller) => String(controller.id),
   directives: (directive) => directive.key,
   configs: (config) => config.key,
+  hosts: (host) => `${host.host} ${host.epoch}`,
+  offers: (offer) => `${offer.id} ${offer.host}`,
+  rollouts: (rollout) => rollout.plugin,
 };
 
 /** The parts, as maps from keys to items. An item that has not changed stays the same object. */
@@ -59,7 +62,13 @@ const ORDERS = {
   controllers: (a, b) => natural.compare(a.plugin, b.plugin) || natural.compare(a.name, b.name) || a.id - b.id,
   directives: plain((directive) => `${directive.id} ${directive.name} ${directive.about} ${directive.key}`),
   configs: (a, b) => isBad(b) - isBad(a) || natural.compare(a.key, b.key),
+  hosts: (a, b) => isAway(b) - isAway(a) || b.own - a.own || natural.compare(a.host, b.host) || a.since_ms - b.since_ms,
+  offers: (a, b) => natural.compare(a.id, b.id) || natural.compare(a.host, b.host),
+  // What goes on comes first.
+  rollouts: (a, b) => a.is_over - b.is_over || natural.compare(a.plugin, b.plugin),
 };
+/** Whether a host of the fleet is out of reach, or refused. */
+export const isAway = (host) => host.link === "lost" || host.link === "refused";
 export const isBad = (config) => config.state === "failed" || config.state === "refused";
 
 const ordered = {};

@@ -9,7 +9,7 @@ function read(store, name) {
 const kept = read(sessionStorage, "cbus-view");
 /** How many rows each list shows at first, and how many more it shows when asked. A phone has less room. */
 const ROWS = matchMedia("(max-width: 600px)").matches ? 15 : 40;
-const FIRST = { plugins: 24, controllers: ROWS, directives: ROWS, configs: ROWS };
+const FIRST = { plugins: 24, hosts: ROWS, offers: ROWS, rollouts: 12, controllers: ROWS, directives: ROWS, configs: ROWS };
 const MORE = 200;
 /** How many open rows are remembered. */
 const OPEN = 500;

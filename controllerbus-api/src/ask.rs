@@ -15,14 +15,21 @@ use tonic::Status;
 
 use crate::proto::{AskRequest, AskResponse};
 
-/// Asks a directive; it stands until the request is dropped.
+/// Asks a directive that a controller resolves; it stands until the request is dropped.
 pub(crate) fn ask(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>, Status> {
+    if !request.directive.starts_with(controllerbus::hot::PREFIX) {
+        resolved(bus, &request.directive)?;
+    }
+    ask_anybody(bus, request)
+}
+
+/// The same, also where no controller resolves it yet.
+pub fn ask_anybody(bus: &Bus, request: &AskRequest) -> Result<Box<dyn RawRequest>, Status> {
     let AskRequest { directive: id, json, once } = request;
     let wrong = |error: String| Status::invalid_argument(format!("`{}`: {error}", escaped(id)));
     if id.starts_with(controllerbus::hot::PREFIX) {
         return Err(wrong("functions are called by their trait, and not asked".to_owned()));
     }
-    resolved(bus, id)?;
     let fields = if json.is_empty() {
         // What a struct without fields, or with defaults for all of them, is read from.
         serde_json::Value::Array(Vec::new())
@@ -61,6 +68,11 @@ pub(crate) fn askable(bus: &Bus, generations: &[GenerationInfo]) -> BTreeMap<Str
     resolved.filter_map(schema).collect()
 }
 
+/// Whether a controller resolves this directive.
+pub(crate) fn is_resolved(bus: &Bus, id: &str) -> bool {
+    resolved(bus, id).is_ok()
+}
+
 /// Checks that a controller resolves this directive.
 fn resolved(bus: &Bus, id: &str) -> Result<(), Status> {
     let controllers = bus.controllers();
@@ -77,7 +89,7 @@ fn resolved(bus: &Bus, id: &str) -> Result<(), Status> {
 }
 
 /// The next thing that happens to it; `None` at its end.
-pub(crate) async fn next(request: &mut Box<dyn RawRequest>) -> Option<AskResponse> {
+pub async fn next(request: &mut Box<dyn RawRequest>) -> Option<AskResponse> {
     let event = poll_fn(|context| request.poll_event(context)).await?;
     let kind = |kind: &str| AskResponse { kind: kind.to_owned(), ..AskResponse::default() };
     Some(match event {

@@ -1,4 +1,4 @@
-//! The page's connections, which leave nothing behind when the daemon is the first to close them.
+//! The page's connections, which leave nothing behind when the daemon is the first to close them, not even when it is killed.
 //!
 //! The system keeps what is left of a connection for a minute, and as long as it does so, nobody gets the port to himself. But that
 //! is what the next daemon needs, so that pages can come back to it.
@@ -25,9 +25,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Reset rather than closed once `end` is cancelled, or if it was idle.
+    /// Reset rather than closed once `end` is cancelled, or if it was idle, or if the system closes it because the daemon was killed.
     pub fn new(stream: TcpStream, end: CancellationToken) -> Self {
-        Self { stream, written: Instant::now(), end }
+        let connection = Self { stream, written: Instant::now(), end };
+        connection.will_reset(true);
+        connection
+    }
+
+    /// Whether the system resets it when it is closed, and does not wait for what was written to arrive.
+    fn will_reset(&self, resets: bool) {
+        #[cfg(unix)]
+        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, resets.then_some(Duration::ZERO));
+        #[cfg(not(unix))]
+        let _ = resets;
     }
 
     /// Whether nothing that somebody waits for is lost if it is reset.
@@ -38,10 +48,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        #[cfg(unix)]
-        if self.may_reset() {
-            let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
-        }
+        self.will_reset(self.may_reset());
     }
 }
 
@@ -87,6 +94,7 @@ impl AsyncWrite for Connection {
             // With a farewell it could not be reset any more.
             return Poll::Ready(Ok(()));
         }
+        self.will_reset(false);
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

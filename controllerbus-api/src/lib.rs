@@ -56,6 +56,7 @@ mod connections;
 mod controller;
 mod daemon;
 mod error;
+pub mod fleet;
 mod page;
 mod pages;
 mod server;
@@ -75,7 +76,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin
 
 /// The revision of the API that is served: it is raised by each addition to the proto file, whose head says what clients
 /// can rely on.
-pub const API_REVISION: u32 = 4;
+pub const API_REVISION: u32 = 5;
 
 /// The config id of the controller that serves the API.
 pub const CONFIG_ID: &str = "controllerbus/bus/api";
@@ -89,6 +90,7 @@ pub use error::{Error, Result};
 /// For `cbus`.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::ask::{ask_anybody, next};
     pub use crate::daemon::journal::now_ms;
     pub use crate::daemon::metrics::table as metrics;
     pub use crate::daemon::secrets::blot;

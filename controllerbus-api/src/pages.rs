@@ -105,7 +105,7 @@ async fn wait_for(port: u16, kept: &Kept) -> io::Result<Option<TcpListener>> {
         tokio::time::sleep(pause).await;
         let next = (pause * 2).min(*PAUSES.end());
         if next == *PAUSES.end() && pause < next {
-            // The system holds what is left of the connections of a daemon that was killed for a minute, too.
+            // For a minute, the system also holds what is left of a connection that was closed rather than reset.
             tracing::info!(target: "cbus", "open pages come back once port {port}, or what is left of its connections, is free");
         }
         pause = next;

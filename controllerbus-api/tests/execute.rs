@@ -3,7 +3,7 @@
 #![cfg(unix)]
 
 use controllerbus::prelude::*;
-use controllerbus_api::proto::{Config as Shown, ExecuteRequest, ExecuteResponse, RemoveConfigsRequest};
+use controllerbus_api::proto::{AskRequest, Config as Shown, ExecuteRequest, ExecuteResponse, RemoveConfigsRequest};
 use controllerbus_api::{Address, ApiConfig, Connection, Host, client::Client};
 use tokio_stream::StreamExt;
 
@@ -154,5 +154,21 @@ async fn what_a_client_leaves_goes_back_to_what_was_there_before_it() {
     let removed = served.client.clone().remove_configs(removed).await.expect("removing").into_inner().removed;
     assert_eq!(removed, ["lamp"]);
     assert!(served.host.bus.config("lamp").is_none());
+    served.host.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_controller_resolves_is_refused_once_none_is_about_to_run() {
+    let served = served().await;
+    let late = ConfigSet::from_yaml("late: { id: unknown }").expect("a set");
+    served.host.bus.apply(late).await.expect("applying");
+    let request = AskRequest { directive: "unknown/ask".to_owned(), ..AskRequest::default() };
+    let mut client = served.client.clone();
+    let mut asking = tokio::spawn(async move { client.ask(request).await.map(drop) });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(500), &mut asking).await;
+    assert!(early.is_err(), "the controller of `late` may resolve it: {early:?}");
+    assert!(served.host.bus.remove_config("late").await);
+    let refusal = asking.await.expect("no panic").expect_err("nobody resolves it");
+    assert_eq!(refusal.code(), tonic::Code::NotFound, "{refusal}");
     served.host.bus.close().await;
 }

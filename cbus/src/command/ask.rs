@@ -20,18 +20,17 @@ pub async fn run(args: Ask) -> Result<()> {
     {
         return Err(report(format!("the fields are not JSON: {error}"), r#"write them as '{"name":"Ada"}'"#));
     }
+    if args.fleet {
+        #[cfg(feature = "fleet")]
+        return super::fleet::joining::ask(&args, json).await;
+        #[cfg(not(feature = "fleet"))]
+        return Err(super::fleet::missing("--fleet"));
+    }
     let to = daemon(&args.to)?;
     let mut client = connect(&to).await?;
     let request = AskRequest { directive: args.directive.clone(), json, once: args.once };
     let mut told = client.ask(request).await.map_err(refused(&to))?.into_inner();
-    let limit = async {
-        if args.watch {
-            std::future::pending::<()>().await;
-        } else {
-            tokio::time::sleep(Duration::from_secs(args.within)).await;
-        }
-    };
-    let mut limit = std::pin::pin!(limit);
+    let mut limit = std::pin::pin!(limit(&args));
     let mut asked = Asked::default();
     loop {
         let next = tokio::select! {
@@ -40,11 +39,19 @@ pub async fn run(args: Ask) -> Result<()> {
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
         let Some(event) = next else { return Err(super::went_away(&to)) };
-        asked.hear(&event, &args);
+        asked.hear(&event, None, &args);
         if event.kind == "idle" && !args.watch {
             return asked.end(&args, None);
         }
     }
+}
+
+/// Passes when it is waited no longer.
+pub async fn limit(args: &Ask) {
+    if args.watch {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(Duration::from_secs(args.within)).await;
 }
 
 /// JSON in which what a terminal does not simply show is written as JSON escapes it: it can only be in strings.
@@ -72,6 +79,9 @@ pub struct Told {
     /// Its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content: Option<serde_json::Value>,
+    /// The host of the fleet that gave it; only with --fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     /// Why one failed, or why a value cannot be shown here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -79,13 +89,14 @@ pub struct Told {
 
 /// What came until now.
 #[derive(Default)]
-struct Asked {
-    values: usize,
+pub struct Asked {
+    pub values: usize,
     error: Option<String>,
 }
 
 impl Asked {
-    fn hear(&mut self, event: &AskResponse, args: &Ask) {
+    /// Takes in what happened, and prints it; a value with the host that gave it, if that is known.
+    pub fn hear(&mut self, event: &AskResponse, host: Option<&str>, args: &Ask) {
         let AskResponse { kind, value, json, error } = event;
         match kind.as_str() {
             "added" if error.is_empty() => self.values += 1,
@@ -97,15 +108,17 @@ impl Asked {
                 kind: kind.clone(),
                 value: Some(*value).filter(|value| *value != 0),
                 content: (!json.is_empty()).then(|| serde_json::from_str(json).unwrap_or_default()),
+                host: host.map(str::to_owned),
                 error: Some(error.clone()).filter(|error| !error.is_empty()),
             };
             print_json(&line, true);
             return;
         }
+        let from = host.map(|host| format!("{host}  ")).unwrap_or_default();
         match (kind.as_str(), args.watch) {
             ("added", _) if !error.is_empty() => {}
-            ("added", false) => print_line(&plain_json(json)),
-            ("added", true) => print_line(&format!("added #{value} {}", plain_json(json))),
+            ("added", false) => print_line(&format!("{from}{}", plain_json(json))),
+            ("added", true) => print_line(&format!("added #{value} {from}{}", plain_json(json))),
             ("removed", true) => print_line(&format!("removed #{value}")),
             ("failed", true) => print_line(&format!("failed: {}", coloured_text(error, false))),
             _ => {}
@@ -113,7 +126,7 @@ impl Asked {
     }
 
     /// The result of a question that is not followed any more.
-    fn end(self, args: &Ask, waited: Option<u64>) -> Result<()> {
+    pub fn end(self, args: &Ask, waited: Option<u64>) -> Result<()> {
         if self.values > 0 {
             return Ok(());
         }

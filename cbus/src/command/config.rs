@@ -139,6 +139,22 @@ async fn known(from: &Known) -> Result<BTreeMap<String, Value>> {
     add(PluginConfig::ID, &PluginConfig::SCHEMA.to_json());
     add(FolderConfig::ID, &FolderConfig::SCHEMA.to_json());
     add(CrateConfig::ID, &CrateConfig::SCHEMA.to_json());
+    #[cfg(feature = "fleet")]
+    {
+        use controllerbus_rollout::{AgentConfig, PlacementConfig, RolloutConfig};
+        add(controllerbus_fleet::config::FleetConfig::ID, &controllerbus_fleet::config::FleetConfig::SCHEMA.to_json());
+        add(AgentConfig::ID, &AgentConfig::SCHEMA.to_json());
+        add(RolloutConfig::ID, &RolloutConfig::SCHEMA.to_json());
+        add(PlacementConfig::ID, &PlacementConfig::SCHEMA.to_json());
+    }
+    // They are known, although this build has no more of them.
+    #[cfg(not(feature = "fleet"))]
+    {
+        use controllerbus_api::fleet::{CONFIG_ID, rollout};
+        [CONFIG_ID, rollout::AGENT, rollout::ORCHESTRATOR, rollout::PLACEMENT]
+            .into_iter()
+            .for_each(|id| add(id, "true"));
+    }
     let mut files = from.plugin.clone();
     if let Some(dir) = &from.plugins {
         files.extend(plugin_files(dir)?);

@@ -36,18 +36,20 @@ pub async fn run(args: Doctor) -> Result<()> {
         )],
     };
     found.push(of_daemon(&args.to).await);
-    if args.json {
+    conclude(&found, args.json, "plugins from being built or loaded")
+}
+
+/// Prints what was found. An error if any of it keeps something from working.
+pub fn conclude(found: &[Finding], json: bool, keeps: &str) -> Result<()> {
+    if json {
         print_json(&found, false);
     } else {
-        tell(&found);
+        tell(found);
     }
     match found.iter().filter(|finding| finding.level == Level::Fail).count() {
         0 => Ok(()),
-        1 => Err(report("one thing keeps plugins from being built or loaded", "the line with `fail` says what to do")),
-        many => Err(report(
-            format!("{many} things keep plugins from being built or loaded"),
-            "the lines with `fail` say what to do",
-        )),
+        1 => Err(report(format!("one thing keeps {keeps}"), "the line with `fail` says what to do")),
+        many => Err(report(format!("{many} things keep {keeps}"), "the lines with `fail` say what to do")),
     }
 }
 

@@ -13,15 +13,18 @@ mod events;
 mod exec;
 mod explain;
 mod export;
+mod fleet;
 mod inspect;
 mod logs;
 mod man;
 pub(crate) mod new;
 pub(crate) mod page;
 mod plugins;
+mod publish;
 mod reference;
 mod reload;
 mod rollback;
+mod rollout;
 mod run;
 mod schemas;
 mod sign;
@@ -60,6 +63,10 @@ pub async fn dispatch(command: Command) -> Result<()> {
         Command::Events(args) => events::run(&args).await,
         Command::Page(args) => page::run(&args).await,
         Command::Top(args) => top::run(args).await,
+        Command::Fleet(args) => fleet::run(args).await,
+        Command::Publish(args) => publish::publish(args).await,
+        Command::Rollout(args) => rollout::run(args).await,
+        Command::Sets(args) => publish::sets(args).await,
         Command::Config(Config::Schema(args)) => config::schema(&args).await,
         Command::Config(Config::Check(args)) => config::check(&args).await,
         Command::Config(Config::Export(args)) => export::run(&args).await,

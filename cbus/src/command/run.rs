@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use controllerbus::{Config, ConfigSet};
+use controllerbus_api::fleet::rollout;
 use controllerbus_api::{Address, ApiConfig, CONFIG_ID, Host, Journal, sockets};
 use hot_runtime::sign::PublicKey;
 use hot_runtime::watch::Watcher;
@@ -48,7 +49,7 @@ pub async fn run(args: Run) -> Result<()> {
     let mut config = args.config.as_deref().map(ConfigFile::new);
     let set = config.as_mut().map(ConfigFile::read).transpose()?;
     let has = |id: &str| set.as_ref().is_some_and(|set| set.iter().any(|(_, entry)| entry.id == id));
-    let loads = has(FolderConfig::ID) || has(CrateConfig::ID);
+    let loads = [FolderConfig::ID, CrateConfig::ID, rollout::AGENT].into_iter().any(has);
     let no_plugins = plugins.is_empty() && args.plugins.is_empty() && !loads;
     let options = Options {
         plugins,

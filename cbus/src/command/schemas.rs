@@ -2,6 +2,8 @@
 
 use controllerbus::Schema;
 use controllerbus::config::schema::Node;
+use controllerbus_api::fleet::rollout::Rollout;
+use controllerbus_api::fleet::{Host, Offer};
 use controllerbus_api::proto::{
     Config, Controller, Directive, Event, Info, LogLine, Plugin, Reload, ReloadPluginResponse, RollBackPluginResponse,
     UnloadPluginResponse,
@@ -13,9 +15,13 @@ use serde_json::{Value, json};
 
 use super::ask::Told;
 use super::config::Problem;
+use super::directives::Crossing;
 use super::explain::Explained;
+use super::fleet::printed::{HostChange, Written};
 use super::inspect::Inspected;
 use super::new::Created;
+use super::publish::{Published, Pushed};
+use super::rollout::printed::{Changed, Planned, Rollouts};
 use super::sign::{Keys, Signed, Verified};
 use crate::cli::OutputSchema;
 use crate::pipeline::{Codegen, Output};
@@ -51,7 +57,7 @@ pub struct Controllers {
 }
 
 /// All of it, in the order of `cbus --help`.
-pub const PRINTED: [Printed; 24] = [
+pub const PRINTED: [Printed; 45] = [
     document::<Created>("new", "What was created."),
     document::<Output>("build", "The plugin file."),
     document::<Codegen>("build --codegen-only", "The overlay crate."),
@@ -64,6 +70,7 @@ pub const PRINTED: [Printed; 24] = [
     document::<Vec<Plugin>>("plugins", "The plugins."),
     document::<Controllers>("controllers", "The controllers and the configs."),
     document::<Vec<Directive>>("directives", "The active directives."),
+    document::<Vec<Crossing>>("directives --fleet", "What is asked of other hosts of the fleet, and by them."),
     lines::<Config>(
         "exec",
         "The state of a config of the set, whenever it changes; with --remove, each that was removed.",
@@ -74,6 +81,26 @@ pub const PRINTED: [Printed; 24] = [
     document::<UnloadPluginResponse>("unload", "What was unloaded."),
     lines::<LogLine>("logs", "A line of the log."),
     lines::<Event>("events", "An event."),
+    document::<Written>("fleet init", "What was written, and what to do next."),
+    document::<Written>("fleet cert", "What was written, and what to do next."),
+    document::<Vec<Host>>("fleet hosts", "The hosts."),
+    lines::<HostChange>("fleet hosts --watch", "A host that is there, or that changed."),
+    document::<Vec<Offer>>("fleet offers", "Who offers what."),
+    document::<Value>("fleet acl", "A section of the engine's config."),
+    document::<Vec<Finding>>("fleet doctor", "What was looked at, and how it is."),
+    document::<Published>("publish", "The release."),
+    document::<Changed>("rollout start", "The rollout."),
+    document::<Vec<Planned>>("rollout start --plan", "The steps, with their hosts."),
+    lines::<Rollout>("rollout start --watch", "The rollout, whenever something of it or of its hosts changes."),
+    document::<Rollouts>("rollout status", "The rollouts."),
+    lines::<Rollout>("rollout status --watch", "A rollout, whenever something of it or of its hosts changes."),
+    document::<Changed>("rollout pause", "The rollout."),
+    document::<Changed>("rollout resume", "The rollout."),
+    document::<Changed>("rollout promote", "The rollout."),
+    document::<Changed>("rollout abort", "The rollout."),
+    document::<Changed>("rollout back", "The rollout."),
+    document::<Vec<Changed>>("rollout history", "Every change, the oldest first."),
+    document::<Pushed>("sets push", "The set."),
     document::<Vec<Problem>>("config check", "The problems of the config file; none if it is valid."),
     document::<Value>("config schema", "A JSON schema itself, without --json."),
     document::<Vec<Finding>>("doctor", "What was looked at, and how it is."),

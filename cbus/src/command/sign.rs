@@ -116,7 +116,7 @@ pub async fn keygen(args: Keygen) -> Result<()> {
     Ok(())
 }
 
-fn password(file: Option<&Path>) -> Result<Option<String>> {
+pub fn password(file: Option<&Path>) -> Result<Option<String>> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file).map_err(io("reading the password", file))?;
     let password = text.trim_end_matches(['\r', '\n']).to_owned();

@@ -59,6 +59,7 @@ pub fn new(journal: Arc<Journal>) -> Arc<Host> {
     let bus = Bus::with_limits(Limits::default().cancel(CONTROLLER_END).close(CONTROLLER_END));
     #[cfg(unix)]
     super::given::adopt(&bus);
+    super::fleet::add_to(&bus);
     Host::with_journal(bus, journal)
 }
 
@@ -74,7 +75,10 @@ pub async fn start(host: &Arc<Host>, options: Options) -> Result<()> {
     // What shows and controls it need not wait for the first builds.
     let given = Arc::clone(host);
     let mut builder = builder
-        .on_runtime(move |runtime| given.set_runtime(runtime.clone()))
+        .on_runtime(move |runtime| {
+            given.set_runtime(runtime.clone());
+            super::fleet::add_rollouts_to(&given.bus, runtime);
+        })
         .work_dir(options.work_dir)
         .target_dir(options.target_dir)
         .drain(DRAIN)

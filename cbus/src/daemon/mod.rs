@@ -1,6 +1,7 @@
 //! The daemon: a bus, a runtime, a journal, and a config file that is followed.
 
 mod config_file;
+pub mod fleet;
 #[cfg(unix)]
 mod given;
 mod host;

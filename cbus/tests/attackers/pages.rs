@@ -227,13 +227,13 @@ impl Squat {
         let listening = std::thread::spawn(move || {
             let mut answering = Vec::new();
             for stream in listener.incoming().map_while(Result::ok) {
+                // The port is free as soon as it leaves it: even of the last connection, nothing stays with the system.
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
                 if ends.load(Ordering::Acquire) {
                     break;
                 }
                 // A browser opens more connections than it uses.
                 stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a limit");
-                // The port is free as soon as it leaves it.
-                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
                 let hears = Arc::clone(&hears);
                 answering.push(std::thread::spawn(move || {
                     let mut reader = BufReader::new(&stream);

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::literals::has;
 use crate::page::{Block, Page, ROOT};
 use crate::process::Daemon;
+use crate::steps::{apply, words};
 use crate::{built, fine};
 
 /// A crate as `cargo new` and `cargo add` make it, but with this repository's versions, which are here already.
@@ -20,34 +21,6 @@ fn new_crate(folder: &Path, name: &str, more: &str) {
     );
     std::fs::write(at.join("Cargo.toml"), manifest).expect("the manifest");
     std::fs::copy(Path::new(ROOT).join("Cargo.lock"), at.join("Cargo.lock")).expect("the lock file");
-}
-
-/// The words of a command, in which single quotes hold words together.
-fn words(command: &str) -> Vec<String> {
-    let parts = command.split('\'').enumerate();
-    let words = parts.flat_map(|(number, part)| match number % 2 {
-        0 => part.split_whitespace().map(str::to_owned).collect(),
-        _ => vec![part.to_owned()],
-    });
-    words.collect()
-}
-
-/// Changes a file as a diff says, in which `@@` stands for lines between its parts.
-fn apply(file: &Path, diff: &str) {
-    let mut text = std::fs::read_to_string(file).expect("the file");
-    for part in diff.split("@@\n") {
-        let side = |other: char| -> String {
-            let lines = part.lines().filter(|line| !line.starts_with(other));
-            lines.map(|line| format!("{}\n", line.get(1..).unwrap_or_default())).collect()
-        };
-        let (before, after) = (side('+'), side('-'));
-        assert_eq!(text.matches(&before).count(), 1, "{} has this once:\n{before}", file.display());
-        text = text.replace(&before, &after);
-    }
-    // One save, as an editor makes it.
-    let next = file.with_extension("next");
-    std::fs::write(&next, text).expect("writing");
-    std::fs::rename(&next, file).expect("renaming");
 }
 
 /// Somebody who does what a page says.

@@ -69,7 +69,7 @@ impl Help {
         // A placeholder for any command.
         let (Some(name), false) = (words.get(1), words.get(1) == Some(&"COMMAND")) else { return None };
         let command = match (*name, words.get(2)) {
-            ("config", Some(which)) => vec!["config", which],
+            (group @ ("config" | "fleet" | "rollout" | "sets"), Some(which)) => vec![group, which],
             ("--help" | "--version", _) => vec![],
             (name, _) => vec![name],
         };

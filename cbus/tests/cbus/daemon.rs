@@ -67,6 +67,8 @@ fn a_daemon_follows_its_plugins_folder_and_its_config_and_ends_at_sigterm() {
     assert!(ids.contains("\"controllerbus/bus/api\"") && ids.contains("\"second\""), "{ids}");
     daemon.fails(&["unload", "secnd"], "did you mean `second`?");
     daemon.fails(&["reload", "second"], "loaded from a file");
+    daemon.fails(&["fleet", "hosts"], "is in no fleet");
+    daemon.fails(&["fleet", "offers"], "is in no fleet");
     let unloaded = daemon.json(&["unload", "second"]);
     assert_eq!(unloaded["unmapped"], true);
     assert_eq!(state(&daemon, "two"), "\"queued\"");
@@ -370,10 +372,11 @@ fn a_page_is_told_the_whole_state_once_and_then_only_what_has_changed_of_it() {
     let keys =
         |state: &serde_json::Value| -> Vec<String> { state.as_object().expect("a map").keys().cloned().collect() };
     let first = states.next().expect("the state");
-    assert_eq!(keys(&first), ["configs", "controllers", "directives", "info", "plugins"]);
+    let parts = ["configs", "controllers", "directives", "hosts", "info", "offers", "plugins", "rollouts"];
+    assert_eq!(keys(&first), parts);
     assert!(first["configs"].to_string().contains("\"one\""), "{first}");
     // Another one is told all of it too.
-    assert_eq!(keys(&page.states().next().expect("the state")).len(), 5);
+    assert_eq!(keys(&page.states().next().expect("the state")), parts);
     std::fs::write(folder.path().join("config.yaml"), "two:\n  id: second\n").expect("writing");
     let changed = states.find(|state| {
         let same = ["plugins", "directives"].iter().all(|part| state.get(part).is_none());

@@ -375,8 +375,9 @@ fn a_config_file_is_checked_against_the_schemas_of_plugin_files() {
 
     let schema = json(at, &["config", "schema", "--plugins", "plugins"]);
     let ids = schema["additionalProperties"]["properties"]["id"]["anyOf"][0]["enum"].to_string();
+    let rollouts = ["agent", "placement", "rollout"].map(|name| format!("\"controllerbus/fleet/{name}\"")).join(",");
     let loaders = "\"hot-runtime/crate\",\"hot-runtime/folder\",\"hot-runtime/plugin\"";
-    assert_eq!(ids, format!("[\"controllerbus/bus/api\",{loaders},\"second\"]"));
+    assert_eq!(ids, format!("[\"controllerbus/bus/api\",\"controllerbus/fleet\",{rollouts},{loaders},\"second\"]"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What the page shows of a day's work, on screens of each size, by keys alone, and over restarts of the daemon.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -256,6 +258,22 @@ fn what_is_away_looks_away_and_the_open_page_comes_back_to_the_next_daemon_as_it
     browser.call("POST", "/refresh", &json!({}));
     browser.wait("document.body?.innerText.includes('cbus page') ?? false");
     next.end();
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_its_page_s_port_free_for_the_next_one() {
+    let folder = daemon_folder();
+    let mut daemon = Daemon::start(folder.path(), &["config.yaml", "--plugins", "plugins"]);
+    let link = daemon.fine(&["page", "--print"]);
+    let own = link.trim_start_matches("http://").split('/').next().expect("an address").to_owned();
+    // A browser keeps its connections open.
+    let mut kept = TcpStream::connect(&own).expect("connecting");
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("asking");
+    let read = kept.read(&mut [0; 1024]).expect("the answer");
+    assert!(read > 0, "it was answered");
+    daemon.process.kill().expect("killing");
+    daemon.process.wait().expect("its end");
+    TcpListener::bind(&own).expect("the port is free");
 }
 
 #[test]

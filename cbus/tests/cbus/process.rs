@@ -86,6 +86,12 @@ impl Daemon {
         }
     }
 
+    /// What it has said by now and that nobody has waited for.
+    pub fn rest(&mut self) -> String {
+        self.said.extend(self.lines.try_iter());
+        self.said.join("\n")
+    }
+
     /// Runs a command against it that must succeed.
     pub fn fine(&self, arguments: &[&str]) -> String {
         fine(Path::new("."), &[arguments, &["--connect", &self.address]].concat())
@@ -115,6 +121,17 @@ impl Daemon {
         let status = self.process.wait().expect("its end");
         assert!(status.success(), "{status}");
         begun.elapsed()
+    }
+
+    /// The same, and returns all that it has said.
+    pub fn said_until_end(mut self) -> String {
+        terminate(&self.process);
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            self.said.push(line);
+        }
+        let status = self.process.wait().expect("its end");
+        assert!(status.success(), "{status}");
+        self.said.join("\n")
     }
 }
 

@@ -74,6 +74,11 @@ fn what_every_command_prints_as_json_fits_its_schema() {
     let listed = fine(at, &["schema"]);
     let listed: BTreeSet<String> =
         listed.lines().filter_map(|line| Some(line.split("  ").next()?.to_owned())).collect();
+    // Those of a fleet are held in tests/fleet.rs and tests/rollout.rs, where there is one.
+    let of_a_fleet = |command: &String| {
+        command.contains("fleet") || ["publish", "rollout ", "sets "].iter().any(|name| command.starts_with(name))
+    };
+    let listed: BTreeSet<String> = listed.into_iter().filter(|command| !of_a_fleet(command)).collect();
     assert_eq!(held.0.borrow().keys().cloned().collect::<BTreeSet<_>>(), listed, "each of them was held to its schema");
     fails(at, &["schema", "plugs"], 1, "did you mean `plugins`?");
 }

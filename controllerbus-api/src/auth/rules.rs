@@ -42,17 +42,19 @@ const OTHERS: [(&str, Need); 14] = [
 ];
 
 /// The page itself. It is the same for everybody, and says nothing about the daemon.
-pub const ASSETS: [&str; 12] = [
+pub const ASSETS: [&str; 14] = [
     "/",
     "/page.css",
     "/page.js",
     "/ask.js",
     "/bus.js",
     "/dom.js",
+    "/fleet.js",
     "/keys.js",
     "/link.js",
     "/logs.js",
     "/plugins.js",
+    "/rollouts.js",
     "/state.js",
     "/view.js",
 ];

@@ -32,6 +32,9 @@ pub struct Host {
     pub(crate) applied: OnceLock<Arc<Applied>>,
     /// Held while the bus and those files are changed, so that both say the same. No user code is awaited under it.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while somebody scrapes the metrics, from the asking of the fleet, which has a limit, until all is counted: what one
+    /// scrape has seen and counts late looks to the next one like a fleet that was joined anew.
+    pub(super) scraping: Arc<tokio::sync::Mutex<()>>,
     /// When it was last looked up whether all is ready, and what was found.
     pub(super) looked: Mutex<Option<(Instant, bool)>>,
 }
@@ -60,6 +63,7 @@ impl Host {
             served: Mutex::default(),
             applied: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
+            scraping: Arc::default(),
             looked: Mutex::default(),
         });
         let factory = Arc::new(ApiFactory::new(&host));

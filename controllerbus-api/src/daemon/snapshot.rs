@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
+use std::sync::Arc;
 
 use controllerbus::bus::{
     AskerSnapshot, ConfigState, DirectiveSnapshot, Execution, ResolverSnapshot, ResolverState, RunState, ValueSnapshot,
@@ -13,8 +14,10 @@ use super::Host;
 use super::host::memory_bytes;
 use super::journal::{PluginNotes, Problem, millis};
 use super::metrics::Found;
+use crate::fleet::Counts;
 use crate::proto::{
-    Config, Controller, Directive, Factory, Generation, Info, Plugin, Reload, ReloadStep, Resolver, Timeline, Value,
+    Config, Controller, Directive, Factory, Generation, HostAsks, Info, Plugin, Reload, ReloadStep, Resolver, Timeline,
+    Value,
 };
 use crate::state;
 use crate::text::ms;
@@ -58,6 +61,8 @@ struct Asker {
     /// Empty for this program.
     plugin: String,
     generation: u64,
+    /// The host of a fleet; empty for this one.
+    host: String,
     count: usize,
 }
 
@@ -89,7 +94,12 @@ impl Host {
         let asker = |asker: &AskerSnapshot| {
             let plugin = plugins.get(&asker.source.0).copied().unwrap_or_default();
             let generation = if plugin.is_empty() { 0 } else { asker.source.0 };
-            Asker { plugin: plugin.to_owned(), generation, count: asker.references }
+            Asker {
+                plugin: plugin.to_owned(),
+                generation,
+                host: asker.host.clone().unwrap_or_default(),
+                count: asker.references,
+            }
         };
         let show = |found: DirectiveSnapshot| ShownDirective {
             asks: found.asked_by.iter().map(asker).collect(),
@@ -124,8 +134,22 @@ impl Host {
         }
     }
 
+    /// The metrics, with what the fleet says now. It may wait for another scrape.
+    pub(crate) async fn scrape(self: &Arc<Self>) -> Result<String, tokio::task::JoinError> {
+        let held = Arc::clone(&self.scraping).lock_owned().await;
+        let fleet = crate::fleet::counts::of(&self.bus).await;
+        let host = Arc::clone(self);
+        // It goes on where whoever scrapes has gone, and so does the lock.
+        let rendered = tokio::task::spawn_blocking(move || {
+            let text = host.metrics(fleet);
+            drop(held);
+            text
+        });
+        rendered.await
+    }
+
     /// The metrics, in the text format of OpenMetrics.
-    pub(crate) fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self, fleet: Option<Counts>) -> String {
         self.journal.metrics.render(|| {
             let generations = self.generations();
             Found {
@@ -137,6 +161,7 @@ impl Host {
                 counts: self.bus.counts(),
                 started_ms: self.started_ms(),
                 generations,
+                fleet,
             }
         })
     }
@@ -216,13 +241,13 @@ impl Host {
             generations.iter().map(|found| (found.generation, found.plugin.clone())).collect();
         let show = |found: controllerbus::bus::ControllerSnapshot| {
             let plugin = plugins.get(&found.source.0).cloned().unwrap_or_default();
-            let (state, error) = match found.execution {
+            let (state, error) = match &found.execution {
                 _ if found.staged => (state::STAGED, String::new()),
                 Execution::Running => (state::RUNNING, String::new()),
-                Execution::Failed { error, .. } | Execution::Stopped { error } => (state::FAILED, self.kept(&error)),
+                Execution::Failed { error, .. } | Execution::Stopped { error } => (state::FAILED, self.kept(error)),
                 Execution::Ended => (state::ENDED, String::new()),
-                Execution::Finishing { calls } => {
-                    (state::CLOSING, format!("it finishes calls of {}", calls.join(", ")))
+                Execution::Finishing { .. } => {
+                    (state::CLOSING, format!("it {}", found.execution.finishing().unwrap_or_default()))
                 }
                 Execution::Closing => (state::CLOSING, String::new()),
                 Execution::Stuck { what } => (state::STUCK, format!("`{what}` blocks its thread and does not return")),
@@ -266,6 +291,7 @@ impl Host {
             idle: found.idle,
             values: found.values.into_iter().map(value).collect(),
             resolvers: found.resolvers.into_iter().map(|found| resolver(found, |text| self.kept(text))).collect(),
+            asked_by: askers(&found.asked_by),
         }
     }
 
@@ -299,7 +325,19 @@ fn resolver(found: ResolverSnapshot, kept: impl Fn(&dyn Display) -> String) -> R
         ResolverState::Held => (state::HELD, String::new()),
         _ => (state::UNKNOWN, String::new()),
     };
-    Resolver { controller: found.controller.0, state: state.to_owned(), error }
+    let host = found.host.unwrap_or_default();
+    Resolver { controller: found.controller.0, state: state.to_owned(), error, host }
+}
+
+/// The hosts of a fleet among those who ask, each once.
+fn askers(found: &[AskerSnapshot]) -> Vec<HostAsks> {
+    let mut hosts: BTreeMap<&str, u32> = BTreeMap::new();
+    for asker in found {
+        if let Some(host) = &asker.host {
+            *hosts.entry(host).or_default() += asker.references as u32;
+        }
+    }
+    hosts.into_iter().map(|(host, references)| HostAsks { host: host.to_owned(), references }).collect()
 }
 
 fn config(found: ConfigState, kept: impl Fn(&dyn Display) -> String) -> Config {

@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::parts::{Items, Look, State};
 use crate::daemon::{Shown, ShownDirective};
+use crate::fleet::watching::{Seen, Watching};
 use crate::server::Service;
 
 /// The pause between two looks at the state, at least.
@@ -54,9 +55,12 @@ impl Feed {
         if !*running {
             // The first viewer sees the current state, not what the last one saw.
             let directives = service.host.bus.directive_changes();
-            let _ = self.look(service, true).await;
+            let mut fleet = Watching::default();
+            fleet.look(&service.host.bus);
+            fleet.settled().await;
+            let _ = self.look(service, true, fleet.seen()).await;
             *running = true;
-            tokio::spawn(Arc::clone(self).run(service.clone(), directives));
+            tokio::spawn(Arc::clone(self).run(service.clone(), directives, fleet));
         }
         receiver
     }
@@ -72,10 +76,10 @@ impl Feed {
     }
 
     /// Looks at the state, on a thread that may take its time; returns how long that took.
-    async fn look(self: &Arc<Self>, service: &Service, directives: bool) -> Duration {
+    async fn look(self: &Arc<Self>, service: &Service, directives: bool, fleet: Seen) -> Duration {
         let (this, service, begun) = (Arc::clone(self), service.clone(), Instant::now());
         let look = move || {
-            let look = this.encoded(&service, directives);
+            let look = this.encoded(&service, directives, &fleet);
             let changed = this.state.lock().unwrap_or_else(PoisonError::into_inner).update(look);
             if changed {
                 this.changed.send_replace(());
@@ -85,7 +89,7 @@ impl Feed {
         begun.elapsed()
     }
 
-    async fn run(self: Arc<Self>, service: Service, mut directives: watch::Receiver<u64>) {
+    async fn run(self: Arc<Self>, service: Service, mut directives: watch::Receiver<u64>, mut fleet: Watching) {
         let mut changes = service.host.bus.changes();
         let mut events = service.host.journal.events().1;
         let mut clock = tokio::time::interval(CLOCK);
@@ -100,6 +104,7 @@ impl Feed {
                 event = events.recv() => {
                     if matches!(event, Err(tokio::sync::broadcast::error::RecvError::Closed)) { return }
                 }
+                () = fleet.changed() => {}
                 _ = clock.tick() => {}
                 () = service.end.cancelled() => return,
             }
@@ -115,7 +120,8 @@ impl Feed {
             while events.try_recv().is_ok() {}
             // In one step: what changes after it counts as changed.
             let moved = directives.borrow_and_update().has_changed();
-            let took = self.look(&service, moved).await;
+            fleet.look(&service.host.bus);
+            let took = self.look(&service, moved, fleet.seen()).await;
             tokio::select! {
                 () = tokio::time::sleep((took * SHARE).clamp(PAUSE, LONGEST)) => {}
                 () = service.end.cancelled() => return,
@@ -157,7 +163,7 @@ fn json(value: &impl Serialize) -> String {
 }
 
 impl Feed {
-    fn encoded(&self, service: &Service, directives: bool) -> Look {
+    fn encoded(&self, service: &Service, directives: bool, fleet: &Seen) -> Look {
         let host = &service.host;
         let Shown { plugins, controllers, directives, configs } = host.shown(directives);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -182,6 +188,9 @@ impl Feed {
         let plugins = plugins.iter().map(|found| (found.plugin.id.clone(), json(found)));
         let controllers = controllers.iter().map(|found| (found.id.to_string(), json(found)));
         let configs = configs.iter().map(|found| (found.key.clone(), json(found)));
+        let hosts = fleet.hosts.iter().map(|found| (format!("{} {}", found.host, found.epoch), json(found)));
+        let offers = fleet.offers.iter().map(|found| (format!("{} {}", found.id, found.host), json(found)));
+        let rollouts = fleet.rollouts.iter().map(|found| (found.plugin.clone(), json(found)));
         Look {
             info: json(&info),
             lists: [
@@ -189,6 +198,9 @@ impl Feed {
                 Some(controllers.collect()),
                 directives.map(|found| keyed(&found)),
                 Some(configs.collect()),
+                Some(hosts.collect()),
+                Some(offers.collect()),
+                Some(rollouts.collect()),
             ],
         }
     }

@@ -45,10 +45,12 @@ const FILES: [(&str, &str); rules::ASSETS.len()] = [
     (JS, include_str!("../../page/ask.js")),
     (JS, include_str!("../../page/bus.js")),
     (JS, include_str!("../../page/dom.js")),
+    (JS, include_str!("../../page/fleet.js")),
     (JS, include_str!("../../page/keys.js")),
     (JS, include_str!("../../page/link.js")),
     (JS, include_str!("../../page/logs.js")),
     (JS, include_str!("../../page/plugins.js")),
+    (JS, include_str!("../../page/rollouts.js")),
     (JS, include_str!("../../page/state.js")),
     (JS, include_str!("../../page/view.js")),
 ];
@@ -261,7 +263,7 @@ async fn ask(
         let text = serde_json::to_string(&event).unwrap_or_else(|_| "null".to_owned());
         Ok(Event::default().event("answer").data(text))
     };
-    match service.asked(&AskRequest { directive, json, once: false }, &caller, told) {
+    match service.asked(&AskRequest { directive, json, once: false }, &caller, told).await {
         Ok(answers) => Sse::new(answers).keep_alive(KeepAlive::default()).into_response(),
         Err(status) => refused(&status),
     }
@@ -297,8 +299,7 @@ fn refused(status: &tonic::Status) -> Response {
 
 async fn metrics(State(service): State<Service>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    // It may wait for another scrape.
-    match tokio::task::spawn_blocking(move || service.host.metrics()).await {
+    match service.host.scrape().await {
         Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

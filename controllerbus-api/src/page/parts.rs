@@ -11,7 +11,7 @@ use std::sync::Arc;
 const GONE: usize = 4096;
 
 /// The parts that are lists, in the order in which they are sent.
-pub const LISTS: [&str; 4] = ["plugins", "controllers", "directives", "configs"];
+pub const LISTS: [&str; 7] = ["plugins", "controllers", "directives", "configs", "hosts", "offers", "rollouts"];
 
 /// The items of a part, each with what tells it apart, as JSON.
 pub type Items = Vec<(String, String)>;
@@ -194,6 +194,13 @@ mod tests {
         }
     }
 
+    /// A look at nothing else.
+    fn only_directives(items: Items) -> [Option<Items>; LISTS.len()] {
+        let mut lists = <[Option<Items>; LISTS.len()]>::default();
+        lists[2] = Some(items);
+        lists
+    }
+
     fn item(key: u64, value: u64) -> (String, String) {
         (key.to_string(), format!("{{\"key\":\"{key}\",\"value\":{value}}}"))
     }
@@ -250,7 +257,7 @@ mod tests {
     fn a_page_is_told_of_one_item_among_thousands_in_a_few_bytes() {
         let mut state = State::default();
         let directives = |changed: u64| (0..5000).map(|key| item(key, u64::from(key == changed))).collect::<Items>();
-        let look = |changed| Look { lists: [None, None, Some(directives(changed)), None], ..Look::default() };
+        let look = |changed| Look { lists: only_directives(directives(changed)), ..Look::default() };
         state.update(look(5001));
         let mut page = Page::default();
         assert!(page.read(&state) > 100_000);
@@ -266,7 +273,7 @@ mod tests {
         let mut page = Page::default();
         page.read(&state);
         for round in 0..100_000 {
-            let look = Look { lists: [None, None, Some(vec![item(round, 1)]), None], ..Look::default() };
+            let look = Look { lists: only_directives(vec![item(round, 1)]), ..Look::default() };
             state.update(look);
             if round == 0 {
                 page.read(&state);

@@ -2,6 +2,7 @@
 //! costs nothing where nobody scrapes.
 
 mod answers;
+mod fleet;
 mod process;
 pub mod table;
 
@@ -20,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::fleet::Counts;
 use crate::proto::{Config, Controller, Plugin};
 use crate::state;
 use answers::Answers;
@@ -88,6 +90,7 @@ pub struct Metrics {
     waits: Family<Labels, Seconds>,
     answers: Arc<Answers>,
     lines: Family<Labels, Counter>,
+    fleet: fleet::Fleet,
     own: Own,
     /// Held during a scrape, so that two of them do not count the same twice.
     seen: Mutex<Seen>,
@@ -116,6 +119,8 @@ struct Seen {
     processes: HashMap<u32, f64>,
     directive_names: Names,
     controller_names: Names,
+    /// What the fleet had counted.
+    fleet: Counts,
     /// Of a controller and a directive id together.
     resolver_names: Names,
 }
@@ -137,6 +142,8 @@ impl Names {
 /// What is looked up at a scrape.
 pub struct Found {
     pub generations: Vec<GenerationInfo>,
+    /// What the fleet has counted, if there is one.
+    pub fleet: Option<Counts>,
     pub plugins: Vec<Plugin>,
     pub configs: Vec<Config>,
     /// The controllers as they are shown, those that are leaving among them.
@@ -225,6 +232,7 @@ impl Metrics {
             waits: new(to, "cbus_resolver_wait_seconds"),
             answers,
             lines: new(to, "cbus_log_lines"),
+            fleet: fleet::Fleet::new(to),
             own: Own {
                 memory: new(to, "cbus_resident_memory_bytes"),
                 cpu: new(to, "process_cpu_seconds"),
@@ -316,6 +324,7 @@ impl Metrics {
         self.executed(&mut seen, found);
         self.standing(&mut seen, found);
         self.loaded(&mut seen, found);
+        self.fleet.look(&mut seen.fleet, found.fleet);
         let states = |family: &Family<Labels, Gauge>, known: &[&str], own: Vec<&str>| {
             family.clear();
             for state in known.iter().copied().map(|state| (state, 0)).chain(own.into_iter().map(|state| (state, 1))) {

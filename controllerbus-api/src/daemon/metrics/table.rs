@@ -123,6 +123,17 @@ pub const TABLE: &[(&str, &[Described])] = &[
         counter("cbus_resolver_wait_seconds", RESOLVER, "Total time from start to answer of runs that did not answer immediately"),
         histogram("cbus_resolver_answer_seconds", DIRECTIVE, "From start to answer of runs that did not answer immediately; those that did are not counted"),
     ]),
+    ("The fleet", &[
+        gauge("cbus_fleet_hosts", &[], "Other hosts of the fleet that are there; 0 without a fleet, as all of these are"),
+        gauge("cbus_fleet_links", &[], "Links to other hosts that work"),
+        counter("cbus_fleet_lost_links", &[], "Links that were lost"),
+        counter("cbus_fleet_resyncs", &[], "How often what is asked of a host, and what it answers, was told anew after a gap"),
+        counter("cbus_fleet_credit_waits", &[], "How often a host waited before it told more of a request, because what it had told was not read yet"),
+        counter("cbus_fleet_sent_bytes", &[], "Bytes that were sent to other hosts"),
+        counter("cbus_fleet_received_bytes", &[], "Bytes that were received from other hosts"),
+        gauge("cbus_fleet_asks", &[], "Directives that this host asks others"),
+        gauge("cbus_fleet_asked", &[], "Directives that others ask this host"),
+    ]),
     ("The log", &[
         counter("cbus_log_lines", &["level"], "Lines that were logged, by level: `error`, `warn`, `info`, `debug` or `trace`"),
     ]),

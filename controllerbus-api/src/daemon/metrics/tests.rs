@@ -128,7 +128,7 @@ async fn what_is_printed_is_what_the_table_says_with_its_labels_and_nothing_else
     assert_eq!(*host.bus.resolve(Slow { fails: false }).await.unwrap(), "done");
     assert!(host.bus.resolve(Slow { fails: true }).await.is_err());
     let asked = host.bus.request(Slow { fails: false }).unwrap();
-    let text = host.metrics();
+    let text = host.metrics(None);
     drop(asked);
 
     let mut told = BTreeMap::new();
@@ -167,8 +167,8 @@ async fn events_and_runs_are_counted_once_however_often_somebody_scrapes() {
     host.bus.apply(ConfigSet::from_yaml("a: { id: metrics/answering }\nb: { id: none }").unwrap()).await.unwrap();
     assert_eq!(*host.bus.resolve(Slow { fails: false }).await.unwrap(), "done");
     assert!(host.bus.resolve(Slow { fails: true }).await.is_err());
-    drop(host.metrics());
-    let text = host.metrics();
+    drop(host.metrics(None));
+    let text = host.metrics(None);
     let plugin = ("plugin", "greeter");
     let counted = |name: &str, labels: &[(&str, &str)], expected: f64| {
         assert_eq!(value(&text, name, labels), Some(expected), "{name} {labels:?} in\n{text}");
