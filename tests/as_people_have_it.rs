@@ -1,5 +1,6 @@
 //! Projects as people have them: what other tools stumble over is built, or there is a message that says what to do.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -95,6 +96,28 @@ async fn controllerbus_may_come_from_a_git_repository() {
     let host = small.host().await;
     assert_eq!(host.answer().await, "one");
     host.runtime.shutdown().await;
+}
+
+/// How many crates a plugin has compiled beside its own.
+const CRATES: usize = 55;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_pays_few_crates_beside_its_own() {
+    let small = Small::new("few-crates", "", "", "\"one\".to_owned()");
+    let overlay = builder(&small).generate().await.expect("the overlay");
+    let tree = Command::new("cargo")
+        .args(["tree", "--edges", "normal,build", "--prefix", "none", "--offline"])
+        .current_dir(&overlay.dir)
+        .output()
+        .expect("cargo tree");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    // What has another path is the plugin's own.
+    let ours = root().join("controllerbus").canonicalize().expect("the controllerbus crate").display().to_string();
+    let paid = tree.lines().filter(|line| !line.contains("(/") || line.contains(&ours));
+    let paid: BTreeSet<_> = paid.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(paid.contains("controllerbus") && paid.contains("stabby"), "{paid:?}");
+    assert!(paid.len() <= CRATES, "{} crates: {paid:?}", paid.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

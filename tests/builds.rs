@@ -93,6 +93,26 @@ async fn a_mistake_is_told_as_cargo_renders_it_and_as_data_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_workspace_sets_for_dependencies_is_not_set_for_its_own_crates() {
+    let scratch = Scratch::new(&["probe"]);
+    let profile = "\n[profile.dev]\noverflow-checks = false\n\n[profile.dev.package.\"*\"]\nopt-level = 3\ndebug-assertions = false\n\
+        overflow-checks = true\ndebug = false\n";
+    add_to_manifest(&scratch, "probe", profile);
+    let spec = PluginSpec::new("others").crate_path(scratch.path("probe"));
+    let overlay = PluginBuilder::new(spec, options("builds")).generate().await.expect("the overlay");
+    let manifest = std::fs::read_to_string(overlay.dir.join("Cargo.toml")).expect("its manifest");
+    let manifest: toml::Table = toml::from_str(&manifest).expect("a manifest");
+    let packages = &manifest["profile"]["dev"]["package"];
+    let expected: toml::Table = toml::from_str(
+        "opt-level = 0\ndebug-assertions = true\noverflow-checks = false\ndebug = \"line-tables-only\"\n",
+    )
+    .expect("settings");
+    assert_eq!(packages["probe"].as_table(), Some(&expected), "{packages}");
+    assert_eq!(packages["*"]["opt-level"].as_integer(), Some(3), "{packages}");
+    assert!(packages.get("controllerbus").is_none(), "{packages}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_feature_or_profile_setting_that_is_not_there_is_named_with_those_that_are() {
     let scratch = Scratch::new(&["probe"]);
     add_to_manifest(&scratch, "probe", "\n[features]\nloud = []\n");

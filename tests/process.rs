@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use controllerbus::bus::Source;
 use controllerbus::prelude::*;
-use hot_runtime::{GenerationState, HotRuntime, Isolation, ProcessOptions, RuntimeEvent};
+use hot_runtime::{GenerationState, HotRuntime, Isolation, Moment, ProcessOptions, RuntimeEvent};
 use tests::process::{CONFIG, a_request, act, artifact, children, hazard, runs, until};
 use tests::{Answer, Ask, events, nonce, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -545,6 +545,29 @@ fn landlock_of_this_kernel() -> Landlock {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_ends_itself_at_its_deadline_with_what_it_has_started_and_none_is_started_while_it_is_over() {
+    let mut host = Host::alone(quick()).await;
+    let another: u32 = host.act("start-another").await.parse().expect("a number");
+    let deadline = |left| host.runtime.set_deadline("hazard", "a test", left);
+    // One that is moved on again and again ends nothing.
+    for _ in 0..5 {
+        deadline(Some(Moment::now() + Duration::from_secs(60)));
+        host.act("pid").await;
+    }
+    let at = Moment::now() + Duration::from_millis(300);
+    deadline(Some(at));
+    let (reason, _) = host.crashed().await;
+    assert!(reason.contains("at its deadline") && at.left().is_zero(), "{reason}");
+    until("what it has started ends", || !runs(another)).await;
+    assert_eq!(host.pid(), None);
+    host.runtime.set_deadline("hazard", "a test", None);
+    let restarted = |event: &RuntimeEvent| matches!(event, RuntimeEvent::Restarted { .. }).then_some(());
+    wait_for(&mut host.told, restarted).await;
+    assert_ne!(host.act("pid").await, std::process::id().to_string());
+    host.runtime.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_ends_with_whom() {
     // What a plugin has started ends with its process.
     let mut host = Host::alone(quick()).await;
@@ -1071,4 +1094,61 @@ async fn one_process_asks_another_which_crashes_and_is_swapped() {
     assert_ne!(pid_of("second"), again);
     assert_eq!(pid_of("probe"), Some(probe), "who asked is the same process all along");
     host.runtime.shutdown().await;
+}
+
+/// The same directive as in the fixture, which its asker has pinned.
+#[derive(Directive, Serialize, Deserialize, Hash, PartialEq, Eq)]
+#[directive(id = "hazard/do", value = Answer, pin = "10m")]
+struct PinnedDo {
+    what: String,
+    nonce: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_stays_loaded_for_what_is_pinned_to_it_and_is_unloaded_after_that() {
+    for isolation in [Isolation::None, Isolation::Process] {
+        let mut host = Host::with(isolation, quick(), CONFIG).await;
+        let first = host.runtime.generations().last().expect("a generation").generation;
+        let mut pinned = host.bus.request(PinnedDo { what: "wait".to_owned(), nonce: nonce() }).expect("a request");
+        assert_eq!(pinned.value().await.expect("a value").0, "waiting");
+        let second = host.runtime.load_file(hazard().await).await.expect("the next one takes over").to;
+        assert_ne!(first, second);
+        // Longer than what is replaced may otherwise take.
+        let shown = async {
+            loop {
+                let all = host.runtime.generations();
+                let old = all.into_iter().find(|found| found.generation == first).expect("it is in the registry");
+                match (old.state, old.reason) {
+                    (GenerationState::Draining, None) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    (GenerationState::Draining, Some(reason)) => break reason,
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let reason = tokio::time::timeout(Duration::from_secs(20), shown).await.expect("it is shown why it stays");
+        assert_eq!(reason, "hazard goes on with what is pinned to it: hazard/do");
+        let resolvers = pinned.resolvers().expect("it stands");
+        assert!(resolvers.len() == 1 && resolvers[0].pinned && resolvers[0].values == 1, "{resolvers:?}");
+        assert_eq!(pinned.standing().count(), 1);
+        // The next one does all else.
+        assert_eq!(host.act("executed").await, "1");
+        // Its process is not killed for it either, which is what would come next.
+        while let Ok(event) = tokio::time::timeout(Duration::from_secs(4), pinned.next()).await {
+            assert!(matches!(event, Some(Event::Idle | Event::Busy)), "it ends: {event:?}");
+        }
+        drop(pinned);
+        let unloaded = wait_for(&mut host.told, |event| match event {
+            RuntimeEvent::Unloaded { generation, unmapped, .. } if *generation == first => Some(*unmapped),
+            RuntimeEvent::Crashed { reason, .. } => panic!("{reason}"),
+            _ => None,
+        });
+        assert_ne!(unloaded.await, Some(false));
+        // Nor does what is pinned hold up the end.
+        let mut pinned = host.bus.request(PinnedDo { what: "wait".to_owned(), nonce: nonce() }).expect("a request");
+        assert_eq!(pinned.value().await.expect("a value").0, "waiting");
+        host.runtime.load_file(hazard().await).await.expect("another one takes over");
+        assert!(pinned.resolvers().expect("it stands")[0].pinned);
+        let left = host.runtime.shutdown().await.left;
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

@@ -1,5 +1,4 @@
 //! States that outlast their process: in the host's own, which is started anew, and in a plugin's, which is killed.
-#![cfg(unix)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

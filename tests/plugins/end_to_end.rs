@@ -296,7 +296,7 @@ async fn an_edit_of_a_path_dependency_or_of_a_patched_crate_is_swapped_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_and_its_plugins_see_only_their_own_factories() {
-    // This host exports its symbols (-rdynamic) and links the same slices, with two directive types of its own.
+    // This host exports its symbols (-rdynamic) and links the same slices, with directive types of its own and without factories.
     let own = controllerbus::__private::DIRECTIVE_TYPES.len();
     let scratch = Scratch::new(&["probe"]);
     let bus = host(CONFIG).await;

@@ -1,5 +1,4 @@
 //! Plain functions, for real: a built plugin in the host's process and in one of its own, called while it is swapped.
-#![cfg(unix)]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use tests::process::artifact;
 use tests::{mapped_below, work_dir};
 use tokio::sync::OnceCell;
 
-#[path = "fixtures/functions-api/src/lib.rs"]
+#[path = "../fixtures/functions-api/src/lib.rs"]
 mod api;
 
 use api::Tricks;
@@ -187,9 +186,9 @@ async fn who_waits_in_vain_is_told_what_there_is_instead() {
     let builder = HotRuntime::builder(&Bus::new()).trust(Trust::anyone()).work_dir(&work).grace(grace);
     let runtime = builder.start().await.expect("starting");
     let said = soon(runtime.hot::<dyn Unknown>()).await.expect_err("there is none").to_string();
-    assert_eq!(said, "no plugin implements `functions::Unknown`: none is loaded");
+    assert_eq!(said, "no plugin implements `plugins::Unknown`: none is loaded");
     soon(runtime.load_file(&versions[0])).await.expect("loading");
     let said = soon(runtime.hot::<dyn Unknown>()).await.expect_err("there is none").to_string();
-    assert_eq!(said, "no plugin implements `functions::Unknown`: `functions` implements `test/tricks`");
+    assert_eq!(said, "no plugin implements `plugins::Unknown`: `functions` implements `test/tricks`");
     soon(runtime.shutdown()).await;
 }

@@ -1,5 +1,4 @@
 //! What only one can own is swapped: a socket that the host keeps, and a file that is locked.
-#![cfg(unix)]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

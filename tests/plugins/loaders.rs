@@ -1,8 +1,6 @@
 //! Plugin folders and watched crates as entries of config sets: any number of them, added, changed and removed while the
 //! runtime runs.
 
-#![cfg(unix)]
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
