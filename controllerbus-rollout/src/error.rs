@@ -69,6 +69,14 @@ impl Error {
         matches!(self, Self::Away { .. })
     }
 
+    /// Why a release failed on a host. That the host has taken it back before is known; what counts is why.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Runtime(hot_runtime::Error::TakenBack { reason, .. }) => reason.clone(),
+            _ => self.to_string(),
+        }
+    }
+
     pub(crate) fn refused(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), why: why.into() }
     }

@@ -231,7 +231,7 @@ impl Follower {
 
     /// A release failed here, and what ran before goes on.
     pub(super) fn failed(&mut self, link: &Link, release: &ReleaseName, error: &Error) {
-        let why = error.to_string();
+        let why = error.why();
         tracing::warn!(plugin = self.plugin, %release, why, "a release failed on this host");
         let (sequence, rollout) = (release.sequence, link.rollout);
         self.seen.failed = Some(Failed { sequence, rollout, why, crashed: false });

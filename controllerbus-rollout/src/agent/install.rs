@@ -34,7 +34,7 @@ impl Follower {
         match self.load(&path, &runs, false).await {
             Err(error) if !error.is_transient() && !runs.well && self.seen.before.is_some() => {
                 let (sequence, rollout) = (runs.release.sequence, runs.rollout);
-                self.seen.failed = Some(Failed { sequence, rollout, why: error.to_string(), crashed: false });
+                self.seen.failed = Some(Failed { sequence, rollout, why: error.why(), crashed: false });
                 self.seen.went_back();
                 self.write().await?;
                 Box::pin(self.keep()).await

@@ -99,6 +99,10 @@ bad! {
         world.publish(2, "errors").await;
         "errors".to_owned()
     };
+    a_release_that_hosts_take_back_by_themselves_goes_back: "taken back", ": 9 of 9 runs of its resolvers failed", true, async |world: &World| {
+        world.publish(2, "taken-back").await;
+        "taken-back".to_owned()
+    };
     a_release_that_answers_slowly_goes_back: "slow", "`slow` failed", true, async |world: &World| {
         world.publish(2, "slow").await;
         "slow".to_owned()

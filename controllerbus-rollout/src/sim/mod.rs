@@ -239,9 +239,9 @@ impl Objects for View {
 }
 
 /// Plugins that behave as their file says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fake {
-    state: Mutex<FakeState>,
+    state: Arc<Mutex<FakeState>>,
     events: broadcast::Sender<PluginEvent>,
 }
 
@@ -254,11 +254,16 @@ pub(crate) struct FakeState {
     pub(crate) ran: Vec<String>,
     /// How many directives stand that it answers.
     works: usize,
+    /// What the host has taken back by itself, and does not load again.
+    taken_back: Vec<String>,
 }
+
+/// Why hosts take back what is to be taken back.
+const TAKEN_BACK: &str = "9 of 9 runs of its resolvers failed";
 
 impl Fake {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), events: broadcast::channel(16).0 })
+        Arc::new(Self { state: Arc::default(), events: broadcast::channel(16).0 })
     }
 
     pub(crate) fn serves(&self) -> Option<String> {
@@ -267,6 +272,22 @@ impl Fake {
 
     pub(crate) fn set_works(&self, works: usize) {
         self.state.lock().expect("state").works = works;
+    }
+
+    /// As a host that finds a generation unhealthy. That another one serves is told before why, and may be heard before it.
+    async fn take_back(self, behaviour: String, before: String) {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (from, to) = {
+            let mut state = self.state.lock().expect("state");
+            state.generation += 1;
+            state.serves = Some((before, Instant::now()));
+            state.taken_back.push(behaviour);
+            (state.generation - 1, state.generation)
+        };
+        let _ = self.events.send(PluginEvent::Serves { plugin: PLUGIN.to_owned(), generation: to });
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..300))).await;
+        let (plugin, why) = (PLUGIN.to_owned(), TAKEN_BACK.to_owned());
+        let _ = self.events.send(PluginEvent::TakenBack { plugin, from, to, why });
     }
 
     pub(crate) fn ran(&self) -> Vec<String> {
@@ -283,12 +304,22 @@ impl Plugins for Fake {
             if let Some(why) = behaviour.strip_prefix("fails:") {
                 return Err(Error::refused(PLUGIN, why));
             }
+            if self.state.lock().expect("state").taken_back.contains(&behaviour) {
+                let (plugin, build) = (PLUGIN.to_owned(), "b1".to_owned());
+                let reason = TAKEN_BACK.to_owned();
+                return Err(Error::Runtime(hot_runtime::Error::TakenBack { plugin, build, reason }));
+            }
             let mut state = self.state.lock().expect("state");
             state.generation += 1;
-            state.serves = Some((behaviour.clone(), Instant::now()));
+            let before = state.serves.replace((behaviour.clone(), Instant::now()));
             state.ran.push(behaviour.clone());
             let (generation, events) = (state.generation, self.events.clone());
             let plugin = PLUGIN.to_owned();
+            if let Some((before, _)) = before.filter(|_| behaviour == "taken-back") {
+                drop(state);
+                tokio::spawn(self.clone().take_back(behaviour, before));
+                return Ok(generation);
+            }
             if behaviour == "crashes" {
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_secs(5)).await;

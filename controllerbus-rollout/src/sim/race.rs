@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
+
 use super::{Faulty, PLUGIN, rollout};
 use crate::chain::Chain;
 use crate::link::{Link, Stage, Writer};
@@ -13,17 +15,27 @@ fn writer(by: &str) -> Writer {
     Writer { by: by.to_owned(), lease: None, at_ms: 0 }
 }
 
-/// Two writers append until the chain has so many steps. Each counts those that it believes to be its own.
-async fn race(store: &Store, steps: u64) {
+/// A chain with its first step.
+async fn begun(store: &Store) -> (Chain, Link) {
     let chain = Chain::new(store, PLUGIN);
     let release = ReleaseName::new(1, semver::Version::new(1, 0, 0));
     let first = Link::first(1, rollout(), release, None, writer("nobody"));
     assert!(chain.append(&first).await.expect("writing"));
-    let racer = |by: &'static str| {
+    (chain, first)
+}
+
+/// Two writers append until the chain has so many steps. Each counts those that it believes to be its own. Whoever is ahead waits
+/// for the other one, so that they race for each step.
+async fn race((chain, first): (Chain, Link), steps: u64) {
+    let (a_is_at, b_is_at) = (watch::Sender::new(0), watch::Sender::new(0));
+    let racer = |by: &'static str, is_at: &watch::Sender<u64>, other: &watch::Sender<u64>| {
         let (chain, mut link) = (chain.clone(), first.clone());
+        let (is_at, mut other) = (is_at.clone(), other.subscribe());
         tokio::spawn(async move {
             let mut won = Vec::new();
             while link.number < steps {
+                is_at.send_replace(link.number);
+                other.wait_for(|number| *number >= link.number).await.expect("the other one");
                 let next = link.followed_by(link.change(Stage::Rolling, by), writer(by));
                 match chain.append(&next).await {
                     Ok(true) => {
@@ -39,12 +51,12 @@ async fn race(store: &Store, steps: u64) {
                         }
                     }
                 }
-                tokio::task::yield_now().await;
             }
+            is_at.send_replace(u64::MAX);
             won
         })
     };
-    let (a, b) = tokio::join!(racer("a"), racer("b"));
+    let (a, b) = tokio::join!(racer("a", &a_is_at, &b_is_at), racer("b", &b_is_at, &a_is_at));
     let (a, b) = (a.expect("a racer"), b.expect("a racer"));
     let all = chain.all(0).await.expect("the chain");
     assert!(all.iter().map(|link| link.number).eq(1..=all.len() as u64), "one chain without a gap");
@@ -58,19 +70,20 @@ async fn race(store: &Store, steps: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_writers_who_race_ten_thousand_times_make_one_chain() {
-    race(&Store::open("memory://race").expect("a store"), 10_000).await;
+    race(begun(&Store::open("memory://race").expect("a store")).await, 10_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_writers_who_race_in_a_folder_make_one_chain() {
     let folder = tempfile::tempdir().expect("a folder");
-    race(&Store::open(&format!("file://{}", folder.path().display())).expect("a store"), 200).await;
+    race(begun(&Store::open(&format!("file://{}", folder.path().display())).expect("a store")).await, 200).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_refuses_without_a_reason_and_loses_answers_makes_one_chain_too() {
     let objects = Arc::new(Faulty::default());
+    let begun = begun(&Store::over("memory://faulty", Arc::clone(&objects) as Arc<dyn Objects>)).await;
     objects.conflicts.store(20, Ordering::Relaxed);
     objects.lost_answers.store(10, Ordering::Relaxed);
-    race(&Store::over("memory://faulty", objects as Arc<dyn Objects>), 1_000).await;
+    race(begun, 1_000).await;
 }

@@ -1,6 +1,7 @@
 //! What controllers did for directives, counted by lane.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ pub(super) struct Counts {
     runs: AtomicU64,
     failures: AtomicU64,
     panics: AtomicU64,
+    failure: Mutex<Option<Error>>,
     /// By how long they took.
     waited: [AtomicU64; WAITS.len() + 1],
     waited_ns: AtomicU64,
@@ -76,6 +78,11 @@ impl Counts {
         if error.kind() == ErrorKind::Panicked {
             self.panics.fetch_add(1, Ordering::Relaxed);
         }
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+    }
+
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A run that did not answer at once has answered.
@@ -162,6 +169,8 @@ pub struct CountsSnapshot {
     pub directive: String,
     /// What it did.
     pub counts: ResolverCounts,
+    /// What a run failed with last, on one of the threads that asked.
+    pub failure: Option<Error>,
 }
 
 #[cfg(test)]

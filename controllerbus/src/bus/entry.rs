@@ -194,6 +194,11 @@ impl Route {
         self.lanes.made().for_each(|lane_ref| lane_ref.counts.add_to(&mut counts));
         counts
     }
+
+    /// What it failed with last, on one of the threads.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.lanes.made().find_map(|lane_ref| lane_ref.counts.failure())
+    }
 }
 
 /// What a controller's execution is doing.

@@ -235,11 +235,7 @@ impl Bus {
     /// What the controllers on the bus did for directives, by controller and directive id.
     pub fn counts(&self) -> Vec<CountsSnapshot> {
         let entries: Vec<_> = self.0.life().controllers.values().cloned().collect();
-        let counts = entries.iter().flat_map(|entry| {
-            let of = self.0.types.counts_of(entry).into_iter();
-            of.map(|(directive, counts)| CountsSnapshot { controller: ControllerId(entry.id), directive, counts })
-        });
-        counts.collect()
+        entries.iter().flat_map(|entry| self.0.types.counts_of(entry)).collect()
     }
 
     /// How many directives are active, by id. Unlike [`Bus::directives`] it asks no user code for names and values, and so costs

@@ -12,7 +12,8 @@ use hashbrown::HashTable;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::counts::{DirectiveCounts, ResolverCounts};
+use super::ControllerId;
+use super::counts::{CountsSnapshot, DirectiveCounts};
 use super::entry::{ControllerEntry, LaneRef, Route};
 use super::kept::KeptDirectives;
 use super::lane::PerLane;
@@ -222,14 +223,20 @@ impl Types {
     }
 
     /// What a controller did, by directive id.
-    pub(super) fn counts_of(&self, entry: &ControllerEntry) -> Vec<(String, ResolverCounts)> {
+    pub(super) fn counts_of(&self, entry: &ControllerEntry) -> Vec<CountsSnapshot> {
+        let counts_of = |directive: &str, route: &Route| CountsSnapshot {
+            controller: ControllerId(entry.id),
+            directive: directive.to_owned(),
+            counts: route.counts(),
+            failure: route.failure(),
+        };
         let mut routes = self.routes_of(entry);
         if entry.resolves.iter().any(|id| id == ANY_DIRECTIVE) {
             // It has one route for all of them.
             routes.truncate(1);
-            return routes.iter().map(|(_, route)| (ANY_DIRECTIVE.to_owned(), route.counts())).collect();
+            return routes.iter().map(|(_, route)| counts_of(ANY_DIRECTIVE, route)).collect();
         }
-        routes.iter().map(|(lanes, route)| (lanes.id.clone(), route.counts())).collect()
+        routes.iter().map(|(lanes, route)| counts_of(&lanes.id, route)).collect()
     }
 
     /// How many directives stand, by id.

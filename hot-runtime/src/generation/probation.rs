@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use controllerbus::Bus;
-use controllerbus::bus::{ResolverCounts, Source};
+use controllerbus::bus::{CountsSnapshot, ResolverCounts, Source};
 
 /// For how long, and by which limits, a new generation is judged after it has taken over from another one.
 ///
@@ -76,16 +76,27 @@ impl Probation {
                 0 => String::new(),
                 panics => format!(", {panics} of them with a panic"),
             };
-            format!("{} of {} runs of its resolvers failed{panics}", counts.failures, counts.runs)
+            let last = last_failure_of(bus, generation).unwrap_or_default();
+            format!("{} of {} runs of its resolvers failed{panics}{last}", counts.failures, counts.runs)
         })
     }
 }
 
-/// The sum of the counts of a generation's controllers.
-pub(crate) fn counts_of(bus: &Bus, generation: u64) -> ResolverCounts {
+/// What the directive that failed most failed with.
+fn last_failure_of(bus: &Bus, generation: u64) -> Option<String> {
+    let worst = each_of(bus, generation).max_by_key(|of| of.counts.failures)?;
+    Some(format!(", the last one of {} with: {}", worst.directive, worst.failure?))
+}
+
+/// The counts of a generation's controllers.
+fn each_of(bus: &Bus, generation: u64) -> impl Iterator<Item = CountsSnapshot> {
     let source = Source(generation);
     let own: Vec<_> =
         bus.controllers().into_iter().filter(|found| found.source == source).map(|found| found.id).collect();
-    let counts = bus.counts().into_iter().filter(|of| own.contains(&of.controller));
-    counts.fold(ResolverCounts::default(), |sum, of| sum.plus(of.counts))
+    bus.counts().into_iter().filter(move |of| own.contains(&of.controller))
+}
+
+/// The sum of the counts of a generation's controllers.
+pub(crate) fn counts_of(bus: &Bus, generation: u64) -> ResolverCounts {
+    each_of(bus, generation).fold(ResolverCounts::default(), |sum, of| sum.plus(of.counts))
 }
