@@ -130,6 +130,10 @@ async fn a_version_whose_resolvers_panic_is_taken_back_and_not_swapped_in_again(
     let (from, _, reason) = watched.taken_back().await;
     assert_eq!(from, bad);
     assert!(reason.contains("of its resolvers failed") && reason.contains("with a panic"), "{reason}");
+    assert!(
+        reason.contains(", the last one of probe/ask with: ") && reason.ends_with("resolve panics later"),
+        "{reason}"
+    );
     watched.serves(1).await;
     watched.is_well().await;
     let info = watched.runtime.generations().into_iter().find(|found| found.generation == bad).expect("it is known");

@@ -125,7 +125,10 @@ async fn what_each_controller_did_is_counted_by_directive_id() {
     let bounds = controllerbus::bus::ResolverCounts::WAITS;
     assert!(bounds.get(slowest).is_none_or(|bound| counts.waited_for <= *bound), "{counts:?}");
     assert!(slowest == 0 || counts.waited_for > bounds[slowest - 1], "{counts:?}");
-    assert_eq!(bus.counts().len(), 1);
+    let all = bus.counts();
+    assert_eq!(all.len(), 1);
+    let last = all[0].failure.as_ref().expect("what a run failed with").to_string();
+    assert!(last.contains("it fails") || last.contains("it panics"), "{last}");
     let [words] = &bus.directive_counts()[..] else { panic!("{:?}", bus.directive_counts()) };
     assert_eq!((&*words.directive, words.active, words.references), ("test/words", 5, 5));
     assert_eq!(words.values, 3);
