@@ -19,7 +19,7 @@ use crate::generation::registry::{GenerationInfo, GenerationState};
 use crate::host::capability::{guarded, guarded_factories};
 use crate::host::library::{LoadOptions, STAYS_MAPPED, Unload};
 use crate::host::placement::Placement;
-use crate::host::{Instance, Opening, WithTypes};
+use crate::host::{Instance, Opening, with_value_types};
 use crate::util::blocking;
 
 /// A started generation.
@@ -43,7 +43,7 @@ impl Generation {
     /// Its factories, restricted to its manifest and to what the plugin may do.
     fn factories(&self) -> Vec<Arc<dyn Factory>> {
         let factories = guarded_factories(self.instance.factories(), &self.plugin, &self.placement, &self.manifest);
-        factories.into_iter().map(|factory| WithTypes::of(factory, &self.value_types)).collect()
+        with_value_types(factories, &self.value_types)
     }
 
     /// Keeps its artifact for when a config changes.

@@ -5,7 +5,6 @@
 //! no other way to the bus. For one in the host's process, which can access all memory, it is a guard against mistakes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use controllerbus::bus::loading::{
     ApplyConfigSet, ExecController, ListControllers, ListDirectives, ListFactories, LoadConfig,
@@ -13,7 +12,7 @@ use controllerbus::bus::loading::{
 };
 use controllerbus::bus::{Backend, BusHandle, RawRunning, Source};
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{AnyController, BoxFuture, Context, Info, SwapMode};
+use controllerbus::controller::{AnyController, BoxFuture, Context, Info};
 use controllerbus::directive::{ANY_DIRECTIVE, AnyDirective, Directive, RawRequest, wire};
 use controllerbus::error::{Code, ErrorKind};
 use controllerbus::hot::{ListFunctions, PREFIX};
@@ -24,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::Isolation;
 use crate::host::answers_only::AnswersOnly;
 use crate::host::config::PluginConfig;
+use crate::host::factory::{Change, changed};
 use crate::host::placement::Placement;
 
 /// What a plugin may do on the bus. Without capabilities it may do everything; with them, only what they name. An id is
@@ -316,14 +316,8 @@ impl May {
 
     /// Factories whose controllers do no more.
     fn guard(self: &Arc<Self>, factories: Vec<Arc<dyn Factory>>) -> Vec<Arc<dyn Factory>> {
-        let guarded = |factory| Arc::new(GuardedFactory { factory, may: Arc::clone(self) }) as Arc<dyn Factory>;
-        factories.into_iter().map(guarded).collect()
+        factories.into_iter().map(|factory| changed(factory, self)).collect()
     }
-}
-
-struct GuardedFactory {
-    factory: Arc<dyn Factory>,
-    may: Arc<May>,
 }
 
 /// A controller's sockets, limited to where it may listen.
@@ -341,38 +335,19 @@ impl Sockets for GuardedSockets {
     }
 }
 
-impl Factory for GuardedFactory {
-    fn info(&self) -> Info {
-        self.factory.info()
-    }
-
-    fn schema(&self) -> String {
-        self.factory.schema()
-    }
-
-    fn swap_mode(&self) -> SwapMode {
-        self.factory.swap_mode()
-    }
-
-    fn persist(&self) -> Option<Duration> {
-        self.factory.persist()
-    }
-
-    fn ends_when_cancelled(&self) -> bool {
-        self.factory.ends_when_cancelled()
-    }
-
+impl Change for May {
     fn construct(
         self: Arc<Self>,
+        factory: Arc<dyn Factory>,
         config: Vec<u8>,
         context: Context,
     ) -> BoxFuture<'static, Result<Arc<dyn AnyController>>> {
         Box::pin(async move {
-            let (sockets, may) = (Arc::clone(context.sockets()), Arc::clone(&self.may));
+            let (sockets, may) = (Arc::clone(context.sockets()), Arc::clone(&self));
             let context = context.with_sockets(Arc::new(GuardedSockets { sockets, may }));
-            let controller = Arc::clone(&self.factory).construct(config, context).await?;
-            match self.may.unless(|capabilities| Ok(capabilities.answers(&controller.resolves())))? {
-                None => Ok(self.may.within(controller)),
+            let controller = factory.construct(config, context).await?;
+            match self.unless(|capabilities| Ok(capabilities.answers(&controller.resolves())))? {
+                None => Ok(self.within(controller)),
                 Some(refused) => {
                     controller.close().await;
                     Err(refused)
@@ -384,7 +359,12 @@ impl Factory for GuardedFactory {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use controllerbus::controller::SwapMode;
+
     use super::*;
+    use crate::host::with_value_types;
 
     fn capabilities() -> Capabilities {
         Capabilities {
@@ -427,7 +407,9 @@ mod tests {
         let placement = Placement { capabilities: Some(capabilities()), ..Placement::default() };
         let guarded = guarded_factories(vec![Arc::new(Outspoken)], "one", &placement, &[]).remove(0);
         let types = [("example/greet".to_owned(), "greeter::Greeting".to_owned())];
-        for factory in [guarded, super::super::types::WithTypes::of(Arc::new(Outspoken), &types)] {
+        let typed = with_value_types(vec![Arc::new(Outspoken)], &types).remove(0);
+        assert_eq!(typed.info().value_types, types);
+        for factory in [guarded, typed] {
             assert_eq!(factory.info().config_id, "example/outspoken");
             assert_eq!(factory.schema(), Outspoken.schema());
             assert_eq!(factory.swap_mode(), SwapMode::StopFirst);

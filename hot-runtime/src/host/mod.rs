@@ -3,13 +3,13 @@
 mod answers_only;
 pub(crate) mod capability;
 pub(crate) mod config;
+mod factory;
 pub(crate) mod library;
 pub(crate) mod moment;
 mod options;
 pub(crate) mod placement;
 #[cfg(all(unix, feature = "process"))]
 pub(crate) mod process;
-mod types;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::host::library::{LoadOptions, Loaded, Unload};
 use crate::host::placement::Placement;
 use crate::util::blocking;
 
+pub(crate) use factory::with_value_types;
 pub use options::{Isolation, Limits, ProcessOptions, Sandbox};
-pub(crate) use types::WithTypes;
 
 /// Process isolation is not available on this system or in this build: returns at once.
 #[cfg(not(all(unix, feature = "process")))]
