@@ -5,7 +5,8 @@ use std::hint::black_box;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use benches::{Measured, save_all, timed};
+use benches::session::Session;
+use benches::{Measured, timed};
 use controllerbus::bus::ControllerId;
 use controllerbus::controller::Info;
 use controllerbus::controller::factory::erase;
@@ -138,7 +139,7 @@ fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
     let _inside = runtime.enter();
-    let mut all = Vec::new();
+    let mut all = Session::begin("bus");
 
     let quiet = bus();
     all.push(resolves("resolve", &runtime, &quiet));
@@ -205,9 +206,9 @@ fn main() {
             took.mul_f64(count as f64 / (rounds * 10_000) as f64)
         }));
     }
-    let of = |name: &str| all.iter().find(|measured| measured.name == name).map_or(f64::NAN, |found| found.median);
+    let of = |name: &str| all.median(name).unwrap_or(f64::NAN);
     println!("flatness to 100,000 standing: {:.2} x", of("resolve_standing_100k") / of("resolve"));
     println!("with 100 uninterested controllers: {:.2} x", of("resolve_uninterested_100") / of("resolve"));
     println!("two threads: {:.2} x one", of("resolve_one_thread") / of("resolve_two_threads"));
-    save_all("bus", &all);
+    all.end();
 }

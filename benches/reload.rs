@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use benches::{Measured, picture, root, save_all, target};
+use benches::session::{Session, settle};
+use benches::{Measured, picture, root, target};
 use controllerbus::hot::Hot;
 use controllerbus::prelude::*;
 use hot_runtime::{HotRuntime, RuntimeEvent};
@@ -41,78 +42,140 @@ fn main() {
     let only = std::env::var("RELOAD_ONLY").ok();
     let rounds = std::env::var("RELOAD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
     let wanted = |tool: &&str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == *tool));
-    let mut measured = Vec::new();
-    println!("from a save to the new value in a running host, median of {rounds} (all of them)");
+    let mut session = Session::begin("reload");
+    println!(
+        "from a save to the new value in a running host, {rounds} edits of each tool in turn: medians (quartiles)"
+    );
     for plugin in PLUGINS {
-        for tool in TOOLS.into_iter().filter(wanted) {
-            // What a plain function costs more or less than a controller does not depend on what it does.
-            if tool == "hot_functions" && plugin != "tiny" {
-                continue;
-            }
-            let source = Source::new(tool, plugin);
-            let mut host = host(tool, &source);
-            let mut number = 0;
-            // As for somebody who has been editing for a while.
-            while !host.has_warmed_up() {
-                number += 1;
-                std::fs::write(&source.logic, source.edited("constant", number)).expect("the edit");
-                host.wait_for(number as u64);
-                std::thread::sleep(Duration::from_secs(3));
-            }
-            for edit in EDITS {
-                let mut times = Vec::new();
-                for round in 0..rounds + WARM_UP {
-                    number += 1;
-                    let text = source.edited(edit, number);
-                    let begun = Instant::now();
-                    std::fs::write(&source.logic, text).expect("the edit");
-                    host.wait_for(number as u64);
+        // What a plain function costs more or less than a controller does not depend on what it does.
+        let of_plugin = |tool: &&str| *tool != "hot_functions" || plugin == "tiny";
+        let mut seats: Vec<Seat> =
+            TOOLS.into_iter().filter(wanted).filter(of_plugin).map(|tool| Seat::new(tool, plugin)).collect();
+        for edit in EDITS {
+            for round in 0..rounds + WARM_UP {
+                for seat in &mut seats {
+                    let took = seat.edit(edit);
                     if round >= WARM_UP {
-                        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+                        seat.times.push(took);
                     }
                 }
-                let result = Measured::new(&format!("{tool}/{plugin}/{edit}"), "ms", times);
-                result.print();
-                measured.push(result);
             }
-            measured.extend(host.loads(plugin, rounds));
+            session.extend(edits(plugin, edit, &mut seats));
         }
+        session.extend(loads(plugin, rounds, &mut seats));
     }
     if wanted(&"abi_stable") {
-        measured.push(abi_stable(rounds));
+        session.push(abi_stable(rounds));
     }
-    ratios(&measured);
-    save_all("reload", &measured);
     if only.is_none() && rounds >= 15 {
         let file = root().join("benches/reload.svg");
-        std::fs::write(&file, picture::reloads(&measured, &TOOLS, &PLUGINS)).expect("the picture");
+        std::fs::write(&file, picture::reloads(session.measured(), &TOOLS, &PLUGINS)).expect("the picture");
         println!("picture: {}", file.display());
     }
+    session.end();
 }
 
-fn ratios(measured: &[Measured]) {
-    let median = |name: String| measured.iter().find(|found| found.name == name).map(|found| found.median);
-    println!("ratios to ours, and what was aimed at");
-    for plugin in PLUGINS {
-        for edit in EDITS {
-            let Some(ours) = median(format!("ours/{plugin}/{edit}")) else { continue };
-            for tool in &TOOLS[1..] {
-                let Some(peer) = median(format!("{tool}/{plugin}/{edit}")) else { continue };
-                println!(
-                    "  {plugin}/{edit}: {tool} takes {:.2} of ours; ours takes {:.2} of it",
-                    peer / ours,
-                    ours / peer
-                );
+/// What each tool took for one kind of edit, and ours for each pair with each of the others.
+fn edits(plugin: &str, edit: &str, seats: &mut [Seat]) -> Vec<Measured> {
+    let times: Vec<(&str, Vec<f64>)> =
+        seats.iter_mut().map(|seat| (seat.tool, std::mem::take(&mut seat.times))).collect();
+    let each = times.iter().map(|(tool, times)| Measured::new(&format!("{tool}/{plugin}/{edit}"), "ms", times.clone()));
+    let ours = times.iter().find(|(tool, _)| *tool == "ours").map(|(_, times)| times);
+    let others = times.iter().filter(|(tool, _)| *tool != "ours");
+    let pairs =
+        others.filter_map(|(tool, times)| Some(Measured::ratios(&format!("{plugin}/{edit}/{tool}"), ours?, times)));
+    let all: Vec<_> = each.chain(pairs).collect();
+    all.iter().for_each(Measured::print);
+    all
+}
+
+/// From a built file to the first answer: ours, and the same steps by hand for the same file, in turn; and a library of one function,
+/// which only has to be opened.
+fn loads(plugin: &str, rounds: usize, seats: &mut [Seat]) -> Vec<Measured> {
+    let mut all = Vec::new();
+    if let Some(artifact) = seats.iter_mut().find_map(|seat| seat.host.gives_artifact()) {
+        all.extend(load_ours(plugin, rounds, &artifact));
+    }
+    all.extend(seats.iter_mut().find_map(|seat| seat.host.loads(plugin, rounds)));
+    all.iter().for_each(Measured::print);
+    all
+}
+
+/// Loads of an artifact, and the same by hand.
+fn load_ours(plugin: &str, rounds: usize, artifact: &Path) -> [Measured; 3] {
+    let work = artifact.parent().and_then(Path::parent).expect("the work folder").join("loads");
+    std::fs::create_dir_all(&work).expect("a folder");
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+    let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
+    // A host of its own, in which nothing is loaded before.
+    tokio.block_on(async {
+        let bus = Bus::new();
+        bus.apply(ConfigSet::from_yaml("bench:\n  id: bench\n").expect("a set")).await.expect("applying");
+        let trust = hot_runtime::Trust::anyone();
+        let runtime = HotRuntime::builder(&bus).trust(trust).work_dir(&work).start().await.expect("the runtime");
+        for round in 0..rounds + WARM_UP {
+            settle();
+            let begun = Instant::now();
+            let loaded = runtime.load_file(artifact).await.expect("loading");
+            bus.resolve(Ask).await.expect("the first answer");
+            let took = begun.elapsed();
+            runtime.unload(&loaded.plugin).await.expect("unloading");
+            settle();
+            let copy = work.join(format!("by-hand-{round}"));
+            let hand = benches::timed(|| load_by_hand(artifact, &copy));
+            std::fs::remove_file(&copy).expect("removing the copy");
+            if round >= WARM_UP {
+                ours.push(took.as_secs_f64() * 1000.0);
+                by_hand.push(hand.as_secs_f64() * 1000.0);
             }
         }
-        if let (Some(ours), Some(raw)) = (median(format!("load/ours/{plugin}")), median(format!("load/raw/{plugin}"))) {
-            println!("  load/{plugin}: ours takes {:.2} of raw", ours / raw);
+        runtime.shutdown().await;
+    });
+    let ratios = Measured::ratios(&format!("load/{plugin}/by-hand"), &ours, &by_hand);
+    let measured = |of: &str, times| Measured::new(&format!("load/{of}/{plugin}"), "ms", times);
+    [measured("ours", ours), measured("by-hand", by_hand), ratios]
+}
+
+/// Reads a file, hashes it, writes a private copy, and opens that.
+fn load_by_hand(artifact: &Path, copy: &Path) {
+    let bytes = std::fs::read(artifact).expect("reading");
+    std::hint::black_box(blake3::hash(&bytes));
+    std::fs::write(copy, &bytes).expect("writing a copy");
+    // SAFETY: nothing of the library is used, and it stays.
+    unsafe { std::mem::forget(libloading::Library::new(copy).expect("opening the copy")) };
+}
+
+/// One tool with its copy of a plugin, and a host in which it runs.
+struct Seat {
+    tool: &'static str,
+    source: Source,
+    host: Box<dyn Host>,
+    number: u64,
+    times: Vec<f64>,
+}
+
+impl Seat {
+    /// As for somebody who has been editing for a while.
+    fn new(tool: &'static str, plugin: &str) -> Self {
+        let source = Source::new(tool, plugin);
+        let host = host(tool, &source);
+        let mut seat = Self { tool, source, host, number: 0, times: Vec::new() };
+        while !seat.host.has_warmed_up() {
+            seat.edit("constant");
+            std::thread::sleep(Duration::from_secs(3));
         }
-        if let (Some(ours), Some(peer)) =
-            (median(format!("load/ours/{plugin}")), median(format!("load/abi_stable/{plugin}")))
-        {
-            println!("  load/{plugin}: ours takes {:.2} of abi_stable", ours / peer);
-        }
+        seat
+    }
+
+    /// Milliseconds from a save to the new value, once the tool before it is at rest.
+    fn edit(&mut self, edit: &str) -> f64 {
+        self.number += 1;
+        let text = self.source.edited(edit, self.number as usize);
+        settle();
+        let begun = Instant::now();
+        std::fs::write(&self.source.logic, text).expect("the edit");
+        self.host.wait_for(self.number);
+        begun.elapsed().as_secs_f64() * 1000.0
     }
 }
 
@@ -242,7 +305,12 @@ trait Host {
         true
     }
 
-    /// From a built file to the first answer, if the tool is one of those compared in that.
+    /// The artifact that it has built last, if the tool is ours. It serves nothing any more.
+    fn gives_artifact(&mut self) -> Option<PathBuf> {
+        None
+    }
+
+    /// From a built file of one function to the first answer, if the tool is the one compared in that.
     fn loads(&mut self, _plugin: &str, _rounds: usize) -> Option<Measured> {
         None
     }
@@ -295,7 +363,6 @@ fn host(tool: &str, source: &Source) -> Box<dyn Host> {
 /// This process, with hot-runtime in it.
 struct Ours {
     tokio: tokio::runtime::Runtime,
-    bus: Bus,
     runtime: Option<HotRuntime>,
     values: mpsc::Receiver<u64>,
     artifact: PathBuf,
@@ -351,7 +418,7 @@ impl Ours {
             }
         });
         let artifact = work.join("artifacts").join(format!("plugin.cbus{}", std::env::consts::DLL_SUFFIX));
-        Self { tokio, bus, runtime: Some(runtime), values, artifact, optimized }
+        Self { tokio, runtime: Some(runtime), values, artifact, optimized }
     }
 }
 
@@ -364,32 +431,9 @@ impl Host for Ours {
         while self.values.recv_timeout(Duration::from_secs(120)).expect("the value") != number {}
     }
 
-    fn loads(&mut self, plugin: &str, rounds: usize) -> Option<Measured> {
-        // A host of its own, in which nothing is loaded before.
-        let first = self.runtime.take()?;
-        self.tokio.block_on(first.shutdown());
-        let artifact = self.artifact.clone();
-        let work = artifact.parent().and_then(Path::parent).expect("the work folder").join("loads");
-        let times = self.tokio.block_on(async {
-            let runtime = HotRuntime::builder(&self.bus)
-                .trust(hot_runtime::Trust::anyone())
-                .work_dir(work)
-                .start()
-                .await
-                .expect("the runtime");
-            let mut times = Vec::new();
-            for _ in 0..rounds + WARM_UP {
-                let begun = Instant::now();
-                let loaded = runtime.load_file(&artifact).await.expect("loading");
-                times.push(begun.elapsed().as_secs_f64() * 1000.0);
-                runtime.unload(&loaded.plugin).await.expect("unloading");
-            }
-            runtime.shutdown().await;
-            times.split_off(WARM_UP)
-        });
-        let result = Measured::new(&format!("load/ours/{plugin}"), "ms", times);
-        result.print();
-        Some(result)
+    fn gives_artifact(&mut self) -> Option<PathBuf> {
+        self.tokio.block_on(self.runtime.take()?.shutdown());
+        Some(self.artifact.clone())
     }
 }
 
@@ -484,9 +528,7 @@ impl Host for ByHand {
             call(&path);
             times.push(begun.elapsed().as_secs_f64() * 1000.0);
         }
-        let result = Measured::new(&format!("load/raw/{plugin}"), "ms", times.split_off(WARM_UP));
-        result.print();
-        Some(result)
+        Some(Measured::new(&format!("load/raw/{plugin}"), "ms", times.split_off(WARM_UP)))
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a swap costs those who are served meanwhile: eight tasks resolve and call without pause while a plugin is
-//! swapped a thousand times; three runs. The same by tasks that ask every millisecond, so that the cores are not all
-//! taken. Before either, the same load with nothing swapped: what it does by itself.
+//! swapped a thousand times, in turn with the same load and nothing swapped, three times each. The same by tasks that ask every
+//! millisecond, so that the cores are not all taken.
 
 use std::time::Duration;
 
-use benches::{Measured, save_all};
+use benches::Measured;
+use benches::session::Session;
 use tests::load::{Plan, Report, Until, run};
 
 const RUNS: usize = 3;
@@ -16,6 +17,7 @@ const SWAPS: u64 = 1_000;
 const QUIET: Duration = Duration::from_secs(20);
 
 fn main() {
+    let mut session = Session::begin("swap");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = |pause, until| {
         let report = runtime.block_on(run(Plan { tasks: 8, pause, until, name: "bench" }));
@@ -23,36 +25,45 @@ fn main() {
         report
     };
     let swaps = std::env::var("SWAP_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(SWAPS);
-    println!("eight tasks without pause, and no swap:");
-    let quiet = [load(None, Until::Quiet(QUIET))];
-    println!("eight tasks without pause:");
-    let reports: Vec<Report> = (0..RUNS).map(|_| load(None, Until::Swaps(swaps))).collect();
-    println!("eight tasks that ask every millisecond, and no swap:");
-    let paced_quiet = [load(Some(PAUSE), Until::Quiet(QUIET))];
-    println!("eight tasks that ask every millisecond:");
-    let paced: Vec<Report> = (0..RUNS).map(|_| load(Some(PAUSE), Until::Swaps(swaps))).collect();
-    let measured = |name: &str, unit: &str, reports: &[Report], of: &dyn Fn(&Report) -> u64| {
-        let measured = Measured::new(name, unit, reports.iter().map(|report| of(report) as f64).collect());
-        measured.print();
-        measured
-    };
+    for (kind, pause) in [("", None), ("paced_", Some(PAUSE))] {
+        println!(
+            "eight tasks {}, without and with swaps in turn:",
+            pause.map_or("without pause", |_| "every millisecond")
+        );
+        let (mut quiet, mut swapped) = (Vec::new(), Vec::new());
+        for _ in 0..RUNS {
+            quiet.push(load(pause, Until::Quiet(QUIET)));
+            swapped.push(load(pause, Until::Swaps(swaps)));
+        }
+        session.extend(of_load(kind, &quiet, &swapped));
+    }
+    session.end();
+}
+
+/// What a load saw without swaps and with them.
+fn of_load(kind: &str, quiet: &[Report], swapped: &[Report]) -> Vec<Measured> {
+    type Of = dyn Fn(&Report) -> u64;
+    let all = |of: &Of, reports: &[Report]| -> Vec<f64> { reports.iter().map(|report| of(report) as f64).collect() };
     let failed = |report: &Report| report.failed + report.lost + report.wrong;
-    let longest = |report: &Report| report.latency.max();
-    let p999 = |report: &Report| report.latency.value_at_quantile(0.999);
-    let all = [
-        measured("swap_failed_requests", "count", &reports, &failed),
-        measured("swap_longest_stall", "ns", &reports, &longest),
-        measured("swap_stall_p999", "ns", &reports, &p999),
-        measured("swap_rss_growth", "bytes", &reports, &|report| report.grown),
-        measured("swap_duration", "ns", &reports, &|report| report.swap.value_at_quantile(0.5)),
-        measured("no_swap_longest_stall", "ns", &quiet, &longest),
-        measured("no_swap_stall_p999", "ns", &quiet, &p999),
-        measured("paced_swap_failed_requests", "count", &paced, &failed),
-        measured("paced_swap_longest_stall", "ns", &paced, &longest),
-        measured("paced_swap_stall_p999", "ns", &paced, &p999),
-        measured("paced_swap_duration", "ns", &paced, &|report| report.swap.value_at_quantile(0.5)),
-        measured("paced_no_swap_longest_stall", "ns", &paced_quiet, &longest),
-        measured("paced_no_swap_stall_p999", "ns", &paced_quiet, &p999),
+    let of_swaps: [(&str, &str, &Of); 3] = [
+        ("failed_requests", "count", &failed),
+        ("rss_growth", "bytes", &|report| report.grown),
+        ("duration", "ns", &|report| report.swap.value_at_quantile(0.5)),
     ];
-    save_all("swap", &all);
+    let of_both: [(&str, &Of); 2] = [
+        ("longest_stall", &|report| report.latency.max()),
+        ("stall_p999", &|report| report.latency.value_at_quantile(0.999)),
+    ];
+    let mut measured = Vec::new();
+    for (name, unit, of) in of_swaps {
+        measured.push(Measured::new(&format!("{kind}swap_{name}"), unit, all(of, swapped)));
+    }
+    for (name, of) in of_both {
+        let (with, without) = (all(of, swapped), all(of, quiet));
+        measured.push(Measured::ratios(&format!("{kind}{name}/no_swap"), &with, &without));
+        measured.push(Measured::new(&format!("{kind}swap_{name}"), "ns", with));
+        measured.push(Measured::new(&format!("{kind}no_swap_{name}"), "ns", without));
+    }
+    measured.iter().for_each(Measured::print);
+    measured
 }

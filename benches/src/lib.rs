@@ -2,6 +2,8 @@
 
 pub mod alloc;
 pub mod picture;
+pub mod report;
+pub mod session;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -66,12 +68,19 @@ pub struct Measured {
     pub max: f64,
     /// Allocations per operation, where they were counted.
     pub allocations: Option<f64>,
+    /// A quarter of the samples lies below this.
+    #[serde(default)]
+    pub low: f64,
+    /// A quarter of the samples lies above this.
+    #[serde(default)]
+    pub high: f64,
 }
 
 impl Measured {
     /// Of at least one sample.
     pub fn new(name: &str, unit: &str, mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
+        let at = |quarter: usize| samples[(samples.len() - 1) * quarter / 4];
         Self {
             name: name.to_owned(),
             unit: unit.to_owned(),
@@ -79,7 +88,18 @@ impl Measured {
             min: samples[0],
             max: samples[samples.len() - 1],
             allocations: None,
+            low: at(1),
+            high: at(3),
         }
+    }
+
+    /// The ratios of two things that were measured in turn, each of `ours` to the one of `theirs` that came next.
+    pub fn ratios(name: &str, ours: &[f64], theirs: &[f64]) -> Self {
+        Self::new(
+            &format!("pairs/{name}"),
+            "ratio",
+            ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect(),
+        )
     }
 
     /// Nanoseconds per operation of `work`, which does as many operations as it is told and says how long they took.
@@ -107,13 +127,13 @@ impl Measured {
     }
 
     /// As [`Measured::ns`] for two things whose ratio matters: their samples alternate, so that both see the same
-    /// machine. Allocations are not counted.
+    /// machine. The third result is the ratios of the first one to the second one. Allocations are not counted.
     pub fn pair(
         names: [&str; 2],
         samples: usize,
         each: Duration,
         work: [&mut dyn FnMut(u64) -> Duration; 2],
-    ) -> [Self; 2] {
+    ) -> [Self; 3] {
         let mut count = 1;
         while work[0](count) < each / 2 {
             count *= 2;
@@ -124,7 +144,11 @@ impl Measured {
             taken[which].push(work[which](count).as_nanos() as f64 / count as f64);
         }
         let [first, second] = taken;
-        let measured = [Self::new(names[0], "ns", first), Self::new(names[1], "ns", second)];
+        for (name, samples) in names.iter().zip([&first, &second]) {
+            println!("{name}: {}", histogram(samples));
+        }
+        let ratios = Self::ratios(&format!("{}/{}", names[0], names[1]), &first, &second);
+        let measured = [Self::new(names[0], "ns", first), Self::new(names[1], "ns", second), ratios];
         measured.iter().for_each(Self::print);
         measured
     }
@@ -132,11 +156,25 @@ impl Measured {
     /// One line for a person.
     pub fn print(&self) {
         let allocations = self.allocations.map(|count| format!("{count:6.1} allocations")).unwrap_or_default();
-        println!(
-            "{:<34} {:>11.1} {} ({:.1} to {:.1}) {allocations}",
-            self.name, self.median, self.unit, self.min, self.max
-        );
+        let Self { name, median, unit, low, high, min, max, .. } = self;
+        match unit.as_str() {
+            "ratio" => println!("{name:<44} {median:>11.2} ({low:.2} to {high:.2})"),
+            _ => println!(
+                "{name:<44} {median:>11.1} {unit} ({low:.1} to {high:.1}, all {min:.1} to {max:.1}) {allocations}"
+            ),
+        }
     }
+}
+
+/// How samples are distributed: how many are in each tenth of their range. Two peaks are two speeds.
+fn histogram(samples: &[f64]) -> String {
+    const BINS: usize = 10;
+    let (least, most) = samples.iter().fold((f64::MAX, f64::MIN), |(low, high), one| (low.min(*one), high.max(*one)));
+    let mut bins = [0; BINS];
+    for one in samples {
+        bins[(((one - least) / (most - least).max(f64::MIN_POSITIVE) * BINS as f64) as usize).min(BINS - 1)] += 1;
+    }
+    format!("{least:.0} {bins:?} {most:.0}")
 }
 
 /// How long some work takes.

@@ -222,7 +222,7 @@ fn times(bench: &str, pairs: usize, base: &Side, new: &Side) -> Result<bool> {
         eprintln!("running {bench}, pair {pair} of {pairs}");
         let a = base.run(bench, &binaries[0])?;
         let b = new.run(bench, &binaries[1])?;
-        for b in b.iter().filter(|b| !matches!(b.unit.as_str(), "count" | "bytes")) {
+        for b in b.iter().filter(|b| !matches!(b.unit.as_str(), "count" | "bytes" | "ratio" | "%" | "load")) {
             // What only one of them measures cannot be compared.
             let Some(a) = a.iter().find(|a| a.name == b.name && a.unit == b.unit) else { continue };
             // Of what happens in a second, more is better.
