@@ -26,6 +26,14 @@ pub(in crate::bus) struct Effects {
     pub(super) values: SmallVec<[StandingValue; 1]>,
     pub(super) resolvers: SmallVec<[Resolver; 1]>,
     pub(super) subscribers: SmallVec<[Subscriber; 1]>,
+    /// Runs that are over.
+    pub(super) tasks: Vec<Arc<ResolverTask>>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most changes do not entail, apart, so that these pay nothing for it.
+#[derive(Default)]
+pub(super) struct Rare {
     pub(super) callbacks: Vec<Callback>,
     /// A callback that is dropped without being called.
     pub(super) refused: Option<Callback>,
@@ -33,13 +41,24 @@ pub(in crate::bus) struct Effects {
     pub(super) again: Vec<(Arc<LaneRef>, u32)>,
     /// Those to which the directive is pinned no longer.
     pub(super) unpinned: Vec<Arc<LaneRef>>,
-    /// Runs that are over.
-    pub(super) tasks: Vec<Arc<ResolverTask>>,
     /// The directive has no references, and has lost its last value.
     pub(super) empty: bool,
 }
 
 impl Effects {
+    /// For what is rare.
+    #[cold]
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Adds callbacks, in this order.
+    pub(super) fn call(&mut self, callbacks: &mut Vec<Callback>) {
+        if !callbacks.is_empty() {
+            self.rare().callbacks.append(callbacks);
+        }
+    }
+
     /// Wakes, aborts, calls and drops what was collected, and frees the removed resolvers' slots. A panic in one of these does
     /// not prevent the others.
     pub(in crate::bus) fn apply(&mut self, standing: &Arc<Standing>) {
@@ -50,8 +69,10 @@ impl Effects {
         if self.resolvers.len() > 1 {
             self.resolvers.reverse();
         }
-        self.callbacks.reverse();
-        self.again.reverse();
+        if let Some(rare) = &mut self.rare {
+            rare.callbacks.reverse();
+            rare.again.reverse();
+        }
         while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.apply_rest(standing))) {
             let error = Error::from_panic(payload);
             tracing::error!(%error, "a removal callback or a destructor panicked");
@@ -74,21 +95,34 @@ impl Effects {
                 task.end();
             }
             resolver.lane_ref.forget(resolver.slot);
-            self.callbacks.extend(resolver.gone.drain(..).rev());
+            if !resolver.gone.is_empty() {
+                let rare = self.rare.get_or_insert_default();
+                rare.callbacks.extend(resolver.gone.drain(..).rev());
+            }
             self.resolvers.truncate(self.resolvers.len() - 1);
         }
         while let Some(task) = self.tasks.pop() {
             task.end();
         }
-        while let Some(callback) = self.callbacks.pop() {
+        while let Some(callback) = self.rare.as_mut().and_then(|rare| rare.callbacks.pop()) {
             callback();
         }
-        drop(self.refused.take());
+        drop(self.rare.as_mut().and_then(|rare| rare.refused.take()));
         while let Some(subscriber) = self.subscribers.last_mut() {
             // One by one: if a destructor panics while another panic is unwinding, the process aborts.
             subscriber.unread.clear();
             self.subscribers.truncate(self.subscribers.len() - 1);
         }
+        if let Some(rare) = &mut self.rare {
+            rare.begin(standing);
+        }
+    }
+}
+
+impl Rare {
+    /// What begins something else, and so comes last.
+    #[cold]
+    fn begin(&mut self, standing: &Arc<Standing>) {
         while let Some((lane_ref, run)) = self.again.pop() {
             restart(standing, &lane_ref, run);
         }

@@ -74,7 +74,7 @@ impl StandingState {
         let resolver = &mut self.resolvers[at];
         resolver.pin = Pin::Over;
         self.offers += 1;
-        effects.unpinned.push(Arc::clone(&resolver.lane_ref));
+        effects.rare().unpinned.push(Arc::clone(&resolver.lane_ref));
     }
 
     /// Whose answer a resolver waits for before it goes.

@@ -73,7 +73,7 @@ impl Resolver {
     pub(super) fn stop(&mut self, effects: &mut Effects) {
         self.run += 1;
         self.works_since = None;
-        effects.callbacks.append(&mut self.gone);
+        effects.call(&mut self.gone);
         effects.tasks.extend(self.task.take());
     }
 }
@@ -199,7 +199,7 @@ impl StandingState {
         resolver.error = Some(error.clone());
         resolver.failed = true;
         resolver.works_since = None;
-        effects.callbacks.append(&mut resolver.gone);
+        effects.call(&mut resolver.gone);
         if !is_told {
             lane_ref.counts.failed(&error);
         }
@@ -298,7 +298,7 @@ impl StandingState {
                 self.unpin_at(at, effects);
             } else if !full && resolver.parked {
                 let run = resolver.run_again(effects);
-                effects.again.push((Arc::clone(&resolver.lane_ref), run));
+                effects.rare().again.push((Arc::clone(&resolver.lane_ref), run));
             }
         }
     }

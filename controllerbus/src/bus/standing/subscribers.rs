@@ -5,7 +5,6 @@ use std::task::Waker;
 
 use super::StandingState;
 use super::effects::Effects;
-use super::resolvers::Resolver;
 use super::sides::Turn;
 use super::unread::Unread;
 use crate::bus::Source;
@@ -90,9 +89,12 @@ impl StandingState {
         for value in self.values.iter().filter(|value| !value.staged && told.meets(value.side)) {
             unread.push(RawEvent::Added(value.id, value.value.clone()));
         }
-        let is_told = |resolver: &&Resolver| !self.holds_back(&resolver.lane_ref) && told.meets(resolver.lane_ref.side);
-        for resolver in self.resolvers.iter().filter(is_told) {
-            if let Some(error) = &resolver.error {
+        for resolver in &self.resolvers {
+            // Most have none, which costs less to see than the rest.
+            if let Some(error) = &resolver.error
+                && !self.holds_back(&resolver.lane_ref)
+                && told.meets(resolver.lane_ref.side)
+            {
                 unread.push(RawEvent::Failed(error.clone()));
             }
         }
@@ -132,10 +134,9 @@ impl StandingState {
     /// Removes a subscription; returns whether it was a strong one.
     pub(in crate::bus) fn unsubscribe(&mut self, id: u64, options: &Options, effects: &mut Effects) -> bool {
         let Some(at) = self.subscribers.iter().position(|subscriber| subscriber.id == id) else { return false };
-        let subscriber = self.subscribers.swap_remove(at);
-        let (strong, told) = (subscriber.strong, subscriber.told);
+        let Subscriber { strong, told, .. } = self.subscribers[at];
         self.references -= usize::from(strong);
-        effects.subscribers.push(subscriber);
+        effects.subscribers.push(self.subscribers.swap_remove(at));
         if strong && self.leaves(told) {
             self.turn_into(options, effects);
         }

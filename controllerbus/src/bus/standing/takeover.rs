@@ -89,6 +89,6 @@ impl StandingState {
         resolver.suspended = true;
         // The removal callbacks belong to the controller, and so are called now.
         let values = self.values.iter_mut().filter(|value| value.resolver == controller);
-        effects.callbacks.extend(values.filter_map(|value| value.removed.take()));
+        effects.call(&mut values.filter_map(|value| value.removed.take()).collect());
     }
 }

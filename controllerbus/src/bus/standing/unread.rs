@@ -52,8 +52,10 @@ impl Unread {
     /// The oldest event.
     pub(super) fn pop(&mut self) -> Option<RawEvent> {
         let event = self.first.take()?;
-        self.first = self.second.take();
-        self.second = self.rest.pop_front();
+        if self.second.is_some() {
+            self.first = self.second.take();
+            self.second = self.rest.pop_front();
+        }
         Some(event)
     }
 

@@ -72,7 +72,9 @@ impl StandingState {
         if !wanted {
             let refused = StandingValue { id: ValueId(0), resolver: lane_ref.id, value, removed: None, staged, side };
             effects.values.push(refused);
-            effects.refused = removed;
+            if removed.is_some() {
+                effects.rare().refused = removed;
+            }
             return None;
         }
         if options.hard_cap && !staged {
@@ -140,6 +142,8 @@ impl StandingState {
     }
 
     fn notice_empty(&self, effects: &mut Effects) {
-        effects.empty |= self.references == 0 && !self.ended && self.visible_values() == 0;
+        if self.references == 0 && !self.ended && self.visible_values() == 0 {
+            effects.rare().empty = true;
+        }
     }
 }
