@@ -6,6 +6,9 @@ use bytes::{BufMut, BytesMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Garbled(pub(crate) &'static str);
 
+/// How many bytes a number has at most.
+pub(crate) const LONGEST_NUMBER: usize = 10;
+
 /// What of a frame has not been read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(&'a [u8]);

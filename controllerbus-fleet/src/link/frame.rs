@@ -15,7 +15,7 @@ use controllerbus::remote::Message;
 use controllerbus::{Error, Result};
 use serde::Deserialize;
 
-use super::bytes::{Garbled, Reader, put_bytes, put_number};
+use super::bytes::{Garbled, LONGEST_NUMBER, Reader, put_bytes, put_number};
 
 /// The length of a frame's head.
 pub(crate) const HEAD: usize = 16;
@@ -40,8 +40,8 @@ mod kind {
     pub(super) const ASKS_TOLD: u8 = 14;
 }
 
-/// Where a frame belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a frame belongs. What is later is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Head {
     pub(crate) era: u64,
     pub(crate) number: u64,
@@ -61,12 +61,17 @@ impl Head {
 pub(crate) fn write(into: &mut BytesMut, message: &Message<'_>) -> Result<()> {
     let mut fields = BytesMut::new();
     let kind = write_fields(&mut fields, message)?;
-    put_number(into, fields.len() as u64 + 1);
+    // A value is copied once.
+    let value: &[u8] = if let Message::Added { bytes, .. } = message { bytes } else { &[] };
+    into.reserve(fields.len() + value.len() + 1 + LONGEST_NUMBER);
+    put_number(into, (fields.len() + value.len()) as u64 + 1);
     into.put_u8(kind);
     into.put_slice(&fields);
+    into.put_slice(value);
     Ok(())
 }
 
+/// A message's kind, and its fields up to a value's bytes, but with their length.
 fn write_fields(into: &mut BytesMut, message: &Message<'_>) -> Result<u8> {
     let mut only = |kind: u8, ask: u64| {
         put_number(into, ask);
@@ -95,7 +100,7 @@ fn write_fields(into: &mut BytesMut, message: &Message<'_>) -> Result<u8> {
         Message::Added { ask, value, bytes, .. } => {
             put_number(into, *ask);
             put_number(into, *value);
-            put_bytes(into, bytes);
+            put_number(into, bytes.len() as u64);
             Ok(kind::ADDED)
         }
         Message::Removed { ask, value } => {

@@ -13,6 +13,9 @@ use super::frame::OPTIONAL;
 /// The protocols that this version speaks. The highest one that both know is spoken.
 pub(crate) const PROTOCOL: (u32, u32) = (1, 1);
 
+/// A message that came later, and may be passed over by who does not know it.
+const WAITS: u8 = OPTIONAL;
+
 /// The first message each way, with field names: what it does not know a version passes over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Hello {
@@ -86,6 +89,13 @@ pub(crate) enum LinkMessage {
         era: u64,
         frames: u64,
     },
+    /// Something waits until it is heard that this frame of a lane's era was seen. It may come before the frame, and may be passed
+    /// over: what was seen is reported after a while in any case.
+    Waits {
+        lane: Arc<str>,
+        era: u64,
+        number: u64,
+    },
     /// To a session of the other host, as far as it was heard.
     Bye {
         farewell: Farewell,
@@ -116,6 +126,7 @@ impl LinkMessage {
             Self::Seen { lane, era, number } => of_lane(4, lane, &[*era, *number]),
             Self::Again { lane, era } => of_lane(5, lane, &[*era]),
             Self::Sent { lane, era, frames } => of_lane(6, lane, &[*era, *frames]),
+            Self::Waits { lane, era, number } => of_lane(WAITS, lane, &[*era, *number]),
             Self::Bye { farewell, to, why } => {
                 into.put_u8(7);
                 into.put_u8(u8::from(*farewell == Farewell::Refuses));
@@ -145,7 +156,8 @@ impl LinkMessage {
                 let to = Some(from.number()?).filter(|session| *session != 0);
                 Self::Bye { farewell, to, why: from.text()?.to_owned() }
             }
-            OPTIONAL.. => return Ok(None),
+            WAITS => Self::Waits { lane: from.text()?.into(), era: from.number()?, number: from.number()? },
+            _ if kind >= OPTIONAL => return Ok(None),
             _ => return Err(Garbled("it has a message that is not known here")),
         };
         Ok(Some(message))
@@ -179,7 +191,8 @@ mod tests {
             LinkMessage::Pong { number: 1, clock: 2 },
             LinkMessage::Seen { lane: Arc::clone(&lane), era: 3, number: 400 },
             LinkMessage::Again { lane: Arc::clone(&lane), era: 3 },
-            LinkMessage::Sent { lane, era: 3, frames: 5 },
+            LinkMessage::Sent { lane: Arc::clone(&lane), era: 3, frames: 5 },
+            LinkMessage::Waits { lane, era: 3, number: 400 },
             LinkMessage::Bye { farewell: Farewell::Refuses, to: Some(4), why: "no".to_owned() },
         ] {
             assert_eq!(LinkMessage::read(&message.write()), Ok(Some(message)));

@@ -9,8 +9,9 @@ use super::frame::Head;
 /// What is not reported for so long, the other host may believe to be lost.
 const REPORT: Duration = Duration::from_millis(100);
 
-/// It is reported at once when it is as many bytes.
+/// It is reported at once when it is as many bytes, as the other host counts them, of a lane; and of all lanes of a link.
 const MANY: usize = 64 << 10;
+pub(crate) const MANY_OF_ALL: usize = 128 << 10;
 
 /// How often, and at last how seldom, it is said again that a frame is missing.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
@@ -35,6 +36,8 @@ pub(crate) struct LaneIn {
     /// Bytes that were seen and not reported.
     unreported: usize,
     since: Option<Instant>,
+    /// The frame with which the other host needs a report, because something waits there.
+    awaited: Option<Head>,
 }
 
 /// A frame is missing: nothing is taken until all of it is told again.
@@ -52,6 +55,7 @@ impl LaneIn {
         let newest = self.broken.as_ref().map_or(known.era, |broken| broken.era.max(known.era));
         if head.era > known.era && head.number == 0 {
             self.next = Some(Head { era: head.era, number: 1 });
+            self.awaited = self.awaited.filter(|awaited| awaited.era >= head.era);
             // Something of a still newer one may be known.
             if newest <= head.era {
                 self.broken = None;
@@ -76,9 +80,25 @@ impl LaneIn {
             self.lacks(era, now);
         } else if era == known.era {
             // Its report was lost.
-            self.since = Some(now);
-            self.unreported = self.unreported.max(MANY);
+            self.is_due(now);
         }
+    }
+
+    /// The other host waits until it hears that this frame was seen. It may not have come yet, which does not mean that it was lost.
+    pub(crate) fn is_awaited(&mut self, frame: Head, now: Instant) {
+        let known = self.next.unwrap_or(Head { era: 0, number: 0 });
+        if frame.era == known.era && frame.number < known.number {
+            // If it has been reported, that was lost.
+            self.is_due(now);
+        } else if frame >= known {
+            self.awaited = self.awaited.max(Some(frame));
+        }
+    }
+
+    /// It is to be reported at once.
+    fn is_due(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+        self.unreported = self.unreported.max(MANY);
     }
 
     fn lacks(&mut self, era: u64, now: Instant) {
@@ -96,16 +116,25 @@ impl LaneIn {
         Some(broken.era)
     }
 
-    /// A frame was handled.
-    pub(crate) fn handled(&mut self, bytes: usize, now: Instant) {
-        self.unreported += bytes;
+    /// A frame was handled that counted so many bytes.
+    pub(crate) fn handled(&mut self, counted: usize, now: Instant) {
+        self.unreported += counted;
         self.since.get_or_insert(now);
+        if self.awaited.is_some_and(|awaited| self.next.is_some_and(|next| awaited < next)) {
+            self.awaited = None;
+            self.is_due(now);
+        }
     }
 
-    /// What was seen last, if it is time to report it.
-    pub(crate) fn report(&mut self, now: Instant) -> Option<Head> {
+    /// How many bytes were seen and not reported.
+    pub(crate) fn unreported(&self) -> usize {
+        self.unreported
+    }
+
+    /// What was seen last, if it is time to report it, or all lanes are reported.
+    pub(crate) fn report(&mut self, all: bool, now: Instant) -> Option<Head> {
         let since = self.since?;
-        if self.unreported < MANY && now.duration_since(since) < REPORT {
+        if !all && self.unreported < MANY && now.duration_since(since) < REPORT {
             return None;
         }
         (self.since, self.unreported) = (None, 0);
@@ -155,7 +184,7 @@ mod tests {
         assert_eq!(lane.again(now), Some(2));
         assert_eq!(lane.take(head(3, 0), now), Order::Next);
         lane.was_sent(3, 1, now);
-        assert_eq!((lane.again(now), lane.report(now)), (None, Some(head(3, 0))));
+        assert_eq!((lane.again(now), lane.report(false, now)), (None, Some(head(3, 0))));
         lane.was_sent(3, 2, now);
         assert_eq!(lane.again(now), Some(3));
     }
@@ -165,12 +194,39 @@ mod tests {
         let (mut lane, now) = (LaneIn::default(), Instant::now());
         lane.take(head(1, 0), now);
         lane.handled(10, now);
-        assert_eq!(lane.report(now), None);
+        assert_eq!(lane.report(false, now), None);
         assert_eq!(lane.deadline(), Some(now + REPORT));
-        assert_eq!(lane.report(now + REPORT), Some(head(1, 0)));
+        assert_eq!(lane.report(false, now + REPORT), Some(head(1, 0)));
         lane.take(head(1, 1), now);
         lane.handled(MANY, now);
-        assert_eq!(lane.report(now), Some(head(1, 1)));
+        assert_eq!(lane.report(false, now), Some(head(1, 1)));
         assert_eq!(lane.deadline(), None);
+        // Those of other lanes are much.
+        assert_eq!(lane.report(true, now), None);
+        lane.take(head(1, 2), now);
+        lane.handled(10, now);
+        assert_eq!((lane.unreported(), lane.report(true, now)), (10, Some(head(1, 2))));
+    }
+
+    #[test]
+    fn what_is_awaited_is_reported_with_its_frame_and_is_not_missed_before() {
+        let (mut lane, now) = (LaneIn::default(), Instant::now());
+        lane.is_awaited(head(1, 1), now);
+        assert_eq!((lane.again(now), lane.deadline()), (None, None));
+        for (number, report) in [(0, None), (1, Some(head(1, 1))), (2, None)] {
+            assert_eq!(lane.take(head(1, number), now), Order::Next);
+            lane.handled(10, now);
+            assert_eq!(lane.report(false, now), report);
+        }
+        // It comes after its frame, or a second time, because the report was lost.
+        for _ in 0..2 {
+            lane.is_awaited(head(1, 2), now);
+            assert_eq!(lane.report(false, now), Some(head(1, 2)));
+        }
+        // One of an era that is over is forgotten.
+        lane.is_awaited(head(1, 3), now);
+        assert_eq!(lane.take(head(2, 0), now), Order::Next);
+        lane.handled(10, now);
+        assert_eq!((lane.report(false, now), lane.again(now)), (None, None));
     }
 }

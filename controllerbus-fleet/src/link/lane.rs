@@ -1,7 +1,10 @@
 //! What is sent on one lane: messages are gathered in frames, which are numbered, and only so many bytes are on their way.
+//!
+//! The other host reports what it has seen when it is much, or after a while. Something that waits for room does not wait for that: the
+//! other host is asked for a report ([`LaneOut::awaited`]), once for each round trip, and again if the question or the report is lost.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,18 +20,24 @@ use crate::carrier::{Lane, Peer};
 use crate::counts::Counting;
 use crate::outbox::Outbox;
 
-/// How many bytes of a lane, and of all lanes of a link, may be sent that were not seen. One larger message goes alone.
+/// How many bytes of a lane, and of all lanes of a link, may be sent that were not seen. One larger message goes alone, but for [`BESIDE`].
 pub(crate) const LANE_WINDOW: usize = 256 << 10;
 pub(crate) const LINK_WINDOW: usize = 512 << 10;
+
+/// How many bytes of small messages may be unseen while a large one is sent, which need not wait for a report of these.
+const BESIDE: usize = 32 << 10;
 
 /// A frame takes further messages until it is as long as this.
 const FRAME: usize = 64 << 10;
 
 /// What a message counts beside its bytes.
-const OVERHEAD: usize = 24;
+pub(crate) const OVERHEAD: usize = 24;
 
-/// How long frames may be unseen before the other host is asked whether it has got them.
-pub(crate) const UNSEEN: Duration = Duration::from_millis(400);
+/// How long frames may be unseen before another one is sent, by which the other host sees whether it lacks something.
+const UNSEEN: Duration = Duration::from_millis(400);
+
+/// How long the answer is awaited to the question for a report, at first; then twice as long each time, up to [`UNSEEN`].
+const AWAITED: Duration = Duration::from_millis(50);
 
 /// What the lanes of a link share.
 pub(crate) struct LinkOut {
@@ -36,6 +45,8 @@ pub(crate) struct LinkOut {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) counts: Arc<Counting>,
     pub(crate) window: Semaphore,
+    /// How many wait for room in it.
+    pub(crate) waiting: AtomicUsize,
     /// The longest message that both hosts take.
     pub(crate) longest: AtomicU64,
     /// Wakes the link's task.
@@ -52,6 +63,10 @@ struct Cost {
 }
 
 impl Cost {
+    fn of(bytes: usize) -> Self {
+        Self { lane: bytes.min(LANE_WINDOW - BESIDE), link: bytes.min(LINK_WINDOW - BESIDE) }
+    }
+
     fn and(self, other: Self) -> Self {
         Self { lane: self.lane + other.lane, link: self.link + other.link }
     }
@@ -93,8 +108,37 @@ struct Out {
     queued: bool,
     /// The frames that were sent and not seen.
     unseen: VecDeque<(u64, Cost)>,
-    /// Since when there has been one, or since the other host was last asked for it.
+    /// Since when there has been one, or since the last one by which the other host sees what it lacks.
     since: Option<Instant>,
+    /// The question for a report that was not answered.
+    question: Option<Question>,
+}
+
+/// The other host was asked for a report.
+struct Question {
+    /// With this frame.
+    number: u64,
+    /// When it is asked again, and how long after that.
+    due: Instant,
+    wait: Duration,
+}
+
+/// Something waits for room until this is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(counted: &'a AtomicUsize, link: &LinkOut) -> Self {
+        counted.fetch_add(1, Ordering::AcqRel);
+        // Its task asks for a report.
+        link.nudge.notify_one();
+        Self(counted)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The sending half of a lane.
@@ -103,6 +147,8 @@ pub(crate) struct LaneOut {
     pub(crate) name: Lane,
     pub(crate) id: Arc<str>,
     window: Semaphore,
+    /// How many wait for room in it.
+    waiting: AtomicUsize,
     out: Mutex<Out>,
 }
 
@@ -121,9 +167,10 @@ impl LaneOut {
             queued: false,
             unseen: VecDeque::new(),
             since: None,
+            question: None,
         };
         let (name, window) = (Lane::Directive(Arc::clone(&id)), Semaphore::new(LANE_WINDOW));
-        Arc::new(Self { link, name, id, window, out: Mutex::new(out) })
+        Arc::new(Self { link, name, id, window, waiting: AtomicUsize::new(0), out: Mutex::new(out) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Out> {
@@ -148,7 +195,7 @@ impl LaneOut {
             }
             out.state = state.unwrap_or(out.state);
             out.head = Head { era: next_era(), number: 0 };
-            out.since = None;
+            (out.since, out.question) = (None, None);
             let gathered: Vec<_> = out.frames.drain(..).map(|frame| frame.cost).collect();
             out.unseen.drain(..).map(|(_, cost)| cost).chain(gathered).collect()
         };
@@ -189,24 +236,54 @@ impl LaneOut {
             let seen = out.unseen.iter().take_while(|(sent, _)| *sent <= number).count();
             let costs = out.unseen.drain(..seen).map(|(_, cost)| cost).collect();
             out.since = (!out.unseen.is_empty()).then(Instant::now);
+            out.question.take_if(|question| question.number <= number);
             costs
         };
         self.give_back(costs);
     }
 
-    /// The era and the number of frames sent, if some of them have not been seen for long.
-    pub(crate) fn long_unseen(&self, now: Instant) -> Option<Head> {
-        let mut out = self.lock();
-        let is_long = out.since.is_some_and(|since| now.duration_since(since) >= UNSEEN);
-        if is_long {
-            out.since = Some(now);
+    /// Sends an empty frame if some have not been seen for long: what was lost before it is missed then. It goes the way of the others,
+    /// and so does not overtake one that takes long.
+    pub(crate) fn probe(self: &Arc<Self>, now: Instant) {
+        let is_ready = {
+            let mut out = self.lock();
+            let is_long = out.since.is_some_and(|since| now.duration_since(since) >= UNSEEN);
+            if is_long {
+                out.since = Some(now);
+            }
+            let is_due = is_long && out.frames.is_empty();
+            if is_due {
+                out.frames.push_back(Filling { bytes: BytesMut::zeroed(HEAD), cost: Cost::default() });
+            }
+            is_due && !std::mem::replace(&mut out.queued, true)
+        };
+        if is_ready {
+            self.link.outbox.is_ready(Arc::clone(self));
         }
-        is_long.then_some(out.head)
     }
 
-    /// When to look at [`LaneOut::long_unseen`].
+    fn has_waiting(&self) -> bool {
+        [&self.waiting, &self.link.waiting].iter().any(|waiting| waiting.load(Ordering::Acquire) > 0)
+    }
+
+    /// The frame with which a report is needed, if something waits for it and it is time to say so.
+    pub(crate) fn awaited(&self, now: Instant) -> Option<Head> {
+        let mut out = self.lock();
+        let (number, _) = *out.unseen.back().filter(|_| self.has_waiting())?;
+        let wait = match &out.question {
+            Some(question) if question.due > now => return None,
+            Some(question) => (question.wait * 2).min(UNSEEN),
+            None => AWAITED,
+        };
+        out.question = Some(Question { number, due: now + wait, wait });
+        Some(Head { era: out.head.era, number })
+    }
+
+    /// When to look at [`LaneOut::probe`] and [`LaneOut::awaited`].
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.lock().since.map(|since| since + UNSEEN)
+        let out = self.lock();
+        let asks = out.question.as_ref().filter(|_| self.has_waiting() && !out.unseen.is_empty());
+        out.since.map(|since| since + UNSEEN).into_iter().chain(asks.map(|question| question.due)).min()
     }
 
     /// The next frame, and whether there are more.
@@ -223,6 +300,9 @@ impl LaneOut {
         out.head.number += 1;
         out.unseen.push_back((number, frame.cost));
         out.since.get_or_insert_with(Instant::now);
+        if out.question.is_none() && self.has_waiting() {
+            self.link.nudge.notify_one();
+        }
         let more = !out.frames.is_empty();
         out.queued = more;
         (Some(frame.bytes.freeze()), more)
@@ -230,7 +310,7 @@ impl LaneOut {
 
     /// Takes room of both windows, and waits for it where there is none.
     async fn take_room(&self, bytes: usize) -> Result<Room<'_>> {
-        let cost = Cost { lane: bytes.min(LANE_WINDOW), link: bytes.min(LINK_WINDOW) };
+        let cost = Cost::of(bytes);
         let permits = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let (lane, link) = (&self.window, &self.link.window);
         let taken = lane.try_acquire_many(permits(cost.lane));
@@ -240,7 +320,11 @@ impl LaneOut {
             Err(_) => {
                 self.link.counts.window_waits.one();
                 let gone = |_| Error::new(ErrorKind::Closed, "the link to the host was ended");
-                let of_lane = lane.acquire_many(permits(cost.lane)).await.map_err(gone)?;
+                let of_lane = {
+                    let _waiting = Waiting::new(&self.waiting, &self.link);
+                    lane.acquire_many(permits(cost.lane)).await.map_err(gone)?
+                };
+                let _waiting = Waiting::new(&self.link.waiting, &self.link);
                 (of_lane, link.acquire_many(permits(cost.link)).await.map_err(gone)?)
             }
         };
@@ -337,10 +421,9 @@ impl Post for LanePost {
     fn push(&self, message: &Message<'_>) -> Result<()> {
         // An ask is paid by who had it said.
         let bytes = if matches!(message, Message::Ask { .. }) { 0 } else { bytes_of(message) };
-        let cost = Cost {
-            lane: self.0.window.forget_permits(bytes.min(LANE_WINDOW)),
-            link: self.0.link.window.forget_permits(bytes.min(LINK_WINDOW)),
-        };
+        let cost = Cost::of(bytes);
+        let cost =
+            Cost { lane: self.0.window.forget_permits(cost.lane), link: self.0.link.window.forget_permits(cost.link) };
         self.0.append(message, cost)
     }
 

@@ -22,7 +22,7 @@ pub(crate) mod lane;
 mod task;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::bytes::Bytes;
@@ -128,6 +128,7 @@ impl Link {
             outbox: Arc::clone(&shared.outbox),
             counts: Arc::clone(&shared.counts),
             window: Semaphore::new(LINK_WINDOW),
+            waiting: AtomicUsize::new(0),
             longest: AtomicU64::new(limits.message as u64),
             nudge: Notify::new(),
             exceeded: Mutex::new(None),

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use controllerbus::Error;
 use tokio::time::Instant;
 
-use super::frame::Frame;
+use super::frame::{Frame, Head};
 use super::greeting::{Farewell, Hello, LinkMessage, PROTOCOL};
-use super::incoming::Order;
-use super::lane::next_era;
+use super::incoming::{MANY_OF_ALL, Order};
+use super::lane::{OVERHEAD, next_era};
 use super::{Link, lock};
 use crate::carrier::Lane;
 use crate::shared::{Tell, unreachable};
@@ -210,14 +210,16 @@ impl Task {
         if lock(&lane.incoming).take(frame.head, now) != Order::Next {
             return;
         }
+        let mut messages = 0;
         loop {
             match frame.next() {
                 Ok(Some(message)) => lane.endpoint.handle(message),
                 Ok(None) => break,
                 Err(garbled) => return self.refuse(format!("a frame of `{id}` cannot be read: {}", garbled.0)),
             }
+            messages += 1;
         }
-        lock(&lane.incoming).handled(bytes.len(), now);
+        lock(&lane.incoming).handled(bytes.len() + messages * OVERHEAD, now);
     }
 
     fn handle(&mut self, message: LinkMessage) {
@@ -243,6 +245,13 @@ impl Task {
                     && let Ok(lane) = self.link.their_lane(&lane)
                 {
                     lock(&lane.incoming).was_sent(era, frames, Instant::now());
+                }
+            }
+            LinkMessage::Waits { lane, era, number } => {
+                if self.theirs.is_some()
+                    && let Ok(lane) = self.link.their_lane(&lane)
+                {
+                    lock(&lane.incoming).is_awaited(Head { era, number }, Instant::now());
                 }
             }
             LinkMessage::Bye { farewell, to, why } => {
@@ -380,11 +389,13 @@ impl Task {
     }
 
     fn look_after_lanes(&self, now: Instant) {
-        for lane in self.link.all_lanes() {
+        let lanes = self.link.all_lanes();
+        let unreported: usize = lanes.iter().map(|lane| lock(&lane.incoming).unreported()).sum();
+        for lane in lanes {
             let id = || Arc::clone(&lane.out.id);
             let (report, again) = {
                 let mut incoming = lock(&lane.incoming);
-                (incoming.report(now), incoming.again(now))
+                (incoming.report(unreported >= MANY_OF_ALL, now), incoming.again(now))
             };
             if let Some(head) = report {
                 self.say(&LinkMessage::Seen { lane: id(), era: head.era, number: head.number });
@@ -392,9 +403,10 @@ impl Task {
             if let Some(era) = again {
                 self.say(&LinkMessage::Again { lane: id(), era });
             }
-            if let Some(head) = lane.out.long_unseen(now) {
-                self.say(&LinkMessage::Sent { lane: id(), era: head.era, frames: head.number });
+            if let Some(head) = lane.out.awaited(now) {
+                self.say(&LinkMessage::Waits { lane: id(), era: head.era, number: head.number });
             }
+            lane.out.probe(now);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod apart;
 mod kit;
+mod large;
 mod limits;
 mod one;
 mod raw;
