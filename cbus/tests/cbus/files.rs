@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::{Scratch, target_dir, work_dir};
+use tests::{Scratch, target_dir, with_tokio, work_dir};
 
 use crate::process::Daemon;
 use crate::{SECRET, built, cbus, fails, fine, json, said};
@@ -21,6 +21,12 @@ fn cargo(folder: &Path) -> Command {
     command
 }
 
+/// Gives a crate the fixtures' features of tokio too, so that what it depends on is compiled once for all tests.
+fn as_fixtures(manifest: &Path) {
+    let text = std::fs::read_to_string(manifest).expect("the manifest");
+    std::fs::write(manifest, with_tokio(&text)).expect("writing the manifest");
+}
+
 fn lock_file() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")
 }
@@ -33,10 +39,7 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     assert!(told.contains("cbus dev clock"), "{told}");
     // The workspace's own versions, so that nothing new has to be resolved or fetched.
     std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
-    // The fixtures' features of tokio too, so that what it depends on is compiled once for all tests.
-    let manifest = std::fs::read_to_string(at.join("clock/Cargo.toml")).expect("the manifest");
-    let tokio = "\n[dependencies.tokio]\nversion = \"1\"\nfeatures = [\"net\", \"time\", \"rt\", \"io-util\"]\n";
-    std::fs::write(at.join("clock/Cargo.toml"), manifest + tokio).expect("writing the manifest");
+    as_fixtures(&at.join("clock/Cargo.toml"));
     let tested = said(cargo(&at.join("clock")).args(["test", "--quiet"]).output().expect("running cargo"));
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
 
@@ -53,6 +56,8 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
         .args(["build", "--quiet"])
         .current_dir(overlay)
         .env("CARGO_TARGET_DIR", target_dir())
+        // As it is for plugins that are watched.
+        .env("CARGO_INCREMENTAL", "1")
         .output()
         .expect("running cargo");
     assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
@@ -100,6 +105,7 @@ fn the_schema_of_a_new_workspace_is_that_of_its_controller() {
     let at = folder.path();
     fine(at, &["new", "clock"]);
     std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
+    as_fixtures(&at.join("clock/controller/Cargo.toml"));
     let mut build = cbus(at);
     build
         .args(["build", "clock/controller", "-o", "clock.cbus.so"])
