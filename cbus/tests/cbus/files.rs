@@ -77,16 +77,22 @@ fn compiles(folder: &Path) {
     }
 }
 
+/// Adds a crate to a workspace that depends on what one elsewhere does, and has nothing in it: then what both depend on has the same
+/// features, and is checked once.
+fn depends_on_what(workspace: &Path, elsewhere: &Path, name: &str) {
+    let of = std::fs::read_to_string(elsewhere.join(name).join("Cargo.toml")).expect("the manifest");
+    std::fs::create_dir_all(workspace.join(name).join("src")).expect("a folder");
+    std::fs::write(workspace.join(name).join("Cargo.toml"), of).expect("writing");
+    std::fs::write(workspace.join(name).join("src/lib.rs"), "//! Nothing.\n").expect("writing");
+    let manifest = std::fs::read_to_string(workspace.join("Cargo.toml")).expect("the manifest");
+    let manifest = manifest.replace("members = [", &format!("members = [{name:?}, "));
+    std::fs::write(workspace.join("Cargo.toml"), manifest).expect("writing");
+}
+
 #[test]
 fn what_every_template_makes_compiles_without_a_warning() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
-    let told = fine(at, &["new", "clock"]);
-    assert!(told.contains("cargo run -p host"), "{told}");
-    compiles(&at.join("clock"));
-    fine(at, &["new", "shop", "--template", "functions", "--id", "example/shop"]);
-    compiles(&at.join("shop"));
-
     // Those of one crate join a workspace.
     let manifest = "[workspace]\nresolver = \"3\"\nmembers = []\n";
     let together = at.join("together");
@@ -97,6 +103,16 @@ fn what_every_template_makes_compiles_without_a_warning() {
     }
     fails(&together, &["new", "other", "--template", "functions"], 1, "is one around it already");
     compiles(&together);
+
+    let told = fine(at, &["new", "clock"]);
+    assert!(told.contains("cargo run -p host"), "{told}");
+    fine(at, &["new", "shop", "--template", "functions", "--id", "example/shop"]);
+    for workspace in ["clock", "shop"] {
+        for name in ["a-client", "a-web"] {
+            depends_on_what(&at.join(workspace), &together, name);
+        }
+        compiles(&at.join(workspace));
+    }
 }
 
 #[test]
