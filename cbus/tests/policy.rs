@@ -1,5 +1,6 @@
 //! Which crates may come into the build, from where, and under which licences: `deny.toml` says it, and this holds the
-//! build to it, of all systems and features, in a second. `cargo deny` reads the same file where it is installed.
+//! build to it, of all systems and features, in a second. `cargo deny` reads the same file where it is installed. And how often what
+//! tests build is compiled.
 
 use std::path::Path;
 use std::process::Command;
@@ -151,5 +152,21 @@ fn expressions_of_licences_are_read_as_spdx_means_them() {
         ("Apache-2.0", false),
     ] {
         assert_eq!(is_met(expression, &allowed), met, "{expression}");
+    }
+}
+
+#[test]
+fn every_fixture_has_tokio_with_the_same_features() {
+    let fixtures = Path::new(ROOT).join("tests/fixtures");
+    let names = std::fs::read_dir(&fixtures).expect("the fixtures").map(|found| found.expect("a fixture").file_name());
+    // What plugins share is built as a part of one.
+    let plugins = names.filter(|name| !name.to_string_lossy().ends_with("-api"));
+    for name in plugins {
+        let manifest = std::fs::read_to_string(fixtures.join(&name).join("Cargo.toml")).expect("its manifest");
+        assert!(
+            manifest.contains(tests::TOKIO),
+            "{}: the framework would be compiled once more for it",
+            name.display()
+        );
     }
 }

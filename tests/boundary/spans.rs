@@ -56,7 +56,7 @@ impl Subscriber for &'static Noted {
 async fn a_span_lives_until_the_last_clone_of_it_is_dropped() {
     let noted: &'static Noted = Box::leak(Box::default());
     tracing_core::dispatcher::set_global_default(tracing_core::Dispatch::new(noted)).expect("the only one");
-    let host = Host::new("spans", &[]).await;
+    let host = Host::new("spans").await;
     assert_eq!(crate::ask(&host.bus, "span").await, "told");
     let events = noted.events.lock().expect("the list").clone();
     let told = events.iter().find(|(text, _)| text.contains("in a span that was cloned"));

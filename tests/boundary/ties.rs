@@ -10,9 +10,21 @@ use hot_runtime::{GenerationState, HotRuntime, PluginSpec, RuntimeEvent};
 use rustix::process::{Signal, getpid, kill_process};
 use tests::{Scratch, events, host, mapped_below, swapped, target_dir, wait_for, work_dir};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ask, built};
+
+/// The fixture as a plugin of this name.
+async fn build(scratch: &Scratch, name: &str, features: &[&str]) -> PathBuf {
+    let mut spec = PluginSpec::new(name).crate_path(scratch.path("brittle")).watch(false);
+    for feature in features {
+        spec = spec.feature(*feature);
+    }
+    let options = BuildOptions::new(work_dir().join(name)).target_dir(target_dir());
+    let built = PluginBuilder::new(spec, options).build(&|_| {}, &CancellationToken::new()).await;
+    built.expect("a build").artifact
+}
 
 /// A host that has loaded the brittle plugin from a file.
 pub struct Host {
@@ -25,19 +37,21 @@ pub struct Host {
 }
 
 impl Host {
-    pub async fn new(name: &str, features: &[&str]) -> Self {
-        Self::of(Scratch::new(&["brittle"]), name, features).await
+    /// With the fixture as it is, which is built once.
+    pub async fn new(name: &str) -> Self {
+        static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+        let file = BUILT.get_or_init(async || build(&Scratch::new(&["brittle"]), "ties", &[]).await).await;
+        Self::of(Scratch::new(&[]), name, file.clone()).await
     }
 
     /// With a fixture that was prepared.
-    async fn of(scratch: Scratch, name: &str, features: &[&str]) -> Self {
+    async fn prepared(scratch: Scratch, name: &str, features: &[&str]) -> Self {
+        let file = build(&scratch, name, features).await;
+        Self::of(scratch, name, file).await
+    }
+
+    async fn of(scratch: Scratch, name: &str, file: PathBuf) -> Self {
         let work = work_dir().join(name);
-        let mut spec = PluginSpec::new(name).crate_path(scratch.path("brittle")).watch(false);
-        for feature in features {
-            spec = spec.feature(*feature);
-        }
-        let options = BuildOptions::new(&work).target_dir(target_dir());
-        let built = PluginBuilder::new(spec, options).build(&|_| {}, &CancellationToken::new()).await.expect("a build");
         let bus = host("good:\n  id: brittle\n").await;
         let (listener, told) = events();
         let builder = HotRuntime::builder(&bus)
@@ -46,8 +60,8 @@ impl Host {
             .drain(Duration::from_millis(500))
             .on_event(listener);
         let runtime = builder.start().await.expect("starting");
-        runtime.load_file(&built.artifact).await.expect("loading");
-        Self { scratch, bus, runtime, work, file: built.artifact, told }
+        runtime.load_file(&file).await.expect("loading");
+        Self { scratch, bus, runtime, work, file, told }
     }
 
     pub async fn end(self) {
@@ -82,17 +96,17 @@ async fn until(bus: &Bus, what: &str, wanted: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_waits_for_a_threads_last_destructor_whatever_kind_it_is_of() {
-    let host = Host::new("ties-key", &[]).await;
+    let host = Host::new("ties-key").await;
     let ended = host.scratch.folder().join("ended");
     ask(&host.bus, &format!("key {}", ended.display())).await;
-    assert_eq!(host.runtime.unload("ties-key").await.expect("unloading").unmapped, Some(true));
+    assert_eq!(host.runtime.unload("ties").await.expect("unloading").unmapped, Some(true));
     assert!(ended.exists(), "the destructor ran to its end before the library went");
     host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thread_that_does_not_end_keeps_its_library_and_is_named_once() {
-    let mut host = Host::new("ties-thread", &[]).await;
+    let mut host = Host::new("ties-thread").await;
     let until = host.scratch.folder().join("until");
     ask(&host.bus, &format!("thread {}", until.display())).await;
     host.runtime.load_file(&host.file).await.expect("the next generation");
@@ -151,7 +165,7 @@ async fn a_thread_of_a_shared_c_library_goes_on_when_the_plugin_that_needs_it_is
         scratch.folder().display()
     );
     std::fs::write(scratch.path("brittle").join("build.rs"), build).expect("writing");
-    let host = Host::of(scratch, "ties-beating", &["beating"]).await;
+    let host = Host::prepared(scratch, "ties-beating", &["beating"]).await;
     let beats = host.scratch.folder().join("beats");
     ask(&host.bus, &format!("beat {}", beats.display())).await;
     assert_eq!(host.runtime.unload("ties-beating").await.expect("unloading").unmapped, Some(true));
@@ -168,7 +182,7 @@ async fn a_thread_of_a_shared_c_library_goes_on_when_the_plugin_that_needs_it_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_handler_is_not_called_once_its_library_is_gone_and_the_hosts_own_always_is() {
-    let first = Host::new("ties-signal", &[]).await;
+    let first = Host::new("ties-signal").await;
     let own = Signal::USR1;
     let mut hosts = signal(SignalKind::user_defined1()).expect("the host's own handler");
     assert_eq!(ask(&first.bus, &format!("handle {}", own.as_raw())).await, "handles");
@@ -187,7 +201,7 @@ async fn a_signal_handler_is_not_called_once_its_library_is_gone_and_the_hosts_o
     raise(others);
     until(&first.bus, "signals", "2").await;
 
-    assert_eq!(first.runtime.unload("ties-signal").await.expect("unloading").unmapped, Some(true));
+    assert_eq!(first.runtime.unload("ties").await.expect("unloading").unmapped, Some(true));
     assert_eq!((disposition(others), disposition(ignored)), ((false, false), (false, false)), "as it was");
     raise(own);
     hosts.recv().await.expect("the host's handler is called");
@@ -232,7 +246,7 @@ fn what_an_initialiser_of_a_plugin_leaves_behind_is_not_called_once_its_library_
     let thread = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let runtime = thread();
     runtime.block_on(async {
-        let host = Host::new("ties-early", &["early"]).await;
+        let host = Host::prepared(Scratch::new(&["brittle"]), "ties-early", &["early"]).await;
         raise(Signal::USR2);
         until(&host.bus, "signals", "1").await;
         assert_eq!(host.runtime.unload("ties-early").await.expect("unloading").unmapped, Some(true));

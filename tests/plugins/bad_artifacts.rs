@@ -11,12 +11,6 @@ use hot_runtime::{HotRuntime, RuntimeEvent, Trust};
 use tests::load::{built, overwrite, seal};
 use tests::{ask, events, mapped_below, verify, wait_for, work_dir};
 
-/// The probe's artifact, built once for all tests.
-async fn good() -> &'static Path {
-    static BUILT: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
-    BUILT.get_or_init(async || built("bad").await.0).await
-}
-
 /// A host that serves the good artifact.
 struct Host {
     bus: Bus,
@@ -33,7 +27,7 @@ impl Host {
         let work = work_dir().join(name);
         let builder = HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(&work).grace(Duration::from_secs(20));
         let runtime = builder.start().await.expect("starting");
-        runtime.load_file(good().await).await.expect("the good artifact is loaded");
+        runtime.load_file(built().await).await.expect("the good artifact is loaded");
         Self { bus, runtime, work, folder: tempfile::tempdir().expect("a folder") }
     }
 
@@ -66,7 +60,7 @@ impl Host {
 }
 
 async fn library() -> Vec<u8> {
-    verify(good().await).expect("the good artifact").library().to_vec()
+    verify(built().await).expect("the good artifact").library().to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +77,7 @@ async fn what_is_no_artifact_is_refused_by_name() {
     check(host.refused(host.folder.path()).await, "not a regular file");
     check(host.refused(&host.path("there-is-none.cbus.so")).await, "No such file");
     let unreadable = host.path("unreadable.cbus.so");
-    std::fs::copy(good().await, &unreadable).expect("copying");
+    std::fs::copy(built().await, &unreadable).expect("copying");
     std::fs::set_permissions(&unreadable, std::fs::Permissions::from_mode(0o000)).expect("taking the rights away");
     if std::fs::File::open(&unreadable).is_ok() {
         println!("not tested, because this user may read everything: an unreadable file");
@@ -131,7 +125,7 @@ async fn what_is_no_artifact_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_truncation_and_a_thousand_flipped_bytes_are_refused() {
     let host = Host::new("bad-damaged").await;
-    let whole = std::fs::read(good().await).expect("the good artifact");
+    let whole = std::fs::read(built().await).expect("the good artifact");
     let path = host.path("damaged.cbus.so");
     std::fs::write(&path, &whole).expect("writing");
     let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opening");
@@ -161,13 +155,13 @@ async fn every_truncation_and_a_thousand_flipped_bytes_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_written_over_or_a_link_that_moves_while_it_is_loaded_gives_all_or_nothing() {
     let host = Host::new("bad-racing").await;
-    let whole = std::fs::read(good().await).expect("the good artifact");
+    let whole = std::fs::read(built().await).expect("the good artifact");
     let (written, link, text) = (host.path("written.cbus.so"), host.path("link.cbus.so"), host.path("text"));
     std::fs::write(&text, b"no plugin at all").expect("writing");
     let stop = Arc::new(AtomicBool::new(false));
     let racing = {
         let (stop, written, link, text) = (Arc::clone(&stop), written.clone(), link.clone(), text.clone());
-        let good = good().await.to_owned();
+        let good = built().await.to_owned();
         std::thread::spawn(move || {
             let next = link.with_extension("next");
             while !stop.load(Ordering::Relaxed) {
@@ -206,7 +200,7 @@ async fn a_file_that_is_written_over_or_a_link_that_moves_while_it_is_loaded_giv
 async fn a_plugins_folder_may_be_written_by_its_owner_only_and_may_go_and_come_back() {
     let plugins = tempfile::tempdir().expect("a folder").keep();
     let file = plugins.join("probe.cbus.so");
-    std::fs::copy(good().await, &file).expect("copying");
+    std::fs::copy(built().await, &file).expect("copying");
     let bus = Bus::new();
     let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
     bus.apply(config).await.expect("applying");
@@ -377,7 +371,7 @@ async fn a_full_disk_is_an_error_that_says_so_and_what_serves_serves_on() {
         return;
     }
     if std::env::var_os(CHILD).is_none() {
-        good().await;
+        built().await;
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         // The signal that comes with the error is ignored, as it is where a disk is full.
         let output = std::process::Command::new("sh")
@@ -399,7 +393,7 @@ async fn a_full_disk_is_an_error_that_says_so_and_what_serves_serves_on() {
         assert!(set.expect("prlimit").success());
     };
     limit("1000000");
-    let error = host.runtime.load_file(good().await).await.expect_err("the disk is full");
+    let error = host.runtime.load_file(built().await).await.expect_err("the disk is full");
     println!("{}", error.with_causes());
     host.serves().await;
     let copies = std::fs::read_dir(&host.work).expect("the work folder").filter_map(std::result::Result::ok);
@@ -409,7 +403,7 @@ async fn a_full_disk_is_an_error_that_says_so_and_what_serves_serves_on() {
         .sum();
     assert_eq!(copies, 1, "the half-written copy stays");
     limit("unlimited");
-    host.runtime.load_file(good().await).await.expect("there is room again");
+    host.runtime.load_file(built().await).await.expect("there is room again");
     host.serves().await;
     host.end().await;
 }

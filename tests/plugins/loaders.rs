@@ -9,7 +9,7 @@ use controllerbus::prelude::*;
 use hot_runtime::{CrateConfig, FolderConfig, HotRuntime, RuntimeEvent, Trust};
 use tests::load::{built, overwrite, seal};
 use tests::small::Small;
-use tests::{ask, events, target_dir, verify, wait_for, work_dir};
+use tests::{TOKIO, ask, events, target_dir, verify, wait_for, work_dir};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Folders of numbered plugin files, on a host that was told of none of them.
@@ -23,9 +23,7 @@ struct Host {
 
 impl Host {
     async fn new(name: &str) -> Self {
-        static BUILT: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
-        let probe = BUILT.get_or_init(async || built("loaders").await.0).await;
-        let library = verify(probe).expect("an artifact").library().to_vec();
+        let library = verify(built().await).expect("an artifact").library().to_vec();
         let bus = Bus::new();
         bus.apply(ConfigSet::from_yaml("probe: { id: probe, config: { mode: quiet } }").expect("a set"))
             .await
@@ -171,7 +169,7 @@ async fn a_folder_that_cannot_be_used_fails_its_config_and_is_used_once_it_can_b
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crate_is_built_watched_changed_and_removed_by_its_config() {
-    let small = Small::new("loaded-by-config", "", "", "\"one\".into()");
+    let small = Small::new("loaded-by-config", TOKIO, "", "\"one\".into()");
     let bus = Bus::new();
     bus.apply(ConfigSet::from_yaml("small:\n  id: small\n").expect("a set")).await.expect("applying");
     let (listener, mut told) = events();

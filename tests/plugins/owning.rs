@@ -37,10 +37,8 @@ struct Builds {
 impl Builds {
     async fn new() -> Self {
         static LIBRARY: tokio::sync::OnceCell<Vec<u8>> = tokio::sync::OnceCell::const_new();
-        let library = LIBRARY.get_or_init(async || {
-            let (artifact, _scratch) = built("owning").await;
-            tests::verify(&artifact).expect("the built artifact").library().to_vec()
-        });
+        let library =
+            LIBRARY.get_or_init(async || tests::verify(built().await).expect("the built artifact").library().to_vec());
         Self { library: library.await, folder: tempfile::tempdir().expect("a folder") }
     }
 

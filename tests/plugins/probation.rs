@@ -40,8 +40,7 @@ struct Watched {
 async fn library() -> Vec<u8> {
     static BUILT: tokio::sync::OnceCell<Vec<u8>> = tokio::sync::OnceCell::const_new();
     let library = BUILT.get_or_init(|| async {
-        let (artifact, _scratch) = built("probation-build").await;
-        hot_runtime::artifact::inspect(&artifact).expect("an artifact").library().to_vec()
+        hot_runtime::artifact::inspect(built().await).expect("an artifact").library().to_vec()
     });
     library.await.clone()
 }

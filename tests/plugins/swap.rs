@@ -172,16 +172,15 @@ async fn the_counter_example_counts_on_over_a_swap_and_over_a_change_of_its_stat
 
 /// Variants of the probe that behave otherwise, all of one build.
 struct Variants {
-    artifact: std::path::PathBuf,
+    artifact: &'static std::path::Path,
     library: Vec<u8>,
     folder: tempfile::TempDir,
 }
 
 impl Variants {
     async fn new() -> Self {
-        static BUILT: tokio::sync::OnceCell<std::path::PathBuf> = tokio::sync::OnceCell::const_new();
-        let artifact = BUILT.get_or_init(async || built("failing").await.0).await.clone();
-        let library = tests::verify(&artifact).expect("the artifact").library().to_vec();
+        let artifact = built().await;
+        let library = tests::verify(artifact).expect("the artifact").library().to_vec();
         Self { artifact, library, folder: tempfile::tempdir().expect("a folder") }
     }
 
@@ -207,7 +206,7 @@ async fn are_rolled_back(name: &str, grace: std::time::Duration, cases: &[(&str,
         .start()
         .await
         .expect("starting");
-    runtime.load_file(&variants.artifact).await.expect("loading");
+    runtime.load_file(variants.artifact).await.expect("loading");
     let mut standing = bus.request(Ask { what: "sentence".to_owned(), nonce: nonce() }).expect("a request");
     standing.value().await.expect("a value");
     for (behaviour, expected) in cases {
@@ -265,7 +264,7 @@ async fn a_generation_that_blocks_a_thread_stays_until_it_ends_and_the_next_one_
         .start()
         .await
         .expect("starting");
-    let blocked_one = runtime.load_file(&variants.artifact).await.expect("loading").to;
+    let blocked_one = runtime.load_file(variants.artifact).await.expect("loading").to;
     ask(&bus, "sentence").await.expect("it serves");
     let file = variants.folder.path().join("go-on");
     let blocked = tokio::spawn({
@@ -392,7 +391,7 @@ async fn fifty_saves_in_two_seconds_end_in_the_last_one_and_never_run_two_compil
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_does_not_end_in_time_is_stopped_and_what_serves_serves_on() {
-    let (artifact, scratch) = built("slow-build").await;
+    let (artifact, scratch) = (built().await, Scratch::new(&["probe"]));
     let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
     let (listener, mut told) = events();
     let runtime = HotRuntime::builder(&bus)
@@ -410,7 +409,7 @@ async fn a_build_that_does_not_end_in_time_is_stopped_and_what_serves_serves_on(
         _ => None,
     };
     wait_for(&mut told, too_slow).await;
-    runtime.load_file(&artifact).await.expect("a ready-made one is loaded");
+    runtime.load_file(artifact).await.expect("a ready-made one is loaded");
     scratch.edit("probe", "\"first\"", "\"second\"");
     wait_for(&mut told, too_slow).await;
     assert_eq!(ask(&bus, "sentence").await.expect("an answer"), "first");
@@ -438,7 +437,7 @@ async fn a_plugin_that_blocks_a_thread_is_unloaded_as_far_as_it_goes_and_keeps_n
         .start()
         .await
         .expect("starting");
-    runtime.load_file(&variants.artifact).await.expect("loading");
+    runtime.load_file(variants.artifact).await.expect("loading");
     ask(&bus, "sentence").await.expect("it serves");
     let file = variants.folder.path().join("never");
     let what = format!("block-until {}", file.display());

@@ -1,4 +1,5 @@
-//! The book's pages and the README: their Rust is compiled as doctests, and run where it does not say `no_run`.
+//! The book's pages, the README and what the macros say of themselves: their Rust is compiled as doctests, and run where it
+//! does not say `no_run`.
 
 macro_rules! pages {
     ($($name:ident = $page:literal)*) => {
@@ -25,4 +26,15 @@ pages! {
     StopAController = "../../docs/how-to/stop-a-controller.md"
     Test = "../../docs/how-to/test.md"
     Tutorial = "../../docs/tutorial.md"
+}
+
+// They are here because a procedural macro's own doctests need the framework compiled once more: see `controllerbus-macros/tests`.
+pages! {
+    ConfigMacro = "../../controllerbus-macros/docs/config.md"
+    DirectiveMacro = "../../controllerbus-macros/docs/directive.md"
+    HotMacro = "../../controllerbus-macros/docs/hot.md"
+    HotPluginMacro = "../../controllerbus-macros/docs/hot_plugin.md"
+    InterfaceMacro = "../../controllerbus-macros/docs/interface.md"
+    SchemaMacro = "../../controllerbus-macros/docs/schema.md"
+    StateMacro = "../../controllerbus-macros/docs/state.md"
 }

@@ -71,6 +71,20 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// What everything that tests build has of tokio, as all fixtures have it: with other features `controllerbus` would be compiled once
+/// more, which takes longer than all that a test does.
+pub const TOKIO: &str = "tokio = { version = \"1\", features = [\"io-util\", \"macros\", \"net\", \"rt\", \"signal\", \"sync\", \"time\"] }\n";
+
+/// A manifest with that among its `[dependencies]`.
+#[must_use]
+pub fn with_tokio(manifest: &str) -> String {
+    let (before, dependencies) = manifest.split_once("[dependencies]\n").expect("dependencies");
+    let end = dependencies.find("\n[").map_or(dependencies.len(), |at| at + 1);
+    let (dependencies, after) = dependencies.split_at(end);
+    let others = dependencies.lines().filter(|line| !line.starts_with("tokio =")).map(|line| format!("{line}\n"));
+    format!("{before}[dependencies]\n{TOKIO}{}{after}", others.collect::<String>())
+}
+
 /// Copies of fixture crates in a folder of their own.
 pub struct Scratch {
     folder: tempfile::TempDir,
@@ -107,7 +121,7 @@ impl Scratch {
         let controllerbus = root().join("controllerbus").canonicalize().expect("the controllerbus crate");
         let manifest = std::fs::read_to_string(from.join("Cargo.toml")).expect("the example's manifest");
         let manifest = manifest.replace("../../controllerbus", &controllerbus.to_string_lossy());
-        std::fs::write(to.join("Cargo.toml"), manifest + "\n[workspace]\n").expect("writing the manifest");
+        std::fs::write(to.join("Cargo.toml"), with_tokio(&manifest) + "\n[workspace]\n").expect("writing the manifest");
         std::fs::copy(from.join("src/lib.rs"), to.join("src/lib.rs")).expect("copying the source");
         std::fs::copy(root().join("Cargo.lock"), to.join("Cargo.lock")).expect("copying the lock file");
         self

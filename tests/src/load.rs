@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use controllerbus::prelude::*;
 use hdrhistogram::Histogram;
 use hot_runtime::{GenerationState, HotRuntime, Trust};
+use tokio::sync::OnceCell;
 
 use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, target_dir, work_dir};
 
@@ -100,20 +101,24 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// The artifact of the `probe` fixture, built with a work folder of this name.
-pub async fn built(name: &str) -> (PathBuf, Scratch) {
-    let scratch = Scratch::new(&["probe"]);
-    let bus = Bus::new();
-    let work = work_dir().join(name);
-    let runtime = HotRuntime::builder(&bus)
-        .watch(scratch.path("probe"))
-        .work_dir(&work)
-        .target_dir(target_dir())
-        .start()
-        .await
-        .expect("building the probe");
-    runtime.shutdown().await;
-    (work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX)), scratch)
+/// The artifact of the `probe` fixture, built once.
+pub async fn built() -> &'static Path {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    let building = async || {
+        let scratch = Scratch::new(&["probe"]);
+        let bus = Bus::new();
+        let work = work_dir().join("probe");
+        let runtime = HotRuntime::builder(&bus)
+            .watch(scratch.path("probe"))
+            .work_dir(&work)
+            .target_dir(target_dir())
+            .start()
+            .await
+            .expect("building the probe");
+        runtime.shutdown().await;
+        work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX))
+    };
+    BUILT.get_or_init(building).await
 }
 
 /// How many artifacts are written beforehand, to be loaded in turn: what it takes to make them is no part of a swap.
@@ -226,8 +231,7 @@ async fn ask_on(bus: Bus, shared: Arc<Shared>, pause: Option<Duration>) -> Serve
 
 /// Puts the load on, and swaps without pause meanwhile.
 pub async fn run(plan: Plan) -> Report {
-    let (artifact, _scratch) = built(plan.name).await;
-    let numbered = Numbered::new(&artifact);
+    let numbered = Numbered::new(built().await);
     let bus = Bus::new();
     let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
     bus.apply(config).await.expect("applying");

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use tests::TOKIO;
+
 use crate::literals::has;
 use crate::page::{Block, Page, ROOT};
 use crate::process::Daemon;
@@ -17,7 +19,7 @@ fn new_crate(folder: &Path, name: &str, more: &str) {
     let manifest = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
          controllerbus = {{ path = {bus:?}, default-features = false }}\n\
-         serde = {{ version = \"1\", features = [\"derive\"] }}\n{more}"
+         serde = {{ version = \"1\", features = [\"derive\"] }}\n{TOKIO}{more}"
     );
     std::fs::write(at.join("Cargo.toml"), manifest).expect("the manifest");
     std::fs::copy(Path::new(ROOT).join("Cargo.lock"), at.join("Cargo.lock")).expect("the lock file");

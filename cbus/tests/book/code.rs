@@ -37,6 +37,12 @@ fn every_block_of_rust_is_a_doctest_or_an_excerpt_or_a_file_that_a_test_builds()
             assert!(doctests.contains(&format!("\"../../{page}\"")), "{page} is not in tests/src/book.rs");
         }
     }
+    // What a macro says of itself is compiled there too.
+    let of_macros = std::fs::read_dir(Path::new(ROOT).join("controllerbus-macros/docs")).expect("the macros' pages");
+    for page in of_macros {
+        let page = format!("controllerbus-macros/docs/{}", page.expect("a page").file_name().to_string_lossy());
+        assert!(doctests.contains(&format!("\"../../{page}\"")), "{page} is not in tests/src/book.rs");
+    }
 }
 
 #[test]

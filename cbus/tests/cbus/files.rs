@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::{Scratch, target_dir, work_dir};
+use tests::{Scratch, target_dir, with_tokio, work_dir};
 
 use crate::process::Daemon;
 use crate::{SECRET, built, cbus, fails, fine, json, said};
@@ -21,6 +21,12 @@ fn cargo(folder: &Path) -> Command {
     command
 }
 
+/// Gives a crate the fixtures' features of tokio too, so that what it depends on is compiled once for all tests.
+fn as_fixtures(manifest: &Path) {
+    let text = std::fs::read_to_string(manifest).expect("the manifest");
+    std::fs::write(manifest, with_tokio(&text)).expect("writing the manifest");
+}
+
 fn lock_file() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")
 }
@@ -33,10 +39,7 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     assert!(told.contains("cbus dev clock"), "{told}");
     // The workspace's own versions, so that nothing new has to be resolved or fetched.
     std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
-    // The fixtures' features of tokio too, so that what it depends on is compiled once for all tests.
-    let manifest = std::fs::read_to_string(at.join("clock/Cargo.toml")).expect("the manifest");
-    let tokio = "\n[dependencies.tokio]\nversion = \"1\"\nfeatures = [\"net\", \"time\", \"rt\", \"io-util\"]\n";
-    std::fs::write(at.join("clock/Cargo.toml"), manifest + tokio).expect("writing the manifest");
+    as_fixtures(&at.join("clock/Cargo.toml"));
     let tested = said(cargo(&at.join("clock")).args(["test", "--quiet"]).output().expect("running cargo"));
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
 
@@ -53,6 +56,8 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
         .args(["build", "--quiet"])
         .current_dir(overlay)
         .env("CARGO_TARGET_DIR", target_dir())
+        // As it is for plugins that are watched.
+        .env("CARGO_INCREMENTAL", "1")
         .output()
         .expect("running cargo");
     assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
@@ -72,16 +77,22 @@ fn compiles(folder: &Path) {
     }
 }
 
+/// Adds a crate to a workspace that depends on what one elsewhere does, and has nothing in it: then what both depend on has the same
+/// features, and is checked once.
+fn depends_on_what(workspace: &Path, elsewhere: &Path, name: &str) {
+    let of = std::fs::read_to_string(elsewhere.join(name).join("Cargo.toml")).expect("the manifest");
+    std::fs::create_dir_all(workspace.join(name).join("src")).expect("a folder");
+    std::fs::write(workspace.join(name).join("Cargo.toml"), of).expect("writing");
+    std::fs::write(workspace.join(name).join("src/lib.rs"), "//! Nothing.\n").expect("writing");
+    let manifest = std::fs::read_to_string(workspace.join("Cargo.toml")).expect("the manifest");
+    let manifest = manifest.replace("members = [", &format!("members = [{name:?}, "));
+    std::fs::write(workspace.join("Cargo.toml"), manifest).expect("writing");
+}
+
 #[test]
 fn what_every_template_makes_compiles_without_a_warning() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
-    let told = fine(at, &["new", "clock"]);
-    assert!(told.contains("cargo run -p host"), "{told}");
-    compiles(&at.join("clock"));
-    fine(at, &["new", "shop", "--template", "functions", "--id", "example/shop"]);
-    compiles(&at.join("shop"));
-
     // Those of one crate join a workspace.
     let manifest = "[workspace]\nresolver = \"3\"\nmembers = []\n";
     let together = at.join("together");
@@ -92,6 +103,16 @@ fn what_every_template_makes_compiles_without_a_warning() {
     }
     fails(&together, &["new", "other", "--template", "functions"], 1, "is one around it already");
     compiles(&together);
+
+    let told = fine(at, &["new", "clock"]);
+    assert!(told.contains("cargo run -p host"), "{told}");
+    fine(at, &["new", "shop", "--template", "functions", "--id", "example/shop"]);
+    for workspace in ["clock", "shop"] {
+        for name in ["a-client", "a-web"] {
+            depends_on_what(&at.join(workspace), &together, name);
+        }
+        compiles(&at.join(workspace));
+    }
 }
 
 #[test]
@@ -100,6 +121,7 @@ fn the_schema_of_a_new_workspace_is_that_of_its_controller() {
     let at = folder.path();
     fine(at, &["new", "clock"]);
     std::fs::copy(lock_file(), at.join("clock/Cargo.lock")).expect("copying the lock file");
+    as_fixtures(&at.join("clock/controller/Cargo.toml"));
     let mut build = cbus(at);
     build
         .args(["build", "clock/controller", "-o", "clock.cbus.so"])

@@ -109,7 +109,7 @@ async fn others_go_on(bus: &Bus) {
     at_once("the removal of another source", bus.remove_source(Source(11))).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_controller_that_ignores_cancellation_keeps_nobody_else_waiting() {
     let bus = bus();
     bus.apply(set("stub: { id: test/stubborn, config: { number: 1 } }")).await.unwrap();
@@ -181,7 +181,7 @@ async fn an_apply_that_is_dropped_has_happened_all_the_same() {
     runs(&bus, "stub").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn when_a_bus_closes_all_are_cancelled_at_once_and_each_is_closed() {
     struct Closes(Arc<AtomicBool>);
     impl Controller for Closes {

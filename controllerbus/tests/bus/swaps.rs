@@ -328,7 +328,7 @@ async fn a_call_that_only_the_new_generation_was_offered_before_it_was_given_the
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn who_may_hold_one_value_always_holds_a_valid_one() {
     let bus = serving(Odd::default()).await;
     let mut early = bus.request(Who(1)).unwrap();

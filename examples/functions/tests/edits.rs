@@ -10,7 +10,7 @@ use controllerbus::Bus;
 use controllerbus::hot::Hot;
 use greeter_api::{Greeter, Guest};
 use hot_runtime::HotRuntime;
-use tests::{events, swapped, target_dir, wait_for, work_dir};
+use tests::{events, swapped, target_dir, wait_for, with_tokio, work_dir};
 
 /// A copy of the crates, to be edited.
 fn copy(to: &Path) {
@@ -21,7 +21,7 @@ fn copy(to: &Path) {
         fs::copy(own.join(name).join("src/lib.rs"), to.join(name).join("src/lib.rs")).expect("the source");
         let manifest = fs::read_to_string(own.join(name).join("Cargo.toml")).expect("the manifest");
         let manifest = manifest.replace("../../../controllerbus", &controllerbus.to_string_lossy());
-        fs::write(to.join(name).join("Cargo.toml"), manifest).expect("the manifest");
+        fs::write(to.join(name).join("Cargo.toml"), with_tokio(&manifest)).expect("the manifest");
     }
     fs::write(to.join("Cargo.toml"), "[workspace]\nresolver = \"3\"\nmembers = [\"api\", \"greeter\"]\n").expect("it");
     fs::copy(own.join("../../Cargo.lock"), to.join("Cargo.lock")).expect("the lock file");
