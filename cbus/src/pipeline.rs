@@ -78,8 +78,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// Reads the crates and fills in the defaults. The file is `output`, or ID.cbus.so in the current directory.
-    pub async fn new(source: &Source, output: Option<&Path>) -> Result<Self> {
+    /// Reads the crates and fills in the defaults. The file is `output`, or ID.cbus.so in the current directory. What is built once
+    /// and optimised does not depend on where that is.
+    pub async fn new(source: &Source, output: Option<&Path>, once: bool) -> Result<Self> {
         let workspace = read_crates(&source.crates).await?;
         let first = &workspace.crates[0];
         let id = source.id.clone().unwrap_or_else(|| first.name.clone());
@@ -111,6 +112,8 @@ impl Job {
                 spec = own.compile(spec);
             }
         }
+        let is_anywhere = once && spec.release;
+        spec = spec.watch(!is_anywhere);
         let default = format!("{}.cbus{}", id.replace('/', "-"), std::env::consts::DLL_SUFFIX);
         let mut options = BuildOptions::new(&source.folders.work_dir)
             .target_dir(target_dir(&source.folders))

@@ -13,7 +13,7 @@ use crate::report::{explain, report};
 use crate::text;
 
 pub async fn run(args: Build) -> Result<()> {
-    let mut job = Job::new(&args.source, args.output.as_deref()).await?;
+    let mut job = Job::new(&args.source, args.output.as_deref(), true).await?;
     if args.codegen_only {
         let overlay = job.builder.generate().await.map_err(explain)?;
         if args.json {

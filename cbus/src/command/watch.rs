@@ -27,7 +27,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 const OVERTAKEN: usize = 5;
 
 pub async fn run(args: Watch) -> Result<()> {
-    let mut job = Job::new(&args.source, Some(&args.output)).await?;
+    let mut job = Job::new(&args.source, Some(&args.output), false).await?;
     // Reading the crates finds out what to watch.
     job.builder.generate().await.map_err(explain)?;
     let inputs = job.builder.inputs();
