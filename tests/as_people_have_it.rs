@@ -55,7 +55,13 @@ async fn controllerbus_may_come_from_a_git_repository() {
     let small = Small::new("from-repository", "", "", "\"one\".to_owned()");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for part in ["controllerbus", "controllerbus-macros"] {
-        copy(&root.join(part).join("src"), &small.plain("repository").join(part).join("src"));
+        for folder in ["src", "docs"]
+            .map(|folder| Path::new(part).join(folder))
+            .iter()
+            .filter(|folder| root.join(folder).exists())
+        {
+            copy(&root.join(folder), &small.plain("repository").join(folder));
+        }
         let manifest = std::fs::read_to_string(root.join(part).join("Cargo.toml")).expect("the manifest");
         std::fs::write(small.plain("repository").join(part).join("Cargo.toml"), manifest).expect("writing");
     }
