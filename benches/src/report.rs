@@ -94,7 +94,7 @@ fn tables(measured: &[Measured]) -> String {
         let _ = writeln!(text, "| {name} | {median} {unit} | {low} to {high} | {min} to {max} |{allocations}");
     }
     if !pairs.is_empty() {
-        let _ = writeln!(text, "\n| ours, as a multiple of | median | quartiles |\n|---|---|---|");
+        let _ = writeln!(text, "\n| pair by pair | median of the ratios | quartiles |\n|---|---|---|");
         for Measured { name, median, low, high, .. } in pairs {
             let name = name.trim_start_matches("pairs/");
             let _ = writeln!(text, "| {name} | {median:.2} | {low:.2} to {high:.2} |");
