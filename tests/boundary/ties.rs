@@ -257,6 +257,28 @@ fn what_an_initialiser_of_a_plugin_leaves_behind_is_not_called_once_its_library_
     drop(runtime);
 }
 
+/// How many sockets this process has open.
+fn sockets() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").expect("the descriptors").flatten();
+    let targets = open.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sockets_that_a_plugins_tokio_keeps_for_signals_go_with_its_library() {
+    const TIMES: usize = 60;
+    let host = Host::new("ties-sockets").await;
+    let before = sockets();
+    for _ in 0..TIMES {
+        assert_eq!(host.runtime.unload("ties").await.expect("unloading").unmapped, Some(true));
+        host.runtime.load_file(&host.file).await.expect("loading");
+    }
+    // Each has two; what other tests have open meanwhile is less than half of that.
+    let now = sockets();
+    assert!(now < before + TIMES, "{before} sockets before, {now} now");
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_that_is_marked_never_to_be_unmapped_is_unmapped_all_the_same() {
     let scratch = Scratch::new(&["brittle"]);

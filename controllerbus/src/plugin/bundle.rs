@@ -64,7 +64,8 @@ macro_rules! plugin_bundle {
     };
 }
 
-/// The hidden functions that keep a library from being tied to threads and signals (see `guest/threads.rs`, `signals.rs`).
+/// The hidden functions that keep a library from being tied to threads and signals, and from leaving descriptors behind (see
+/// `guest/threads.rs`, `signals.rs`, `descriptors.rs`).
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 #[macro_export]
@@ -79,7 +80,8 @@ macro_rules! __plugin_hooks {
             ".hidden pthread_key_create",
             ".hidden pthread_key_delete",
             ".hidden sigaction",
-            ".hidden signal"
+            ".hidden signal",
+            ".hidden socketpair"
         );
 
         #[unsafe(no_mangle)]
@@ -128,6 +130,12 @@ macro_rules! __plugin_hooks {
         unsafe extern "C" fn signal(signal: c_int, handler: sighandler_t) -> sighandler_t {
             // SAFETY: the caller's promise, passed on.
             unsafe { guest::signals::handler(signal, handler) }
+        }
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn socketpair(domain: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int {
+            // SAFETY: the caller's promise, passed on.
+            unsafe { guest::descriptors::pair(domain, kind, protocol, pair) }
         }
     };
 }

@@ -6,6 +6,10 @@ use crate::plugin::abi::Hooks;
 /// As on Linux; nothing is called here.
 pub(super) unsafe fn set(_: Hooks) {}
 
+pub(super) fn with_runtime<T>(make: impl FnOnce() -> T) -> T {
+    make()
+}
+
 pub(super) fn leaked() -> u64 {
     0
 }

@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
-pub(super) use super::threads::{give_keys_back, leaked};
-use super::{signals, threads};
+pub(super) use super::descriptors::with_runtime;
+pub(super) use super::threads::leaked;
+use super::{descriptors, signals, threads};
 use crate::plugin::abi::Hooks;
 
 /// The host's hooks, called with their context.
@@ -29,6 +30,19 @@ pub(super) unsafe fn set(hooks: Hooks) {
 /// The host; `None` before the library is started.
 pub(super) fn host() -> Option<&'static Host> {
     HOST.get()
+}
+
+/// Gives back what the library's statics have of the system's: descriptors, and keys for thread-local data, of which it says how
+/// many.
+///
+/// # Safety
+/// No other code of the library runs any more, or will, and none of its signal handlers is called.
+pub(super) unsafe extern "C" fn give_keys_back() -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        descriptors::close();
+        threads::give_keys_back()
+    }
 }
 
 impl Host {

@@ -1,6 +1,8 @@
 //! The guest's side: starts a plugin's own runtime and serves its factories and controllers to the host.
 
 pub(super) mod bus;
+#[cfg(target_os = "linux")]
+pub mod descriptors;
 mod factory;
 #[cfg(target_os = "linux")]
 mod hooks;
@@ -69,11 +71,9 @@ impl Guest {
         trace::forward_to(Arc::clone(&host));
         let name = name.as_str().to_owned();
         let workers = workers.max(1) as usize;
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(workers)
-            .thread_name(name)
-            .enable_all()
-            .build()
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(workers).thread_name(name).enable_all();
+        let runtime = hooks::with_runtime(|| builder.build())
             .map_err(|error| Error::msg(format!("cannot start the plugin's runtime: {error}")))?;
         let factories: Vec<_> =
             FACTORIES.iter().filter(|entry| only.is_none_or(|id| id == entry.id)).map(FactoryEntry::factory).collect();

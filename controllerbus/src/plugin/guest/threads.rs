@@ -257,7 +257,7 @@ unsafe fn really_delete(key: pthread_key_t) -> c_int {
 ///
 /// # Safety
 /// No other code of the library runs any more, or will.
-pub(super) unsafe extern "C" fn give_keys_back() -> u32 {
+pub(super) unsafe fn give_keys_back() -> u32 {
     let made = (0..).zip(&KEYS).filter(|(_, key)| key.made.swap(false, Ordering::AcqRel));
     // SAFETY: this library made the keys and has not deleted them, and nothing uses them any more.
     let given = made.filter(|(number, _)| unsafe { really_delete(*number) } == 0);
