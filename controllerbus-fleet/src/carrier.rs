@@ -85,9 +85,9 @@ pub type Guard = Box<dyn Any + Send + Sync>;
 
 /// Moves frames between hosts and knows who is there.
 ///
-/// Functions may block, but not for longer than a second or so, and are never called on a thread of tokio; callbacks may come on
-/// any thread, also before the function has returned, and do not block. What is sent may be lost, repeated or reordered: the
-/// protocol above finds that, and tells anew.
+/// Functions may block, but not for longer than a second or so, and are not called on a thread of tokio, but for [`Carrier::try_send`];
+/// callbacks may come on any thread, also before the function has returned, and do not block. What is sent may be lost, repeated or
+/// reordered: the protocol above finds that, and tells anew.
 pub trait Carrier: Send + Sync + 'static {
     /// This host.
     fn own(&self) -> Peer;
@@ -109,6 +109,13 @@ pub trait Carrier: Send + Sync + 'static {
     /// # Errors
     /// It cannot be sent, such as because it is too long.
     fn send(&self, to: &Peer, lane: &Lane, frame: Bytes) -> Result<()>;
+
+    /// Sends a frame on a thread of tokio, or gives it back where that could block; then [`Carrier::send`] is called. It is called for small
+    /// frames while little is on its way, and never together with another call that sends. A frame that cannot be sent is one that is lost.
+    fn try_send(&self, to: &Peer, lane: &Lane, frame: Bytes) -> Option<Bytes> {
+        let _ = (to, lane);
+        Some(frame)
+    }
 
     /// Receives the frames for this host. Called once.
     ///

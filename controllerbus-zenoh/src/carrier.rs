@@ -280,6 +280,20 @@ impl Carrier for Zenoh {
         }))
     }
 
+    /// Where a lane is declared, a put only writes into a queue, which has room for what is little.
+    fn try_send(&self, to: &Peer, lane: &Lane, frame: Bytes) -> Option<Bytes> {
+        let Some(key) = lock(&self.lanes).key(to, lane).cloned() else { return Some(frame) };
+        let mut left = Some(frame);
+        self.engine.look(|session| {
+            if let Some(frame) = left.take()
+                && let Err(error) = put(session, key, lane, frame)
+            {
+                tracing::debug!(%to, ?lane, %error, "a frame was not sent");
+            }
+        });
+        left
+    }
+
     fn send(&self, to: &Peer, lane: &Lane, frame: Bytes) -> Result<()> {
         if frame.len() > settings::MAX_FRAME {
             let what = format!("a frame of {} bytes is too long: {} at most", frame.len(), settings::MAX_FRAME);
@@ -288,10 +302,7 @@ impl Carrier for Zenoh {
         let Some(session) = self.engine.session() else {
             return Err(Error::msg("no hub is reached"));
         };
-        let priority = if *lane == Lane::Link { Priority::InteractiveHigh } else { Priority::Data };
-        let put = session.put(self.key_of(&session, to, lane)?, ZBytes::from(frame));
-        let put = put.congestion_control(CongestionControl::Block).priority(priority).express(true);
-        put.wait().map_err(|error| failed(&*error))
+        put(&session, self.key_of(&session, to, lane)?, lane, frame)
     }
 
     fn receive(&self, into: Arc<dyn Fn(Peer, Lane, Bytes) + Send + Sync>) -> Result<Guard> {
@@ -319,6 +330,13 @@ impl Carrier for Zenoh {
         });
         links.unwrap_or_else(|| self.hubs.iter().map(|hub| format!("{hub}: does not answer")).collect())
     }
+}
+
+fn put(session: &Session, key: KeyExpr<'static>, lane: &Lane, frame: Bytes) -> Result<()> {
+    let priority = if *lane == Lane::Link { Priority::InteractiveHigh } else { Priority::Data };
+    let put = session.put(key, ZBytes::from(frame));
+    let put = put.congestion_control(CongestionControl::Block).priority(priority).express(true);
+    put.wait().map_err(|error| failed(&*error))
 }
 
 /// Something that is declared in the engine, as soon as there is a session.

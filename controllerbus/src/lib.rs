@@ -79,6 +79,7 @@ pub mod config;
 pub mod controller;
 pub mod directive;
 pub mod error;
+mod few;
 pub mod hot;
 mod linked;
 pub mod listen;

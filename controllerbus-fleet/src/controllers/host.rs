@@ -20,14 +20,14 @@ use crate::shared::Shared;
 pub(crate) struct HostController {
     link: Arc<Link>,
     id: Arc<str>,
-    asking: Asking,
+    asking: Arc<Asking>,
 }
 
 impl HostController {
     /// Puts a host on the bus, for one id.
     pub(crate) fn add(shared: &Shared, link: &Arc<Link>, id: &Arc<str>) -> (Arc<Self>, ControllerId) {
         let host = &link.peer().host;
-        let controller = Arc::new(Self { link: Arc::clone(link), id: Arc::clone(id), asking: Asking::default() });
+        let controller = Arc::new(Self { link: Arc::clone(link), id: Arc::clone(id), asking: Arc::default() });
         let name = format!("fleet host {host}");
         let info = info(&name, "controllerbus/fleet/host", &format!("Asks {host}, another host of the fleet"));
         let id = shared.add_controller(host, Arc::clone(&controller) as _, info);
@@ -53,10 +53,9 @@ impl AnyController for HostController {
         if stays(&*directive) {
             return None;
         }
-        Some(Box::pin(async move {
-            let asked = self.asking.begin(sink);
-            ask(&self.link, &self.id, directive, &asked).await
-        }))
+        let asked = self.asking.begin(sink);
+        let begins = begin(&self.link, &self.id, directive, &asked);
+        Some(Box::pin(async move { ask(&self.link, &self.id, begins, &asked).await }))
     }
 }
 
@@ -79,18 +78,18 @@ struct Asked {
 }
 
 /// One that is being asked until this is dropped.
-pub(crate) struct AskGuard<'a> {
-    asking: &'a Asking,
+pub(crate) struct AskGuard {
+    asking: Arc<Asking>,
     number: u64,
     asked: Arc<Asked>,
 }
 
 impl Asking {
-    pub(crate) fn begin(&self, sink: Arc<dyn ValueSink>) -> AskGuard<'_> {
+    pub(crate) fn begin(self: &Arc<Self>, sink: Arc<dyn ValueSink>) -> AskGuard {
         let asked = Arc::new(Asked { sink, idle: AtomicBool::new(false) });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.all).insert(number, Arc::clone(&asked));
-        AskGuard { asking: self, number, asked }
+        AskGuard { asking: Arc::clone(self), number, asked }
     }
 
     pub(crate) fn fail(&self, why: &Error) {
@@ -105,14 +104,14 @@ impl Asking {
     }
 }
 
-impl AskGuard<'_> {
+impl AskGuard {
     pub(crate) fn set_idle(&self, idle: bool) {
         self.asked.idle.store(idle, Ordering::Release);
         self.asked.sink.set_idle(idle);
     }
 }
 
-impl Drop for AskGuard<'_> {
+impl Drop for AskGuard {
     fn drop(&mut self) {
         let ended = lock(&self.asking.all).remove(&self.number);
         drop(ended);
@@ -139,40 +138,54 @@ impl Drop for Counted<'_> {
 ///
 /// # Errors
 /// The host ends the directive, or the link is over.
-pub(crate) async fn ask(
-    link: &Arc<Link>,
-    id: &Arc<str>,
-    directive: Arc<dyn AnyDirective>,
-    asked: &AskGuard<'_>,
-) -> Result<()> {
-    let lane = link.lane(id);
-    let directive = keyed(directive, &*asked.asked.sink);
-    let room = lane.out.room(directive.encode()?.len()).await?;
-    let _counted = Counted::new(link);
-    let mut request = lane.endpoint.bus().raw(directive)?;
-    lane.out.pay(room);
-    let mut here = Relay::new(Arc::clone(&asked.asked.sink));
-    let mut failure = None;
-    while let Some(event) = next(&mut *request).await {
-        // What ends with an error is idle before it ends.
-        if matches!(event, RawEvent::Added(..) | RawEvent::Busy) {
-            failure = None;
-        }
-        match event {
-            RawEvent::Added(there, value) => here.added(there, value),
-            RawEvent::Removed(there) => here.removed(there),
-            RawEvent::Idle => asked.set_idle(true),
-            RawEvent::Busy => asked.set_idle(false),
-            RawEvent::Failed(error) => {
-                asked.asked.sink.report(error.clone());
-                failure = Some(error);
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async function would have its arguments twice, and there are many of these"
+)]
+pub(crate) fn ask<'a>(
+    link: &'a Arc<Link>,
+    id: &'a Arc<str>,
+    begins: Begins,
+    asked: &'a AskGuard,
+) -> impl Future<Output = Result<()>> + Send + 'a {
+    async move {
+        let mut request = begins.await?;
+        let _counted = Counted::new(link);
+        let mut here = Relay::new(Arc::clone(&asked.asked.sink));
+        let mut failure = None;
+        while let Some(event) = poll_fn(|cx| request.poll_event(cx)).await {
+            // What ends with an error is idle before it ends.
+            if matches!(event, RawEvent::Added(..) | RawEvent::Busy) {
+                failure = None;
+            }
+            match event {
+                RawEvent::Added(there, value) => here.added(there, value),
+                RawEvent::Removed(there) => here.removed(there),
+                RawEvent::Idle => asked.set_idle(true),
+                RawEvent::Busy => asked.set_idle(false),
+                RawEvent::Failed(error) => {
+                    asked.asked.sink.report(error.clone());
+                    failure = Some(Box::new(error));
+                }
             }
         }
+        let ended = || Error::new(ErrorKind::Closed, format!("host `{}` has ended {id}", link.peer().host));
+        Err(failure.map_or_else(ended, |error| *error))
     }
-    let ended = || Error::new(ErrorKind::Closed, format!("host `{}` has ended {id}", link.peer().host));
-    Err(failure.unwrap_or_else(ended))
 }
 
-async fn next(request: &mut dyn RawRequest) -> Option<RawEvent> {
-    poll_fn(|cx| request.poll_event(cx)).await
+/// What [`ask`] goes on with.
+type Begins = BoxFuture<'static, Result<Box<dyn RawRequest>>>;
+
+/// Asks once there is room for it.
+pub(crate) fn begin(link: &Arc<Link>, id: &Arc<str>, directive: Arc<dyn AnyDirective>, asked: &AskGuard) -> Begins {
+    let (link, id) = (Arc::clone(link), Arc::clone(id));
+    let directive = keyed(directive, &*asked.asked.sink);
+    Box::pin(async move {
+        let lane = link.lane(&id);
+        let room = lane.out.room(directive.encode()?.len()).await?;
+        let request = lane.endpoint.bus().raw(directive)?;
+        lane.out.pay(room);
+        Ok(request)
+    })
 }

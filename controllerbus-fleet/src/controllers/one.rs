@@ -8,7 +8,7 @@ use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::{Error, Result};
 use tokio::sync::watch;
 
-use super::host::{Asking, ask, stays};
+use super::host::{Asking, ask, begin, stays};
 use crate::carrier::Peer;
 use crate::link::{Link, lock};
 use crate::shared::unreachable;
@@ -19,13 +19,13 @@ pub(crate) struct OneController {
     /// The hosts in reach that offer it.
     offering: Mutex<BTreeMap<Peer, Arc<Link>>>,
     changed: watch::Sender<u64>,
-    asking: Asking,
+    asking: Arc<Asking>,
 }
 
 impl OneController {
     pub(crate) fn new(id: Arc<str>, link: &Arc<Link>) -> Self {
         let offering = Mutex::new(BTreeMap::from([(link.peer().clone(), Arc::clone(link))]));
-        Self { id, offering, changed: watch::Sender::new(0), asking: Asking::default() }
+        Self { id, offering, changed: watch::Sender::new(0), asking: Arc::default() }
     }
 
     /// A host offers the id, and is in reach.
@@ -87,7 +87,7 @@ impl OneController {
                         return Err(unreachable(&link.peer().host, "it is gone"));
                     }
                 }
-                ended = ask(&link, &self.id, Arc::clone(&directive), &asked) => return ended,
+                ended = ask(&link, &self.id, begin(&link, &self.id, Arc::clone(&directive), &asked), &asked) => return ended,
             }
         }
     }

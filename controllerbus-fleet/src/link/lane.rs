@@ -72,6 +72,10 @@ impl Cost {
     }
 }
 
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// Room of a lane's windows, which is free again when this is dropped.
 pub(crate) struct Room<'a> {
     cost: Cost,
@@ -177,18 +181,20 @@ impl LaneOut {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, costs: impl IntoIterator<Item = Cost>) {
-        let (mut lane, mut link) = (0, 0);
-        for cost in costs {
-            (lane, link) = (lane + cost.lane, link + cost.link);
-        }
-        self.window.add_permits(lane);
-        self.link.window.add_permits(link);
+    fn give_back(&self, cost: Cost) {
+        self.window.add_permits(cost.lane);
+        self.link.window.add_permits(cost.link);
+    }
+
+    /// Gives back what frames took that were on their way.
+    fn arrived(&self, cost: Cost) {
+        self.link.outbox.unseen.fetch_sub(cost.link, Ordering::Relaxed);
+        self.give_back(cost);
     }
 
     /// Forgets what was gathered and sent: all of it is told again in another era.
     fn restart(&self, state: Option<State>) {
-        let costs: Vec<Cost> = {
+        let (gathered, sent) = {
             let mut out = self.lock();
             if out.state == State::Closed {
                 return;
@@ -196,10 +202,11 @@ impl LaneOut {
             out.state = state.unwrap_or(out.state);
             out.head = Head { era: next_era(), number: 0 };
             (out.since, out.question) = (None, None);
-            let gathered: Vec<_> = out.frames.drain(..).map(|frame| frame.cost).collect();
-            out.unseen.drain(..).map(|(_, cost)| cost).chain(gathered).collect()
+            let gathered = out.frames.drain(..).map(|frame| frame.cost).fold(Cost::default(), Cost::and);
+            (gathered, out.unseen.drain(..).map(|(_, cost)| cost).fold(Cost::default(), Cost::and))
         };
-        self.give_back(costs);
+        self.give_back(gathered);
+        self.arrived(sent);
     }
 
     /// From here on, another era is told.
@@ -228,18 +235,18 @@ impl LaneOut {
 
     /// The other host has seen the frames of an era up to this one.
     pub(crate) fn seen(&self, era: u64, number: u64) {
-        let costs: Vec<Cost> = {
+        let cost = {
             let mut out = self.lock();
             if out.head.era != era {
                 return;
             }
             let seen = out.unseen.iter().take_while(|(sent, _)| *sent <= number).count();
-            let costs = out.unseen.drain(..seen).map(|(_, cost)| cost).collect();
+            let cost = out.unseen.drain(..seen).map(|(_, cost)| cost).fold(Cost::default(), Cost::and);
             out.since = (!out.unseen.is_empty()).then(Instant::now);
             out.question.take_if(|question| question.number <= number);
-            costs
+            cost
         };
-        self.give_back(costs);
+        self.arrived(cost);
     }
 
     /// Sends an empty frame if some have not been seen for long: what was lost before it is missed then. It goes the way of the others,
@@ -299,6 +306,7 @@ impl LaneOut {
         let number = out.head.number;
         out.head.number += 1;
         out.unseen.push_back((number, frame.cost));
+        self.link.outbox.unseen.fetch_add(frame.cost.link, Ordering::Relaxed);
         out.since.get_or_insert_with(Instant::now);
         if out.question.is_none() && self.has_waiting() {
             self.link.nudge.notify_one();
@@ -308,27 +316,33 @@ impl LaneOut {
         (Some(frame.bytes.freeze()), more)
     }
 
+    /// Takes room of both windows, if there is some.
+    fn try_take_room(&self, cost: Cost) -> Option<Room<'_>> {
+        let lane = self.window.try_acquire_many(permits(cost.lane)).ok()?;
+        let link = self.link.window.try_acquire_many(permits(cost.link)).ok()?;
+        Some(Room { cost, taken: (lane, link) })
+    }
+
     /// Takes room of both windows, and waits for it where there is none.
     async fn take_room(&self, bytes: usize) -> Result<Room<'_>> {
         let cost = Cost::of(bytes);
-        let permits = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        let (lane, link) = (&self.window, &self.link.window);
-        let taken = lane.try_acquire_many(permits(cost.lane));
-        let taken = taken.and_then(|lane| Ok((lane, link.try_acquire_many(permits(cost.link))?)));
-        let taken = match taken {
-            Ok(taken) => taken,
-            Err(_) => {
-                self.link.counts.window_waits.one();
-                let gone = |_| Error::new(ErrorKind::Closed, "the link to the host was ended");
-                let of_lane = {
-                    let _waiting = Waiting::new(&self.waiting, &self.link);
-                    lane.acquire_many(permits(cost.lane)).await.map_err(gone)?
-                };
-                let _waiting = Waiting::new(&self.link.waiting, &self.link);
-                (of_lane, link.acquire_many(permits(cost.link)).await.map_err(gone)?)
-            }
+        match self.try_take_room(cost) {
+            Some(room) => Ok(room),
+            // Kept apart, because mostly nothing waits.
+            None => Box::pin(self.wait_for_room(cost)).await,
+        }
+    }
+
+    async fn wait_for_room(&self, cost: Cost) -> Result<Room<'_>> {
+        self.link.counts.window_waits.one();
+        let gone = |_| Error::new(ErrorKind::Closed, "the link to the host was ended");
+        let lane = {
+            let _waiting = Waiting::new(&self.waiting, &self.link);
+            self.window.acquire_many(permits(cost.lane)).await.map_err(gone)?
         };
-        Ok(Room { cost, taken })
+        let _waiting = Waiting::new(&self.link.waiting, &self.link);
+        let link = self.link.window.acquire_many(permits(cost.link)).await.map_err(gone)?;
+        Ok(Room { cost, taken: (lane, link) })
     }
 
     /// Waits until there is room for an ask of so many bytes, which is to be [paid](LaneOut::pay) once it was said.
@@ -342,14 +356,13 @@ impl LaneOut {
     /// What was said last takes this room, until it is seen.
     pub(crate) fn pay(&self, room: Room<'_>) {
         let mut out = self.lock();
-        let gathered = out.frames.back_mut().map(|frame| &mut frame.cost);
-        let cost = match gathered {
-            Some(cost) => Some(cost),
-            None => out.unseen.back_mut().map(|(_, cost)| cost),
-        };
         // If it is seen already, the room is free again.
-        if let Some(cost) = cost {
-            *cost = cost.and(room.keep());
+        if let Some(gathered) = out.frames.back_mut() {
+            gathered.cost = gathered.cost.and(room.keep());
+        } else if let Some((_, sent)) = out.unseen.back_mut() {
+            let cost = room.keep();
+            self.link.outbox.unseen.fetch_add(cost.link, Ordering::Relaxed);
+            *sent = sent.and(cost);
         }
     }
 
@@ -363,9 +376,9 @@ impl LaneOut {
         match appended {
             Ok(Appended::Queue) => self.link.outbox.is_ready(Arc::clone(self)),
             Ok(Appended::Queued) => {}
-            Ok(Appended::Dropped) => self.give_back([cost]),
+            Ok(Appended::Dropped) => self.give_back(cost),
             Err(error) => {
-                self.give_back([cost]);
+                self.give_back(cost);
                 return Err(error);
             }
         }
@@ -425,6 +438,12 @@ impl Post for LanePost {
         let cost =
             Cost { lane: self.0.window.forget_permits(cost.lane), link: self.0.link.window.forget_permits(cost.link) };
         self.0.append(message, cost)
+    }
+
+    fn try_send(&self, message: &Message<'_>) -> Result<bool> {
+        let Some(room) = self.0.try_take_room(Cost::of(bytes_of(message))) else { return Ok(false) };
+        self.0.append(message, room.keep())?;
+        Ok(true)
     }
 
     async fn send(&self, message: &Message<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A carrier whose functions block, on a runtime of several threads and by the real clock.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -150,4 +150,102 @@ async fn an_id_that_is_back_before_its_withdrawal_was_sent_is_offered_again() {
     // A host that withdraws is believed after a while.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(offered() && hall.standing() == ["hall by one"]);
+}
+
+/// One that takes small frames at once, and gives some of them back.
+struct Eager {
+    memory: Arc<Memory>,
+    at_once: AtomicUsize,
+    by_thread: AtomicUsize,
+    sends: AtomicBool,
+}
+
+impl Eager {
+    fn new(network: &Network, name: &str) -> Arc<Self> {
+        let (at_once, by_thread, sends) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { memory: network.host(name), at_once, by_thread, sends })
+    }
+
+    fn pass_on(&self, to: &Peer, lane: &Lane, frame: Bytes) {
+        assert!(!self.sends.swap(true, Ordering::SeqCst), "one after the other");
+        self.memory.send(to, lane, frame).expect("it is sent");
+        self.sends.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Carrier for Eager {
+    fn own(&self) -> Peer {
+        self.memory.own()
+    }
+    fn announce(&self, what: Presence) -> Result<Guard> {
+        self.memory.announce(what)
+    }
+    fn watch(&self, which: Which, told: Arc<dyn Fn(Seen) + Send + Sync>) -> Result<Guard> {
+        self.memory.watch(which, told)
+    }
+    fn send(&self, to: &Peer, lane: &Lane, frame: Bytes) -> Result<()> {
+        assert!(tokio::runtime::Handle::try_current().is_err(), "this thread must not be blocked");
+        self.by_thread.fetch_add(1, Ordering::SeqCst);
+        self.pass_on(to, lane, frame);
+        Ok(())
+    }
+    fn try_send(&self, to: &Peer, lane: &Lane, frame: Bytes) -> Option<Bytes> {
+        assert!(tokio::runtime::Handle::try_current().is_ok(), "it is called where the frames are made");
+        assert!(frame.len() <= 16 << 10, "{} bytes are not little", frame.len());
+        if self.at_once.fetch_add(1, Ordering::SeqCst) % 10 == 9 {
+            return Some(frame);
+        }
+        self.pass_on(to, lane, frame);
+        None
+    }
+    fn receive(&self, into: Arc<dyn Fn(Peer, Lane, Bytes) + Send + Sync>) -> Result<Guard> {
+        self.memory.receive(into)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_little_is_sent_at_once_and_the_rest_by_a_thread_in_one_order() {
+    let network = Network::new(1);
+    let (left, right) = (Eager::new(&network, "one"), Eager::new(&network, "asker"));
+    let (there, here) = (Bus::new(), Bus::new());
+    let answers = lamps(&there, "one");
+    let one = Fleet::join(&there, Arc::clone(&left) as _, offers()).await.expect("it joins");
+    let asker = Fleet::join(&here, Arc::clone(&right) as _, asks()).await.expect("it joins");
+    let asking: Vec<_> = (0..8)
+        .map(|task| {
+            let here = here.clone();
+            tokio::spawn(async move {
+                for number in 0..50 {
+                    // Every fourth is not little.
+                    let name = format!("{task} {number} {}", "x".repeat(if number % 4 == 3 { 40 << 10 } else { 4 }));
+                    let mut room = Requester::of(&here, lamp(&name));
+                    room.stands(&[&format!("{name} by one")]).await;
+                }
+            })
+        })
+        .collect();
+    for asking in asking {
+        asking.await.expect("it ends");
+    }
+    assert_eq!(answers.runs(), 400);
+    assert_eq!(asker.counts().resyncs + one.counts().resyncs, 0, "none overtook another");
+    for carrier in [&left, &right] {
+        let count = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        assert!(
+            count(&carrier.at_once) > 20 && count(&carrier.by_thread) > 20,
+            "{:?}",
+            (&carrier.at_once, &carrier.by_thread)
+        );
+    }
+    // What is asked alone wakes no thread.
+    let before = right.by_thread.load(Ordering::SeqCst);
+    for number in 0..100 {
+        let name = format!("alone {number}");
+        Requester::of(&here, lamp(&name)).stands(&[&format!("{name} by one")]).await;
+    }
+    let by_thread = right.by_thread.load(Ordering::SeqCst) - before;
+    assert!(by_thread <= 100, "a tenth was given back, with what came meanwhile: {by_thread}");
+    one.leave().await;
+    asker.leave().await;
+    assert!(there.directives().is_empty() && here.directives().is_empty());
 }

@@ -1,23 +1,35 @@
 //! Contains panics of user code.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use crate::{Error, Result};
+
+pin_project_lite::pin_project! {
+    /// User code whose panic is an error. As a type of its own it is as large as what it runs; an async function would be twice that.
+    struct Contained<F> {
+        #[pin]
+        work: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T>>> Future for Contained<F> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        catch_unwind(AssertUnwindSafe(|| self.project().work.poll(cx)))
+            .unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload))))
+    }
+}
 
 /// Runs user code and turns a panic into an error.
 ///
 /// # Errors
 /// The code's own, or [`ErrorKind::Panicked`](crate::error::ErrorKind::Panicked).
-pub async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut work = pin!(work);
-    poll_fn(move |cx| {
-        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
-            .unwrap_or_else(|payload| Poll::Ready(Err(Error::from_panic(payload))))
-    })
-    .await
+pub fn contained<T>(work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
+    Contained { work }
 }
 
 /// Runs user code whose result nobody needs, such as a destructor, and logs a panic.

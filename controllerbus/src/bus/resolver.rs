@@ -279,32 +279,57 @@ fn finish(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: u32, result: R
     lane_ref.handover.notify();
 }
 
-async fn drive(standing: Arc<Standing>, lane_ref: Arc<LaneRef>, run: u32, work: BoxFuture<'static, Result<()>>) {
-    let mut backoff = None;
-    let mut run = run;
-    let mut work = work;
-    loop {
-        let begun = Instant::now();
-        let result = contained(work).instrument(lane_ref.span.clone()).await;
-        let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent()) && !standing.options.once;
-        finish(&standing, &lane_ref, run, result);
-        if !is_tried_again {
-            return;
+/// Drives a run to its end, and those after it. There is one of these for each resolver that works, and so it is small: as a block it
+/// has its arguments once, and what seldom happens is boxed.
+fn drive(
+    standing: Arc<Standing>,
+    lane_ref: Arc<LaneRef>,
+    run: u32,
+    work: BoxFuture<'static, Result<()>>,
+) -> impl Future<Output = ()> + Send {
+    let (mut run, mut work) = (run, work);
+    async move {
+        let mut backoff = None;
+        loop {
+            let begun = Instant::now();
+            // In a scope of its own, so that the result takes no room while the next one is waited for.
+            let is_tried_again = {
+                let result = contained(work).instrument(lane_ref.span.clone()).await;
+                let is_tried_again = result.as_ref().is_err_and(|error| !error.is_permanent());
+                finish(&standing, &lane_ref, run, result);
+                is_tried_again && !standing.options.once
+            };
+            if !is_tried_again {
+                return;
+            }
+            let next = Box::pin(wait_to_retry(&standing, &lane_ref, run, begun, &mut backoff)).await;
+            let Some(next) = next else { return };
+            (run, work) = next;
         }
-        let own = || lane_ref.controller.retry(standing.directive.id()).unwrap_or(lane_ref.retry);
-        let backoff = backoff.get_or_insert_with(|| Backoff::new(own()));
-        if begun.elapsed() >= HEALTHY {
-            backoff.reset();
+    }
+}
+
+/// Waits, and begins another run; `None` if there is none.
+async fn wait_to_retry(
+    standing: &Arc<Standing>,
+    lane_ref: &Arc<LaneRef>,
+    run: u32,
+    begun: Instant,
+    backoff: &mut Option<Box<Backoff>>,
+) -> Option<(u32, BoxFuture<'static, Result<()>>)> {
+    let own = || lane_ref.controller.retry(standing.directive.id()).unwrap_or(lane_ref.retry);
+    let backoff = backoff.get_or_insert_with(|| Box::new(Backoff::new(own())));
+    if begun.elapsed() >= HEALTHY {
+        backoff.reset();
+    }
+    tokio::time::sleep(backoff.next()?).await;
+    let run = standing.change(|state, effects| state.retry(standing, lane_ref, run, effects))?;
+    match lane_ref.span.in_scope(|| call_resolver(standing, lane_ref, run)) {
+        Ok(Some(work)) => Some((run, work)),
+        Ok(None) => {
+            finish(standing, lane_ref, run, Ok(()));
+            None
         }
-        let Some(wait) = backoff.next() else { return };
-        tokio::time::sleep(wait).await;
-        let again = standing.change(|state, effects| state.retry(&standing, &lane_ref, run, effects));
-        let Some(again) = again else { return };
-        run = again;
-        work = match lane_ref.span.in_scope(|| call_resolver(&standing, &lane_ref, run)) {
-            Ok(Some(work)) => work,
-            Ok(None) => return finish(&standing, &lane_ref, run, Ok(())),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        };
+        Err(error) => Some((run, Box::pin(std::future::ready(Err(error))))),
     }
 }

@@ -252,55 +252,71 @@ impl<P: Post> Endpoint<P> {
         }
     }
 
+    /// Sends a message once there is room. What waits for that is kept apart, because mostly nothing does.
+    async fn send(&self, message: &Message<'_>) -> Result<()> {
+        if self.post.try_send(message)? {
+            return Ok(());
+        }
+        Box::pin(self.post.send(message)).await
+    }
+
     /// Forwards the events of a reference. The first ones are what stands: if that is told anew, it is said where that ends.
-    async fn forward(&self, ask: u64, raw: &Raw, credit: &Semaphore, anew: bool) -> Result<()> {
+    fn forward<'a>(
+        &'a self,
+        ask: u64,
+        raw: &'a Raw,
+        credit: &'a Semaphore,
+        anew: bool,
+    ) -> impl Future<Output = Result<()>> + Send + 'a {
         let mut telling = anew;
-        loop {
-            // Unread events stay in the bus's queue, which is bounded by the number of current values.
-            match credit.try_acquire() {
-                Ok(permit) => permit.forget(),
-                Err(_) => {
-                    self.post.waits_for_credit();
-                    match credit.acquire().await {
-                        Ok(permit) => permit.forget(),
-                        Err(_) => return Ok(()),
-                    }
-                }
-            }
-            let polled = |cx: &mut Context<'_>| match lock(raw).poll_event(cx) {
-                Poll::Pending if telling => Poll::Ready(None),
-                polled => polled.map(Some),
-            };
-            let Some(event) = poll_fn(polled).await else {
-                telling = false;
-                credit.add_permits(1);
-                self.post.send(&Message::Told { ask }).await?;
-                continue;
-            };
-            // These come after all that stood.
-            if telling && matches!(event, Some(RawEvent::Removed(_) | RawEvent::Busy)) {
-                telling = false;
-                self.post.send(&Message::Told { ask }).await?;
-            }
-            let message = match event {
-                Some(RawEvent::Added(id, value)) => match encoded(&value) {
-                    Ok(bytes) => {
-                        let added = Message::Added { ask, value: id.0, replaces: None, bytes: &bytes };
-                        match self.post.send(&added).await {
-                            Ok(()) => continue,
-                            Err(error) if error.kind() == ErrorKind::Encoding => Message::Failed { ask, error },
-                            Err(error) => return Err(error),
+        async move {
+            loop {
+                // Unread events stay in the bus's queue, which is bounded by the number of current values.
+                match credit.try_acquire() {
+                    Ok(permit) => permit.forget(),
+                    Err(_) => {
+                        self.post.waits_for_credit();
+                        match credit.acquire().await {
+                            Ok(permit) => permit.forget(),
+                            Err(_) => return Ok(()),
                         }
                     }
-                    Err(error) => Message::Failed { ask, error },
-                },
-                Some(RawEvent::Removed(id)) => Message::Removed { ask, value: id.0 },
-                Some(RawEvent::Idle) => Message::Idle { ask },
-                Some(RawEvent::Busy) => Message::Busy { ask },
-                Some(RawEvent::Failed(error)) => Message::Failed { ask, error },
-                None => return self.post.send(&Message::End { ask }).await,
-            };
-            self.post.send(&message).await?;
+                }
+                let polled = |cx: &mut Context<'_>| match lock(raw).poll_event(cx) {
+                    Poll::Pending if telling => Poll::Ready(None),
+                    polled => polled.map(Some),
+                };
+                let Some(event) = poll_fn(polled).await else {
+                    telling = false;
+                    credit.add_permits(1);
+                    self.send(&Message::Told { ask }).await?;
+                    continue;
+                };
+                // These come after all that stood.
+                if telling && matches!(event, Some(RawEvent::Removed(_) | RawEvent::Busy)) {
+                    telling = false;
+                    self.send(&Message::Told { ask }).await?;
+                }
+                let message = match event {
+                    Some(RawEvent::Added(id, value)) => match encoded(&value) {
+                        Ok(bytes) => {
+                            let added = Message::Added { ask, value: id.0, replaces: None, bytes: &bytes };
+                            match self.send(&added).await {
+                                Ok(()) => continue,
+                                Err(error) if error.kind() == ErrorKind::Encoding => Message::Failed { ask, error },
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        Err(error) => Message::Failed { ask, error },
+                    },
+                    Some(RawEvent::Removed(id)) => Message::Removed { ask, value: id.0 },
+                    Some(RawEvent::Idle) => Message::Idle { ask },
+                    Some(RawEvent::Busy) => Message::Busy { ask },
+                    Some(RawEvent::Failed(error)) => Message::Failed { ask, error },
+                    None => return self.send(&Message::End { ask }).await,
+                };
+                self.send(&message).await?;
+            }
         }
     }
 

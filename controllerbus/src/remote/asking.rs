@@ -1,6 +1,6 @@
 //! The other end's bus: a reference to a directive there, read as events, with credit for those that were read.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -54,7 +54,8 @@ pub(super) struct WireRequest<P: Post> {
     /// Events that were read and not yet reported.
     read: u32,
     /// If the directive is local: the values that did not stand any more when their events were read.
-    missed: Option<HashSet<ValueId>>,
+    #[expect(clippy::box_collection, reason = "a set is 48 bytes, also where there is none")]
+    missed: Option<Box<HashSet<ValueId>>>,
 }
 
 impl<P: Post> WireRequest<P> {
@@ -62,7 +63,7 @@ impl<P: Post> WireRequest<P> {
         let queue =
             Arc::new(if P::RESUMES { EventQueue::resumable(directive.cloned()) } else { EventQueue::default() });
         let ask = endpoint.open(Receiving::Events(Arc::clone(&queue)));
-        Self { endpoint: Arc::clone(endpoint), ask, queue, read: 0, missed: is_local.then(HashSet::new) }
+        Self { endpoint: Arc::clone(endpoint), ask, queue, read: 0, missed: is_local.then(Box::default) }
     }
 
     /// A weak reference to the directive that the other end asks this one to resolve.
@@ -105,6 +106,8 @@ impl<P: Post> RawRequest for WireRequest<P> {
                     }
                     None if unread.ended => return Poll::Ready(None),
                     None => {
+                        // Most asks have no further event for long.
+                        unread.events = VecDeque::new();
                         let before = unread.waker.replace(cx.waker().clone());
                         drop(unread);
                         drop(before);

@@ -109,6 +109,15 @@ pub trait Post: Send + Sync + 'static {
         self.push(message)
     }
 
+    /// Sends a message if there is room for it now; false, and nothing is sent, if there is not.
+    ///
+    /// # Errors
+    /// As above.
+    fn try_send(&self, message: &Message<'_>) -> Result<bool> {
+        let _ = message;
+        Ok(false)
+    }
+
     /// Sends a message once there is room. Cancel-safe.
     ///
     /// # Errors

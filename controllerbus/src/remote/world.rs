@@ -1,8 +1,9 @@
 //! What the other end has told of one ask, so that it can be told again without being told twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::Error;
+use crate::few::Few;
 
 /// How many errors are remembered.
 const ERRORS: usize = 8;
@@ -11,14 +12,20 @@ const ERRORS: usize = 8;
 #[derive(Default)]
 pub(super) struct World {
     /// The values that stand, each with what it counts.
-    values: HashMap<u64, u64>,
+    values: Few<u64, u64>,
     idle: bool,
+    /// What most have nothing of.
+    rare: Option<Box<Rare>>,
+    /// The ask was released: nothing stands any more.
+    pub(super) released: bool,
+}
+
+#[derive(Default)]
+struct Rare {
     /// Those since it was last busy.
     errors: Vec<Error>,
     /// While it is told again.
     again: Option<Again>,
-    /// The ask was released: nothing stands any more.
-    pub(super) released: bool,
 }
 
 struct Again {
@@ -47,11 +54,23 @@ pub(super) struct Changed {
 }
 
 impl World {
+    fn again(&mut self) -> Option<&mut Again> {
+        self.rare.as_mut()?.again.as_mut()
+    }
+
+    /// It is busy, and so an error is news again.
+    fn forget_errors(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.errors = Vec::new();
+        }
+        self.rare.take_if(|rare| rare.again.is_none());
+    }
+
     /// Whether this value is to be [added](World::added). One that stands already is not missing any more.
     pub(super) fn is_news(&mut self, value: u64) -> bool {
-        let Some(counted) = self.values.get(&value) else { return !self.released };
-        if let Some(again) = &mut self.again {
-            again.is_there(value, *counted);
+        let Some(counted) = self.values.get(value).copied() else { return !self.released };
+        if let Some(again) = self.again() {
+            again.is_there(value, counted);
         }
         false
     }
@@ -63,13 +82,13 @@ impl World {
 
     /// What the values count that were not told again so far: they are on their way out.
     pub(super) fn missing(&self) -> u64 {
-        self.again.as_ref().map_or(0, |again| again.bytes)
+        self.rare.as_ref().and_then(|rare| rare.again.as_ref()).map_or(0, |again| again.bytes)
     }
 
     /// What a value counted that has stood until now.
     pub(super) fn removed(&mut self, value: u64) -> Option<u64> {
-        let counted = self.values.remove(&value)?;
-        if let Some(again) = &mut self.again {
+        let counted = self.values.remove(value)?;
+        if let Some(again) = self.again() {
             again.is_there(value, counted);
         }
         Some(counted)
@@ -77,44 +96,49 @@ impl World {
 
     /// Whether this is new.
     pub(super) fn idle(&mut self, idle: bool) -> bool {
-        if let Some(again) = &mut self.again {
+        if let Some(again) = self.again() {
             again.idle = idle;
             return false;
         }
         if !idle {
-            self.errors.clear();
+            self.forget_errors();
         }
         std::mem::replace(&mut self.idle, idle) != idle
     }
 
     /// Whether this is new.
     pub(super) fn failed(&mut self, error: &Error) -> bool {
-        if self.again.is_some() && self.errors.contains(error) {
+        let rare = self.rare.get_or_insert_default();
+        if rare.again.is_some() && rare.errors.contains(error) {
             return false;
         }
-        if self.errors.len() == ERRORS {
-            self.errors.remove(0);
+        if rare.errors.len() == ERRORS {
+            rare.errors.remove(0);
         }
-        self.errors.push(error.clone());
+        rare.errors.push(error.clone());
         true
     }
 
     /// From here on it is told again.
     pub(super) fn anew(&mut self) {
-        let (missing, bytes) = (self.values.keys().copied().collect(), self.values.values().sum());
-        self.again = Some(Again { missing, bytes, idle: false });
+        let (missing, bytes) = (
+            self.values.iter().map(|(value, _)| *value).collect(),
+            self.values.iter().map(|(_, counted)| counted).sum(),
+        );
+        self.rare.get_or_insert_default().again = Some(Again { missing, bytes, idle: false });
     }
 
     /// All of it has been told.
     pub(super) fn told(&mut self) -> Changed {
-        let Some(again) = self.again.take() else { return Changed::default() };
+        let Some(again) = self.rare.as_mut().and_then(|rare| rare.again.take()) else { return Changed::default() };
         let mut gone: Vec<u64> = again.missing.into_iter().collect();
         gone.sort_unstable();
-        let counted = gone.iter().filter_map(|value| self.values.remove(value)).sum();
+        let counted = gone.iter().filter_map(|value| self.values.remove(*value)).sum();
         let idle = (again.idle != self.idle).then_some(again.idle);
         if idle == Some(false) {
-            self.errors.clear();
+            self.forget_errors();
         }
+        self.rare.take_if(|rare| rare.errors.is_empty());
         self.idle = again.idle;
         Changed { gone, counted, idle }
     }
@@ -122,8 +146,8 @@ impl World {
     /// The ask is released: returns what its values counted.
     pub(super) fn release(&mut self) -> u64 {
         self.released = true;
-        self.again = None;
-        self.values.drain().map(|(_, counted)| counted).sum()
+        self.rare = None;
+        std::mem::take(&mut self.values).iter().map(|(_, counted)| counted).sum()
     }
 }
 

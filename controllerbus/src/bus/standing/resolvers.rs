@@ -26,7 +26,7 @@ pub(in crate::bus) struct Resolver {
     pub(super) done: bool,
     /// There are enough values without it: it does not run, and begins again when there is room.
     pub(super) parked: bool,
-    pub(super) error: Option<Error>,
+    pub(super) error: Option<Box<Error>>,
     /// Its controller has ended, and its values stay: what is left of the controller cannot remove them.
     pub(super) suspended: bool,
     pub(super) task: Option<Arc<ResolverTask>>,
@@ -193,10 +193,10 @@ impl StandingState {
     /// reported is not told again where it ends with it.
     pub(in crate::bus) fn fail(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
         let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
-        let is_told = resolver.error.as_ref() == Some(&error);
+        let is_told = resolver.error.as_deref() == Some(&error);
         resolver.idle = true;
         resolver.run += 1;
-        resolver.error = Some(error.clone());
+        resolver.error = Some(Box::new(error.clone()));
         resolver.failed = true;
         resolver.works_since = None;
         effects.call(&mut resolver.gone);
@@ -216,7 +216,7 @@ impl StandingState {
     /// changes.
     pub(in crate::bus) fn report(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
         let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
-        resolver.error = Some(error.clone());
+        resolver.error = Some(Box::new(error.clone()));
         lane_ref.counts.failed(&error);
         if !self.holds_back(lane_ref) {
             self.emit(&RawEvent::Failed(error), lane_ref.side, effects);
@@ -311,6 +311,6 @@ impl StandingState {
     }
 
     pub(in crate::bus) fn error_of(&self, entry: u64) -> Option<&Error> {
-        self.resolver_of(entry).and_then(|resolver| resolver.error.as_ref())
+        self.resolver_of(entry).and_then(|resolver| resolver.error.as_deref())
     }
 }

@@ -22,7 +22,7 @@ impl StandingState {
             value_type: resolver.lane_ref.info.value_type(id).map(str::to_owned),
             state: match &resolver.error {
                 _ if self.holds_back(&resolver.lane_ref) || resolver.successor.is_some() => ResolverState::Held,
-                Some(error) => ResolverState::Failed { error: error.clone() },
+                Some(error) => ResolverState::Failed { error: (**error).clone() },
                 None if resolver.idle => ResolverState::Idle,
                 None => ResolverState::Working,
             },

@@ -95,7 +95,7 @@ impl StandingState {
                 && !self.holds_back(&resolver.lane_ref)
                 && told.meets(resolver.lane_ref.side)
             {
-                unread.push(RawEvent::Failed(error.clone()));
+                unread.push(RawEvent::Failed((**error).clone()));
             }
         }
         if let Some(error) = self.refusal() {

@@ -26,6 +26,10 @@ impl Post for ToProcess {
         self.0.push_later(&Carried::Remote(message))
     }
 
+    fn try_send(&self, message: &Message<'_>) -> Result<bool> {
+        self.0.try_send(&Carried::Remote(message))
+    }
+
     async fn send(&self, message: &Message<'_>) -> Result<()> {
         self.0.send(&Carried::Remote(message)).await
     }

@@ -128,9 +128,15 @@ impl Outbox {
     }
 
     /// Queues a message unless the queue is full; false if it was not queued.
-    pub(super) fn try_send<M: Serialize>(&self, message: &M) -> bool {
+    ///
+    /// # Errors
+    /// As [`Outbox::push`].
+    pub(super) fn try_send<M: Serialize>(&self, message: &M) -> Result<bool> {
         let mut queue = self.lock();
-        queue.bytes.len() < FULL && self.append(&mut queue, message).is_ok()
+        if queue.closed || queue.bytes.len() < FULL {
+            return self.append(&mut queue, message).map(|()| true);
+        }
+        Ok(false)
     }
 
     /// Queues a message once there is room. Cancel-safe.
@@ -371,7 +377,7 @@ mod tests {
         }
         assert!(queued(&outbox) < FULL + LONGEST, "no more than one message above the limit");
         assert!(sent.load(std::sync::atomic::Ordering::Relaxed) < 4000);
-        assert!(!outbox.try_send(&message(1)), "what may be lost is not queued");
+        assert!(!outbox.try_send(&message(1)).expect("it is open"), "what may be lost is not queued");
         // Also once the thread has got its room.
         while !outbox.has_waited() {
             tokio::task::yield_now().await;

@@ -37,6 +37,10 @@ impl Post for Line {
         Line::say(self, &Carried::Remote(message))
     }
 
+    fn try_send(&self, message: &Message<'_>) -> Result<bool> {
+        self.outbox.try_send(&Carried::Remote(message))
+    }
+
     async fn send(&self, message: &Message<'_>) -> Result<()> {
         self.outbox.send(&Carried::Remote(message)).await
     }

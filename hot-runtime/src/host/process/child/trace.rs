@@ -156,7 +156,7 @@ impl Subscriber for Forward {
         let module = if found.module.is_empty() { metadata.target() } else { &found.module };
         let level = level::number(metadata.level());
         let opened = ToParent::SpanOpened { span: id, parent, level, name, module, fields: &found.text.others };
-        let told = self.outbox.try_send(&opened);
+        let told = self.outbox.try_send(&opened).unwrap_or(false);
         self.spans().insert(id, Open { references: 1, told });
         Id::from_u64(id)
     }
@@ -180,7 +180,7 @@ impl Subscriber for Forward {
             line: if found.line == 0 { metadata.line().unwrap_or(0) } else { found.line as u32 },
             lost,
         }));
-        if !sent {
+        if !sent.unwrap_or(false) {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
     }
