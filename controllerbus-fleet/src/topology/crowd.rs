@@ -21,10 +21,14 @@ impl Topology {
         self.hosts.range(at(0)..=at(u64::MAX))
     }
 
-    /// Whether a host is known, or may be. It is logged now and then if one may not.
+    /// Whether a host is known, or may be: the oldest one of its name that is not there any more makes room. It is logged now and then
+    /// if one may not.
     pub(super) fn admits(&mut self, peer: &Peer) -> bool {
-        let has_room = self.hosts.len() < MOST_HOSTS && self.incarnations(&peer.host).count() < MOST_KNOWN;
-        if has_room || self.hosts.contains_key(peer) {
+        if self.hosts.contains_key(peer) {
+            return true;
+        }
+        let known = self.incarnations(&peer.host).filter(|(_, host)| !host.is_given_up).count();
+        if self.hosts.len() < MOST_HOSTS && (known < MOST_KNOWN || self.give_up_the_oldest(&peer.host, |_| true)) {
             return true;
         }
         let now = Instant::now();
@@ -42,24 +46,32 @@ impl Topology {
     /// # Errors
     /// Why there may be none.
     pub(super) fn make_room(&mut self, peer: &Peer) -> Result<(), String> {
-        let linked = |(_, host): &(&Peer, &Host)| host.link.is_some() && !host.is_given_up;
-        let links = self.incarnations(&peer.host).filter(linked).count();
-        if links < MOST_LINKS {
+        let is_linked = |host: &Host| host.link.is_some() && !host.is_given_up;
+        let links = self.incarnations(&peer.host).filter(|(_, host)| is_linked(host)).count();
+        if links < MOST_LINKS || self.give_up_the_oldest(&peer.host, is_linked) {
             return Ok(());
         }
-        let gone = self.incarnations(&peer.host).filter(linked).filter(|(_, host)| !host.present);
-        let oldest = gone.min_by_key(|(_, host)| host.since_ms).map(|(peer, _)| peer.clone());
-        let Some(host) = oldest.and_then(|oldest| self.hosts.get_mut(&oldest)) else {
-            return Err(format!(
-                "there are links to {links} other hosts that are called `{}`; give each host a name of its own",
-                peer.host
-            ));
-        };
-        host.is_given_up = true;
-        if let Some(link) = &host.link {
-            link.give_up("another host of its name takes its place");
+        Err(format!(
+            "there are links to {links} other hosts that are called `{}`; give each host a name of its own",
+            peer.host
+        ))
+    }
+
+    /// Gives up the oldest one of a name that is not there any more, of those that are meant. False if there is none.
+    fn give_up_the_oldest(&mut self, host: &Arc<str>, is_meant: impl Fn(&Host) -> bool) -> bool {
+        let gone = |host: &Host| !host.present && !host.is_given_up && is_meant(host);
+        let all = self.incarnations(host).filter(|(_, host)| gone(host));
+        let oldest = all.min_by_key(|(_, host)| host.since_ms).map(|(peer, _)| peer.clone());
+        let Some(oldest) = oldest else { return false };
+        match self.hosts.get_mut(&oldest) {
+            Some(Host { is_given_up, link: Some(link), .. }) => {
+                *is_given_up = true;
+                // Its task ends it, and then it is forgotten.
+                link.give_up("another host of its name takes its place");
+            }
+            _ => drop(self.hosts.remove(&oldest)),
         }
-        Ok(())
+        true
     }
 
     /// Notes that there is no room for a link to a host, until it is tried again.

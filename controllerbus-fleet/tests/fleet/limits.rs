@@ -331,10 +331,11 @@ async fn a_host_that_has_many_incarnations_has_few_links_and_is_told_why() {
 
 #[tokio::test(start_paused = true)]
 async fn a_host_that_crashes_again_and_again_is_linked_each_time() {
+    // More often than its links are held.
     let network = Network::new(1);
     let asker = Host::join(&network, "asker", asks()).await;
     let mut hall = Requester::of(&asker.bus, lamp("hall"));
-    for _ in 0..20 {
+    for _ in 0..100 {
         let (one, _) = Host::with_lamps(&network, "one").await;
         let mut of_asker = Requester::of(&one.bus, lamp("own"));
         of_asker.stands(&["own by one"]).await;
