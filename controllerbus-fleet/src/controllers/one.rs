@@ -80,6 +80,7 @@ impl OneController {
                     let _ = changed.changed().await;
                 }
             };
+            let begins = begin(&link, &self.id, Arc::clone(&directive), &asked);
             tokio::select! {
                 biased;
                 () = gone => {
@@ -87,7 +88,7 @@ impl OneController {
                         return Err(unreachable(&link.peer().host, "it is gone"));
                     }
                 }
-                ended = ask(&link, &self.id, begin(&link, &self.id, Arc::clone(&directive), &asked), &asked) => return ended,
+                ended = ask(&link, &self.id, begins, &asked) => return ended,
             }
         }
     }
