@@ -178,8 +178,10 @@ impl Outbox {
             if waits {
                 self.task.notified().await;
             } else {
-                // Tasks that are ready add to the frames first.
-                tokio::task::yield_now().await;
+                // Tasks that are ready add to the frames first, where a frame costs something.
+                if self.carrier.may_block() {
+                    tokio::task::yield_now().await;
+                }
                 self.send_little();
             }
         }
@@ -234,9 +236,9 @@ impl Outbox {
     }
 
     fn is_for_the_thread(&self, queue: &Queue) -> bool {
-        let is_work = matches!(queue.jobs.front(), Some(Job::Do(_)));
-        let is_much = !queue.is_empty() && self.unseen.load(Ordering::Relaxed) > LITTLE;
-        self.carrier.may_block() && (is_work || is_much)
+        // Frames of the links themselves are not counted, and so it is not known that there is room for them.
+        let is_much = !queue.lanes.is_empty() && self.unseen.load(Ordering::Relaxed) > LITTLE;
+        self.carrier.may_block() && (!queue.jobs.is_empty() || is_much)
     }
 
     fn count(&self, bytes: usize) {

@@ -69,16 +69,14 @@ fn a_cut_of_the_one_who_answers(how: Cut) {
     let _hub = fleet.hub();
     let (mut a, mut b) = (fleet.asks(1), fleet.answers(2, &[]));
     let (ask, at_work) = (a.greet("Ada"), a.greet("never"));
-    let before = a.until_values(ask, &["b: hello Ada"]).told;
-    // Where the machine is busy, the engine may tell of a host that has just come that it is gone, and back a moment later.
-    let failed_before = a.until(at_work, "what it was told", |_| true).failed.len();
+    a.until_values(ask, &["b: hello Ada"]);
     fleet.network.cut(2, how);
     a.until_values(ask, &[]);
-    let state = a.until(at_work, "the error", |state| state.failed.len() > failed_before);
-    assert_eq!(state.failed[failed_before..], ["Unreachable"]);
+    let state = a.until(at_work, "the error", |state| !state.failed.is_empty());
+    assert_eq!(state.failed, ["Unreachable"]);
     fleet.network.heal(2, how);
     let state = a.until_values(ask, &["b: hello Ada"]);
-    assert_eq!(state.told, (before.0 + 1, before.1 + 1));
+    assert_eq!(state.told, (2, 1));
     assert_eq!(b.runs(), 2);
 }
 

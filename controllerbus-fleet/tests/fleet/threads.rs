@@ -83,6 +83,25 @@ impl Carrier for Blocking {
     }
 }
 
+/// Eight tasks ask for fifty lamps each, one after the other.
+async fn ask_from_eight_tasks(here: &Bus, name: impl Fn(usize, usize) -> String + Clone + Send + 'static) {
+    let asking: Vec<_> = (0..8)
+        .map(|task| {
+            let (here, name) = (here.clone(), name.clone());
+            tokio::spawn(async move {
+                for number in 0..50 {
+                    let name = name(task, number);
+                    let mut room = Requester::of(&here, lamp(&name));
+                    room.stands(&[&format!("{name} by one")]).await;
+                }
+            })
+        })
+        .collect();
+    for asking in asking {
+        asking.await.expect("it ends");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_carrier_that_blocks_is_called_on_a_thread_of_its_own_until_the_host_has_left() {
     let network = Network::new(1);
@@ -91,20 +110,7 @@ async fn a_carrier_that_blocks_is_called_on_a_thread_of_its_own_until_the_host_h
     let answers = lamps(&there, "one");
     let one = Fleet::join(&there, Arc::clone(&left) as _, offers()).await.expect("it joins");
     let asker = Fleet::join(&here, Arc::clone(&right) as _, asks()).await.expect("it joins");
-    let asking: Vec<_> = (0..8)
-        .map(|task| {
-            let here = here.clone();
-            tokio::spawn(async move {
-                for number in 0..50 {
-                    let mut room = Requester::of(&here, lamp(&format!("{task} {number}")));
-                    room.stands(&[&format!("{task} {number} by one")]).await;
-                }
-            })
-        })
-        .collect();
-    for asking in asking {
-        asking.await.expect("it ends");
-    }
+    ask_from_eight_tasks(&here, |task, number| format!("{task} {number}")).await;
     assert_eq!(answers.runs(), 400);
     assert!(left.calls.load(Ordering::SeqCst) > 20);
     one.leave().await;
@@ -211,22 +217,9 @@ async fn what_is_little_is_sent_at_once_and_the_rest_by_a_thread_in_one_order() 
     let answers = lamps(&there, "one");
     let one = Fleet::join(&there, Arc::clone(&left) as _, offers()).await.expect("it joins");
     let asker = Fleet::join(&here, Arc::clone(&right) as _, asks()).await.expect("it joins");
-    let asking: Vec<_> = (0..8)
-        .map(|task| {
-            let here = here.clone();
-            tokio::spawn(async move {
-                for number in 0..50 {
-                    // Every fourth is not little.
-                    let name = format!("{task} {number} {}", "x".repeat(if number % 4 == 3 { 40 << 10 } else { 4 }));
-                    let mut room = Requester::of(&here, lamp(&name));
-                    room.stands(&[&format!("{name} by one")]).await;
-                }
-            })
-        })
-        .collect();
-    for asking in asking {
-        asking.await.expect("it ends");
-    }
+    // Every fourth is not little.
+    let long = |number| "x".repeat(if number % 4 == 3 { 40 << 10 } else { 4 });
+    ask_from_eight_tasks(&here, move |task, number| format!("{task} {number} {}", long(number))).await;
     assert_eq!(answers.runs(), 400);
     assert_eq!(asker.counts().resyncs + one.counts().resyncs, 0, "none overtook another");
     for carrier in [&left, &right] {
