@@ -8,6 +8,7 @@
 
 use stabby::alloc::allocators::LibcAlloc;
 
+use super::fallible::Fallible;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -192,9 +193,9 @@ pub trait HostRequest {
     extern "C" fn poll(&self, waker: GuestWakerPtr) -> PolledEvent;
     /// Makes another reference to the same directive; a weak one does not keep it. A trait cannot speak of itself, so
     /// the host keeps it under a number until [`HostSide::referred`] fetches it.
-    extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure>;
+    extern "C" fn refer(&self, strong: bool) -> Fallible<u64>;
     /// Who answers the directive, as a list of [`crate::bus::ResolverSnapshot`]s in the boundary's encoding.
-    extern "C" fn resolvers(&self) -> stabby::result::Result<List<u8>, Failure>;
+    extern "C" fn resolvers(&self) -> Fallible<List<u8>>;
 }
 /// An owned [`HostRequest`].
 pub type HostRequestPtr = stabby::dynptr!(Boxed<dyn HostRequest + Send + Sync>);
@@ -216,14 +217,9 @@ pub type GuestFactoryPtr = stabby::dynptr!(Boxed<dyn GuestFactory + Send + Sync>
 pub trait HostSide {
     /// Adds a directive in the boundary's encoding to the host's bus; `facts` are what a host that does not know its
     /// type has to know, see [`crate::directive::Facts`].
-    extern "C" fn request(
-        &self,
-        id: Text,
-        bytes: List<u8>,
-        facts: List<u8>,
-    ) -> stabby::result::Result<HostRequestPtr, Failure>;
+    extern "C" fn request(&self, id: Text, bytes: List<u8>, facts: List<u8>) -> Fallible<HostRequestPtr>;
     /// Hands out what [`HostRequest::refer`] made.
-    extern "C" fn referred(&self, number: u64) -> stabby::result::Result<HostRequestPtr, Failure>;
+    extern "C" fn referred(&self, number: u64) -> Fallible<HostRequestPtr>;
     /// The most verbose level that anybody listens to: 0 none to 5 trace.
     extern "C" fn trace_level(&self) -> u8;
     /// A `tracing` event.
@@ -244,7 +240,7 @@ pub trait HostSide {
         info: FactoryInfo,
         retry: List<u8>,
         controller: GuestControllerPtr,
-    ) -> stabby::result::Result<u64, Failure>;
+    ) -> Fallible<u64>;
     /// How the execution of one that was added has ended for good: [`EVENT_END`] or [`EVENT_FAILED`]; or [`EVENT_PENDING`], and
     /// then the waker is kept until it has.
     extern "C" fn exited(&self, controller: u64, waker: GuestWakerPtr) -> PolledEvent;
@@ -253,7 +249,7 @@ pub trait HostSide {
     /// Removes one that was added, without another word.
     extern "C" fn let_go(&self, controller: u64);
     /// Adds factories to the host's bus, until they are removed by the number that this returns, or with the generation.
-    extern "C" fn add_factories(&self, factories: List<GuestFactoryPtr>) -> stabby::result::Result<u64, Failure>;
+    extern "C" fn add_factories(&self, factories: List<GuestFactoryPtr>) -> Fallible<u64>;
     /// Removes factories that were added, and their controllers.
     extern "C" fn remove_factories(&self, number: u64);
 }
@@ -277,9 +273,9 @@ pub trait HostSink {
     /// Calls the waker once, when this resolver's values are gone.
     extern "C" fn on_gone(&self, waker: GuestWakerPtr);
     /// Makes a weak reference to the directive, to be fetched as that of [`HostRequest::refer`].
-    extern "C" fn refer(&self) -> stabby::result::Result<u64, Failure>;
+    extern "C" fn refer(&self) -> Fallible<u64>;
     /// Ends the directive, unless it is referred to and that counts; 1 if it has ended by this.
-    extern "C" fn close(&self, even_if_referred: bool) -> stabby::result::Result<u64, Failure>;
+    extern "C" fn close(&self, even_if_referred: bool) -> Fallible<u64>;
 }
 /// An owned [`HostSink`].
 pub type HostSinkPtr = stabby::dynptr!(Boxed<dyn HostSink + Send + Sync>);
@@ -297,7 +293,7 @@ pub type HostDonePtr = stabby::dynptr!(Boxed<dyn HostDone + Send + Sync>);
 #[stabby::stabby]
 pub trait HostSaved {
     /// The state, or why there is none.
-    extern "C" fn done(&self, result: stabby::result::Result<SavedState, Failure>);
+    extern "C" fn done(&self, result: Fallible<SavedState>);
 }
 /// An owned [`HostSaved`]; dropping it without a call means that nothing was saved.
 pub type HostSavedPtr = stabby::dynptr!(Boxed<dyn HostSaved + Send + Sync>);
@@ -309,7 +305,7 @@ pub trait GuestListening {
     /// changes after that, until the controller has served.
     extern "C" fn service(&self, service: u8);
     /// Once: a descriptor of the socket, which is the guest's own from now on, or why there is none.
-    extern "C" fn done(&self, result: stabby::result::Result<i32, Failure>);
+    extern "C" fn done(&self, result: Fallible<i32>);
 }
 /// An owned [`GuestListening`].
 pub type GuestListeningPtr = stabby::dynptr!(Boxed<dyn GuestListening + Send + Sync>);
@@ -366,7 +362,7 @@ pub type GuestControllerPtr = stabby::dynptr!(Boxed<dyn GuestController + Send +
 #[stabby::stabby]
 pub trait HostConstructed {
     /// The controller, or why there is none.
-    extern "C" fn done(&self, result: stabby::result::Result<GuestControllerPtr, Failure>);
+    extern "C" fn done(&self, result: Fallible<GuestControllerPtr>);
 }
 /// An owned [`HostConstructed`].
 pub type HostConstructedPtr = stabby::dynptr!(Boxed<dyn HostConstructed + Send + Sync>);

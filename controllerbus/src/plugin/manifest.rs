@@ -19,7 +19,7 @@ macro_rules! boundary_version {
     };
 }
 
-boundary_version!(3);
+boundary_version!(4);
 
 /// The boundary's fingerprint, as 16 hex digits: two sides that have the same may call each other.
 ///
@@ -54,7 +54,10 @@ pub const BOUNDARY: Boundary<'static> = Boundary { version: BOUNDARY_VERSION, fi
 /// what is handed over, or of what a number means, none may: the host would use what is not there.
 pub const ACCEPTED: &[Boundary<'static>] = &[
     BOUNDARY,
-    // Without `Unreachable`. Fingerprints of other machines have not been written down.
+    // Laid out as this one, but written with stabby's results. Fingerprints of other machines have not been written down.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Boundary { version: 3, fingerprint: "99c50630ce64db6f" },
+    // Without `Unreachable`.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Boundary { version: 2, fingerprint: "17e8bfed2f390abb" },
 ];
@@ -74,12 +77,13 @@ const FINGERPRINT: u64 = {
     use stabby::IStable;
     const TOKENS: u64 = controllerbus_macros::fingerprint_of!(
         "src/plugin/abi.rs",
+        "src/plugin/fallible.rs": Fallible + WORDS + Tagged + Tag,
         "src/plugin/entry.rs": EntryCall + Entry + STARTED + TAKEN + ANSWERED,
         "src/plugin/level.rs": number,
         "src/plugin/shape.rs": InterfaceType + Receiver + Pointer + shape + fnv,
         "src/listen/mod.rs": Service,
     );
-    let types = [<GuestStart as IStable>::ID, <stabby::result::Result<GuestPtr, Failure> as IStable>::ID, TOKENS];
+    let types = [<GuestStart as IStable>::ID, <GuestPtr as IStable>::ID, <Failure as IStable>::ID, TOKENS];
     super::shape::shape(BOUNDARY_TEXT, &types)
 };
 
@@ -331,7 +335,7 @@ mod tests {
 
     /// Each version and its fingerprint, the newest last. A line is never changed once it was published.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    const VERSIONS: &[(u32, &str)] = &[(2, "17e8bfed2f390abb"), (3, "99c50630ce64db6f")];
+    const VERSIONS: &[(u32, &str)] = &[(2, "17e8bfed2f390abb"), (3, "99c50630ce64db6f"), (4, "1228d895a2db8f3f")];
 
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     #[test]

@@ -12,6 +12,9 @@ mod bundle;
 mod contained;
 mod crosses;
 mod entry;
+#[allow(missing_debug_implementations)]
+#[doc(hidden)]
+pub mod fallible;
 #[doc(hidden)]
 pub mod guest;
 #[doc(hidden)]

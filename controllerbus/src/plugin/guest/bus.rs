@@ -17,11 +17,12 @@ use crate::controller::{AnyController, BoxFuture, Info, SwapMode};
 use crate::directive::{AnyDirective, AnyValue, Callback, Facts, RawEvent, RawRequest, ValueId, ValueSink, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
-    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, Failure, GuestWaker,
+    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, GuestWaker,
     GuestWakerPtr, HostPtr, HostRequestDyn, HostRequestPtr, HostSideDyn, HostSinkDyn, HostSinkPtr, List, ObjectPtr,
     Text, boxed,
 };
 use crate::plugin::contained::{Contained, contain};
+use crate::plugin::fallible::Fallible;
 use crate::plugin::interface::Object;
 use crate::remote::Removals;
 use crate::{Error, Result, Retry};
@@ -80,7 +81,7 @@ impl Backend for HostBus {
         };
         let retry = wire::encode(&retry)?;
         let added = self.host.add_controller(told, retry.as_slice().into(), boxed(object).into());
-        let id = added.match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        let id = added.into_result()?;
         let (host, runtime) = (Arc::clone(&self.host), self.runtime.clone());
         Ok(Box::new(RemoteRunning { host, id, runtime, exit: OnceLock::new() }))
     }
@@ -88,7 +89,7 @@ impl Backend for HostBus {
     fn add_factories(&self, factories: Vec<Arc<dyn Factory>>, _source: Source) -> Result<Box<dyn Send + Sync>> {
         let mut objects = List::default();
         factories.into_iter().for_each(|one| objects.push(boxed(factory::Object::new(one, self)).into()));
-        let number = self.host.add_factories(objects).match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        let number = self.host.add_factories(objects).into_result()?;
         Ok(Box::new(RemoteFactories { host: Arc::clone(&self.host), number }))
     }
 }
@@ -162,14 +163,9 @@ fn waker_of(cx: &Context<'_>) -> GuestWakerPtr {
     boxed(TaskWaker(Contained::new(cx.waker().clone()))).into()
 }
 
-fn requested(
-    result: stabby::result::Result<HostRequestPtr, Failure>,
-    host: &Arc<HostPtr>,
-) -> Result<Box<dyn RawRequest>> {
-    result.match_owned(
-        |request| Ok(Box::new(RemoteRequest { request, host: Arc::clone(host) }) as Box<dyn RawRequest>),
-        |failure| Err(Error::from(failure)),
-    )
+fn requested(result: Fallible<HostRequestPtr>, host: &Arc<HostPtr>) -> Result<Box<dyn RawRequest>> {
+    let request = result.into_result()?;
+    Ok(Box::new(RemoteRequest { request, host: Arc::clone(host) }))
 }
 
 struct RemoteRequest {
@@ -200,12 +196,12 @@ impl RawRequest for RemoteRequest {
     }
 
     fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
-        let number = self.request.refer(strong).match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        let number = self.request.refer(strong).into_result()?;
         requested(self.host.referred(number), &self.host)
     }
 
     fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
-        let bytes = self.request.resolvers().match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        let bytes = self.request.resolvers().into_result()?;
         wire::decode(bytes.as_ref())
     }
 }
@@ -305,10 +301,10 @@ impl ValueSink for RemoteSink {
         self.sink.is_cancelled()
     }
     fn reference(&self) -> Result<Box<dyn RawRequest>> {
-        let number = self.sink.refer().match_owned(Ok, |failure| Err(Error::from(failure)))?;
+        let number = self.sink.refer().into_result()?;
         requested(self.host.referred(number), &self.host)
     }
     fn close(&self, even_if_referred: bool) -> Result<bool> {
-        self.sink.close(even_if_referred).match_owned(|ended| Ok(ended == 1), |failure| Err(Error::from(failure)))
+        self.sink.close(even_if_referred).into_result().map(|ended| ended == 1)
     }
 }

@@ -80,10 +80,7 @@ impl GuestFactory for Object {
                 Ok(GuestObject { resolves, controller: Arc::new(Mutex::new(Some(controller))), context, host, handle })
             })
             .await;
-            done.done(match made {
-                Ok(object) => stabby::result::Result::Ok(boxed(object).into()),
-                Err(error) => stabby::result::Result::Err(error.into()),
-            });
+            done.done(made.map(|object| boxed(object).into()).into());
         };
         spawn(self.bus.runtime(), cancel, constructing.instrument(spans::call(&self.info.id, None)))
     }

@@ -213,13 +213,11 @@ impl GuestController for GuestObject {
             let saved = saving
                 .await
                 .unwrap_or_else(|error| Err(error.try_into_panic().map_or_else(Error::msg, Error::from_panic)));
-            done.done(match saved {
-                Ok(Some(State { schema, bytes })) => {
-                    stabby::result::Result::Ok(SavedState { there: true, schema, bytes: bytes.as_slice().into() })
-                }
-                Ok(None) => stabby::result::Result::Ok(SavedState { there: false, schema: 0, bytes: List::default() }),
-                Err(error) => stabby::result::Result::Err(error.into()),
+            let saved = saved.map(|state| match state {
+                Some(State { schema, bytes }) => SavedState { there: true, schema, bytes: bytes.as_slice().into() },
+                None => SavedState { there: false, schema: 0, bytes: List::default() },
             });
+            done.done(saved.into());
         })
     }
 

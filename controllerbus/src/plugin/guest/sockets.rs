@@ -7,8 +7,9 @@ use tokio::sync::{oneshot, watch};
 use crate::controller::BoxFuture;
 use crate::error::ErrorKind;
 use crate::listen::{Address, HostSocket, Kept, Service, Sockets};
-use crate::plugin::abi::{Failure, GuestListening, HostSocketsDyn, HostSocketsPtr, Text, boxed};
+use crate::plugin::abi::{GuestListening, HostSocketsDyn, HostSocketsPtr, Text, boxed};
 use crate::plugin::contained::{Contained, contain};
+use crate::plugin::fallible::Fallible;
 use crate::{Error, Result};
 
 /// Where one controller's sockets come from.
@@ -78,9 +79,9 @@ impl GuestListening for Listening {
         });
     }
 
-    extern "C" fn done(&self, result: stabby::result::Result<i32, Failure>) {
+    extern "C" fn done(&self, result: Fallible<i32>) {
         // Owned from here on: closed if nothing waits for it any more.
-        let given = result.match_owned(|descriptor| Ok(Given::of(descriptor)), |failure| Err(Error::from(failure)));
+        let given = result.into_result().map(Given::of);
         contain("telling that a socket is there", || {
             let tell = self.tell.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(tell) = tell {

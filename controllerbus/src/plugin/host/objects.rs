@@ -16,12 +16,13 @@ use crate::controller::{BoxFuture, State};
 use crate::directive::{AnyValue, DirectiveType, RawEvent, RawRequest, ValueId, ValueSink, confined, wire};
 use crate::error::ErrorKind;
 use crate::plugin::abi::{
-    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo, Failure,
+    EVENT_ADDED, EVENT_BUSY, EVENT_END, EVENT_FAILED, EVENT_IDLE, EVENT_PENDING, EVENT_REMOVED, FactoryInfo,
     GuestControllerPtr, GuestFactoryPtr, GuestWakerDyn, GuestWakerPtr, HostConstructed, HostDone, HostRequest,
     HostRequestPtr, HostSaved, HostSide, HostSink, List, ObjectPtr, Outcome, PolledEvent, SavedState, Text,
     TraceRecord, boxed,
 };
 use crate::plugin::contained::{Contained, contain};
+use crate::plugin::fallible::{Fallible, Tagged};
 use crate::plugin::interface::Object;
 use crate::plugin::lease::{Holder, Lease, Leases};
 use crate::plugin::level;
@@ -145,28 +146,22 @@ impl HostObject {
 }
 
 impl HostSide for HostObject {
-    extern "C" fn request(
-        &self,
-        id: Text,
-        bytes: List<u8>,
-        facts: List<u8>,
-    ) -> stabby::result::Result<HostRequestPtr, Failure> {
-        answered(|| self.add(id.as_str(), bytes.as_ref(), facts.as_ref())).into()
+    extern "C" fn request(&self, id: Text, bytes: List<u8>, facts: List<u8>) -> Fallible<HostRequestPtr> {
+        answered(|| self.add(id.as_str(), bytes.as_ref(), facts.as_ref()))
     }
-    extern "C" fn referred(&self, number: u64) -> stabby::result::Result<HostRequestPtr, Failure> {
+    extern "C" fn referred(&self, number: u64) -> Fallible<HostRequestPtr> {
         answered(|| {
             let raw = self.references.referred.take(number);
             let raw = raw.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no reference {number} is kept")))?;
             Ok(self.references.object(raw))
         })
-        .into()
     }
     extern "C" fn add_controller(
         &self,
         info: FactoryInfo,
         retry: List<u8>,
         controller: GuestControllerPtr,
-    ) -> stabby::result::Result<u64, Failure> {
+    ) -> Fallible<u64> {
         answered(|| {
             let _runtime = self.references.runtime.enter();
             let retry = wire::decode(retry.as_ref())?;
@@ -177,7 +172,6 @@ impl HostSide for HostObject {
             self.added().insert(id, Arc::new(Added { running: Mutex::new(Some(running)), exited, closed }));
             Ok(id)
         })
-        .into()
     }
     extern "C" fn exited(&self, controller: u64, waker: GuestWakerPtr) -> PolledEvent {
         let gone = || Err(Error::new(ErrorKind::Closed, "the controller was removed"));
@@ -209,13 +203,12 @@ impl HostSide for HostObject {
             drop(gone);
         });
     }
-    extern "C" fn add_factories(&self, factories: List<GuestFactoryPtr>) -> stabby::result::Result<u64, Failure> {
+    extern "C" fn add_factories(&self, factories: List<GuestFactoryPtr>) -> Fallible<u64> {
         answered(|| {
             let _runtime = self.references.runtime.enter();
             let proxies = factories.into_iter().map(|factory| FactoryProxy::of(factory, &self.name, &self.references));
             Ok(self.factories.keep(self.bus.backend().add_factories(proxies.collect(), self.source)?))
         })
-        .into()
     }
     extern "C" fn remove_factories(&self, number: u64) {
         guard((), || {
@@ -247,9 +240,8 @@ impl HostSide for HostObject {
 }
 
 /// Runs the host's code for a guest; a panic is an error.
-fn answered<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
-    let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::from_panic(payload)));
-    answer.map_err(Failure::from)
+fn answered<T: Tagged>(work: impl FnOnce() -> Result<T>) -> Fallible<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::from_panic(payload))).into()
 }
 
 /// A guest's reference to a standing directive.
@@ -283,20 +275,18 @@ impl<T> Kept<T> {
 }
 
 impl HostRequest for RequestObject {
-    extern "C" fn refer(&self, strong: bool) -> stabby::result::Result<u64, Failure> {
+    extern "C" fn refer(&self, strong: bool) -> Fallible<u64> {
         answered(|| {
             let _runtime = self.references.runtime.enter();
             let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner).reference(strong)?;
             Ok(self.references.referred.keep(raw))
         })
-        .into()
     }
-    extern "C" fn resolvers(&self) -> stabby::result::Result<List<u8>, Failure> {
+    extern "C" fn resolvers(&self) -> Fallible<List<u8>> {
         answered(|| {
             let resolvers = self.raw.lock().unwrap_or_else(PoisonError::into_inner).resolvers()?;
             Ok(wire::encode(&resolvers)?.as_slice().into())
         })
-        .into()
     }
     extern "C" fn poll(&self, waker: GuestWakerPtr) -> PolledEvent {
         let holder = WakerHolder { waker, _lease: self.references.leases.take(Holder::Waker) };
@@ -413,19 +403,17 @@ impl HostSink for Sink {
         let holder = WakerHolder { waker, _lease: self.references.leases.take(Holder::Waker) };
         guard((), || self.sink.on_gone(Box::new(move || holder.tell())));
     }
-    extern "C" fn refer(&self) -> stabby::result::Result<u64, Failure> {
+    extern "C" fn refer(&self) -> Fallible<u64> {
         answered(|| {
             let _runtime = self.references.runtime.enter();
             Ok(self.references.referred.keep(self.sink.reference()?))
         })
-        .into()
     }
-    extern "C" fn close(&self, even_if_referred: bool) -> stabby::result::Result<u64, Failure> {
+    extern "C" fn close(&self, even_if_referred: bool) -> Fallible<u64> {
         answered(|| {
             let _runtime = self.references.runtime.enter();
             self.sink.close(even_if_referred).map(u64::from)
         })
-        .into()
     }
 }
 
@@ -471,17 +459,17 @@ impl HostDone for Told<()> {
 }
 
 impl HostConstructed for Told<Result<GuestControllerPtr>> {
-    extern "C" fn done(&self, result: stabby::result::Result<GuestControllerPtr, Failure>) {
-        self.tell(result.match_owned(Ok, |failure| Err(Error::from(failure))));
+    extern "C" fn done(&self, result: Fallible<GuestControllerPtr>) {
+        self.tell(result.into_result());
     }
 }
 
 impl HostSaved for Told<Result<Option<State>>> {
-    extern "C" fn done(&self, result: stabby::result::Result<SavedState, Failure>) {
+    extern "C" fn done(&self, result: Fallible<SavedState>) {
         let state = |saved: SavedState| {
             saved.there.then(|| State { schema: saved.schema, bytes: saved.bytes.as_ref().to_vec() })
         };
-        self.tell(result.match_owned(|saved| Ok(state(saved)), |failure| Err(Error::from(failure))));
+        self.tell(result.into_result().map(state));
     }
 }
 

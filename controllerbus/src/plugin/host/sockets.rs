@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use super::objects::guard;
 use crate::Result;
 use crate::listen::{Address, HostSocket, Kept, Service, Sockets};
-use crate::plugin::abi::{Failure, GuestListeningDyn, GuestListeningPtr, HostSockets, Text};
+use crate::plugin::abi::{GuestListeningDyn, GuestListeningPtr, HostSockets, Text};
 use crate::plugin::contained::Contained;
 use crate::plugin::lease::{Holder, Lease, Leases};
 
@@ -42,10 +42,7 @@ impl Listening {
     }
 
     fn done(&self, result: Result<i32>) {
-        self.listening.done(match result {
-            Ok(descriptor) => stabby::result::Result::Ok(descriptor),
-            Err(error) => stabby::result::Result::Err(Failure::from(error)),
-        });
+        self.listening.done(result.into());
     }
 }
 
