@@ -66,24 +66,26 @@ unsafe impl Tagged for SavedState {
 }
 
 impl<T: Tagged> Fallible<T> {
-    /// Whether it is a value.
-    fn is_value(&self) -> bool {
-        match T::TAG {
+    /// Where the value lies, or the failure.
+    fn place(&mut self) -> std::result::Result<*mut T, *mut Failure> {
+        let start = self.either.as_mut_ptr();
+        let is_value = match T::TAG {
             // SAFETY: `of` initialised every word behind a value, and a failure's text has only words that are.
-            Tag::Word(index) => unsafe { self.either.as_ptr().cast::<usize>().add(index).read() == 0 },
+            Tag::Word(index) => unsafe { start.cast::<usize>().add(index).read() == 0 },
             // SAFETY: `of` wrote it.
-            Tag::Bit(index) => unsafe { self.either.as_ptr().cast::<u8>().add(index).read() & 1 == 0 },
-        }
+            Tag::Bit(index) => unsafe { start.cast::<u8>().add(index).read() & 1 == 0 },
+        };
+        if is_value { Ok(start.cast()) } else { Err(start.cast()) }
     }
 
     /// What it holds.
     pub(super) fn into_result(self) -> Result<T> {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: the tag says which it is, and it is not dropped as well.
-        if this.is_value() {
-            Ok(unsafe { this.either.as_ptr().cast::<T>().read() })
-        } else {
-            Err(Error::from(unsafe { this.either.as_ptr().cast::<Failure>().read() }))
+        let mut this = ManuallyDrop::new(self);
+        match this.place() {
+            // SAFETY: the tag says that it is there, and it is not dropped as well.
+            Ok(value) => Ok(unsafe { value.read() }),
+            // SAFETY: likewise.
+            Err(failure) => Err(Error::from(unsafe { failure.read() })),
         }
     }
 
@@ -107,11 +109,11 @@ impl<T: Tagged> Fallible<T> {
 
 impl<T: Tagged> Drop for Fallible<T> {
     fn drop(&mut self) {
-        // SAFETY: the tag says which it is; what was taken out is not dropped here.
-        if self.is_value() {
-            unsafe { self.either.as_mut_ptr().cast::<T>().drop_in_place() }
-        } else {
-            unsafe { self.either.as_mut_ptr().cast::<Failure>().drop_in_place() }
+        match self.place() {
+            // SAFETY: the tag says that it is there; what `into_result` takes out is not dropped here.
+            Ok(value) => unsafe { value.drop_in_place() },
+            // SAFETY: likewise.
+            Err(failure) => unsafe { failure.drop_in_place() },
         }
     }
 }
@@ -165,8 +167,10 @@ mod tests {
         drop((Fallible::from(Ok(value())), Fallible::<T>::from(Err(failure()))));
     }
 
-    /// Says how often it was dropped.
-    struct Counted(std::sync::Arc<()>);
+    /// Counts how many of it are alive.
+    struct Counted {
+        _alive: std::sync::Arc<()>,
+    }
 
     impl HostRequest for Counted {
         extern "C" fn poll(&self, _: crate::plugin::abi::GuestWakerPtr) -> PolledEvent {
@@ -200,7 +204,7 @@ mod tests {
         }
         let alive = std::sync::Arc::new(());
         let object = || -> HostRequestPtr {
-            let object: Boxed<Counted> = boxed(Counted(std::sync::Arc::clone(&alive)));
+            let object: Boxed<Counted> = boxed(Counted { _alive: std::sync::Arc::clone(&alive) });
             object.into()
         };
         is_laid_out_as_theirs(object, |_| std::sync::Arc::strong_count(&alive) == 2);
