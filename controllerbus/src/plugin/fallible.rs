@@ -31,6 +31,9 @@ pub unsafe trait Tagged: Sized {
     const TAG: Tag;
 }
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("what crosses between hosts and plugins is laid out for 64-bit systems");
+
 /// What tells a value from a failure.
 #[derive(Clone, Copy, Debug)]
 pub enum Tag {
@@ -40,29 +43,34 @@ pub enum Tag {
     Bit(usize),
 }
 
-// SAFETY: it has 8 bytes.
+const BEHIND_NUMBER: Tag = Tag::Word(1);
+const BEHIND_OBJECT: Tag = Tag::Word(2);
+const BEHIND_LIST: Tag = Tag::Word(3);
+const IN_STATE: Tag = Tag::Bit(1);
+
+// SAFETY: it has one word.
 unsafe impl Tagged for u64 {
-    const TAG: Tag = Tag::Word(8_usize.div_ceil(size_of::<usize>()));
+    const TAG: Tag = BEHIND_NUMBER;
 }
 
-// SAFETY: it has 4 bytes; a failure's first word is no pointer.
+// SAFETY: it has half a word; a failure's first word is no pointer.
 unsafe impl Tagged for i32 {
-    const TAG: Tag = Tag::Word(1);
+    const TAG: Tag = BEHIND_NUMBER;
 }
 
 // SAFETY: it has three words.
 unsafe impl Tagged for List<u8> {
-    const TAG: Tag = Tag::Word(3);
+    const TAG: Tag = BEHIND_LIST;
 }
 
 // SAFETY: it has two words.
 unsafe impl<T: HasDropVt> Tagged for stabby::Dyn<'static, Boxed<()>, T> {
-    const TAG: Tag = Tag::Word(2);
+    const TAG: Tag = BEHIND_OBJECT;
 }
 
 // SAFETY: it has four words; a byte of padding follows its first one, as it does in a failure.
 unsafe impl Tagged for SavedState {
-    const TAG: Tag = Tag::Bit(1);
+    const TAG: Tag = IN_STATE;
 }
 
 impl<T: Tagged> Fallible<T> {

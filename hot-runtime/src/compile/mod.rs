@@ -27,6 +27,7 @@ mod optimized;
 mod prelink;
 mod process;
 mod progress;
+mod reuse;
 mod standby;
 pub(crate) mod trial;
 mod units;
@@ -610,6 +611,7 @@ impl PluginBuilder {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { plugin: self.spec.id.clone() });
             }
+            self.reuse_dependencies().await?;
             self.invalidate_cargo_fingerprints(capture.clone()).await?;
             let built = self.run_cargo(&overlay, capture.as_ref(), progress, cancel).await?;
             let (library, messages) = (built.library.clone(), built.messages.clone());
@@ -637,6 +639,24 @@ impl PluginBuilder {
             let build_hash = overlay.build_hash;
             return Ok(Some(BuildOutput::Library { library, build_hash, by: BuiltBy::Cargo, messages, inputs: now }));
         }
+    }
+
+    /// Begins with what cargo has compiled for the workspace. Not for a single build, whose artifact contains no paths of this machine.
+    async fn reuse_dependencies(&self) -> Result<()> {
+        let (workspace, target_dir) = (self.workspace.clone(), self.options.target_dir.clone());
+        let profile = if self.spec.release { "release" } else { "debug" };
+        let (watch, plain) = (self.spec.watch, self.dependencies == Dependencies::Plain);
+        blocking(move || {
+            if !watch {
+                return reuse::forget_taken_over(&target_dir, profile)
+                    .map_err(Error::io("forgetting what was taken over from the workspace", &target_dir));
+            }
+            if plain {
+                reuse::take_over(&workspace, &target_dir, profile);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Learns from a build by cargo what it read. `None` if a file was written during the build.

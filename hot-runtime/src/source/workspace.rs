@@ -47,6 +47,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// The lock file of the crates' workspace.
     pub lock_file: Option<PathBuf>,
+    /// Where cargo builds that workspace.
+    pub(crate) build_dir: PathBuf,
     /// The local packages' directories, with the roots of their sources.
     pub(crate) packages: BTreeMap<PathBuf, Roots>,
     /// The directories of packages that patch others.
@@ -191,6 +193,8 @@ impl Workspace {
         self.roots.insert(root.clone());
         if self.crates.is_empty() {
             root.clone_into(&mut self.root);
+            let built = metadata.build_directory.as_ref().unwrap_or(&metadata.target_directory);
+            built.as_std_path().clone_into(&mut self.build_dir);
             self.settings = self.read_settings(&root)?;
         }
         let lock_file = root.join("Cargo.lock");
