@@ -233,7 +233,10 @@ name = "both"
 source = "registry+https://example.org"
 "#;
 
-    fn workspace(folder: &Path) -> Workspace {
+    /// A workspace that was not built yet.
+    fn workspace() -> (tempfile::TempDir, Workspace) {
+        let own = tempfile::tempdir().expect("a folder");
+        let folder = own.path();
         let lock_file = folder.join("Cargo.lock");
         std::fs::write(&lock_file, LOCK).expect("writing");
         let mine = ControllerCrate {
@@ -247,7 +250,7 @@ source = "registry+https://example.org"
         workspace.crates.push(mine);
         workspace.lock_file = Some(lock_file);
         workspace.build_dir = folder.join("target");
-        workspace
+        (own, workspace)
     }
 
     const READ_ONLY: &str = "build/serde-3c/out/generated.rs";
@@ -300,8 +303,7 @@ source = "registry+https://example.org"
 
     #[test]
     fn what_the_plugin_depends_on_and_is_not_local_is_copied_with_its_times_and_new_paths() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let workspace = workspace(folder.path());
+        let (_folder, workspace) = workspace();
         built(&workspace);
         let target = workspace.build_dir.join("controllerbus/target");
         take_over(&workspace, &target, "debug");
@@ -336,8 +338,7 @@ source = "registry+https://example.org"
 
     #[test]
     fn a_package_whose_script_left_links_is_compiled_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let workspace = workspace(folder.path());
+        let (folder, workspace) = workspace();
         built(&workspace);
         let out = workspace.build_dir.join("debug/build/serde-3c/out");
         std::os::unix::fs::symlink("libz.so.1", out.join("libz.so")).expect("a link");
@@ -349,8 +350,7 @@ source = "registry+https://example.org"
 
     #[test]
     fn nothing_is_taken_over_by_a_directory_that_is_in_use_nor_while_cargo_builds() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let workspace = workspace(folder.path());
+        let (folder, workspace) = workspace();
         let target = folder.path().join("plugins");
         let take = || take_over(&workspace, &target, "debug");
         take();
