@@ -8,7 +8,7 @@ use crate::page::{Page, ROOT, pages};
 use crate::run;
 
 /// What else stands in blocks of commands: what a shell has, and what a reader may be asked to run.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "cd",
     "chmod",
     "chown",
@@ -23,6 +23,7 @@ const OTHERS: [&str; 14] = [
     "systemctl",
     "tee",
     "useradd",
+    "printf",
 ];
 
 /// The commands of a block, as words.
