@@ -24,6 +24,10 @@ async fn a_first_build_does_not_compile_again_what_cargo_has_compiled_for_the_wo
         compiled.into_inner().expect("no panic")
     };
     build(BuildOptions::new(work_dir().join("builds")).target_dir(target_dir())).await;
+    // Which cargo has then, with the crate in it.
+    let mut locking = std::process::Command::new("cargo");
+    locking.args(["metadata", "--format-version=1"]).current_dir(scratch.path("probe"));
+    assert!(locking.output().expect("running cargo").status.success(), "a lock file is written");
     let folder = scratch.path("probe").join(".cargo");
     std::fs::create_dir(&folder).expect("a folder");
     let settings = format!("[build]\ntarget-dir = {:?}\n", target_dir());

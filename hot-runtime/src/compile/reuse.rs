@@ -24,6 +24,9 @@ pub(super) fn take_over(workspace: &Workspace, target_dir: &Path, profile: &str)
         return;
     }
     let packages = others(&lock_file.unwrap_or_default(), workspace.crates.iter().map(|one| one.name.as_str()));
+    if packages.is_empty() {
+        return;
+    }
     let profile = Profile { from: &from, to: &to, packages: &packages };
     match profile.take_over() {
         Ok(units) => tracing::debug!(units, from = %from.display(), "what is compiled there is used"),
