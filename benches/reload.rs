@@ -273,7 +273,7 @@ impl Source {
     fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("cargo");
         command.args(arguments).current_dir(&self.folder).env("CARGO_TARGET_DIR", &self.target);
-        for name in ["CARGO", "CARGO_MANIFEST_DIR", "RUSTC_WORKSPACE_WRAPPER"] {
+        for name in ["CARGO", "CARGO_INCREMENTAL", "CARGO_MANIFEST_DIR", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(name);
         }
         command
