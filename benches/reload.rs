@@ -253,9 +253,10 @@ impl Source {
         }
         let logic = sources.join("logic.rs");
         std::fs::write(&logic, &text).expect("the plugin");
-        // hot-lib-reloader looks for its library where cargo puts it unless told otherwise.
+        // hot-lib-reloader looks for its library where cargo puts it unless told otherwise. Each tool has its own: to cargo, two projects
+        // alike are one crate, and would undo each other's incremental compilation.
         let target =
-            if project == "hot-lib-reloader" { folder.join("target") } else { base.join(format!("target-{project}")) };
+            if project == "hot-lib-reloader" { folder.join("target") } else { base.join(format!("target-{tool}")) };
         Self { folder, target, logic, text }
     }
 
