@@ -38,9 +38,13 @@ pub(super) fn take_over(workspace: &Workspace, target_dir: &Path, profile: &str)
 /// from then on. Blocks.
 pub(super) fn forget_taken_over(target_dir: &Path, profile: &str) -> io::Result<()> {
     let profile = target_dir.join(profile);
-    std::fs::create_dir_all(&profile)?;
     let list = profile.join(TAKEN);
     let taken = std::fs::read_to_string(&list).unwrap_or_default();
+    if taken.is_empty() {
+        // Without a wait for another build there.
+        std::fs::create_dir_all(&profile)?;
+        return std::fs::write(list, "");
+    }
     // A cargo that builds there relies on its fingerprints.
     let lock = File::options().create(true).append(true).open(profile.join(".cargo-lock"));
     let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
@@ -349,6 +353,17 @@ source = "registry+https://example.org"
         take_over(&workspace, &target, "debug");
         let fingerprints = files(&target.join("debug")).into_iter().filter(|name| name.starts_with(".fingerprint"));
         assert_eq!(fingerprints.collect::<Vec<_>>(), [".fingerprint/far-away-9a/lib-far_away"]);
+    }
+
+    #[test]
+    fn a_single_build_does_not_wait_for_another_one_where_nothing_was_taken_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("debug")).expect("a folder");
+        let lock = File::create(folder.path().join("debug/.cargo-lock")).expect("the lock");
+        lock.lock().expect("locking");
+        for _ in 0..2 {
+            forget_taken_over(folder.path(), "debug").expect("it goes on");
+        }
     }
 
     #[test]
