@@ -138,7 +138,9 @@ mod tests {
         let environment = blake3::hash(b"");
         let put = |kept: &mut ArtifactCache, text: &str| {
             std::fs::write(&source, text).expect("writing");
-            let holds = |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
+            let nothing = Snapshot::default();
+            let holds =
+                |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot, &nothing);
             kept.find(holds, |hash| folder.path().join("out").join(hash)).map(|found| found.sealed.hash)
         };
         for text in ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", "a large one that does not fit at all"] {
@@ -175,7 +177,9 @@ mod tests {
         let mut kept = ArtifactCache::new(folder.path().to_owned(), 1000);
         let sealed = Sealed { hash: "bytes".to_owned(), size: 5 };
         kept.add("hash", &at("artifact"), &sealed, &[], (&inputs.begin(set), blake3::hash(b"")));
-        let mut is_found = || kept.find(|snapshot, _| inputs.holds(snapshot), |hash| at("out").join(hash)).is_some();
+        let nothing = Snapshot::default();
+        let mut is_found =
+            || kept.find(|snapshot, _| inputs.holds(snapshot, &nothing), |hash| at("out").join(hash)).is_some();
         assert!(is_found());
         for new in ["assets/deep/two.txt", "assets/.three", "later/four.txt"] {
             std::fs::create_dir_all(at(new).parent().expect("a parent")).expect("a folder");

@@ -534,7 +534,7 @@ impl PluginBuilder {
             return Ok(Some(BuildOutput::Unchanged(last.clone(), Vec::new(), inputs.clone())));
         }
         let (inputs, spec, options) = (self.inputs.clone(), &self.spec, &self.options);
-        let holds = move |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot);
+        let holds = |snapshot: &Snapshot, then: &blake3::Hash| *then == environment && inputs.holds(snapshot, now);
         let found = self.cache.find(holds, |hash| options.output_of(spec, hash));
         Ok(found.map(|found| {
             let cache::Found { artifact, build_hash, sealed, messages, inputs } = found;
