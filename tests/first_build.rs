@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use hot_runtime::PluginSpec;
-use hot_runtime::compile::{BuildEvent, BuildOptions, PluginBuilder};
+use hot_runtime::compile::{BuildEvent, BuildOptions, BuiltBy, PluginBuilder};
 use tests::{Scratch, target_dir, verify, work_dir};
 use tokio_util::sync::CancellationToken;
 
@@ -12,18 +12,19 @@ async fn a_first_build_does_not_compile_again_what_cargo_has_compiled_for_the_wo
     let scratch = Scratch::new(&["probe"]);
     // Where cargo builds the workspace, its dependencies are there, compiled as they would be for a host.
     let spec = || PluginSpec::new("probe").crate_path(scratch.path("probe"));
-    let build = async |options| {
+    let build = async |builder: &mut PluginBuilder| {
         let compiled = Mutex::new(Vec::new());
         let observer = |event| {
             if let BuildEvent::Compiled { package, .. } = event {
                 compiled.lock().expect("no panic").push(package);
             }
         };
-        let built = PluginBuilder::new(spec(), options).build(&observer, &CancellationToken::new()).await;
-        verify(&built.expect("it builds").artifact).expect("it is verified");
-        compiled.into_inner().expect("no panic")
+        let built = builder.build(&observer, &CancellationToken::new()).await.expect("it builds");
+        verify(&built.artifact).expect("it is verified");
+        (built, compiled.into_inner().expect("no panic"))
     };
-    build(BuildOptions::new(work_dir().join("builds")).target_dir(target_dir())).await;
+    let options = BuildOptions::new(work_dir().join("builds")).target_dir(target_dir());
+    build(&mut PluginBuilder::new(spec(), options)).await;
     // Which cargo has then, with the crate in it.
     let mut locking = std::process::Command::new("cargo");
     locking.args(["metadata", "--format-version=1"]).current_dir(scratch.path("probe"));
@@ -34,9 +35,18 @@ async fn a_first_build_does_not_compile_again_what_cargo_has_compiled_for_the_wo
     std::fs::write(folder.join("config.toml"), settings).expect("writing the settings");
     let work = work_dir().join("reused");
     let _ = std::fs::remove_dir_all(&work);
-    let compiled = build(BuildOptions::new(&work)).await;
+    let mut builder = PluginBuilder::new(spec(), BuildOptions::new(&work));
+    let (built, compiled) = build(&mut builder).await;
+    assert_eq!(built.by, BuiltBy::Cargo);
     let is_there = |name: &str| compiled.iter().any(|package| package == name);
     assert!(is_there("probe") && is_there("controllerbus"), "local packages are compiled: {compiled:?}");
     assert!(!is_there("stabby-abi") && !is_there("tokio") && !is_there("syn"), "{compiled:?}");
+
+    let source = scratch.path("probe/src/lib.rs");
+    let text = std::fs::read_to_string(&source).expect("the source");
+    std::fs::write(&source, text + "\npub fn added() {}\n").expect("an edit");
+    let (edited, _) = build(&mut builder).await;
+    assert_eq!(edited.by, BuiltBy::Rustc, "{:?}", edited.why_cargo);
+    assert_ne!(edited.artifact, built.artifact);
     std::fs::remove_dir_all(&work).expect("removing what was built");
 }

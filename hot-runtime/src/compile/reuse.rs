@@ -10,17 +10,19 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use crate::source::environment;
 use crate::source::workspace::Workspace;
 
 /// Lists what was taken over, by the names of fingerprints.
 const TAKEN: &str = ".cbus-taken-over";
 
 /// Takes over what there is of a profile's directory (`debug` or `release`) where cargo builds a plugin's workspace. Blocks. It is no error
-/// if there is nothing, or if it cannot be copied: then cargo compiles it. While cargo builds there, nothing is taken over.
+/// if there is nothing, or if it cannot be copied: then cargo compiles it. While cargo builds there, nothing is taken over; nor where packages
+/// may be local ones without a word in the lock file.
 pub(super) fn take_over(workspace: &Workspace, target_dir: &Path, profile: &str) {
     let (from, to) = (workspace.build_dir.join(profile), target_dir.join(profile));
     let lock_file = workspace.lock_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-    if to.exists() || !from.join(".fingerprint").is_dir() {
+    if to.exists() || !from.join(".fingerprint").is_dir() || environment::overrides_packages(&workspace.root) {
         return;
     }
     let packages = others(&lock_file.unwrap_or_default(), workspace.crates.iter().map(|one| one.name.as_str()));
@@ -256,6 +258,7 @@ source = "registry+https://example.org"
         let mut workspace = Workspace::default();
         workspace.crates.push(mine);
         workspace.lock_file = Some(lock_file);
+        folder.clone_into(&mut workspace.root);
         workspace.build_dir = folder.join("target");
         (own, workspace)
     }
@@ -367,7 +370,7 @@ source = "registry+https://example.org"
     }
 
     #[test]
-    fn nothing_is_taken_over_by_a_directory_that_is_in_use_nor_while_cargo_builds() {
+    fn nothing_is_taken_over_where_one_of_both_is_in_use_or_packages_are_overridden() {
         let (folder, workspace) = workspace();
         let target = folder.path().join("plugins");
         let take = || take_over(&workspace, &target, "debug");
@@ -381,6 +384,12 @@ source = "registry+https://example.org"
         take();
         assert!(!target.join("debug").exists(), "cargo builds");
         drop(lock);
+        let settings = workspace.root.join(".cargo/config.toml");
+        std::fs::create_dir(workspace.root.join(".cargo")).expect("a folder");
+        std::fs::write(&settings, "paths = [\"serde\"]\n").expect("writing the settings");
+        take();
+        assert!(!target.join("debug").exists(), "a package may be a local one");
+        std::fs::remove_file(settings).expect("removing the settings");
         // A single build begins.
         forget_taken_over(&target, "debug").expect("forgetting");
         take();

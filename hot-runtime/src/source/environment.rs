@@ -173,6 +173,12 @@ pub(crate) fn wrapper_of_members(root: &Path) -> Option<String> {
     Some(format!("`build.rustc-workspace-wrapper` in {}", config.display()))
 }
 
+/// Whether a setting replaces packages with local ones without a word in the lock file.
+pub(crate) fn overrides_packages(root: &Path) -> bool {
+    let mut files = configs(root).into_iter().flat_map(|config| with_included(&config));
+    files.any(|config| read(&config).is_some_and(|table| table.contains_key("paths")))
+}
+
 /// Whether a wrapper is just a compiler cache, so that leaving it out changes only the time.
 pub(crate) fn only_remembers(wrapper: &OsStr) -> bool {
     let name = Path::new(wrapper).file_stem().unwrap_or_default();
