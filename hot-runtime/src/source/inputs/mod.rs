@@ -227,15 +227,16 @@ impl Inputs {
 
     /// Whether everything is as in a snapshot. What was just read, `now`, is not read again. Blocks.
     pub(crate) fn holds(&self, snapshot: &Snapshot, now: &Snapshot) -> bool {
-        let paths = || snapshot.contents.iter().chain(&snapshot.quiet);
-        let in_now = |path| now.contents.get(path).or_else(|| now.quiet.get(path));
-        // Almost all snapshots differ here, and there may be hundreds of them.
-        if paths().any(|(path, then)| in_now(path).is_some_and(|now| now != then)) {
+        let known = [&now.contents, &now.quiet];
+        let differs = |then| known.iter().any(|now| in_both(then, now).any(|(then, now)| then != now));
+        // Almost all snapshots do, and there may be hundreds of them.
+        if differs(&snapshot.contents) || differs(&snapshot.quiet) {
             return false;
         }
         let mut known = self.lock();
         let known = &mut *known;
-        let mut others = paths().filter(|(path, _)| in_now(path).is_none());
+        let is_in_now = |path| now.contents.contains_key(path) || now.quiet.contains_key(path);
+        let mut others = snapshot.contents.iter().chain(&snapshot.quiet).filter(|(path, _)| !is_in_now(*path));
         others.all(|(path, then)| known.contents.of(path, known.set.files.contains(path)).1 == *then)
             && known.listed(&snapshot.packages).iter().all(|path| snapshot.contents.contains_key(path))
             && files_in(&snapshot.trees).iter().all(|path| snapshot.contents.contains_key(path))
@@ -266,6 +267,18 @@ impl Known {
         let Self { listings, root, .. } = self;
         packages.iter().flat_map(|package| listings.of(package, root.as_deref().unwrap_or(package))).collect()
     }
+}
+
+/// What both say of the paths that both know. In one pass, because each of many lookups would compare long paths.
+fn in_both<'a>(
+    one: &'a BTreeMap<PathBuf, Content>,
+    other: &'a BTreeMap<PathBuf, Content>,
+) -> impl Iterator<Item = (&'a Content, &'a Content)> {
+    let mut others = other.iter().peekable();
+    one.iter().filter_map(move |(path, content)| {
+        while others.next_if(|(other, _)| *other < path).is_some() {}
+        others.next_if(|(other, _)| *other == path).map(|(_, other)| (content, other))
+    })
 }
 
 /// The files in directories that count as a whole, and the paths of those that do not exist.
