@@ -122,11 +122,13 @@ fn add(work_dir: &Path, waiting: &Mutex<Vec<Reload>>) -> std::io::Result<()> {
     let path = work_dir.join(FILE);
     let mut all = parse(&std::fs::read_to_string(&path).unwrap_or_default());
     all.extend(new);
-    let mut file = tempfile::NamedTempFile::new_in(work_dir)?;
+    let mut text = Vec::new();
     for reload in all.iter().rev().take(KEPT).rev() {
-        serde_json::to_writer(&mut file, reload)?;
-        file.write_all(b"\n")?;
+        serde_json::to_writer(&mut text, reload)?;
+        text.push(b'\n');
     }
+    let mut file = tempfile::NamedTempFile::new_in(work_dir)?;
+    file.write_all(&text)?;
     // Readers see the old file or the new one.
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
