@@ -39,11 +39,11 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
     });
     let saved = kept().map(|field| {
         let (names, ident) = (field.names(), &field.ident);
-        quote!(#((#names, #private::FieldRef::new(&self.#ident)),)*)
+        quote!(#((#names, #private::FieldBytes::of(&self.#ident)),)*)
     });
     let of_before = removed.iter().map(|Removed { name, value }| {
         let name = name.unraw().to_string();
-        quote!((#name, #private::FieldRef::new(#value)),)
+        quote!((#name, #private::FieldBytes::of(&{ #value })),)
     });
     let read = kept().map(|field| {
         let (names, slots) = (field.names(), field.slots());
@@ -77,7 +77,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             impl #framework::Stateful for #name {
                 type Restored = __Restored;
 
-                fn fields(&self) -> ::std::vec::Vec<(&'static str, #private::FieldRef<'_>)> {
+                fn fields(&self) -> ::std::vec::Vec<(&'static str, #private::FieldBytes)> {
                     ::std::vec![#(#saved)* #(#of_before)*]
                 }
 

@@ -125,7 +125,7 @@ pub mod __private {
     pub use serde_json;
 
     pub mod state {
-        pub use crate::controller::state::{FieldError, FieldRef, FieldValue};
+        pub use crate::controller::state::{FieldBytes, FieldError, FieldValue};
     }
 
     pub mod hot {

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::de::DeserializeOwned;
+use serde::ser::Serialize;
 
-use crate::directive::wire;
+use crate::directive::wire::{self, Decoder, Failure};
 use crate::{Error, Result};
 
 /// A controller's state on its way to the next generation.
@@ -40,7 +40,8 @@ impl State {
     /// # Errors
     /// [`crate::error::ErrorKind::Encoding`] when a field cannot be serialized.
     pub fn of<T: Stateful>(value: &T) -> Result<Self> {
-        Self::encode(0, &Fields(value.fields()))
+        let fields: Result<Vec<_>> = value.fields().into_iter().map(|(name, value)| Ok((name, value.0?))).collect();
+        Ok(Self { schema: 0, bytes: wire::map_of(&fields?) })
     }
 
     /// A value with the fields of this state, whichever version of the type they are of: see
@@ -50,11 +51,12 @@ impl State {
     /// [`crate::error::ErrorKind::Encoding`] with the name of the field that does not fit.
     pub fn restore<T: Stateful>(&self) -> Result<T> {
         let mut made = T::Restored::default();
-        wire::decode_with(&self.bytes, std::any::type_name::<T>(), &mut |deserializer| {
-            made = T::Restored::default();
-            let mut read = |name: &str, value: FieldValue<'_, '_>| T::field(&mut made, name, value);
-            serde::Deserializer::deserialize_map(deserializer, Reading(&mut read))
-        })?;
+        let read = Decoder::new(&self.bytes).fields(&mut |name, decoder| {
+            let mut read = false;
+            let field = T::field(&mut made, name, FieldValue { decoder, read: &mut read });
+            field.map(|()| read).map_err(|FieldError(failure)| failure)
+        });
+        read.map_err(|failure| wire::not_decoded(&failure, std::any::type_name::<T>()))?;
         Ok(T::restored(made))
     }
 }
@@ -147,7 +149,7 @@ pub trait Stateful: Sized {
 
     /// What is saved: names and values, with the names and the fields that older versions had.
     #[doc(hidden)]
-    fn fields(&self) -> Vec<(&'static str, FieldRef<'_>)>;
+    fn fields(&self) -> Vec<(&'static str, FieldBytes)>;
 
     /// Reads a field; what is not known is left alone.
     #[doc(hidden)]
@@ -161,24 +163,24 @@ pub trait Stateful: Sized {
 /// A field to save.
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
-pub struct FieldRef<'a>(Box<dyn erased_serde::Serialize + 'a>);
+pub struct FieldBytes(Result<Vec<u8>>);
 
-impl<'a> FieldRef<'a> {
-    pub fn new<T: Serialize + 'a>(value: T) -> Self {
-        Self(Box::new(value))
+impl FieldBytes {
+    pub fn of<T: Serialize>(value: &T) -> Self {
+        Self(wire::encode(value))
     }
 }
 
 /// Why a field does not fit.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct FieldError(erased_serde::Error);
+pub struct FieldError(Failure);
 
 /// A field that was found.
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct FieldValue<'a, 'de> {
-    deserializer: &'a mut dyn erased_serde::Deserializer<'de>,
+    decoder: &'a mut Decoder<'de>,
     read: &'a mut bool,
 }
 
@@ -186,59 +188,7 @@ impl FieldValue<'_, '_> {
     /// Reads it into its place.
     pub fn read<T: DeserializeOwned>(self, place: &mut Option<T>) -> Result<(), FieldError> {
         *self.read = true;
-        *place = Some(T::deserialize(self.deserializer).map_err(FieldError)?);
-        Ok(())
-    }
-}
-
-struct Fields<'a>(Vec<(&'static str, FieldRef<'a>)>);
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, &*value.0)?;
-        }
-        map.end()
-    }
-}
-
-type Read<'a> = dyn FnMut(&str, FieldValue<'_, '_>) -> Result<(), FieldError> + 'a;
-
-struct Reading<'a, 'b>(&'a mut Read<'b>);
-
-impl<'de> Visitor<'de> for Reading<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("fields with names")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<String>()? {
-            map.next_value_seed(Field { name: &name, read: self.0 })?;
-        }
-        Ok(())
-    }
-}
-
-struct Field<'a, 'b> {
-    name: &'a str,
-    read: &'a mut Read<'b>,
-}
-
-impl<'de> DeserializeSeed<'de> for Field<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        let mut read = false;
-        let erased: &mut dyn erased_serde::Deserializer<'_> =
-            &mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer);
-        let value = FieldValue { deserializer: erased, read: &mut read };
-        (self.read)(self.name, value).map_err(|error| serde::de::Error::custom(error.0))?;
-        if !read {
-            IgnoredAny::deserialize(erased).map_err(serde::de::Error::custom)?;
-        }
+        *place = Some(T::deserialize(self.decoder).map_err(FieldError)?);
         Ok(())
     }
 }

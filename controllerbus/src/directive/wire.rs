@@ -1,11 +1,13 @@
 //! The boundary's encoding: MessagePack with field names, so that both sides may have different versions of a type.
 //!
-//! Generic code here is compiled into every controller crate at every edit, so there is next to none: the encoding itself
-//! works on `erased_serde`'s objects and is compiled once.
+//! Generic code here is compiled into every controller crate at every edit, so there is next to none.
+
+mod decoder;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned};
 
+pub(crate) use self::decoder::{Decoder, Failure};
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -14,12 +16,23 @@ use crate::{Error, Result};
 /// # Errors
 /// [`ErrorKind::Encoding`] with the type's name.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    encode_erased(value, std::any::type_name::<T>())
+    rmp_serde::to_vec_named(value).map_err(|error| not_encoded(&error, std::any::type_name::<T>()))
 }
 
-fn encode_erased(value: &dyn erased_serde::Serialize, type_name: &str) -> Result<Vec<u8>> {
-    rmp_serde::to_vec_named(value)
-        .map_err(|error| Error::new(ErrorKind::Encoding, format!("cannot encode `{type_name}`: {error}")))
+/// A map of names to encoded values.
+pub(crate) fn map_of(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = rmp::encode::ByteBuf::new();
+    // Memory is all that it writes to.
+    let Ok(_) = rmp::encode::write_map_len(&mut bytes, entries.len() as u32);
+    for (name, value) in entries {
+        let Ok(()) = rmp::encode::write_str(&mut bytes, name);
+        bytes.as_mut_vec().extend_from_slice(value);
+    }
+    bytes.into_vec()
+}
+
+fn not_encoded(error: &rmp_serde::encode::Error, type_name: &str) -> Error {
+    Error::new(ErrorKind::Encoding, format!("cannot encode `{type_name}`: {error}"))
 }
 
 /// Decodes a value. Unknown fields are ignored unless the type says otherwise.
@@ -27,58 +40,19 @@ fn encode_erased(value: &dyn erased_serde::Serialize, type_name: &str) -> Result
 /// # Errors
 /// [`ErrorKind::Encoding`] with the type's name and the path to the field.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let mut decoded = None;
-    decode_with(bytes, std::any::type_name::<T>(), &mut |deserializer| {
-        decoded = Some(T::deserialize(deserializer)?);
-        Ok(())
-    })?;
-    decoded.ok_or_else(|| Error::new(ErrorKind::Encoding, "nothing was decoded"))
+    T::deserialize(&mut Decoder::new(bytes)).map_err(|failure| not_decoded(&failure, std::any::type_name::<T>()))
 }
 
-pub(crate) type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
-
-/// How deep a value may nest. Deeper ones would overflow a thread's stack, which cannot be reported as an error.
-const DEPTH: usize = 128;
-
-fn reader(bytes: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>> {
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-    deserializer.set_max_depth(DEPTH);
-    deserializer
-}
-
-fn as_json(bytes: &[u8]) -> Result<serde_json::Value, rmp_serde::decode::Error> {
-    serde::Deserialize::deserialize(&mut reader(bytes))
-}
-
-/// Decodes with a function, which may be called more than once if it fails.
-pub(crate) fn decode_with(bytes: &[u8], type_name: &str, decode: &mut Decode<'_>) -> Result<()> {
-    let mut deserializer = reader(bytes);
-    let first = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(&mut deserializer));
-    first.map_err(|error| {
-        // Only a failure pays for the path, and for messages in terms of JSON, which a person understands.
-        let mut track = serde_path_to_error::Track::new();
-        let again = match as_json(bytes) {
-            Ok(json) => {
-                let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
-                decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked)).err()
-            }
-            Err(_) => None,
-        };
-        let error = again.unwrap_or_else(|| {
-            track = serde_path_to_error::Track::new();
-            let mut again = reader(bytes);
-            let tracked = serde_path_to_error::Deserializer::new(&mut again, &mut track);
-            decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(tracked)).err().unwrap_or(error)
-        });
-        let path = track.path().to_string();
-        let place = if path.starts_with('.') { String::new() } else { format!(" at `{path}`") };
-        Error::new(ErrorKind::Encoding, format!("cannot decode `{type_name}`{place}: {error}"))
-    })
+pub(crate) fn not_decoded(failure: &Failure, type_name: &str) -> Error {
+    let path = failure.path();
+    let place = if path.is_empty() { String::new() } else { format!(" at `{path}`") };
+    Error::new(ErrorKind::Encoding, format!("cannot decode `{type_name}`{place}: {failure}"))
 }
 
 /// An encoded value as JSON, for tools; a text that says so if JSON cannot express it.
 pub(crate) fn to_json(bytes: &[u8]) -> serde_json::Value {
-    as_json(bytes).unwrap_or_else(|_| format!("{} bytes that JSON cannot express", bytes.len()).into())
+    serde_json::Value::deserialize(&mut Decoder::new(bytes))
+        .unwrap_or_else(|_| format!("{} bytes that JSON cannot express", bytes.len()).into())
 }
 
 /// The fields of an encoded struct as texts; anything else is one field without a name.
