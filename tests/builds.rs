@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 use tests::edits::Crates;
-use tests::{Scratch, ask, exported_symbols, target_dir, verify, work_dir};
+use tests::{Scratch, ask, exported_symbols, host, mapped_below, target_dir, verify, work_dir};
 use tokio_util::sync::CancellationToken;
 
 fn options(name: &str) -> BuildOptions {
@@ -110,6 +110,33 @@ async fn what_a_workspace_sets_for_dependencies_is_not_set_for_its_own_crates() 
     assert_eq!(packages["probe"].as_table(), Some(&expected), "{packages}");
     assert_eq!(packages["*"]["opt-level"].as_integer(), Some(3), "{packages}");
     assert!(packages.get("controllerbus").is_none(), "{packages}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optimised_plugin_is_linked_as_a_whole_and_answers_catches_its_panics_and_is_unloaded() {
+    let scratch = Scratch::new(&["probe"]);
+    let spec = PluginSpec::new("probe").crate_path(scratch.path("probe")).release(true).watch(false);
+    let mut builder = PluginBuilder::new(spec, options("optimised"));
+    let overlay = builder.generate().await.expect("the overlay");
+    let manifest = std::fs::read_to_string(overlay.dir.join("Cargo.toml")).expect("its manifest");
+    assert!(manifest.contains("lto = \"fat\""), "{manifest}");
+    let built = builder.build(&|_| {}, &CancellationToken::new()).await.expect("the artifact");
+    println!("{} bytes", std::fs::metadata(&built.artifact).expect("the artifact").len());
+
+    let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
+    let work = work_dir().join("optimised-host");
+    let runtime = HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(&work).start().await.expect("starting");
+    runtime.load_file(&built.artifact).await.expect("loading");
+    for (what, answer) in [("sentence", "first"), ("own-thread", "1"), ("socket", "over the wire")] {
+        assert_eq!(ask(&bus, what).await.expect("an answer"), answer);
+    }
+    assert!(ask(&bus, "thread-local").await.is_ok());
+    let panicked = ask(&bus, "panic").await.expect_err("a panic").to_string();
+    assert!(panicked.contains("resolve was told to panic"), "{panicked}");
+    assert_eq!(ask(&bus, "sentence").await.expect("it goes on"), "first");
+    assert_eq!(runtime.unload("probe").await.expect("unloading").unmapped, Some(true));
+    runtime.shutdown().await;
+    assert_eq!(mapped_below(&work), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

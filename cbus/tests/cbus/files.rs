@@ -68,6 +68,7 @@ fn a_new_crate_passes_its_own_test_and_becomes_a_plugin() {
     assert_eq!(said(optimised.output().expect("running cbus")).code, Some(0));
     let manifest = std::fs::read_to_string(Path::new(overlay).join("Cargo.toml")).expect("the overlay's manifest");
     assert!(manifest.contains("[profile.release.package.clock]"), "{manifest}");
+    assert!(manifest.contains("[profile.release]\nlto = \"fat\"\n"), "{manifest}");
 
     fails(at, &["new", "clock"], 1, "exists");
     fails(at, &["new", "9lives"], 1, "digit");

@@ -111,6 +111,7 @@ fn manifest(workspace: &Workspace, spec: &PluginSpec, dependencies: Dependencies
     }
     if !spec.watch {
         set_apart(&mut settings, spec, &workspace.local);
+        link_as_a_whole(&mut settings, spec);
     }
     let settings = toml::to_string(&settings)
         .map_err(|error| Error::Metadata { path: "Cargo.toml".into(), message: error.to_string() })?;
@@ -269,6 +270,15 @@ fn set_apart(settings: &mut toml::Table, spec: &PluginSpec, local: &BTreeMap<Str
         if let Some(package) = table_in(packages, name) {
             package.entry("codegen-units").or_insert(toml::Value::Integer(16));
         }
+    }
+}
+
+/// Unless the workspace says how it is linked, what is optimised and built once is optimised over all crates as well: a third less
+/// is read, hashed and mapped at each load.
+fn link_as_a_whole(settings: &mut toml::Table, spec: &PluginSpec) {
+    let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
+    if let Some(profile) = profile.filter(|_| spec.release) {
+        profile.entry("lto").or_insert_with(|| toml::Value::String("fat".to_owned()));
     }
 }
 
