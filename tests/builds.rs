@@ -356,6 +356,14 @@ async fn every_kind_of_edit_gives_what_cargo_gives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_that_build_the_same_crate_at_once_do_not_disturb_each_other() {
     let crates = Crates::new();
+    // Not those of the tests beside it: what has to be compiled again is forgotten by its name in a target directory.
+    crates.replace("edits/Cargo.toml", "name = \"edits\"", "name = \"edits-at-once\"");
+    for name in ["helper", "shout"] {
+        let manifest = format!("{name}/Cargo.toml");
+        crates.replace(&manifest, &format!("name = \"{name}\""), &format!("name = \"{name}-at-once\""));
+        let renamed = format!("{name} = {{ package = \"{name}-at-once\", ");
+        crates.replace("edits/Cargo.toml", &format!("{name} = {{ "), &renamed);
+    }
     let builder =
         |id: &str, work: &str| PluginBuilder::new(PluginSpec::new(id).crate_path(crates.path("edits")), options(work));
     // The same plugin, and another one of the same crates.

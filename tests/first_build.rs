@@ -42,11 +42,9 @@ async fn a_first_build_does_not_compile_again_what_cargo_has_compiled_for_the_wo
     assert!(is_there("probe") && is_there("controllerbus"), "local packages are compiled: {compiled:?}");
     assert!(!is_there("stabby-abi") && !is_there("tokio") && !is_there("syn"), "{compiled:?}");
 
-    let source = scratch.path("probe/src/lib.rs");
-    let text = std::fs::read_to_string(&source).expect("the source");
-    std::fs::write(&source, text + "\npub fn added() {}\n").expect("an edit");
+    scratch.edit("probe", "\"first\"", "\"second\"");
     let (edited, _) = build(&mut builder).await;
     assert_eq!(edited.by, BuiltBy::Rustc, "{:?}", edited.why_cargo);
-    assert_ne!(edited.artifact, built.artifact);
+    assert_ne!(edited.build_hash, built.build_hash);
     std::fs::remove_dir_all(&work).expect("removing what was built");
 }
