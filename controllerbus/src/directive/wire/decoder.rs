@@ -81,6 +81,11 @@ fn wrong(token: Token<'_>, expected: &dyn Expected) -> Failure {
     de::Error::invalid_type(token.unexpected(), expected)
 }
 
+/// The bytes of a number that is longer than MessagePack's.
+fn sixteen(bytes: &[u8]) -> Result<[u8; 16], Failure> {
+    bytes.try_into().map_err(|_| de::Error::invalid_length(bytes.len(), &"16 bytes"))
+}
+
 /// What a value begins with; all of it, unless it has parts.
 #[derive(Clone, Copy, Debug)]
 enum Token<'de> {
@@ -368,10 +373,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         match self.token()? {
             Token::Unsigned(it) => visitor.visit_i128(it.into()),
             Token::Signed(it) => visitor.visit_i128(it.into()),
-            Token::Bytes(bytes) => match bytes.try_into() {
-                Ok(bytes) => visitor.visit_i128(i128::from_be_bytes(bytes)),
-                Err(_) => Err(de::Error::invalid_length(bytes.len(), &"16 bytes")),
-            },
+            Token::Bytes(bytes) => visitor.visit_i128(i128::from_be_bytes(sixteen(bytes)?)),
             other => Err(wrong(other, &visitor)),
         }
     }
@@ -379,10 +381,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.token()? {
             Token::Unsigned(it) => visitor.visit_u128(it.into()),
-            Token::Bytes(bytes) => match bytes.try_into() {
-                Ok(bytes) => visitor.visit_u128(u128::from_be_bytes(bytes)),
-                Err(_) => Err(de::Error::invalid_length(bytes.len(), &"16 bytes")),
-            },
+            Token::Bytes(bytes) => visitor.visit_u128(u128::from_be_bytes(sixteen(bytes)?)),
             other => Err(wrong(other, &visitor)),
         }
     }
