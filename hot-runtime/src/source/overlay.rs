@@ -273,8 +273,8 @@ fn set_apart(settings: &mut toml::Table, spec: &PluginSpec, local: &BTreeMap<Str
     }
 }
 
-/// Unless the workspace says how it is linked, what is optimised and built once is optimised over all crates as well: a third less
-/// is read, hashed and mapped at each load.
+/// Unless the workspace says how it is linked, what is optimised and built once is optimised across its crates too, so that less is
+/// read, hashed and mapped at each load.
 fn link_as_a_whole(settings: &mut toml::Table, spec: &PluginSpec) {
     let profile = table_in(settings, "profile").and_then(|profiles| table_in(profiles, spec.profile_name()));
     if let Some(profile) = profile.filter(|_| spec.release) {

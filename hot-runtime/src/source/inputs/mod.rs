@@ -227,8 +227,8 @@ impl Inputs {
 
     /// Whether everything is as in a snapshot. What was just read, `now`, is not read again. Blocks.
     pub(crate) fn holds(&self, snapshot: &Snapshot, now: &Snapshot) -> bool {
-        let known = [&now.contents, &now.quiet];
-        let differs = |then| known.iter().any(|now| in_both(then, now).any(|(then, now)| then != now));
+        let just_read = [&now.contents, &now.quiet];
+        let differs = |then| just_read.iter().any(|now| in_both(then, now).any(|(then, now)| then != now));
         // Almost all snapshots do, and there may be hundreds of them.
         if differs(&snapshot.contents) || differs(&snapshot.quiet) {
             return false;
