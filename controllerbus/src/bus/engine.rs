@@ -14,18 +14,18 @@ use super::factories::Factories;
 use super::handle::{Backend, BusHandle};
 use super::limits::Limits;
 use super::origin::Origin;
-use super::reference::Reference;
 use super::resolver::{offer, turned};
 use super::running::{Held, RawRunning};
 #[cfg(unix)]
 use super::sockets::{ControllerSockets, SocketTable};
 use super::standing::{Asker, Effects, Standing, StandingState};
 use super::states::States;
+use super::table::Release;
 use super::types::Types;
 use super::{Bus, Source, loading};
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Context, Info};
-use crate::directive::{AnyDirective, RawRequest, Supersede, check};
+use crate::directive::{AnyDirective, RawRequest, ReadFrom, Reference, Supersede, check};
 use crate::error::ErrorKind;
 use crate::{Error, Result, Retry};
 
@@ -215,7 +215,7 @@ impl Engine {
         }
         let asker = Asker::new(source, origin);
         let mut superseded = None;
-        let (table, turn, (reference, new)) = loop {
+        let (table, turn, standing, subscriber, new) = loop {
             let table = self.types.table(directive.id());
             let mut shard = table.shard(hash);
             if shard.ended {
@@ -248,31 +248,45 @@ impl Engine {
             };
             let (subscriber, turn) = standing.lock().subscribe(true, asker, &standing.options);
             drop(shard);
-            break (table, turn, (Reference::new(standing, subscriber), new));
+            break (table, turn, standing, subscriber, new);
         };
+        let counted = Counted { standing: &standing, subscriber };
         if let Some((superseded, mut effects)) = superseded {
             effects.apply(&superseded);
             superseded.log("directive removed");
         }
         if let Some(turn) = turn {
-            turned(reference.standing(), turn);
+            turned(&standing, turn);
         }
         if new {
-            reference.standing().log("directive added");
+            standing.log("directive added");
             let routes = table.routes.load();
             for route in routes.iter() {
-                offer(reference.standing(), route.get());
+                offer(&standing, route.get());
             }
             let is_unheard = routes.is_empty();
             drop(routes);
             if is_unheard {
                 self.nobody_resolves();
             }
-            reference.standing().change(StandingState::offered);
+            standing.change(StandingState::offered);
         } else {
-            reference.standing().notify_changed();
+            standing.notify_changed();
         }
-        Ok(reference)
+        std::mem::forget(counted);
+        Ok(Reference::new(standing, subscriber))
+    }
+}
+
+/// A reference that was counted and is not made yet: it is released if somebody panics meanwhile.
+struct Counted<'a> {
+    standing: &'a Standing,
+    subscriber: u64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.standing.table.release(self.standing, Release::Reference(self.subscriber));
     }
 }
 
@@ -289,6 +303,10 @@ pub(super) fn own_info(id: &str, description: &str) -> Info {
 }
 
 impl Backend for Engine {
+    fn read_from(&self, directive: Arc<dyn AnyDirective>) -> Result<ReadFrom> {
+        Ok(ReadFrom::Numbered(self.add_reference(directive, Source::STATIC, Origin::HERE)?))
+    }
+
     fn add(&self, directive: Arc<dyn AnyDirective>) -> Result<Box<dyn RawRequest>> {
         Ok(Box::new(self.add_reference(directive, Source::STATIC, Origin::HERE)?))
     }

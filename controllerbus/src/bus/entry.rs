@@ -370,7 +370,7 @@ impl ControllerEntry {
             return;
         }
         for (standing, lane_ref, run) in self.handover.release() {
-            let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
+            let is_wanted = standing.lock().resolver_in((lane_ref.id, run)).is_some();
             if is_wanted {
                 start_run(&standing, &lane_ref, run);
             }

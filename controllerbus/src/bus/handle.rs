@@ -6,7 +6,7 @@ use super::running::{AddedFactories, RawRunning, Running};
 use super::{Bus, Source};
 use crate::controller::factory::Factory;
 use crate::controller::{AnyController, Info};
-use crate::directive::{AnyDirective, Directive, RawRequest, Request, Wait};
+use crate::directive::{AnyDirective, Directive, RawRequest, ReadFrom, Request, Wait};
 use crate::{BusError, Error, Result, Retry};
 
 /// What adds directives: the engine in this process, or the connection to the host's across the plugin boundary.
@@ -24,6 +24,15 @@ pub trait Backend: Send + Sync {
     fn add_for(&self, directive: Arc<dyn AnyDirective>, source: Source) -> Result<Box<dyn RawRequest>> {
         let _ = source;
         self.add(directive)
+    }
+
+    /// [`Backend::add`] for a typed request.
+    ///
+    /// # Errors
+    /// As [`Backend::add`].
+    #[doc(hidden)]
+    fn read_from(&self, directive: Arc<dyn AnyDirective>) -> Result<ReadFrom> {
+        Ok(ReadFrom::Boxed(self.add(directive)?))
     }
 
     /// The bus itself, where what is behind this is a bus of this library: a bridge to it keeps apart what comes from where.
@@ -87,7 +96,7 @@ impl BusHandle {
     /// [`crate::error::ErrorKind::Invalid`] if the directive refuses itself,
     /// [`crate::error::ErrorKind::Closed`] if the bus is closed.
     pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>, BusError> {
-        Ok(Request::new(self.0.add(Arc::new(directive))?))
+        Ok(Request::new(self.0.read_from(Arc::new(directive))?))
     }
 
     /// Adds a controller to the bus, which executes it and offers it the active directives, until what is returned is dropped.

@@ -92,9 +92,14 @@ impl<R> Handover<R> {
         self.watched.store(!watchers.is_empty(), Ordering::SeqCst);
     }
 
+    /// Whether anybody is notified.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::SeqCst)
+    }
+
     /// Something changed that a swap may be waiting for.
     pub(super) fn notify(&self) {
-        if !self.watched.load(Ordering::SeqCst) {
+        if !self.is_watched() {
             return;
         }
         self.watchers().iter().for_each(|watcher| watcher.notify_one());

@@ -230,6 +230,7 @@ mod reference;
 mod resolver;
 mod running;
 mod shards;
+mod sink;
 #[cfg(unix)]
 mod sockets;
 mod standing;
@@ -375,7 +376,7 @@ impl Bus {
     /// [`crate::error::ErrorKind::Invalid`] if the directive refuses itself, [`crate::error::ErrorKind::Closed`] if the bus is
     /// closed.
     pub fn request<D: Directive>(&self, directive: D) -> Result<Request<D>, BusError> {
-        Ok(Request::new(self.0.add(Arc::new(directive))?))
+        Ok(Request::new(self.0.read_from(Arc::new(directive))?))
     }
 
     /// The first value of a directive: [`BusHandle::resolve`] on this bus. Cancel-safe.

@@ -1,6 +1,5 @@
-//! One reference to a standing directive, as requesters get it.
+//! A directive as its references see it.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::ResolverSnapshot;
@@ -8,68 +7,51 @@ use super::resolver::turned;
 use super::standing::Standing;
 use super::table::Release;
 use crate::Result;
-use crate::directive::{RawEvent, RawRequest, superseded};
+use crate::directive::{RawEvent, Reference, Referred, superseded};
 
-pub(super) struct Reference {
-    standing: Arc<Standing>,
-    subscriber: u64,
-}
-
-impl Reference {
-    pub(super) fn new(standing: Arc<Standing>, subscriber: u64) -> Self {
-        Self { standing, subscriber }
-    }
-
-    pub(super) fn standing(&self) -> &Arc<Standing> {
-        &self.standing
-    }
-}
-
-impl RawRequest for Reference {
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
+impl Referred for Standing {
+    fn poll_event(&self, reference: u64, cx: &mut Context<'_>) -> Poll<Option<RawEvent>> {
         // The replaced waker may be the last reference to a task, so it is dropped after the lock.
-        let next = self.standing.lock().next_event(self.subscriber, cx.waker());
+        let next = self.lock().next_event(reference, cx.waker());
         match next {
             Ok(event) => Poll::Ready(event),
             Err(_replaced) => Poll::Pending,
         }
     }
 
-    fn reference(&self, strong: bool) -> Result<Box<dyn RawRequest>> {
+    fn another(&self, reference: u64, strong: bool) -> Result<Reference> {
+        let gone = || superseded(self.directive.id());
+        let standing = self.shared().ok_or_else(gone)?;
         let (subscriber, turn) = {
-            let mut state = self.standing.lock();
+            let mut state = standing.lock();
             if state.ended {
-                return Err(superseded(self.standing.directive.id()));
+                return Err(gone());
             }
-            let asker = state.asker(self.subscriber);
-            state.subscribe(strong, asker, &self.standing.options)
+            let asker = state.asker(reference);
+            state.subscribe(strong, asker, &standing.options)
         };
         match turn {
-            Some(turn) => turned(&self.standing, turn),
-            None => self.standing.notify_changed(),
+            Some(turn) => turned(&standing, turn),
+            None => standing.notify_changed(),
         }
-        Ok(Box::new(Self::new(Arc::clone(&self.standing), subscriber)))
+        Ok(Reference::new(standing, subscriber))
     }
 
-    fn resolvers(&self) -> Result<Vec<ResolverSnapshot>> {
-        let id = self.standing.directive.id();
-        let state = self.standing.lock();
-        Ok(state.resolver_snapshots(id, state.asker(self.subscriber).told))
+    fn resolvers(&self, reference: u64) -> Result<Vec<ResolverSnapshot>> {
+        let state = self.lock();
+        Ok(state.resolver_snapshots(self.directive.id(), state.asker(reference).told))
     }
 
-    fn givers(&self) -> Vec<ResolverSnapshot> {
-        let id = self.standing.directive.id();
+    fn givers(&self, reference: u64) -> Vec<ResolverSnapshot> {
         let mut all = {
-            let state = self.standing.lock();
-            state.resolver_snapshots(id, state.asker(self.subscriber).told)
+            let state = self.lock();
+            state.resolver_snapshots(self.directive.id(), state.asker(reference).told)
         };
         all.retain(|resolver| resolver.values > 0);
         all
     }
-}
 
-impl Drop for Reference {
-    fn drop(&mut self) {
-        self.standing.table.release(&self.standing, Release::Reference(self.subscriber));
+    fn release(&self, reference: u64) {
+        self.table.release(self, Release::Reference(reference));
     }
 }

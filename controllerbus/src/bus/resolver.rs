@@ -12,12 +12,10 @@ use super::Source;
 use super::contain::{contain, contained};
 use super::entry::LaneRef;
 use super::handover::Gate;
-use super::origin::{Origin, Sides};
-use super::reference::Reference;
-use super::standing::{Asker, ResolverTask, Standing, StandingState, Turn};
-use super::table::Release;
+use super::origin::Sides;
+use super::sink::sink;
+use super::standing::{ResolverTask, Standing, StandingState, Turn};
 use crate::controller::BoxFuture;
-use crate::directive::{AnyValue, Callback, RawRequest, Supersede, ValueId, ValueSink, superseded};
 use crate::error::ErrorKind;
 use tokio::time::Instant;
 
@@ -29,94 +27,6 @@ const DEPTH: u32 = 16;
 
 thread_local! {
     static NESTED: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Where one run of a resolver puts its values.
-struct ResolverSink {
-    standing: Arc<Standing>,
-    lane_ref: Arc<LaneRef>,
-    /// The number of the run.
-    run: u32,
-}
-
-impl ResolverSink {
-    fn put(&self, value: AnyValue, removed: Option<Callback>) -> Option<ValueId> {
-        let options = &self.standing.options;
-        let put = |state: &mut StandingState, effects: &mut _| {
-            state.add_value((&self.lane_ref, self.run), value, removed, options, effects)
-        };
-        let id = self.standing.change(put);
-        self.lane_ref.handover.notify();
-        id
-    }
-}
-
-impl ValueSink for ResolverSink {
-    fn add(&self, value: AnyValue) -> Option<ValueId> {
-        self.put(value, None)
-    }
-    fn add_watched(&self, value: AnyValue, removed: Callback) -> Option<ValueId> {
-        self.put(value, Some(removed))
-    }
-    fn replace(&self, old: ValueId, value: AnyValue) -> Option<ValueId> {
-        let options = &self.standing.options;
-        let put = |state: &mut StandingState, effects: &mut _| {
-            state.replace_value((&self.lane_ref, self.run), old, value, options, effects)
-        };
-        let id = self.standing.change(put);
-        self.lane_ref.handover.notify();
-        id
-    }
-    fn remove(&self, id: ValueId) -> bool {
-        self.standing.change(|state, effects| state.remove_value(self.lane_ref.id, id, effects))
-    }
-    fn set_idle(&self, idle: bool) {
-        self.standing.change(|state, effects| state.set_idle(self.lane_ref.id, self.run, idle, effects));
-        self.lane_ref.handover.notify();
-    }
-    fn report(&self, error: Error) {
-        self.standing.change(|state, effects| state.report(&self.lane_ref, self.run, error, effects));
-    }
-    fn is_cancelled(&self) -> bool {
-        self.standing.lock().is_cancelled(self.lane_ref.id, self.run, &self.standing.options)
-    }
-    fn reference(&self) -> Result<Box<dyn RawRequest>> {
-        let subscriber = {
-            let mut state = self.standing.lock();
-            if state.ended || state.resolver_in(self.lane_ref.id, self.run).is_none() {
-                return Err(superseded(self.standing.directive.id()));
-            }
-            let asker = Asker::watching(&self.lane_ref);
-            // A weak one changes nothing.
-            state.subscribe(false, asker, &self.standing.options).0
-        };
-        self.standing.notify_changed();
-        Ok(Box::new(Reference::new(Arc::clone(&self.standing), subscriber)))
-    }
-    fn close(&self, even_if_referred: bool) -> Result<bool> {
-        if self.standing.lock().resolver_in(self.lane_ref.id, self.run).is_none() {
-            return Ok(false);
-        }
-        let release = if even_if_referred { Release::Closed } else { Release::Unreferred };
-        Ok(self.standing.table.release(&self.standing, release))
-    }
-    fn origin(&self) -> Origin {
-        let superseding = self.standing.options.supersede != Supersede::Never;
-        let key = if superseding { self.standing.hash } else { Origin::HERE.key() };
-        Origin::of_standing(self.standing.lock().asked_of(), key)
-    }
-    fn on_gone(&self, callback: Callback) {
-        let refused = self.standing.change(|state, _| match state.resolver_in(self.lane_ref.id, self.run) {
-            Some(resolver) => {
-                resolver.gone.push(callback);
-                None
-            }
-            None => Some(callback),
-        });
-        if let Some(callback) = refused {
-            callback();
-        }
-    }
 }
 
 /// Offers a directive to a controller. Only the first offer counts.
@@ -212,7 +122,7 @@ pub(super) fn start_run(standing: &Arc<Standing>, lane_ref: &Arc<LaneRef>, run: 
             drop(entered);
             // Another run may have begun meanwhile, if nobody asked the fleet for a moment.
             return standing.change(|state, effects| {
-                if state.resolver_in(lane_ref.id, run).is_some() {
+                if state.resolver_in((lane_ref.id, run)).is_some() {
                     state.remove_resolver(lane_ref.id, effects);
                 }
             });
@@ -264,7 +174,7 @@ fn call_resolver(
     lane_ref: &Arc<LaneRef>,
     run: u32,
 ) -> Result<Option<BoxFuture<'static, Result<()>>>> {
-    let sink = Arc::new(ResolverSink { standing: Arc::clone(standing), lane_ref: Arc::clone(lane_ref), run });
+    let sink = sink(standing, (lane_ref.id, run));
     let controller = Arc::clone(&lane_ref.controller);
     lane_ref.counts.began();
     catch_unwind(AssertUnwindSafe(|| controller.resolve(Arc::clone(&standing.directive), sink)))

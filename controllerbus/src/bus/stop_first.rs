@@ -300,7 +300,7 @@ impl Engine {
                     Some(new)
                         if new.is_left(&standing) && standing.library.is_some_and(|library| library != new.library) =>
                     {
-                        let is_wanted = standing.lock().resolver_in(lane_ref.id, run).is_some();
+                        let is_wanted = standing.lock().resolver_in((lane_ref.id, run)).is_some();
                         if is_wanted {
                             start_run(&standing, &lane_ref, run);
                         }

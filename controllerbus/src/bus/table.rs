@@ -27,6 +27,12 @@ pub(super) struct Hashed {
     standing: Arc<Standing>,
 }
 
+impl Hashed {
+    fn is(&self, standing: &Standing) -> bool {
+        std::ptr::eq(&raw const *self.standing, standing)
+    }
+}
+
 impl Shard<HashTable<Hashed>> {
     /// The directive that is equivalent to this one, which has this hash.
     pub(super) fn find(&self, hash: u64, directive: &dyn AnyDirective) -> Option<&Arc<Standing>> {
@@ -39,8 +45,8 @@ impl Shard<HashTable<Hashed>> {
         self.all.insert_unique(found.hash, found, |found| found.hash);
     }
 
-    pub(super) fn remove(&mut self, standing: &Arc<Standing>) {
-        if let Ok(found) = self.all.find_entry(standing.hash, |found| Arc::ptr_eq(&found.standing, standing)) {
+    pub(super) fn remove(&mut self, standing: &Standing) {
+        if let Ok(found) = self.all.find_entry(standing.hash, |found| found.is(standing)) {
             found.remove();
         }
     }
@@ -109,6 +115,12 @@ impl TypeTable {
         self.shards.of(hash)
     }
 
+    /// What all references to a directive share, unless it has ended.
+    pub(super) fn find(&self, standing: &Standing) -> Option<Arc<Standing>> {
+        let shard = self.shard(standing.hash);
+        shard.all.find(standing.hash, |found| found.is(standing)).map(|found| Arc::clone(&found.standing))
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
         for shard in self.shards.each() {
@@ -153,7 +165,7 @@ impl TypeTable {
     }
 
     /// Ends a directive if nothing keeps it any more; whether it has ended by this.
-    pub(super) fn release(self: &Arc<Self>, standing: &Arc<Standing>, release: Release) -> bool {
+    pub(super) fn release(self: &Arc<Self>, standing: &Standing, release: Release) -> bool {
         let mut effects = Effects::default();
         let mut keep = None;
         let mut ended = false;
@@ -190,8 +202,8 @@ impl TypeTable {
             standing.log("directive removed");
         }
         self.notify_changed();
-        if let Some(epoch) = keep {
-            self.keep(standing, epoch);
+        if let Some((epoch, standing)) = keep.and_then(|epoch| Some((epoch, self.find(standing)?))) {
+            self.keep(&standing, epoch);
         }
         ended
     }

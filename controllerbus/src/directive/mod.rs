@@ -3,6 +3,7 @@
 mod declaration;
 mod helpers;
 mod latest;
+mod referred;
 mod relay;
 mod request;
 mod shared;
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 pub use declaration::Declaration;
 pub use helpers::{Child, Keyed, Mapped};
 pub use latest::Latest;
+pub(crate) use referred::Referred;
+#[doc(hidden)]
+pub use referred::{ReadFrom, Reference};
 pub use relay::Relay;
 pub(crate) use request::superseded;
 pub use request::{Event, RawEvent, RawRequest, Request};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
-use super::{AnyValue, Directive, SHARE, ValueId, Wait};
+use super::{AnyValue, Directive, ReadFrom, SHARE, ValueId, Wait};
 use crate::bus::{ResolverSnapshot, ResolverState};
 use crate::error::ErrorKind;
 use crate::{BusError, Error, Result};
@@ -112,7 +112,7 @@ pub trait RawRequest: Send {
 /// ```
 #[must_use = "dropping the request releases the directive"]
 pub struct Request<D: Directive> {
-    raw: Box<dyn RawRequest>,
+    raw: ReadFrom,
     /// What was read and has not been withdrawn.
     standing: SmallVec<[(ValueId, Arc<D::Value>); 1]>,
     idle: bool,
@@ -132,7 +132,7 @@ impl<D: Directive> std::fmt::Debug for Request<D> {
 }
 
 impl<D: Directive> Request<D> {
-    pub(crate) fn new(raw: Box<dyn RawRequest>) -> Self {
+    pub(crate) fn new(raw: ReadFrom) -> Self {
         Self { raw, standing: SmallVec::new(), idle: false, failure: None }
     }
 
@@ -147,7 +147,7 @@ impl<D: Directive> Request<D> {
     /// # Errors
     /// [`crate::error::ErrorKind::Closed`] when the directive is gone.
     pub fn weak(&self) -> Result<Self, BusError> {
-        Ok(Self::new(self.raw.reference(false)?))
+        Ok(Self::new(self.raw.another(false)?))
     }
 
     /// Another strong reference to the same directive; a weak one can be upgraded while the directive stands.
@@ -155,7 +155,7 @@ impl<D: Directive> Request<D> {
     /// # Errors
     /// [`crate::error::ErrorKind::Closed`] when the directive is gone.
     pub fn strong(&self) -> Result<Self, BusError> {
-        Ok(Self::new(self.raw.reference(true)?))
+        Ok(Self::new(self.raw.another(true)?))
     }
 
     /// The values that were read and have not been withdrawn, oldest first.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Callback, Directive, RawRequest, Request, wire, wrong_type};
+use super::{Callback, Directive, RawRequest, ReadFrom, Request, wire, wrong_type};
 use crate::bus::Origin;
 use crate::error::ErrorKind;
 use crate::plugin::interface::{self, Object};
@@ -354,7 +354,7 @@ impl<V: Send + Sync + 'static> Values<V> {
     /// [`ErrorKind::Closed`] when the directive is gone; in a plugin that runs in a process of its own that is what the request
     /// says first.
     pub fn directive<D: Directive<Value = V>>(&self) -> Result<Request<D>> {
-        Ok(Request::new(self.sink.reference()?))
+        Ok(Request::new(ReadFrom::Boxed(self.sink.reference()?)))
     }
 
     /// How many values stand, from all resolvers of the directive. In a plugin that runs in a process of its own, the thread waits

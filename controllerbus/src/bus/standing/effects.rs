@@ -59,9 +59,17 @@ impl Effects {
         }
     }
 
+    /// Whether there is nothing to do and nothing to free: what most changes come to.
+    pub(super) fn are_none(&self) -> bool {
+        let Self { wakers, values, resolvers, subscribers, tasks, rare } = self;
+        let is_empty = wakers.is_empty() && values.is_empty() && resolvers.is_empty() && subscribers.is_empty();
+        let is_inline = !wakers.spilled() && !values.spilled() && !resolvers.spilled() && !subscribers.spilled();
+        is_empty && is_inline && tasks.capacity() == 0 && rare.is_none()
+    }
+
     /// Wakes, aborts, calls and drops what was collected, and frees the removed resolvers' slots. A panic in one of these does
     /// not prevent the others.
-    pub(in crate::bus) fn apply(&mut self, standing: &Arc<Standing>) {
+    pub(in crate::bus) fn apply(&mut self, standing: &Standing) {
         // They are taken from the back, the first one first.
         if self.values.len() > 1 {
             self.values.reverse();
@@ -80,7 +88,7 @@ impl Effects {
     }
 
     /// Applies what is left, item by item.
-    fn apply_rest(&mut self, standing: &Arc<Standing>) {
+    fn apply_rest(&mut self, standing: &Standing) {
         while let Some(waker) = self.wakers.pop() {
             waker.wake();
         }
@@ -120,17 +128,18 @@ impl Effects {
 }
 
 impl Rare {
-    /// What begins something else, and so comes last.
+    /// What begins something else, and so comes last. Nothing does once the directive has ended.
     #[cold]
-    fn begin(&mut self, standing: &Arc<Standing>) {
+    fn begin(&mut self, standing: &Standing) {
+        let Some(standing) = standing.shared() else { return };
         while let Some((lane_ref, run)) = self.again.pop() {
-            restart(standing, &lane_ref, run);
+            restart(&standing, &lane_ref, run);
         }
         while let Some(lane_ref) = self.unpinned.pop() {
-            pass_on(standing, &lane_ref);
+            pass_on(&standing, &lane_ref);
         }
         if std::mem::take(&mut self.empty) {
-            standing.table.release(standing, Release::Empty);
+            standing.table.release(&standing, Release::Empty);
         }
     }
 }

@@ -32,6 +32,7 @@ use super::entry::LaneRef;
 use super::kept::KeepGuard;
 use super::lane::PerLane;
 use super::origin::{IdleFor, Sides};
+use super::sink::FirstRun;
 use super::table::TypeTable;
 use crate::Error;
 use crate::directive::{AnyDirective, Options, RawEvent};
@@ -45,6 +46,8 @@ pub(super) struct Standing {
     pub(super) library: Option<Source>,
     /// Through the lane in which it was added.
     pub(super) table: Arc<PerLane<TypeTable>>,
+    /// The run that speaks through this itself.
+    pub(super) first: FirstRun,
     state: Mutex<StandingState>,
 }
 
@@ -111,7 +114,15 @@ impl Standing {
             is_local: library.is_some(),
             refused: Vec::new(),
         };
-        Arc::new(Self { directive, hash, options, library, table, state: Mutex::new(state) })
+        Arc::new(Self {
+            directive,
+            hash,
+            options,
+            library,
+            table,
+            first: FirstRun::default(),
+            state: Mutex::new(state),
+        })
     }
 
     /// Logs that it was added or removed. Not under a lock: it tells the subscriber.
@@ -136,7 +147,7 @@ impl Standing {
     }
 
     /// Changes the state, and applies the effects after the lock has been released.
-    pub(super) fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut StandingState, &mut Effects) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut StandingState, &mut Effects) -> T) -> T {
         let mut effects = Effects::default();
         let result = {
             let mut state = self.lock();
@@ -144,9 +155,19 @@ impl Standing {
             state.settle(&self.options, &mut effects);
             result
         };
-        effects.apply(self);
+        if effects.are_none() {
+            // Looking at each part again to drop it would take longer than the rest of most changes.
+            std::mem::forget(effects);
+        } else {
+            effects.apply(self);
+        }
         self.notify_changed();
         result
+    }
+
+    /// What all its references share, unless it has ended. Not under a lock.
+    pub(super) fn shared(&self) -> Option<Arc<Self>> {
+        self.table.find(self)
     }
 
     /// Notifies those who watch the bus's directives.

@@ -11,12 +11,13 @@ use super::{Standing, StandingState};
 use crate::Error;
 use crate::bus::entry::LaneRef;
 use crate::bus::handover::Gate;
+use crate::bus::sink::Run;
 use crate::directive::{Callback, Options, RawEvent};
 use crate::error::ErrorKind;
 
 /// One controller's answer to this directive.
 pub(in crate::bus) struct Resolver {
-    pub(super) lane_ref: Arc<LaneRef>,
+    pub(in crate::bus) lane_ref: Arc<LaneRef>,
     /// The slot in which its controller remembers the directive.
     pub(super) slot: usize,
     /// The number of its current run. What a handle of an earlier run says is ignored.
@@ -88,7 +89,7 @@ impl StandingState {
     }
 
     /// A controller's resolver, if this is still its current run.
-    pub(in crate::bus) fn resolver_in(&mut self, controller: u64, run: u32) -> Option<&mut Resolver> {
+    pub(in crate::bus) fn resolver_in(&mut self, (controller, run): Run) -> Option<&mut Resolver> {
         self.resolver(controller).filter(|resolver| resolver.run == run)
     }
 
@@ -156,14 +157,14 @@ impl StandingState {
     /// Notes the task of a run; false if the run is over already.
     pub(in crate::bus) fn set_task(&mut self, controller: u64, run: u32, task: &Arc<ResolverTask>) -> bool {
         let has_values = self.has_values(controller);
-        let Some(resolver) = self.resolver_in(controller, run) else { return false };
+        let Some(resolver) = self.resolver_in((controller, run)) else { return false };
         resolver.task = Some(Arc::clone(task));
         resolver.works_since = (!resolver.idle && !has_values).then(Instant::now);
         true
     }
 
-    pub(in crate::bus) fn set_idle(&mut self, controller: u64, run: u32, idle: bool, effects: &mut Effects) {
-        if let Some(resolver) = self.resolver_in(controller, run) {
+    pub(in crate::bus) fn set_idle(&mut self, (controller, run): Run, idle: bool, effects: &mut Effects) {
+        if let Some(resolver) = self.resolver_in((controller, run)) {
             // Once the function has returned, its handles cannot make it busy again.
             if resolver.done && !idle {
                 return;
@@ -181,7 +182,7 @@ impl StandingState {
 
     /// A resolver's function has returned; its values stay.
     pub(in crate::bus) fn finish(&mut self, controller: u64, run: u32, effects: &mut Effects) {
-        if let Some(resolver) = self.resolver_in(controller, run) {
+        if let Some(resolver) = self.resolver_in((controller, run)) {
             resolver.answered();
             resolver.idle = true;
             resolver.done = true;
@@ -192,7 +193,7 @@ impl StandingState {
     /// A resolver has failed: its values go, references read the error, and it counts as idle until it is retried. An error that it has
     /// reported is not told again where it ends with it.
     pub(in crate::bus) fn fail(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
-        let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
+        let Some(resolver) = self.resolver_in((lane_ref.id, run)) else { return };
         let is_told = resolver.error.as_deref() == Some(&error);
         resolver.idle = true;
         resolver.run += 1;
@@ -214,11 +215,12 @@ impl StandingState {
 
     /// What answers for a resolver elsewhere has failed, and tries again by itself: references read the error, and nothing else
     /// changes.
-    pub(in crate::bus) fn report(&mut self, lane_ref: &LaneRef, run: u32, error: Error, effects: &mut Effects) {
-        let Some(resolver) = self.resolver_in(lane_ref.id, run) else { return };
+    pub(in crate::bus) fn report(&mut self, (controller, run): Run, error: Error, effects: &mut Effects) {
+        let Some(resolver) = self.resolver_in((controller, run)) else { return };
         resolver.error = Some(Box::new(error.clone()));
+        let lane_ref = Arc::clone(&resolver.lane_ref);
         lane_ref.counts.failed(&error);
-        if !self.holds_back(lane_ref) {
+        if !self.holds_back(&lane_ref) {
             self.emit(&RawEvent::Failed(error), lane_ref.side, effects);
         }
     }
@@ -233,7 +235,7 @@ impl StandingState {
     ) -> Option<u32> {
         let run = failed + 1;
         let is_due = |resolver: &&mut Resolver| resolver.successor.is_none() && resolver.pin == Pin::None;
-        let resolver = self.resolver_in(lane_ref.id, run).filter(is_due)?;
+        let resolver = self.resolver_in((lane_ref.id, run)).filter(is_due)?;
         resolver.idle = false;
         resolver.error = None;
         resolver.failed = false;
@@ -304,10 +306,16 @@ impl StandingState {
     }
 
     /// Whether a run should stop: its resolver is gone, or there are enough values.
-    pub(in crate::bus) fn is_cancelled(&self, controller: u64, run: u32, options: &Options) -> bool {
+    pub(in crate::bus) fn is_cancelled(&self, (controller, run): Run, options: &Options) -> bool {
         let resolver = self.resolver_of(controller).filter(|resolver| resolver.run == run && !self.ended);
         let Some(resolver) = resolver else { return true };
         self.is_full(&resolver.lane_ref, options)
+    }
+
+    /// A resolver's controller, if a swap watches it.
+    pub(in crate::bus) fn watched(&self, controller: u64) -> Option<Arc<LaneRef>> {
+        let lane_ref = &self.resolver_of(controller)?.lane_ref;
+        lane_ref.handover.is_watched().then(|| Arc::clone(lane_ref))
     }
 
     pub(in crate::bus) fn error_of(&self, entry: u64) -> Option<&Error> {

@@ -5,6 +5,7 @@ use super::effects::Effects;
 use super::resolvers::Resolver;
 use crate::bus::entry::LaneRef;
 use crate::bus::origin::Sides;
+use crate::bus::sink::Run;
 use crate::directive::{AnyValue, Callback, Options, RawEvent, ValueId};
 
 pub(super) struct StandingValue {
@@ -55,28 +56,21 @@ impl StandingState {
 
     pub(in crate::bus) fn add_value(
         &mut self,
-        (lane_ref, run): (&LaneRef, u32),
+        run: Run,
         value: AnyValue,
         removed: Option<Callback>,
         options: &Options,
         effects: &mut Effects,
     ) -> Option<ValueId> {
-        // Read under the lock: a swap changes the phase first, and takes this lock for each directive then.
-        let staged = self.holds_back(lane_ref);
-        let full = options.hard_cap && self.is_full(lane_ref, options);
-        let ended = self.ended;
-        let resolver = self.resolver_in(lane_ref.id, run).filter(|_| !ended && !full);
-        let wanted = resolver.is_some();
-        resolver.into_iter().for_each(Resolver::answered);
-        let side = lane_ref.side;
-        if !wanted {
-            let refused = StandingValue { id: ValueId(0), resolver: lane_ref.id, value, removed: None, staged, side };
-            effects.values.push(refused);
+        let resolver = run.0;
+        let Some((side, staged)) = self.may_add(run, options) else {
+            let (id, side, staged) = (ValueId(0), Sides::HERE, true);
+            effects.values.push(StandingValue { id, resolver, value, removed: None, staged, side });
             if removed.is_some() {
                 effects.rare().refused = removed;
             }
             return None;
-        }
+        };
         if options.hard_cap && !staged {
             self.make_room(side, options, effects);
         }
@@ -85,28 +79,42 @@ impl StandingState {
         if !staged {
             self.emit(&RawEvent::Added(id, value.clone()), side, effects);
         }
-        self.values.push(StandingValue { id, resolver: lane_ref.id, value, removed, staged, side });
+        self.values.push(StandingValue { id, resolver, value, removed, staged, side });
         self.finish_retired(effects);
         Some(id)
+    }
+
+    /// Whether a run may add a value now, and then the side of its controller, and whether its values are held back.
+    fn may_add(&mut self, (controller, run): Run, options: &Options) -> Option<(Sides, bool)> {
+        let is_of = |resolver: &Resolver| resolver.lane_ref.id == controller && resolver.run == run;
+        let at = self.resolvers.iter().position(is_of).filter(|_| !self.ended)?;
+        let lane_ref = &self.resolvers[at].lane_ref;
+        if options.hard_cap && self.is_full(lane_ref, options) {
+            return None;
+        }
+        // Read under the lock: a swap changes the phase first, and takes this lock for each directive then.
+        let may = (lane_ref.side, self.holds_back(lane_ref));
+        self.resolvers[at].answered();
+        Some(may)
     }
 
     /// Replaces a value of the same controller, for which there is always room: adds the new value, and then removes the old
     /// one. If the old one is gone already, the new one is only added.
     pub(in crate::bus) fn replace_value(
         &mut self,
-        (lane_ref, run): (&LaneRef, u32),
+        (controller, run): Run,
         old: ValueId,
         value: AnyValue,
         options: &Options,
         effects: &mut Effects,
     ) -> Option<ValueId> {
-        let own = self.values.iter().any(|known| known.id == old && known.resolver == lane_ref.id);
-        let has_room = own && self.resolver_in(lane_ref.id, run).is_some();
+        let own = self.values.iter().any(|known| known.id == old && known.resolver == controller);
+        let has_room = own && self.resolver_in((controller, run)).is_some();
         let free =
             Options { hard_cap: options.hard_cap && !has_room, max_values: options.max_values, ..Options::default() };
-        let id = self.add_value((lane_ref, run), value, None, &free, effects);
+        let id = self.add_value((controller, run), value, None, &free, effects);
         if own {
-            self.remove_value(lane_ref.id, old, effects);
+            self.remove_value(controller, old, effects);
         }
         id
     }
