@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::sys::turns::ShortTurns;
 
 /// For `#[serde(with)]`: a duration as milliseconds, with a fraction.
 pub(crate) mod millis {
@@ -53,9 +54,11 @@ pub(crate) fn yield_core() {
 
 /// Yields the core between short steps of a long work.
 ///
-/// On a busy machine what yields waits for the next tick itself, so it yields no more often than a request can notice.
+/// On a busy machine what yields loses the rest of its turn, so it yields no more often than a request can notice, and its turns are
+/// short.
 pub(crate) struct Pace {
     since: Instant,
+    _turns: ShortTurns,
 }
 
 /// How long a thread works until it yields its core.
@@ -64,7 +67,7 @@ const WORK: Duration = Duration::from_micros(500);
 impl Pace {
     /// Begins the work.
     pub(crate) fn new() -> Self {
-        Self { since: Instant::now() }
+        Self { since: Instant::now(), _turns: ShortTurns::begin() }
     }
 
     /// Ends a step, of well below half a millisecond.

@@ -5,13 +5,14 @@
 //!
 //! | type | what is known |
 //! |---|---|
-//! | [`Read`] | all bytes are in memory, and were hashed as they were read |
+//! | [`Read`] | all bytes are in memory, or where only this user can write, and were hashed as they were read |
 //! | [`Inspected`] | the hash is the trailer's, it is a library, and its manifest is valid: it can be looked at |
 //! | [`Verified`] | also, nobody else can write to it, it comes from someone whom the host trusts, and it fits this process |
 //! | [`PrivateCopy`] | the verified bytes where only this user can write: this is what is opened |
 //!
 //! Only [`Checks`] and this crate's own builds make a [`Verified`], and only a [`PrivateCopy`] of one can be opened.
 
+mod arrival;
 mod buffer;
 mod conflicts;
 mod io;

@@ -119,11 +119,27 @@ fn take_spare(dir: &Path, path: &Path) -> Option<std::fs::File> {
     std::fs::rename(dir.join(SPARE), path).ok()?;
     let found = std::fs::symlink_metadata(path).ok()?;
     let is_spare = found.is_file() && is_own(&found) && has_one_name(&found);
-    let opened = is_spare.then(|| std::fs::OpenOptions::new().write(true).open(path).ok()).flatten();
+    let opened = is_spare.then(|| writable().open(path).ok()).flatten();
     if opened.is_none() {
         let _ = std::fs::remove_file(path);
     }
     opened
+}
+
+/// To read it, too, in a view.
+fn writable() -> std::fs::OpenOptions {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true);
+    options
+}
+
+/// Creates a file in a directory for private copies, or takes the spare one.
+pub(super) fn create(dir: &Path, path: &Path) -> std::io::Result<std::fs::File> {
+    // Never an existing path: for one that it knows, the loader would return the old library.
+    match take_spare(dir, path) {
+        Some(file) => Ok(file),
+        None => writable().create_new(true).open(path),
+    }
 }
 
 impl Verified {
@@ -132,39 +148,54 @@ impl Verified {
     /// # Errors
     /// [`Error::Io`] when it cannot be written, [`Error::Artifact`] when the directory is not safe.
     pub fn write_private(&self, dir: &Path) -> Result<PrivateCopy> {
-        static SEQUENCE: AtomicU64 = AtomicU64::new(0);
-        private_folder(dir)?;
-        // As `/proc/self/maps` will name it.
-        let dir = dir.canonicalize().map_err(Error::io("finding the directory for private copies", dir))?;
-        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-        let name = format!(
-            "{}-{}-{sequence}{}",
-            slug(&self.bundle.id),
-            slug(&self.bundle.build_hash),
-            std::env::consts::DLL_SUFFIX
-        );
-        let path = dir.join(name);
-        // Never an existing path: for one that it knows, the loader would return the old library.
-        let mut file = match take_spare(&dir, &path) {
-            Some(file) => file,
-            None => std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&path)
-                .map_err(Error::io("creating the private copy of a plugin", &path))?,
-        };
+        let (dir, path) = (private_folder(dir)?, self.private_name());
+        let path = dir.join(path);
+        let mut file = create(&dir, &path).map_err(Error::io("creating the private copy of a plugin", &path))?;
         let library = self.library();
         let written = write_in_steps(&mut file, library).and_then(|()| file.set_len(library.len() as u64));
         if let Err(error) = written {
             let _ = std::fs::remove_file(&path);
             return Err(Error::io("writing the private copy of a plugin (is the disk full?)", &path)(error));
         }
+        Ok(self.copied_to(path))
+    }
+
+    /// The same, without a copy if the bytes are in that directory already.
+    ///
+    /// # Errors
+    /// As [`Verified::write_private`].
+    pub(crate) fn into_private(self, dir: &Path) -> Result<PrivateCopy> {
+        let dir = private_folder(dir)?;
+        if !self.is_in(&dir) {
+            return self.write_private(&dir);
+        }
+        let copy = self.copied_to(dir.join(self.private_name()));
+        let named = self.into_named(&copy.path);
+        named.map_err(Error::io("naming the private copy of a plugin", &copy.path))?;
+        Ok(copy)
+    }
+
+    fn copied_to(&self, path: PathBuf) -> PrivateCopy {
         let (shown, entry, hash) = (self.path.clone(), self.bundle.entry.clone(), self.hash.clone());
-        Ok(PrivateCopy { path, shown, entry, hash, needed: needed(library), is_kept_here: false })
+        PrivateCopy { path, shown, entry, hash, needed: needed(self.library()), is_kept_here: false }
+    }
+
+    /// A name that was never used.
+    fn private_name(&self) -> String {
+        static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        format!(
+            "{}-{}-{sequence}{}",
+            slug(&self.bundle.id),
+            slug(&self.bundle.build_hash),
+            std::env::consts::DLL_SUFFIX
+        )
     }
 }
 
-fn private_folder(dir: &Path) -> Result<()> {
+/// Makes a directory for private copies if there is none, and checks that nobody else can enter it. Returns it as
+/// `/proc/self/maps` will name it.
+pub(super) fn private_folder(dir: &Path) -> Result<PathBuf> {
     let refuse = |reason: &str| Error::Artifact {
         path: dir.to_owned(),
         code: Code::PRIVATE_FOLDER,
@@ -182,7 +213,7 @@ fn private_folder(dir: &Path) -> Result<()> {
     if is_open_to_others(&found) {
         return Err(refuse("other users can enter the directory for private copies"));
     }
-    Ok(())
+    dir.canonicalize().map_err(Error::io("finding the directory for private copies", dir))
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -227,6 +258,45 @@ mod tests {
         assert_eq!(std::fs::read_dir(&dir).expect("the folder").count(), 1, "one spare file at most");
         remove_spare(&dir);
         assert_eq!(std::fs::read_dir(&dir).expect("the folder").count(), 0);
+    }
+
+    #[test]
+    fn what_arrives_in_the_folder_is_the_private_copy_whatever_becomes_of_the_file_that_was_verified() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, dir) = (folder.path().join("plugin.cbus.so"), folder.path().join("loaded"));
+        let mut known = None;
+        for more in [70_000, 3, 700_000, 0] {
+            let library = verified(folder.path(), more).library().to_vec();
+            let artifact = Checks::new(Trust::anyone()).verify_into(&path, &dir).expect("an artifact");
+            std::fs::write(&path, "somebody's").expect("writing");
+            assert_eq!(artifact.library(), library, "{more} more");
+            let arrived: Vec<_> =
+                std::fs::read_dir(&dir).expect("the folder").map(|entry| entry.expect("it")).collect();
+            assert_eq!(arrived.len(), 1, "{arrived:?}");
+            let file = identity(&arrived[0].metadata().expect("it is there"));
+            assert_eq!(*known.get_or_insert(file), file, "the file of the copy that was removed");
+            let copy = artifact.into_private(&dir).expect("a copy").kept_here();
+            assert_eq!(file_of(&copy), file, "it is not copied again");
+            assert_eq!(std::fs::read(copy.path()).expect("reading"), library, "{more} more");
+            assert!(Verified::again(&copy).is_ok());
+            copy.remove();
+        }
+        // What is not opened goes.
+        verified(folder.path(), 0);
+        drop(Checks::new(Trust::anyone()).verify_into(&path, &dir).expect("an artifact"));
+        assert_eq!(std::fs::read_dir(&dir).expect("the folder").count(), 0);
+    }
+
+    #[test]
+    fn what_has_arrived_elsewhere_is_copied() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, one, other) =
+            (folder.path().join("plugin.cbus.so"), folder.path().join("1"), folder.path().join("2"));
+        let library = verified(folder.path(), 10).library().to_vec();
+        let artifact = Checks::new(Trust::anyone()).verify_into(&path, &one).expect("an artifact");
+        let copy = artifact.into_private(&other).expect("a copy");
+        assert_eq!(std::fs::read(copy.path()).expect("reading"), library);
+        assert!(copy.path().starts_with(&other) && std::fs::read_dir(&one).expect("the folder").count() == 0);
     }
 
     #[test]

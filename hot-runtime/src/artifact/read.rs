@@ -1,22 +1,48 @@
 //! Reads files once, hashing them as they are read, and inspects them.
 
 use std::io::Read as _;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use controllerbus::error::Code;
 
+use super::arrival::Arrival;
 use super::buffer::Buffer;
 use super::io::open_bounded;
 use super::manifest::{BundleRecord, FactoryRecord, compatible, described};
+use super::private::private_folder;
 use super::trailer::{self, TRAILER};
 use super::{LARGEST, PrivateCopy, refused};
 use crate::error::{Error, Result};
+
+/// Where the bytes of a file are.
+pub(super) enum Bytes {
+    Memory(Buffer),
+    Arrived(Arrival),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::Arrived(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Buffer> for Bytes {
+    fn from(bytes: Buffer) -> Self {
+        Self::Memory(bytes)
+    }
+}
 
 /// The bytes of a file, and the hash of what would be the library in it. Nothing else is known about them.
 pub struct Read {
     /// Where it was read from, for messages.
     pub(super) path: PathBuf,
-    pub(super) bytes: Buffer,
+    pub(super) bytes: Bytes,
     pub(super) hash: blake3::Hash,
 }
 
@@ -27,13 +53,13 @@ impl Read {
     /// [`Error::Io`] if it cannot be read, [`Error::Artifact`] if it is too large or not a regular file.
     pub fn file(path: &Path, largest: u64) -> Result<Self> {
         let (file, found) = open_bounded(path, largest, "reading the plugin file")?;
-        Self::open_file(path, file, found.len(), |_| {})
+        Self::open_file(path, &file, found.len(), None, |_| {})
     }
 
     /// Takes bytes that were read already; `path` is for messages.
     pub fn bytes(path: &Path, bytes: Vec<u8>) -> Self {
         let hash = blake3::hash(&bytes[..bytes.len().saturating_sub(TRAILER)]);
-        Self { path: path.to_owned(), bytes: bytes.into(), hash }
+        Self { path: path.to_owned(), bytes: Buffer::from(bytes).into(), hash }
     }
 
     /// Reads a private copy, which is the library alone, and adds its trailer.
@@ -49,29 +75,45 @@ impl Read {
         read.map_err(failed())?;
         let hash = hasher.finalize();
         bytes.add(&trailer::trailer(&hash, bytes.len()));
-        Ok(Self { path: copy.shown().to_owned(), bytes, hash })
+        Ok(Self { path: copy.shown().to_owned(), bytes: bytes.into(), hash })
     }
 
-    /// Reads an open file, and passes each part to `look`.
+    /// Reads an open file of this length, and passes each part to `look`; into a directory for private copies, if one is given.
     pub(super) fn open_file(
         path: &Path,
-        file: std::fs::File,
+        file: &std::fs::File,
         length: u64,
+        into: Option<&Path>,
         mut look: impl FnMut(&[u8]),
     ) -> Result<Self> {
-        let failed = || Error::io("reading the plugin file", path);
-        // One more than there should be.
-        let mut bytes = Buffer::with_room(length as usize + 1).map_err(failed())?;
         let mut hasher = blake3::Hasher::new();
         let mut left = (length as usize).saturating_sub(TRAILER);
-        let read = bytes.read_in_steps(file, |part| {
+        let look = |part: &[u8]| {
             let body = &part[..part.len().min(left)];
             hasher.update(body);
             left -= body.len();
             look(part);
-        });
-        read.map_err(failed())?;
-        if bytes.len() as u64 != length {
+        };
+        // Where that is not possible, such as on a file system without views, it is written there later.
+        let arrival = into.map(private_folder).transpose()?.and_then(|dir| Arrival::with_room(length, &dir).ok());
+        let (bytes, read) = match arrival {
+            Some(mut arrival) => {
+                let copied = arrival.copy_in_steps(file, look).and_then(|copied| {
+                    // One more than there should be.
+                    Ok(copied as u64 + file.take(1).read(&mut [0])? as u64)
+                });
+                let what = "copying the plugin file to where only this user can write (is the disk full?)";
+                (Bytes::Arrived(arrival), copied.map_err(Error::io(what, path))?)
+            }
+            None => {
+                let failed = || Error::io("reading the plugin file", path);
+                let mut bytes = Buffer::with_room(length as usize + 1).map_err(failed())?;
+                bytes.read_in_steps(file, look).map_err(failed())?;
+                let read = bytes.len() as u64;
+                (bytes.into(), read)
+            }
+        };
+        if read != length {
             let reason = "it changed while it was being read".to_owned();
             return Err(refused(
                 path,
@@ -128,7 +170,7 @@ pub fn inspect(path: &Path) -> Result<Inspected> {
 pub struct Inspected {
     /// Where it was read from.
     pub path: PathBuf,
-    bytes: Buffer,
+    bytes: Bytes,
     /// The BLAKE3 hash of the library, as hex.
     pub hash: String,
     /// The record of the whole plugin.
@@ -167,6 +209,20 @@ impl Inspected {
     /// The whole file, as it was read.
     pub fn file(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Whether the bytes are in this directory for private copies.
+    pub(super) fn is_in(&self, dir: &Path) -> bool {
+        matches!(&self.bytes, Bytes::Arrived(arrival) if arrival.dir() == Some(dir))
+    }
+
+    /// Gives the library, in the directory where it is, a name.
+    pub(super) fn into_named(self, name: &Path) -> std::io::Result<()> {
+        let length = self.size() as u64;
+        match self.bytes {
+            Bytes::Arrived(arrival) => arrival.name(length, name),
+            Bytes::Memory(_) => Err(std::io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// The size of the library in bytes.

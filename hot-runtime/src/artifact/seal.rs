@@ -91,7 +91,7 @@ fn sealed(library: &Path) -> Result<(Read, Sealed, Vec<Patch>)> {
     let trailer = trailer(&hash, bytes.len());
     bytes.add(&trailer);
     let told = Sealed { hash: hash.to_hex().to_string(), size: bytes.len() as u64 };
-    Ok((Read { path: PathBuf::new(), bytes, hash }, told, patches))
+    Ok((Read { path: PathBuf::new(), bytes: bytes.into(), hash }, told, patches))
 }
 
 fn write_sealed(bytes: &[u8], out: &Path) -> Result<()> {

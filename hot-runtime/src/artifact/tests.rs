@@ -15,10 +15,13 @@ fn refused(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("plugin.cbus.so");
     std::fs::write(&path, bytes).expect("writing");
-    match read(&path) {
-        Ok(_) => panic!("a bad file was accepted"),
-        Err(error) => error.to_string(),
-    }
+    let error = read(&path).expect_err("a bad file").to_string();
+    // The same where its bytes are copied at once, and nothing is left of these.
+    let dir = folder.path().join("loaded");
+    let arriving = Checks::new(Trust::anyone()).verify_into(&path, &dir).expect_err("a bad file");
+    assert_eq!(arriving.to_string(), error);
+    assert_eq!(std::fs::read_dir(&dir).expect("the folder").count(), 0);
+    error
 }
 
 fn sealed(tiny: &Tiny) -> Vec<u8> {
@@ -41,6 +44,24 @@ fn a_whole_artifact_is_read() {
     assert_eq!(artifact.bundle.id, "tiny");
     assert_eq!(artifact.factories.len(), 1);
     assert_eq!(artifact.library(), Tiny::default().library());
+}
+
+#[test]
+fn a_file_that_is_written_to_while_it_is_read_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("plugin.cbus.so");
+    let whole = sealed_bytes(&[Tiny::default().library(), vec![b'x'; 2 << 20]].concat());
+    for into in [None, Some(folder.path().join("loaded"))] {
+        for (end, is_shorter) in [(whole.len() as u64 + 1, false), (whole.len() as u64 - 1, true)] {
+            std::fs::write(&path, &whole).expect("writing");
+            let (file, writer) = (std::fs::File::open(&path), std::fs::File::options().write(true).open(&path));
+            let (file, writer) = (file.expect("the file"), writer.expect("the file"));
+            let change = |_: &[u8]| writer.set_len(end).expect("writing");
+            let read = Read::open_file(&path, &file, whole.len() as u64, into.as_deref(), change);
+            let error = read.expect_err("it was changed");
+            assert_eq!(error.code(), Code::BEING_WRITTEN, "shorter: {is_shorter}, {error}");
+        }
+    }
 }
 
 #[test]

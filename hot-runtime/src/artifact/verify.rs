@@ -70,13 +70,25 @@ impl Checks {
     /// [`crate::Error::Io`] if it cannot be read, [`crate::Error::Artifact`] or [`crate::Error::Folder`] with what is
     /// wrong and what to do.
     pub fn verify(&self, path: &Path) -> Result<Verified> {
+        self.verified(path, None)
+    }
+
+    /// The same, with the bytes copied to a directory for private copies as they are read. Blocks.
+    ///
+    /// # Errors
+    /// As [`Checks::verify`], and what is wrong with that directory.
+    pub(crate) fn verify_into(&self, path: &Path, dir: &Path) -> Result<Verified> {
+        self.verified(path, Some(dir))
+    }
+
+    fn verified(&self, path: &Path, into: Option<&Path>) -> Result<Verified> {
         let (file, found) = open_bounded(path, self.largest, "reading the plugin file")?;
         if !self.anywhere {
             place::check_file(path, &found)?;
         }
         let claim = self.trust.claim(path)?;
         let mut verifier = claim.verifier(path)?;
-        let read = Read::open_file(path, file, found.len(), |part| {
+        let read = Read::open_file(path, &file, found.len(), into, |part| {
             if let Some(verifier) = &mut verifier {
                 verifier.update(part);
             }
@@ -131,6 +143,13 @@ impl Verified {
             return Err(refused(copy.shown(), (Code::CHANGED_SINCE, reason, "load the plugin again")));
         }
         Self::just_built(read.inspect()?)
+    }
+}
+
+impl Verified {
+    /// Gives the library, in the directory for private copies where it is, a name.
+    pub(super) fn into_named(self, name: &Path) -> std::io::Result<()> {
+        self.inspected.into_named(name)
     }
 }
 

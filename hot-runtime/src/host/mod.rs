@@ -83,7 +83,7 @@ impl Instance {
                     if let Some(reason) = unmap::wears_out_a_process(artifact.library()) {
                         return Err(Error::Load { path: artifact.path.clone(), reason: reason.to_owned() });
                     }
-                    let private = artifact.write_private(&folder)?.kept_here();
+                    let private = artifact.into_private(&folder)?.kept_here();
                     match Loaded::open(&private, load) {
                         Ok(loaded) => Ok((loaded, private)),
                         Err(error) => {
@@ -97,7 +97,7 @@ impl Instance {
             }
             #[cfg(all(unix, feature = "process"))]
             Isolation::Process => {
-                let private = blocking(move || artifact.write_private(&folder)).await?;
+                let private = blocking(move || artifact.into_private(&folder)).await?;
                 let start = crate::host::process::plugin::Start {
                     tell,
                     deadline,

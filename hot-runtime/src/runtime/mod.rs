@@ -306,8 +306,9 @@ impl Inner {
     /// Reads and verifies a file. The verified bytes are what is loaded, whatever happens to the file afterwards.
     pub(crate) async fn read(&self, path: &Path) -> Result<(Verified, Timeline)> {
         let begun = Instant::now();
-        let (path, checks) = (path.to_owned(), self.shared.settings.checks.clone());
-        let artifact = blocking(move || checks.verify(&path)).await?;
+        let (path, shared) = (path.to_owned(), Arc::clone(&self.shared));
+        let reading = move || shared.settings.checks.verify_into(&path, shared.private_dir.path());
+        let artifact = blocking(reading).await?;
         Ok((artifact, Timeline { verify: begun.elapsed(), ..Timeline::default() }))
     }
 

@@ -11,6 +11,8 @@
 //! | `maps` | which libraries are mapped |
 //! | `process` | how a process is killed with everything that it started |
 //! | `scratch` | scratch directories, and locks |
+//! | `turns` | how long a thread's turns on a core are |
+//! | `view` | views of files in memory |
 
 pub(crate) mod access;
 pub(crate) mod disk;
@@ -19,3 +21,5 @@ pub(crate) mod library;
 pub(crate) mod maps;
 pub(crate) mod process;
 pub(crate) mod scratch;
+pub(crate) mod turns;
+pub(crate) mod view;
