@@ -1,6 +1,6 @@
-//! What a swap costs those who are served meanwhile: eight tasks resolve and call without pause while a plugin is
-//! swapped a thousand times, in turn with the same load and nothing swapped, three times each. The same by tasks that ask every
-//! millisecond, so that the cores are not all taken.
+//! What a swap takes where nobody asks, and what it costs those who are served meanwhile: eight tasks resolve and call without
+//! pause while a plugin is swapped a thousand times, in turn with the same load and nothing swapped, three times each. The same by
+//! tasks that ask every millisecond, so that the cores are not all taken.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use benches::session::Session;
 use tests::load::{Plan, Report, Until, run};
 
 const RUNS: usize = 3;
+/// How many tasks ask.
+const TASKS: usize = 8;
 /// How long the tasks of the load that leaves the cores something wait between two requests.
 const PAUSE: Duration = Duration::from_millis(1);
 /// How many swaps a run has, unless `SWAP_SWAPS` says another number.
@@ -19,12 +21,15 @@ const QUIET: Duration = Duration::from_secs(20);
 fn main() {
     let mut session = Session::begin("swap");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let load = |pause, until| {
-        let report = runtime.block_on(run(Plan { tasks: 8, pause, until, name: "bench" }));
+    let load = |tasks, pause, until| {
+        let report = runtime.block_on(run(Plan { tasks, pause, until, name: "bench" }));
         println!("{report}\n");
         report
     };
     let swaps = std::env::var("SWAP_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(SWAPS);
+    println!("nobody asks:");
+    let at_rest = (0..RUNS).map(|_| median_swap(&load(0, None, Until::Swaps(swaps)))).collect();
+    session.push(Measured::new("at_rest_swap_duration", "ns", at_rest));
     for (kind, pause) in [("", None), ("paced_", Some(PAUSE))] {
         println!(
             "eight tasks {}, without and with swaps in turn:",
@@ -32,12 +37,17 @@ fn main() {
         );
         let (mut quiet, mut swapped) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            quiet.push(load(pause, Until::Quiet(QUIET)));
-            swapped.push(load(pause, Until::Swaps(swaps)));
+            quiet.push(load(TASKS, pause, Until::Quiet(QUIET)));
+            swapped.push(load(TASKS, pause, Until::Swaps(swaps)));
         }
         session.extend(of_load(kind, &quiet, &swapped));
     }
     session.end();
+}
+
+/// In nanoseconds.
+fn median_swap(report: &Report) -> f64 {
+    report.swap.value_at_quantile(0.5) as f64
 }
 
 /// What a load saw without swaps and with them.
@@ -48,7 +58,7 @@ fn of_load(kind: &str, quiet: &[Report], swapped: &[Report]) -> Vec<Measured> {
     let of_swaps: [(&str, &str, &Of); 3] = [
         ("failed_requests", "count", &failed),
         ("rss_growth", "bytes", &|report| report.grown),
-        ("duration", "ns", &|report| report.swap.value_at_quantile(0.5)),
+        ("duration", "ns", &|report| median_swap(report) as u64),
     ];
     let of_both: [(&str, &Of); 2] = [
         ("longest_stall", &|report| report.latency.max()),
