@@ -2,6 +2,7 @@
 //! two threads; and controllers that come and go while much stands.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -109,35 +110,52 @@ fn standing(runtime: &Runtime, bus: &Bus, count: u64) -> Vec<Request<Square>> {
     })
 }
 
-/// Wall time of all operations of some threads. Each thread has its own share of the keys, as requesters do.
+/// Keeps the calling thread on one of the cores, each number on another: left alone, two threads that compute share one of two
+/// cores for many milliseconds, whatever they do.
+fn stay_on(number: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let allowed = sched_getaffinity(None).expect("the cores of this process");
+        let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+        let mut one = CpuSet::new();
+        one.set(all[number % all.len()]);
+        sched_setaffinity(None, &one).expect("a core");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = number;
+}
+
+/// Wall time of all operations of some tasks, each on a thread of its own and with its own share of the keys, as requesters have.
 fn on_threads(runtime: &Runtime, bus: &Bus, threads: u64, first: u64, count: u64) -> Duration {
     let share = count.div_ceil(threads);
     let barrier = Arc::new(Barrier::new(threads as usize));
     let workers: Vec<_> = (0..threads)
         .map(|thread| {
-            let (bus, barrier, handle) = (bus.clone(), Arc::clone(&barrier), runtime.handle().clone());
+            let (bus, barrier) = (bus.clone(), Arc::clone(&barrier));
             let first = first + thread * share;
-            std::thread::spawn(move || {
+            runtime.spawn(async move {
+                // It blocks its thread, so that the other task gets another one.
                 barrier.wait();
                 let begun = Instant::now();
-                handle.block_on(async {
-                    for number in first..first + share {
-                        resolve(&bus, number).await;
-                    }
-                });
+                for number in first..first + share {
+                    resolve(&bus, number).await;
+                }
                 (begun, Instant::now())
             })
         })
         .collect();
-    let times: Vec<_> = workers.into_iter().map(|worker| worker.join().expect("the thread ends")).collect();
+    let times: Vec<_> = workers.into_iter().map(|worker| runtime.block_on(worker).expect("the task ends")).collect();
     let begun = times.iter().map(|time| time.0).min().expect("a thread");
     let ended = times.iter().map(|time| time.1).max().expect("a thread");
     ended - begun
 }
 
 fn main() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let started = AtomicUsize::new(0);
+    builder.on_thread_start(move || stay_on(started.fetch_add(1, Ordering::Relaxed)));
+    let runtime = builder.worker_threads(2).enable_time().build().expect("a runtime");
     let _inside = runtime.enter();
     let mut all = Session::begin("bus");
 

@@ -228,12 +228,13 @@ impl Engine {
                 drop(shard);
                 return Err(closed(directive.id()));
             }
-            let found = if options.unmerged || options.once { None } else { shard.find(hash, &*directive).cloned() };
+            let found =
+                if options.unmerged || options.once { None } else { shard.all.find(hash, &*directive).cloned() };
             let found = found.filter(|standing| {
                 if options.supersede.replaces(&standing.options.supersede) {
                     let mut effects = Effects::default();
                     standing.lock().end(&mut effects);
-                    shard.remove(standing);
+                    shard.all.remove(standing);
                     superseded = Some((Arc::clone(standing), effects));
                 }
                 superseded.is_none()
@@ -242,7 +243,7 @@ impl Engine {
                 Some(standing) => (standing, false),
                 None => {
                     let standing = Standing::new(directive, hash, options, Arc::clone(&table), asker.told);
-                    shard.insert(&standing);
+                    shard.all.insert(&standing);
                     (standing, true)
                 }
             };

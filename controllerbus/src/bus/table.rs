@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::watch;
 
@@ -33,28 +34,64 @@ impl Hashed {
     }
 }
 
-impl Shard<HashTable<Hashed>> {
+/// The directives of a shard. Most of them go soon, and so the newest are beside the shard's lock: a thread that another one has
+/// preceded gets them with it, in one cache line, and not each part of a hash table after it.
+#[derive(Default)]
+pub(super) struct Directives {
+    newest: SmallVec<[Hashed; 4]>,
+    older: HashTable<Hashed>,
+}
+
+impl Directives {
+    fn is_empty(&self) -> bool {
+        self.newest.is_empty() && self.older.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Standing>> {
+        self.newest.iter().chain(&self.older).map(|found| &found.standing)
+    }
+
+    fn find_by(&self, hash: u64, is: impl Fn(&Standing) -> bool) -> Option<&Arc<Standing>> {
+        let is = |found: &Hashed| found.hash == hash && is(&found.standing);
+        let found = self.newest.iter().find(|found| is(found));
+        found.or_else(|| self.older.find(hash, is)).map(|found| &found.standing)
+    }
+
     /// The directive that is equivalent to this one, which has this hash.
     pub(super) fn find(&self, hash: u64, directive: &dyn AnyDirective) -> Option<&Arc<Standing>> {
-        let same = |found: &Hashed| found.hash == hash && found.standing.directive.same_key(directive);
-        self.all.find(hash, same).map(|found| &found.standing)
+        self.find_by(hash, |standing| standing.directive.same_key(directive))
+    }
+
+    /// What all references to a directive share, unless it has ended.
+    fn shared(&self, standing: &Standing) -> Option<&Arc<Standing>> {
+        self.find_by(standing.hash, |found| std::ptr::eq(found, standing))
     }
 
     pub(super) fn insert(&mut self, standing: &Arc<Standing>) {
-        let found = Hashed { hash: standing.hash, standing: Arc::clone(standing) };
-        self.all.insert_unique(found.hash, found, |found| found.hash);
+        if self.newest.len() == self.newest.inline_size() {
+            for found in self.newest.drain(..) {
+                self.older.insert_unique(found.hash, found, |found| found.hash);
+            }
+        }
+        self.newest.push(Hashed { hash: standing.hash, standing: Arc::clone(standing) });
     }
 
     pub(super) fn remove(&mut self, standing: &Standing) {
-        if let Ok(found) = self.all.find_entry(standing.hash, |found| found.is(standing)) {
+        if let Some(at) = self.newest.iter().position(|found| found.is(standing)) {
+            self.newest.swap_remove(at);
+        } else if let Ok(found) = self.older.find_entry(standing.hash, |found| found.is(standing)) {
             found.remove();
         }
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = Arc<Standing>> {
+        self.newest.drain(..).chain(self.older.drain()).map(|found| found.standing)
     }
 }
 
 pub(super) struct TypeTable {
     pub(super) routes: ArcSwap<Vec<Arc<Route>>>,
-    shards: Shards<HashTable<Hashed>>,
+    shards: Shards<Directives>,
     /// The runtime that the bus was created in.
     pub(super) runtime: Option<Handle>,
     /// Notified of changes of directives, if anybody listens.
@@ -108,23 +145,22 @@ impl TypeTable {
 
     /// Ends the table if it has no directives. Whoever is about to insert one looks for another table then.
     pub(super) fn end_if_empty(&self) -> bool {
-        self.shards.end_if_empty(HashTable::is_empty)
+        self.shards.end_if_empty(Directives::is_empty)
     }
 
-    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<HashTable<Hashed>>> {
+    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<Directives>> {
         self.shards.of(hash)
     }
 
     /// What all references to a directive share, unless it has ended.
     pub(super) fn find(&self, standing: &Standing) -> Option<Arc<Standing>> {
-        let shard = self.shard(standing.hash);
-        shard.all.find(standing.hash, |found| found.is(standing)).map(|found| Arc::clone(&found.standing))
+        self.shard(standing.hash).all.shared(standing).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
         for shard in self.shards.each() {
-            all.extend(shard.all.iter().map(|found| Arc::clone(&found.standing)));
+            all.extend(shard.all.iter().cloned());
         }
         all
     }
@@ -133,7 +169,7 @@ impl TypeTable {
     pub(super) fn drain(&self) -> Vec<Arc<Standing>> {
         let mut all = Vec::new();
         for mut shard in self.shards.each() {
-            all.extend(shard.all.drain().map(|found| found.standing));
+            all.extend(shard.all.drain());
         }
         all
     }
@@ -188,7 +224,7 @@ impl TypeTable {
                 };
                 if ends {
                     state.end(&mut effects);
-                    shard.remove(standing);
+                    shard.all.remove(standing);
                     ended = true;
                 } else if strong {
                     // Dropping a weak reference does not restart the keep time.

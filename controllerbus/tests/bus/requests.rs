@@ -1,5 +1,6 @@
 //! Requests: events, strong and weak references, the ways to wait, cancellation, errors.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
@@ -174,4 +175,71 @@ async fn dropping_the_last_reference_ends_the_directive_and_its_resolver() {
     drop(bus.request(Words { number: 1 }).unwrap());
     assert!(bus.directives().is_empty());
     soon(dropped).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_of_many_directives_is_found_in_whichever_order_they_come_and_go() {
+    let bus = Bus::new();
+    answers(&bus, "number");
+    const ALL: u64 = 600;
+    // Each order goes through all of them, because it and their number have no divisor.
+    let order = |step: u64| (0..ALL).map(move |at| at * step % ALL);
+    let mut first: HashMap<u64, _> = order(7).map(|number| (number, bus.request(Words { number }).unwrap())).collect();
+    assert_eq!(bus.directives().len() as u64, ALL);
+    let mut again: HashMap<u64, _> = HashMap::new();
+    for (gone, number) in order(11).enumerate() {
+        let mut request = bus.request(Words { number }).unwrap();
+        assert_eq!(*soon(request.value()).await.unwrap(), format!("number {number}"));
+        again.insert(number, request);
+        // The other reference keeps it where there is one.
+        drop(first.remove(&number));
+        assert_eq!(first.len() as u64, ALL - 1 - gone as u64);
+    }
+    assert_eq!(bus.directives().len() as u64, ALL, "they are merged, and none has gone");
+    for (gone, number) in order(13).enumerate() {
+        drop(again.remove(&number));
+        let left = bus.directives();
+        assert_eq!(left.len() as u64, ALL - 1 - gone as u64);
+    }
+    // What comes after many have gone.
+    let mut request = bus.request(Words { number: 1 }).unwrap();
+    assert_eq!(*soon(request.value()).await.unwrap(), "number 1");
+}
+
+#[tokio::test]
+async fn a_handle_that_is_kept_keeps_no_controller_and_says_nothing_after_its_run() {
+    struct Dropped(Arc<Mutex<bool>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() = true;
+        }
+    }
+    let bus = Bus::new();
+    let (dropped, kept) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let (of_controller, handles) = (Dropped(Arc::clone(&dropped)), Arc::clone(&kept));
+    let id = resolver(&bus, move |_, values| {
+        let _held = &of_controller;
+        let run = {
+            let mut handles = handles.lock().unwrap();
+            handles.push(values);
+            handles.len()
+        };
+        // The first run fails, and the second one stays.
+        async move { if run == 1 { Err(Error::msg("no tea")) } else { std::future::pending().await } }
+    });
+    let mut request = bus.request(Words { number: 1 }).unwrap();
+    let runs = || kept.lock().unwrap().len();
+    soon(async {
+        while runs() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let [first, second] = [0, 1].map(|run| kept.lock().unwrap()[run].clone());
+    assert!(first.is_cancelled() && first.add("first".to_owned()).is_none());
+    assert!(!second.is_cancelled() && second.add("second".to_owned()).is_some());
+    assert_eq!(*soon(request.value()).await.unwrap(), "second");
+    bus.remove_controller(id).await;
+    assert!(*dropped.lock().unwrap(), "the handles are still there");
+    assert!(second.is_cancelled() && second.add("late".to_owned()).is_none());
 }
