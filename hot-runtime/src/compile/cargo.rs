@@ -153,30 +153,29 @@ pub(crate) async fn build(
     }
 }
 
-/// Makes cargo compile these packages again: it compares times only, and does not notice that an older file was put
-/// back. Blocks while another cargo builds there.
-pub(crate) fn invalidate_fingerprints(target_dir: &Path, packages: &BTreeSet<String>) {
-    if packages.is_empty() {
-        return;
-    }
-    // `target/PROFILE/.fingerprint`, or with a target `target/TRIPLE/PROFILE/.fingerprint`.
-    let folders = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let below = folders(target_dir).flat_map(|dir| folders(&dir).collect::<Vec<_>>()).collect::<Vec<_>>();
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The directories of a target directory in which cargo has fingerprints: `PROFILE`, or with a target `TRIPLE/PROFILE`. Blocks.
+pub(crate) fn profiles(target_dir: &Path) -> Vec<PathBuf> {
+    let below: Vec<_> = entries(target_dir).flat_map(|dir| entries(&dir).collect::<Vec<_>>()).collect();
     let known = |profile: &PathBuf| [".fingerprint", "build"].iter().any(|name| profile.join(name).is_dir());
-    for profile in folders(target_dir).chain(below).filter(known) {
-        // A cargo that builds there holds this lock, and relies on its fingerprints.
-        let lock = std::fs::File::options().create(true).append(true).open(profile.join(".cargo-lock"));
-        let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
-        for known in folders(&profile.join(".fingerprint")) {
-            let name = known.file_name().unwrap_or_default().to_string_lossy();
-            if name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)) {
-                let _ = std::fs::remove_dir_all(&known);
-            }
+    entries(target_dir).chain(below).filter(known).collect()
+}
+
+/// Makes cargo compile these packages again in one of its profiles' directories, under its lock: it compares times only, and
+/// does not notice that an older file was put back. Blocks.
+pub(crate) fn invalidate_fingerprints(profile: &Path, packages: &BTreeSet<String>) {
+    for known in entries(&profile.join(".fingerprint")) {
+        let name = known.file_name().unwrap_or_default().to_string_lossy();
+        if name.rsplit_once('-').is_some_and(|(package, _)| packages.contains(package)) {
+            let _ = std::fs::remove_dir_all(&known);
         }
-        // Cargo's future layout.
-        for unit in packages.iter().flat_map(|package| folders(&profile.join("build").join(package))) {
-            let _ = std::fs::remove_dir_all(unit.join("fingerprint"));
-        }
+    }
+    // Cargo's future layout.
+    for unit in packages.iter().flat_map(|package| entries(&profile.join("build").join(package))) {
+        let _ = std::fs::remove_dir_all(unit.join("fingerprint"));
     }
 }
 
@@ -288,7 +287,9 @@ mod tests {
             "debug/build/put-back-1f2e/out",
         ];
         old.iter().chain(&new).chain(&others).for_each(|folder| std::fs::create_dir_all(at(folder)).expect("a folder"));
-        invalidate_fingerprints(target.path(), &BTreeSet::from(["put-back".to_owned()]));
+        for profile in profiles(target.path()) {
+            invalidate_fingerprints(&profile, &BTreeSet::from(["put-back".to_owned()]));
+        }
         for folder in old.iter().chain(&new) {
             assert!(!at(folder).exists(), "{folder}");
         }

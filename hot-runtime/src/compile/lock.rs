@@ -80,24 +80,61 @@ impl BuildLock {
         std::fs::create_dir_all(target_dir).map_err(Error::io("creating the target directory", target_dir))?;
         let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(Error::io("opening the build's lock file", &path))?;
-        let mut told = false;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(std::fs::TryLockError::WouldBlock) => {}
-                // Without locks, builds cannot exclude each other; cargo, which locks too, goes on without them as
-                // well.
-                Err(std::fs::TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Self { _file: file }),
-                Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("locking the build", &path)(error)),
-            }
-            if !std::mem::replace(&mut told, true) {
-                progress.phase(BuildPhase::Waiting);
-            }
-            // A blocking lock would need a thread that cannot be cancelled.
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
-                () = cancel.cancelled() => return Err(Error::Cancelled { plugin: spec.id.clone() }),
-            }
+        lock(&file, spec, progress, cancel).await?.map_err(Error::io("locking the build", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Cargo's own lock of a profile's directory. Who holds it may change what a cargo that builds there relies on.
+pub(crate) struct CargoLock {
+    /// None where there are no locks; cargo goes on without them as well.
+    _file: Option<std::fs::File>,
+}
+
+impl CargoLock {
+    /// Waits until no cargo builds in that directory, as long as a build may take at most.
+    ///
+    /// # Errors
+    /// [`Error::BuildTimedOut`] after that, [`Error::Cancelled`].
+    pub(crate) async fn acquire(
+        profile: &Path,
+        limit: Duration,
+        spec: &PluginSpec,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Self> {
+        let open = std::fs::OpenOptions::new().create(true).append(true).open(profile.join(".cargo-lock"));
+        let Ok(file) = open else { return Ok(Self { _file: None }) };
+        match tokio::time::timeout(limit, lock(&file, spec, progress, cancel)).await {
+            Ok(locked) => Ok(Self { _file: locked?.ok().map(|()| file) }),
+            Err(_) => Err(Error::BuildTimedOut { plugin: spec.id.clone(), after: limit }),
+        }
+    }
+}
+
+/// Waits for the lock of a file; the inner error is why there is none.
+async fn lock(
+    file: &std::fs::File,
+    spec: &PluginSpec,
+    progress: &mut Progress<'_>,
+    cancel: &CancellationToken,
+) -> Result<std::io::Result<()>> {
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Ok(())),
+            Err(std::fs::TryLockError::WouldBlock) => {}
+            // Without locks, builds cannot exclude each other; cargo, which locks too, goes on without them as well.
+            Err(std::fs::TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Ok(())),
+            Err(std::fs::TryLockError::Error(error)) => return Ok(Err(error)),
+        }
+        if !std::mem::replace(&mut told, true) {
+            progress.phase(BuildPhase::Waiting);
+        }
+        // A blocking lock would need a thread that cannot be cancelled.
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            () = cancel.cancelled() => return Err(Error::Cancelled { plugin: spec.id.clone() }),
         }
     }
 }
@@ -142,6 +179,42 @@ mod tests {
         assert_eq!(done.iter().filter(|done| !**done).count(), 1);
         assert!(most.into_inner() <= CARGOS + 1, "and the one that was not wanted");
         assert_eq!(waited.into_inner(), 120 - CARGOS);
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_a_cargo_that_builds_is_shown_can_be_cancelled_and_has_a_limit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let builds = std::fs::File::create(folder.path().join(".cargo-lock")).expect("the lock");
+        builds.lock().expect("locking");
+        let waited = AtomicUsize::new(0);
+        let observer = |event: BuildEvent| {
+            let waits = matches!(event, BuildEvent::Phase { phase: BuildPhase::Waiting, .. });
+            waited.fetch_add(usize::from(waits), Ordering::Relaxed);
+        };
+        let (spec, cancel) = (PluginSpec::new("plugin"), CancellationToken::new());
+        let acquire = async |limit: Duration| {
+            CargoLock::acquire(folder.path(), limit, &spec, &mut Progress::new(&observer), &cancel).await
+        };
+        const LONG: Duration = Duration::from_secs(600);
+        let short = Duration::from_millis(1);
+        assert!(matches!(acquire(short).await, Err(Error::BuildTimedOut { after, .. }) if after == short));
+        assert_eq!(waited.load(Ordering::Relaxed), 1);
+        let (locked, ()) = tokio::join!(acquire(LONG), async {
+            while waited.load(Ordering::Relaxed) < 2 {
+                tokio::task::yield_now().await;
+            }
+            builds.unlock().expect("the build ends");
+        });
+        assert!(builds.try_lock().is_err(), "it has the lock");
+        let (cancelled, ()) = tokio::join!(acquire(LONG), async {
+            while waited.load(Ordering::Relaxed) < 3 {
+                tokio::task::yield_now().await;
+            }
+            cancel.cancel();
+        });
+        assert!(matches!(cancelled, Err(Error::Cancelled { .. })));
+        drop(locked.expect("the lock"));
+        assert!(builds.try_lock().is_ok());
     }
 
     /// Runs all at the same time.

@@ -35,6 +35,7 @@ mod verdict;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -62,7 +63,7 @@ use capture::{Capture, DepInfo};
 use cargo::CargoBuilt;
 use direct::{Failure, Job, Plan, Session};
 use learned::Learned;
-use lock::BuildLock;
+use lock::{BuildLock, CargoLock};
 use optimized::{Optimized, Optimizing};
 use progress::Progress;
 use units::Units;
@@ -611,8 +612,8 @@ impl PluginBuilder {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { plugin: self.spec.id.clone() });
             }
-            self.reuse_dependencies().await?;
-            self.invalidate_cargo_fingerprints(capture.clone()).await?;
+            self.reuse_dependencies(progress, cancel).await?;
+            self.invalidate_cargo_fingerprints(capture.clone(), progress, cancel).await?;
             let built = self.run_cargo(&overlay, capture.as_ref(), progress, cancel).await?;
             let (library, messages) = (built.library.clone(), built.messages.clone());
             let (made, asked) = (built.made.clone(), library.clone());
@@ -642,21 +643,41 @@ impl PluginBuilder {
     }
 
     /// Begins with what cargo has compiled for the workspace. Not for a single build, whose artifact contains no paths of this machine.
-    async fn reuse_dependencies(&self) -> Result<()> {
-        let (workspace, target_dir) = (self.workspace.clone(), self.options.target_dir.clone());
+    async fn reuse_dependencies(&self, progress: &mut Progress<'_>, cancel: &CancellationToken) -> Result<()> {
+        let target_dir = self.options.target_dir.clone();
         let profile = if self.spec.release { "release" } else { "debug" };
-        let (watch, plain) = (self.spec.watch, self.dependencies == Dependencies::Plain);
-        blocking(move || {
-            if !watch {
-                return reuse::forget_taken_over(&target_dir, profile)
-                    .map_err(Error::io("forgetting what was taken over from the workspace", &target_dir));
+        if self.spec.watch {
+            if self.dependencies != Dependencies::Plain {
+                return Ok(());
             }
-            if plain {
+            let workspace = self.workspace.clone();
+            return blocking(move || {
                 reuse::take_over(&workspace, &target_dir, profile);
+                Ok(())
+            })
+            .await;
+        }
+        let mut lock = None;
+        loop {
+            let (folder, is_locked) = (target_dir.clone(), lock.is_some());
+            let forget = move || {
+                reuse::forget_taken_over(&folder, profile, is_locked)
+                    .map_err(Error::io("forgetting what was taken over from the workspace", &folder))
+            };
+            if blocking(forget).await? {
+                return Ok(());
             }
-            Ok(())
-        })
-        .await
+            lock = Some(self.cargo_lock(&target_dir.join(profile), progress, cancel).await?);
+        }
+    }
+
+    async fn cargo_lock(
+        &self,
+        profile: &Path,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<CargoLock> {
+        CargoLock::acquire(profile, self.options.timeout, &self.spec, progress, cancel).await
     }
 
     /// Learns from a build by cargo what it read. `None` if a file was written during the build.
@@ -738,10 +759,15 @@ impl PluginBuilder {
 
     /// Makes cargo rebuild what it would consider up to date because it compares times only, such as when a file was
     /// put back with an old time.
-    async fn invalidate_cargo_fingerprints(&self, capture: Option<Capture>) -> Result<()> {
+    async fn invalidate_cargo_fingerprints(
+        &self,
+        capture: Option<Capture>,
+        progress: &mut Progress<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
         let (packages, target_dir) = (self.workspace.packages.clone(), self.options.target_dir.clone());
         let of_scripts = self.session.as_ref().map(|session| session.with_other_script(&self.inputs.built()));
-        blocking(move || {
+        let looking = move || {
             let put_back = |path: &Path, since: SystemTime| {
                 let found = inputs::Stamp::of(path);
                 found.is_some_and(|found| found.modified() <= since && found.newest() > since)
@@ -754,10 +780,20 @@ impl PluginBuilder {
                     forget.extend(call.variable("CARGO_PKG_NAME").map(|name| name.to_string_lossy().into_owned()));
                 }
             }
-            cargo::invalidate_fingerprints(&target_dir, &forget);
-            Ok(())
-        })
-        .await
+            let profiles = if forget.is_empty() { Vec::new() } else { cargo::profiles(&target_dir) };
+            Ok((profiles, Arc::new(forget)))
+        };
+        let (profiles, forget) = blocking(looking).await?;
+        for profile in profiles {
+            let _lock = self.cargo_lock(&profile, progress, cancel).await?;
+            let forget = Arc::clone(&forget);
+            blocking(move || {
+                cargo::invalidate_fingerprints(&profile, &forget);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 }
 

@@ -37,26 +37,29 @@ pub(super) fn take_over(workspace: &Workspace, target_dir: &Path, profile: &str)
 }
 
 /// Makes cargo compile what was taken over, which contains paths of this machine, and whatever depends on it; nothing is taken over there
-/// from then on. Blocks.
-pub(super) fn forget_taken_over(target_dir: &Path, profile: &str) -> io::Result<()> {
+/// from then on. False if that needs cargo's lock of that profile, which the caller has not got. Blocks.
+pub(super) fn forget_taken_over(target_dir: &Path, profile: &str, is_locked: bool) -> io::Result<bool> {
     let profile = target_dir.join(profile);
     let list = profile.join(TAKEN);
     let taken = std::fs::read_to_string(&list).unwrap_or_default();
     if taken.is_empty() {
         // Without a wait for another build there.
         std::fs::create_dir_all(&profile)?;
-        return std::fs::write(list, "");
+        std::fs::write(list, "")?;
+        return Ok(true);
     }
     // A cargo that builds there relies on its fingerprints.
-    let lock = File::options().create(true).append(true).open(profile.join(".cargo-lock"));
-    let _locked = lock.and_then(|lock| lock.lock().map(|()| lock));
+    if !is_locked {
+        return Ok(false);
+    }
     for unit in taken.lines() {
         match std::fs::remove_dir_all(profile.join(".fingerprint").join(unit)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    std::fs::write(list, "")
+    std::fs::write(list, "")?;
+    Ok(true)
 }
 
 /// The packages that some crates depend on by a lock file, but for local ones.
@@ -341,7 +344,9 @@ source = "registry+https://example.org"
         assert_eq!(std::fs::read_dir(&target).expect("a folder").count(), 1, "nothing but the profile's directory");
 
         // A single build compiles it itself, and so does every build after that.
-        forget_taken_over(&target, "debug").expect("forgetting");
+        assert!(!forget_taken_over(&target, "debug", false).expect("it asks for the lock"));
+        assert!(files(&to).iter().any(|name| name.starts_with(".fingerprint")));
+        assert!(forget_taken_over(&target, "debug", true).expect("forgetting"));
         assert!(!files(&to).iter().any(|name| name.starts_with(".fingerprint")));
         assert!(from.join(".fingerprint/serde-1a").is_dir());
     }
@@ -365,7 +370,7 @@ source = "registry+https://example.org"
         let lock = File::create(folder.path().join("debug/.cargo-lock")).expect("the lock");
         lock.lock().expect("locking");
         for _ in 0..2 {
-            forget_taken_over(folder.path(), "debug").expect("it goes on");
+            assert!(forget_taken_over(folder.path(), "debug", false).expect("it goes on"));
         }
     }
 
@@ -391,7 +396,7 @@ source = "registry+https://example.org"
         assert!(!target.join("debug").exists(), "a package may be a local one");
         std::fs::remove_file(settings).expect("removing the settings");
         // A single build begins.
-        forget_taken_over(&target, "debug").expect("forgetting");
+        assert!(forget_taken_over(&target, "debug", false).expect("forgetting"));
         take();
         assert!(!target.join("debug/deps").exists(), "what a single build leaves has no other paths in it");
         std::fs::remove_dir_all(&target).expect("removing");
