@@ -15,7 +15,7 @@ use benches::session::{Session, settle};
 use benches::{Measured, picture, root, target};
 use controllerbus::hot::Hot;
 use controllerbus::prelude::*;
-use hot_runtime::{HotRuntime, RuntimeEvent};
+use hot_runtime::{HotRuntime, PluginSpec, RuntimeEvent};
 
 /// `equal` is `tiny` with the asynchronous controller and its directive written by hand in the projects of the other tools, so that all
 /// compile the same work.
@@ -98,12 +98,27 @@ fn edits(plugin: &str, edit: &str, seats: &mut [Seat]) -> Vec<Measured> {
 /// which only has to be opened.
 fn loads(plugin: &str, rounds: usize, seats: &mut [Seat]) -> Vec<Measured> {
     let mut all = Vec::new();
-    if let Some(artifact) = seats.iter_mut().find_map(|seat| seat.host.gives_artifact()) {
-        all.extend(load_ours(plugin, rounds, &artifact));
+    for seat in seats.iter_mut() {
+        if let Some(artifact) = seat.host.gives_artifact() {
+            all.extend(load_ours(plugin, rounds, &artifact));
+            all.extend(load_ours(&format!("{plugin}-release"), rounds, &optimised(&seat.source)));
+        }
     }
     all.extend(seats.iter_mut().find_map(|seat| seat.host.loads(plugin, rounds)));
     all.iter().for_each(Measured::print);
     all
+}
+
+/// The artifact of our plugin as it is deployed.
+fn optimised(source: &Source) -> PathBuf {
+    let work = source.folder.with_extension("release");
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+    tokio.block_on(async {
+        let spec = PluginSpec::new("plugin").crate_path(&source.folder).release(true).watch(false);
+        let builder = HotRuntime::builder(&Bus::new()).plugin(spec).work_dir(&work).target_dir(&source.target);
+        builder.start().await.expect("building it optimised").shutdown().await;
+    });
+    work.join("artifacts").join(format!("plugin.cbus{}", std::env::consts::DLL_SUFFIX))
 }
 
 /// Loads of an artifact, and the same by hand.

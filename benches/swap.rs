@@ -1,6 +1,7 @@
 //! What a swap takes where nobody asks, and what it costs those who are served meanwhile: eight tasks resolve and call without
 //! pause while a plugin is swapped a thousand times, in turn with the same load and nothing swapped, three times each. The same by
-//! tasks that ask every millisecond, so that the cores are not all taken.
+//! tasks that ask every millisecond, so that the cores are not all taken. All of it for a plugin as it is developed, and for an
+//! optimised one, as it is deployed.
 
 use std::time::Duration;
 
@@ -21,26 +22,27 @@ const QUIET: Duration = Duration::from_secs(20);
 fn main() {
     let mut session = Session::begin("swap");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let load = |tasks, pause, until| {
-        let report = runtime.block_on(run(Plan { tasks, pause, until, name: "bench" }));
+    let load = |release, tasks, pause, until| {
+        let report = runtime.block_on(run(Plan { tasks, pause, until, release, name: "bench" }));
         println!("{report}\n");
         report
     };
     let swaps = std::env::var("SWAP_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(SWAPS);
-    println!("nobody asks:");
-    let at_rest = (0..RUNS).map(|_| median_swap(&load(0, None, Until::Swaps(swaps)))).collect();
-    session.push(Measured::new("at_rest_swap_duration", "ns", at_rest));
-    for (kind, pause) in [("", None), ("paced_", Some(PAUSE))] {
-        println!(
-            "eight tasks {}, without and with swaps in turn:",
-            pause.map_or("without pause", |_| "every millisecond")
-        );
-        let (mut quiet, mut swapped) = (Vec::new(), Vec::new());
-        for _ in 0..RUNS {
-            quiet.push(load(TASKS, pause, Until::Quiet(QUIET)));
-            swapped.push(load(TASKS, pause, Until::Swaps(swaps)));
+    for (built, release) in [("", false), ("release_", true)] {
+        let plugin = if release { "an optimised plugin" } else { "a plugin as it is developed" };
+        println!("{plugin}; nobody asks:");
+        let at_rest = (0..RUNS).map(|_| median_swap(&load(release, 0, None, Until::Swaps(swaps)))).collect();
+        session.push(Measured::new(&format!("{built}at_rest_swap_duration"), "ns", at_rest));
+        for (kind, pause) in [("", None), ("paced_", Some(PAUSE))] {
+            let pace = pause.map_or("without pause", |_| "every millisecond");
+            println!("{plugin}; eight tasks {pace}, without and with swaps in turn:");
+            let (mut quiet, mut swapped) = (Vec::new(), Vec::new());
+            for _ in 0..RUNS {
+                quiet.push(load(release, TASKS, pause, Until::Quiet(QUIET)));
+                swapped.push(load(release, TASKS, pause, Until::Swaps(swaps)));
+            }
+            session.extend(of_load(&format!("{built}{kind}"), &quiet, &swapped));
         }
-        session.extend(of_load(kind, &quiet, &swapped));
     }
     session.end();
 }

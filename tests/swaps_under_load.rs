@@ -23,11 +23,20 @@ fn swaps() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn swaps_under_the_load_of_eight_tasks_lose_nothing_and_leave_nothing_behind() {
-    check(&run(Plan { tasks: 8, pause: None, until: Until::Swaps(swaps()), name: "swaps" }).await);
+    check(&run(Plan { tasks: 8, pause: None, until: Until::Swaps(swaps()), release: false, name: "swaps" }).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour"]
 async fn half_an_hour_of_swaps_under_load_loses_nothing_and_leaves_nothing_behind() {
-    check(&run(Plan { tasks: 8, pause: None, until: Until::Time(Duration::from_secs(30 * 60)), name: "soak" }).await);
+    check(
+        &run(Plan {
+            tasks: 8,
+            pause: None,
+            until: Until::Time(Duration::from_secs(30 * 60)),
+            release: false,
+            name: "soak",
+        })
+        .await,
+    );
 }

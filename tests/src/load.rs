@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use controllerbus::prelude::*;
 use hdrhistogram::Histogram;
-use hot_runtime::{GenerationState, HotRuntime, Trust};
+use hot_runtime::{GenerationState, HotRuntime, PluginSpec, Trust};
 use tokio::sync::OnceCell;
 
 use crate::{Ask, Scratch, mapped_below, nonce, resident_bytes, target_dir, work_dir};
@@ -20,6 +20,8 @@ pub struct Plan {
     pub pause: Option<Duration>,
     /// When to stop.
     pub until: Until,
+    /// Whether the plugin is an optimised one.
+    pub release: bool,
     /// The name of a work folder of its own.
     pub name: &'static str,
 }
@@ -101,15 +103,20 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// The artifact of the `probe` fixture, built once.
+/// The artifact of the `probe` fixture as it is developed, built once.
 pub async fn built() -> &'static Path {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    built_as(false).await
+}
+
+/// The same, optimised or not.
+async fn built_as(release: bool) -> &'static Path {
+    static BUILT: [OnceCell<PathBuf>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
     let building = async || {
         let scratch = Scratch::new(&["probe"]);
         let bus = Bus::new();
-        let work = work_dir().join("probe");
+        let work = work_dir().join(if release { "probe-release" } else { "probe" });
         let runtime = HotRuntime::builder(&bus)
-            .watch(scratch.path("probe"))
+            .plugin(PluginSpec::new("probe").crate_path(scratch.path("probe")).release(release))
             .work_dir(&work)
             .target_dir(target_dir())
             .start()
@@ -118,7 +125,7 @@ pub async fn built() -> &'static Path {
         runtime.shutdown().await;
         work.join("artifacts").join(format!("probe.cbus{}", std::env::consts::DLL_SUFFIX))
     };
-    BUILT.get_or_init(building).await
+    BUILT[usize::from(release)].get_or_init(building).await
 }
 
 /// How many artifacts are written beforehand, to be loaded in turn: what it takes to make them is no part of a swap.
@@ -231,7 +238,7 @@ async fn ask_on(bus: Bus, shared: Arc<Shared>, pause: Option<Duration>) -> Serve
 
 /// Puts the load on, and swaps without pause meanwhile.
 pub async fn run(plan: Plan) -> Report {
-    let numbered = Numbered::new(built().await);
+    let numbered = Numbered::new(built_as(plan.release).await);
     let bus = Bus::new();
     let config = ConfigSet::from_yaml("probe:\n  id: probe\n  config: { mode: quiet }\n").expect("a config set");
     bus.apply(config).await.expect("applying");
