@@ -32,6 +32,7 @@ use crate::source::inputs::{Content, InputSet, Inputs, Snapshot, Stamp};
 use crate::source::overlay::{Overlay, is_framework};
 use crate::source::spec::PluginSpec;
 use crate::source::workspace::Workspace;
+use crate::sys::memory::large_pages_pay;
 use crate::sys::scratch::ScratchDir;
 use crate::util::blocking;
 
@@ -629,9 +630,12 @@ impl Session {
             Some(wrapper) => (wrapper.clone(), vec![rustc], ArgumentFile::None),
             None => (rustc, Vec::new(), ArgumentFile::Lines),
         };
-        // Unless it is set already, this makes rustc's allocator use huge pages: page faults are a tenth of a small
-        // crate's time.
-        let mut environment = vec![("MALLOC_CONF".into(), "thp:always".into())];
+        let mut environment = Vec::new();
+        if large_pages_pay() {
+            // Unless it is set already, this makes rustc's allocator use huge pages: page faults are a tenth of a small
+            // crate's time.
+            environment.push(("MALLOC_CONF".into(), "thp:always".into()));
+        }
         let now = call.environment_now();
         environment = standby::with(environment, now.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
         // Meant for cargo only; a wrapper may refuse to work if it is set.

@@ -9,6 +9,7 @@
 //! | `files` | the identity and permissions of files, and how one replaces another |
 //! | `library` | how a plugin's library is opened, and whether it can be closed |
 //! | `maps` | which libraries are mapped |
+//! | `memory` | what using memory costs |
 //! | `process` | how a process is killed with everything that it started |
 //! | `scratch` | scratch directories, and locks |
 //! | `turns` | how long a thread's turns on a core are |
@@ -19,6 +20,7 @@ pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod library;
 pub(crate) mod maps;
+pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod scratch;
 pub(crate) mod turns;
