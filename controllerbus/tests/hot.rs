@@ -8,7 +8,8 @@ use std::time::Duration;
 use controllerbus::__private::{FactoryEntry, SwapMode, hot};
 use controllerbus::bus::{Bus, Execution, Source};
 use controllerbus::controller::factory::Factory;
-use controllerbus::controller::{Closures, Info};
+use controllerbus::controller::{AnyController, BoxFuture, Closures, Info};
+use controllerbus::directive::{AnyDirective, ValueSink};
 use controllerbus::error::ErrorKind;
 use controllerbus::hot::{Hot, HotTrait, ListFunctions, Serves};
 use controllerbus::prelude::*;
@@ -339,6 +340,47 @@ async fn no_call_fails_and_no_state_is_lost_in_swaps_under_load() {
         _ => factory::<dyn Count, Counter<31>>("three", true),
     })
     .await;
+}
+
+/// Asked for a call before the plugin is, it keeps whoever calls until it is told to go on, and has nothing to answer.
+struct Delays {
+    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    go_on: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl AnyController for Delays {
+    fn resolves(&self) -> Vec<String> {
+        vec!["functions/thirteen".to_owned()]
+    }
+
+    fn resolve(
+        self: Arc<Self>,
+        _: Arc<dyn AnyDirective>,
+        _: Arc<dyn ValueSink>,
+    ) -> Option<BoxFuture<'static, Result<()>>> {
+        self.begun.send(()).expect("the test is there");
+        self.go_on.lock().expect("a lock").recv().expect("the test is there");
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_that_comes_to_the_old_generation_too_late_is_the_next_ones() {
+    let bus = Bus::new();
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, told) = std::sync::mpsc::channel();
+    let delays = Delays { begun, go_on: std::sync::Mutex::new(told) };
+    bus.add_controller(Arc::new(delays), Info::new("delays", "1.0.0".parse().unwrap(), "test/delays"));
+    load(&bus, "thirteen", factory::<dyn Count, Counter<131>>("thirteen", false), 1).await;
+    let count: Hot<dyn Count> = soon(bus.hot()).await.expect("it serves");
+    let calling = count.clone();
+    let call = tokio::spawn(async move { calling.add(1).await });
+    // It knows whom to ask, and has not asked the plugin yet.
+    soon(begins.recv()).await.expect("it is asked");
+    soon(swap(&bus, 1, 2, factory::<dyn Count, Counter<132>>("thirteen", false))).await;
+    // Twice, should it ask again.
+    go_on.send(()).and_then(|()| go_on.send(())).expect("it waits");
+    assert_eq!(soon(call).await.expect("the caller").expect("the new code answers"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

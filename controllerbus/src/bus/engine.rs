@@ -261,9 +261,15 @@ impl Engine {
         }
         if new {
             standing.log("directive added");
-            let routes = table.routes.load();
-            for route in routes.iter() {
-                offer(&standing, route.get());
+            let mut routes = table.routes.load();
+            loop {
+                routes.iter().for_each(|route| offer(&standing, route.get()));
+                // In a swap meanwhile, what stays with one controller has come to the old one too late and to the new one too early.
+                let newest = table.routes.load();
+                if !standing.options.stays() || Arc::ptr_eq(&routes, &newest) {
+                    break;
+                }
+                routes = newest;
             }
             let is_unheard = routes.is_empty();
             drop(routes);

@@ -168,7 +168,8 @@
 //                its limit, when it has failed, or when its controller would have to begin it again, and the newest of the line is
 //                offered the directive first; it is gone if there is none. One that waits at the gate is handed on, like a call
 //    a call      (`Options::once`) has the first resolver that begins, and no other. A staged controller is not offered it; one that
-//                waits at the gate is handed on to the successor, and one at work stays where it is
+//                waits at the gate is handed on to the successor, and one at work stays where it is. One that is added meanwhile is
+//                offered to whoever is routed to by then, too
 //    gone        its controller was taken off, it turned out to have no resolver for it, or the directive has ended; or it is
 //                of the fleet's side, and nobody on this host asks any more. Then it is offered the directive again when
 //                somebody does, and the number of its first run is one that it has never had
