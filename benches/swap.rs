@@ -31,7 +31,7 @@ fn main() {
     for (built, release) in [("", false), ("release_", true)] {
         let plugin = if release { "an optimised plugin" } else { "a plugin as it is developed" };
         println!("{plugin}; nobody asks:");
-        let at_rest = (0..RUNS).map(|_| median_swap(&load(release, 0, None, Until::Swaps(swaps)))).collect();
+        let at_rest = (0..RUNS).map(|_| median_swap(&load(release, 0, None, Until::Swaps(swaps))) as f64).collect();
         session.push(Measured::new(&format!("{built}at_rest_swap_duration"), "ns", at_rest));
         for (kind, pause) in [("", None), ("paced_", Some(PAUSE))] {
             let pace = pause.map_or("without pause", |_| "every millisecond");
@@ -48,8 +48,8 @@ fn main() {
 }
 
 /// In nanoseconds.
-fn median_swap(report: &Report) -> f64 {
-    report.swap.value_at_quantile(0.5) as f64
+fn median_swap(report: &Report) -> u64 {
+    report.swap.value_at_quantile(0.5)
 }
 
 /// What a load saw without swaps and with them.
@@ -60,7 +60,7 @@ fn of_load(kind: &str, quiet: &[Report], swapped: &[Report]) -> Vec<Measured> {
     let of_swaps: [(&str, &str, &Of); 3] = [
         ("failed_requests", "count", &failed),
         ("rss_growth", "bytes", &|report| report.grown),
-        ("duration", "ns", &|report| median_swap(report) as u64),
+        ("duration", "ns", &median_swap),
     ];
     let of_both: [(&str, &Of); 2] = [
         ("longest_stall", &|report| report.latency.max()),

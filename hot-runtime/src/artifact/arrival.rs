@@ -2,7 +2,7 @@
 //! checked is what is opened, and no memory has to be cleared for them.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Read as _};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,12 +32,11 @@ impl Arrival {
         Ok(Self { view: View::of_own(&file)?, file, path })
     }
 
-    /// Fills the room, and passes each part to `look` while it is still in the processor's cache. Returns how many bytes there
+    /// Fills the room, once, and passes each part to `look` while it is still in the processor's cache. Returns how many bytes there
     /// were.
-    pub(super) fn copy_in_steps(&mut self, from: &File, mut look: impl FnMut(&[u8])) -> io::Result<usize> {
+    pub(super) fn copy_in_steps(&self, from: &File, mut look: impl FnMut(&[u8])) -> io::Result<usize> {
         let mut pace = Pace::new();
         let mut length = 0;
-        (&self.file).rewind()?;
         while length < self.view.len() {
             let room = (self.view.len() - length).min(STEP) as u64;
             // Within the system, where that can do it.

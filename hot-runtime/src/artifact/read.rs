@@ -97,7 +97,7 @@ impl Read {
         // Where that is not possible, such as on a file system without views, it is written there later.
         let arrival = into.map(private_folder).transpose()?.and_then(|dir| Arrival::with_room(length, &dir).ok());
         let (bytes, read) = match arrival {
-            Some(mut arrival) => {
+            Some(arrival) => {
                 let copied = arrival.copy_in_steps(file, look).and_then(|copied| {
                     // One more than there should be.
                     Ok(copied as u64 + file.take(1).read(&mut [0])? as u64)

@@ -144,9 +144,7 @@ impl Verified {
         }
         Self::just_built(read.inspect()?)
     }
-}
 
-impl Verified {
     /// Gives the library, in the directory for private copies where it is, a name.
     pub(super) fn into_named(self, name: &Path) -> std::io::Result<()> {
         self.inspected.into_named(name)

@@ -381,7 +381,7 @@ impl AnyController for ControllerProxy {
         Some(Box::pin(async move {
             let id = Text::from(directive.id());
             let bytes = directive.encode()?;
-            let sink = boxed(objects::Sink::new(sink, self.references.clone())).into();
+            let sink = boxed(objects::Sink::new(sink, self.references.clone(), Arc::clone(&self) as _)).into();
             let this = Arc::clone(&self);
             let resolved = self.call(None, |done| this.pointer.resolve(id, bytes.as_slice().into(), sink, done)).await;
             resolved.map_err(|error| asked_as(error, &*directive))

@@ -366,15 +366,16 @@ impl Wake for WakerHolder {
     }
 }
 
-/// The bus's sink of one resolver, for a guest.
+/// The bus's sink of one resolver, for a guest. It holds the resolver's controller: as long as the guest has it, the resolver may run.
 pub(super) struct Sink {
     sink: Contained<Arc<dyn ValueSink>>,
     references: References,
+    _controller: Contained<Arc<dyn Send + Sync>>,
 }
 
 impl Sink {
-    pub(super) fn new(sink: Arc<dyn ValueSink>, references: References) -> Self {
-        Self { sink: Contained::new(sink), references }
+    pub(super) fn new(sink: Arc<dyn ValueSink>, references: References, controller: Arc<dyn Send + Sync>) -> Self {
+        Self { sink: Contained::new(sink), references, _controller: Contained::new(controller) }
     }
 
     fn value(&self, bytes: &List<u8>, objects: List<ObjectPtr>) -> AnyValue {
@@ -523,7 +524,7 @@ mod tests {
     fn remote(leases: &Arc<Leases>) -> (RemoteSink, Arc<Noted>) {
         let noted = Arc::<Noted>::default();
         let references = References::new(Handle::current(), Arc::clone(leases));
-        let sink = Sink::new(noted.clone(), references.clone());
+        let sink = Sink::new(noted.clone(), references.clone(), Arc::new(()));
         let host = HostObject::new(crate::Bus::new().handle(), references, "test".to_owned(), 1);
         (RemoteSink::new(boxed(sink).into(), Arc::new(boxed(host).into()), Handle::current()), noted)
     }
