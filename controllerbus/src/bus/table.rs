@@ -34,8 +34,8 @@ impl Hashed {
     }
 }
 
-/// The directives of a shard. Most of them go soon, and so the newest are beside the shard's lock: a thread that another one has
-/// preceded gets them with it, in one cache line, and not each part of a hash table after it.
+/// The directives of a shard. Most of them go soon, and so the newest are beside the shard's lock: a thread that takes it after
+/// another one gets them in the same cache line, instead of fetching each part of a hash table as well.
 #[derive(Default)]
 pub(super) struct Directives {
     newest: SmallVec<[Hashed; 4]>,
