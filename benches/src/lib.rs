@@ -1,11 +1,13 @@
 //! What the benches share: medians, and where their results go.
 
 pub mod alloc;
+pub mod instructions;
 pub mod picture;
 pub mod report;
 pub mod session;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The median and the interquartile range of some measurements.
@@ -42,6 +44,31 @@ pub fn root() -> PathBuf {
 /// `target`, or what `CARGO_TARGET_DIR` names.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// What a command that must succeed printed.
+///
+/// # Errors
+/// It cannot be run, or fails.
+pub fn said(command: &mut Command) -> Result<String, String> {
+    let shown = format!("{command:?}");
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{shown}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{shown}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The binary of a bench that a cargo with `--message-format=json` builds.
+///
+/// # Errors
+/// Cargo fails, or builds no such bench.
+pub fn built(cargo: &mut Command, bench: &str) -> Result<PathBuf, String> {
+    let lines = said(cargo)?;
+    let artifacts = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut found = artifacts.filter(|line| line["target"]["name"] == bench);
+    let built = found.find_map(|line| line["executable"].as_str().map(PathBuf::from));
+    built.ok_or_else(|| format!("cargo built no bench `{bench}`"))
 }
 
 /// Writes a bench's results to `target/bench/NAME.json`.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{Measured, root, target};
+use crate::{Measured, root, said, target};
 
 /// The benches, in the order of the document.
 pub const BENCHES: [&str; 4] = ["bus", "reload", "swap", "process"];
@@ -50,16 +50,6 @@ pub fn report(benches: &[String]) -> Result<(), String> {
 fn read(file: &Path) -> Result<Vec<Measured>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
-}
-
-/// What a command that must succeed printed.
-fn said(command: &mut Command) -> Result<String, String> {
-    let shown = format!("{command:?}");
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{shown}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(format!("{shown}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
 /// What the machine did beside.

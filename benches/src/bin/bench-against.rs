@@ -6,16 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use benches::{Measured, Spread, root, target};
+use benches::{Measured, Spread, root, said, target};
 
 /// What one thread does on the bus may not take more than this many times the instructions.
 const INSTRUCTIONS: f64 = 1.01;
 
 /// What is measured in time may not take more than this many times as long, at the median of the pairs.
 const TIME: f64 = 1.05;
-
-/// The operations whose instructions are counted, and how many of them.
-const COUNTED: [(&str, u64); 3] = [("resolve", 2000), ("merged", 2000), ("encode", 2000)];
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -99,12 +96,20 @@ impl Side {
         let file = "benches/instructions.rs";
         std::fs::copy(other.tree.join(file), self.tree.join(file)).map_err(failed)?;
         let manifest = self.tree.join("benches/Cargo.toml");
-        let text = std::fs::read_to_string(&manifest).map_err(failed)?;
-        if text.contains("\"instructions\"") {
-            return Ok(());
+        let mut text = std::fs::read_to_string(&manifest).map_err(failed)?;
+        if !text.contains("\"instructions\"") {
+            let bench =
+                "[[bench]]\nname = \"instructions\"\npath = \"instructions.rs\"\nharness = false\ntest = false\n\n";
+            text = text.replacen("[lints]", &format!("{bench}[lints]"), 1);
         }
-        let bench = "[[bench]]\nname = \"instructions\"\npath = \"instructions.rs\"\nharness = false\ntest = false\n\n";
-        std::fs::write(&manifest, text.replacen("[lints]", &format!("{bench}[lints]"), 1)).map_err(failed)
+        // What the macros are written with.
+        for name in ["proc-macro2", "quote", "semver", "syn"] {
+            let line = format!("{name}.workspace = true\n");
+            if !text.contains(&line) {
+                text = text.replacen("[dev-dependencies]\n", &format!("[dev-dependencies]\n{line}"), 1);
+            }
+        }
+        std::fs::write(&manifest, text).map_err(failed)
     }
 
     /// Makes its sources newer than anything that was built: the packages of both commits have the same names, and cargo would
@@ -126,11 +131,7 @@ impl Side {
         let mut cargo = Command::new("cargo");
         cargo.args(["bench", "-q", "-p", "benches", "--no-run", "--message-format=json", "--bench", bench]);
         cargo.current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.build);
-        let lines = said(&mut cargo)?;
-        let artifacts = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let mut found = artifacts.filter(|line| line["target"]["name"] == bench);
-        let built = found.find_map(|line| line["executable"].as_str().map(PathBuf::from));
-        let built = built.ok_or_else(|| format!("cargo built no {bench} of {}", self.short()))?;
+        let built = benches::built(&mut cargo, bench).map_err(|error| format!("{}: {error}", self.short()))?;
         // Cargo gives the other commit's the same name, in the folder that they share.
         let own = self.work.join(bench);
         let copied = std::fs::create_dir_all(&self.work).and_then(|()| std::fs::copy(&built, &own));
@@ -151,16 +152,6 @@ impl Side {
     fn short(&self) -> &str {
         &self.commit[..12]
     }
-}
-
-/// What a command that must succeed printed.
-fn said(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}");
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{shown}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(format!("{shown}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
 fn compare(options: &Options) -> Result<bool> {
@@ -188,30 +179,22 @@ fn instructions(base: &Side, new: &Side) -> Result<bool> {
         println!("instructions: not counted, there is no valgrind here");
         return Ok(true);
     }
-    let binaries = [base.build("instructions")?, new.build("instructions")?];
     println!("instructions of one operation, by callgrind; limit {INSTRUCTIONS}");
+    let of = |side: &Side| {
+        let binary = side.build("instructions")?;
+        benches::instructions::counts(&binary, &|command| {
+            command.current_dir(&side.tree).env("CARGO_TARGET_DIR", &side.work);
+        })
+    };
+    let (a, b) = (of(base)?, of(new)?);
     let mut good = true;
-    for (kind, count) in COUNTED {
-        let of = |binary: &Path| -> Result<f64> {
-            Ok((counted(binary, kind, 2 * count)? - counted(binary, kind, count)?) as f64 / count as f64)
-        };
-        let [a, b] = [of(&binaries[0])?, of(&binaries[1])?];
-        let (said, within) = verdict(b / a, INSTRUCTIONS);
-        println!("  {kind:<34} {a:>10.1} {b:>10.1}   {:.4}{said}", b / a);
+    for operation in benches::instructions::OPERATIONS {
+        let kind = operation.name;
+        let (said, within) = verdict(b[kind] / a[kind], INSTRUCTIONS);
+        println!("  {kind:<34} {:>10} {:>10}   {:.4}{said}", a[kind], b[kind], b[kind] / a[kind]);
         good &= within;
     }
     Ok(good)
-}
-
-/// All instructions of a run.
-fn counted(binary: &Path, kind: &str, count: u64) -> Result<u64> {
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(binary).args([kind, &count.to_string()]);
-    let output = valgrind.stdin(Stdio::null()).output().map_err(|error| format!("valgrind: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let line = said.lines().find_map(|line| line.split_once("Collected : "));
-    let number = line.and_then(|(_, number)| number.trim().parse().ok());
-    number.filter(|_| output.status.success()).ok_or_else(|| format!("valgrind counted nothing:\n{said}"))
 }
 
 fn times(bench: &str, pairs: usize, base: &Side, new: &Side) -> Result<bool> {
