@@ -17,9 +17,9 @@ use controllerbus::hot::Hot;
 use controllerbus::prelude::*;
 use hot_runtime::{HotRuntime, PluginSpec, RuntimeEvent};
 
-/// `equal` is `tiny` with the asynchronous controller and its directive written by hand in the projects of the other tools, so that all
-/// compile the same work.
-const PLUGINS: [&str; 3] = ["tiny", "equal", "real"];
+/// `equal` is `tiny`, and `equal-real` is `real`, with the asynchronous controller and its directive written by hand in the projects of
+/// the other tools, so that all compile the same work.
+const PLUGINS: [&str; 4] = ["tiny", "equal", "real", "equal-real"];
 const EDITS: [&str; 2] = ["constant", "insert-line"];
 const TOOLS: [&str; 6] = ["ours", "hot_functions", "rustc", "cargo-dlopen", "relib", "hot-lib-reloader"];
 
@@ -65,7 +65,7 @@ fn main() {
             session.extend(edits(plugin, edit, &mut seats));
         }
         // One library or another: a load does not depend on what is in it.
-        if plugin != "equal" {
+        if equal(plugin).is_none() {
             session.extend(loads(plugin, rounds, &mut seats));
         }
     }
@@ -78,6 +78,15 @@ fn main() {
         println!("picture: {}", file.display());
     }
     session.end();
+}
+
+/// The plugin that this one has the controller by hand of, if it is one that makes the work equal.
+fn equal(plugin: &str) -> Option<&str> {
+    match plugin {
+        "equal" => Some("tiny"),
+        "equal-real" => Some("real"),
+        _ => None,
+    }
 }
 
 /// What each tool took for one kind of edit, and ours for each pair with each of the others.
@@ -242,16 +251,24 @@ impl Source {
         let base = std::path::absolute(&base).expect("a path");
         let folder = base.join(format!("{tool}-{plugin}"));
         let peers = root().join("benches/peers");
-        let code = if plugin == "equal" && project == "ours" { "tiny" } else { plugin };
+        let code = equal(plugin).unwrap_or(plugin);
         let text = std::fs::read_to_string(peers.join("plugins").join(code).join("logic.rs")).expect("the plugin");
-        let more = peers.join("plugins").join(code).join("dependencies.toml");
+        // Ours has a controller anyway.
+        let by_hand = equal(plugin).is_some() && project != "ours";
+        let more = peers.join("plugins").join(if by_hand { plugin } else { code }).join("dependencies.toml");
         let mut more = std::fs::read_to_string(more).expect("its dependencies");
         if project == "ours" {
             more = more.lines().filter(|line| !line.starts_with("serde =")).map(|line| format!("{line}\n")).collect();
         }
         let controllerbus = root().join("controllerbus").display().to_string();
         copy(&peers.join(project), &folder, &|text| {
-            text.replace("@DEPENDENCIES@\n", &more).replace("@CONTROLLERBUS@", &controllerbus)
+            let text = text.replace("@DEPENDENCIES@\n", &more).replace("@CONTROLLERBUS@", &controllerbus);
+            if by_hand {
+                text.replace("mod logic;", "mod controller;\nmod logic;")
+                    .replace("logic::value()", "controller::value()")
+            } else {
+                text
+            }
         });
         let sources = match project {
             "hot-lib-reloader" => folder.join("lib/src"),
@@ -265,6 +282,9 @@ impl Source {
         if ["ours", "functions"].contains(&project) {
             // The workspace's versions, so that dependencies are compiled once for all benches.
             std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("the lock file");
+        }
+        if by_hand {
+            std::fs::copy(peers.join("controller.rs"), sources.join("controller.rs")).expect("the controller by hand");
         }
         let logic = sources.join("logic.rs");
         std::fs::write(&logic, &text).expect("the plugin");

@@ -88,6 +88,12 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
+/// A file of the system's, whatever the bytes of the names in it: a thread's name may end within a character, and a path may be of any
+/// bytes.
+pub(crate) fn text_of(path: impl AsRef<Path>) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+}
+
 /// An id as a file name; different ids give different names.
 pub(crate) fn slug(id: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -112,6 +118,14 @@ pub(crate) fn in_full(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_not_utf_8_hides_nothing_else_of_a_file() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), b"root:x:0:0::/root\nren\xe9:x:1000:1000:Ren\xe9:/home\n").expect("writing");
+        let text = text_of(file.path()).expect("its text");
+        assert_eq!(text.lines().map(|line| line.split(':').nth(2)).collect::<Vec<_>>(), [Some("0"), Some("1000")]);
+    }
 
     #[test]
     fn ids_that_differ_have_file_names_that_differ() {

@@ -45,7 +45,7 @@ pub(crate) fn is_sticky(found: &Metadata) -> bool {
 /// has the user's name, and nobody else is in it. A group that the system's files do not list is not private.
 #[cfg(unix)]
 fn shared_group(owner: u32, group: u32) -> Option<String> {
-    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let read = |file: &str| crate::util::text_of(file).unwrap_or_default();
     let (users, groups) = (read("/etc/passwd"), read("/etc/group"));
     let name_of = |text: &str, id: u32| -> Option<String> {
         let line = text.lines().find(|line| line.split(':').nth(2).and_then(|it| it.parse().ok()) == Some(id))?;

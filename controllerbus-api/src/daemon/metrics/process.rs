@@ -17,7 +17,9 @@ const TICKS: f64 = 100.0;
 
 /// What a process uses; `who` is its number, or `self`. `None` if it is gone, or this is not known.
 pub fn usage(who: &str) -> Option<Usage> {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{who}/{file}")).ok();
+    // A name in them may end within a character.
+    let read =
+        |file: &str| Some(String::from_utf8_lossy(&std::fs::read(format!("/proc/{who}/{file}")).ok()?).into_owned());
     let status = read("status")?;
     let number = |name: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -52,6 +54,19 @@ pub fn files() -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_used_is_known_although_the_system_cuts_a_name_within_a_character() {
+        // Of these 18 bytes the system keeps 15.
+        let thread = std::thread::Builder::new().name("überwachung-füü".to_owned()).spawn(|| {
+            let own = std::fs::read_link("/proc/thread-self").expect("itself");
+            assert!(String::from_utf8(std::fs::read("/proc/thread-self/comm").expect("its name")).is_err());
+            usage(&own.display().to_string())
+        });
+        let used = thread.expect("a thread").join().expect("it ends").expect("it is known");
+        assert!(used.resident > 0 && used.threads > 1, "{used:?}");
+    }
 
     #[test]
     fn the_time_of_a_process_is_found_whatever_its_name_is() {

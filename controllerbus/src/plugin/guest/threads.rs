@@ -138,19 +138,20 @@ extern "C" fn run(launch: *mut c_void) -> *mut c_void {
     let told = {
         let mut early = early();
         let host = host();
-        match host {
-            Some(host) => host.entered(thread),
-            None => {
-                let at = early.count;
-                if let Some(place) = early.running.get_mut(at) {
-                    *place = thread;
-                    early.count += 1;
-                    early.created = early.created.saturating_sub(1);
-                }
-            }
+        let at = early.count;
+        if host.is_none()
+            && let Some(place) = early.running.get_mut(at)
+        {
+            *place = thread;
+            early.count += 1;
+            early.created = early.created.saturating_sub(1);
         }
         host
     };
+    // Others need not wait for that.
+    if let Some(host) = told {
+        host.entered(thread);
+    }
     let at_end = told.is_some_and(|host| host.at_end(call_destructors));
     let result = start(argument);
     if !at_end {

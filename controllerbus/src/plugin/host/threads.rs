@@ -3,6 +3,8 @@
 //! A thread runs code of the library until the system has no such thread any more: the destructors of its thread-locals and
 //! of what it stored under keys come after its function, and none of them is known to be the last. So the system is asked.
 
+use std::fs::File;
+use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,13 +40,15 @@ impl Threads {
     }
 
     pub(super) fn entered(&self, number: i32) {
+        // Before others have to wait.
+        let began = began(number);
         let mut known = self.known();
         known.created = known.created.saturating_sub(1);
         if known.running.len() >= known.limit {
             known.running.retain(Thread::runs);
             known.limit = (2 * known.running.len()).max(32);
         }
-        known.running.push(Thread { number, began: began(number) });
+        known.running.push(Thread { number, began });
     }
 
     /// How many there are now.
@@ -58,9 +62,8 @@ impl Threads {
     pub(super) fn names(&self) -> Vec<String> {
         let known = self.known();
         let running = known.running.iter().filter(|thread| thread.runs());
-        let names =
-            running.filter_map(|thread| std::fs::read_to_string(format!("{}/comm", folder(thread.number))).ok());
-        names.map(|name| name.trim_end().to_owned()).collect()
+        let names = running.filter_map(|thread| std::fs::read(format!("{}/comm", folder(thread.number))).ok());
+        names.map(|name| String::from_utf8_lossy(&name).trim_end().to_owned()).collect()
     }
 
     /// Waits until there is none, or the deadline; returns how many there are then.
@@ -95,9 +98,13 @@ fn folder(thread: i32) -> String {
 
 /// When a thread of this process began; `None` if there is none of this number.
 fn began(thread: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("{}/stat", folder(thread))).ok()?;
-    // Its second field is a name in brackets, which may contain anything; this is the 22nd.
-    let (_, fields) = text.rsplit_once(')')?;
+    // More than the line ever has, so that the system is asked once.
+    let mut line = [0; 2048];
+    let length = File::open(format!("{}/stat", folder(thread))).and_then(|mut file| file.read(&mut line)).ok()?;
+    let line = line.get(..length)?;
+    // Its second field is a name in brackets, which may contain anything, and end within a character; this is the 22nd.
+    let name_ends = line.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(&line[name_ends + 1..]).ok()?;
     fields.split_whitespace().nth(19)?.parse().ok()
 }
 
@@ -126,6 +133,26 @@ mod tests {
         thread.join().expect("it ends");
         assert_eq!(threads.wait_until_none(Instant::now() + Duration::from_secs(10)), 0);
         assert!(threads.names().is_empty());
+    }
+
+    #[test]
+    fn a_thread_counts_whose_name_the_system_cuts_within_a_character() {
+        let threads = Threads::default();
+        let (said, number) = std::sync::mpsc::channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        // Of these 18 bytes the system keeps 15.
+        let thread = std::thread::Builder::new().name("überwachung-füü".to_owned()).spawn(move || {
+            // SAFETY: it has no preconditions.
+            said.send(unsafe { libc::gettid() }).expect("who asks");
+            let _ = ends.recv();
+        });
+        let thread = thread.expect("a thread");
+        threads.created();
+        threads.entered(number.recv().expect("its number"));
+        assert_eq!(threads.count(), 1);
+        assert_eq!(threads.names(), ["überwachung-f\u{fffd}"]);
+        drop(end);
+        thread.join().expect("it ends");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::options::Limits;
+use crate::util::text_of;
 
 /// A plugin's group. Dropping it kills everything in it and removes it.
 pub(super) struct Cgroup {
@@ -102,9 +103,9 @@ fn delegated() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CBUS_CGROUP") {
         return Some(PathBuf::from(named)).filter(|dir| dir.join("cgroup.procs").is_file());
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = text_of("/proc/self/mountinfo").ok()?;
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let groups = text_of("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let own = Path::new(mount).join(own);
     [own.parent(), Some(own.as_path())].into_iter().flatten().find(|dir| is_delegated(dir)).map(Path::to_owned)

@@ -1,10 +1,9 @@
-//! The tiny controller with its directive, by hand: what makes a plugin without a framework do the same work.
+//! The controller of `../ours/lib.rs` with its directive, by hand: what makes a plugin without a framework do the same work.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-/// The value that the host waits for.
-pub const NUMBER: u64 = 0;
+use crate::logic;
 
 #[derive(Serialize, Deserialize, Hash, PartialEq, Eq)]
 pub struct Ask;
@@ -25,15 +24,9 @@ impl Bench {
     }
 
     async fn ask(&self, _: Ask, values: mpsc::UnboundedSender<Answer>) -> Result<(), Error> {
-        values.send(Answer(run().await))?;
+        values.send(Answer(logic::run().await))?;
         Ok(())
     }
-}
-
-// the middle
-
-pub async fn run() -> u64 {
-    NUMBER
 }
 
 /// What a host calls: the config and the directive come as bytes, and so does the answer go.
