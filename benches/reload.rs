@@ -1,7 +1,8 @@
 //! From save to serving: how long after a file is saved a running host sees the new value, with the peers in the same
 //! run; and how long a built plugin takes from its file to its first answer.
 //!
-//! `RELOAD_ONLY=ours,rustc` runs some tools only, `RELOAD_ROUNDS=5` fewer edits; then no picture is written.
+//! `RELOAD_ONLY=ours,rustc` runs some tools only, `RELOAD_ROUNDS=5` fewer edits; then no picture is written. `RELOAD_DX=dx` runs
+//! subsecond too, with that `dx` (`cargo install dioxus-cli --version ^0.7`, a quarter of an hour).
 #![allow(unsafe_code)] // opening libraries by hand is what is compared with
 
 use std::io::{BufRead, BufReader};
@@ -21,7 +22,9 @@ use hot_runtime::{HotRuntime, PluginSpec, RuntimeEvent};
 /// the other tools, so that all compile the same work.
 const PLUGINS: [&str; 4] = ["tiny", "equal", "real", "equal-real"];
 const EDITS: [&str; 2] = ["constant", "insert-line"];
-const TOOLS: [&str; 6] = ["ours", "hot_functions", "rustc", "cargo-dlopen", "relib", "hot-lib-reloader"];
+const TOOLS: [&str; 7] = ["ours", "hot_functions", "rustc", "cargo-dlopen", "relib", "hot-lib-reloader", "subsecond"];
+/// Which variable names the program that runs subsecond.
+const DX: &str = "RELOAD_DX";
 
 /// The first edits fill the caches.
 const WARM_UP: usize = 2;
@@ -43,7 +46,10 @@ trait Value {
 fn main() {
     let only = std::env::var("RELOAD_ONLY").ok();
     let rounds = std::env::var("RELOAD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
-    let wanted = |tool: &&str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == *tool));
+    let wanted = |tool: &&str| {
+        let there = *tool != "subsecond" || std::env::var_os(DX).is_some();
+        there && only.as_ref().is_none_or(|only| only.split(',').any(|name| name == *tool))
+    };
     let mut session = Session::begin("reload");
     println!(
         "from a save to the new value in a running host, {rounds} edits of each tool in turn: medians (quartiles)"
@@ -388,7 +394,7 @@ fn host(tool: &str, source: &Source) -> Box<dyn Host> {
             let found = Command::new("rustc").args(["--print", "target-libdir"]).output().expect("rustc");
             host.env("LD_LIBRARY_PATH", String::from_utf8_lossy(&found.stdout).trim());
             // Its workflow is `cargo watch -w lib -x 'build -p lib'`; here the build starts at once.
-            Box::new(Printing::new(host, source, source.cargo(&["build", "-q", "-p", "lib"])))
+            Box::new(Printing::new(host, source, Some(source.cargo(&["build", "-q", "-p", "lib"]))))
         }
         "relib" => {
             let build = ["build", "-q", "-p", "module", "--features", "unloading"];
@@ -396,7 +402,14 @@ fn host(tool: &str, source: &Source) -> Box<dyn Host> {
             run(source.cargo(&["build", "-q", "-p", "host"]));
             let mut host = Command::new(source.target.join("debug/host"));
             host.arg(source.target.join("debug").join(format!("libmodule{}", std::env::consts::DLL_SUFFIX)));
-            Box::new(Printing::new(host, source, source.cargo(&build)))
+            Box::new(Printing::new(host, source, Some(source.cargo(&build))))
+        }
+        "subsecond" => {
+            let mut host = Command::new(std::env::var_os(DX).expect("asked for by that variable"));
+            host.args(["serve", "--hot-patch", "--interactive", "false", "--platform", "desktop"]);
+            host.env("CARGO_TARGET_DIR", &source.target).env("DX_TELEMETRY_ENABLED", "false");
+            // It builds when something is saved.
+            Box::new(Printing::new(host, source, None))
         }
         other => panic!("no tool {other}"),
     }
@@ -578,19 +591,24 @@ impl Host for ByHand {
 struct Printing {
     host: Child,
     values: mpsc::Receiver<u64>,
-    build: Command,
+    /// What is run after a save, unless the tool sees that itself.
+    build: Option<Command>,
 }
 
 impl Printing {
-    fn new(mut host: Command, source: &Source, build: Command) -> Self {
+    fn new(mut host: Command, source: &Source, build: Option<Command>) -> Self {
         let mut host = host.current_dir(&source.folder).env("CARGO_MANIFEST_DIR", &source.folder);
         host = host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        // Together with what it starts.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(host, 0);
         let mut host = host.spawn().expect("the host");
         let lines = BufReader::new(host.stdout.take().expect("its output")).lines();
         let (sender, values) = mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.map_while(std::result::Result::ok) {
-                if let Some(value) = line.strip_prefix("value ").and_then(|text| text.parse().ok())
+                // Behind whatever a tool writes before what its program says.
+                if let Some(value) = line.rsplit_once("value ").and_then(|(_, text)| text.parse().ok())
                     && sender.send(value).is_err()
                 {
                     return;
@@ -598,21 +616,27 @@ impl Printing {
             }
         });
         // It is up when it has said its first value.
-        values.recv_timeout(Duration::from_secs(60)).expect("the host's first value");
+        values.recv_timeout(Duration::from_secs(180)).expect("the host's first value");
         Self { host, values, build }
     }
 }
 
 impl Host for Printing {
     fn wait_for(&mut self, number: u64) {
-        let output = self.build.stdin(Stdio::null()).output().expect("the build");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if let Some(build) = &mut self.build {
+            let output = build.stdin(Stdio::null()).output().expect("the build");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
         while self.values.recv_timeout(Duration::from_secs(30)).expect("the value") != number {}
     }
 }
 
 impl Drop for Printing {
     fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let Some(group) = i32::try_from(self.host.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         let _ = self.host.kill();
         let _ = self.host.wait();
     }

@@ -116,7 +116,8 @@ async fn built_as(release: bool) -> &'static Path {
         let bus = Bus::new();
         let work = work_dir().join(if release { "probe-release" } else { "probe" });
         let runtime = HotRuntime::builder(&bus)
-            .plugin(PluginSpec::new("probe").crate_path(scratch.path("probe")).release(release))
+            // One that is deployed is built once.
+            .plugin(PluginSpec::new("probe").crate_path(scratch.path("probe")).release(release).watch(!release))
             .work_dir(&work)
             .target_dir(target_dir())
             .start()

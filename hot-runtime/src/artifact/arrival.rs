@@ -2,17 +2,19 @@
 //! checked is what is opened, and no memory has to be cleared for them.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempPath;
 
-use super::io::STEP;
 use super::private::create;
 use crate::sys::view::View;
 use crate::util::Pace;
+
+/// How many bytes are copied at a time: they are still in the processor's cache when they are written.
+const PART: usize = 64 << 10;
 
 /// A file in the directory for private copies that is not one yet. It is removed when this is dropped.
 pub(super) struct Arrival {
@@ -32,23 +34,34 @@ impl Arrival {
         Ok(Self { view: View::of_own(&file)?, file, path })
     }
 
-    /// Fills the room, once, and passes each part to `look` while it is still in the processor's cache. Returns how many bytes there
-    /// were.
-    pub(super) fn copy_in_steps(&self, from: &File, mut look: impl FnMut(&[u8])) -> io::Result<usize> {
+    /// Fills the room from its beginning, once, as far as there are bytes, and passes each part to `look` on its way. Returns how many
+    /// there were.
+    ///
+    /// Not within the system: a file system that has two files share their blocks writes these to the disk for that, and reads them
+    /// again.
+    pub(super) fn copy_in_steps(&mut self, mut from: impl Read, mut look: impl FnMut(&[u8])) -> io::Result<usize> {
+        let mut part = vec![0; PART];
         let mut pace = Pace::new();
         let mut length = 0;
-        while length < self.view.len() {
-            let room = (self.view.len() - length).min(STEP) as u64;
-            // Within the system, where that can do it.
-            let copied = io::copy(&mut from.take(room), &mut &self.file)? as usize;
-            if copied == 0 {
-                break;
-            }
-            look(&self.view[length..length + copied]);
-            length += copied;
+        loop {
+            let room = (self.view.len() - length).min(PART);
+            let read = match from.read(&mut part[..room]) {
+                Ok(0) => return Ok(length),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            look(&part[..read]);
+            self.file.write_all(&part[..read])?;
+            length += read;
             pace.step();
         }
-        Ok(length)
+    }
+
+    /// Writes over what is there.
+    pub(super) fn write_at(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at as u64))?;
+        self.file.write_all(bytes)
     }
 
     /// Gives the first bytes a name that is not used yet, and forgets the rest.

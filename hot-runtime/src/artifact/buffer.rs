@@ -39,9 +39,11 @@ impl Buffer {
         } else {
             // Linux aligns a mapping of whole huge pages to them. What is not used takes no memory.
             let mapped = MmapMut::map_anon(room.next_multiple_of(HUGE_PAGE))?;
-            // Without huge pages it only takes longer.
+            // Without huge pages it only takes longer, but where each has to be fetched from a hypervisor.
             #[cfg(target_os = "linux")]
-            let _ = mapped.advise(memmap2::Advice::HugePage);
+            if crate::sys::memory::large_pages_pay() {
+                let _ = mapped.advise(memmap2::Advice::HugePage);
+            }
             Memory::Mapped(mapped)
         };
         Ok(Self { memory, room, length: 0 })

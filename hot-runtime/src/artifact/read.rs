@@ -1,5 +1,6 @@
 //! Reads files once, hashing them as they are read, and inspects them.
 
+use std::fs::File;
 use std::io::Read as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,47 @@ impl Deref for Bytes {
             Self::Memory(bytes) => bytes,
             Self::Arrived(bytes) => bytes,
         }
+    }
+}
+
+impl Bytes {
+    /// Reads so many bytes of a file, with room for `more`, and passes each part to `look`; into a directory for private copies, if one
+    /// is given and its files can be mapped. Returns also how many there were, which may be one more.
+    pub(super) fn read(
+        file: &File,
+        (length, more): (u64, usize),
+        into: Option<&Path>,
+        look: impl FnMut(&[u8]),
+    ) -> Result<(Self, u64), std::io::Error> {
+        // Where that is not possible, such as on a file system without views, it is written there later.
+        let arrival = into.and_then(|dir| Arrival::with_room(length + more as u64, dir).ok());
+        if let Some(mut arrival) = arrival {
+            let copied = arrival.copy_in_steps(file.take(length), look)? as u64;
+            // One more than there should be.
+            return Ok((Self::Arrived(arrival), copied + file.take(1).read(&mut [0])? as u64));
+        }
+        let mut bytes = Buffer::with_room(length as usize + more.max(1))?;
+        bytes.read_in_steps(file.take(length + 1), look)?;
+        let read = bytes.len() as u64;
+        Ok((bytes.into(), read))
+    }
+
+    /// Writes over what was read.
+    pub(super) fn write_at(&mut self, at: usize, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Memory(memory) => memory[at..at + bytes.len()].copy_from_slice(bytes),
+            Self::Arrived(arrival) => arrival.write_at(at, bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Adds bytes behind those that were read, for which there must be room.
+    pub(super) fn add(&mut self, length: usize, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Memory(memory) => memory.add(bytes),
+            Self::Arrived(arrival) => arrival.write_at(length, bytes)?,
+        }
+        Ok(())
     }
 }
 
@@ -81,7 +123,7 @@ impl Read {
     /// Reads an open file of this length, and passes each part to `look`; into a directory for private copies, if one is given.
     pub(super) fn open_file(
         path: &Path,
-        file: &std::fs::File,
+        file: &File,
         length: u64,
         into: Option<&Path>,
         mut look: impl FnMut(&[u8]),
@@ -94,25 +136,12 @@ impl Read {
             left -= body.len();
             look(part);
         };
-        // Where that is not possible, such as on a file system without views, it is written there later.
-        let arrival = into.map(private_folder).transpose()?.and_then(|dir| Arrival::with_room(length, &dir).ok());
-        let (bytes, read) = match arrival {
-            Some(arrival) => {
-                let copied = arrival.copy_in_steps(file, look).and_then(|copied| {
-                    // One more than there should be.
-                    Ok(copied as u64 + file.take(1).read(&mut [0])? as u64)
-                });
-                let what = "copying the plugin file to where only this user can write (is the disk full?)";
-                (Bytes::Arrived(arrival), copied.map_err(Error::io(what, path))?)
-            }
-            None => {
-                let failed = || Error::io("reading the plugin file", path);
-                let mut bytes = Buffer::with_room(length as usize + 1).map_err(failed())?;
-                bytes.read_in_steps(file, look).map_err(failed())?;
-                let read = bytes.len() as u64;
-                (bytes.into(), read)
-            }
+        let dir = into.map(private_folder).transpose()?;
+        let what = match dir {
+            Some(_) => "copying the plugin file to where only this user can write (is the disk full?)",
+            None => "reading the plugin file",
         };
+        let (bytes, read) = Bytes::read(file, (length, 0), dir.as_deref(), look).map_err(Error::io(what, path))?;
         if read != length {
             let reason = "it changed while it was being read".to_owned();
             return Err(refused(

@@ -122,9 +122,11 @@ impl Verified {
         Ok(Self { inspected, signed_by: None })
     }
 
-    /// Accepts the file that a build of this process wrote, if it still has the hash that it was sealed with. Blocks.
-    pub(crate) fn of_build(path: &Path, hash: &str) -> Result<Self> {
-        let inspected = Read::file(path, u64::MAX)?.inspect()?;
+    /// Accepts the file that a build of this process wrote, if it still has the hash that it was sealed with, and copies it to a
+    /// directory for private copies. Blocks.
+    pub(crate) fn of_build(path: &Path, hash: &str, dir: &Path) -> Result<Self> {
+        let (file, found) = open_bounded(path, u64::MAX, "reading the plugin file")?;
+        let inspected = Read::open_file(path, &file, found.len(), Some(dir), |_| {})?.inspect()?;
         if inspected.hash != hash {
             let reason = "it was changed since it was built".to_owned();
             return Err(refused(

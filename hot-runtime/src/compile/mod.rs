@@ -335,16 +335,18 @@ impl PluginBuilder {
     /// [`Error::Build`] with the compiler's messages, [`Error::BuildTimedOut`], [`Error::Cancelled`], the errors of
     /// [`PluginBuilder::generate`], or an artifact that cannot be written.
     pub async fn build(&mut self, observer: Observer<'_>, cancel: &CancellationToken) -> Result<BuildReport> {
-        self.build_watching(observer, cancel, |_| ()).await.map(|(report, _)| report)
+        self.build_watching(observer, cancel, |_| (), None).await.map(|(report, _)| report)
     }
 
     /// As [`PluginBuilder::build`]; `watch` is called with what to watch whenever more is known about that, also before
-    /// the compiler starts. Returns also what was just sealed, so that it need not be read again.
+    /// the compiler starts. Returns also what was just sealed, so that it need not be read again, in the directory for private copies
+    /// if one is given.
     pub(crate) async fn build_watching(
         &mut self,
         observer: Observer<'_>,
         cancel: &CancellationToken,
         watch: impl Fn(Vec<Watched>),
+        private: Option<&Path>,
     ) -> Result<(BuildReport, Option<Inspected>)> {
         let mut progress = Progress::new(observer);
         let _lock = BuildLock::acquire(&self.options.target_dir, &self.spec, &mut progress, cancel).await?;
@@ -385,7 +387,9 @@ impl PluginBuilder {
                 let artifact = self.options.output_of(&self.spec, &build_hash);
                 // What cargo linked belongs to cargo.
                 let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
-                let (sealed, in_memory) = blocking(move || artifact::seal_and_keep(&library, &out, ours)).await?;
+                let private = private.map(Path::to_owned);
+                let sealing = move || artifact::seal_and_keep(&library, &out, ours, private.as_deref());
+                let (sealed, in_memory) = blocking(sealing).await?;
                 if self.spec.watch && round < ROUNDS {
                     self.cache.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
                 }

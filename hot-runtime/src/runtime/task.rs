@@ -199,7 +199,8 @@ impl Plugin {
                 let cancel = source.stop.child_token();
                 self.shared.emit(RuntimeEvent::BuildStarted { plugin: self.id.clone() });
                 let observer = |event| self.shared.emit(to_runtime_event(&self.id, event));
-                let building = source.builder.build_watching(&observer, &cancel, source.changes.set());
+                let private = self.shared.private_dir.path();
+                let building = source.builder.build_watching(&observer, &cancel, source.changes.set(), Some(private));
                 tokio::pin!(building);
                 tokio::select! {
                     biased;
@@ -297,9 +298,10 @@ impl Plugin {
         edited: Option<Instant>,
     ) -> Result<SwapReport> {
         let begun = Instant::now();
+        let shared = Arc::clone(&self.shared);
         let reading = move || match in_memory {
             Some(sealed) => Verified::just_built(sealed),
-            None => Verified::of_build(&built.artifact, &built.hash),
+            None => Verified::of_build(&built.artifact, &built.hash, shared.private_dir.path()),
         };
         let artifact = match blocking(reading).await {
             Ok(artifact) => artifact,

@@ -14,8 +14,8 @@ impl View {
     /// # Errors
     /// The system's, if it is empty, or such files cannot be mapped.
     pub(crate) fn of_own(file: &File) -> io::Result<Self> {
-        // SAFETY: nobody else can open the file. This process writes to it only where nobody has looked at the view yet, and
-        // never makes it shorter while there is one. What another program of this user may do to it, it may do to a library that
+        // SAFETY: nobody else can open the file. This process writes to it only through what owns the view as well, while no part of
+        // that is borrowed, and never makes it shorter while there is one. What another program of this user may do to it, it may do to a library that
         // is open as well, or to this process itself.
         unsafe { memmap2::Mmap::map(file) }.map(Self)
     }
