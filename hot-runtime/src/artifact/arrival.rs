@@ -14,7 +14,7 @@ use crate::sys::view::View;
 use crate::util::Pace;
 
 /// How many bytes are copied at a time: they are still in the processor's cache when they are written.
-const PART: usize = 64 << 10;
+const PART: usize = 128 << 10;
 
 /// A file in the directory for private copies that is not one yet. It is removed when this is dropped.
 pub(super) struct Arrival {
