@@ -1,4 +1,5 @@
-//! How many instructions operations take, by valgrind's callgrind: with one compiler, the same on every machine.
+//! How many instructions operations take, by valgrind's callgrind: with one compiler, the same on every machine that
+//! has AVX2.
 
 use std::collections::BTreeMap;
 use std::path::Path;
