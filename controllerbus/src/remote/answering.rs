@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, Semaphore, SetOnce};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::in_place::InPlace;
 use super::limits::Place;
 use super::message::EVENT_CREDIT;
 use super::sink::{Sends, WireSink};
@@ -26,9 +27,24 @@ pub(super) enum Answer<P> {
     /// By the bus.
     Bus(ByBus),
     /// By a controller.
-    Resolver { task: AbortHandle, sink: Arc<WireSink<P>>, _place: Place },
+    Resolver { work: Resolving, sink: Arc<WireSink<P>>, _place: Place },
     /// A controller, or factories, of the other end, which are on the bus for as long as the task is there.
     Added { task: AbortHandle, remove: Arc<Notify>, _place: Place },
+}
+
+/// What waits for the end of a resolver.
+pub(super) enum Resolving {
+    Task(AbortHandle),
+    InPlace(Arc<InPlace>),
+}
+
+impl Resolving {
+    fn abort(&self) {
+        match self {
+            Self::Task(task) => task.abort(),
+            Self::InPlace(work) => work.abort(),
+        }
+    }
 }
 
 /// An ask that the bus answers.
@@ -59,9 +75,9 @@ impl<P> Answer<P> {
         match self {
             Self::Bus(by_bus) => by_bus.stop(),
             Self::Added { task, .. } => task.abort(),
-            Self::Resolver { task, sink, .. } => {
+            Self::Resolver { work, sink, .. } => {
                 sink.cancel();
-                task.abort();
+                work.abort();
             }
         }
     }
@@ -349,7 +365,7 @@ impl<P: Post> Endpoint<P> {
             let _ = self.post.push(&Message::Failed { ask, error: self.too_many() });
             return;
         };
-        let task = tokio::spawn(async move {
+        let resolving = async move {
             let resolved = contained(resolve(found, directive, target)).await;
             let ended = match resolved {
                 Ok(()) => Message::Done { ask },
@@ -366,14 +382,23 @@ impl<P: Post> Endpoint<P> {
                     Message::Failed { ask, error }
                 }
             };
-            if let Err(error) = this.post.push(&ended) {
+            if let Err(error) = this.post.end(&ended) {
                 // It may be too long, but the ask must end all the same.
                 let _ = this.post.push(&Message::Failed { ask, error });
             }
-        });
-        let before = answers.insert(ask, Answer::Resolver { task: task.abort_handle(), sink, _place: place });
+        };
+        let (work, in_place) = if P::PASSES_ON {
+            let work = InPlace::new(resolving);
+            (Resolving::InPlace(Arc::clone(&work)), Some(work))
+        } else {
+            (Resolving::Task(tokio::spawn(resolving).abort_handle()), None)
+        };
+        let before = answers.insert(ask, Answer::Resolver { work, sink, _place: place });
         drop(answers);
         before.into_iter().for_each(Answer::release);
+        if let Some(work) = in_place {
+            work.go_on();
+        }
     }
 
     /// The other end has accepted or rejected a value.

@@ -46,6 +46,7 @@ mod again;
 mod answering;
 mod asking;
 mod events;
+mod in_place;
 mod inflow;
 mod limits;
 mod message;
@@ -123,6 +124,18 @@ pub trait Post: Send + Sync + 'static {
     /// # Errors
     /// As above.
     fn send(&self, message: &Message<'_>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Whether this end's controllers only pass on what they are asked, to where threads of their own answer. Then the thread on
+    /// which an answer ends says so itself, by [`Post::end`].
+    const PASSES_ON: bool = false;
+
+    /// [`Post::push`] for the last message of an answer, which ends on this thread.
+    ///
+    /// # Errors
+    /// As above.
+    fn end(&self, message: &Message<'_>) -> Result<()> {
+        self.push(message)
+    }
 
     /// Whether this thread may be blocked until the other end has answered.
     fn may_block(&self) -> bool {

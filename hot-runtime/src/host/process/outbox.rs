@@ -163,6 +163,10 @@ impl Outbox {
     /// # Errors
     /// As [`Outbox::push`].
     pub(super) fn send_blocking<M: Serialize>(&self, message: &M) -> Result<()> {
+        self.append(&mut self.queue_with_room(), message)
+    }
+
+    fn queue_with_room(&self) -> MutexGuard<'_, Queue> {
         let mut queue = self.lock();
         while !queue.closed && queue.bytes.len() >= FULL {
             queue.blocked += 1;
@@ -170,7 +174,23 @@ impl Outbox {
             queue = self.freed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.blocked -= 1;
         }
-        self.append(&mut queue, message)
+        queue
+    }
+
+    /// As [`Outbox::send_blocking`], for a message after which this thread sends nothing for a while: it is written at once, however
+    /// soon after another, because waking the thread that writes batches would take longer.
+    ///
+    /// # Errors
+    /// As [`Outbox::push`].
+    pub(super) fn send_last(&self, message: &impl Serialize) -> Result<()> {
+        let mut queue = self.queue_with_room();
+        self.encode(&mut queue, message)?;
+        if !queue.scheduled {
+            self.write(&mut queue);
+        }
+        // Where the socket is full.
+        self.written_soon(&mut queue);
+        Ok(())
     }
 
     /// Whether a thread waits for room, or has since the last call.
@@ -408,6 +428,31 @@ mod tests {
         assert!(!outbox.has_waited());
         outbox.close();
         running.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn the_last_message_for_a_while_is_written_by_its_own_thread_however_soon_it_comes() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let outbox = Outbox::new(halves(ours).expect("halves").1, LONGEST, ANSWERS);
+        // As if the next batch were not due for an hour.
+        outbox.lock().written = Instant::now() + Duration::from_secs(3600);
+        outbox.send_last(&message(3)).expect("sending");
+        assert_eq!(queued(&outbox), 0);
+        outbox.lock().written = Instant::now() + Duration::from_secs(3600);
+        outbox.push(&message(4)).expect("sending");
+        assert!(queued(&outbox) > 0, "another waits for the batch");
+        outbox.send_last(&message(5)).expect("sending");
+        let mut inbox = Inbox::new(halves(theirs).expect("halves").0, LONGEST);
+        tokio::select! {
+            () = outbox.run() => panic!("it is not closed"),
+            () = async {
+                for length in 3..6 {
+                    let frame = inbox.next().await.expect("reading").expect("a frame");
+                    let bytes: serde_bytes::ByteBuf = rmp_serde::from_slice(&frame).expect("decoding");
+                    assert_eq!(bytes.len(), length);
+                }
+            } => {}
+        }
     }
 
     #[tokio::test]

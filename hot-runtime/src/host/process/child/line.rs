@@ -45,6 +45,15 @@ impl Post for Line {
         self.outbox.send(&Carried::Remote(message)).await
     }
 
+    /// To the guest, whose threads answer.
+    const PASSES_ON: bool = true;
+
+    fn end(&self, message: &Message<'_>) -> Result<()> {
+        let message = Carried::Remote(message);
+        // A resolver may end before it has waited for anything.
+        if self.may_block() { self.outbox.send_last(&message) } else { self.outbox.push(&message) }
+    }
+
     fn may_block(&self) -> bool {
         std::thread::current().id() != self.serving
     }
