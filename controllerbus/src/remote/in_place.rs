@@ -2,10 +2,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use super::lock;
+use crate::sync::{Mutex, MutexGuard};
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -26,10 +26,14 @@ impl InPlace {
         Arc::new(Self(Mutex::new(State { work: Some(Box::pin(work)), woken: false, aborted: false })))
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Polls it, unless another thread does or it has ended.
     pub(super) fn go_on(self: &Arc<Self>) {
         let mut work = {
-            let mut state = lock(&self.0);
+            let mut state = self.state();
             match state.work.take() {
                 Some(work) => work,
                 None => return state.woken = true,
@@ -40,7 +44,7 @@ impl InPlace {
             if work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                 return;
             }
-            let mut state = lock(&self.0);
+            let mut state = self.state();
             if state.aborted {
                 // It is dropped when nothing is locked.
                 break;
@@ -55,7 +59,7 @@ impl InPlace {
     /// Drops it, or has the thread that polls it do so.
     pub(super) fn abort(&self) {
         let work = {
-            let mut state = lock(&self.0);
+            let mut state = self.state();
             state.aborted = true;
             state.work.take()
         };
@@ -73,7 +77,76 @@ impl Wake for InPlace {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, cbus_loom))]
+mod loom_tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// What has become of some work.
+    #[derive(Default)]
+    struct Seen {
+        polls: AtomicUsize,
+        ended: AtomicUsize,
+        dropped: AtomicUsize,
+    }
+
+    struct Held(Arc<Seen>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.dropped.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Work that ends once both of two threads have said that it may, and woken it; and who else does what meanwhile.
+    fn woken_by_two(meanwhile: fn(&InPlace), look: fn(&Seen)) {
+        loom::model(move || {
+            let (seen, said) = (Arc::new(Seen::default()), Arc::new(AtomicUsize::new(0)));
+            let (held, heard) = (Held(Arc::clone(&seen)), Arc::clone(&said));
+            let work = InPlace::new(poll_fn(move |_| {
+                assert_eq!(held.0.polls.fetch_add(1, Ordering::AcqRel), 0, "polled by two threads");
+                let may_end = heard.load(Ordering::Acquire) == 2;
+                held.0.polls.fetch_sub(1, Ordering::AcqRel);
+                if may_end {
+                    held.0.ended.fetch_add(1, Ordering::AcqRel);
+                    return Poll::Ready(());
+                }
+                Poll::Pending
+            }));
+            let waking: Vec<_> = (0..2)
+                .map(|_| {
+                    let (work, said) = (Arc::clone(&work), Arc::clone(&said));
+                    loom::thread::spawn(move || {
+                        said.fetch_add(1, Ordering::AcqRel);
+                        work.go_on();
+                    })
+                })
+                .collect();
+            meanwhile(&work);
+            waking.into_iter().for_each(|thread| thread.join().expect("it ends"));
+            look(&seen);
+        });
+    }
+
+    #[test]
+    fn no_wake_is_lost_and_work_is_polled_by_one_thread_at_a_time() {
+        woken_by_two(
+            |_| (),
+            |seen| assert_eq!([&seen.ended, &seen.dropped].map(|count| count.load(Ordering::Acquire)), [1, 1]),
+        );
+    }
+
+    #[test]
+    fn what_is_aborted_is_dropped_once_whoever_polls_it_then() {
+        woken_by_two(InPlace::abort, |seen| assert_eq!(seen.dropped.load(Ordering::Acquire), 1));
+    }
+}
+
+#[cfg(all(test, not(cbus_loom)))]
 mod tests {
     use std::future::poll_fn;
     use std::sync::atomic::{AtomicUsize, Ordering};
