@@ -12,10 +12,8 @@ use crate::{root, said};
 /// One operation of `benches/instructions.rs`.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
-    /// Its name here.
+    /// Its name.
     pub name: &'static str,
-    /// What the bench calls it.
-    kind: &'static str,
     /// How often it is done to count it.
     count: u64,
     /// What is a part of it and counted by itself.
@@ -24,17 +22,14 @@ pub struct Operation {
 
 impl Operation {
     const fn new(name: &'static str, count: u64) -> Self {
-        Self { name, kind: name, count, without: None }
+        Self { name, count, without: None }
     }
 
     /// Whether it needs the plugin that `artifact` builds.
     fn needs_artifact(self) -> bool {
-        matches!(self.kind, "verify" | "load")
+        matches!(self.name, "verify" | "load")
     }
 }
-
-/// A load without the hash that `verify` is for the most part.
-const LOAD: Operation = Operation { name: "load", kind: "load", count: 8, without: Some("verify") };
 
 /// What is counted.
 pub const OPERATIONS: [Operation; 6] = [
@@ -43,7 +38,8 @@ pub const OPERATIONS: [Operation; 6] = [
     Operation::new("encode", 2000),
     Operation::new("expand", 20),
     Operation::new("verify", 4),
-    LOAD,
+    // Without the hash, which would hide all else.
+    Operation { without: Some("verify"), ..Operation::new("load", 8) },
 ];
 
 /// Instructions of each operation, as often as it is done once.
@@ -66,7 +62,7 @@ pub fn counts(binary: &Path, prepare: &dyn Fn(&mut Command)) -> Result<Counts, S
         let of = |times: u64| {
             let mut valgrind = Command::new("valgrind");
             valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(binary);
-            valgrind.args([operation.kind, &times.to_string()]);
+            valgrind.args([operation.name, &times.to_string()]);
             valgrind.args(operation.needs_artifact().then_some(&artifact));
             prepare(&mut valgrind);
             collected(valgrind)

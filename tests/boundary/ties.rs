@@ -104,6 +104,18 @@ async fn unloading_waits_for_a_threads_last_destructor_whatever_kind_it_is_of() 
     host.end().await;
 }
 
+/// Its threads are called after the plugin, and the system keeps 15 bytes of that, of which the last is half an `ü`.
+#[tokio::test(flavor = "multi_thread")]
+async fn unloading_waits_for_threads_whose_name_is_cut_within_a_character() {
+    let plugin = "überwachung-für-alle";
+    let host = Host::prepared(Scratch::new(&["brittle"]), plugin, &[]).await;
+    let ended = host.scratch.folder().join("ended");
+    ask(&host.bus, &format!("key {}", ended.display())).await;
+    assert_eq!(host.runtime.unload(plugin).await.expect("unloading").unmapped, Some(true));
+    assert!(ended.exists(), "the destructor ran to its end before the library went");
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thread_that_does_not_end_keeps_its_library_and_is_named_once() {
     let mut host = Host::new("ties-thread").await;

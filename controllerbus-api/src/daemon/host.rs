@@ -187,8 +187,5 @@ pub(crate) async fn begun<T>(call: &mut Pin<Box<impl Future<Output = T> + ?Sized
 
 /// Resident memory of this process in bytes; 0 if unknown.
 pub fn memory_bytes() -> u64 {
-    let status = std::fs::read("/proc/self/status").unwrap_or_default();
-    let status = String::from_utf8_lossy(&status);
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+    super::metrics::process::usage("self").map_or(0, |used| used.resident)
 }

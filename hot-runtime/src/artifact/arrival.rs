@@ -1,5 +1,5 @@
-//! Files that are copied to where only this user can write before anything looks at them: so their bytes are copied once, what is
-//! checked is what is opened, and no memory has to be cleared for them.
+//! Files that are copied to where only this user can write as they are hashed: so their bytes are copied once, what is checked is
+//! what is opened, and no memory has to be cleared for them.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};

@@ -3,7 +3,7 @@
 
 mod answers;
 mod fleet;
-mod process;
+pub(crate) mod process;
 pub mod table;
 
 use std::collections::{HashMap, HashSet};
