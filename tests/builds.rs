@@ -8,7 +8,10 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 use tests::edits::Crates;
-use tests::{Scratch, ask, exported_symbols, host, mapped_below, target_dir, verify, work_dir};
+use tests::process::until;
+use tests::{
+    Scratch, ask, exported_symbols, files_below, host, mapped_below, section_names, target_dir, verify, work_dir,
+};
 use tokio_util::sync::CancellationToken;
 
 fn options(name: &str) -> BuildOptions {
@@ -113,6 +116,33 @@ async fn what_a_workspace_sets_for_dependencies_is_not_set_for_its_own_crates() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_framework_brings_is_optimised_for_size_unless_the_workspace_says_how() {
+    let scratch = Scratch::new(&["probe"]);
+    let small = async |spec: PluginSpec| -> Vec<String> {
+        let spec = spec.crate_path(scratch.path("probe")).release(true);
+        let overlay = PluginBuilder::new(spec, options("builds")).generate().await.expect("the overlay");
+        let manifest = std::fs::read_to_string(overlay.dir.join("Cargo.toml")).expect("its manifest");
+        let manifest: toml::Table = toml::from_str(&manifest).expect("a manifest");
+        let profile = manifest.get("profile").and_then(|profiles| profiles.get("release"));
+        let packages = profile.and_then(|profile| profile.get("package")?.as_table()).cloned().unwrap_or_default();
+        let is_small = |package: &toml::Value| package.get("opt-level").and_then(toml::Value::as_str) == Some("s");
+        packages.into_iter().filter(|(_, package)| is_small(package)).map(|(name, _)| name).collect()
+    };
+    let found = small(PluginSpec::new("small").watch(false)).await;
+    let has = |found: &[String], name: &str| found.iter().any(|it| it == name);
+    assert!(has(&found, "controllerbus") && has(&found, "serde_json"), "{found:?}");
+    // What its crates name themselves, and they themselves.
+    assert!(!has(&found, "tokio") && !has(&found, "probe"), "{found:?}");
+    assert!(small(PluginSpec::new("edited").watch(true)).await.is_empty());
+    assert!(small(PluginSpec::new("said").watch(false).profile("opt-level", "2")).await.is_empty());
+    add_to_manifest(&scratch, "probe", "\n[profile.release.package.controllerbus]\nopt-level = 3\n");
+    let found = small(PluginSpec::new("one").watch(false)).await;
+    assert!(!has(&found, "controllerbus") && has(&found, "serde_json"), "{found:?}");
+    add_to_manifest(&scratch, "probe", "\n[profile.release.package.\"*\"]\nopt-level = 2\n");
+    assert!(small(PluginSpec::new("all").watch(false)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_optimised_plugin_is_linked_as_a_whole_and_answers_catches_its_panics_and_is_unloaded() {
     let scratch = Scratch::new(&["probe"]);
     let spec = PluginSpec::new("probe").crate_path(scratch.path("probe")).release(true).watch(false);
@@ -122,6 +152,15 @@ async fn an_optimised_plugin_is_linked_as_a_whole_and_answers_catches_its_panics
     assert!(manifest.contains("lto = \"fat\""), "{manifest}");
     let built = builder.build(&|_| {}, &CancellationToken::new()).await.expect("the artifact");
     println!("{} bytes", std::fs::metadata(&built.artifact).expect("the artifact").len());
+
+    // What only debuggers read is in a file of its own.
+    let symbols = built.symbols.expect("its symbols");
+    assert_eq!(symbols, built.artifact.with_extension("so.debug"));
+    let for_debuggers = |path: &Path| {
+        let names = section_names(&std::fs::read(path).expect("reading"));
+        names.iter().any(|name| name == ".symtab" || name == ".strtab")
+    };
+    assert!(for_debuggers(&symbols) && !for_debuggers(&built.artifact));
 
     let bus = host("probe:\n  id: probe\n  config: { mode: quiet }\n").await;
     let work = work_dir().join("optimised-host");
@@ -134,9 +173,39 @@ async fn an_optimised_plugin_is_linked_as_a_whole_and_answers_catches_its_panics
     let panicked = ask(&bus, "panic").await.expect_err("a panic").to_string();
     assert!(panicked.contains("resolve was told to panic"), "{panicked}");
     assert_eq!(ask(&bus, "sentence").await.expect("it goes on"), "first");
+    // Another thread puts it beside the private copy, where backtraces and debuggers find it.
+    until("the symbols", || !files_below(&work, ".debug").is_empty()).await;
+    let trace = ask(&bus, "backtrace").await.expect("a backtrace");
+    assert!(trace.contains("probe::backtrace"), "{trace}");
+    let [loaded] = &files_below(&work, ".so")[..] else { panic!("one private copy") };
+    let gdb = Command::new("gdb").args(["-batch", "-ex", "info functions probe::backtrace"]).arg(loaded).output();
+    match gdb {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(said.contains("probe::backtrace"), "{said} {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Err(error) => println!("gdb could not be asked: {error}"),
+    }
     assert_eq!(runtime.unload("probe").await.expect("unloading").unmapped, Some(true));
+    until("the symbols go, too", || files_below(&work, ".debug").is_empty()).await;
     runtime.shutdown().await;
     assert_eq!(mapped_below(&work), 0);
+
+    // Without that file all else works.
+    std::fs::remove_file(&symbols).expect("removing the symbols");
+    let runtime = HotRuntime::builder(&bus).trust(Trust::anyone()).work_dir(&work).start().await.expect("starting");
+    runtime.load_file(&built.artifact).await.expect("loading");
+    let trace = ask(&bus, "backtrace").await.expect("a backtrace");
+    assert!(!trace.contains("probe::backtrace"), "{trace}");
+    assert_eq!(runtime.unload("probe").await.expect("unloading").unmapped, Some(true));
+    runtime.shutdown().await;
+
+    // Unless the workspace says what becomes of them.
+    let spec = PluginSpec::new("probe").crate_path(scratch.path("probe")).release(true).watch(false);
+    let spec = spec.profile("strip", "false");
+    let built = PluginBuilder::new(spec, options("optimised")).build(&|_| {}, &CancellationToken::new()).await;
+    let built = built.expect("the artifact");
+    assert!(built.symbols.is_none() && for_debuggers(&built.artifact) && !symbols.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

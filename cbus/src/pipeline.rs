@@ -31,6 +31,8 @@ pub struct Output {
     pub hash: String,
     /// Its size in bytes.
     pub size: u64,
+    /// The file with what only debuggers and backtraces read, if that was set apart.
+    pub symbols: Option<PathBuf>,
     /// How long it took, in milliseconds.
     pub build_ms: f64,
     /// How many warnings the compiler gave.
@@ -50,6 +52,7 @@ impl Output {
             build_hash: report.build_hash,
             hash: report.hash,
             size: report.size,
+            symbols: report.symbols,
             build_ms: text::ms(report.took),
             warnings,
         }

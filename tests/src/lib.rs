@@ -294,6 +294,21 @@ pub fn resident_bytes() -> usize {
     line.split_whitespace().nth(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0) * 1024
 }
 
+/// The names of a library's sections.
+pub fn section_names(library: &[u8]) -> Vec<String> {
+    use object::{Object, ObjectSection};
+    let file = object::File::parse(library).expect("an object file");
+    file.sections().filter_map(|section| section.name().ok().map(str::to_owned)).collect()
+}
+
+/// The files below a folder whose names end so; none if it is not there.
+pub fn files_below(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let ours = files.into_iter().filter(|path| path.to_string_lossy().ends_with(ending));
+    ours.chain(folders.iter().flat_map(|folder| files_below(folder, ending))).collect()
+}
+
 /// The names that a library offers to others.
 pub fn exported_symbols(library: &[u8]) -> Vec<String> {
     use object::{Object, ObjectSymbol};

@@ -5,12 +5,14 @@
 //! other process was given, that has no other name, and of which this process has no view left, not even a symbolizer's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use controllerbus::error::Code;
 use serde::{Deserialize, Serialize};
 
 use super::io::write_in_steps;
+use super::symbols::Symbols;
 use super::{Verified, needed};
 use crate::error::{Error, Result};
 use crate::sys::files::{create_private_dir, has_one_name, is_open_to_others, is_own};
@@ -36,6 +38,9 @@ pub struct PrivateCopy {
     /// Whether only this process ever opens it.
     #[serde(skip)]
     is_kept_here: bool,
+    /// What debuggers and backtraces read besides.
+    #[serde(skip)]
+    symbols: Option<Arc<Symbols>>,
 }
 
 /// The file that the next copy in a directory overwrites.
@@ -84,6 +89,13 @@ impl PrivateCopy {
     /// Notes that no other process opens it.
     pub(crate) fn kept_here(self) -> Self {
         Self { is_kept_here: true, ..self }
+    }
+
+    /// Has the symbols put beside it by another thread, if they are not part of it. Must be called inside a tokio runtime.
+    pub(crate) fn provide_symbols(&self) {
+        if let Some(symbols) = self.symbols.clone() {
+            tokio::task::spawn_blocking(move || symbols.provide());
+        }
     }
 
     /// Removes the file, which may become the spare one. Blocks.
@@ -177,7 +189,8 @@ impl Verified {
 
     fn copied_to(&self, path: PathBuf) -> PrivateCopy {
         let (shown, entry, hash) = (self.path.clone(), self.bundle.entry.clone(), self.hash.clone());
-        PrivateCopy { path, shown, entry, hash, needed: needed(self.library()), is_kept_here: false }
+        let symbols = path.parent().and_then(|dir| Symbols::of(self.library(), &shown, dir));
+        PrivateCopy { path, shown, entry, hash, needed: needed(self.library()), is_kept_here: false, symbols }
     }
 
     /// A name that was never used.

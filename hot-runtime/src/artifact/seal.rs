@@ -59,7 +59,7 @@ pub(crate) fn seal_and_keep(
 }
 
 /// Refuses a library whose panics would abort the host, or whose memory the host cannot free.
-fn check(library: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn check(library: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(reason) = Tables::of(bytes).and_then(|found| found.wrong()) {
         return Err(refused(
             library,

@@ -48,14 +48,14 @@ pub use crate::phase::{BuildPhase, BuiltBy, PhaseTime};
 pub use crate::source::inputs::Inputs;
 pub use crate::source::spec::BUILD_HASH;
 
-use crate::artifact::{self, Inspected};
+use crate::artifact::{self, Inspected, symbols};
 use crate::error::{Error, Result};
 use crate::source::hash::Names;
 use crate::source::inputs::Snapshot;
 use crate::source::overlay::{Dependencies, Overlay};
 use crate::source::spec::PluginSpec;
 use crate::source::watch::Watched;
-use crate::source::workspace::Workspace;
+use crate::source::workspace::{Toolchain, Workspace};
 use crate::source::{environment, inputs};
 use crate::util::{blocking, in_full};
 use cache::ArtifactCache;
@@ -182,6 +182,8 @@ pub struct BuildReport {
     pub hash: String,
     /// The artifact's size in bytes.
     pub size: u64,
+    /// The file beside the artifact with what only debuggers and backtraces read, if that was set apart.
+    pub symbols: Option<PathBuf>,
     /// What compiled it.
     pub by: BuiltBy,
     /// Whether its dependencies are optimised although its profile does not say so; see
@@ -215,6 +217,7 @@ impl BuildReport {
             build_hash,
             hash,
             size,
+            symbols: None,
             by,
             optimized: false,
             why_cargo: None,
@@ -247,6 +250,8 @@ pub struct PluginBuilder {
     optimizing: Optimizing,
     /// Whether cargo compiles incrementally.
     incremental: bool,
+    /// Whether what only debuggers read goes into a file of its own.
+    symbols_apart: bool,
     warned_of_wrapper: bool,
 }
 
@@ -272,6 +277,7 @@ impl PluginBuilder {
             dependencies: Dependencies::Plain,
             optimizing: Optimizing::NotYet,
             incremental,
+            symbols_apart: false,
             warned_of_wrapper: false,
         }
     }
@@ -326,6 +332,7 @@ impl PluginBuilder {
         .await?;
         self.workspace = workspace;
         self.learned = Some(learned);
+        self.symbols_apart = overlay.symbols_apart;
         Ok(overlay)
     }
 
@@ -371,10 +378,10 @@ impl PluginBuilder {
                 None => round += 1,
             }
         };
-        let mut optimized = false;
+        let (mut optimized, mut symbols) = (false, None);
         let (report, in_memory, inputs) = match made {
             BuildOutput::Unchanged(report, messages, inputs) => {
-                optimized = report.optimized;
+                (optimized, symbols) = (report.optimized, report.symbols.clone());
                 (BuildReport { messages, ..report }, None, inputs)
             }
             BuildOutput::Cached { artifact, build_hash, sealed, messages, inputs } => {
@@ -388,8 +395,25 @@ impl PluginBuilder {
                 // What cargo linked belongs to cargo.
                 let (out, ours) = (artifact.clone(), by == BuiltBy::Rustc);
                 let private = private.map(Path::to_owned);
-                let sealing = move || artifact::seal_and_keep(&library, &out, ours, private.as_deref());
-                let (sealed, in_memory) = blocking(sealing).await?;
+                let named = format!("{}-{build_hash}", self.spec.slug());
+                let root = self.symbols_apart.then(|| self.workspace.root.clone());
+                let sealing = move || {
+                    let objcopy = root.map(|root| symbols::ObjCopy::from(Toolchain::objcopy(&root)));
+                    let stripped = objcopy.map(|objcopy| symbols::set_apart(&library, &out, &named, &objcopy));
+                    let stripped = match stripped.transpose() {
+                        Ok(stripped) => stripped.flatten(),
+                        Err(error @ Error::Artifact { .. }) => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(error = %error.with_causes(), "a plugin keeps what only debuggers read");
+                            None
+                        }
+                    };
+                    let library = stripped.as_ref().map_or(&library, |stripped| &stripped.library);
+                    let (sealed, in_memory) = artifact::seal_and_keep(library, &out, ours, private.as_deref())?;
+                    Ok((sealed, in_memory, stripped.is_some().then(|| artifact::symbols_path(&out))))
+                };
+                let (sealed, in_memory, apart) = blocking(sealing).await?;
+                symbols = apart;
                 if self.spec.watch && round < ROUNDS {
                     self.cache.add(&build_hash, &artifact, &sealed, &messages, (&inputs, environment()));
                 }
@@ -402,7 +426,7 @@ impl PluginBuilder {
             self.optimizing.start(&self.workspace, &self.spec, &self.options);
         }
         let why_full_link = self.session.as_ref().and_then(|session| session.why_full().map(str::to_owned));
-        let report = BuildReport { optimized, why_cargo, why_full_link, took, phases, ..report };
+        let report = BuildReport { optimized, symbols, why_cargo, why_full_link, took, phases, ..report };
         self.last = Some((report.clone(), inputs, environment()));
         Ok((report, in_memory))
     }

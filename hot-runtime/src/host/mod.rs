@@ -84,6 +84,7 @@ impl Instance {
                         return Err(Error::Load { path: artifact.path.clone(), reason: reason.to_owned() });
                     }
                     let private = artifact.into_private(&folder)?.kept_here();
+                    private.provide_symbols();
                     match Loaded::open(&private, load) {
                         Ok(loaded) => Ok((loaded, private)),
                         Err(error) => {
@@ -98,6 +99,7 @@ impl Instance {
             #[cfg(all(unix, feature = "process"))]
             Isolation::Process => {
                 let private = blocking(move || artifact.into_private(&folder)).await?;
+                private.provide_symbols();
                 let start = crate::host::process::plugin::Start {
                     tell,
                     deadline,

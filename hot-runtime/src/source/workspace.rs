@@ -10,6 +10,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Target,
 use crate::error::{Error, Result};
 use crate::source::environment::{self, PINS};
 use crate::source::inputs::{InputSet, Stamp};
+use crate::source::overlay::is_framework;
 use crate::util::in_full;
 
 /// A controller crate of a plugin.
@@ -40,6 +41,8 @@ pub struct Workspace {
     pub(crate) settings: toml::Table,
     /// The names and directories of local packages.
     pub local: BTreeMap<String, PathBuf>,
+    /// The names of what local packages, but for the framework's, depend on by themselves.
+    pub(crate) chosen: BTreeSet<String>,
     /// The version of cargo's resolver in the crates' workspace, which affects the features of dependencies.
     pub resolver: String,
     /// The root of the first crate's workspace: cargo runs there, so that its `.cargo/config.toml` and
@@ -103,6 +106,21 @@ impl Toolchain {
         let found = Self { version, target };
         known().insert(folder.to_owned(), (pins, found.clone()));
         Ok(found)
+    }
+
+    /// The `objcopy` that comes with the compiler that is used in a directory, or else that of the system; with the folder of the
+    /// libraries that it needs. Blocks.
+    pub(crate) fn objcopy(folder: &Path) -> (PathBuf, Option<PathBuf>) {
+        let mut asked = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        asked.args(["--print", "sysroot", "--print", "target-libdir"]).current_dir(folder);
+        environment::scrub_cargo_env(&mut asked);
+        let said = asked.output().ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
+        let mut lines = said.lines().map(Path::new);
+        let (sysroot, libraries) = (lines.next(), lines.next().and_then(Path::parent));
+        match (sysroot, libraries.map(|folder| folder.join("bin/rust-objcopy"))) {
+            (Some(sysroot), Some(its)) if its.is_file() => (its, Some(sysroot.join("lib"))),
+            _ => ("objcopy".into(), None),
+        }
     }
 }
 
@@ -273,6 +291,9 @@ impl Workspace {
             for dependency in package.dependencies.iter().filter(|it| it.kind != DependencyKind::Development) {
                 if dependency.name == "controllerbus" {
                     bus.push(dependency.clone());
+                }
+                if !is_framework(&package.name) {
+                    self.chosen.insert(dependency.name.clone());
                 }
                 waiting.extend(dependency.path.as_ref().map(|path| path.as_std_path().to_owned()));
             }
