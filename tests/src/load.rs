@@ -35,6 +35,42 @@ pub enum Until {
     Time(Duration),
     /// After so long, with nothing swapped: what the load by itself does to its requests.
     Quiet(Duration),
+    /// The same beside a thread that has nothing to do with the requests and only computes: what whatever takes as much time of a
+    /// core does to them.
+    Computing(Computing),
+}
+
+/// What a thread computes.
+#[derive(Clone, Copy)]
+pub struct Computing {
+    /// For how long.
+    pub all: Duration,
+    /// How much time of a core it takes at a time.
+    pub work: Duration,
+    /// From one beginning to the next.
+    pub every: Duration,
+}
+
+impl Computing {
+    /// Computes until it is told to stop; returns how long each time was, in nanoseconds.
+    fn run(self, stop: &AtomicBool) -> Histogram<u64> {
+        let mut times = histogram();
+        while !stop.load(Ordering::Acquire) {
+            let (begun, used) = (Instant::now(), core_time());
+            while core_time().saturating_sub(used) < self.work {
+                std::hint::spin_loop();
+            }
+            times.saturating_record(begun.elapsed().as_nanos() as u64);
+            std::thread::sleep(self.every.saturating_sub(begun.elapsed()));
+        }
+        times
+    }
+}
+
+/// How much time of a core this thread has used.
+fn core_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// What came of it.
@@ -52,7 +88,7 @@ pub struct Report {
     pub wrong: u64,
     /// How long each request took, in nanoseconds.
     pub latency: Histogram<u64>,
-    /// From a swap's begin to its commit, in nanoseconds.
+    /// From a swap's begin to its commit, in nanoseconds; or how long each time of [`Until::Computing`] was.
     pub swap: Histogram<u64>,
     /// By how much resident memory grew over the second half, in bytes: from the least of a tenth of the swaps there to
     /// the least of the last tenth, because a file that is being read, or a library that is on its way out, comes and
@@ -259,12 +295,21 @@ pub async fn run(plan: Plan) -> Report {
     let begun = Instant::now();
     let is_past = |swaps: u64, share: f64| match plan.until {
         Until::Swaps(all) => swaps as f64 >= all as f64 * share,
-        Until::Time(all) | Until::Quiet(all) => begun.elapsed() >= all.mul_f64(share),
+        Until::Time(all) | Until::Quiet(all) | Until::Computing(Computing { all, .. }) => {
+            begun.elapsed() >= all.mul_f64(share)
+        }
     };
     let mut swap_times = histogram();
     let (mut swaps, mut mapped, mut seen) = (0, 0, (usize::MAX, 0));
     let (mut halfway, mut at_the_end) = (usize::MAX, usize::MAX);
-    if let Until::Quiet(all) = plan.until {
+    let computing = match plan.until {
+        Until::Computing(computing) => {
+            let shared = Arc::clone(&shared);
+            Some(std::thread::spawn(move || computing.run(&shared.stop)))
+        }
+        _ => None,
+    };
+    if let Until::Quiet(all) | Until::Computing(Computing { all, .. }) = plan.until {
         tokio::time::sleep(all).await;
     }
     while !is_past(swaps, 1.0) {
@@ -304,6 +349,9 @@ pub async fn run(plan: Plan) -> Report {
     let took = begun.elapsed();
     let grown = at_the_end.min(resident_bytes()).saturating_sub(halfway) as u64;
     shared.stop.store(true, Ordering::Release);
+    if let Some(thread) = computing {
+        swap_times = thread.join().expect("a thread that computes");
+    }
     let mut report = Report {
         swaps,
         served: 0,
