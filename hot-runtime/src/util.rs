@@ -52,29 +52,38 @@ pub(crate) fn yield_core() {
     std::thread::yield_now();
 }
 
-/// Yields the core between short steps of a long work.
+/// Yields the core between short steps of a long work, as long as that helps.
 ///
-/// On a busy machine what yields loses the rest of its turn, so it yields no more often than a request can notice, and its turns are
-/// short.
+/// Where cores have nothing else to do, what asks meanwhile needs this one for less than a request takes. Where they are all taken, a
+/// thread that yields gets the core back a turn of somebody else later, each time, and requests are served no sooner for it: then it
+/// takes turns as others do.
 pub(crate) struct Pace {
     since: Instant,
-    _turns: ShortTurns,
+    /// While it yields.
+    turns: Option<ShortTurns>,
 }
 
 /// How long a thread works until it yields its core.
 const WORK: Duration = Duration::from_micros(500);
 
+/// If it gets the core back later than that, the cores are all taken.
+const AWAY: Duration = Duration::from_micros(300);
+
 impl Pace {
     /// Begins the work.
     pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), _turns: ShortTurns::begin() }
+        Self { since: Instant::now(), turns: Some(ShortTurns::begin()) }
     }
 
     /// Ends a step, of well below half a millisecond.
     pub(crate) fn step(&mut self) {
-        if self.since.elapsed() >= WORK {
+        if self.turns.is_some() && self.since.elapsed() >= WORK {
+            let yielded = Instant::now();
             yield_core();
             self.since = Instant::now();
+            if self.since - yielded > AWAY {
+                self.turns = None;
+            }
         }
     }
 }
