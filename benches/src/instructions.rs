@@ -64,6 +64,8 @@ pub fn counts(binary: &Path, prepare: &dyn Fn(&mut Command)) -> Result<Counts, S
             valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(binary);
             valgrind.args([operation.name, &times.to_string()]);
             valgrind.args(operation.needs_artifact().then_some(&artifact));
+            // Loading copies more where backtraces are asked for.
+            valgrind.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
             prepare(&mut valgrind);
             collected(valgrind)
         };

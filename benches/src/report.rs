@@ -34,6 +34,8 @@ pub fn report(benches: &[String]) -> Result<(), String> {
         println!("{bench}");
         let mut cargo = Command::new("cargo");
         cargo.args(["bench", "-q", "-p", "benches", "--bench", bench]).current_dir(root());
+        // Loading copies more where backtraces are asked for.
+        cargo.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
         let status = cargo.stdin(Stdio::null()).status().map_err(|error| format!("cargo: {error}"))?;
         if !status.success() {
             return Err(format!("the bench {bench} failed: {status}"));

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use controllerbus::error::Code;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct PrivateCopy {
     #[serde(skip)]
     symbols: Option<Arc<Symbols>>,
 }
+
+/// When a load is over for sure.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// The file that the next copy in a directory overwrites.
 const SPARE: &str = "spare";
@@ -91,11 +95,22 @@ impl PrivateCopy {
         Self { is_kept_here: true, ..self }
     }
 
-    /// Has the symbols put beside it by another thread, if they are not part of it. Must be called inside a tokio runtime.
+    /// Has the symbols put beside it by another thread, if they are not part of it: at once where backtraces are asked for, and else
+    /// when the load is over, for debuggers. Must be called inside a tokio runtime.
     pub(crate) fn provide_symbols(&self) {
-        if let Some(symbols) = self.symbols.clone() {
+        let Some(symbols) = self.symbols.clone() else { return };
+        let is_asked_for = |name| std::env::var_os(name).is_some_and(|value| value != "0");
+        if is_asked_for("RUST_BACKTRACE") || is_asked_for("RUST_LIB_BACKTRACE") {
             tokio::task::spawn_blocking(move || symbols.provide());
+            return;
         }
+        let symbols = Arc::downgrade(&symbols);
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLED).await;
+            if let Some(symbols) = symbols.upgrade() {
+                tokio::task::spawn_blocking(move || symbols.provide());
+            }
+        });
     }
 
     /// Removes the file, which may become the spare one. Blocks.
