@@ -54,9 +54,8 @@ pub(crate) fn yield_core() {
 
 /// Yields the core between short steps of a long work, as long as that helps.
 ///
-/// Where cores have nothing else to do, what asks meanwhile needs this one for less than a request takes. Where they are all taken, a
-/// thread that yields gets the core back a turn of somebody else later, each time, and requests are served no sooner for it: then it
-/// takes turns as others do.
+/// While there is a core to spare, others need this one only for as long as a request takes. Where all cores are taken, each yield costs
+/// the thread somebody else's whole turn, and requests are served no sooner for it: then it takes turns as others do.
 pub(crate) struct Pace {
     since: Instant,
     /// While it yields.
@@ -101,6 +100,13 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 /// bytes.
 pub(crate) fn text_of(path: impl AsRef<Path>) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+}
+
+/// A path with something more at its end, such as that of a file that belongs to another.
+pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// An id as a file name; different ids give different names.

@@ -69,8 +69,10 @@ pub fn line(output: &Output) -> String {
         1 => ", 1 warning".to_owned(),
         many => format!(", {many} warnings"),
     };
+    let symbols = output.symbols.as_ref().and_then(|path| path.file_name());
+    let symbols = symbols.map(|name| format!(", symbols in {}", name.display())).unwrap_or_default();
     format!(
-        "{}  {} {}, build {}, {}, in {}{warnings}",
+        "{}  {} {}, build {}, {}{symbols}, in {}{warnings}",
         output.path.display(),
         output.id,
         output.version,
@@ -106,5 +108,29 @@ impl Progress {
         if self.shown {
             eprint!("\r\x1b[2K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_built_file_is_told_on_one_line_with_where_its_symbols_are() {
+        let mut output = Output {
+            id: "greeter".to_owned(),
+            version: "1.2.3".to_owned(),
+            path: "out/greeter.cbus.so".into(),
+            build_hash: "1a2b".to_owned(),
+            hash: String::new(),
+            size: 3 << 20,
+            symbols: None,
+            build_ms: 2500.0,
+            warnings: 1,
+        };
+        let without = line(&output);
+        assert_eq!(without, "out/greeter.cbus.so  greeter 1.2.3, build 1a2b, 3.0 MiB, in 2.5 s, 1 warning");
+        output.symbols = Some("out/greeter.cbus.so.debug".into());
+        assert_eq!(line(&output), without.replace("MiB,", "MiB, symbols in greeter.cbus.so.debug,"));
     }
 }

@@ -66,6 +66,12 @@ fn refused(path: &Path, (code, reason, help): Refusal) -> Error {
     Error::Artifact { path: path.to_owned(), code, reason, help: help.to_owned() }
 }
 
+/// Whether a file has the name of a plugin, or of what is beside one: its signature or its symbols.
+pub(crate) fn is_of_artifact(path: &Path) -> bool {
+    let is_beside = path.extension().is_some_and(|ending| ending == "minisig" || ending == "debug");
+    is_artifact(path) || (is_beside && is_artifact(&path.with_extension("")))
+}
+
 /// Whether a file has the name of a plugin.
 pub(crate) fn is_artifact(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use ct_codecs::{Base64, Decoder};
 
 use crate::error::{Error, Result};
+use crate::util::with_ending;
 
 #[cfg(feature = "sign")]
 mod make;
@@ -36,9 +37,7 @@ pub use make::{SecretKey, generate, sign, sign_bytes};
 /// The path of an artifact's signature: its own path with `.minisig` appended.
 #[must_use]
 pub fn signature_path(artifact: &Path) -> PathBuf {
-    let mut name = artifact.as_os_str().to_owned();
-    name.push(".minisig");
-    PathBuf::from(name)
+    with_ending(artifact, ".minisig")
 }
 
 /// A key to verify signatures with.

@@ -17,8 +17,8 @@ use object::{Object, ObjectSection};
 use super::io::STEP;
 use super::seal::check;
 use crate::error::{Error, Result};
-use crate::sys::files::{create_private, make_readable, open_nonblocking};
-use crate::util::Pace;
+use crate::sys::files::{make_readable, open_nonblocking};
+use crate::util::{Pace, with_ending};
 
 /// The section with the BLAKE3 hash of the file.
 const SECTION: &str = ".cbus.symbols";
@@ -26,22 +26,13 @@ const SECTION: &str = ".cbus.symbols";
 /// The path of the file of an artifact: its own path with `.debug` appended.
 #[must_use]
 pub fn symbols_path(artifact: &Path) -> PathBuf {
-    let mut name = artifact.as_os_str().to_owned();
-    name.push(".debug");
-    PathBuf::from(name)
+    with_ending(artifact, ".debug")
 }
 
 /// A program that copies parts of libraries: that of GNU or of LLVM.
 pub(crate) struct ObjCopy {
     program: PathBuf,
-    /// Where the libraries are that it needs, unless the system finds them.
     libraries: Option<PathBuf>,
-}
-
-impl From<(PathBuf, Option<PathBuf>)> for ObjCopy {
-    fn from((program, libraries): (PathBuf, Option<PathBuf>)) -> Self {
-        Self { program, libraries }
-    }
 }
 
 /// A library without what only debuggers read. Dropping it removes it.
@@ -83,6 +74,11 @@ pub(crate) fn set_apart(library: &Path, out: &Path, named: &str, objcopy: &ObjCo
 }
 
 impl ObjCopy {
+    /// A program, and where the libraries are that it needs, unless the system finds them.
+    pub(crate) fn new(program: impl Into<PathBuf>, libraries: Option<PathBuf>) -> Self {
+        Self { program: program.into(), libraries }
+    }
+
     fn run(&self, arguments: &[&OsStr]) -> Result<()> {
         let mut command = Command::new(&self.program);
         if let Some(libraries) = &self.libraries {
@@ -151,7 +147,6 @@ impl Symbols {
         match self.copy() {
             Ok(copied) => *is_provided = copied,
             Err(error) => {
-                let _ = std::fs::remove_file(&self.path);
                 tracing::warn!(error = %error.with_causes(), "backtraces will not name functions of a plugin");
             }
         }
@@ -169,9 +164,9 @@ impl Symbols {
             return Err(reading()(std::io::Error::other("it is not a regular file")));
         }
         let writing = || Error::io("copying the symbols of a plugin (is the disk full?)", &self.path);
-        // That of a copy that is just going.
-        let _ = std::fs::remove_file(&self.path);
-        let mut to = create_private(&self.path).map_err(writing())?;
+        // Under its name once it is whole and verified: a debugger, or a backtrace, may look at any time.
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let mut to = tempfile::NamedTempFile::new_in(folder).map_err(writing())?;
         let (mut hasher, mut part, mut pace) = (blake3::Hasher::new(), vec![0; STEP / 4], Pace::new());
         loop {
             let read = from.read(&mut part).map_err(reading())?;
@@ -187,6 +182,7 @@ impl Symbols {
                 "it belongs to another build: copy the one that was built with it",
             )));
         }
+        to.persist(&self.path).map_err(|error| writing()(error.error))?;
         Ok(true)
     }
 }
@@ -215,7 +211,7 @@ mod tests {
     use super::*;
 
     fn system() -> ObjCopy {
-        ObjCopy::from(("objcopy".into(), None))
+        ObjCopy::new("objcopy", None)
     }
 
     /// A library, as the compiler makes it.
@@ -273,6 +269,33 @@ mod tests {
     }
 
     #[test]
+    fn nobody_sees_symbols_that_are_not_whole_and_verified() {
+        let own = tempfile::tempdir().expect("a folder");
+        let (beside, path) = (own.path().join("large"), own.path().join("loaded.debug"));
+        let large = vec![7; 32 << 20];
+        std::fs::write(&beside, &large).expect("writing");
+        let of = |hash| Symbols { beside: beside.clone(), path: path.clone(), hash, is_provided: Mutex::new(false) };
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut seen = std::collections::BTreeSet::new();
+                while !is_over.load(std::sync::atomic::Ordering::Acquire) {
+                    seen.extend(std::fs::metadata(&path).ok().map(|found| found.len()));
+                }
+                seen
+            });
+            of([0; 32]).provide();
+            let right = of(*blake3::hash(&large).as_bytes());
+            right.provide();
+            assert!(path.is_file());
+            is_over.store(true, std::sync::atomic::Ordering::Release);
+            let seen = looking.join().expect("sizes");
+            assert!(seen.iter().all(|size| *size == large.len() as u64), "{seen:?}");
+        });
+        assert_eq!(files(own.path()), 1, "none is left");
+    }
+
+    #[test]
     fn symbols_of_another_build_and_names_of_other_files_are_refused_and_none_are_no_error() {
         let own = tempfile::tempdir().expect("a folder");
         let (out, loaded) = (own.path().join("plugin.cbus.so"), own.path().join("loaded"));
@@ -306,7 +329,7 @@ mod tests {
         assert!(Symbols::of(&*std::fs::read(&other).expect("reading"), &out, &loaded).is_none());
         // And a library that names nothing.
         assert!(Symbols::of(&*std::fs::read(&source).expect("reading"), &out, &loaded).is_none());
-        let none = ObjCopy::from(("there/is/no/objcopy".into(), None));
+        let none = ObjCopy::new("there/is/no/objcopy", None);
         assert!(matches!(set_apart(&source, &out, "plugin-1", &none), Err(Error::Io { .. })));
     }
 }

@@ -398,16 +398,7 @@ impl PluginBuilder {
                 let named = format!("{}-{build_hash}", self.spec.slug());
                 let root = self.symbols_apart.then(|| self.workspace.root.clone());
                 let sealing = move || {
-                    let objcopy = root.map(|root| symbols::ObjCopy::from(Toolchain::objcopy(&root)));
-                    let stripped = objcopy.map(|objcopy| symbols::set_apart(&library, &out, &named, &objcopy));
-                    let stripped = match stripped.transpose() {
-                        Ok(stripped) => stripped.flatten(),
-                        Err(error @ Error::Artifact { .. }) => return Err(error),
-                        Err(error) => {
-                            tracing::warn!(error = %error.with_causes(), "a plugin keeps what only debuggers read");
-                            None
-                        }
-                    };
+                    let stripped = root.map(|root| stripped(&library, &out, &named, &root)).transpose()?.flatten();
                     let library = stripped.as_ref().map_or(&library, |stripped| &stripped.library);
                     let (sealed, in_memory) = artifact::seal_and_keep(library, &out, ours, private.as_deref())?;
                     Ok((sealed, in_memory, stripped.is_some().then(|| artifact::symbols_path(&out))))
@@ -833,6 +824,20 @@ impl std::fmt::Debug for PluginBuilder {
             .field("options", options)
             .field("inputs", inputs)
             .finish_non_exhaustive()
+    }
+}
+
+/// A library without what only debuggers read, which is set apart; `None` if it has to stay in. Blocks.
+///
+/// # Errors
+/// A library that is not to be sealed.
+fn stripped(library: &Path, out: &Path, named: &str, root: &Path) -> Result<Option<symbols::Stripped>> {
+    match symbols::set_apart(library, out, named, &Toolchain::objcopy(root)) {
+        Err(error) if !matches!(error, Error::Artifact { .. }) => {
+            tracing::warn!(error = %error.with_causes(), "a plugin keeps what only debuggers read");
+            Ok(None)
+        }
+        done => done,
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::is_artifact;
+use crate::artifact::sign::signature_path;
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, UnloadReport};
 use crate::runtime::Inner;
@@ -217,7 +218,7 @@ impl Folder {
             if self.stop.is_cancelled() {
                 return;
             }
-            let seen = (Stamp::of(path), Stamp::of(&signature_of(path)));
+            let seen = (Stamp::of(path), Stamp::of(&signature_path(path)));
             if seen.0.is_some() && self.files.get(path).is_none_or(|file| file.seen != seen) {
                 self.load_or_tell(inner, path, seen).await;
             }
@@ -382,13 +383,6 @@ async fn unload(inner: &Inner, path: &Path, id: &str, build_hash: String) -> Opt
     tracing::info!(plugin = id, path = %path.display(), "unloading a plugin because {why}");
     let (answer, answered) = oneshot::channel();
     inner.send(id, Command::Unload(answer)).await.is_ok().then_some(answered)
-}
-
-/// The file with the signature of a plugin file.
-fn signature_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".minisig");
-    name.into()
 }
 
 fn tell(inner: &Inner, path: &Path, error: &Error) {

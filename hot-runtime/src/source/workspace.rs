@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Target, TargetKind};
 
+use crate::artifact::symbols::ObjCopy;
 use crate::error::{Error, Result};
 use crate::source::environment::{self, PINS};
 use crate::source::inputs::{InputSet, Stamp};
@@ -77,6 +78,14 @@ pub struct Toolchain {
     pub target: String,
 }
 
+/// The compiler that is used in a directory.
+fn rustc(folder: &Path) -> Command {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.current_dir(folder);
+    environment::scrub_cargo_env(&mut rustc);
+    rustc
+}
+
 impl Toolchain {
     /// The compiler that is used in a directory, which may pin one. It is run once per process for each directory.
     ///
@@ -91,12 +100,10 @@ impl Toolchain {
         if let Some((_, found)) = known().get(folder).filter(|(then, _)| *then == pins) {
             return Ok(found.clone());
         }
-        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let mut asked = Command::new(&rustc);
-        asked.arg("-vV").current_dir(folder);
-        environment::scrub_cargo_env(&mut asked);
-        let output =
-            asked.output().map_err(Error::io("running the compiler (is Rust installed?)", Path::new(&rustc)))?;
+        let mut asked = rustc(folder);
+        let output = asked.arg("-vV").output();
+        let failed = || Error::io("running the compiler (is Rust installed?)", Path::new(asked.get_program()));
+        let output = output.map_err(failed())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = text.lines().next().unwrap_or_default().to_owned();
         let target = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
@@ -105,18 +112,16 @@ impl Toolchain {
         Ok(found)
     }
 
-    /// The `objcopy` that comes with the compiler that is used in a directory, or else that of the system; with the folder of the
-    /// libraries that it needs. Blocks.
-    pub(crate) fn objcopy(folder: &Path) -> (PathBuf, Option<PathBuf>) {
-        let mut asked = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        asked.args(["--print", "sysroot", "--print", "target-libdir"]).current_dir(folder);
-        environment::scrub_cargo_env(&mut asked);
+    /// The `objcopy` that comes with the compiler that is used in a directory, or else that of the system. Blocks.
+    pub(crate) fn objcopy(folder: &Path) -> ObjCopy {
+        let mut asked = rustc(folder);
+        asked.args(["--print", "sysroot", "--print", "target-libdir"]);
         let said = asked.output().ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
         let mut lines = said.lines().map(Path::new);
         let (sysroot, libraries) = (lines.next(), lines.next().and_then(Path::parent));
         match (sysroot, libraries.map(|folder| folder.join("bin/rust-objcopy"))) {
-            (Some(sysroot), Some(its)) if its.is_file() => (its, Some(sysroot.join("lib"))),
-            _ => ("objcopy".into(), None),
+            (Some(sysroot), Some(its)) if its.is_file() => ObjCopy::new(its, Some(sysroot.join("lib"))),
+            _ => ObjCopy::new("objcopy", None),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{CACHE_TAG, Stamp};
-use crate::artifact::is_artifact;
+use crate::artifact::is_of_artifact;
 use crate::source::environment;
 
 /// A package's files, and the other entries beside them.
@@ -88,7 +88,7 @@ fn list(package: &Path, root: &Path) -> Option<BTreeSet<PathBuf>> {
     };
     let mut is_made = |file: &PathBuf| {
         let folders = file.ancestors().skip(1).take_while(|folder| folder.starts_with(package));
-        is_artifact(file) || folders.into_iter().any(&mut is_marked)
+        is_of_artifact(file) || folders.into_iter().any(&mut is_marked)
     };
     Some(files.filter(|file| file.is_file() && !is_made(file)).collect())
 }
@@ -122,7 +122,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let mut has = |inside: &str| listings.of(folder.path(), root.path()).contains(&folder.path().join(inside));
         assert!(has("src/lib.rs") && has("Cargo.toml"));
-        for nobodys in ["app.log", "src/more.log", "node_modules/x/y.js", "work/overlays/a.rs", "out/listed.cbus.so"] {
+        let plugin = ["out/listed.cbus.so", "out/listed.cbus.so.debug", "out/listed.cbus.so.minisig"];
+        let others = ["app.log", "src/more.log", "node_modules/x/y.js", "work/overlays/a.rs"];
+        for nobodys in others.into_iter().chain(plugin) {
             write(nobodys, "");
             assert!(!has(nobodys), "{nobodys}");
         }
