@@ -155,18 +155,21 @@ impl Symbols {
     /// False if there is no such file.
     fn copy(&self) -> Result<bool> {
         let reading = || Error::io("reading the symbols of a plugin", &self.beside);
-        let mut from = match open_nonblocking(&self.beside) {
+        let from = match open_nonblocking(&self.beside) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(reading()(error)),
         };
-        if !from.metadata().map_err(reading())?.is_file() {
+        let found = from.metadata().map_err(reading())?;
+        if !found.is_file() {
             return Err(reading()(std::io::Error::other("it is not a regular file")));
         }
         let writing = || Error::io("copying the symbols of a plugin (is the disk full?)", &self.path);
         // Under its name once it is whole and verified: a debugger, or a backtrace, may look at any time.
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut to = tempfile::NamedTempFile::new_in(folder).map_err(writing())?;
+        // One that is being written may never end.
+        let mut from = from.take(found.len());
         let (mut hasher, mut part, mut pace) = (blake3::Hasher::new(), vec![0; STEP / 4], Pace::new());
         loop {
             let read = from.read(&mut part).map_err(reading())?;
