@@ -116,6 +116,33 @@ async fn what_a_workspace_sets_for_dependencies_is_not_set_for_its_own_crates() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_framework_brings_is_optimised_for_size_unless_the_workspace_says_how() {
+    let scratch = Scratch::new(&["probe"]);
+    let small = async |spec: PluginSpec| -> Vec<String> {
+        let spec = spec.crate_path(scratch.path("probe")).release(true);
+        let overlay = PluginBuilder::new(spec, options("builds")).generate().await.expect("the overlay");
+        let manifest = std::fs::read_to_string(overlay.dir.join("Cargo.toml")).expect("its manifest");
+        let manifest: toml::Table = toml::from_str(&manifest).expect("a manifest");
+        let profile = manifest.get("profile").and_then(|profiles| profiles.get("release"));
+        let packages = profile.and_then(|profile| profile.get("package")?.as_table()).cloned().unwrap_or_default();
+        let is_small = |package: &toml::Value| package.get("opt-level").and_then(toml::Value::as_str) == Some("s");
+        packages.into_iter().filter(|(_, package)| is_small(package)).map(|(name, _)| name).collect()
+    };
+    let found = small(PluginSpec::new("small").watch(false)).await;
+    let has = |found: &[String], name: &str| found.iter().any(|it| it == name);
+    assert!(has(&found, "controllerbus") && has(&found, "serde_json"), "{found:?}");
+    // What its crates name themselves, and they themselves.
+    assert!(!has(&found, "tokio") && !has(&found, "probe"), "{found:?}");
+    assert!(small(PluginSpec::new("edited").watch(true)).await.is_empty());
+    assert!(small(PluginSpec::new("said").watch(false).profile("opt-level", "2")).await.is_empty());
+    add_to_manifest(&scratch, "probe", "\n[profile.release.package.controllerbus]\nopt-level = 3\n");
+    let found = small(PluginSpec::new("one").watch(false)).await;
+    assert!(!has(&found, "controllerbus") && has(&found, "serde_json"), "{found:?}");
+    add_to_manifest(&scratch, "probe", "\n[profile.release.package.\"*\"]\nopt-level = 2\n");
+    assert!(small(PluginSpec::new("all").watch(false)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_optimised_plugin_is_linked_as_a_whole_and_answers_catches_its_panics_and_is_unloaded() {
     let scratch = Scratch::new(&["probe"]);
     let spec = PluginSpec::new("probe").crate_path(scratch.path("probe")).release(true).watch(false);

@@ -11,6 +11,7 @@ use crate::artifact::symbols::ObjCopy;
 use crate::error::{Error, Result};
 use crate::source::environment::{self, PINS};
 use crate::source::inputs::{InputSet, Stamp};
+use crate::source::overlay::is_framework;
 use crate::util::in_full;
 
 /// A controller crate of a plugin.
@@ -41,6 +42,8 @@ pub struct Workspace {
     pub(crate) settings: toml::Table,
     /// The names and directories of local packages.
     pub local: BTreeMap<String, PathBuf>,
+    /// The names of what local packages, but for the framework's, depend on by themselves.
+    pub(crate) chosen: BTreeSet<String>,
     /// The version of cargo's resolver in the crates' workspace, which affects the features of dependencies.
     pub resolver: String,
     /// The root of the first crate's workspace: cargo runs there, so that its `.cargo/config.toml` and
@@ -293,6 +296,9 @@ impl Workspace {
             for dependency in package.dependencies.iter().filter(|it| it.kind != DependencyKind::Development) {
                 if dependency.name == "controllerbus" {
                     bus.push(dependency.clone());
+                }
+                if !is_framework(&package.name) {
+                    self.chosen.insert(dependency.name.clone());
                 }
                 waiting.extend(dependency.path.as_ref().map(|path| path.as_std_path().to_owned()));
             }
