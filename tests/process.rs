@@ -905,9 +905,10 @@ async fn two_hundred_kills_under_load_leave_no_request_hanging_and_nothing_behin
     assert!(children().is_empty(), "a child is left");
 }
 
-/// Keeps what plugins log.
+/// Keeps what plugins log, while it listens: other tests look at the memory that is used.
 #[derive(Default)]
 struct Logged {
+    listens: std::sync::atomic::AtomicBool,
     events: std::sync::Mutex<Vec<String>>,
     spans: std::sync::Mutex<Vec<Opened>>,
 }
@@ -945,8 +946,12 @@ impl tracing_core::field::Visit for Fields {
 }
 
 impl tracing_core::Subscriber for &'static Logged {
+    fn register_callsite(&self, _: &'static tracing_core::Metadata<'static>) -> tracing_core::subscriber::Interest {
+        tracing_core::subscriber::Interest::sometimes()
+    }
     fn enabled(&self, metadata: &tracing_core::Metadata<'_>) -> bool {
-        ["controllerbus::guest", "controllerbus::run"].contains(&metadata.target())
+        self.listens.load(Ordering::Relaxed)
+            && ["controllerbus::guest", "controllerbus::run"].contains(&metadata.target())
     }
     fn new_span(&self, span: &tracing_core::span::Attributes<'_>) -> tracing_core::span::Id {
         let mut fields = Fields(String::new());
@@ -984,7 +989,9 @@ impl tracing_core::Subscriber for &'static Logged {
 async fn what_a_process_logs_reaches_the_hosts_subscriber_with_its_plugin_generation_and_span() {
     let logged: &'static Logged = Box::leak(Box::default());
     tracing::subscriber::set_global_default(logged).expect("no other test has a subscriber");
-    let host = Host::new(quick()).await;
+    let turn = (Some(TURNS.read().await), None);
+    logged.listens.store(true, Ordering::Relaxed);
+    let host = Host::loaded(Host::in_turn(turn, Isolation::Process, quick()).await, CONFIG).await;
     let generation = host.runtime.generations().last().expect("a generation").generation;
     assert_eq!(host.act("log hello").await, "logged");
     let found = || {
@@ -1030,6 +1037,7 @@ async fn what_a_process_logs_reaches_the_hosts_subscriber_with_its_plugin_genera
         event.starts_with("INFO ") && event.contains("plugin=\"hazard\"") && event.contains("elsewhere"),
         "{event}"
     );
+    logged.listens.store(false, Ordering::Relaxed);
     host.runtime.shutdown().await;
 }
 
