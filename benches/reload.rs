@@ -115,8 +115,12 @@ fn loads(plugin: &str, rounds: usize, seats: &mut [Seat]) -> Vec<Measured> {
     let mut all = Vec::new();
     for seat in seats.iter_mut() {
         if let Some(artifact) = seat.host.gives_artifact() {
-            all.extend(load_ours(plugin, rounds, &artifact));
-            all.extend(load_ours(&format!("{plugin}-release"), rounds, &optimised(&seat.source)));
+            let optimised = optimised(&seat.source);
+            for (name, artifact) in [(plugin, &artifact), (&format!("{plugin}-release"), &optimised)] {
+                all.extend(load_ours(name, rounds, artifact));
+                let bytes = std::fs::metadata(artifact).expect("the artifact").len();
+                all.push(Measured::new(&format!("size/{name}"), "kB", vec![bytes as f64 / 1000.0]));
+            }
         }
     }
     all.extend(seats.iter_mut().find_map(|seat| seat.host.loads(plugin, rounds)));
@@ -141,9 +145,11 @@ fn load_ours(plugin: &str, rounds: usize, artifact: &Path) -> [Measured; 3] {
     let work = artifact.parent().and_then(Path::parent).expect("the work folder").join("loads");
     std::fs::create_dir_all(&work).expect("a folder");
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
-    let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
-    // A host of its own, in which nothing is loaded before.
-    tokio.block_on(async {
+    let of = artifact.to_owned();
+    // A host of its own, in which nothing is loaded before. On a task, as servers load: the thread that blocks on a runtime is one more
+    // to be woken.
+    let loading = tokio.spawn(async move {
+        let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
         let bus = Bus::new();
         bus.apply(ConfigSet::from_yaml("bench:\n  id: bench\n").expect("a set")).await.expect("applying");
         let trust = hot_runtime::Trust::anyone();
@@ -151,13 +157,13 @@ fn load_ours(plugin: &str, rounds: usize, artifact: &Path) -> [Measured; 3] {
         for round in 0..rounds + WARM_UP {
             settle();
             let begun = Instant::now();
-            let loaded = runtime.load_file(artifact).await.expect("loading");
+            let loaded = runtime.load_file(&of).await.expect("loading");
             bus.resolve(Ask).await.expect("the first answer");
             let took = begun.elapsed();
             runtime.unload(&loaded.plugin).await.expect("unloading");
             settle();
             let copy = work.join(format!("by-hand-{round}"));
-            let hand = benches::timed(|| load_by_hand(artifact, &copy));
+            let hand = benches::timed(|| load_by_hand(&of, &copy));
             std::fs::remove_file(&copy).expect("removing the copy");
             if round >= WARM_UP {
                 ours.push(took.as_secs_f64() * 1000.0);
@@ -165,7 +171,9 @@ fn load_ours(plugin: &str, rounds: usize, artifact: &Path) -> [Measured; 3] {
             }
         }
         runtime.shutdown().await;
+        (ours, by_hand)
     });
+    let (ours, by_hand) = tokio.block_on(loading).expect("loading it");
     let ratios = Measured::ratios(&format!("load/{plugin}/by-hand"), &ours, &by_hand);
     let measured = |of: &str, times| Measured::new(&format!("load/{of}/{plugin}"), "ms", times);
     [measured("ours", ours), measured("by-hand", by_hand), ratios]
