@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
 use crate::event::{RuntimeEvent, Timeline};
@@ -272,32 +274,63 @@ fn of_phase(phase: BuildPhase) -> &'static str {
     }
 }
 
+/// How long a reload waits to be written: whoever waits for its plugin's first answer needs the disk, and a core, more than this.
+const LATER: Duration = Duration::from_millis(250);
+
 /// Keeps the reloads of a runtime in its work directory.
 pub(crate) struct Keeper {
-    work_dir: PathBuf,
     recorder: Mutex<Recorder>,
-    /// What is not written yet, in the order of the events.
-    waiting: Arc<Mutex<Vec<Reload>>>,
+    waiting: Arc<Waiting>,
+}
+
+/// What is not written yet.
+struct Waiting {
+    work_dir: PathBuf,
+    /// In the order of the events.
+    reloads: Mutex<Vec<Reload>>,
+    /// A task will write them.
+    is_due: AtomicBool,
+}
+
+impl Waiting {
+    /// Blocks.
+    fn write(&self) {
+        if let Err(error) = add(&self.work_dir, &self.reloads) {
+            tracing::debug!(%error, folder = %self.work_dir.display(), "the timings of a reload were not kept");
+        }
+    }
 }
 
 impl Keeper {
     pub(crate) fn new(work_dir: &Path) -> Self {
-        Self { work_dir: work_dir.to_owned(), recorder: Mutex::default(), waiting: Arc::default() }
+        let waiting =
+            Waiting { work_dir: work_dir.to_owned(), reloads: Mutex::default(), is_due: AtomicBool::new(false) };
+        Self { recorder: Mutex::default(), waiting: Arc::new(waiting) }
     }
 
-    /// Takes an event in. The file is written in the background.
+    /// Takes an event in. The file is written in the background, a moment later.
     pub(crate) fn note(&self, event: &RuntimeEvent) {
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(reload) = recorder.note(event) else { return };
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(reload);
+        self.waiting.reloads.lock().unwrap_or_else(PoisonError::into_inner).push(reload);
         drop(recorder);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (work_dir, waiting) = (self.work_dir.clone(), Arc::clone(&self.waiting));
-        runtime.spawn_blocking(move || {
-            if let Err(error) = add(&work_dir, &waiting) {
-                tracing::debug!(%error, folder = %work_dir.display(), "the timings of a reload were not kept");
-            }
+        let Ok(runtime) = Handle::try_current() else { return };
+        if self.waiting.is_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let waiting = Arc::clone(&self.waiting);
+        runtime.spawn(async move {
+            tokio::time::sleep(LATER).await;
+            // What comes from now on has a task of its own.
+            waiting.is_due.store(false, Ordering::Release);
+            tokio::task::spawn_blocking(move || waiting.write());
         });
+    }
+
+    /// Writes what waits to be written, at the end of a runtime.
+    pub(crate) async fn written(&self) {
+        let waiting = Arc::clone(&self.waiting);
+        let _ = tokio::task::spawn_blocking(move || waiting.write()).await;
     }
 }
 
@@ -405,5 +438,26 @@ mod tests {
         assert_eq!((all[0].total_ms, all[KEPT - 1].total_ms), (5.0, 24.0));
         std::fs::write(folder.path().join(FILE), "{\"at\":1}\nnonsense\n").expect("writing");
         assert_eq!(read(folder.path()).expect("reading"), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reloads_are_written_together_a_moment_later_or_at_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keeper = Keeper::new(folder.path());
+        let written = || read(folder.path()).expect("reading").len();
+        keeper.note(&swapped(None));
+        keeper.note(&swapped(None));
+        tokio::time::sleep(LATER / 2).await;
+        assert_eq!(written(), 0, "the first answer does not wait for it");
+        while written() < 2 {
+            tokio::time::sleep(LATER).await;
+        }
+        keeper.note(&swapped(None));
+        keeper.written().await;
+        assert_eq!(written(), 3, "at the end without that moment");
+        keeper.note(&swapped(None));
+        while written() < 4 {
+            tokio::time::sleep(LATER).await;
+        }
     }
 }

@@ -492,6 +492,14 @@ impl Bus {
         keys.iter().filter_map(|key| self.0.config_state(key)).collect()
     }
 
+    /// The keys that have a config with one of these IDs, each with what [`ConfigState::wanted`] says.
+    #[doc(hidden)]
+    pub fn wanted_configs(&self, config_ids: &[String]) -> Vec<(String, u64)> {
+        let life = self.0.life();
+        let of_these = life.configs.by_key.iter().filter(|(_, applied)| config_ids.contains(&applied.config.id));
+        of_these.map(|(key, applied)| (key.clone(), applied.wanted)).collect()
+    }
+
     /// The config IDs for which there is a factory.
     pub fn config_ids(&self) -> Vec<String> {
         self.0.life().factories.config_ids()

@@ -47,6 +47,11 @@ pub struct PrivateCopy {
 /// When a load is over for sure.
 const SETTLED: Duration = Duration::from_millis(500);
 
+/// Whether std prints where a panic comes from.
+fn are_backtraces_asked_for() -> bool {
+    ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"].iter().any(|name| std::env::var_os(name).is_some_and(|value| value != "0"))
+}
+
 /// The file that the next copy in a directory overwrites.
 const SPARE: &str = "spare";
 
@@ -95,16 +100,19 @@ impl PrivateCopy {
         Self { is_kept_here: true, ..self }
     }
 
-    /// Has the symbols put beside it by another thread, if they are not part of it: at once where backtraces are asked for, and else
-    /// when the load is over, for debuggers. Must be called inside a tokio runtime.
-    pub(crate) fn provide_symbols(&self) {
-        let Some(symbols) = self.symbols.clone() else { return };
-        let is_asked_for = |name| std::env::var_os(name).is_some_and(|value| value != "0");
-        if is_asked_for("RUST_BACKTRACE") || is_asked_for("RUST_LIB_BACKTRACE") {
+    /// Has the symbols put beside it by another thread, if they are not part of it and backtraces are asked for. Must be called
+    /// inside a tokio runtime.
+    pub(crate) fn provide_symbols_for_backtraces(&self) {
+        if let Some(symbols) = self.symbols.clone().filter(|_| are_backtraces_asked_for()) {
             tokio::task::spawn_blocking(move || symbols.provide());
-            return;
         }
-        let symbols = Arc::downgrade(&symbols);
+    }
+
+    /// The same for debuggers, when the load is over.
+    pub(crate) fn provide_symbols_for_debuggers(&self) {
+        let Some(symbols) = self.symbols.as_ref().filter(|_| !are_backtraces_asked_for()).map(Arc::downgrade) else {
+            return;
+        };
         tokio::spawn(async move {
             tokio::time::sleep(SETTLED).await;
             if let Some(symbols) = symbols.upgrade() {

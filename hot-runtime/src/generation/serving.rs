@@ -141,7 +141,7 @@ impl Serving {
         let (shared, is_back) = (&self.shared, back.is_some());
         let before = state.current.as_ref().map(|current| counts_of(&shared.bus, current.number));
         let ids: Vec<_> = artifact.factories.iter().map(|factory| factory.config.clone()).collect();
-        let configs = configs_of(&shared.bus, &ids);
+        let configs = shared.bus.wanted_configs(&ids);
         let mut unfit = None;
         let current = (state.current.as_ref(), back);
         let swapped = swap::replace(shared, &self.id, current, artifact, timeline, edited, &mut unfit).await;
@@ -319,12 +319,6 @@ impl Serving {
     }
 }
 
-/// The requested versions of the configs with these ids, by key.
-fn configs_of(bus: &Bus, ids: &[String]) -> Vec<(String, u64)> {
-    let all = bus.configs().into_iter().filter(|config| ids.contains(&config.config_id));
-    all.map(|config| (config.key, config.wanted)).collect()
-}
-
 /// Waits until a config with one of these ids has changed and the change has been tried.
 async fn another_config(bus: &Bus, ids: &[String], before: &[(String, u64)]) {
     let mut changes = bus.changes();
@@ -336,7 +330,7 @@ async fn another_config(bus: &Bus, ids: &[String], before: &[(String, u64)]) {
         };
         let configs = bus.configs();
         let mut own = configs.iter().filter(|config| ids.contains(&config.config_id));
-        if own.all(is_tried) && configs_of(bus, ids) != before {
+        if own.all(is_tried) && bus.wanted_configs(ids) != before {
             return;
         }
         if changes.changed().await.is_err() {

@@ -84,7 +84,7 @@ impl Instance {
                         return Err(Error::Load { path: artifact.path.clone(), reason: reason.to_owned() });
                     }
                     let private = artifact.into_private(&folder)?.kept_here();
-                    private.provide_symbols();
+                    private.provide_symbols_for_backtraces();
                     match Loaded::open(&private, load) {
                         Ok(loaded) => Ok((loaded, private)),
                         Err(error) => {
@@ -94,12 +94,15 @@ impl Instance {
                     }
                 };
                 let (loaded, private) = blocking(opening).await?;
+                // From here, because it would take a thread to wake another one.
+                private.provide_symbols_for_debuggers();
                 Ok((Self::InProcess(loaded), private))
             }
             #[cfg(all(unix, feature = "process"))]
             Isolation::Process => {
                 let private = blocking(move || artifact.into_private(&folder)).await?;
-                private.provide_symbols();
+                private.provide_symbols_for_backtraces();
+                private.provide_symbols_for_debuggers();
                 let start = crate::host::process::plugin::Start {
                     tell,
                     deadline,

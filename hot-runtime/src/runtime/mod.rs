@@ -225,6 +225,7 @@ impl HotRuntime {
         }
         remove_spare(shared.private_dir.path());
         let _ = std::fs::remove_dir(shared.private_dir.path());
+        shared.timings.written().await;
         output::written().await;
         ShutdownReport { left }
     }
