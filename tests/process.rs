@@ -905,6 +905,14 @@ async fn two_hundred_kills_under_load_leave_no_request_hanging_and_nothing_behin
     assert!(children().is_empty(), "a child is left");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_loaded_just_before_the_end_is_in_the_timings() {
+    let host = Host::new(quick()).await;
+    host.runtime.shutdown().await;
+    let kept = hot_runtime::timings::read(host._folder.path()).expect("the timings");
+    assert_eq!(kept.iter().map(|reload| reload.plugin.as_str()).collect::<Vec<_>>(), ["hazard"]);
+}
+
 /// Keeps what plugins log, while it listens: other tests look at the memory that is used.
 #[derive(Default)]
 struct Logged {

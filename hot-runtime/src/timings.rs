@@ -274,7 +274,7 @@ fn of_phase(phase: BuildPhase) -> &'static str {
     }
 }
 
-/// How long a reload waits to be written: whoever waits for its plugin's first answer needs the disk, and a core, more than this.
+/// How long a reload waits to be written: until then, the disk and the core are needed for its plugin's first answer.
 const LATER: Duration = Duration::from_millis(250);
 
 /// Keeps the reloads of a runtime in its work directory.
@@ -327,10 +327,11 @@ impl Keeper {
         });
     }
 
-    /// Writes what waits to be written, at the end of a runtime.
+    /// Writes what waits to be written, at the end of a runtime, which a disk that does not answer does not keep for long.
     pub(crate) async fn written(&self) {
         let waiting = Arc::clone(&self.waiting);
-        let _ = tokio::task::spawn_blocking(move || waiting.write()).await;
+        let writing = tokio::task::spawn_blocking(move || waiting.write());
+        let _ = tokio::time::timeout(Duration::from_secs(1), writing).await;
     }
 }
 

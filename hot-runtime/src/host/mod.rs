@@ -94,7 +94,7 @@ impl Instance {
                     }
                 };
                 let (loaded, private) = blocking(opening).await?;
-                // From here, because it would take a thread to wake another one.
+                // From a task, because that wakes no other thread.
                 private.provide_symbols_for_debuggers();
                 Ok((Self::InProcess(loaded), private))
             }
